@@ -1,0 +1,121 @@
+"""Grounded chains of thought for the hybrid cold start, and the verifier that rejects chains contradicting the geometry (paper 4).
+
+A chain follows the paper's stages: identify the object in both photos, compare the views, derive the movement, state it from the camera
+and from the object, then answer. Where the object's front is known, a view is named by the hour at which the camera stands when the
+object faces 12 o'clock, seen from above; on captures without a known front the views are compared by their angle alone.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from actial.types import Question, QuestionType
+
+THINK = "<think>\n{chain}\n</think>\n<answer>{letter}</answer>"
+HOURS = ("twelve", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven")  # by index, clockwise
+
+
+def hour(azimuth_deg: float) -> int:
+    """Clock hour 0..11 (0 = twelve o'clock) of a camera at `azimuth_deg`, counter-clockwise from the object's front: 90, its own left -> 9."""
+    return int(-round(azimuth_deg / 30.0)) % 12
+
+
+def clock_steps(first: int, second: int) -> int:
+    """Signed steps from hour to hour by the shorter way, clockwise positive, in -5..6."""
+    return (second - first + 5) % 12 - 5
+
+
+def think_target(chain: str, letter: str) -> str:
+    return THINK.format(chain=chain, letter=letter)
+
+
+def known_hours(row: Mapping) -> tuple[int, int] | None:
+    """Hours of both photos, or None where the object's front is not known (real captures)."""
+    azimuths = [view.get("azimuth_deg") for view in row.get("views", [])]
+    if len(azimuths) != 2 or None in azimuths:
+        return None
+    return hour(azimuths[0]), hour(azimuths[1])
+
+
+def object_phrase(row: Mapping) -> str:
+    name = row["class_name"].lower()
+    colour = row.get("attributes", {}).get("body_colour")
+    return f"{colour} {name}" if colour else name
+
+
+def describe_views(row: Mapping) -> str:
+    """First stages of every chain: what both photos show, and from where each is taken."""
+    hours = known_hours(row)
+    if hours is None:
+        return f"Both photos show a {object_phrase(row)}.\nThe two photos show different sides of it."
+    first, second = (HOURS[h] for h in hours)
+    return f"Both photos show a {object_phrase(row)}.\nPhoto 1 is taken from {first} o'clock, photo 2 from {second} o'clock."
+
+
+def grounded_chain(row: Mapping, question: Question) -> str:
+    """The chain's text for one question of a pair row: true by construction."""
+    labels, alpha = row["labels"], row["geom"]["alpha_deg"]
+    turn = "clockwise" if alpha < 0 else "counter-clockwise"
+    answer = {
+        QuestionType.EGO_TRANSLATION: f"the camera moved to its {labels['ego_translation']}",
+        QuestionType.OBJECT_TRANSLATION: f"seen from the object it moved to the {labels['object_translation']}",
+        QuestionType.EGO_ROTATION: f"the camera turned to the {labels['ego_rotation']}",
+    }[QuestionType(question.type)]
+    movement = f"From above the camera went {turn} around it, about {round(abs(alpha) / 10) * 10} degrees."
+    return f"{describe_views(row)}\n{movement}\nSo {answer}."
+
+
+# ---------------------------------------------------------------- verifier
+
+
+@dataclass(slots=True, frozen=True)
+class Contradiction:
+    reason: str  # counted under this name
+    claim: str
+
+
+_SIDE = r"(left|right)"
+_CLAIMS = {
+    "ego_translation": re.compile(rf"camera (?:has )?(?:moved|moves|went|shifted) to its (?:own )?{_SIDE}"),
+    "object_translation": re.compile(
+        rf"(?:seen|viewed) from the \w+,? (?:the camera|it) (?:has )?(?:moved|moves|went|shifted) to (?:the|its) {_SIDE}"
+    ),
+    "ego_rotation": re.compile(rf"camera (?:has )?(?:turned|turns|rotated|rotates) to (?:the|its) {_SIDE}"),
+}
+_TURN = re.compile(r"\b(counter-clockwise|anti-clockwise|clockwise)\b")
+_DEGREES = re.compile(r"(\d+(?:\.\d+)?)\s*(?:degrees|°)")
+_HOURS = re.compile(rf"({'|'.join(HOURS)}) o'clock")
+
+
+def contradictions(
+    text: str, row: Mapping, letter: str | None = None, question: Question | None = None, *, degrees_tolerance: float = 15.0
+) -> list[Contradiction]:
+    """Every claim of a chain that the pair's geometry denies; an empty list accepts the chain.
+
+    Side words are read per frame of reference (camera, object, rotation), every occurrence: a chain that derives "right" and closes with
+    "left" contradicts the truth in one of the two places (the slips of paper 4.1). With `letter` and `question`, the closing letter must
+    name the true option too.
+    """
+    found: list[Contradiction] = []
+    low = text.lower()
+    for label, pattern in _CLAIMS.items():
+        for match in pattern.finditer(low):
+            if match.group(1) != row["labels"][label]:
+                found.append(Contradiction(label, match.group(0)))
+    turn = "clockwise" if row["geom"]["alpha_deg"] < 0 else "counter-clockwise"
+    for match in _TURN.finditer(low):
+        if match.group(1).replace("anti", "counter") != turn:
+            found.append(Contradiction("turn", match.group(0)))
+    for match in _DEGREES.finditer(low):
+        if abs(float(match.group(1)) - abs(row["geom"]["alpha_deg"])) > degrees_tolerance:
+            found.append(Contradiction("degrees", match.group(0)))
+    for said, true in zip(_HOURS.findall(low), known_hours(row) or (), strict=False):
+        if said != HOURS[true]:
+            found.append(Contradiction("hour", f"{said} o'clock"))
+    if letter is not None and question is not None and letter != question.answer_letter:
+        found.append(Contradiction("letter", letter))
+    return found
+
+

@@ -1,0 +1,279 @@
+"""Typed configuration: every Hydra group has a schema here, checked before anything heavy is imported.
+
+This file imports neither torch nor vllm, so `--help`, `--cfg job` and a multirun's composition answer in about a second.
+Rules: `@dataclass(kw_only=True, slots=True)` (slots make an unknown key fail), Enums instead of Literals,
+value checks in `__post_init__` raising UserError with the key, the value and the remedy.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from omegaconf import MISSING
+
+from actial.errors import UserError
+
+
+def require(ok: bool, key: str, value: object, remedy: str) -> None:
+    """Raise the one sentence every bad value ends with."""
+    if not ok:
+        raise UserError(f"{key}={value} is out of range: {remedy}.")
+
+
+# ---------------------------------------------------------------- model
+
+
+class Attention(Enum):
+    sdpa = "sdpa"
+    flex = "flex"
+
+
+class Precision(Enum):
+    fp32 = "fp32"
+    bf16 = "bf16"
+
+
+@dataclass(kw_only=True, slots=True)
+class LoraConfig:
+    enabled: bool = False
+    rank: int = 64
+    alpha: int = 128
+    dropout: float = 0.0
+    target: str = "all-linear"  # peft target_modules; language model only unless the tower trains
+
+
+@dataclass(kw_only=True, slots=True)
+class PartConfig:
+    """One separately switched part of the model; lr_scale multiplies the stage's learning rate."""
+
+    train: bool = True
+    lr_scale: float = 1.0
+
+
+@dataclass(kw_only=True, slots=True)
+class ModelConfig:
+    path: str = MISSING  # a Hugging Face id or folder
+    revision: str | None = None
+    attention: Attention = Attention.sdpa
+    precision: Precision = Precision.fp32
+    gradient_checkpointing: bool = False
+    min_pixels: int = 3136
+    max_pixels: int = 518_400  # 960 x 540, paper release
+    row_tokens: int = 512  # capacity of one packed row
+    micro_tokens: int = 16_384  # budget of one micro-batch (all its rows)
+    head_chunk_tokens: int = 2_048  # scored positions per vocabulary projection
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    vision: PartConfig = field(default_factory=PartConfig)
+    merger: PartConfig = field(default_factory=PartConfig)
+    language: PartConfig = field(default_factory=PartConfig)
+
+
+class SystemPrompt(Enum):
+    faithful = "faithful"  # the release's string, stray marks included
+    clean = "clean"
+    none = "none"
+
+
+@dataclass(kw_only=True, slots=True)
+class PromptConfig:
+    system_prompt: SystemPrompt = SystemPrompt.clean
+
+
+# ---------------------------------------------------------------- data
+
+
+class EpochRule(Enum):
+    first = "first"  # an epoch ends when the first source has been drawn once
+    draws = "draws"  # an epoch is `epoch_draws` draws
+
+
+@dataclass(kw_only=True, slots=True)
+class MixConfig:
+    """What a stage trains on: named shard sets and their draw weights."""
+
+    weights: dict[str, float] = field(default_factory=dict)  # set name -> draw weight
+    epoch_rule: EpochRule = EpochRule.first
+    epoch_draws: int = 0
+
+
+@dataclass(kw_only=True, slots=True)
+class ColdStartConfig:
+    ratio: float = 0.1  # share of viewpoint draws answered with a chain of thought (paper 4.3)
+    source: str = "grounded"  # grounded = written from the known geometry; otherwise a chains.jsonl file
+
+    def __post_init__(self) -> None:
+        require(0.0 <= self.ratio <= 1.0, "cold_start.ratio", self.ratio, "give a share between 0 and 1")
+
+
+@dataclass(kw_only=True, slots=True)
+class DataConfig:
+    sets: dict[str, str] = field(default_factory=dict)  # set name -> folder written by actial.build
+    questions_per_pair: int = 1  # 1 = paper; 3 = all three types as branches of one trunk
+    workers: int = 0
+
+
+# ---------------------------------------------------------------- stages
+
+
+class Schedule(Enum):
+    constant = "constant"
+    linear = "linear"  # decays to zero from decay_from on
+    cosine = "cosine"
+
+
+@dataclass(kw_only=True, slots=True)
+class OptimConfig:
+    lr: float = 5e-6
+    weight_decay: float = 0.01
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
+    warmup_steps: int = 50
+    schedule: Schedule = Schedule.constant
+    decay_from: float = 0.5  # share of the steps after which `linear` starts to fall
+    grad_clip: float = 1.0
+
+
+@dataclass(kw_only=True, slots=True)
+class StageConfig:
+    """What SFT and GRPO share."""
+
+    steps: int = MISSING
+    batch_size: int = MISSING  # trunks (SFT) or prompts (GRPO) per optimiser step
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    mix: MixConfig = field(default_factory=MixConfig)
+    save_every: int = 100
+    eval_every: int = 0  # 0 = only at the end
+    log_every: int = 1
+
+
+@dataclass(kw_only=True, slots=True)
+class SFTConfig(StageConfig):
+    pass
+
+
+class LossType(Enum):
+    grpo = "grpo"
+    dr_grpo = "dr_grpo"
+    dapo = "dapo"
+    bnpo = "bnpo"
+    cispo = "cispo"
+    gspo = "gspo"
+    sapo = "sapo"
+
+
+class KLEstimator(Enum):
+    none = "none"
+    k1 = "k1"
+    abs = "abs"
+    k2 = "k2"
+    k3 = "k3"
+    full = "full"
+
+
+class KLPlace(Enum):
+    loss = "loss"
+    reward = "reward"
+
+
+class KLGradient(Enum):
+    plain = "plain"  # differentiate the value estimator as it stands (paper: k3 in the loss, biased gradient)
+    unbiased = "unbiased"
+
+
+class Reference(Enum):
+    none = "none"
+    adapter_off = "adapter_off"
+    frozen_copy = "frozen_copy"
+
+
+class AdvantageScale(Enum):
+    group = "group"
+    batch = "batch"
+    none = "none"
+    leave_one_out = "leave_one_out"
+
+
+class OverLong(Enum):
+    keep = "keep"
+    mask = "mask"
+    soft_penalty = "soft_penalty"
+
+
+class ImportanceSampling(Enum):
+    """Correction for the gap between sampler and trainer probabilities."""
+
+    off = "off"
+    token_truncate = "token_truncate"
+    token_mask = "token_mask"
+    sequence_truncate = "sequence_truncate"  # length-normalised
+    sequence_mask = "sequence_mask"
+
+
+@dataclass(kw_only=True, slots=True)
+class KLConfig:
+    beta: float = 0.01
+    estimator: KLEstimator = KLEstimator.k3
+    place: KLPlace = KLPlace.loss
+    gradient: KLGradient = KLGradient.plain
+    reference: Reference = Reference.frozen_copy
+
+
+@dataclass(kw_only=True, slots=True)
+class GRPOConfig(StageConfig):
+    group_size: int = 16
+    updates_per_batch: int = 1  # mini-batches per rollout batch (release: 4)
+    loss: LossType = LossType.dapo
+    clip_low: float = 0.2
+    clip_high: float = 0.2
+    dual_clip: float | None = 3.0
+    advantage: AdvantageScale = AdvantageScale.group
+    kl: KLConfig = field(default_factory=KLConfig)
+    filter_zero_variance: bool = False
+    max_refills: int = 3
+    over_long: OverLong = OverLong.keep
+    importance: ImportanceSampling = ImportanceSampling.off
+    importance_cap: float = 2.0
+    max_logprob_gap: float = 0.0  # abort above this mean |trainer - sampler| gap; 0 = only log
+    temperature: float = 1.0
+    max_tokens: int = 4096
+
+
+@dataclass(kw_only=True, slots=True)
+class RewardPart:
+    kind: str = MISSING  # a name of actial.grpo.rewards
+    weight: float = MISSING
+
+
+@dataclass(kw_only=True, slots=True)
+class RewardConfig:
+    """Weighted named parts; `gated` counts accuracy only where the format holds."""
+
+    parts: dict[str, RewardPart] = field(default_factory=dict)
+    gated: bool = False
+
+
+class SamplerKind(Enum):
+    hf = "hf"
+    vllm = "vllm"
+    vllm_server = "vllm_server"
+    scripted = "scripted"
+
+
+@dataclass(kw_only=True, slots=True)
+class SamplerConfig:
+    kind: SamplerKind = SamplerKind.hf
+    batch_size: int = 256  # sequences decoded together (hf)
+    engine: dict[str, Any] = field(default_factory=dict)  # passed to vLLM
+    url: str | None = None  # vllm_server
+
+
+@dataclass(kw_only=True, slots=True)
+class BenchmarkConfig:
+    """Sets scored at the end of each stage; `limit` = items per set (0 = all)."""
+
+    sets: dict[str, str] = field(default_factory=dict)  # name -> "<data set>:<split>"
+    limit: int = 0
+    mode: str = "think"
+    max_tokens: int = 128
+    batch_size: int = 128

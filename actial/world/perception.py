@@ -1,0 +1,96 @@
+"""Exercises that teach the tiny base model to see and to answer in form, and nothing about how a camera moves.
+
+Like a real base model it names what each photo shows, knows a clock face in words, and follows the two answer forms; which way the camera
+went between two photos is never asked or told (tests check that no exercise speaks of motion).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from actial.chains import HOURS, clock_steps, describe_views, known_hours, object_phrase, think_target
+from actial.hashing import hash_choice, hash_int, hash_shuffle
+from actial.questions import multiple_choice_text
+from actial.types import AnswerMode, Question
+
+SIDES = ("front", "front left", "left", "back left", "back", "back right", "right", "front right")  # by azimuth / 45
+KINDS = ("hours", "hours", "hour", "side", "side", "object", "hour_choice", "side_choice", "object_choice")
+
+
+def side(azimuth_deg: float) -> str:
+    return SIDES[round(azimuth_deg / 45.0) % 8]
+
+
+def _free(uid: str, kind: str, text: str, target: str) -> Question:
+    return Question(uid=uid, type=kind, text=text, options=(target,), answer_index=0, mode=AnswerMode.DIRECT, target=target)
+
+
+def choice_question(uid: str, kind: str, text: str, truth: str, others: Sequence[str], chain: str | None) -> Question:
+    """Three options around `truth`; answered by a chain and a tagged letter, or by the letter alone when `chain` is None."""
+    options = tuple(hash_shuffle([truth, *hash_shuffle(others, "others", uid)[:2]], "order", uid))
+    index = options.index(truth)
+    mode = AnswerMode.DIRECT if chain is None else AnswerMode.THINK
+    letter = "ABC"[index]
+    return Question(
+        uid=uid,
+        type=kind,
+        text=multiple_choice_text(text, options, mode),
+        options=options,
+        answer_index=index,
+        mode=mode,
+        target=letter if chain is None else think_target(chain, letter),
+    )
+
+
+def photo_question(row: Mapping, kind: str, draw: str, names: Sequence[str]) -> Question:
+    """One exercise on a pair row with known front: `draw` makes it one of many."""
+    hours = known_hours(row)
+    assert hours is not None, "perception exercises need procedural captures"
+    uid = f"{row['uid']}/{kind}/{draw}"
+    photo = hash_int("photo", uid) % 2
+    p = photo + 1
+    shown = side(row["views"][photo]["azimuth_deg"])
+    thinks = hash_int("mode", uid) % 2 == 0
+    views = describe_views(row)
+    if kind == "hours":
+        return _free(uid, kind, "From which hour is each photo taken?", views)
+    if kind == "hour":
+        return _free(uid, kind, f"From which hour is photo {p} taken?", f"{HOURS[hours[photo]]} o'clock")
+    if kind == "side":
+        return _free(uid, kind, f"Which side of the object faces the camera in photo {p}?", f"the {shown} side")
+    if kind == "object":
+        return _free(uid, kind, f"What does photo {p} show?", f"a {object_phrase(row)}")
+    if kind == "hour_choice":
+        truth = f"{HOURS[hours[photo]]} o'clock"
+        others = [f"{h} o'clock" for i, h in enumerate(HOURS) if abs(clock_steps(hours[photo], i)) > 1]
+        chain = f"{views}\nSo photo {p} is taken from {truth}."
+        return choice_question(uid, kind, f"From which hour is photo {p} taken?", truth, others, chain if thinks else None)
+    if kind == "side_choice":
+        truth = f"the {shown} side"
+        others = [f"the {s} side" for s in SIDES if s != shown]
+        chain = f"{views}\nSo photo {p} shows {truth}."
+        return choice_question(uid, kind, f"Which side of the object faces the camera in photo {p}?", truth, others, chain if thinks else None)
+    truth = f"a {object_phrase(row)}"
+    others = [f"a {row['attributes']['body_colour']} {name}" for name in names if name != row["class_name"].lower()]
+    chain = f"{views}\nSo photo {p} shows {truth}."
+    return choice_question(uid, kind, f"What does photo {p} show?", truth, others, chain if thinks else None)
+
+
+def clock_question(draw: str) -> Question:
+    """Text only: the order of the hours on a clock face."""
+    first, second = hash_int("first", draw) % 12, hash_int("second", draw) % 12
+    steps = clock_steps(first, second)
+    text = f"On a clock, which is the shorter way from {HOURS[first]} to {HOURS[second]}?"
+    if steps == 0:
+        target = "no way at all"
+    elif steps == 6:
+        target = "both ways, about 180 degrees"
+    else:
+        target = f"{'clockwise' if steps > 0 else 'counter-clockwise'}, about {abs(steps) * 30} degrees"
+    return _free(f"clock/{draw}", "clock", text, target)
+
+
+def perception_questions(row: Mapping, draw: str, names: Sequence[str], count: int) -> list[Question]:
+    """`count` exercises about one pair row, drawn by hash of (row, draw)."""
+    kinds = [hash_choice(KINDS, "kind", row["uid"], draw, i) for i in range(count)]
+    return [photo_question(row, kind, f"{draw}/{i}", names) for i, kind in enumerate(kinds)]
