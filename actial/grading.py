@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import string
 from collections.abc import Callable, Sequence
-from enum import Enum
+from enum import StrEnum
 
 from actial.errors import UserError
 from actial.types import FinishReason, Grade, Outcome
@@ -18,7 +18,7 @@ from actial.types import FinishReason, Grade, Outcome
 LETTERS = string.ascii_uppercase
 
 
-class Compat(str, Enum):
+class Compat(StrEnum):
     LADDER = "ladder"  # ours
     ACTIAL = "actial"  # release reward: body of the first answer tag equals the letter, character by character
     ACTIAL_EVAL = "actial_eval"  # release evaluation: unwrap a sole answer tag, then vlmeval_exact
@@ -201,7 +201,7 @@ def _read_vlmeval(text: str, options: Sequence[str], finish: FinishReason | None
     """One distinct option letter among the space-separated words; else one option text contained in the lower-cased output."""
     if any(refusal in text for refusal in REFUSALS):
         return None, "none", False
-    words = set(text.translate(str.maketrans(dict.fromkeys(".()[],:;!*#{}", " "))).split())
+    words = set(text.translate(str.maketrans(".()[],:;!*#{}", " " * 13)).split())
     letters = [letter for letter in LETTERS[: len(options)] if letter in words]
     if len(letters) == 1:
         return letters[0], "vlmeval_option", False
