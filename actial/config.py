@@ -107,10 +107,29 @@ class ColdStartConfig:
         require(0.0 <= self.ratio <= 1.0, "cold_start.ratio", self.ratio, "give a share between 0 and 1")
 
 
+class Task(Enum):
+    """How the rows of a set become examples (actial/data/examples.py)."""
+
+    viewpoint = "viewpoint"  # pair rows: the three question types
+    qa = "qa"  # multiple-choice rows (SAT and its like)
+    perception = "perception"  # pair rows of the procedural world: what each photo shows; never motion
+    clock = "clock"  # text only: the order of the hours; needs no root
+
+
+@dataclass(kw_only=True, slots=True)
+class SetConfig:
+    """One named set: a folder written by actial.build, read as one task."""
+
+    task: Task = MISSING
+    root: str = ""
+    types: list[str] = field(default_factory=list)  # qa: only these types; empty = all
+
+
 @dataclass(kw_only=True, slots=True)
 class DataConfig:
-    sets: dict[str, str] = field(default_factory=dict)  # set name -> folder written by actial.build
+    sets: dict[str, SetConfig] = field(default_factory=dict)
     questions_per_pair: int = 1  # 1 = paper; 3 = all three types as branches of one trunk
+    exercises_per_pair: int = 6  # perception branches on one trunk
     workers: int = 0
 
 
