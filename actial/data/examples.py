@@ -1,0 +1,156 @@
+"""Rows of the named sets -> Examples, in the order given by (seed, epoch, position).
+
+A stage sees one infinite, resumable stream: position p belongs to the set drawn by hash with the mix weights; within its set it is the
+next row of that set's epoch order. Nothing but the number of consumed positions is needed to resume.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Protocol
+
+from actial.chains import grounded_chain, think_target
+from actial.config import ColdStartConfig, DataConfig, MixConfig, SetConfig, Task
+from actial.data.order import epoch_order, mixture_draw
+from actial.data.shards import ShardSet
+from actial.errors import UserError
+from actial.hashing import hash_choice, hash_unit
+from actial.questions import TYPES, qa_question, viewpoint_question
+from actial.types import AnswerMode, Example, Question
+from actial.world.perception import clock_question, perception_questions
+
+CLOCK_QUESTIONS_PER_TRUNK = 4
+CLOCK_TRUNKS = 1024
+
+
+class TaskSet(Protocol):
+    """A sized set of examples; `epoch` makes shuffled options and drawn exercises differ from epoch to epoch."""
+
+    def __len__(self) -> int: ...
+
+    def example(self, index: int, epoch: int) -> Example: ...
+
+
+class ViewpointSet:
+    """Pairs with 1 to 3 questions; a share `cold_start.ratio` of the pairs is answered by chains (hybrid cold start, paper 4)."""
+
+    def __init__(self, shards: ShardSet, data: DataConfig, cold_start: ColdStartConfig, *, supervised: bool, mode: AnswerMode | None) -> None:
+        self.shards, self.data, self.cold_start, self.supervised, self.mode = shards, data, cold_start, supervised, mode
+
+    def __len__(self) -> int:
+        return len(self.shards)
+
+    def _mode(self, uid: str, epoch: int) -> AnswerMode:
+        if self.mode is not None:
+            return self.mode
+        return AnswerMode.THINK if hash_unit("cold_start", uid, epoch) < self.cold_start.ratio else AnswerMode.DIRECT
+
+    def _question(self, row: dict, kind, epoch: int) -> Question:
+        question = viewpoint_question(row, kind, self._mode(row["uid"], epoch), epoch=epoch)
+        if not self.supervised:
+            return question
+        letter = question.answer_letter
+        target = letter if question.mode is AnswerMode.DIRECT else think_target(grounded_chain(row, question), letter)
+        return replace(question, target=target)
+
+    def example(self, index: int, epoch: int) -> Example:
+        row = self.shards.rows[index]
+        kinds: Sequence = TYPES
+        if self.data.questions_per_pair == 1:
+            kinds = [hash_choice(TYPES, "type", row["uid"])]
+        elif self.data.questions_per_pair == 2:
+            dropped = hash_choice(TYPES, "type", row["uid"])
+            kinds = [kind for kind in TYPES if kind is not dropped]
+        questions = [self._question(row, kind, epoch) for kind in kinds]
+        return Example(uid=row["uid"], images=self.shards.images(row), questions=questions, task="viewpoint", row=row)
+
+
+class QASet:
+    """Multiple-choice rows with their own images, one question each."""
+
+    def __init__(self, shards: ShardSet, types: Sequence[str], *, supervised: bool, mode: AnswerMode | None) -> None:
+        self.shards, self.supervised, self.mode = shards, supervised, mode
+        self.rows = [row for row in shards.rows if not types or row["type"] in types]
+        if not self.rows:
+            raise UserError(f"set {shards.root} has no row of type {', '.join(types)}: its types are {sorted({r['type'] for r in shards.rows})}.")
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def example(self, index: int, epoch: int) -> Example:
+        row = self.rows[index]
+        drawn = AnswerMode.THINK if hash_unit("mode", row["uid"], epoch) < 0.5 else AnswerMode.DIRECT
+        question = qa_question(row, self.mode or drawn, epoch=epoch)
+        if self.supervised:
+            letter, answer = question.answer_letter, question.options[question.answer_index]
+            target = letter if question.mode is AnswerMode.DIRECT else think_target(f"So {answer}.", letter)
+            question = replace(question, target=target)
+        return Example(uid=str(row["uid"]), images=self.shards.images(row), questions=[question], task="qa", row=row)
+
+
+class PerceptionSet:
+    """Pairs of the procedural world with exercises on what each photo shows."""
+
+    def __init__(self, shards: ShardSet, exercises: int) -> None:
+        self.shards, self.exercises = shards, exercises
+        self.names = sorted({row["class_name"].lower() for row in shards.rows})
+
+    def __len__(self) -> int:
+        return len(self.shards)
+
+    def example(self, index: int, epoch: int) -> Example:
+        row = self.shards.rows[index]
+        questions = perception_questions(row, str(epoch), self.names, self.exercises)
+        return Example(uid=row["uid"], images=self.shards.images(row), questions=questions, task="perception", row=row)
+
+
+class ClockSet:
+    """Text-only exercises on the order of the hours."""
+
+    def __len__(self) -> int:
+        return CLOCK_TRUNKS
+
+    def example(self, index: int, epoch: int) -> Example:
+        draws = [f"{epoch}/{index}/{i}" for i in range(CLOCK_QUESTIONS_PER_TRUNK)]
+        return Example(uid=f"clock/{epoch}/{index}", images=[], questions=[clock_question(d) for d in draws], task="clock")
+
+
+def open_set(
+    config: SetConfig, split: str, data: DataConfig, cold_start: ColdStartConfig, *, supervised: bool, mode: AnswerMode | None = None
+) -> TaskSet:
+    """One split of a named set; `mode` forces an answer form (evaluation, GRPO), None lets the stage's own rule draw it."""
+    if config.task is Task.clock:
+        return ClockSet()
+    shards = ShardSet(config.root, split)
+    if config.task is Task.viewpoint:
+        return ViewpointSet(shards, data, cold_start, supervised=supervised, mode=mode)
+    if config.task is Task.qa:
+        return QASet(shards, config.types, supervised=supervised, mode=mode)
+    return PerceptionSet(shards, data.exercises_per_pair)
+
+
+class Mixture:
+    """The stage's stream of examples over several sets.
+
+    `epoch` of a set counts how often that set has been drawn through; sets of different size therefore repeat at their own pace.
+    """
+
+    def __init__(self, sets: dict[str, TaskSet], mix: MixConfig, seed: int) -> None:
+        missing = sorted(set(mix.weights) - set(sets))
+        if missing:
+            raise UserError(f"mix.weights names {', '.join(missing)}, but data.sets has only {', '.join(sorted(sets))}.")
+        self.names = [name for name, weight in mix.weights.items() if weight > 0]
+        self.sets = sets
+        self.draw = mixture_draw([mix.weights[name] for name in self.names], seed)
+        self.seed = seed
+
+    def example(self, position: int) -> Example:
+        source, count = self.draw(position)
+        name = self.names[source]
+        epoch, place = divmod(count, len(self.sets[name]))
+        index = int(epoch_order(f"{self.seed}/{name}", epoch, len(self.sets[name]))[place])
+        return self.sets[name].example(index, epoch)
+
+    def batch(self, step: int, batch_size: int) -> list[Example]:
+        return [self.example(step * batch_size + i) for i in range(batch_size)]

@@ -1,0 +1,56 @@
+"""The order in which a stage consumes its data: pure functions of (seed, epoch, position), so consumed positions are the whole loader state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+
+import numpy as np
+
+from actial.hashing import hash_int
+
+BLOCK = 1 << 16
+
+
+def splitmix64(values: np.ndarray, seed: int) -> np.ndarray:
+    """uint64 hash of each value under a seed (Steele, Lea, Flood 2014); vectorised."""
+    with np.errstate(over="ignore"):
+        z = values.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(seed & 0xFFFFFFFFFFFFFFFF) + np.uint64(0x9E3779B97F4A7C15)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return z ^ (z >> np.uint64(31))
+
+
+@lru_cache(maxsize=32)
+def epoch_order(seed: str, epoch: int, size: int) -> np.ndarray:
+    """(size,) permutation of the rows in one epoch."""
+    return np.argsort(splitmix64(np.arange(size), hash_int("order", seed, epoch)), kind="stable")
+
+
+def mixture_draw(weights: Sequence[float], seed: int) -> Callable[[int], tuple[int, int]]:
+    """position -> (source, how many earlier positions drew that source).
+
+    The source is drawn by hash with the given weights; prefix counts are kept per block, so any position is reached without replaying.
+    """
+    edges = np.cumsum(np.asarray(weights, dtype=np.float64) / np.sum(weights))
+    key = hash_int("mixture", seed)
+
+    @lru_cache(maxsize=64)
+    def block(index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        unit = splitmix64(np.arange(index * BLOCK, (index + 1) * BLOCK), key).astype(np.float64) / 2.0**64
+        sources = np.minimum(np.searchsorted(edges, unit, side="right"), len(edges) - 1)
+        hits = sources[:, None] == np.arange(len(edges))
+        within = np.take_along_axis(np.cumsum(hits, axis=0) - 1, sources[:, None], axis=1)[:, 0]
+        return sources, within, hits.sum(axis=0)
+
+    @lru_cache(maxsize=None)
+    def before(index: int) -> np.ndarray:
+        return np.zeros(len(edges), dtype=np.int64) if index == 0 else before(index - 1) + block(index - 1)[2]
+
+    def draw(position: int) -> tuple[int, int]:
+        index, offset = divmod(position, BLOCK)
+        sources, within, _ = block(index)
+        source = int(sources[offset])
+        return source, int(before(index)[source] + within[offset])
+
+    return draw
