@@ -1,0 +1,297 @@
+"""Camera motion about an object, in closed form: signs, angles, the gravity direction, the object's centre.
+
+Pure numpy. Every camera is OpenCV's: `x_cam = R x_world + t`, the rows of R are the camera's right, down and forward directions
+in the world. The world frame has any rotation, origin and scale. Angles are degrees, and signed angles are counter-clockwise seen
+from above (along -up). Arrays broadcast over leading dimensions, the last axis of a vector has length 3.
+
+Signs (one module holds them all):
+  alpha   > 0  the camera went to its right around the object
+  s       > 0  the camera moved to its own level right
+  s_obj   > 0  the same motion, to the right of an upright observer at the object's centre who faces the first camera
+  yaw     > 0  the camera turned to its right
+For a camera that keeps aiming at the object: alpha > 0 <=> s > 0 <=> s_obj < 0 <=> yaw < 0.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+# Camera axes of the other conventions, written in OpenCV camera axes (each matrix is its own inverse).
+OPENGL_AXES = np.diag([1.0, -1.0, -1.0])  # x right, y up, z back
+PYTORCH3D_AXES = np.diag([-1.0, -1.0, 1.0])  # x left, y up, z forward
+
+IRLS_ROUNDS = 3
+ROLL_SCALE = 0.1  # |r . u| beyond which a camera's vote for up is weakened
+HUBER_MADS = 1.5
+SIDEWAYS_LEVEL = 0.7  # |mean r . u| of cameras stored turned by 90 degrees is 0.94, of upright ones 0
+MAX_AXIS_CAMERAS = 200  # rotation-axis votes are quadratic in cameras
+
+Array = np.ndarray
+
+
+# ---------------------------------------------------------------- small vector helpers
+
+
+def unit(v: Array) -> Array:
+    return v / np.linalg.norm(v, axis=-1, keepdims=True)
+
+
+def dot(a: Array, b: Array) -> Array:
+    return np.sum(a * b, axis=-1)
+
+
+def level(v: Array, up: Array) -> Array:
+    """Horizontal part of v: (I - u u^T) v."""
+    return v - dot(v, up)[..., None] * up
+
+
+def signed_angle(a: Array, b: Array, up: Array) -> Array:
+    """Degrees from a to b seen from above, counter-clockwise positive, for vectors orthogonal to up."""
+    return np.degrees(np.arctan2(dot(np.cross(a, b), up), dot(a, b)))
+
+
+def angle_between(a: Array, b: Array) -> Array:
+    """Unsigned degrees between two vectors of any length; exact near 0 and 180."""
+    return np.degrees(np.arctan2(np.linalg.norm(np.cross(a, b), axis=-1), dot(a, b)))
+
+
+def rotation_angle(R: Array) -> Array:
+    """Degrees of the full angle of a rotation matrix (..., 3, 3)."""
+    return np.degrees(np.arctan2(np.linalg.norm(_axis_vector(R), axis=-1), (np.trace(R, axis1=-2, axis2=-1) - 1) / 2))
+
+
+def _axis_vector(R: Array) -> Array:
+    """sin(angle) times the axis, from the skew part."""
+    return np.stack([R[..., 2, 1] - R[..., 1, 2], R[..., 0, 2] - R[..., 2, 0], R[..., 1, 0] - R[..., 0, 1]], axis=-1) / 2
+
+
+def is_rotation(R: Array, tolerance: float = 1e-4) -> bool:
+    """True for a finite matrix with R R^T = I and det R = +1 (a mirrored frame swaps left and right)."""
+    return bool(np.isfinite(R).all() and np.abs(R @ R.T - np.eye(3)).max() < tolerance and np.linalg.det(R) > 0)
+
+
+# ---------------------------------------------------------------- conventions
+
+
+def from_pytorch3d(R: Array, T: Array) -> tuple[Array, Array]:
+    """PyTorch3D's row-vector form `X_cam = X_world @ R + T` (x left, y up) -> OpenCV (R, t)."""
+    return PYTORCH3D_AXES @ np.swapaxes(R, -1, -2), T @ PYTORCH3D_AXES
+
+
+def to_pytorch3d(R: Array, t: Array) -> tuple[Array, Array]:
+    return np.swapaxes(PYTORCH3D_AXES @ R, -1, -2), t @ PYTORCH3D_AXES
+
+
+def from_camera_to_world(pose: Array, axes: Array | None = None) -> tuple[Array, Array]:
+    """Camera-to-world matrix (4, 4) or (3, 4) whose camera axes are `axes` (None = OpenCV) -> OpenCV (R, t)."""
+    R = (pose[:3, :3] @ (np.eye(3) if axes is None else axes)).T
+    return R, -R @ pose[:3, 3]
+
+
+def to_camera_to_world(R: Array, t: Array, axes: Array | None = None) -> Array:
+    pose = np.eye(4)
+    pose[:3, :3] = R.T @ (np.eye(3) if axes is None else axes)
+    pose[:3, 3] = -R.T @ t
+    return pose
+
+
+# ---------------------------------------------------------------- one camera about the object
+
+
+@dataclass(slots=True, kw_only=True)
+class ViewGeometry:
+    """Per camera (n,): where it stands about the object and how it is held."""
+
+    rho: Array  # horizontal distance to the centre, world units
+    elevation: Array  # of the camera above the centre's horizon
+    off_axis: Array  # between the optical axis and the direction to the centre
+    heading_off: Array  # signed, seen from above: from the direction to the centre to the optical axis
+    heading_level: Array  # |level(f)|: 1 = looks at the horizon, 0 = straight down, where yaw has no meaning
+    roll: Array  # > 0: the right side of the picture is raised
+
+
+def view_geometry(R: Array, centres: Array, target: Array, up: Array) -> ViewGeometry:
+    """R (n, 3, 3), camera centres (n, 3), object centre (3,), unit up (3,)."""
+    right, down, forward = R[..., 0, :], R[..., 1, :], R[..., 2, :]
+    to_target = target - centres
+    return ViewGeometry(
+        rho=np.linalg.norm(level(to_target, up), axis=-1),
+        elevation=np.degrees(np.arcsin(np.clip(dot(unit(-to_target), up), -1, 1))),
+        off_axis=angle_between(forward, to_target),
+        heading_off=signed_angle(level(to_target, up), level(forward, up), up),
+        heading_level=np.linalg.norm(level(forward, up), axis=-1),
+        roll=np.degrees(np.arctan2(dot(right, up), -dot(down, up))),
+    )
+
+
+def azimuth(centres: Array, target: Array, up: Array, front: Array) -> Array:
+    """Side from which a camera sees the object: 0 = in front of it, counter-clockwise from above, (-180, 180]."""
+    return signed_angle(level(front, up), level(centres - target, up), up)
+
+
+# ---------------------------------------------------------------- two cameras
+
+
+@dataclass(slots=True, kw_only=True)
+class PairGeometry:
+    """Per ordered pair (m,): motion from camera 1 to camera 2."""
+
+    alpha: Array
+    yaw: Array  # psi, about gravity
+    yaw_camera_axis: Array  # about camera 1's own down axis; the paper's wording
+    rotation_full: Array  # angle of R2 R1^T; equals |alpha| on an orbit of constant elevation and roll, whatever up is
+    s: Array  # relative to rho1
+    s_object: Array  # relative to rho1
+    t: Array  # (m, 3) displacement on camera 1's right, down, forward, relative to rho1
+    vertical: Array  # displacement along up, relative to rho1
+    horizontal: Array  # its horizontal length, relative to rho1
+
+
+def pair_geometry(R1: Array, C1: Array, R2: Array, C2: Array, target: Array, up: Array) -> PairGeometry:
+    """All the labels of ordered pairs; R (m, 3, 3), camera centres C (m, 3), object centre (3,), unit up (3,)."""
+    f1, f2 = R1[..., 2, :], R2[..., 2, :]
+    radius1, radius2 = level(C1 - target, up), level(C2 - target, up)
+    rho1 = np.linalg.norm(radius1, axis=-1)
+    move = C2 - C1
+    f2_in_1 = np.einsum("...ij,...j->...i", R1, f2)
+    return PairGeometry(
+        alpha=signed_angle(radius1, radius2, up),
+        yaw=-signed_angle(level(f1, up), level(f2, up), up),
+        yaw_camera_axis=np.degrees(np.arctan2(f2_in_1[..., 0], f2_in_1[..., 2])),
+        rotation_full=rotation_angle(R2 @ np.swapaxes(R1, -1, -2)),
+        s=dot(move, np.cross(unit(level(f1, up)), up)) / rho1,
+        s_object=dot(move, np.cross(unit(radius1), up)) / rho1,
+        t=np.einsum("...ij,...j->...i", R1, move) / rho1[..., None],
+        vertical=dot(move, up) / rho1,
+        horizontal=np.linalg.norm(level(move, up), axis=-1) / rho1,
+    )
+
+
+def side(value: float) -> str:
+    """'right' for a positive quantity of this module, 'left' for a negative one."""
+    return "right" if value > 0 else "left"
+
+
+# ---------------------------------------------------------------- gravity
+
+
+@dataclass(slots=True, kw_only=True)
+class UpEstimate:
+    """Gravity's opposite from all cameras of one capture, with what is needed to trust it."""
+
+    up: Array  # (3,) unit, svd_right
+    rms_roll: float  # degrees
+    sv2: float  # second singular value of the right axes / sqrt(n); small = the arc is too short
+    axis: Array  # (3,) unit, rot_axis
+    axis_angle: float  # degrees between the two
+    sideways: bool  # the pictures are stored turned by 90 degrees
+    cameras: int
+
+
+def up_svd_right(R: Array) -> tuple[Array, float]:
+    """Direction orthogonal to the right axes of roll-free cameras, robustly; and the conditioning sv2 / sqrt(n)."""
+    right = R[:, 0, :]
+    sv2 = float(np.linalg.svd(right, compute_uv=False)[1] / np.sqrt(len(right)))
+    weight = np.ones(len(right))
+    up = right[0]
+    for _ in range(IRLS_ROUNDS + 1):
+        up = np.linalg.svd(right * np.sqrt(weight)[:, None], full_matrices=True)[2][-1]
+        weight = 1 / np.maximum(1, np.abs(right @ up) / ROLL_SCALE)
+    return _raise_up(up, R), sv2
+
+
+def up_rotation_axis(R: Array) -> Array:
+    """Common axis of the turns between all cameras: blind to image roll, biased when elevation drifts."""
+    R = R[:: -(-len(R) // MAX_AXIS_CAMERAS)]
+    first, second = np.triu_indices(len(R), k=1)
+    votes = _axis_vector(np.swapaxes(R[second], -1, -2) @ R[first])
+    return _raise_up(np.linalg.eigh(votes.T @ votes)[1][:, -1], R)
+
+
+def _raise_up(up: Array, R: Array) -> Array:
+    """The sign that points most pictures' tops upwards."""
+    return up if up @ R[:, 1, :].mean(axis=0) <= 0 else -up
+
+
+def estimate_up(R: Array) -> UpEstimate:
+    """Up from the orientations of all cameras of a capture, R (n >= 3, 3, 3)."""
+    up, sv2 = up_svd_right(R)
+    axis = up_rotation_axis(R)
+    roll = np.degrees(np.arcsin(np.clip(R[:, 0, :] @ up, -1, 1)))
+    return UpEstimate(
+        up=up,
+        rms_roll=float(np.sqrt(np.mean(roll**2))),
+        sv2=sv2,
+        axis=axis,
+        axis_angle=float(min(angle_between(up, axis), angle_between(up, -axis))),
+        sideways=bool(abs(np.mean(R[:, 0, :] @ axis)) > SIDEWAYS_LEVEL),
+        cameras=len(R),
+    )
+
+
+# ---------------------------------------------------------------- the object's centre
+
+
+@dataclass(slots=True, kw_only=True)
+class Focus:
+    """The point nearest to a bundle of rays."""
+
+    point: Array  # (3,)
+    condition: float  # of the normal matrix; large = nearly parallel rays
+    residual: float  # median distance to the rays / median distance to the cameras
+    in_front: float  # share of cameras that have it ahead
+
+
+def focus_of_rays(origins: Array, directions: Array) -> Focus:
+    """Least-squares point of rays (n, 3) + (n, 3) unit, robust by Huber weights at 1.5 MAD."""
+    across = np.eye(3) - directions[:, :, None] * directions[:, None, :]
+    weight = np.ones(len(origins))
+    point, normal = origins.mean(axis=0), np.eye(3)
+    distance = np.zeros(len(origins))
+    for _ in range(IRLS_ROUNDS + 1):
+        normal = np.einsum("n,nij->ij", weight, across)
+        point = np.linalg.lstsq(normal, np.einsum("n,nij,nj->i", weight, across, origins), rcond=None)[0]
+        distance = np.linalg.norm(np.einsum("nij,nj->ni", across, point - origins), axis=1)
+        limit = HUBER_MADS * np.median(np.abs(distance - np.median(distance))) + np.median(distance)
+        weight = np.minimum(1, limit / np.maximum(distance, 1e-12))
+    away = np.linalg.norm(point - origins, axis=1)
+    return Focus(
+        point=point,
+        condition=float(np.linalg.cond(normal)),
+        residual=float(np.median(distance) / max(np.median(away), 1e-12)),
+        in_front=float(np.mean(dot(directions, point - origins) > 0)),
+    )
+
+
+def weighted_median(values: Array, weights: Array) -> Array:
+    """Coordinate-wise median of (n, k) values with (n,) weights."""
+    order = np.argsort(values, axis=0, kind="stable")
+    mass = np.cumsum(weights[order], axis=0)
+    index = np.argmax(mass >= mass[-1] / 2, axis=0)
+    return np.take_along_axis(np.take_along_axis(values, order, axis=0), index[None], axis=0)[0]
+
+
+def points_near_focus(points: Array, tracks: Array, origins: Array, focus: Array, cone_deg: float = 15.0) -> Array | None:
+    """Track-weighted median of the points seen within a cone about the focus from most cameras; None without such points."""
+    near = np.zeros(len(points))
+    for origin in origins:
+        near += angle_between(points - origin, focus - origin) <= cone_deg
+    kept = near > len(origins) / 2
+    return weighted_median(points[kept], tracks[kept].astype(float)) if kept.any() else None
+
+
+# ---------------------------------------------------------------- the arc
+
+
+def azimuth_span(angles: Array) -> float:
+    """Degrees of the shortest arc that holds all the angles."""
+    ordered = np.sort(np.mod(angles, 360))
+    gaps = np.diff(np.append(ordered, ordered[0] + 360))
+    return float(360 - gaps.max())
+
+
+def azimuth_steps(angles: Array) -> Array:
+    """Unsigned degrees between neighbours in time, (n - 1,)."""
+    return np.abs((np.diff(angles) + 180) % 360 - 180)
