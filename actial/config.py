@@ -296,3 +296,137 @@ class BenchmarkConfig:
     mode: str = "think"
     max_tokens: int = 128
     batch_size: int = 128
+
+
+# ---------------------------------------------------------------- build
+
+
+class SourceKind(Enum):
+    mvimgnet = "mvimgnet"  # ROOT/class/object/{images,sparse/0}
+    procedural = "procedural"  # the same, with object.json beside images/
+    colmap = "colmap"  # ROOT/NAME/{images,sparse/0}
+
+
+@dataclass(kw_only=True, slots=True)
+class SourceConfig:
+    """Where captures come from."""
+
+    kind: SourceKind = MISSING
+    root: str = MISSING
+    mask_root: str | None = None  # None: masks/ inside each capture, when there
+    category_file: str | None = None  # lines `id,name`; None: the folder's name is the class
+    ordered: bool = True  # names follow time (a video); only then are jumps between neighbours an error
+    licence: str = "unknown"
+
+
+@dataclass(kw_only=True, slots=True)
+class GateConfig:
+    """Acceptance thresholds; degrees, and lengths relative to the first camera's distance. Reasons are counted under the field's gate."""
+
+    min_registered: int = 12
+    min_registered_share: float = 0.6
+    max_reprojection_px: float = 2.0
+    min_points: int = 100
+    min_up_cameras: int = 8
+    min_up_sv2: float = 0.17
+    max_up_roll: float = 8.0  # rms; beyond it sides stay, degrees are dropped
+    max_up_axis_angle: float = 15.0  # between the two estimators of up, unless elevation drifts
+    drift_elevation_std: float = 8.0
+    max_centre_condition: float = 50.0
+    max_centre_residual: float = 0.12
+    min_centre_in_front: float = 0.95
+    max_mask_centre_gap: float = 0.25  # between the centres by masks and by masked points
+    min_mask_area: float = 0.01
+    max_mask_area: float = 0.8
+    max_mask_border: float = 0.4  # share of the picture's border that the mask touches
+    max_median_step: float = 25.0
+    max_step: float = 60.0
+    min_arc: float = 40.0
+    min_angle: float = 20.0  # of both alpha and yaw, inclusive (paper A.1)
+    max_angle: float = 100.0
+    angle_margin: float = 1.0
+    max_angle_gap: float = 15.0  # between |alpha| and |yaw|
+    max_up_free_gap: float = 20.0  # between |alpha| and the full rotation
+    max_off_axis: float = 20.0
+    max_off_axis_fov: float = 0.8  # of half the field of view
+    min_elevation: float = -15.0
+    max_elevation: float = 60.0
+    min_heading_level: float = 0.5
+    max_elevation_change: float = 25.0
+    max_distance_ratio: float = 2.0
+    max_roll: float = 15.0
+    min_s: float = 0.15
+    central_share: float = 0.8  # of both sides of the picture, in which the object's centre must lie
+
+    def __post_init__(self) -> None:
+        require(0 < self.min_angle < self.max_angle <= 180, "gates.min_angle", self.min_angle, "give 0 < min_angle < max_angle <= 180")
+        require(
+            0 <= self.angle_margin < (self.max_angle - self.min_angle) / 2,
+            "gates.angle_margin",
+            self.angle_margin,
+            "give 0 or more degrees that leave some range between min_angle and max_angle",
+        )
+        for key in ("min_registered_share", "min_centre_in_front", "max_mask_border", "central_share"):
+            require(0 <= getattr(self, key) <= 1, f"gates.{key}", getattr(self, key), "give a share between 0 and 1")
+        require(self.max_distance_ratio >= 1, "gates.max_distance_ratio", self.max_distance_ratio, "give 1 or more")
+
+
+@dataclass(kw_only=True, slots=True)
+class PairConfig:
+    per_object: int = 12
+    angle_bins: int = 8
+    seed: int = 0
+    val_fraction: float = 0.02
+    test_fraction: float = 0.02
+    unseen_classes: list[str] = field(default_factory=list)  # class names or ids that make up the split test_unseen
+    max_per_class: int = 0  # pairs of one class in one split; 0 = no cap
+
+    def __post_init__(self) -> None:
+        require(self.per_object >= 1, "pairs.per_object", self.per_object, "give at least 1 pair")
+        require(self.angle_bins >= 1, "pairs.angle_bins", self.angle_bins, "give at least 1 bin")
+        require(self.max_per_class >= 0, "pairs.max_per_class", self.max_per_class, "give 0 (no cap) or a number of pairs")
+        for key in ("val_fraction", "test_fraction"):
+            require(0 <= getattr(self, key) <= 1, f"pairs.{key}", getattr(self, key), "give a share between 0 and 1")
+        total = self.val_fraction + self.test_fraction
+        require(total <= 1, "pairs.val_fraction + pairs.test_fraction", total, "let them add up to at most 1")
+
+
+class ImageFormat(Enum):
+    jpg = "jpg"
+    png = "png"
+
+
+@dataclass(kw_only=True, slots=True)
+class ImageConfig:
+    """Pictures are shrunk once, here, to the size the model sees: aspect kept, never enlarged, never cropped."""
+
+    max_pixels: int = 518_400  # 960 x 540, paper release
+    multiple: int = 28  # both sides; patch size x merge size of the model
+    format: ImageFormat = ImageFormat.jpg
+    quality: int = 90  # jpg
+
+    def __post_init__(self) -> None:
+        require(self.multiple >= 1, "image.multiple", self.multiple, "give at least 1 pixel")
+        require(
+            self.max_pixels >= self.multiple**2, "image.max_pixels", self.max_pixels, f"give at least multiple x multiple = {self.multiple**2}"
+        )
+        require(1 <= self.quality <= 100, "image.quality", self.quality, "give 1 to 100")
+
+
+@dataclass(kw_only=True, slots=True)
+class BuildConfig:
+    """`python -m actial.build`: captures -> shards. What cannot change the bytes written is left out of the config hash."""
+
+    source: SourceConfig = field(default_factory=SourceConfig)
+    gates: GateConfig = field(default_factory=GateConfig)
+    pairs: PairConfig = field(default_factory=PairConfig)
+    image: ImageConfig = field(default_factory=ImageConfig)
+    out: str = MISSING
+    groups_per_shard: int = 256  # captures in one tar
+    workers: int = 0  # processes; 0 = one per core
+    audit_pairs: int = 6  # photos drawn per class on the audit page
+    audit_classes: int = 16
+
+    def __post_init__(self) -> None:
+        require(self.groups_per_shard >= 1, "groups_per_shard", self.groups_per_shard, "give at least 1 capture")
+        require(self.workers >= 0, "workers", self.workers, "give 0 (one per core) or a number of processes")

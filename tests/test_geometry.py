@@ -163,7 +163,8 @@ def test_t13_conventions_round_trip():
     R3, T3 = g.to_pytorch3d(R, t)
     X = np.array([0.3, -0.2, 0.7])
     x, y, z = R @ X + t
-    assert X @ R3 + T3 == pytest.approx([-x, -y, z])  # x left, y up
+    seen = X @ R3 + T3
+    assert seen == pytest.approx([-x, -y, z])  # x left, y up
     assert np.array_equal(g.from_pytorch3d(R3, T3)[0], R)
     assert np.array_equal(g.from_pytorch3d(R3, T3)[1], t)
     pose = g.to_camera_to_world(R, t, g.OPENGL_AXES)
