@@ -408,7 +408,10 @@ class ImageConfig:
     def __post_init__(self) -> None:
         require(self.multiple >= 1, "image.multiple", self.multiple, "give at least 1 pixel")
         require(
-            self.max_pixels >= self.multiple**2, "image.max_pixels", self.max_pixels, f"give at least multiple x multiple = {self.multiple**2}"
+            self.max_pixels >= self.multiple**2,
+            "image.max_pixels",
+            self.max_pixels,
+            f"give at least multiple x multiple = {self.multiple**2}",
         )
         require(1 <= self.quality <= 100, "image.quality", self.quality, "give 1 to 100")
 
