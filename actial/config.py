@@ -1,19 +1,22 @@
 """Typed configuration: every Hydra group has a schema here, checked before anything heavy is imported.
 
 This file imports neither torch nor vllm, so `--help`, `--cfg job` and a multirun's composition answer in about a second.
-Rules: `@dataclass(kw_only=True, slots=True)` (slots make an unknown key fail), Enums instead of Literals,
-value checks in `__post_init__` raising UserError with the key, the value and the remedy.
+Rules: `@dataclass(kw_only=True, slots=True)` (slots make an unknown key fail), Enums instead of Literals, ranges beside the fields
+(`num`), rules over several fields in `check`, which `validate` runs with the full key once a whole config is typed.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
+from pathlib import Path
 from typing import Any
 
-from omegaconf import MISSING
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, OmegaConf
 
 from actial.errors import UserError
+from actial.validation import num, reject, validate
 
 
 def require(ok: bool, key: str, value: object, remedy: str) -> None:
@@ -38,9 +41,9 @@ class Precision(Enum):
 @dataclass(kw_only=True, slots=True)
 class LoraConfig:
     enabled: bool = False
-    rank: int = 64
-    alpha: int = 128
-    dropout: float = 0.0
+    rank: int = num(64, "[1, 4096]")
+    alpha: int = num(128, "[1, 65536]")
+    dropout: float = num(0.0, "[0, 1)")
     target: str = "all-linear"  # peft target_modules; language model only unless the tower trains
 
 
@@ -49,25 +52,33 @@ class PartConfig:
     """One separately switched part of the model; lr_scale multiplies the stage's learning rate."""
 
     train: bool = True
-    lr_scale: float = 1.0
+    lr_scale: float = num(1.0, "(0, 1000]")
 
 
 @dataclass(kw_only=True, slots=True)
 class ModelConfig:
-    path: str = MISSING  # a Hugging Face id or folder
+    path: str = MISSING  # a Hugging Face id or folder; ${asset:tiny_base} is the one kept in the package
     revision: str | None = None
     attention: Attention = Attention.sdpa
-    precision: Precision = Precision.fp32
+    precision: Precision = Precision.fp32  # in which weights are kept; trainer.precision is the one computed in
     gradient_checkpointing: bool = False
-    min_pixels: int = 3136
-    max_pixels: int = 518_400  # 960 x 540, paper release
-    row_tokens: int = 512  # capacity of one packed row
-    micro_tokens: int = 16_384  # budget of one micro-batch (all its rows)
-    head_chunk_tokens: int = 2_048  # scored positions per vocabulary projection
+    min_pixels: int = num(3136, "[1, 1e8]")
+    max_pixels: int = num(518_400, "[1, 1e8]")  # 960 x 540, paper release
+    row_tokens: int = num(512, "[16, 1e7]")  # capacity of one packed row
+    micro_tokens: int = num(16_384, "[16, 1e8]")  # budget of one micro-batch (all its rows)
+    head_chunk_tokens: int = num(2_048, "[1, 1e7]")  # scored positions per vocabulary projection
     lora: LoraConfig = field(default_factory=LoraConfig)
     vision: PartConfig = field(default_factory=PartConfig)
     merger: PartConfig = field(default_factory=PartConfig)
     language: PartConfig = field(default_factory=PartConfig)
+
+    def check(self, path: str) -> None:
+        if self.min_pixels > self.max_pixels:
+            reject(f"{path}min_pixels", self.min_pixels, f"it must not exceed {path}max_pixels={self.max_pixels}")
+        if self.row_tokens > self.micro_tokens:
+            reject(f"{path}row_tokens", self.row_tokens, f"a row must fit in {path}micro_tokens={self.micro_tokens}")
+        if not (self.vision.train or self.merger.train or self.language.train):
+            reject(f"{path}language.train", False, f"one of {path}vision, {path}merger and {path}language must train")
 
 
 class SystemPrompt(Enum):
@@ -91,20 +102,24 @@ class EpochRule(Enum):
 
 @dataclass(kw_only=True, slots=True)
 class MixConfig:
-    """What a stage trains on: named shard sets and their draw weights."""
+    """What a stage trains on: named sets and their draw weights."""
 
     weights: dict[str, float] = field(default_factory=dict)  # set name -> draw weight
     epoch_rule: EpochRule = EpochRule.first
-    epoch_draws: int = 0
+    epoch_draws: int = num(0, "[0, 1e12]")
+
+    def check(self, path: str) -> None:
+        for name, weight in self.weights.items():
+            if not 0 <= weight < float("inf"):
+                reject(f"{path}weights.{name}", weight, "give a weight of 0 or more")
+        if self.epoch_rule is EpochRule.draws and self.epoch_draws == 0:
+            reject(f"{path}epoch_draws", 0, f"{path}epoch_rule=draws needs the number of draws in an epoch")
 
 
 @dataclass(kw_only=True, slots=True)
 class ColdStartConfig:
-    ratio: float = 0.1  # share of viewpoint draws answered with a chain of thought (paper 4.3)
+    ratio: float = num(0.1, "[0, 1]")  # share of viewpoint draws answered with a chain of thought (paper 4.3)
     source: str = "grounded"  # grounded = written from the known geometry; otherwise a chains.jsonl file
-
-    def __post_init__(self) -> None:
-        require(0.0 <= self.ratio <= 1.0, "cold_start.ratio", self.ratio, "give a share between 0 and 1")
 
 
 class Task(Enum):
@@ -124,13 +139,17 @@ class SetConfig:
     root: str = ""
     types: list[str] = field(default_factory=list)  # qa: only these types; empty = all
 
+    def check(self, path: str) -> None:
+        if self.task is not Task.clock and not self.root:
+            reject(f"{path}root", "''", "give the folder that actial.build wrote")
+
 
 @dataclass(kw_only=True, slots=True)
 class DataConfig:
     sets: dict[str, SetConfig] = field(default_factory=dict)
-    questions_per_pair: int = 1  # 1 = paper; 3 = all three types as branches of one trunk
-    exercises_per_pair: int = 6  # perception branches on one trunk
-    workers: int = 0
+    questions_per_pair: int = num(1, "[1, 3]")  # 1 = paper; 3 = all three types as branches of one trunk
+    exercises_per_pair: int = num(6, "[1, 64]")  # perception branches on one trunk
+    workers: int = num(0, "[0, 1024]")
 
 
 # ---------------------------------------------------------------- stages
@@ -144,26 +163,30 @@ class Schedule(Enum):
 
 @dataclass(kw_only=True, slots=True)
 class OptimConfig:
-    lr: float = 5e-6
-    weight_decay: float = 0.01
-    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
-    warmup_steps: int = 50
+    lr: float = num(5e-6, "(0, 1]")
+    weight_decay: float = num(0.01, "[0, 1]")
+    betas: list[float] = num([0.9, 0.999], "[0, 1)")
+    warmup_steps: int = num(50, "[0, 1e9]")
     schedule: Schedule = Schedule.constant
-    decay_from: float = 0.5  # share of the steps after which `linear` starts to fall
-    grad_clip: float = 1.0
+    decay_from: float = num(0.5, "[0, 1)")  # share of the steps after which `linear` starts to fall
+    grad_clip: float = num(1.0, "(0, 1e9]")
+
+    def check(self, path: str) -> None:
+        if len(self.betas) != 2:
+            reject(f"{path}betas", self.betas, "AdamW takes two of them")
 
 
 @dataclass(kw_only=True, slots=True)
 class StageConfig:
     """What SFT and GRPO share."""
 
-    steps: int = MISSING
-    batch_size: int = MISSING  # trunks (SFT) or prompts (GRPO) per optimiser step
+    steps: int = num(MISSING, "[1, 1e9]")
+    batch_size: int = num(MISSING, "[1, 1e6]")  # trunks (SFT) or prompts (GRPO) per optimiser step
     optim: OptimConfig = field(default_factory=OptimConfig)
     mix: MixConfig = field(default_factory=MixConfig)
-    save_every: int = 100
-    eval_every: int = 0  # 0 = only at the end
-    log_every: int = 1
+    save_every: int = num(100, "[1, 1e9]")
+    eval_every: int = num(0, "[0, 1e9]")  # 0 = only at the end
+    log_every: int = num(1, "[1, 1e9]")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -231,37 +254,47 @@ class ImportanceSampling(Enum):
 
 @dataclass(kw_only=True, slots=True)
 class KLConfig:
-    beta: float = 0.01
+    beta: float = num(0.01, "[0, 100]")
     estimator: KLEstimator = KLEstimator.k3
     place: KLPlace = KLPlace.loss
     gradient: KLGradient = KLGradient.plain
     reference: Reference = Reference.frozen_copy
 
+    def check(self, path: str) -> None:
+        if self.beta > 0 and self.reference is Reference.none:
+            reject(f"{path}beta", self.beta, f"a KL penalty needs a reference: set {path}beta=0 or {path}reference=frozen_copy")
+        if self.beta > 0 and self.estimator is KLEstimator.none:
+            reject(f"{path}beta", self.beta, f"a KL penalty needs an estimator: set {path}beta=0 or {path}estimator=k3")
+
 
 @dataclass(kw_only=True, slots=True)
 class GRPOConfig(StageConfig):
-    group_size: int = 16
-    updates_per_batch: int = 1  # mini-batches per rollout batch (release: 4)
+    group_size: int = num(16, "[2, 4096]")
+    updates_per_batch: int = num(1, "[1, 1024]")  # mini-batches per rollout batch (release: 4)
     loss: LossType = LossType.dapo
-    clip_low: float = 0.2
-    clip_high: float = 0.2
-    dual_clip: float | None = 3.0
+    clip_low: float = num(0.2, "(0, 1]")
+    clip_high: float = num(0.2, "(0, 10]")
+    dual_clip: float | None = num(3.0, "(1, 1e6]")
     advantage: AdvantageScale = AdvantageScale.group
     kl: KLConfig = field(default_factory=KLConfig)
     filter_zero_variance: bool = False
-    max_refills: int = 3
+    max_refills: int = num(3, "[0, 100]")
     over_long: OverLong = OverLong.keep
     importance: ImportanceSampling = ImportanceSampling.off
-    importance_cap: float = 2.0
-    max_logprob_gap: float = 0.0  # abort above this mean |trainer - sampler| gap; 0 = only log
-    temperature: float = 1.0
-    max_tokens: int = 4096
+    importance_cap: float = num(2.0, "[1, 1e6]")
+    max_logprob_gap: float = num(0.0, "[0, 100]")  # abort above this mean |trainer - sampler| gap; 0 = only log
+    temperature: float = num(1.0, "(0, 10]")
+    max_tokens: int = num(4096, "[1, 1e6]")
+
+    def check(self, path: str) -> None:
+        if self.batch_size % self.updates_per_batch:
+            reject(f"{path}updates_per_batch", self.updates_per_batch, f"it must divide {path}batch_size={self.batch_size}")
 
 
 @dataclass(kw_only=True, slots=True)
 class RewardPart:
     kind: str = MISSING  # a name of actial.grpo.rewards
-    weight: float = MISSING
+    weight: float = num(MISSING, "[-100, 100]")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -282,9 +315,13 @@ class SamplerKind(Enum):
 @dataclass(kw_only=True, slots=True)
 class SamplerConfig:
     kind: SamplerKind = SamplerKind.hf
-    batch_size: int = 256  # sequences decoded together (hf)
+    batch_size: int = num(256, "[1, 1e6]")  # sequences decoded together (hf)
     engine: dict[str, Any] = field(default_factory=dict)  # passed to vLLM
     url: str | None = None  # vllm_server
+
+    def check(self, path: str) -> None:
+        if self.kind is SamplerKind.vllm_server and not self.url:
+            reject(f"{path}url", self.url, "a vllm_server sampler needs its address, such as http://127.0.0.1:8000")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -292,10 +329,112 @@ class BenchmarkConfig:
     """Sets scored at the end of each stage; `limit` = items per set (0 = all)."""
 
     sets: dict[str, str] = field(default_factory=dict)  # name -> "<data set>:<split>"
-    limit: int = 0
+    limit: int = num(0, "[0, 1e9]")
     mode: str = "think"
-    max_tokens: int = 128
-    batch_size: int = 128
+    max_tokens: int = num(128, "[1, 1e6]")
+    batch_size: int = num(128, "[1, 1e6]")
+
+
+# ---------------------------------------------------------------- train
+
+
+class StageName(Enum):
+    sft = "sft"
+    grpo = "grpo"
+
+
+class Accelerator(Enum):
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+class Strategy(Enum):
+    auto = "auto"
+    ddp = "ddp"
+    fsdp2 = "fsdp2"
+    deepspeed = "deepspeed"
+
+
+@dataclass(kw_only=True, slots=True)
+class TrainerConfig:
+    accelerator: Accelerator = Accelerator.auto
+    devices: int = num(1, "[1, 1024]")
+    nodes: int = num(1, "[1, 4096]")
+    strategy: Strategy = Strategy.auto
+    precision: Precision = Precision.fp32  # of the arithmetic; bf16 over fp32 weights is mixed precision
+    threads: int = num(0, "[0, 1024]")  # CPU threads of torch; 0 = its own choice
+
+    def check(self, path: str) -> None:
+        if self.strategy is Strategy.auto and self.devices * self.nodes > 1:
+            reject(f"{path}strategy", "auto", f"name one for {self.devices * self.nodes} devices: ddp, fsdp2 or deepspeed")
+
+
+class WandbMode(Enum):
+    offline = "offline"
+    online = "online"
+    disabled = "disabled"
+
+
+@dataclass(kw_only=True, slots=True)
+class LoggerConfig:
+    """wandb; metrics.jsonl is written whatever stands here."""
+
+    mode: WandbMode = WandbMode.offline
+    project: str = "actial"
+    group: str | None = None
+    tags: list[str] = field(default_factory=list)
+    table_rows: int = num(16, "[0, 1000]")  # examples with their images in one table
+
+
+@dataclass(kw_only=True, slots=True)
+class TrainConfig:
+    """`python -m actial.train +experiment=NAME`: the stages run one after the other, each from the model the last one left."""
+
+    run_dir: str = MISSING  # resumed when it holds the same config, refused when it holds another
+    seed: int = num(0, "[0, 4294967295]")
+    stages: list[StageName] = MISSING
+    model: ModelConfig = field(default_factory=ModelConfig)
+    prompt: PromptConfig = field(default_factory=PromptConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    cold_start: ColdStartConfig = field(default_factory=ColdStartConfig)
+    sft: SFTConfig = field(default_factory=SFTConfig)
+    grpo: GRPOConfig = field(default_factory=GRPOConfig)
+    reward: RewardConfig = field(default_factory=RewardConfig)
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    benchmark: BenchmarkConfig = field(default_factory=BenchmarkConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
+
+    def check(self, path: str) -> None:
+        names = [stage.name for stage in self.stages]
+        if not names or len(set(names)) < len(names):
+            reject("stages", names, "name sft, grpo or [sft,grpo], each at most once")
+        for name in names:
+            self._check_mix(name, getattr(self, name).mix)
+        for name, source in self.benchmark.sets.items():
+            if source.partition(":")[0] not in self.data.sets:
+                reject(f"benchmark.sets.{name}", source, f"data.sets has only {', '.join(self.data.sets)}")
+        if StageName.grpo in self.stages:
+            self._check_grpo()
+        if self.model.precision is Precision.bf16 and self.trainer.precision is Precision.fp32:
+            reject("trainer.precision", "fp32", "weights kept in bf16 are computed with in bf16: set it to bf16 or model.precision=fp32")
+
+    def _check_mix(self, stage: str, mix: MixConfig) -> None:
+        for name in mix.weights:
+            if name not in self.data.sets:
+                reject(f"{stage}.mix.weights.{name}", mix.weights[name], f"data.sets has only {', '.join(self.data.sets)}")
+        if not any(mix.weights.values()):
+            reject(f"{stage}.mix.weights", mix.weights, f"give a set of data.sets a weight above 0: {', '.join(self.data.sets)}")
+
+    def _check_grpo(self) -> None:
+        reference, lora = self.grpo.kl.reference, self.model.lora.enabled
+        if not any(part.weight for part in self.reward.parts.values()):
+            reject("reward.parts", list(self.reward.parts), "name at least one part with a weight other than 0")
+        if reference is Reference.adapter_off and not lora:
+            reject("grpo.kl.reference", "adapter_off", "without an adapter there is nothing to turn off: set frozen_copy or model.lora.enabled=true")
+        if self.grpo.kl.beta > 0 and reference is Reference.frozen_copy and lora:
+            reject("grpo.kl.reference", "frozen_copy", "with model.lora.enabled the base model is the reference: set adapter_off")
 
 
 # ---------------------------------------------------------------- build
@@ -433,3 +572,16 @@ class BuildConfig:
     def __post_init__(self) -> None:
         require(self.groups_per_shard >= 1, "groups_per_shard", self.groups_per_shard, "give at least 1 capture")
         require(self.workers >= 0, "workers", self.workers, "give 0 (one per core) or a number of processes")
+
+
+# ---------------------------------------------------------------- registration
+
+ASSETS = Path(__file__).parent / "assets"
+SCHEMAS: dict[str, type] = {"train_schema": TrainConfig, "build_schema": BuildConfig}
+
+
+def register() -> None:
+    """Make the schemas and the `asset` resolver known to Hydra; a primary config names its schema first in its defaults."""
+    for name, schema in SCHEMAS.items():
+        ConfigStore.instance().store(name=name, node=schema)
+    OmegaConf.register_new_resolver("asset", lambda name: str(ASSETS / name), replace=True)
