@@ -234,7 +234,7 @@ def cvbench(predictions: Sequence[Prediction]) -> dict[str, Cell]:
 
 
 def mra(predicted: float, truth: float) -> float:
-    """Mean relative accuracy (VSI-Bench, arXiv 2412.14171): share of the thresholds t = 0.50, 0.55 .. 0.95 with |error| / |truth| <= 1 - t."""
+    """Mean relative accuracy (VSI-Bench, arXiv 2412.14171): share of t = 0.50, 0.55 .. 0.95 with |error| / |truth| <= 1 - t."""
     if truth == 0:
         return float(predicted == 0)
     error = abs(predicted - truth) / abs(truth)
