@@ -432,7 +432,11 @@ class TrainConfig:
         if not any(part.weight for part in self.reward.parts.values()):
             reject("reward.parts", list(self.reward.parts), "name at least one part with a weight other than 0")
         if reference is Reference.adapter_off and not lora:
-            reject("grpo.kl.reference", "adapter_off", "without an adapter there is nothing to turn off: set frozen_copy or model.lora.enabled=true")
+            reject(
+                "grpo.kl.reference",
+                "adapter_off",
+                "without an adapter there is nothing to turn off: set frozen_copy or model.lora.enabled=true",
+            )
         if self.grpo.kl.beta > 0 and reference is Reference.frozen_copy and lora:
             reject("grpo.kl.reference", "frozen_copy", "with model.lora.enabled the base model is the reference: set adapter_off")
 
@@ -460,74 +464,65 @@ class SourceConfig:
 
 @dataclass(kw_only=True, slots=True)
 class GateConfig:
-    """Acceptance thresholds; degrees, and lengths relative to the first camera's distance. Reasons are counted under the field's gate."""
+    """Acceptance thresholds: degrees, and lengths relative to the first camera's distance."""
 
-    min_registered: int = 12
-    min_registered_share: float = 0.6
-    max_reprojection_px: float = 2.0
-    min_points: int = 100
-    min_up_cameras: int = 8
-    min_up_sv2: float = 0.17
-    max_up_roll: float = 8.0  # rms; beyond it sides stay, degrees are dropped
-    max_up_axis_angle: float = 15.0  # between the two estimators of up, unless elevation drifts
-    drift_elevation_std: float = 8.0
-    max_centre_condition: float = 50.0
-    max_centre_residual: float = 0.12
-    min_centre_in_front: float = 0.95
-    max_mask_centre_gap: float = 0.25  # between the centres by masks and by masked points
-    min_mask_area: float = 0.01
-    max_mask_area: float = 0.8
-    max_mask_border: float = 0.4  # share of the picture's border that the mask touches
-    max_median_step: float = 25.0
-    max_step: float = 60.0
-    min_arc: float = 40.0
-    min_angle: float = 20.0  # of both alpha and yaw, inclusive (paper A.1)
-    max_angle: float = 100.0
-    angle_margin: float = 1.0
-    max_angle_gap: float = 15.0  # between |alpha| and |yaw|
-    max_up_free_gap: float = 20.0  # between |alpha| and the full rotation
-    max_off_axis: float = 20.0
-    max_off_axis_fov: float = 0.8  # of half the field of view
-    min_elevation: float = -15.0
-    max_elevation: float = 60.0
-    min_heading_level: float = 0.5
-    max_elevation_change: float = 25.0
-    max_distance_ratio: float = 2.0
-    max_roll: float = 15.0
-    min_s: float = 0.15
-    central_share: float = 0.8  # of both sides of the picture, in which the object's centre must lie
+    min_registered: int = num(12, "[3, inf)")
+    min_registered_share: float = num(0.6, "[0, 1]")
+    max_reprojection_px: float = num(2.0, "(0, inf]")
+    min_points: int = num(100, "[0, inf)")
+    min_up_cameras: int = num(8, "[3, inf)")
+    min_up_sv2: float = num(0.17, "[0, 1]")
+    max_up_roll: float = num(8.0, "[0, 90]")  # rms; beyond it sides stay, degrees are dropped
+    max_up_axis_angle: float = num(15.0, "[0, 90]")  # between the two estimators of up, unless elevation drifts
+    drift_elevation_std: float = num(8.0, "[0, 90]")
+    max_centre_condition: float = num(50.0, "[1, inf]")
+    max_centre_residual: float = num(0.12, "[0, inf]")
+    min_centre_in_front: float = num(0.95, "[0, 1]")
+    max_mask_centre_gap: float = num(0.25, "[0, inf]")  # between the centres by masks and by masked points
+    min_mask_area: float = num(0.01, "[0, 1]")
+    max_mask_area: float = num(0.8, "[0, 1]")
+    max_mask_border: float = num(0.4, "[0, 1]")  # share of the photo's border that the mask touches
+    max_median_step: float = num(25.0, "[0, 180]")
+    max_step: float = num(60.0, "[0, 180]")
+    min_arc: float = num(40.0, "[0, 360]")
+    min_angle: float = num(20.0, "[0, 180]")  # of both alpha and yaw, inclusive (paper A.1)
+    max_angle: float = num(100.0, "[0, 180]")
+    angle_margin: float = num(1.0, "[0, 90]")
+    max_angle_gap: float = num(15.0, "[0, 180]")  # between |alpha| and |yaw|
+    max_up_free_gap: float = num(20.0, "[0, 180]")  # between |alpha| and the full rotation
+    max_off_axis: float = num(20.0, "[0, 90]")
+    max_off_axis_fov: float = num(0.8, "[0, 1]")  # of half the field of view
+    min_elevation: float = num(-15.0, "[-90, 90]")
+    max_elevation: float = num(60.0, "[-90, 90]")
+    min_heading_level: float = num(0.5, "[0, 1]")
+    max_elevation_change: float = num(25.0, "[0, 180]")
+    max_distance_ratio: float = num(2.0, "[1, inf]")
+    max_roll: float = num(15.0, "[0, 180]")
+    min_s: float = num(0.15, "[0, inf)")
+    central_share: float = num(0.8, "[0, 1]")  # of both sides of the photo, in which the object's centre must lie
 
-    def __post_init__(self) -> None:
-        require(0 < self.min_angle < self.max_angle <= 180, "gates.min_angle", self.min_angle, "give 0 < min_angle < max_angle <= 180")
-        require(
-            0 <= self.angle_margin < (self.max_angle - self.min_angle) / 2,
-            "gates.angle_margin",
-            self.angle_margin,
-            "give 0 or more degrees that leave some range between min_angle and max_angle",
-        )
-        for key in ("min_registered_share", "min_centre_in_front", "max_mask_border", "central_share"):
-            require(0 <= getattr(self, key) <= 1, f"gates.{key}", getattr(self, key), "give a share between 0 and 1")
-        require(self.max_distance_ratio >= 1, "gates.max_distance_ratio", self.max_distance_ratio, "give 1 or more")
+    def check(self, path: str) -> None:
+        if self.min_angle + self.angle_margin >= self.max_angle - self.angle_margin:
+            reject(
+                path + "min_angle",
+                self.min_angle,
+                f"min_angle, max_angle={self.max_angle} and angle_margin={self.angle_margin} leave no angle",
+            )
 
 
 @dataclass(kw_only=True, slots=True)
 class PairConfig:
-    per_object: int = 12
-    angle_bins: int = 8
+    per_object: int = num(12, "[1, inf)")
+    angle_bins: int = num(8, "[1, inf)")
     seed: int = 0
-    val_fraction: float = 0.02
-    test_fraction: float = 0.02
+    val_fraction: float = num(0.02, "[0, 1]")
+    test_fraction: float = num(0.02, "[0, 1]")
     unseen_classes: list[str] = field(default_factory=list)  # class names or ids that make up the split test_unseen
-    max_per_class: int = 0  # pairs of one class in one split; 0 = no cap
+    max_per_class: int = num(0, "[0, inf)")  # pairs of one class in one split; 0 = no cap
 
-    def __post_init__(self) -> None:
-        require(self.per_object >= 1, "pairs.per_object", self.per_object, "give at least 1 pair")
-        require(self.angle_bins >= 1, "pairs.angle_bins", self.angle_bins, "give at least 1 bin")
-        require(self.max_per_class >= 0, "pairs.max_per_class", self.max_per_class, "give 0 (no cap) or a number of pairs")
-        for key in ("val_fraction", "test_fraction"):
-            require(0 <= getattr(self, key) <= 1, f"pairs.{key}", getattr(self, key), "give a share between 0 and 1")
-        total = self.val_fraction + self.test_fraction
-        require(total <= 1, "pairs.val_fraction + pairs.test_fraction", total, "let them add up to at most 1")
+    def check(self, path: str) -> None:
+        if self.val_fraction + self.test_fraction > 1:
+            reject(path + "val_fraction", self.val_fraction, f"with test_fraction={self.test_fraction} it must add up to at most 1")
 
 
 class ImageFormat(Enum):
@@ -537,41 +532,31 @@ class ImageFormat(Enum):
 
 @dataclass(kw_only=True, slots=True)
 class ImageConfig:
-    """Pictures are shrunk once, here, to the size the model sees: aspect kept, never enlarged, never cropped."""
+    """Photos are shrunk once, here, to the size the model sees: aspect kept, never enlarged, never cropped."""
 
-    max_pixels: int = 518_400  # 960 x 540, paper release
-    multiple: int = 28  # both sides; patch size x merge size of the model
+    max_pixels: int = num(518_400, "[1, inf)")  # 960 x 540, paper release
+    multiple: int = num(28, "[1, inf)")  # of both sides; patch size x merge size of the model
     format: ImageFormat = ImageFormat.jpg
-    quality: int = 90  # jpg
+    quality: int = num(90, "[1, 100]")  # jpg
 
-    def __post_init__(self) -> None:
-        require(self.multiple >= 1, "image.multiple", self.multiple, "give at least 1 pixel")
-        require(
-            self.max_pixels >= self.multiple**2,
-            "image.max_pixels",
-            self.max_pixels,
-            f"give at least multiple x multiple = {self.multiple**2}",
-        )
-        require(1 <= self.quality <= 100, "image.quality", self.quality, "give 1 to 100")
+    def check(self, path: str) -> None:
+        if self.max_pixels < self.multiple**2:
+            reject(path + "max_pixels", self.max_pixels, f"give at least multiple x multiple = {self.multiple**2}")
 
 
 @dataclass(kw_only=True, slots=True)
 class BuildConfig:
-    """`python -m actial.build`: captures -> shards. What cannot change the bytes written is left out of the config hash."""
+    """`python -m actial.build`: captures -> shards."""
 
     source: SourceConfig = field(default_factory=SourceConfig)
     gates: GateConfig = field(default_factory=GateConfig)
     pairs: PairConfig = field(default_factory=PairConfig)
     image: ImageConfig = field(default_factory=ImageConfig)
     out: str = MISSING
-    groups_per_shard: int = 256  # captures in one tar
-    workers: int = 0  # processes; 0 = one per core
-    audit_pairs: int = 6  # photos drawn per class on the audit page
-    audit_classes: int = 16
-
-    def __post_init__(self) -> None:
-        require(self.groups_per_shard >= 1, "groups_per_shard", self.groups_per_shard, "give at least 1 capture")
-        require(self.workers >= 0, "workers", self.workers, "give 0 (one per core) or a number of processes")
+    groups_per_shard: int = num(256, "[1, inf)")  # captures in one tar
+    workers: int = num(0, "[0, inf)")  # processes; 0 = one per core
+    audit_pairs: int = num(6, "[1, inf)")  # pairs drawn per class on the audit page
+    audit_classes: int = num(16, "[1, inf)")
 
 
 # ---------------------------------------------------------------- registration
