@@ -15,14 +15,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
 
-from actial.errors import UserError
-from actial.validation import num, reject, validate
-
-
-def require(ok: bool, key: str, value: object, remedy: str) -> None:
-    """Raise the one sentence every bad value ends with."""
-    if not ok:
-        raise UserError(f"{key}={value} is out of range: {remedy}.")
+from actial.validation import num, reject
 
 
 # ---------------------------------------------------------------- model
