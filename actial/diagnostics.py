@@ -1,0 +1,190 @@
+"""Does the model use geometry, or a shortcut? Consistency under known transformations, and what remains when the evidence is taken away.
+
+Transformations map Example -> Example with the truth carried along; scorers compare the answers. Swapping the two photos or mirroring
+both turns left into right (spec: the labels are antisymmetric in the viewpoint angle), so an answer must turn too; permuting options must
+not change the chosen text; the three questions of a pair share one sign.
+
+Prior art: consistency under symmetric reformulation, SpinBench (arXiv 2509.25390) and ReMindView-Bench (2512.02340); shuffled frames,
+Video-R1 (2503.21776); probability drop without the image, PAPO (2507.06448).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+from actial.hashing import hash_shuffle
+from actial.probes import answer_prior, centroid_probe
+from actial.questions import options_line
+from actial.scoring import Cell, Prediction, accuracy, accuracy_by, difference, mean_cell, split_by
+from actial.types import Example, Question, QuestionType
+
+Answer = Callable[[list[Example]], list[Prediction]]  # asks the model; one prediction per question, in order
+Score = Callable[[list[Example]], list[float]]  # mean log-probability of each question's target, in order
+
+GREY = 128
+SIGN = {QuestionType.EGO_TRANSLATION.value: 1, QuestionType.OBJECT_TRANSLATION.value: -1, QuestionType.EGO_ROTATION.value: -1}
+
+
+# ---------------------------------------------------------------- transformations
+
+
+def opposite(text: str) -> str:
+    """The text with left and right exchanged."""
+    return re.sub(r"\b(left|right)\b", lambda m: "right" if m[0] == "left" else "left", text)
+
+
+def has_opposites(question: Question) -> bool:
+    """Whether every option has its mirror image among the options, some differ from theirs, and the wording itself names no side."""
+    wording = question.text.replace(options_line(question.options), "")
+    turned = {opposite(option) for option in question.options}
+    return turned == set(question.options) and any(opposite(o) != o for o in question.options) and opposite(wording) == wording
+
+
+def swap_views(example: Example) -> Example:
+    """The two photos in reverse order."""
+    return _turned(example, "swap", example.images[::-1])
+
+
+def mirror_views(example: Example) -> Example:
+    """Both photos flipped left to right."""
+    return _turned(example, "mirror", [np.ascontiguousarray(image[:, ::-1]) for image in example.images])
+
+
+def rotate_options(example: Example, shift: int) -> Example:
+    """Option i moves to place i + shift."""
+
+    def rotated(question: Question) -> Question:
+        k = len(question.options)
+        options = tuple(question.options[(i - shift) % k] for i in range(k))
+        text = question.text.replace(options_line(question.options), options_line(options))
+        return replace(question, options=options, text=text, answer_index=(question.answer_index + shift) % k)
+
+    return _variant(example, f"options{shift}", example.images, [rotated(q) for q in example.questions])
+
+
+def without_images(example: Example) -> Example:
+    return _variant(example, "blind", [], example.questions)
+
+
+def masked(example: Example, keep: Sequence[int] = ()) -> Example:
+    """Photos replaced by flat grey of their size, but for those at the positions `keep`."""
+    images = [image if i in keep else np.full_like(image, GREY) for i, image in enumerate(example.images)]
+    return _variant(example, f"masked{''.join(map(str, keep))}", images, example.questions)
+
+
+def wrong_pairs(examples: Sequence[Example]) -> list[Example]:
+    """Each first photo with the second photo of another example of equal image size; examples without a partner are left out."""
+    by_size = defaultdict(list)
+    for example in examples:
+        by_size[example.images[-1].shape].append(example)
+    result = []
+    for same in by_size.values():
+        ring = hash_shuffle(same, "wrong_pair", len(same))
+        for example, partner in zip(ring, ring[1:] + ring[:1], strict=True):
+            if partner is not example:
+                result.append(_variant(example, "wrong", [*example.images[:-1], partner.images[-1]], example.questions))
+    return result
+
+
+def _turned(example: Example, name: str, images: list[np.ndarray]) -> Example:
+    def turned(question: Question) -> Question:
+        return replace(question, answer_index=question.options.index(opposite(question.options[question.answer_index])))
+
+    return _variant(example, name, images, [turned(q) for q in example.questions])
+
+
+def _variant(example: Example, name: str, images: list[np.ndarray], questions: Sequence[Question]) -> Example:
+    renamed = [replace(q, uid=f"{q.uid}#{name}") for q in questions]
+    return replace(example, uid=f"{example.uid}#{name}", images=images, questions=renamed)
+
+
+# ---------------------------------------------------------------- scorers
+
+
+def consistency(original: Sequence[Prediction], others: Sequence[Sequence[Prediction]], turn: Callable[[str], str]) -> dict[str, Cell]:
+    """consistent: every other answer is the `turn`ed first one. consistent_right: and all are right. Unread answers are inconsistent."""
+    rows = list(zip(original, *others, strict=True))
+    same = [first.choice is not None and all(p.choice == turn(first.choice) for p in rest) for first, *rest in rows]
+    right = [ok and all(p.hit == 1 for p in row) for ok, row in zip(same, rows, strict=True)]
+    answers = [p for row in rows for p in row]
+    return {"consistent": _share(same, answers), "consistent_right": _share(right, answers)}
+
+
+def three_questions(predictions: Sequence[Prediction]) -> dict[str, Cell]:
+    """Whether the answers to a pair's three questions state one and the same motion; pairs without all three are left out."""
+    pairs = [rows for rows in split_by(predictions, lambda p: p.example).values() if {p.type for p in rows} == set(SIGN)]
+    answers = [p for rows in pairs for p in rows]
+    same = [len({_motion(p) for p in rows}) == 1 and all(p.choice for p in rows) for rows in pairs]
+    right = [all(p.hit == 1 for p in rows) for rows in pairs]
+    return {"consistent": _share(same, answers), "consistent_right": _share(right, answers)}
+
+
+def _motion(prediction: Prediction) -> int:
+    """+1 when the answer implies that the camera went to its right, -1 left, 0 no motion."""
+    words = (prediction.choice or "").lower().split()
+    return SIGN[prediction.type] * (("right" in words) - ("left" in words))
+
+
+def _share(flags: Sequence[bool], answers: Sequence[Prediction]) -> Cell:
+    return mean_cell([Fraction(flag) for flag in flags], answers)
+
+
+def visual_dependence(score: Score, examples: Sequence[Example]) -> dict[str, float]:
+    """Mean drop in nats per token of the right answer's log-probability when the photos are replaced by grey, with a 95 % interval."""
+    targeted = [replace(e, questions=[replace(q, target=q.target or q.answer_letter) for q in e.questions]) for e in examples]
+    drops = np.subtract(score(targeted), score([masked(e) for e in targeted]))
+    half = 1.96 * float(drops.std(ddof=1)) / math.sqrt(len(drops)) if len(drops) > 1 else math.inf
+    return {"n": len(drops), "value": float(drops.mean()), "low": float(drops.mean()) - half, "high": float(drops.mean()) + half}
+
+
+# ---------------------------------------------------------------- all of them
+
+
+def diagnose(answer: Answer, examples: Sequence[Example], *, score: Score | None = None) -> dict[str, Any]:
+    """Every diagnostic of one model on one two-view set, ready for results.json (cells in `Cell.to_json` form).
+
+    Questions whose options have no mirror image are left out. `score` adds visual dependence. Asks the model about ten times.
+    """
+    kept = [replace(e, questions=[q for q in e.questions if has_opposites(q)]) for e in examples if len(e.images) == 2]
+    kept = [e for e in kept if e.questions]
+    if not kept:
+        return {}
+    original = answer(kept)
+    shifts = range(1, min(len(q.options) for e in kept for q in e.questions))
+    permuted = [answer([rotate_options(e, shift) for e in kept]) for shift in shifts]
+    shortcuts = {
+        "blind": accuracy(answer([without_images(e) for e in kept])),
+        "first view only": accuracy(answer([masked(e, [0]) for e in kept])),
+        "second view only": accuracy(answer([masked(e, [1]) for e in kept])),
+        "wrong pair": accuracy(answer(wrong_pairs(kept))),
+        "2-D centroid": centroid_probe(kept),
+        "answer prior": answer_prior(kept),
+    }
+    measured = {name: cell for name, cell in shortcuts.items() if cell.n}
+    best = max(measured, key=lambda name: measured[name].value)
+    report: dict[str, Any] = {
+        "accuracy": accuracy(original),
+        "swap": consistency(original, [answer([swap_views(e) for e in kept])], opposite),
+        "mirror": consistency(original, [answer([mirror_views(e) for e in kept])], opposite),
+        "options": consistency(original, permuted, lambda choice: choice),
+        "three questions": three_questions(original),
+        "by angle": accuracy_by([p for p in original if "angle" in p.categories], "angle"),
+        "shortcuts": measured,
+    }
+    report = _to_json(report)
+    report["above best shortcut"] = {"shortcut": best} | difference(accuracy(original), measured[best])
+    if score is not None:
+        report["visual dependence"] = visual_dependence(score, kept)
+    return report
+
+
+def _to_json(node: Any) -> Any:
+    return node.to_json() if isinstance(node, Cell) else {k: _to_json(v) for k, v in node.items()}
