@@ -53,7 +53,7 @@ class ModelConfig:
     path: str = MISSING  # a Hugging Face id or folder; ${asset:tiny_base} is the one kept in the package
     revision: str | None = None
     attention: Attention = Attention.sdpa
-    precision: Precision = Precision.fp32  # in which weights are kept; trainer.precision is the one computed in
+    precision: Precision = Precision.fp32  # of the arithmetic; weights stay in fp32
     gradient_checkpointing: bool = False
     min_pixels: int = num(3136, "[1, 1e8]")
     max_pixels: int = num(518_400, "[1, 1e8]")  # 960 x 540, paper release
@@ -355,7 +355,6 @@ class TrainerConfig:
     devices: int = num(1, "[1, 1024]")
     nodes: int = num(1, "[1, 4096]")
     strategy: Strategy = Strategy.auto
-    precision: Precision = Precision.fp32  # of the arithmetic; bf16 over fp32 weights is mixed precision
     threads: int = num(0, "[0, 1024]")  # CPU threads of torch; 0 = its own choice
 
     def check(self, path: str) -> None:
@@ -410,8 +409,6 @@ class TrainConfig:
                 reject(f"benchmark.sets.{name}", source, f"data.sets has only {', '.join(self.data.sets)}")
         if StageName.grpo in self.stages:
             self._check_grpo()
-        if self.model.precision is Precision.bf16 and self.trainer.precision is Precision.fp32:
-            reject("trainer.precision", "fp32", "weights kept in bf16 are computed with in bf16: set it to bf16 or model.precision=fp32")
 
     def _check_mix(self, stage: str, mix: MixConfig) -> None:
         for name in mix.weights:

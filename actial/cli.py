@@ -1,0 +1,152 @@
+"""What every command shares: a Hydra config becomes a checked typed object, and each way to fail has its exit code.
+
+0 done, 1 the user's input is wrong (one sentence on stderr), 2 a fault of ours (traceback kept in the run folder), 143 stopped by SIGTERM
+with everything saved. Imports nothing heavy: a command imports what it needs inside its own function.
+"""
+
+from __future__ import annotations
+
+import errno
+import inspect
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from actial.config import register
+from actial.errors import UserError
+from actial.explain import CONF, explain, unknown_key, unknown_keys
+from actial.validation import validate
+
+USER_ERROR, OUR_FAULT = 1, 2
+
+
+class Exit(SystemExit):
+    """The end of the process with an exit code of this module, its message already printed."""
+
+
+def hydra_command(config_name: str, *, folder_key: str, plus: tuple[str, ...] = ()) -> Callable[[Callable[[Any], None]], Callable[[], None]]:
+    """Decorate `run(config)` into the command line of conf/<config_name>.yaml, whose first default is its schema.
+
+    `folder_key` names the config's output folder; in a multirun each job gets a subfolder of it, named by its overrides.
+    `plus` are groups outside the defaults list, chosen by `+group=name`. The docstring of `run` heads the --help page.
+
+    >>> @hydra_command("train", folder_key="run_dir", plus=("experiment",))
+    ... def main(config: TrainConfig) -> None: ...
+    """
+
+    def decorate(run: Callable[[Any], None]) -> Callable[[], None]:
+        def job(raw: DictConfig) -> None:
+            folder: list[Path] = []
+            with errors_reported(folder):
+                if HydraConfig.get().mode is RunMode.MULTIRUN:
+                    raw[folder_key] = HydraConfig.get().runtime.output_dir
+                config = typed(raw)
+                folder.append(Path(getattr(config, folder_key)))
+                run(config)
+
+        def command() -> None:
+            register()
+            words = sys.argv[1:]
+            with errors_reported([]):
+                if "--help" in words or "-h" in words:
+                    print(help_text(config_name, plus, run.__doc__ or "", [word for word in words if not word.startswith("-")]))
+                    return
+                os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises what it would print, and errors_reported says it in a sentence
+                hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
+
+        return command
+
+    return decorate
+
+
+def help_text(config_name: str, plus: tuple[str, ...], about: str, overrides: list[str]) -> str:
+    """What --help prints: the command, the choices of each group, the settings as composed with `overrides`.
+
+    Hydra's own page takes three seconds, because it opens every group anew.
+    """
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        config = hydra.compose(config_name, overrides, return_hydra_config=True)
+    chosen = {group: name for group, name in config.hydra.runtime.choices.items() if not group.startswith("hydra/")}
+    chosen = {f"+{group}": chosen.get(group) for group in plus} | {group: name for group, name in sorted(chosen.items()) if group not in plus}
+    lines = [inspect.cleandoc(about), "", "choices (group=name), in brackets the one in use:"]
+    for group, used in chosen.items():
+        names = sorted(path.stem for path in (CONF / group.lstrip("+").partition("@")[0]).glob("*.yaml"))
+        lines.append(f"  {group}: " + ", ".join(f"[{name}]" if name == used else name for name in names))
+    with open_dict(config):
+        del config["hydra"]
+    return "\n".join([*lines, "", "settings (key=value):", OmegaConf.to_yaml(config)])
+
+
+def typed(raw: DictConfig) -> Any:
+    """The composed config as its dataclass, every key, range and cross-field rule checked.
+
+    Raises UserError with the key, the value and the remedy.
+    """
+    for full_key, owner in unknown_keys(raw):
+        raise UserError(unknown_key(full_key, owner))
+    try:
+        config = OmegaConf.to_object(raw)
+    except MissingMandatoryValue as missing:
+        raise UserError(f"{missing.full_key} is not set: add {missing.full_key}=VALUE to the command.") from missing
+    validate(config)
+    return config
+
+
+@contextmanager
+def errors_reported(folder: list[Path]) -> Iterator[None]:
+    """Turn exceptions into the exit codes of this module; `folder` may be filled inside the block with where a traceback belongs."""
+    try:
+        yield
+    except Exit:
+        raise
+    except SystemExit as leaving:  # the argument parser has printed what it did not understand
+        raise SystemExit(USER_ERROR if leaving.code else 0) from None
+    except UserError as error:
+        _leave(str(error), USER_ERROR)
+    except (HydraException, OmegaConfBaseException) as error:
+        _leave(explain(error), USER_ERROR)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader left (`| head`): nothing to report
+    except Exception as error:
+        if disk_full(error):
+            where = f" ({name})" if (name := getattr(error, "filename", None)) else ""
+            _leave(f"the disk is full{where}: free some space and run the same command again.", USER_ERROR)
+        _leave(_keep_traceback(error, folder), OUR_FAULT)
+
+
+def _leave(message: str, code: int) -> NoReturn:
+    print(f"error: {message}", file=sys.stderr, flush=True)
+    raise Exit(code)
+
+
+def _keep_traceback(error: Exception, folder: list[Path]) -> str:
+    text = "".join(traceback.format_exception(error))
+    summary = f"{type(error).__name__}: {error}".splitlines()[0]
+    if not folder or not folder[0].is_dir():
+        print(text, file=sys.stderr)
+        return f"this is a fault of actial: {summary}; the traceback stands above."
+    path = folder[0] / "error.txt"
+    path.write_text(text)
+    return f"this is a fault of actial: {summary}; the traceback is in {path}."
+
+
+def disk_full(error: BaseException | None) -> bool:
+    """Whether an exception, or one behind it, says that the disk is full: Python's error number, or the text that Rust extensions raise."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if "No space left on device" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

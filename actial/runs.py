@@ -1,0 +1,203 @@
+"""The run folder: opened, resumed or refused; what it records is a function of the config alone, but for timings.jsonl.
+
+    config.yaml     the resolved config; a folder that holds another one is refused
+    passport.json   versions, commit, hashes of data and prompts, parity figures
+    metrics.jsonl   one row per logged step, no clock in it: two runs with one seed write the same bytes
+    timings.jsonl   seconds and rates of the same steps
+    results.json    written last; its presence means that the run is finished
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from types import FrameType
+from typing import IO, Any
+
+from omegaconf import OmegaConf
+
+from actial.config import TrainConfig
+from actial.errors import UserError
+from actial.files import write_json, write_text
+
+MAY_DIFFER = ("run_dir", "logger.")  # where a run lies and who watches it do not change what it computes
+PACKAGES = ("actial", "torch", "transformers", "lightning", "peft", "numpy", "hydra-core", "omegaconf")
+
+
+class RowLog:
+    """A file of JSON rows, one per line, each with "stage" and "step"; a row is on disk when `write` returns."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def write(self, stage: str, step: int, values: Mapping[str, float]) -> None:
+        """Append one row; a value that is not finite becomes null."""
+        finite = {key: value if math.isfinite(value) else None for key, value in values.items()}
+        with self.path.open("ab") as file:
+            file.write(json.dumps({"stage": stage, "step": step, **finite}).encode() + b"\n")
+
+    def rows(self) -> list[dict[str, Any]]:
+        """All complete rows; a line cut short by a kill is not one."""
+        if not self.path.exists():
+            return []
+        *lines, _cut = self.path.read_bytes().split(b"\n")
+        return [json.loads(line) for line in lines]
+
+    def rewind(self, stage: str, step: int) -> None:
+        """Forget what came after `step` of `stage`, so that a resumed run continues the file an uninterrupted one would have written."""
+        rows = self.rows()
+        kept = [row for row in rows if row["stage"] != stage or row["step"] <= step]
+        write_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
+
+
+@dataclass(slots=True)
+class Run:
+    """An open run folder. `lock` is held until the process ends."""
+
+    folder: Path
+    lock: IO[bytes] | None
+    resumed: bool
+
+    @property
+    def metrics(self) -> RowLog:
+        return RowLog(self.folder / "metrics.jsonl")
+
+    @property
+    def timings(self) -> RowLog:
+        return RowLog(self.folder / "timings.jsonl")
+
+    @property
+    def finished(self) -> bool:
+        return (self.folder / "results.json").exists()
+
+    def stage_folder(self, stage: str) -> Path:
+        path = self.folder / stage
+        path.mkdir(exist_ok=True)
+        return path
+
+    def stamp(self, facts: Mapping[str, Any]) -> None:
+        """Add facts to passport.json; facts with the same name are replaced."""
+        path = self.folder / "passport.json"
+        known = json.loads(path.read_text()) if path.exists() else {}
+        write_json(path, {**known, **facts})
+
+
+def open_run(config: TrainConfig) -> Run:
+    """Make, or take up again, the folder `config.run_dir`.
+
+    Raises UserError when the folder holds something else, another config, or a run that another process is writing.
+    """
+    folder = Path(config.run_dir)
+    text = OmegaConf.to_yaml(OmegaConf.structured(config))
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"run_dir={folder} is a file: give a folder.")
+    known = folder / "config.yaml"
+    if folder.is_dir() and not known.exists() and any(not path.name.startswith(".") for path in folder.iterdir()):
+        raise UserError(f"run_dir={folder} holds files but no config.yaml, so it is no run of ours: give a new folder.")
+    if known.exists():
+        _refuse_other(folder, flat(OmegaConf.load(known)), flat(OmegaConf.create(text)))
+    resumed = known.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = _lock(folder) if is_main_process() else None
+    if not resumed and is_main_process():
+        write_text(known, text)
+    return Run(folder, lock, resumed)
+
+
+def is_main_process() -> bool:
+    """Whether this is the process that writes; Lightning's launchers set the rank before they start the others."""
+    return os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0"
+
+
+def flat(config: Any) -> dict[str, Any]:
+    """{"sft.optim.lr": 5e-6, ...} of a nested OmegaConf node."""
+
+    def leaves(node: Any, path: str) -> Iterator[tuple[str, Any]]:
+        if isinstance(node, dict) and node:
+            for key, value in node.items():
+                yield from leaves(value, f"{path}{key}.")
+        else:
+            yield path[:-1], node
+
+    return dict(leaves(OmegaConf.to_container(config), ""))
+
+
+def _refuse_other(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+    differing = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key) and not key.startswith(MAY_DIFFER)]
+    if differing:
+        key, rest = differing[0], len(differing) - 1
+        more = f" and {rest} more settings differ" if rest else ""
+        raise UserError(
+            f"run_dir={folder} holds a run with {key}={old.get(key)} where this command has {new.get(key)}{more}: "
+            "give another run_dir, or the same settings to resume it."
+        )
+
+
+def _lock(folder: Path) -> IO[bytes]:
+    lock = (folder / ".lock").open("wb")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        raise UserError(f"run_dir={folder} is being written by another process: wait for it, or give another folder.") from None
+    return lock
+
+
+# ---------------------------------------------------------------- provenance
+
+
+def provenance() -> dict[str, Any]:
+    """Versions of Python and of the packages that decide the numbers, and the commit of this package's checkout."""
+    return {
+        "python": sys.version.split()[0],
+        "packages": {name: version(name) for name in PACKAGES},
+        "commit": _git("rev-parse", "HEAD"),
+        "uncommitted_changes": bool(_git("status", "--porcelain", "--untracked-files=no")),
+    }
+
+
+def _git(*arguments: str) -> str | None:
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():  # installed without its checkout
+        return None
+    return subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True).stdout.strip()
+
+
+# ---------------------------------------------------------------- being stopped
+
+
+class StopRequest:
+    """Whether SIGTERM or Ctrl-C has been received; training looks at it between optimiser steps."""
+
+    def __init__(self) -> None:
+        self.received = False
+
+    def __bool__(self) -> bool:
+        return self.received
+
+    def _receive(self, signum: int, frame: FrameType | None) -> None:
+        if self.received and signum == signal.SIGINT:
+            raise KeyboardInterrupt  # a second Ctrl-C: the user does not want to wait
+        self.received = True
+
+
+@contextmanager
+def stop_requested() -> Iterator[StopRequest]:
+    """Inside the block, SIGTERM and Ctrl-C only set a flag."""
+    request = StopRequest()
+    before = {number: signal.signal(number, request._receive) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield request
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
