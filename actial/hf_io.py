@@ -1,0 +1,49 @@
+"""Reading and writing the files of a Hugging Face checkpoint folder."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig, AutoProcessor
+from transformers.image_processing_base import ImageProcessingMixin
+from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+
+Channels = tuple[float, float, float]
+WEIGHT_FILES = ("*.safetensors", "*.safetensors.index.json", "*.bin", "config.json")
+
+
+def image_normalisation(path: str, revision: str | None) -> tuple[Channels, Channels]:
+    """(mean, std) the checkpoint was trained with; a folder without a processor file gets its family's values."""
+    local = Path(path)
+    if local.is_dir() and not any((local / name).exists() for name in ("preprocessor_config.json", "processor_config.json")):
+        if AutoConfig.from_pretrained(path).model_type.startswith("qwen3"):
+            return (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
+        return _channels(OPENAI_CLIP_MEAN), _channels(OPENAI_CLIP_STD)
+    settings, _ = ImageProcessingMixin.get_image_processor_dict(path, revision=revision)
+    return _channels(settings["image_mean"]), _channels(settings["image_std"])
+
+
+def save_checkpoint(model: Any, folder: Path, *, source: str, revision: str | None) -> None:
+    """Write weights and config, and the source's tokenizer and processor files, under a temporary name; then rename."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as name:
+        fresh = Path(name) / "model"
+        model.save_pretrained(fresh)
+        if Path(source).is_dir():
+            for file in Path(source).iterdir():
+                if file.is_file() and not any(file.match(pattern) for pattern in WEIGHT_FILES):
+                    shutil.copy2(file, fresh / file.name)
+        else:
+            AutoProcessor.from_pretrained(source, revision=revision).save_pretrained(fresh)
+        if folder.exists():
+            os.replace(folder, Path(name) / "replaced")
+        os.replace(fresh, folder)
+
+
+def _channels(values: Any) -> Channels:
+    red, green, blue = values
+    return float(red), float(green), float(blue)
