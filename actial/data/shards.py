@@ -1,0 +1,236 @@
+"""Data sets on disk: tar shards in WebDataset naming, an index with the place of every picture, a manifest; and their reader.
+
+One tar sample holds the rows that share pictures: each picture once (`KEY.f003.png`) and `KEY.json`, the list of its rows.
+The bytes depend on the content alone (no times, owners or process counts). The reader goes by offsets, so any row costs one read per
+picture wherever it lies, and plain `webdataset` reads the same tars as a stream.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+import re
+import tarfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import sha256
+from importlib.metadata import version
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from PIL import Image
+
+from actial.config import ImageConfig, ImageFormat
+from actial.errors import UserError
+
+MANIFEST, INDEX = "manifest.json", "index.jsonl"
+SCHEMA = 1
+HEADER = 512  # bytes of a tar header before each member's content
+KEY = re.compile(r"[0-9a-z_]{1,64}")  # a dot would make WebDataset merge samples
+MEMBER = re.compile(r"[0-9a-z_]+\.(jpg|png)")
+TOOLS = ("numpy", "pillow", "pycolmap")  # their versions can change bytes
+
+
+@dataclass(slots=True, kw_only=True)
+class Sample:
+    """Rows that share pictures; row["images"] lists names of `images`."""
+
+    key: str
+    images: dict[str, bytes]  # "f003.png" -> encoded picture
+    rows: list[dict]
+
+
+# ---------------------------------------------------------------- pictures
+
+
+def fitted_size(width: int, height: int, config: ImageConfig) -> tuple[int, int]:
+    """Largest size of about the same aspect, never enlarged, with both sides multiples of `multiple` and area <= max_pixels."""
+    m = config.multiple
+    scale = min(1.0, math.sqrt(config.max_pixels / (width * height)))
+    w, h = (max(m, round(side * scale / m) * m) for side in (width, height))
+    while w * h > config.max_pixels and max(w, h) > m:
+        if h <= m or (w > m and w / width >= h / height):
+            w -= m
+        else:
+            h -= m
+    return w, h
+
+
+def encode(pixels: np.ndarray, config: ImageConfig) -> bytes:
+    """Shrink uint8 (H, W, 3) to its fitted size and compress, without metadata (an EXIF orientation would turn the photo later)."""
+    image = Image.fromarray(pixels)
+    size = fitted_size(image.width, image.height, config)
+    if size != image.size:
+        image = image.resize(size, Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    if config.format is ImageFormat.png:
+        image.save(buffer, "PNG")
+    else:
+        image.save(buffer, "JPEG", quality=config.quality, subsampling=0)
+    return buffer.getvalue()
+
+
+def decode_bytes(data: bytes) -> np.ndarray:
+    with Image.open(io.BytesIO(data)) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+# ---------------------------------------------------------------- writing
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[IO[bytes]]:
+    """A binary file that appears under its name only when complete; on any failure nothing is left."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    with atomic(path) as file:
+        file.write(json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False).encode() + b"\n")
+
+
+def write_lines(path: Path, rows: Iterable[Mapping]) -> None:
+    with atomic(path) as file:
+        for row in rows:
+            file.write(json_line(row))
+
+
+def json_line(row: Mapping) -> bytes:
+    return json.dumps(row, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+
+
+def write_shard(path: Path, samples: Iterable[Sample]) -> list[dict]:
+    """Write one tar and return its index rows: the sample's rows with shard, key, and each picture's place, checksum and size."""
+    index: list[dict] = []
+    with atomic(path) as file, tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for sample in samples:
+            if not KEY.fullmatch(sample.key) or not all(MEMBER.fullmatch(name) for name in sample.images):
+                raise ValueError(f"shard key {sample.key!r} and picture names may hold 0-9, a-z and _ only")
+            places = {}
+            for name, data in sorted(sample.images.items()):
+                width, height = Image.open(io.BytesIO(data)).size
+                offset = _add(tar, f"{sample.key}.{name}", data)
+                digest = sha256(data).hexdigest()
+                places[name] = {"name": name, "offset": offset, "size": len(data), "sha256": digest, "width": width, "height": height}
+            _add(tar, f"{sample.key}.json", json.dumps(sample.rows, ensure_ascii=False, separators=(",", ":")).encode())
+            index += [{**row, "shard": path.name, "key": sample.key, "images": [places[n] for n in row["images"]]} for row in sample.rows]
+    return index
+
+
+def _add(tar: tarfile.TarFile, name: str, data: bytes) -> int:
+    """Append one member with nothing but its name and content; returns where the content starts."""
+    info = tarfile.TarInfo(name)
+    info.size = len(data)
+    info.mode = 0o644
+    start = tar.offset + HEADER
+    tar.addfile(info, io.BytesIO(data))
+    return start
+
+
+def shard_name(split: str, number: int) -> str:
+    return f"{split}-{number:06d}.tar"
+
+
+def finish_set(out: Path, index: Iterable[Mapping], facts: Mapping[str, Any]) -> None:
+    """Write index and manifest behind finished shards; the manifest comes last and marks the set as complete.
+
+    `facts` go into the manifest: config, config_hash, source, licence, rejects.
+    """
+    counts: dict[str, int] = {}
+    shards: dict[str, None] = {}
+
+    def counted() -> Iterator[Mapping]:
+        for row in index:
+            counts[row["split"]] = counts.get(row["split"], 0) + 1
+            shards[row["shard"]] = None
+            yield row
+
+    write_lines(out / INDEX, counted())
+    manifest = {
+        "schema": SCHEMA,
+        **facts,
+        "rows": dict(sorted(counts.items())),
+        "shards": {name: file_sha256(out / name) for name in sorted(shards)},
+        "index_sha256": file_sha256(out / INDEX),
+        "tools": {name: version(name) for name in TOOLS},
+    }
+    write_json(out / MANIFEST, manifest)
+
+
+def write_set(out: Path, splits: Mapping[str, Sequence[Sample]], groups_per_shard: int, facts: Mapping[str, Any]) -> None:
+    """A whole data set by one process, for sets made from other files than captures (SAT); `out` must be new or empty."""
+    if out.exists() and any(out.iterdir()):
+        raise UserError(f"{out} is not empty: give a new folder, or remove it first.")
+    out.mkdir(parents=True, exist_ok=True)
+    index: list[dict] = []
+    for split, samples in splits.items():
+        for number, start in enumerate(range(0, len(samples), groups_per_shard)):
+            index += write_shard(out / shard_name(split, number), samples[start : start + groups_per_shard])
+    finish_set(out, index, facts)
+
+
+def file_sha256(path: Path) -> str:
+    digest = sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+# ---------------------------------------------------------------- reading
+
+
+class ShardFiles:
+    """The shards of one folder, open for reading. Safe to pickle and to share between processes: a read is one pread at a known offset."""
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+        self._files: dict[str, IO[bytes]] = {}
+
+    def images(self, row: Mapping) -> list[np.ndarray]:
+        """The row's pictures in order, uint8 (H, W, 3); a picture that is not what was written raises OSError with its key."""
+        return [decode_bytes(self._read(row, place)) for place in row["images"]]
+
+    def _read(self, row: Mapping, place: Mapping) -> bytes:
+        data = os.pread(self._file(row["shard"]).fileno(), place["size"], place["offset"])
+        if sha256(data).hexdigest() != place["sha256"]:
+            raise OSError(f"{self.root / row['shard']}: picture {row['key']}.{place['name']} is not what was written; rebuild the set")
+        return data
+
+    def _file(self, shard: str) -> IO[bytes]:
+        if shard not in self._files:
+            self._files[shard] = (self.root / shard).open("rb", buffering=0)
+        return self._files[shard]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_files": {}}
+
+
+class ShardSet(ShardFiles):
+    """Map-style reader of one split of a finished data set; raises UserError when the set or the split is not there."""
+
+    def __init__(self, root: str | Path, split: str) -> None:
+        super().__init__(root)
+        self.split = split
+        if not (self.root / MANIFEST).is_file():
+            raise UserError(f"data set {self.root} is missing or unfinished (no {MANIFEST}): build it first, or give another folder.")
+        self.manifest: dict[str, Any] = json.loads((self.root / MANIFEST).read_text(encoding="utf-8"))
+        with (self.root / INDEX).open(encoding="utf-8") as file:
+            self.rows: list[dict] = [row for row in map(json.loads, file) if row["split"] == split]
+        if not self.rows:
+            raise UserError(f"data set {self.root} has no split {split!r}: it has {', '.join(self.manifest['rows']) or 'no rows at all'}.")
+
+    def __len__(self) -> int:
+        return len(self.rows)
