@@ -174,7 +174,7 @@ def _is_capture(folder: Path) -> bool:
 
 def _capture_folders(root: Path, depth: int) -> list[str]:
     with os.scandir(root) as entries:
-        folders = [entry.name for entry in entries if entry.is_dir()]
+        folders = [entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
     if depth > 1:
         return [f"{name}/{below}" for name in folders for below in _capture_folders(root / name, depth - 1)]
     return [name for name in folders if _is_capture(root / name)]
