@@ -54,17 +54,22 @@ def grouped_attention(
 ) -> tuple[torch.Tensor, None]:
     """Full attention inside each segment of a packed (1, heads, S, d) sequence; equally long segments run as one batch."""
     lengths = cu_seq_lens_q.diff()
+    distinct = lengths.unique().tolist()
+    if len(distinct) == 1:
+        return _attend(query, key, value, distinct[0], scaling)[None], None
     segment_length = lengths.repeat_interleave(lengths)
     out = torch.empty_like(query[0].transpose(0, 1))  # (S, heads, d)
-    distinct = lengths.unique().tolist()
     for length in distinct:
-        chosen = slice(None) if len(distinct) == 1 else (segment_length == length).nonzero()[:, 0]
-        q, k, v = (x[0][:, chosen].unflatten(1, (-1, length)).transpose(0, 1) for x in (query, key, value))
-        attended = scaled_dot_product_attention(q, k, v, scale=scaling).transpose(1, 2).flatten(0, 1)
-        if len(distinct) == 1:
-            return attended[None], None
-        out = out.index_put((chosen,), attended)
+        chosen = (segment_length == length).nonzero()[:, 0]
+        part = _attend(query[:, :, chosen], key[:, :, chosen], value[:, :, chosen], length, scaling)
+        out = out.index_copy(0, chosen, part)
     return out[None], None
+
+
+def _attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, length: int, scaling: float) -> torch.Tensor:
+    """(S, heads, d) from (1, heads, S, d) made of segments of one length."""
+    q, k, v = (x[0].unflatten(1, (-1, length)).transpose(0, 1) for x in (query, key, value))
+    return scaled_dot_product_attention(q, k, v, scale=scaling).transpose(1, 2).flatten(0, 1)
 
 
 AttentionInterface.register(VISION_ATTENTION, grouped_attention)

@@ -49,9 +49,12 @@ class TokenLogprobs:
 class Policy(nn.Module):
     """A vision-language model with switchable trainable parts, optional LoRA, and an optional reference."""
 
+    model: Any
+    reference: Any
+
     def __init__(
         self,
-        model: nn.Module,
+        model: Any,
         config: ModelConfig,
         *,
         image_mean: tuple[float, float, float],
@@ -70,7 +73,7 @@ class Policy(nn.Module):
         self.hf_config: PretrainedConfig = hf_config
         self.reference_kind = reference
         _prepare_vision(model)
-        self.reference: nn.Module | None = None
+        self.reference = None
         if reference is Reference.frozen_copy:
             self.reference = copy.deepcopy(model).requires_grad_(False).eval()
         self.model = _with_lora(model, config) if config.lora.enabled else model
@@ -271,8 +274,8 @@ def _score_chunk(
     hidden: torch.Tensor,
     target: torch.Tensor,
     reference_hidden: torch.Tensor | None,
-    head: nn.Module,
-    reference_head: nn.Module | None,
+    head: Any,
+    reference_head: Any,
     temperature: float,
     entropy: bool,
 ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
@@ -286,7 +289,7 @@ def _score_chunk(
         with torch.no_grad():
             nats = -(log_p.exp() * log_p).sum(-1)
     kl = None
-    if reference_hidden is not None and reference_head is not None:
+    if reference_hidden is not None:
         log_q = (reference_head(reference_hidden).float() / temperature).log_softmax(-1)
         kl = (log_p.exp() * (log_p - log_q)).sum(-1)
     return log_p.gather(-1, target[:, None])[:, 0], nats, kl
@@ -321,7 +324,7 @@ def _embed_patches(embed: Any, pixels: torch.Tensor) -> torch.Tensor:
     return nn.functional.linear(pixels.to(weight.dtype), weight.flatten(1), embed.proj.bias)
 
 
-def _with_lora(model: nn.Module, config: ModelConfig) -> nn.Module:
+def _with_lora(model: Any, config: ModelConfig) -> Any:
     """Adapters on the linear layers of the parts that train; everything else is frozen."""
     from peft import LoraConfig, get_peft_model
 

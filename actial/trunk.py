@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -90,7 +91,8 @@ class TrunkBatch:
         return int((self.trunk_of != PAD_SEGMENT).sum())
 
     def to(self, device: torch.device | str) -> TrunkBatch:
-        moved = {f.name: v.to(device) for f in fields(self) if isinstance(v := getattr(self, f.name), torch.Tensor)}
+        tensors = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "uids"}
+        moved: dict[str, Any] = {name: tensor.to(device) for name, tensor in tensors.items()}
         return replace(self, **moved)
 
 

@@ -1,0 +1,181 @@
+"""Losses on token log-probabilities: plain functions of tensors, one code path for every variant.
+
+Every loss is a weighted sum over scored tokens, and the weights come from denominators of the whole optimiser step, known
+before its first micro-batch. Summing over micro-batches therefore gives the same loss and gradient however the step is
+split. Metrics are additive in the same way. Axes: N scored tokens, B branches (completions), P groups (prompts).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from actial.config import GRPOConfig, ImportanceSampling, KLEstimator, KLGradient, KLPlace, LossType
+
+Metrics = dict[str, torch.Tensor]
+MAX_LOG_RATIO = 20.0  # e^20 lies beyond every cap; exp of more overflows, and 0 * inf is NaN in the backward pass
+SAPO_TEMPERATURE = (1.0, 1.05)  # positive and negative advantages, https://arxiv.org/abs/2511.20347
+
+
+@dataclass(slots=True, kw_only=True)
+class Denominators:
+    """Counts over the whole optimiser step (all micro-batches, all ranks); branches without a scored token do not count."""
+
+    tokens: float
+    sequences: float
+    groups: float
+
+    @classmethod
+    def count(cls, branch_index: torch.Tensor, group_of_branch: torch.Tensor) -> Denominators:
+        lengths = branch_index.bincount(minlength=len(group_of_branch))
+        groups = group_of_branch[lengths > 0].unique()
+        return cls(tokens=float(lengths.sum()), sequences=float((lengths > 0).sum()), groups=float(len(groups)))
+
+    def __add__(self, other: Denominators) -> Denominators:
+        return Denominators(
+            tokens=self.tokens + other.tokens,
+            sequences=self.sequences + other.sequences,
+            groups=self.groups + other.groups,
+        )
+
+
+@dataclass(slots=True, kw_only=True)
+class Scores:
+    """What one micro-batch gives to the policy gradient. All log-probabilities are under the sampling temperature."""
+
+    logprobs: torch.Tensor  # (N,) with gradient
+    branch_index: torch.Tensor  # (N,)
+    group_of_branch: torch.Tensor  # (B,)
+    advantages: torch.Tensor  # (B,)
+    old_logprobs: torch.Tensor | None = None  # (N,) trainer's, before the first update on these rollouts; None = on-policy
+    sampler_logprobs: torch.Tensor | None = None  # (N,) the engine's own
+    reference_logprobs: torch.Tensor | None = None  # (N,)
+    exact_kl: torch.Tensor | None = None  # (N,) full-vocabulary KL to the reference, with gradient
+
+
+def masked_nll(logprobs: torch.Tensor, tokens: float) -> torch.Tensor:
+    """Mean negative log-likelihood over the step's `tokens` scored tokens; micro-batch results add up."""
+    return -logprobs.sum() / tokens
+
+
+def policy_gradient(scores: Scores, config: GRPOConfig, denominators: Denominators) -> tuple[torch.Tensor, Metrics]:
+    """Clipped surrogate plus KL penalty, for any `config.loss`; returns (scalar loss, additive detached metrics)."""
+    weights = token_weights(scores.branch_index, scores.group_of_branch, denominators, config)
+    old = scores.logprobs.detach() if scores.old_logprobs is None else scores.old_logprobs
+    log_ratio = (scores.logprobs - old).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+    advantage = scores.advantages[scores.branch_index]
+    values, clipped = _surrogate(scores, log_ratio, advantage, config)
+    per_token = 1.0 / denominators.tokens
+    metrics = {
+        "clip_fraction": clipped.float().sum() * per_token,
+        "ratio": log_ratio.detach().exp().sum() * per_token,
+    }
+    if scores.sampler_logprobs is not None:
+        gap = (old - scores.sampler_logprobs).abs()
+        metrics["logprob_gap"] = gap.sum() * per_token
+        if config.importance is not ImportanceSampling.off:
+            correction = importance_weights(old - scores.sampler_logprobs, scores.branch_index, config)
+            values = values * correction
+            metrics["importance_weight"] = correction.sum() * per_token
+    if config.kl.estimator is not KLEstimator.none and (scores.reference_logprobs is not None or scores.exact_kl is not None):
+        kl = kl_penalty(scores, config.kl.estimator, config.kl.gradient, log_ratio.detach().exp())
+        metrics["kl"] = kl.detach().sum() * per_token
+        if config.kl.place is KLPlace.loss:
+            values = values + config.kl.beta * kl
+    loss = (weights * values).sum()
+    return loss, metrics | {"loss": loss.detach()}
+
+
+def token_weights(
+    branch_index: torch.Tensor, group_of_branch: torch.Tensor, denominators: Denominators, config: GRPOConfig
+) -> torch.Tensor:
+    """(N,) share of each token in the loss.
+
+    grpo, gspo, sapo: mean over completions of the token mean. dapo, cispo: token mean of the whole step. bnpo: token mean of each
+    group, then the mean over groups (the group is the one "local batch" that no split can change). dr_grpo: a constant,
+    completions times the length limit, so that long answers are not favoured (https://arxiv.org/abs/2503.20783).
+    """
+    ones = torch.ones_like(branch_index, dtype=torch.float32)
+    if config.loss in (LossType.dapo, LossType.cispo):
+        return ones / denominators.tokens
+    if config.loss is LossType.dr_grpo:
+        return ones / (denominators.sequences * config.max_tokens)
+    lengths_B = branch_index.bincount(minlength=len(group_of_branch))
+    if config.loss is LossType.bnpo:
+        tokens_P = torch.zeros(int(group_of_branch.max()) + 1, device=lengths_B.device, dtype=torch.long)
+        tokens_P.index_add_(0, group_of_branch, lengths_B)
+        return ones / (tokens_P[group_of_branch][branch_index] * denominators.groups)
+    return ones / (lengths_B[branch_index] * denominators.sequences)
+
+
+def _surrogate(
+    scores: Scores, log_ratio: torch.Tensor, advantage: torch.Tensor, config: GRPOConfig
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(N,) negated surrogate objective, and which tokens the clip holds back."""
+    if config.loss is LossType.gspo:  # one ratio per completion, the geometric mean (https://arxiv.org/abs/2507.18071)
+        log_ratio = branch_mean(log_ratio, scores.branch_index, len(scores.group_of_branch))[scores.branch_index]
+    ratio = log_ratio.exp()
+    low, high = 1.0 - config.clip_low, 1.0 + config.clip_high
+    outside = ((ratio > high) & (advantage > 0)) | ((ratio < low) & (advantage < 0))
+    if config.loss is LossType.cispo:  # clip the weight, keep every token's gradient (https://arxiv.org/abs/2506.13585)
+        return -ratio.detach().clamp(max=high) * advantage * scores.logprobs, (ratio > high).detach()
+    if config.loss is LossType.sapo:  # a smooth gate in place of the clip
+        positive, negative = SAPO_TEMPERATURE
+        tau = torch.where(advantage > 0, positive, negative)
+        return -torch.sigmoid(tau * (ratio - 1.0)) * (4.0 / tau) * advantage, outside.detach()
+    values = torch.maximum(-ratio * advantage, -ratio.clamp(low, high) * advantage)
+    if config.dual_clip is not None:  # bounds the push away from a bad token that has become likely (verl's dual clip)
+        bound = -config.dual_clip * advantage
+        outside = outside | ((advantage < 0) & (values > bound))
+        values = torch.where(advantage < 0, torch.minimum(values, bound), values)
+    return values, outside.detach()
+
+
+def kl_penalty(scores: Scores, estimator: KLEstimator, gradient: KLGradient, ratio: torch.Tensor) -> torch.Tensor:
+    """(N,) estimates of KL(policy || reference) on sampled tokens; `ratio` (N,) corrects off-policy samples.
+
+    The value is the estimator's (http://joschu.net/blog/kl-approx.html). Its gradient as it stands (plain) is not that of the KL except
+    for k2 and full: k1's is zero in expectation and k3's is that of KL(reference || policy). `unbiased` keeps the value and
+    takes the gradient from k2, weighted by the ratio (https://github.com/huggingface/trl/issues/4967).
+    """
+    if estimator is KLEstimator.full:
+        if scores.exact_kl is None:
+            raise ValueError("the full-vocabulary KL needs Scores.exact_kl")
+        return scores.exact_kl
+    if scores.reference_logprobs is None:
+        raise ValueError(f"the {estimator.value} estimator needs Scores.reference_logprobs")
+    difference = (scores.reference_logprobs - scores.logprobs).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+    half_square = 0.5 * difference.square()
+    value = {
+        KLEstimator.k1: -difference,
+        KLEstimator.abs: difference.abs(),
+        KLEstimator.k2: half_square,
+        KLEstimator.k3: difference.exp() - difference - 1.0,
+    }[estimator]
+    if gradient is KLGradient.plain:
+        return value
+    return value.detach() + ratio * (half_square - half_square.detach())
+
+
+def importance_weights(gap: torch.Tensor, branch_index: torch.Tensor, config: GRPOConfig) -> torch.Tensor:
+    """(N,) trainer over sampler probability, from the log-probability gap (N,), cut at `config.importance_cap`.
+
+    truncate: at most the cap. mask: 0 outside [1 / cap, cap]. sequence: the geometric mean over the completion, so that long
+    answers are not discarded for their length (https://github.com/huggingface/trl/issues/4772).
+    """
+    kind = config.importance
+    if kind in (ImportanceSampling.sequence_truncate, ImportanceSampling.sequence_mask):
+        count = int(branch_index.max()) + 1 if len(branch_index) else 0
+        gap = branch_mean(gap, branch_index, count)[branch_index]
+    weight = gap.detach().clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
+    cap = config.importance_cap
+    if kind in (ImportanceSampling.token_truncate, ImportanceSampling.sequence_truncate):
+        return weight.clamp(max=cap)
+    return torch.where((weight >= 1.0 / cap) & (weight <= cap), weight, 0.0)
+
+
+def branch_mean(values: torch.Tensor, branch_index: torch.Tensor, num_branches: int) -> torch.Tensor:
+    """(B,) mean of each branch's tokens; 0 for a branch without any."""
+    sums = values.new_zeros(num_branches).index_add(0, branch_index, values)
+    return sums / branch_index.bincount(minlength=num_branches).clamp(min=1)
