@@ -20,7 +20,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from actial.config import register
@@ -35,7 +35,9 @@ class Exit(SystemExit):
     """The end of the process with an exit code of this module, its message already printed."""
 
 
-def hydra_command(config_name: str, *, folder_key: str, plus: tuple[str, ...] = ()) -> Callable[[Callable[[Any], None]], Callable[[], None]]:
+def hydra_command(
+    config_name: str, *, folder_key: str, plus: tuple[str, ...] = ()
+) -> Callable[[Callable[[Any], None]], Callable[[], None]]:
     """Decorate `run(config)` into the command line of conf/<config_name>.yaml, whose first default is its schema.
 
     `folder_key` names the config's output folder; in a multirun each job gets a subfolder of it, named by its overrides.
@@ -60,7 +62,7 @@ def hydra_command(config_name: str, *, folder_key: str, plus: tuple[str, ...] = 
             words = sys.argv[1:]
             with errors_reported([]):
                 if "--help" in words or "-h" in words:
-                    print(help_text(config_name, plus, run.__doc__ or "", [word for word in words if not word.startswith("-")]))
+                    print(help_text(config_name, plus, run.__doc__ or ""))
                     return
                 os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises what it would print, and errors_reported says it in a sentence
                 hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
@@ -70,22 +72,20 @@ def hydra_command(config_name: str, *, folder_key: str, plus: tuple[str, ...] = 
     return decorate
 
 
-def help_text(config_name: str, plus: tuple[str, ...], about: str, overrides: list[str]) -> str:
-    """What --help prints: the command, the choices of each group, the settings as composed with `overrides`.
+def help_text(config_name: str, plus: tuple[str, ...], about: str) -> str:
+    """What --help prints: the command and the choices of each group, read from the defaults list.
 
-    Hydra's own page takes three seconds, because it opens every group anew.
+    Hydra's own page takes three seconds, because it opens every group anew, and fails where a choice is mandatory.
     """
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        config = hydra.compose(config_name, overrides, return_hydra_config=True)
-    chosen = {group: name for group, name in config.hydra.runtime.choices.items() if not group.startswith("hydra/")}
-    chosen = {f"+{group}": chosen.get(group) for group in plus} | {group: name for group, name in sorted(chosen.items()) if group not in plus}
-    lines = [inspect.cleandoc(about), "", "choices (group=name), in brackets the one in use:"]
+    chosen: dict[str, str | None] = {f"+{group}": None for group in plus}
+    for entry in OmegaConf.load(CONF / f"{config_name}.yaml").defaults:
+        if isinstance(entry, DictConfig) and not any(str(key).startswith("override ") for key in entry):
+            chosen |= {str(key): None if OmegaConf.is_missing(entry, key) else str(entry[key]) for key in entry}
+    lines = [inspect.cleandoc(about), "", "choices (group=name), in brackets the default:"]
     for group, used in chosen.items():
         names = sorted(path.stem for path in (CONF / group.lstrip("+").partition("@")[0]).glob("*.yaml"))
         lines.append(f"  {group}: " + ", ".join(f"[{name}]" if name == used else name for name in names))
-    with open_dict(config):
-        del config["hydra"]
-    return "\n".join([*lines, "", "settings (key=value):", OmegaConf.to_yaml(config)])
+    return "\n".join([*lines, "", "Add --cfg job to see every setting (key=value) as composed, -m and comma lists to sweep."])
 
 
 def typed(raw: DictConfig) -> Any:

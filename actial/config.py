@@ -17,7 +17,6 @@ from omegaconf import MISSING, OmegaConf
 
 from actial.validation import num, reject
 
-
 # ---------------------------------------------------------------- model
 
 

@@ -1,10 +1,10 @@
 """The run folder: opened, resumed or refused; what it records is a function of the config alone, but for timings.jsonl.
 
-    config.yaml     the resolved config; a folder that holds another one is refused
-    passport.json   versions, commit, hashes of data and prompts, parity figures
-    metrics.jsonl   one row per logged step, no clock in it: two runs with one seed write the same bytes
-    timings.jsonl   seconds and rates of the same steps
-    results.json    written last; its presence means that the run is finished
+- config.yaml: the resolved config; a folder that holds another one is refused
+- passport.json: versions, commit, hashes of data and prompts, parity figures
+- metrics.jsonl: one row per logged step, no clock in it, so that two runs with one seed write the same bytes
+- timings.jsonl: seconds and rates of the same steps
+- results.json: written last; its presence means that the run is finished
 """
 
 from __future__ import annotations
