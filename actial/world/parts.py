@@ -125,8 +125,8 @@ class Model:
         """An ellipsoid."""
         polar = np.pi * np.arange(1, rings) / rings
         angle = 2 * np.pi * np.arange(sides) / sides
-        p, a = np.meshgrid(polar, angle, indexing="ij")
-        body = np.stack([np.sin(p) * np.cos(a), np.sin(p) * np.sin(a), np.cos(p)], -1)
+        down, round_ = np.meshgrid(polar, angle, indexing="ij")
+        body = np.stack([np.sin(down) * np.cos(round_), np.sin(down) * np.sin(round_), np.cos(down)], -1)
         v = np.concatenate([body.reshape(-1, 3), [(0, 0, 1), (0, 0, -1)]]) * np.broadcast_to(radii, 3) + np.asarray(centre, float)
         i, j = np.arange(sides), (np.arange(sides) + 1) % sides
         faces = [np.stack((np.full(sides, len(v) - 2), i, j), 1)]
