@@ -1,0 +1,215 @@
+"""A finished or running stage's figures -> report.html: one file, no network, readable on paper.
+
+results.json, all parts optional but `sets`:
+
+    meta         {name: value}; "title" and "subtitle" head the page, the rest is listed at its end
+    models       names in display order, e.g. ["base", "sft", "grpo"]; by default the order in which `sets` has them
+    sets         {set: {model: set_results(...)}}
+    chance       {set: share} what guessing among the options scores
+    diagnostics  {set: {model: diagnostics.diagnose(...)}}
+    examples     {set: sample_answers(...)}; image paths are relative to the run folder
+
+metrics.jsonl: rows {"stage": .., "step": .., name: number, ..}.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from PIL import Image
+
+from actial import plots, scoring
+from actial.errors import UserError
+from actial.hashing import hash_int
+from actial.scoring import Prediction
+from actial.types import Example
+
+ASSETS = Path(__file__).parent / "assets"
+ABSENT = "\N{EN DASH}"
+SHOWN_CHARACTERS = 4000  # of one answer's text
+
+
+# ---------------------------------------------------------------- what goes into results.json
+
+
+def set_results(predictions: Sequence[Prediction], *, joint_size: int = 3) -> dict[str, Any]:
+    """One model on one set: overall, by type, joint over the questions of a pair, unread and cut shares, form, length; JSON values."""
+    overall = scoring.accuracy(predictions)
+    result: dict[str, Any] = {
+        "overall": overall.to_json(),
+        "by_type": {name: cell.to_json() for name, cell in scoring.accuracy_by(predictions, "type").items()},
+        "unparsed": overall.unparsed,
+        "truncated": overall.truncated,
+        "format": sum(p.format_ok for p in predictions) / max(1, len(predictions)),
+    }
+    pairs = scoring.joint(predictions, joint_size)
+    if pairs.n:
+        result["joint"] = pairs.to_json()
+    if lengths := [p.tokens for p in predictions if p.tokens is not None]:
+        result["tokens"] = sum(lengths) / len(lengths)
+    return result
+
+
+def sample_answers(
+    run_dir: Path | str, set_name: str, examples: Sequence[Example], predictions: dict[str, Sequence[Prediction]], count: int = 6
+) -> list[dict[str, Any]]:
+    """The first questions of `count` examples drawn by hash, with every model's answer; their images are written to run_dir/samples."""
+    folder = Path(run_dir) / "samples"
+    folder.mkdir(parents=True, exist_ok=True)
+    by_uid = {model: {p.uid: p for p in rows} for model, rows in predictions.items()}
+    drawn = sorted(range(len(examples)), key=lambda i: hash_int("sample", set_name, i))[:count]
+    cards = []
+    for index in drawn:
+        example = examples[index]
+        question = example.questions[hash_int("sample", example.uid) % len(example.questions)]
+        paths = []
+        for i, image in enumerate(example.images):
+            path = folder / f"{set_name}-{index:06d}-{i}.png".replace("/", "_")
+            Image.fromarray(image).save(path.with_suffix(".tmp"), format="png")
+            os.replace(path.with_suffix(".tmp"), path)
+            paths.append(str(path.relative_to(run_dir)))
+        found = {model: rows[question.uid] for model, rows in by_uid.items() if question.uid in rows}
+        answers = {
+            m: {"text": p.text[:SHOWN_CHARACTERS], "choice": p.choice, "outcome": p.outcome, "hit": p.hit == 1} for m, p in found.items()
+        }
+        truth = f"{question.answer_letter}: {question.options[question.answer_index]}"
+        cards.append({"uid": question.uid, "images": paths, "question": question.text, "answer": truth, "answers": answers})
+    return cards
+
+
+# ---------------------------------------------------------------- the page
+
+
+def write_report(run_dir: Path | str) -> Path:
+    """Read results.json and metrics.jsonl of a run and write report.html beside them.
+
+    Raises:
+        UserError: results.json is missing.
+    """
+    run_dir = Path(run_dir)
+    if not (run_dir / "results.json").exists():
+        raise UserError(f"{run_dir} has no results.json to report on: give a folder that actial.train or actial.evaluate has finished.")
+    results = json.loads((run_dir / "results.json").read_text())
+    log = run_dir / "metrics.jsonl"
+    metrics = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    path = run_dir / "report.html"
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(render_report(results, metrics, run_dir))
+    os.replace(temporary, path)
+    return path
+
+
+def render_report(results: dict[str, Any], metrics: Sequence[dict[str, Any]], run_dir: Path) -> str:
+    meta = dict(results.get("meta", {}))
+    models = results.get("models") or list(dict.fromkeys(model for found in results["sets"].values() for model in found))
+    heads = {model: {"label": plots.label(model), "colour": plots.colour(i)} for i, model in enumerate(models)}
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+    template = environment.from_string((ASSETS / "report.html.j2").read_text())
+    examples = [{"name": name, "cards": [_card(c, heads, run_dir) for c in cards]} for name, cards in results.get("examples", {}).items()]
+    return template.render(
+        title=meta.pop("title", "Results"),
+        subtitle=meta.pop("subtitle", ""),
+        tiles=_tiles(results["sets"], heads),
+        forest=plots.forest(results["sets"], models, results.get("chance", {})),
+        chance_shown=bool(results.get("chance")),
+        tables=[_set_table(name, found, heads) for name, found in results["sets"].items()],
+        curves=plots.curves(metrics),
+        diagnostics=[
+            _diagnostics_table(name, found, heads) for name, found in results.get("diagnostics", {}).items() if any(found.values())
+        ],
+        examples=[group for group in examples if group["cards"]],
+        meta=list(meta.items()),
+        pixelated=True,
+    )
+
+
+def percent(value: float | None) -> str:
+    return ABSENT if value is None else f"{100 * value:.1f}".replace("-", "\N{MINUS SIGN}")
+
+
+def _shown(cell: dict[str, Any] | None) -> dict[str, Any]:
+    if not cell or cell.get("n") == 0:
+        return {"value": ABSENT, "interval": "", "best": False}
+    return {"value": percent(cell["value"]), "interval": f"{percent(cell['low'])} to {percent(cell['high'])}", "best": False}
+
+
+def _row(name: str, cells: list[dict[str, Any] | None], kind: str = "") -> dict[str, Any]:
+    shown = [_shown(cell) for cell in cells]
+    present = [cell for cell in cells if cell]
+    clear = [max(present, key=lambda c: c["value"])] if len(present) > 1 else []
+    for entry, cell in zip(shown, cells, strict=True):
+        entry["best"] = any(cell is c and all(c is o or c["low"] > o["value"] for o in present) for c in clear)
+    return {"name": name, "kind": kind, "n": "/".join(sorted({str(c["n"]) for c in present if "n" in c})), "cells": shown}
+
+
+def _plain_row(name: str, values: list[str]) -> dict[str, Any]:
+    return {"name": name, "kind": "minor", "n": "", "cells": [{"value": value, "interval": "", "best": False} for value in values]}
+
+
+def _tiles(sets: dict[str, Any], heads: dict[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {"name": name, "steps": [heads[m] | {"value": percent(found[m]["overall"]["value"])} for m in heads if m in found]}
+        for name, found in sets.items()
+    ]
+
+
+def _set_table(name: str, found: dict[str, Any], heads: dict[str, Any]) -> dict[str, Any]:
+    columns = [found.get(model) or {} for model in heads]
+    rows = [_row("all questions", [c.get("overall") for c in columns], "main")]
+    if any("joint" in c for c in columns):
+        rows.append(_row("all questions of a pair right", [c.get("joint") for c in columns], "main"))
+    kinds = sorted({kind for c in columns for kind in c.get("by_type", {})})
+    if len(kinds) > 1:
+        rows += [_row(kind.replace("_", " "), [c.get("by_type", {}).get(kind) for c in columns]) for kind in kinds]
+    for key, label in (("unparsed", "unread answers"), ("truncated", "of these, cut before the answer"), ("format", "think/answer form")):
+        rows.append(_plain_row(label, [percent(c.get(key)) for c in columns]))
+    if any("tokens" in c for c in columns):
+        rows.append(_plain_row("tokens per answer", [f"{c['tokens']:.0f}" if "tokens" in c else ABSENT for c in columns]))
+    return {"name": name, "heads": list(heads.values()), "rows": rows}
+
+
+PAIRED = (
+    ("swap", "swapped photos"),
+    ("mirror", "mirrored photos"),
+    ("options", "reordered options"),
+    ("three questions", "three questions agree"),
+)
+
+
+def _diagnostics_table(name: str, found: dict[str, Any], heads: dict[str, Any]) -> dict[str, Any]:
+    columns = [found.get(model) or {} for model in heads]
+    rows = [_row("accuracy", [c.get("accuracy") for c in columns], "main")]
+    for key, label in PAIRED:
+        rows.append(_row(f"{label}: consistent", [c.get(key, {}).get("consistent") for c in columns]))
+        rows.append(_row("… and right", [c.get(key, {}).get("consistent_right") for c in columns], "minor"))
+    rows += _nested("by angle", "{} degrees apart", columns)
+    rows += _nested("shortcuts", "shortcut: {}", columns)
+    rows.append(_row("accuracy above the best shortcut", [c.get("above best shortcut") for c in columns], "main"))
+    drops = [c.get("visual dependence") for c in columns]
+    if any(drops):
+        texts = [f"{d['value']:.2f} nats" if d else ABSENT for d in drops]
+        rows.append(_plain_row("log-probability lost when photos turn grey", texts))
+    return {"name": name, "heads": list(heads.values()), "rows": rows}
+
+
+def _nested(key: str, pattern: str, columns: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    names = dict.fromkeys(name for c in columns for name in c.get(key, {}))
+    return [_row(pattern.format(name), [c.get(key, {}).get(name) for c in columns]) for name in names]
+
+
+def _card(card: dict[str, Any], heads: dict[str, Any], run_dir: Path) -> dict[str, Any]:
+    images = [f"data:image/png;base64,{base64.b64encode((run_dir / path).read_bytes()).decode()}" for path in card["images"]]
+    unread = defaultdict(lambda: "not readable", truncated="cut before the answer")
+    replies = [
+        heads[m] | a | {"choice": a["choice"] or unread[a["outcome"]], "text": a["text"] or "(empty)"}
+        for m, a in card["answers"].items()
+        if m in heads
+    ]
+    return card | {"images": images, "replies": replies}
