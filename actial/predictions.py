@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from actial.errors import UserError
+from actial.files import write_json
 from actial.grading import LETTERS, Compat, grade
 from actial.scoring import Prediction
 from actial.types import Example, FinishReason, Question
@@ -122,11 +123,3 @@ def read_predictions(path: Path | str, *, repair: bool = False) -> list[Predicti
         except (ValueError, TypeError):
             raise UserError(f"{path} line {number} is not a prediction of this version: remove that line or give another folder.") from None
     return rows
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
-    os.replace(temporary, path)

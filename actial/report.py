@@ -4,6 +4,7 @@ results.json, all parts optional but `sets`:
 
     meta         {name: value}; "title" and "subtitle" head the page, the rest is listed at its end
     models       names in display order, e.g. ["base", "sft", "grpo"]; by default the order in which `sets` has them
+    set_names    sets in display order; by default as in `sets`
     sets         {set: {model: set_results(...)}}
     chance       {set: share} what guessing among the options scores
     diagnostics  {set: {model: diagnostics.diagnose(...)}}
@@ -16,7 +17,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,7 +27,9 @@ from PIL import Image
 
 from actial import plots, scoring
 from actial.errors import UserError
+from actial.files import atomic, write_text
 from actial.hashing import hash_int
+from actial.runs import RowLog
 from actial.scoring import Prediction
 from actial.types import Example
 
@@ -72,8 +74,8 @@ def sample_answers(
         paths = []
         for i, image in enumerate(example.images):
             path = folder / f"{set_name}-{index:06d}-{i}.png".replace("/", "_")
-            Image.fromarray(image).save(path.with_suffix(".tmp"), format="png")
-            os.replace(path.with_suffix(".tmp"), path)
+            with atomic(path) as file:
+                Image.fromarray(image).save(file, format="png")
             paths.append(str(path.relative_to(run_dir)))
         found = {model: rows[question.uid] for model, rows in by_uid.items() if question.uid in rows}
         answers = {
@@ -97,18 +99,15 @@ def write_report(run_dir: Path | str) -> Path:
     if not (run_dir / "results.json").exists():
         raise UserError(f"{run_dir} has no results.json to report on: give a folder that actial.train or actial.evaluate has finished.")
     results = json.loads((run_dir / "results.json").read_text())
-    log = run_dir / "metrics.jsonl"
-    metrics = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
     path = run_dir / "report.html"
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(render_report(results, metrics, run_dir))
-    os.replace(temporary, path)
+    write_text(path, render_report(results, RowLog(run_dir / "metrics.jsonl").rows(), run_dir))
     return path
 
 
 def render_report(results: dict[str, Any], metrics: Sequence[dict[str, Any]], run_dir: Path) -> str:
     meta = dict(results.get("meta", {}))
-    models = results.get("models") or list(dict.fromkeys(model for found in results["sets"].values() for model in found))
+    sets = {name: results["sets"][name] for name in results.get("set_names", results["sets"])}
+    models = results.get("models") or list(dict.fromkeys(model for found in sets.values() for model in found))
     heads = {model: {"label": plots.label(model), "colour": plots.colour(i)} for i, model in enumerate(models)}
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
     template = environment.from_string((ASSETS / "report.html.j2").read_text())
@@ -116,10 +115,10 @@ def render_report(results: dict[str, Any], metrics: Sequence[dict[str, Any]], ru
     return template.render(
         title=meta.pop("title", "Results"),
         subtitle=meta.pop("subtitle", ""),
-        tiles=_tiles(results["sets"], heads),
-        forest=plots.forest(results["sets"], models, results.get("chance", {})),
+        tiles=_tiles(sets, heads),
+        forest=plots.forest(sets, models, results.get("chance", {})),
         chance_shown=bool(results.get("chance")),
-        tables=[_set_table(name, found, heads) for name, found in results["sets"].items()],
+        tables=[_set_table(name, found, heads) for name, found in sets.items()],
         curves=plots.curves(metrics),
         diagnostics=[
             _diagnostics_table(name, found, heads) for name, found in results.get("diagnostics", {}).items() if any(found.values())

@@ -9,8 +9,8 @@ from scripted import ByteRenderer, FunctionSampler, letter_of, question
 
 from actial.errors import UserError
 from actial.evaluate import evaluate_examples
+from actial.files import write_json
 from actial.plots import curves
-from actial.predictions import write_json
 from actial.report import sample_answers, set_results, write_report
 from actial.types import Example, SamplingParams
 
