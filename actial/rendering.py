@@ -29,7 +29,7 @@ SYSTEM_PROMPTS = {
         "<think> your reasoning </think> <answer> your answer </answer>"
     ),
     # No placeholder text inside the tags: a model that repeats its instruction cannot be graded on it (paper 5, trap a).
-    SystemPrompt.clean: "You see in space. Unless told to reply with a letter only, think inside <think> tags, then put the letter inside <answer> tags.",
+    SystemPrompt.clean: "Reason inside <think> </think>, then give the letter inside <answer> </answer>.",
 }
 BANNED_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
 
