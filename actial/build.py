@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from enum import Enum
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from actial.cli import hydra_command
 from actial.config import BuildConfig
@@ -29,7 +29,6 @@ PARTS = ".build"  # folder of unfinished work inside `out`
 CHUNK = 64  # captures labelled by one task
 EXAMPLES = 5  # captures named per reason in rejects.json
 FREE_SETTINGS = ("out", "workers", "audit_pairs", "audit_classes")  # they change no byte of the shards
-Task = TypeVar("Task")
 
 
 # ---------------------------------------------------------------- pass 1: labels
@@ -194,20 +193,11 @@ def build(config: BuildConfig) -> None:
         print(f"{out} is already built with this configuration; nothing to do.")
         return
     references = open_source(config.source).captures()
-    with _claimed(out, {"config_hash": identity, "captures": sha256("\n".join(references).encode()).hexdigest()}):
-        parts = out / PARTS
-        chunks = [references[i : i + CHUNK] for i in range(0, len(references), CHUNK)]
-        labels = [parts / f"labels-{i:06d}.jsonl" for i in range(len(chunks))]
-        tasks = [(path, (label_chunk, config, chunk, path), len(chunk)) for path, chunk in zip(labels, chunks, strict=True)]
-        _run(config, "labels", tasks, "captures")
+    claim = {"config_hash": identity, "captures": sha256("\n".join(references).encode()).hexdigest()}
+    with _claimed(out, claim), _processes(config.workers or os.cpu_count() or 1) as pool:
+        labels = _label_all(config, references, pool)
         counts = Rejects()
-        plan = plan_shards(config, labels, counts)
-        indices = [parts / f"{name}.jsonl" for name in plan]
-        shards = [
-            (part, (write_part, config, places, out / name, part), len(places))
-            for part, (name, places) in zip(indices, plan.items(), strict=True)
-        ]
-        _run(config, "shards", shards, "captures")
+        indices = _write_all(config, plan_shards(config, labels, counts), pool)
         for part in indices:
             with part.open("rb") as file:
                 counts.add(json.loads(file.readline()))
@@ -216,8 +206,24 @@ def build(config: BuildConfig) -> None:
             raise UserError(f"no pair could be made from the {len(references)} captures of {config.source.root}: {_most_common(counts)}.")
         write_json(out / "rejects.json", counts.as_dict())
         _finish(config, identity, indices, counts)
-        shutil.rmtree(parts)
+        shutil.rmtree(out / PARTS)
     print(f"{out}: {counts.pairs['written']} pairs of {counts.captures['accepted']} captures; look at {out / 'audit.html'}")
+
+
+def _label_all(config: BuildConfig, references: Sequence[str], pool: ProcessPoolExecutor | None) -> list[Path]:
+    chunks = [references[i : i + CHUNK] for i in range(0, len(references), CHUNK)]
+    paths = [Path(config.out) / PARTS / f"labels-{i:06d}.jsonl" for i in range(len(chunks))]
+    tasks = [(path, (label_chunk, (config, chunk, path)), len(chunk)) for path, chunk in zip(paths, chunks, strict=True)]
+    _run(pool, "labels", tasks, "captures")
+    return paths
+
+
+def _write_all(config: BuildConfig, plan: Mapping[str, Sequence[Place]], pool: ProcessPoolExecutor | None) -> list[Path]:
+    out = Path(config.out)
+    parts = {name: out / PARTS / f"{name}.jsonl" for name in plan}
+    tasks = [(parts[name], (write_part, (config, places, out / name, parts[name])), len(places)) for name, places in plan.items()]
+    _run(pool, "shards", tasks, "captures")
+    return list(parts.values())
 
 
 def _finish(config: BuildConfig, identity: str, indices: Sequence[Path], counts: Rejects) -> None:
@@ -249,33 +255,44 @@ def _most_common(counts: Rejects) -> str:
     return ", ".join(f"{name} {n} times" for name, n in [*reasons.most_common(3), *failed.most_common(3)])
 
 
-def _run(config: BuildConfig, label: str, tasks: Sequence[tuple[Path, tuple, int]], unit: str) -> None:
-    """Do the tasks whose file is not there yet, in config.workers processes."""
+Call = tuple[Callable[..., None], tuple]
+
+
+def _run(pool: ProcessPoolExecutor | None, label: str, tasks: Sequence[tuple[Path, Call, int]], unit: str) -> None:
+    """Do the tasks (file, call, size) whose file is not there yet."""
     from actial.progress import Progress
 
     left = [(call, size) for path, call, size in tasks if not path.is_file()]
     done = sum(size for path, _, size in tasks if path.is_file())
     with Progress(label, total=sum(size for _, _, size in tasks), unit=unit, start=done) as progress:
-        for size in _completed(left, config.workers or os.cpu_count() or 1):
+        for size in _completed(pool, left):
             progress.advance(size)
 
 
-def _completed(calls: Sequence[tuple[tuple, int]], workers: int) -> Iterator[int]:
-    if min(workers, len(calls)) <= 1:
-        for (function, *arguments), size in calls:
+def _completed(pool: ProcessPoolExecutor | None, calls: Sequence[tuple[Call, int]]) -> Iterator[int]:
+    if pool is None:
+        for (function, arguments), size in calls:
             function(*arguments)
             yield size
         return
-    # spawn: forking beside the progress display's thread can deadlock
-    with ProcessPoolExecutor(min(workers, len(calls)), mp_context=multiprocessing.get_context("spawn")) as pool:
-        sizes = {pool.submit(*call): size for call, size in calls}
-        try:
-            for future in as_completed(sizes):
-                future.result()
-                yield sizes[future]
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    sizes = {pool.submit(function, *arguments): size for (function, arguments), size in calls}
+    try:
+        for future in as_completed(sizes):
+            future.result()
+            yield sizes[future]
+    except BaseException:
+        pool.shutdown(cancel_futures=True)
+        raise
+
+
+@contextmanager
+def _processes(count: int) -> Iterator[ProcessPoolExecutor | None]:
+    """A pool that starts processes as work comes; None for one process. Spawned: forking beside the display's thread can deadlock."""
+    if count == 1:
+        yield None
+        return
+    with ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn")) as pool:
+        yield pool
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Small posed captures on disk for the tests: cameras on an arc about an object, any similarity transform, COLMAP's triple packed by hand."""
+"""Small posed captures on disk for the tests: cameras on an arc, under any similarity transform, in COLMAP's triple packed by hand."""
 
 import struct
 from dataclasses import dataclass, field
@@ -30,7 +30,9 @@ class Rig:
         elevation, rho, roll, turn = (np.broadcast_to(v, n) for v in (self.elevation, self.rho, self.roll, self.turn))
         a = np.radians(self.azimuth)
         centre = rho[:, None] * np.stack([np.sin(a), -np.cos(a), np.tan(np.radians(elevation))], axis=1)
-        forward = Rotation.from_rotvec(-np.radians(turn)[:, None] * [0, 0, 1.0]).apply(-centre / np.linalg.norm(centre, axis=1, keepdims=True))
+        forward = Rotation.from_rotvec(-np.radians(turn)[:, None] * [0, 0, 1.0]).apply(
+            -centre / np.linalg.norm(centre, axis=1, keepdims=True)
+        )
         right = np.cross(forward, [0, 0, 1.0])
         right /= np.linalg.norm(right, axis=1, keepdims=True)
         R = np.stack([right, np.cross(forward, right), forward], axis=1)

@@ -18,6 +18,7 @@ from actial.types import Frame
 FILES = ("cameras.bin", "images.bin", "points3D.bin")
 MAX_BYTES = 1 << 30  # of one file; a capture of 1000 photos stays far below
 MAX_SIDE = 1 << 15
+MAX_LENGTH = 1e9  # of coordinates; beyond it the sums of the geometry lose their digits or overflow
 PARAMS = {0: 3, 1: 4, 2: 4, 3: 5, 4: 8, 5: 8, 6: 12, 7: 5, 8: 4, 9: 5, 10: 12, 11: 16}  # camera model id -> number of parameters
 OBSERVATION = np.dtype([("xy", "<f8", 2), ("point", "<i8")])
 
@@ -119,7 +120,7 @@ def _check_images(walk: _Walk, cameras: set[int]) -> dict[int, np.ndarray]:
         name = walk.data[walk.at : stop]
         if stop < 0 or camera not in cameras or image in found or name in names or not _is_text(name):
             raise _corrupt(walk.path, f"image {image} is cut short, repeated or without its camera")
-        if not np.isfinite(pose).all() or abs(float(np.linalg.norm(pose[:4])) - 1) > 1e-3:
+        if not np.all(np.abs(pose) < MAX_LENGTH) or abs(float(np.linalg.norm(pose[:4])) - 1) > 1e-3:
             raise _corrupt(walk.path, f"image {image} has no valid pose")
         walk.at = stop + 1
         n = walk.count(OBSERVATION.itemsize)
@@ -141,8 +142,10 @@ def _check_points(walk: _Walk, observations: dict[int, np.ndarray]) -> None:
     ids = np.empty(walk.count(51), dtype=np.int64)
     tracks: list[tuple[int, int]] = []
     for i in range(len(ids)):
-        (ids[i],) = struct.unpack_from("<q", walk.data, walk.at) if walk.at + 51 <= len(walk.data) else (-1,)
-        walk.skip(43)
+        ids[i], *place = walk.take("<q3d")
+        if not all(abs(value) < MAX_LENGTH for value in place):  # not a number is not below either
+            raise _corrupt(walk.path, f"puts point {ids[i]} at {place}")
+        walk.skip(11)  # colour, error
         n = walk.count(8)
         tracks.append((walk.at, n))
         walk.skip(8 * n)
