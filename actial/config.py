@@ -548,10 +548,29 @@ class BuildConfig:
     audit_classes: int = num(16, "[1, inf)")
 
 
+# ---------------------------------------------------------------- procedural world
+
+
+@dataclass(kw_only=True, slots=True)
+class WorldConfig:
+    """`python -m actial.world`: object captures and SAT-format questions out of nothing."""
+
+    out: str = MISSING
+    objects: int = num(1200, "[0, inf)")  # of the categories to train on
+    unseen_objects: int = num(80, "[0, inf)")  # of the held-out categories
+    frames: int = num(14, "[12, 200]")  # photos of each object; the gates want 12
+    size: int = num(64, "[32, 512]")  # pixels, both sides
+    sat_train: int = num(4000, "[0, inf)")
+    sat_val: int = num(400, "[0, inf)")
+    sat_test: int = num(500, "[0, inf)")
+    seed: int = 0
+    workers: int = num(0, "[0, inf)")  # processes; 0 = one per core
+
+
 # ---------------------------------------------------------------- registration
 
 ASSETS = Path(__file__).parent / "assets"
-SCHEMAS: dict[str, type] = {"train_schema": TrainConfig, "build_schema": BuildConfig}
+SCHEMAS: dict[str, type] = {"train_schema": TrainConfig, "build_schema": BuildConfig, "world_schema": WorldConfig}
 
 
 def register() -> None:

@@ -178,7 +178,7 @@ def folders(root: Path) -> list[Path]:
 
 
 def test_layout_is_mvimgnets(captures: Path) -> None:
-    assert (captures / "categories.csv").read_text().splitlines()[12] == "12,camera,1"
+    assert (captures / "categories.csv").read_text().splitlines()[12] == "12,camera"
     for folder in folders(captures):
         assert len(folder.name) == 8
         assert int(folder.name, 16) >= 0

@@ -1,6 +1,6 @@
 """Procedural object captures in MVImgNet's layout, so that the builder cannot tell them from real ones.
 
-ROOT/categories.csv                       class_id,name,unseen
+ROOT/categories.csv                       class_id,name
 ROOT/<class_id>/<object_id>/images/NNN.jpg
                            /sparse/0/{cameras,images,points3D}.bin
                            /object.json   class_name, front, centre, left, up (world frame), attributes: what no real capture tells
@@ -12,23 +12,29 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image
 from scipy.spatial.transform import Rotation
 
+from actial.files import write_text
 from actial.hashing import hash_int
 from actial.world.colmap import SparseModel, write_sparse_model
 from actial.world.objects import CATEGORIES, FRONT, LEFT, ObjectSpec, make_object
 from actial.world.parts import Draw
 from actial.world.render import Cameras, orbit_cameras, render_views, to_camera
 
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+
+CHUNK = 8  # jobs handed to a process at a time
 POINTS = 240  # on the surface of each object
 PIXEL_NOISE = 0.35  # standard deviation of an observed point
 
@@ -56,19 +62,24 @@ def capture_jobs(n_objects: int, frames: int, size: int, seed: int, categories: 
     return [CaptureJob(categories[i % len(categories)], i // len(categories), frames, size, seed) for i in range(n_objects)]
 
 
-def write_captures(root: Path, jobs: Sequence[CaptureJob], workers: int = 2) -> Iterator[int]:
+def write_captures(root: Path, jobs: Sequence[CaptureJob], workers: int) -> Iterator[int]:
     """Write every job whose folder is not there yet; yields 1 as each is done, for a progress bar.
 
     The bytes are the same for any worker count. A capture is written beside its place and renamed: none is ever half done.
     """
     root.mkdir(parents=True, exist_ok=True)
-    _write_text(root / "categories.csv", "".join(f"{c.class_id},{c.name},{int(c.unseen)}\n" for c in CATEGORIES.values()))
-    write = partial(write_capture, root)
-    if workers <= 1:
-        yield from map(write, jobs)
+    write_text(root / "categories.csv", "".join(f"{c.class_id},{c.name}\n" for c in CATEGORIES.values()))
+    return in_processes(partial(write_capture, root), jobs, workers)
+
+
+def in_processes(function: Callable[[Job], Result], jobs: Sequence[Job], workers: int) -> Iterator[Result]:
+    """Results in the order of the jobs, from `workers` processes (0 = one per core)."""
+    count = min(workers or os.cpu_count() or 1, -(-len(jobs) // CHUNK))
+    if count <= 1:
+        yield from map(function, jobs)
         return
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        yield from pool.map(write, jobs, chunksize=8)
+    with ProcessPoolExecutor(count, mp_context=get_context("spawn")) as pool:  # fork would copy the progress display's thread
+        yield from pool.map(function, jobs, chunksize=CHUNK)
 
 
 def write_capture(root: Path, job: CaptureJob) -> int:
@@ -148,9 +159,3 @@ def jpeg(image: np.ndarray) -> bytes:
 def _gaussian(draw: Draw) -> float:
     """Box-Muller; four of them normalised are a uniformly random rotation."""
     return float(np.sqrt(-2.0 * np.log(1.0 - draw.uniform())) * np.cos(2.0 * np.pi * draw.uniform()))
-
-
-def _write_text(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}")
-    temporary.write_text(text)
-    os.replace(temporary, path)

@@ -32,11 +32,12 @@ class Category:
     build: Callable[[Model, Draw, Colour, Colour], None]  # (model, draw, body colour, accent colour)
 
 
-def make_object(seed: int, category: str) -> ObjectSpec:
-    """The object number `seed` of a category (KeyError when there is no such category)."""
+def make_object(seed: int, category: str, body_colour: str | None = None) -> ObjectSpec:
+    """The object number `seed` of a category (KeyError when there is no such category or colour)."""
     draw = Draw("object", category, seed)
     names = list(PALETTE)
     at = draw.pick(range(len(names)))
+    at = at if body_colour is None else names.index(body_colour)
     body, accent = names[at], names[(at + draw.pick((2, 3, 4, 5, 6))) % len(names)]  # no neighbours: they are alike in shade
     model = Model(draw)
     CATEGORIES[category].build(model, draw, PALETTE[body], PALETTE[accent])

@@ -82,7 +82,8 @@ def render_views(spec: ObjectSpec, cameras: Cameras, size: int, seed: int) -> tu
         goal = draw.uniforms(0.5 - SPREAD, 0.5 + SPREAD, 2) * raster
         dx, dy = round(goal[0] - columns.mean() - 0.5), round(goal[1] - rows.mean() - 0.5)
         K[i, :2, 2] += (dx / SAMPLES, dy / SAMPLES)
-        shading = shaded(spec.mesh.colours, normals, cameras.R[i], draw)
+        lamp = np.array([draw.uniform(-0.9, 0.9), draw.uniform(-1.0, -0.4), -1.0]) @ cameras.R[i]  # above and behind the photographer
+        shading = shaded(spec.mesh.colours, normals, lamp, draw.uniform(0.45, 0.65))
         images[i] = develop(shifted(faces, dx, dy), shading, backdrop(size, draw))
     return images, replace(cameras, K=K)
 
@@ -107,12 +108,9 @@ def shifted(faces: np.ndarray, dx: int, dy: int) -> np.ndarray:
     return out
 
 
-def shaded(colours: np.ndarray, normals: np.ndarray, R: np.ndarray, draw: Draw) -> np.ndarray:
-    """Colour (M, 3) of every face under one lamp above and behind the photographer, drawn per photo."""
-    lamp = np.array([draw.uniform(-0.9, 0.9), draw.uniform(-1.0, -0.4), -1.0]) @ R
-    lamp /= np.linalg.norm(lamp)
-    ambient = draw.uniform(0.45, 0.65)
-    light = ambient + (1.12 - ambient) * np.clip(normals @ lamp, 0.0, None)
+def shaded(colours: np.ndarray, normals: np.ndarray, lamp: np.ndarray, ambient: float) -> np.ndarray:
+    """Colour (M, 3) of every face under one far lamp in direction `lamp` (3,); `ambient` is the light of a face turned away."""
+    light = ambient + (1.12 - ambient) * np.clip(normals @ lamp / np.linalg.norm(lamp), 0.0, None)
     return colours * light[:, None]
 
 
