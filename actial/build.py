@@ -6,15 +6,12 @@ labels (poses only, a chunk of captures each), then shards (pictures, one tar ea
 
 from __future__ import annotations
 
-import fcntl
 import json
-import multiprocessing
 import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from enum import Enum
 from hashlib import sha256
@@ -23,9 +20,15 @@ from typing import Any
 
 from actial.cli import hydra_command
 from actial.config import BuildConfig
+from actial.data.audit import write_audit
+from actial.data.captures import Source, open_source
+from actial.data.colmap import Rejected
+from actial.data.gates import judge_capture
+from actial.data.pairs import capture_key, pair_rows
+from actial.data.parts import PARTS, claimed, processes, refuse_other, run_parts
+from actial.data.shards import MANIFEST, Sample, encode, finish_set, shard_name, write_json, write_lines, write_shard
 from actial.errors import UserError
 
-PARTS = ".build"  # folder of unfinished work inside `out`
 CHUNK = 64  # captures labelled by one task
 EXAMPLES = 5  # captures named per reason in rejects.json
 FREE_SETTINGS = ("out", "workers", "audit_pairs", "audit_classes")  # they change no byte of the shards
@@ -36,8 +39,6 @@ FREE_SETTINGS = ("out", "workers", "audit_pairs", "audit_classes")  # they chang
 
 def label_chunk(config: BuildConfig, references: Sequence[str], path: Path) -> None:
     """Judge some captures and write their rows: first line = counts, then one line per capture that has pairs."""
-    from actial.data.captures import open_source
-
     source = open_source(config.source)
     counts = Rejects()
     lines = []
@@ -45,14 +46,10 @@ def label_chunk(config: BuildConfig, references: Sequence[str], path: Path) -> N
         line = _label_capture(config, source, reference, counts)
         if line is not None:
             lines.append(line)
-    _write_lines(path, [counts.as_dict(), *lines])
+    write_lines(path, [counts.as_dict(), *lines])
 
 
-def _label_capture(config: BuildConfig, source: Any, reference: str, counts: Rejects) -> dict | None:
-    from actial.data.colmap import Rejected
-    from actial.data.gates import judge_capture
-    from actial.data.pairs import capture_key, pair_rows
-
+def _label_capture(config: BuildConfig, source: Source, reference: str, counts: Rejects) -> dict | None:
     counts.captures["seen"] += 1
     try:
         capture, dropped = source.read(reference)
@@ -73,7 +70,6 @@ def _label_capture(config: BuildConfig, source: Any, reference: str, counts: Rej
 
 class Rejects:
     """What was seen, kept and turned away, by reason."""
-
     def __init__(self) -> None:
         self.captures: Counter[str] = Counter()
         self.frames: Counter[str] = Counter()
@@ -104,7 +100,6 @@ class Rejects:
 @dataclass(slots=True)
 class Place:
     """A capture's line in a label file, and which of its rows stay under the class cap."""
-
     key: str
     path: Path
     offset: int
@@ -114,8 +109,6 @@ class Place:
 
 def plan_shards(config: BuildConfig, labels: Sequence[Path], counts: Rejects) -> dict[str, list[Place]]:
     """Shard name -> its captures in order of their keys, so that every shard is a mixture of classes; keeps no rows in memory."""
-    from actial.data.shards import shard_name
-
     groups: dict[tuple[str, str], list[tuple[str, Place, int]]] = {}
     for path in labels:
         with path.open("rb") as file:
@@ -145,20 +138,16 @@ def plan_shards(config: BuildConfig, labels: Sequence[Path], counts: Rejects) ->
 
 def write_part(config: BuildConfig, places: Sequence[Place], shard: Path, part: Path) -> None:
     """Write one tar and, once it stands, its part of the index: first line = counts, then the rows."""
-    from actial.data.captures import open_source
-    from actial.data.shards import write_shard
-
     source, counts = open_source(config.source), Rejects()
     index = write_shard(shard, (sample for place in places if (sample := _sample(config, source, place, counts)) is not None))
     counts.pairs["written"] = len(index)
-    _write_lines(part, [counts.as_dict(), *index])
+    if not index:
+        shard.unlink()
+    write_lines(part, [counts.as_dict(), *index])
 
 
-def _sample(config: BuildConfig, source: Any, place: Place, counts: Rejects) -> Any:
+def _sample(config: BuildConfig, source: Source, place: Place, counts: Rejects) -> Sample | None:
     """The capture's pictures and rows; a photo that cannot be decoded takes its pairs with it."""
-    from actial.data.colmap import Rejected
-    from actial.data.shards import Sample, encode
-
     with place.path.open("rb") as file:
         file.seek(place.offset)
         capture = json.loads(file.read(place.size))
@@ -183,18 +172,16 @@ def _sample(config: BuildConfig, source: Any, place: Place, counts: Rejects) -> 
 
 def build(config: BuildConfig) -> None:
     """Run or resume a build; raises UserError for what the user can mend."""
-    from actial.data.captures import open_source
-    from actial.data.shards import MANIFEST, write_json
-
     out = Path(config.out)
     identity = config_hash(config)
     if (out / MANIFEST).is_file():
-        _refuse_other(json.loads((out / MANIFEST).read_text()), identity, out, "finished")
+        refuse_other(json.loads((out / MANIFEST).read_text()), identity, out, "finished")
+        shutil.rmtree(out / PARTS, ignore_errors=True)  # left by a kill between the manifest and this
         print(f"{out} is already built with this configuration; nothing to do.")
         return
     references = open_source(config.source).captures()
     claim = {"config_hash": identity, "captures": sha256("\n".join(references).encode()).hexdigest()}
-    with _claimed(out, claim), _processes(config.workers or os.cpu_count() or 1) as pool:
+    with claimed(out, claim), processes(config.workers or os.cpu_count() or 1) as pool:
         labels = _label_all(config, references, pool)
         counts = Rejects()
         indices = _write_all(config, plan_shards(config, labels, counts), pool)
@@ -214,7 +201,7 @@ def _label_all(config: BuildConfig, references: Sequence[str], pool: ProcessPool
     chunks = [references[i : i + CHUNK] for i in range(0, len(references), CHUNK)]
     paths = [Path(config.out) / PARTS / f"labels-{i:06d}.jsonl" for i in range(len(chunks))]
     tasks = [(path, (label_chunk, (config, chunk, path)), len(chunk)) for path, chunk in zip(paths, chunks, strict=True)]
-    _run(pool, "labels", tasks, "captures")
+    run_parts(pool, "labels", tasks, "captures")
     return paths
 
 
@@ -222,14 +209,11 @@ def _write_all(config: BuildConfig, plan: Mapping[str, Sequence[Place]], pool: P
     out = Path(config.out)
     parts = {name: out / PARTS / f"{name}.jsonl" for name in plan}
     tasks = [(parts[name], (write_part, (config, places, out / name, parts[name])), len(places)) for name, places in plan.items()]
-    _run(pool, "shards", tasks, "captures")
+    run_parts(pool, "shards", tasks, "captures")
     return list(parts.values())
 
 
 def _finish(config: BuildConfig, identity: str, indices: Sequence[Path], counts: Rejects) -> None:
-    from actial.data.audit import write_audit
-    from actial.data.shards import finish_set
-
     out = Path(config.out)
     facts = {
         "config_hash": identity,
@@ -255,76 +239,6 @@ def _most_common(counts: Rejects) -> str:
     return ", ".join(f"{name} {n} times" for name, n in [*reasons.most_common(3), *failed.most_common(3)])
 
 
-Call = tuple[Callable[..., None], tuple]
-
-
-def _run(pool: ProcessPoolExecutor | None, label: str, tasks: Sequence[tuple[Path, Call, int]], unit: str) -> None:
-    """Do the tasks (file, call, size) whose file is not there yet."""
-    from actial.progress import Progress
-
-    left = [(call, size) for path, call, size in tasks if not path.is_file()]
-    done = sum(size for path, _, size in tasks if path.is_file())
-    with Progress(label, total=sum(size for _, _, size in tasks), unit=unit, start=done) as progress:
-        for size in _completed(pool, left):
-            progress.advance(size)
-
-
-def _completed(pool: ProcessPoolExecutor | None, calls: Sequence[tuple[Call, int]]) -> Iterator[int]:
-    if pool is None:
-        for (function, arguments), size in calls:
-            function(*arguments)
-            yield size
-        return
-    sizes = {pool.submit(function, *arguments): size for (function, arguments), size in calls}
-    try:
-        for future in as_completed(sizes):
-            future.result()
-            yield sizes[future]
-    except BaseException:
-        pool.shutdown(cancel_futures=True)
-        raise
-
-
-@contextmanager
-def _processes(count: int) -> Iterator[ProcessPoolExecutor | None]:
-    """A pool that starts processes as work comes; None for one process. Spawned: forking beside the display's thread can deadlock."""
-    if count == 1:
-        yield None
-        return
-    with ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn")) as pool:
-        yield pool
-
-
-@contextmanager
-def _claimed(out: Path, identity: Mapping[str, str]) -> Iterator[None]:
-    """`out` belongs to this build: new, or an unfinished one of the same configuration and captures, and no other process works in it."""
-    from actial.data.shards import write_json
-
-    parts, marker = out / PARTS, out / PARTS / "build.json"
-    if not marker.is_file() and out.is_dir() and any(path.name != PARTS for path in out.iterdir()):
-        raise UserError(f"out={out} holds other files: give a new folder.")
-    parts.mkdir(parents=True, exist_ok=True)
-    with (parts / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(f"out={out} is being written by another build: wait for it, or give another folder.") from error
-        if marker.is_file():
-            _refuse_other(json.loads(marker.read_text()), identity["config_hash"], out, "unfinished")
-            if json.loads(marker.read_text())["captures"] != identity["captures"]:
-                raise UserError(f"out={out} was begun with other captures in source.root: remove it, or give another folder.")
-        else:
-            write_json(marker, identity)
-        for stale in [*out.glob(".*.tmp"), *parts.glob(".*.tmp")]:  # of a process that was killed
-            stale.unlink()
-        yield
-
-
-def _refuse_other(written: Mapping[str, Any], identity: str, out: Path, state: str) -> None:
-    if written.get("config_hash") != identity:
-        raise UserError(f"out={out} holds a data set {state} with another configuration: give another folder, or remove it.")
-
-
 def fixed_settings(config: BuildConfig) -> dict[str, Any]:
     """The settings that decide the bytes; places on this machine are no part of them."""
     settings = {key: value for key, value in asdict(config).items() if key not in FREE_SETTINGS}
@@ -340,12 +254,6 @@ def _plain(value: Any) -> Any:
 
 def config_hash(config: BuildConfig) -> str:
     return sha256(json.dumps(fixed_settings(config), sort_keys=True).encode()).hexdigest()
-
-
-def _write_lines(path: Path, rows: Sequence[Mapping]) -> None:
-    from actial.data.shards import write_lines
-
-    write_lines(path, rows)
 
 
 main: Callable[[], None] = hydra_command("build", folder_key="out")(build)
