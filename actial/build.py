@@ -70,6 +70,7 @@ def _label_capture(config: BuildConfig, source: Source, reference: str, counts: 
 
 class Rejects:
     """What was seen, kept and turned away, by reason."""
+
     def __init__(self) -> None:
         self.captures: Counter[str] = Counter()
         self.frames: Counter[str] = Counter()
@@ -100,6 +101,7 @@ class Rejects:
 @dataclass(slots=True)
 class Place:
     """A capture's line in a label file, and which of its rows stay under the class cap."""
+
     key: str
     path: Path
     offset: int
