@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import MethodType
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import nn
@@ -28,6 +28,24 @@ from actial.trunk import TrunkBatch, TrunkSpec
 
 PARTS = ("vision", "merger", "language")
 FAMILIES = ("qwen2_5_vl", "qwen2_vl", "qwen3_vl")
+
+
+@dataclass(slots=True, frozen=True)
+class Law:
+    """The next-token distribution that tokens are drawn from, and must be scored under: temperature and excluded ids."""
+
+    temperature: float = 1.0
+    banned_ids: tuple[int, ...] = ()
+
+    def logits(self, raw: torch.Tensor) -> torch.Tensor:
+        """(.., V) float32 logits of the law from those of the head."""
+        scaled = raw.float() / self.temperature
+        if not self.banned_ids:
+            return scaled
+        return scaled.index_fill(-1, torch.tensor(self.banned_ids, device=raw.device), -torch.inf)
+
+
+FULL_LAW = Law()
 
 
 @dataclass(slots=True, kw_only=True)
@@ -152,50 +170,53 @@ class Policy(nn.Module):
 
     # ------------------------------------------------------------ scoring
 
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        if self.reference is not None:
+            self.reference.eval()
+        return self
+
     def forward(self, batch: TrunkBatch, **options: Any) -> TokenLogprobs:
         return self.token_logprobs(batch, **options)
 
     def token_logprobs(
-        self, batch: TrunkBatch, *, temperature: float = 1.0, entropy: bool = False, kl_to: torch.Tensor | None = None
+        self, batch: TrunkBatch, law: Law = FULL_LAW, *, entropy: bool = False, kl_to: torch.Tensor | None = None
     ) -> TokenLogprobs:
-        """Log-probability of each scored token under softmax(logits / temperature).
+        """Log-probability of each scored token under `law`.
 
         `kl_to`: hidden states (N, H) from `reference_hidden`, for the full-vocabulary KL to the reference.
         """
-        with self._autocast():
+        with self.autocast():
             hidden = scored_hidden(self.core, batch, self.config)
-            return self._score(hidden, batch, temperature, entropy, kl_to)
+            return self._score(hidden, batch, law, entropy, kl_to)
 
     @torch.no_grad()
     def reference_hidden(self, batch: TrunkBatch) -> torch.Tensor:
         """(N, H) final hidden states of the reference at the scored positions."""
-        with self._autocast(), self._reference_model() as model:
+        with self.autocast(), self._reference_model() as model:
             return scored_hidden(model, batch, self.config)
 
     @torch.no_grad()
-    def reference_logprobs(self, batch: TrunkBatch, *, temperature: float = 1.0) -> torch.Tensor:
+    def reference_logprobs(self, batch: TrunkBatch, law: Law = FULL_LAW) -> torch.Tensor:
         """(N,) log-probabilities under the reference."""
-        with self._autocast(), self._reference_model() as model:
-            hidden = scored_hidden(model, batch, self.config)
-            chunks = hidden.split(self.config.head_chunk_tokens), batch.target.split(self.config.head_chunk_tokens)
-            parts = [_score_chunk(h, t, None, model.lm_head, None, temperature, False)[0] for h, t in zip(*chunks, strict=True)]
-            return torch.cat(parts) if parts else hidden.new_zeros(0)
+        hidden = self.reference_hidden(batch)
+        size = self.config.head_chunk_tokens
+        with self.autocast(), self._reference_model() as model:
+            pairs = zip(hidden.split(size), batch.target.split(size), strict=True)
+            return torch.cat([_score_chunk(h, target, None, model.lm_head, None, law, False)[0] for h, target in pairs])
 
     def _score(
-        self, hidden: torch.Tensor, batch: TrunkBatch, temperature: float, entropy: bool, kl_to: torch.Tensor | None
+        self, hidden: torch.Tensor, batch: TrunkBatch, law: Law, entropy: bool, kl_to: torch.Tensor | None
     ) -> TokenLogprobs:
         size = self.config.head_chunk_tokens
         head = self.core.lm_head
         reference_head = self.reference.lm_head if self.reference is not None else head
-        chunks = [
-            (hidden[i : i + size], batch.target[i : i + size], None if kl_to is None else kl_to[i : i + size])
-            for i in range(0, max(len(hidden), 1), size)
-        ]
+        references = [None] * len(hidden.split(size)) if kl_to is None else kl_to.split(size)
         # a lone chunk gains nothing from recomputation: its logits are the peak either way
-        recompute = torch.is_grad_enabled() and len(chunks) > 1
+        recompute = torch.is_grad_enabled() and len(hidden) > size
         scored = []
-        for chunk in chunks:
-            arguments = (*chunk, head, reference_head, temperature, entropy)
+        for chunk in zip(hidden.split(size), batch.target.split(size), references, strict=True):
+            arguments = (*chunk, head, reference_head, law, entropy)
             scored.append(checkpoint(_score_chunk, *arguments, use_reentrant=False) if recompute else _score_chunk(*arguments))
         logprobs, entropies, kls = zip(*scored, strict=True)
         return TokenLogprobs(
@@ -207,7 +228,8 @@ class Policy(nn.Module):
             trunk_of_branch=batch.trunk_of_branch,
         )
 
-    def _autocast(self) -> AbstractContextManager[Any]:
+    def autocast(self) -> AbstractContextManager[Any]:
+        """bf16 where the configuration asks for it; weights stay float32."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision is Precision.bf16)
 
     def _reference_model(self) -> AbstractContextManager[Any]:
@@ -276,22 +298,20 @@ def _score_chunk(
     reference_hidden: torch.Tensor | None,
     head: Any,
     reference_head: Any,
-    temperature: float,
+    law: Law,
     entropy: bool,
 ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
-    """(logprob, entropy, KL to the reference) of one chunk; the only place where logits exist."""
-    logits = head(hidden).float() / temperature
+    """(logprob, entropy, KL to the reference) of one chunk; the only place of the update where logits exist."""
+    logits = law.logits(head(hidden))
     if reference_hidden is None and not entropy:
         return logits.gather(-1, target[:, None])[:, 0] - logits.logsumexp(-1), None, None
     log_p = logits.log_softmax(-1)
-    nats = None
-    if entropy:
-        with torch.no_grad():
-            nats = -(log_p.exp() * log_p).sum(-1)
+    p = log_p.exp()
+    nats = torch.special.entr(p.detach()).sum(-1) if entropy else None
     kl = None
     if reference_hidden is not None:
-        log_q = (reference_head(reference_hidden).float() / temperature).log_softmax(-1)
-        kl = (log_p.exp() * (log_p - log_q)).sum(-1)
+        log_q = law.logits(reference_head(reference_hidden)).log_softmax(-1)
+        kl = (p * (log_p - log_q).masked_fill(log_p.isneginf(), 0.0)).sum(-1)
     return log_p.gather(-1, target[:, None])[:, 0], nats, kl
 
 

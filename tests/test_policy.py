@@ -17,7 +17,7 @@ from transformers import Qwen2VLImageProcessor
 from actial.attention import block_mask, dense_mask, mask_rule
 from actial.config import LoraConfig, ModelConfig, PartConfig, Precision, Reference
 from actial.errors import UserError
-from actial.policy import PARTS, Policy, part_of
+from actial.policy import PARTS, Law, Policy, part_of
 from actial.trunk import Branch, Trunk, mrope_positions, pack, patchify
 
 FAMILIES = ("qwen2_5_vl", "qwen2_vl", "qwen3_vl")
@@ -226,11 +226,13 @@ def test_full_logits_never_exist():
     assert widest == 64 or widest <= 4, widest  # 64: the transposed gradient of the head's weight is (H, V)
 
 
-def test_temperature_and_entropy_match_the_definition(policies):
+@pytest.mark.parametrize("banned", [(), (5, IMAGE)])
+def test_temperature_bans_and_entropy_match_the_definition(policies, banned):
     policy = policies["qwen2_5_vl"]
     batch = pack([Trunk("t", [1, 2], [], [Branch([3, 4], [True, True])])], [], policy.spec, 8)
-    scored = policy.token_logprobs(batch, temperature=0.7, entropy=True)
+    scored = policy.token_logprobs(batch, Law(0.7, banned), entropy=True)
     logits = policy.core(torch.tensor([[1, 2, 3, 4]])).logits[0, 1:3] / 0.7
+    logits[:, list(banned)] = -1e9
     law = torch.distributions.Categorical(logits=logits)
     torch.testing.assert_close(scored.logprobs, law.log_prob(torch.tensor([3, 4])), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(scored.entropy, law.entropy(), rtol=1e-5, atol=1e-6)
@@ -315,16 +317,21 @@ def test_frozen_copy_keeps_the_start_weights():
     assert (policy.token_logprobs(batch).logprobs - before).abs().max() > 1e-3
 
 
-def test_full_vocabulary_kl_matches_the_definition():
+@pytest.mark.parametrize("banned", [(), (5, IMAGE)])
+def test_full_vocabulary_kl_matches_the_definition(banned):
     policy = tiny_policy(reference=Reference.frozen_copy, head_chunk_tokens=2)
     with torch.no_grad():
         policy.core.lm_head.weight.mul_(1.2)
         policy.core.model.language_model.norm.weight.mul_(0.9)
     batch = pack([Trunk("t", [1, 2], [], [Branch([3, 4, 5], [True] * 3)])], [], policy.spec, 8)
-    found = policy.token_logprobs(batch, kl_to=policy.reference_hidden(batch)).kl
-    ids = torch.tensor([[1, 2, 3, 4, 5]])
-    p, q = (torch.distributions.Categorical(logits=m(ids).logits[0, 1:4]) for m in (policy.core, policy.reference))
+    found = policy.token_logprobs(batch, Law(1.0, banned), kl_to=policy.reference_hidden(batch)).kl
+    logits = [model(torch.tensor([[1, 2, 3, 4, 5]])).logits[0, 1:4] for model in (policy.core, policy.reference)]
+    for part in logits:
+        part[:, list(banned)] = -1e9
+    p, q = (torch.distributions.Categorical(logits=part) for part in logits)
     torch.testing.assert_close(found, torch.distributions.kl_divergence(p, q), rtol=1e-4, atol=1e-6)
+    found.sum().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in policy.core.parameters() if parameter.grad is not None)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,208 @@
+"""One optimiser step, the same for SFT and GRPO: micro-batches under global denominators, clipping, schedule, exact state.
+
+Optimisation is manual: Lightning's automatic accumulation mis-scales an incomplete window
+(https://github.com/Lightning-AI/pytorch-lightning/issues/19987), and micro-batches here are token budgets, not sample counts.
+Gradients are summed over ranks once per step, so ranks may hold different numbers of micro-batches, or no image at all.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any, TypeVar
+
+import lightning
+import torch
+import torch.distributed as dist
+from torch.utils.data import DataLoader, Dataset
+
+from actial.batch import TrainBatch
+from actial.config import ModelConfig, OptimConfig, Schedule, StageConfig
+from actial.errors import NonFiniteError
+from actial.policy import Policy
+from actial.trunk import TrunkBatch, pack, split_micro
+
+Part = TypeVar("Part")
+Sums = dict[str, float]
+
+
+class StepModule(lightning.LightningModule):
+    """Base of the stages' modules. After each step `metrics` (a function of data and seed) and `timings` describe it."""
+
+    def __init__(self, policy: Policy, stage: StageConfig, model: ModelConfig, *, crash_folder: Path) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.policy = policy
+        self.stage = stage
+        self.model_config = model
+        self.crash_folder = crash_folder
+        self.completed_steps = 0
+        self.metrics: Sums = {}
+        self.timings: Sums = {}
+        self.optimizer_state: dict[str, dict[str, torch.Tensor]] = {}  # by parameter name, from a checkpoint
+
+    # ------------------------------------------------------------ hooks of Lightning
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """AdamW over the trainable parts; the rate is set per step, so that it depends on the step's number alone."""
+        optim = self.stage.optim
+        groups = self.policy.param_groups(optim.lr, optim.weight_decay)
+        for group in groups:
+            group["base_lr"] = group["lr"]
+        optimizer = torch.optim.AdamW(groups, lr=optim.lr, betas=(optim.betas[0], optim.betas[1]), fused=True)
+        names = {parameter: name for name, parameter in self.policy.named_parameters()}
+        for parameter, name in names.items():
+            if name in self.optimizer_state:
+                optimizer.state[parameter] = {key: value.clone() for key, value in self.optimizer_state[name].items()}
+        return optimizer
+
+    def on_train_start(self) -> None:
+        self.policy.train()
+
+    def transfer_batch_to_device(self, batch: TrainBatch, device: torch.device, dataloader_idx: int) -> TrainBatch:
+        """Left as it is: token lists are packed into tensors micro-batch by micro-batch."""
+        return batch
+
+    def counters(self) -> dict[str, int]:
+        """What a stage counts over its steps, besides the steps; kept in checkpoints."""
+        return {}
+
+    def load_counters(self, counters: Mapping[str, int]) -> None:
+        """Put back what `counters` gave."""
+
+    # ------------------------------------------------------------ one optimiser step
+
+    def packed(self, batch: TrainBatch, indices: Sequence[int]) -> TrunkBatch:
+        """Some trunks of the batch as tensors on this module's device."""
+        trunks = [batch.trunks[i] for i in indices]
+        return pack(trunks, batch.images, self.policy.spec, self.model_config.row_tokens).to(self.policy.device)
+
+    def parts(self, batch: TrainBatch, indices: Sequence[int] | None = None) -> list[list[int]]:
+        """Trunk indices of each micro-batch."""
+        chosen = list(range(len(batch.trunks))) if indices is None else list(indices)
+        split = split_micro([batch.trunks[i] for i in chosen], self.model_config.micro_tokens)
+        return [[chosen[i] for i in part] for part in split]
+
+    def update(
+        self, batch: TrainBatch, parts: Iterable[Part], loss_of: Callable[[Part], tuple[torch.Tensor, Mapping[str, Any]]]
+    ) -> Sums:
+        """Sum the parts' gradients over micro-batches and ranks, clip, step. Returns additive metrics summed likewise.
+
+        Raises NonFiniteError, with the batch saved, before weights are touched by a loss or gradient that is not finite.
+        """
+        optimizer: Any = self.optimizers()
+        for group in optimizer.param_groups:
+            group["lr"] = group["base_lr"] * lr_factor(self.completed_steps, self.stage.steps, self.stage.optim)
+        optimizer.zero_grad(set_to_none=True)
+        sums: Sums = {}
+        with self._local_gradients():
+            for part in parts:
+                loss, metrics = loss_of(part)
+                self.manual_backward(loss)
+                for name, value in metrics.items():
+                    sums[name] = sums.get(name, 0.0) + float(value)
+        trained = [p for group in optimizer.param_groups for p in group["params"]]
+        sum_gradients(trained)
+        sums = sum_over_ranks(sums)
+        norm = float(torch.nn.utils.clip_grad_norm_(trained, self.stage.optim.grad_clip))
+        if not math.isfinite(norm) or not math.isfinite(sums.get("loss", 0.0)):
+            self._stop_at(batch, loss=sums.get("loss", 0.0), norm=norm)
+        optimizer.step()
+        return {**sums, "grad_norm": norm, "lr": optimizer.param_groups[0]["lr"]}
+
+    def finish_step(self, metrics: Sums, *, started: float, tokens: float) -> None:
+        """Count the step and publish what it was like; `tokens` = tokens this rank computed."""
+        seconds = time.perf_counter() - started
+        self.completed_steps += 1
+        self.metrics = metrics
+        self.timings = {"seconds": seconds, "tokens_per_second": tokens / seconds}
+
+    def _local_gradients(self) -> AbstractContextManager[Any]:
+        """Keep DDP from reducing after every backward pass: ranks may differ in how many they make."""
+        wrapped: Any = self.trainer.strategy.model
+        return wrapped.no_sync() if hasattr(wrapped, "no_sync") else nullcontext()
+
+    def _stop_at(self, batch: TrainBatch, *, loss: float, norm: float) -> None:
+        folder = self.crash_folder / f"nonfinite-step-{self.completed_steps}-rank-{self.global_rank}"
+        batch.save(folder)
+        uids = ", ".join(trunk.uid for trunk in batch.trunks)
+        raise NonFiniteError(
+            f"step {self.completed_steps}: loss {loss}, gradient norm {norm}; the batch is saved in {folder} (samples {uids})"
+        )
+
+
+def lr_factor(step: int, total: int, optim: OptimConfig) -> float:
+    """Share of the learning rate in the 0-based `step` of `total`."""
+    if step < optim.warmup_steps:
+        return (step + 1) / optim.warmup_steps
+    if optim.schedule is Schedule.linear:
+        start = max(optim.decay_from * total, optim.warmup_steps)
+        return min(1.0, max(0.0, (total - step) / max(total - start, 1)))
+    if optim.schedule is Schedule.cosine:
+        progress = (step - optim.warmup_steps) / max(total - optim.warmup_steps, 1)
+        return 0.5 * (1.0 + math.cos(math.pi * min(progress, 1.0)))
+    return 1.0
+
+
+# ---------------------------------------------------------------- loading by step
+
+
+class _Steps(Dataset[TrainBatch]):
+    def __init__(self, make: Callable[[int], TrainBatch]) -> None:
+        self.make = make
+
+    def __getitem__(self, step: int) -> TrainBatch:
+        return self.make(step)
+
+
+def step_loader(make: Callable[[int], TrainBatch], start: int, stop: int, *, workers: int = 0) -> DataLoader[TrainBatch]:
+    """Batches of the steps [start, stop): sized, and stateless, since `make` is a function of the step's number.
+
+    The trainer must be built with use_distributed_sampler=False and limit itself to one epoch.
+    """
+    return DataLoader(
+        _Steps(make),
+        batch_size=None,
+        sampler=range(start, stop),
+        num_workers=workers,
+        collate_fn=_same,
+        generator=torch.Generator().manual_seed(0),  # otherwise starting an iterator moves torch's global state
+    )
+
+
+def _same(batch: Any) -> Any:
+    return batch
+
+
+# ---------------------------------------------------------------- sums over ranks
+
+
+def num_ranks() -> int:
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def sum_over_ranks(sums: Sums) -> Sums:
+    """Key-wise sum; ranks may hold different keys."""
+    if num_ranks() == 1:
+        return sums
+    gathered: list[Sums] = [{}] * num_ranks()
+    dist.all_gather_object(gathered, sums)
+    names = dict.fromkeys(name for part in gathered for name in part)
+    return {name: sum(part.get(name, 0.0) for part in gathered) for name in names}
+
+
+def sum_gradients(parameters: Sequence[torch.nn.Parameter]) -> None:
+    """Sum `.grad` over ranks; a parameter that no rank used keeps None, as in one process."""
+    if num_ranks() == 1:
+        return
+    used = torch.tensor([p.grad is not None for p in parameters], dtype=torch.int32, device=parameters[0].device)
+    dist.all_reduce(used, op=dist.ReduceOp.MAX)
+    reduced = [p for p, flag in zip(parameters, used.tolist(), strict=True) if flag]
+    grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in reduced]
+    flat = torch._utils._flatten_dense_tensors(grads)
+    dist.all_reduce(flat)
+    for parameter, grad in zip(reduced, torch._utils._unflatten_dense_tensors(flat, grads), strict=True):
+        parameter.grad = grad
