@@ -17,8 +17,9 @@ $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; say PYTHON=python3.11 make setup"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet "torch==2.14.*" "torchvision==0.29.*"
-	$(BIN)/python -m pip install --quiet -e ".[dev]"
+	@echo "installing torch and its libraries, then the rest: some minutes"
+	$(BIN)/python -m pip install --no-compile "torch==2.14.*" "torchvision==0.29.*"
+	$(BIN)/python -m pip install --no-compile -e ".[dev]"
 	@touch $@
 
 test: setup ## run the whole test suite

@@ -316,13 +316,18 @@ class SamplerConfig:
             reject(f"{path}url", self.url, "a vllm_server sampler needs its address, such as http://127.0.0.1:8000")
 
 
+class AnswerForm(Enum):
+    direct = "direct"  # the option letter alone
+    think = "think"  # a chain, then the letter in tags
+
+
 @dataclass(kw_only=True, slots=True)
 class BenchmarkConfig:
     """Sets scored at the end of each stage; `limit` = items per set (0 = all)."""
 
     sets: dict[str, str] = field(default_factory=dict)  # name -> "<data set>:<split>"
     limit: int = num(0, "[0, 1e9]")
-    mode: str = "think"
+    mode: AnswerForm = AnswerForm.think
     max_tokens: int = num(128, "[1, 1e6]")
     batch_size: int = num(128, "[1, 1e6]")
 
@@ -437,6 +442,7 @@ class SourceKind(Enum):
     mvimgnet = "mvimgnet"  # ROOT/class/object/{images,sparse/0}
     procedural = "procedural"  # the same, with object.json beside images/
     colmap = "colmap"  # ROOT/NAME/{images,sparse/0}
+    sat = "sat"  # parquet files of multiple-choice questions: no captures, no pairs
 
 
 @dataclass(kw_only=True, slots=True)
@@ -534,6 +540,19 @@ class ImageConfig:
 
 
 @dataclass(kw_only=True, slots=True)
+class QuestionConfig:
+    """Which multiple-choice rows stay (source=sat); val and test are kept whole."""
+
+    shares: dict[str, float] = field(default_factory=dict)  # type -> share of the training rows; empty = as they come
+    max_rows: int = num(0, "[0, inf)")  # training rows; 0 = no cap
+    seed: int = 0
+
+    def check(self, path: str) -> None:
+        if self.shares and (min(self.shares.values()) < 0 or sum(self.shares.values()) <= 0):
+            reject(path + "shares", self.shares, "give non-negative shares, at least one of them positive")
+
+
+@dataclass(kw_only=True, slots=True)
 class BuildConfig:
     """`python -m actial.build`: captures -> shards."""
 
@@ -541,6 +560,7 @@ class BuildConfig:
     gates: GateConfig = field(default_factory=GateConfig)
     pairs: PairConfig = field(default_factory=PairConfig)
     image: ImageConfig = field(default_factory=ImageConfig)
+    qa: QuestionConfig = field(default_factory=QuestionConfig)
     out: str = MISSING
     groups_per_shard: int = num(256, "[1, inf)")  # captures in one tar
     workers: int = num(0, "[0, inf)")  # processes; 0 = one per core

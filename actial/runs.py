@@ -77,6 +77,10 @@ class Run:
         return RowLog(self.folder / "timings.jsonl")
 
     @property
+    def config_text(self) -> str:
+        return (self.folder / "config.yaml").read_text()
+
+    @property
     def finished(self) -> bool:
         return (self.folder / "results.json").exists()
 

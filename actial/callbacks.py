@@ -1,0 +1,103 @@
+"""What is written while a stage trains: metrics.jsonl, timings.jsonl, the progress display, and wandb where it is on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
+from typing import Any
+
+import lightning
+import numpy as np
+from omegaconf import OmegaConf
+
+from actial.config import LoggerConfig, TrainConfig, WandbMode
+from actial.progress import Progress
+from actial.runs import Run, flat, is_main_process
+from actial.step import StepModule
+
+SHOWN = ("loss", "reward", "format", "accuracy", "kl")  # beside the progress bar, those that the stage has
+
+
+class StepRecorder(lightning.Callback):
+    """Writes the module's `metrics` and `timings` every `stage.log_every` steps and after the last, and shows the progress."""
+
+    def __init__(self, run: Run, stage: str, tracker: Tracker) -> None:
+        self.run = run
+        self.stage = stage
+        self.tracker = tracker
+        self.progress: Progress | None = None
+
+    def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        assert isinstance(module, StepModule)
+        if is_main_process():
+            self.progress = Progress(self.stage, total=module.stage.steps, unit="steps", start=module.completed_steps)
+            self.progress.__enter__()
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule, *_: Any) -> None:
+        assert isinstance(module, StepModule)
+        step = module.completed_steps
+        if self.progress is None or step == self.progress.done:  # not the writing process, or the step was skipped
+            return
+        self.progress.advance(note="  ".join(f"{name} {module.metrics[name]:.3f}" for name in SHOWN if name in module.metrics))
+        if step % module.stage.log_every == 0 or step == module.stage.steps:
+            self.run.metrics.write(self.stage, step, module.metrics)
+            self.run.timings.write(self.stage, step, module.timings)
+            self.tracker.log(self.stage, step, {**module.metrics, **module.timings})
+
+    def on_train_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        if self.progress is not None:
+            self.progress.__exit__(None)
+
+    def on_exception(self, trainer: lightning.Trainer, module: lightning.LightningModule, exception: BaseException) -> None:
+        if self.progress is not None:
+            self.progress.__exit__(type(exception))
+
+
+class Tracker:
+    """wandb, or nothing when it is disabled; offline it needs no account and no network."""
+
+    def __init__(self, config: TrainConfig, run: Run) -> None:
+        self.wandb = _start_wandb(config.logger, config, run) if _wanted(config.logger) else None
+        self.table_rows = config.logger.table_rows
+
+    def log(self, stage: str, step: int, values: Mapping[str, float]) -> None:
+        """One step's numbers, each stage on its own step axis."""
+        if self.wandb is not None:
+            self.wandb.log({f"{stage}/step": step, **{f"{stage}/{name}": value for name, value in values.items()}})
+
+    def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """A table whose uint8 (H, W, 3) cells are shown as pictures."""
+        if self.wandb is None or not rows:
+            return
+        import wandb
+
+        shown = [[wandb.Image(cell) if isinstance(cell, np.ndarray) else cell for cell in row] for row in rows[: self.table_rows]]
+        self.wandb.log({name: wandb.Table(columns=list(columns), data=shown)})
+
+    def finish(self) -> None:
+        if self.wandb is not None:
+            self.wandb.finish(quiet=True)
+
+
+def _wanted(config: LoggerConfig) -> bool:
+    return config.mode is not WandbMode.disabled and is_main_process()
+
+
+def _start_wandb(logger: LoggerConfig, config: TrainConfig, run: Run) -> Any:
+    import wandb
+
+    started = wandb.init(
+        mode=logger.mode.value,
+        dir=run.folder,
+        project=logger.project,
+        group=logger.group,
+        tags=logger.tags,
+        name=run.folder.name,
+        id=sha256(str(run.folder.resolve()).encode()).hexdigest()[:12],  # the same for a resumed run
+        resume="allow",
+        config=flat(OmegaConf.create(run.config_text)),
+        settings=wandb.Settings(silent=True, x_disable_stats=True),
+    )
+    for stage in config.stages:
+        started.define_metric(f"{stage.name}/*", step_metric=f"{stage.name}/step")
+    return started

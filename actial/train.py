@@ -1,0 +1,48 @@
+"""python -m actial.train +experiment=NAME run_dir=DIR: the stages of an experiment, then every model scored side by side."""
+
+from __future__ import annotations
+
+from actial.cli import Exit, hydra_command
+from actial.config import TrainConfig
+
+STOPPED = 143  # 128 + SIGTERM, as a shell reports it
+
+
+def train(config: TrainConfig) -> None:
+    """Run what is left of the experiment in `config.run_dir`.
+
+    Raises UserError for wrong input; Exit(143) when stopped by a signal, with everything saved.
+    """
+    from actial import scoreboard, stages  # torch and Lightning come in only once the config is known to be right
+    from actial.report import write_report
+    from actial.runs import open_run, stop_requested
+
+    run = open_run(config)
+    if run.finished:
+        print(f"{run.folder} is finished: its results are in {run.folder / 'report.html'}.")
+        return
+    with stop_requested() as stop:
+        stages.prepare(config, run)
+        models = {"base": config.model.path}
+        for stage in config.stages:
+            source = list(models.values())[-1]
+            models[stage.name] = stages.train_stage(stage, config, source, run, stop)
+            if stop:
+                print(f"stopped and saved: run the same command again to go on with {stage.name}.")
+                raise Exit(STOPPED)
+        scoreboard.score_models(models, config, run)
+        write_report(run.folder)
+    print(f"finished: {run.folder / 'report.html'}")
+
+
+@hydra_command("train", folder_key="run_dir", plus=("experiment",))
+def main(config: TrainConfig) -> None:
+    """python -m actial.train +experiment=NAME [run_dir=DIR] [group=name ...] [key=value ...]
+
+    Trains the stages of an experiment one after the other and scores each model; the same command again resumes.
+    """
+    train(config)
+
+
+if __name__ == "__main__":
+    main()
