@@ -12,9 +12,10 @@ from typing import Any
 
 from actial.errors import UserError
 from actial.files import write_json
-from actial.grading import LETTERS, Compat, grade
+from actial.grading import LETTERS, Compat, format_ok, grade
+from actial.open_answers import grade_open
 from actial.scoring import Prediction
-from actial.types import Example, FinishReason, Question
+from actial.types import Example, FinishReason, Outcome, Question
 
 ANGLE_BINS = tuple(range(20, 101, 20))  # degrees of |alpha|; four bins
 
@@ -28,17 +29,25 @@ def predict(
     compat: Compat | str = Compat.LADDER,
 ) -> Prediction:
     """Grade one answer and keep what scoring needs to know about the question."""
-    graded = grade(text, question.options, question.answer_index, finish, compat)
+    if question.options:
+        g = grade(text, question.options, question.answer_index, finish, compat)
+        choice = question.options[LETTERS.index(g.letter)] if g.letter else None
+        letter, rule, outcome, hit, answer = g.letter, g.rule, g.outcome, float(g.correct), question.answer_letter
+    else:
+        rule, answer = example.row["open"]["metric"], example.row["open"]["answer"]
+        hit, choice = grade_open(text, rule, answer)
+        cut = Outcome.TRUNCATED if finish is FinishReason.LENGTH else Outcome.NO_ANSWER
+        letter, outcome = None, cut if choice is None else Outcome.PARSED
     return Prediction(
         uid=question.uid,
         text=text,
-        letter=graded.letter,
-        choice=question.options[LETTERS.index(graded.letter)] if graded.letter else None,
-        answer=question.answer_letter,
-        rule=graded.rule,
-        outcome=graded.outcome.value,
-        hit=float(graded.correct),
-        format_ok=graded.format_ok,
+        letter=letter,
+        choice=choice,
+        answer=answer,
+        rule=rule,
+        outcome=outcome.value,
+        hit=hit,
+        format_ok=format_ok(text),
         finish=finish.value if finish else None,
         tokens=tokens,
         type=question.type,

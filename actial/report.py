@@ -18,7 +18,7 @@ from __future__ import annotations
 import base64
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,7 @@ def set_results(predictions: Sequence[Prediction], *, joint_size: int = 3) -> di
 
 
 def sample_answers(
-    run_dir: Path | str, set_name: str, examples: Sequence[Example], predictions: dict[str, Sequence[Prediction]], count: int = 6
+    run_dir: Path | str, set_name: str, examples: Sequence[Example], predictions: Mapping[str, Sequence[Prediction]], count: int = 6
 ) -> list[dict[str, Any]]:
     """The first questions of `count` examples drawn by hash, with every model's answer; their images are written to run_dir/samples."""
     folder = Path(run_dir) / "samples"

@@ -1,4 +1,4 @@
-"""Graded answers -> numbers with intervals; pure Python, exact fractions until they are shown.
+"""Graded answers -> numbers with intervals; exact fractions until they are shown.
 
 Every figure is a `Cell`: how many, what share, a 95 % interval, and how many answers could not be read or were cut.
 """
@@ -11,6 +11,8 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from typing import Any
+
+import numpy as np
 
 from actial.errors import UserError
 from actial.types import Outcome
@@ -75,7 +77,7 @@ def wilson(hits: float, n: int, z: float = Z95) -> tuple[float, float]:
 
 def accuracy(predictions: Sequence[Prediction]) -> Cell:
     """Mean hit over answers."""
-    return _cell([_exact(p.hit) for p in predictions], predictions)
+    return mean_cell([_exact(p.hit) for p in predictions], predictions)
 
 
 def accuracy_by(predictions: Iterable[Prediction], key: str | Callable[[Prediction], Hashable]) -> dict[str, Cell]:
@@ -92,7 +94,7 @@ def split_by(predictions: Iterable[Prediction], key: str | Callable[[Prediction]
 
 def all_right(groups: Mapping[Hashable, Sequence[Prediction]]) -> Cell:
     """Share of groups whose answers are all right."""
-    return _cell([Fraction(all(p.hit == 1 for p in rows)) for rows in groups.values()], [p for rows in groups.values() for p in rows])
+    return mean_cell([Fraction(all(p.hit == 1 for p in rows)) for rows in groups.values()], [p for rows in groups.values() for p in rows])
 
 
 def joint(predictions: Iterable[Prediction], size: int = 3) -> Cell:
@@ -109,7 +111,7 @@ def macro(cells: Sequence[Cell], weights: Sequence[Fraction] | None = None) -> C
     The interval adds the members' distances to their own limits in quadrature (MOVER, Zou and Donner 2008, doi 10.1002/sim.3095).
     """
     if not cells:
-        return _cell([], [])
+        return mean_cell([], [])
     weights = weights or [Fraction(1, len(cells))] * len(cells)
     value = sum((w * c.value for w, c in zip(weights, cells, strict=True)), Fraction(0))
     below = math.hypot(*(float(w) * (float(c.value) - c.low) for w, c in zip(weights, cells, strict=True)))
@@ -129,7 +131,8 @@ def confusion(predictions: Iterable[Prediction]) -> dict[str, float]:
     return {kind: count / total if total else 0.0 for kind, count in counts.items()}
 
 
-def _cell(values: Sequence[Fraction], answers: Sequence[Prediction]) -> Cell:
+def mean_cell(values: Sequence[Fraction], answers: Sequence[Prediction]) -> Cell:
+    """Mean of `values`; the rates of unread answers come from `answers`, of which a value may rest on several."""
     hits, n = sum(values, Fraction(0)), len(values)
     low, high = wilson(float(hits), n)
     unread = [p for p in answers if p.outcome != Outcome.PARSED.value]
@@ -142,6 +145,13 @@ def _cell(values: Sequence[Fraction], answers: Sequence[Prediction]) -> Cell:
         unparsed=len(unread) / len(answers) if answers else 0.0,
         truncated=len(cut) / len(answers) if answers else 0.0,
     )
+
+
+def difference(one: Cell, other: Cell) -> dict[str, float]:
+    """value, low, high of one - other for independent cells (Newcombe 1998, method 10)."""
+    a, b = float(one.value), float(other.value)
+    low, high = math.hypot(a - one.low, other.high - b), math.hypot(one.high - a, b - other.low)
+    return {"value": a - b, "low": a - b - low, "high": a - b + high}
 
 
 def _exact(hit: float) -> Fraction:
@@ -233,9 +243,15 @@ def cvbench(predictions: Sequence[Prediction]) -> dict[str, Cell]:
     return cells
 
 
+THRESHOLDS = np.linspace(0.5, 0.95, 10)
+
+
 def mra(predicted: float, truth: float) -> float:
     """Mean relative accuracy (VSI-Bench, arXiv 2412.14171): share of t = 0.50, 0.55 .. 0.95 with |error| / |truth| <= 1 - t."""
     if truth == 0:
-        return float(predicted == 0)
-    error = abs(predicted - truth) / abs(truth)
-    return sum(error <= 1 - (0.5 + 0.05 * i) + 1e-12 for i in range(10)) / 10
+        return relative_accuracy(abs(predicted))
+    return relative_accuracy(abs((predicted - truth) / truth))
+
+
+def relative_accuracy(error: float) -> float:
+    return float((error <= 1 - THRESHOLDS).mean())

@@ -100,7 +100,7 @@ def test_cvbench_vector_a():
 
 
 @pytest.mark.parametrize(
-    ("predicted", "truth", "want"), [(10, 10, 1.0), (15, 10, 0.1), (20, 10, 0.0), (9, 10, 0.9), (0, 0, 1.0), (1, 0, 0.0)]
+    ("predicted", "truth", "want"), [(10, 10, 1.0), (15, 10, 0.1), (20, 10, 0.0), (9, 10, 0.9), (9.1, 10, 0.9), (0, 0, 1.0), (1, 0, 0.0)]
 )
 def test_mra_vector_i(predicted, truth, want):
     assert S.mra(predicted, truth) == pytest.approx(want)

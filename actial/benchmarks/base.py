@@ -1,0 +1,202 @@
+"""What every benchmark becomes: a list of items with ordered images, options and one normalised answer, under the licence of its source.
+
+A loader reads the published files as they are. A missing file or column is refused with what was expected; the sha256 of every file
+read is kept with the scores, because published sets have been changed in place before (BLINK's TSV, MindCube 2026-03, CV-Bench's split).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from actial.errors import UserError
+from actial.grading import LETTERS
+from actial.scoring import Prediction, accuracy, accuracy_by
+
+Picture = bytes | Path  # encoded bytes, or a file
+Scores = dict[str, Any]  # names -> Cell, nested
+
+
+class Style(StrEnum):
+    """How the user's text is written; the images come first in all of them."""
+
+    THINK = "think"  # question and options on one line; the system prompt asks for think and answer tags
+    LETTER = "letter"  # the same with a request for the letter alone
+    VLMEVAL = "vlmeval"  # VLMEvalKit's multiple-choice form
+    DATASET = "dataset"  # the prompt column of the data set (CV-Bench, BLINK)
+    MMSI = "mmsi"
+    VIEWSPATIAL = "viewspatial"
+    FRAMES = "frames"  # VSI-Bench, STI-Bench, SPAR-Bench
+
+
+@dataclass(slots=True, kw_only=True)
+class Item:
+    """One question. `options` is empty for an open answer, which `open` then describes (metric, answer)."""
+
+    uid: str
+    images: list[Picture]
+    question: str  # without the options
+    options: tuple[str, ...] = ()
+    answer_index: int = -1
+    type: str = ""
+    categories: dict[str, str] = field(default_factory=dict)
+    circular: dict[str, Any] = field(default_factory=dict)  # base, rotation, rotations, flip
+    open: dict[str, Any] = field(default_factory=dict)
+    raw_prompt: str | None = None  # the data set's own text
+    hint: str = ""
+    source_index: int | str = 0  # the row's name in its file and in the harnesses' outputs
+
+
+@dataclass(slots=True)
+class Source:
+    """Where a benchmark's files are: a local folder, or a hub data set at a revision."""
+
+    name: str
+    hub: str
+    root: Path | None = None
+    revision: str | None = None
+    split: str = ""
+    hashes: dict[str, str] = field(default_factory=dict)  # file name -> sha256, of everything read
+    dropped: Counter[str] = field(default_factory=Counter)  # rows left out, by reason
+
+    def file(self, *names: str) -> Path:
+        """The first of `names` that exists.
+
+        Raises:
+            UserError: none does, naming them and where they are published.
+        """
+        for name in names:
+            path = self.root / name if self.root else None
+            if path is not None and path.is_file():
+                return self._noted(name, path)
+        if self.root is None:
+            return self._noted(names[0], self._download(names[0]))
+        raise UserError(
+            f"{self.name}: {self.root} has none of {', '.join(names)}: download it from the hub data set {self.hub}, "
+            "or leave benchmark.root empty to fetch it."
+        )
+
+    def picture(self, name: str) -> Path:
+        """A picture beside the files; checked now, read later."""
+        path = (self.root or Path()) / name
+        if not path.is_file():
+            raise UserError(f"{self.name}: picture {path} is missing: unpack the data set's archives into {self.root}.")
+        return path
+
+    def _download(self, name: str) -> Path:
+        from huggingface_hub import hf_hub_download
+
+        try:
+            return Path(hf_hub_download(self.hub, name, repo_type="dataset", revision=self.revision))
+        except OSError as error:
+            summary = str(error).splitlines()[0]
+            raise UserError(f"{self.name}: {name} of {self.hub} cannot be fetched ({summary}): give benchmark.root=FOLDER.") from error
+
+    def _noted(self, name: str, path: Path) -> Path:
+        digest = sha256()
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+        self.hashes[name] = digest.hexdigest()
+        return path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Benchmark:
+    """A published set: where it lies, how it is read, asked and scored."""
+
+    name: str
+    hub: str
+    load: Callable[[Source], list[Item]]
+    score: Callable[[Sequence[Prediction]], Scores]
+    style: Style = Style.VLMEVAL
+    split: str = "test"
+    licence: str = ""
+    paper: str = ""
+    reference: str = ""  # name of a table under reference/
+
+
+def require(table: str, found: Iterable[str], expected: Sequence[str]) -> None:
+    """Refuse a table whose columns have changed."""
+    have = set(found)
+    missing = [name for name in expected if name not in have]
+    if missing:
+        raise UserError(
+            f"{table} lacks the columns {', '.join(missing)}; the published format has {', '.join(expected)}, "
+            f"this file has {', '.join(sorted(have))}: fetch the revision you mean to score."
+        )
+
+
+# ---------------------------------------------------------------- one form for every answer convention
+
+
+def clean_options(options: Iterable[Any]) -> tuple[str, ...]:
+    """Option texts without trailing empty ones (None, NaN, "", "nan" fill unused columns)."""
+    texts = ["" if option is None or (isinstance(option, float) and math.isnan(option)) else str(option).strip() for option in options]
+    while texts and texts[-1].lower() in ("", "nan"):
+        texts.pop()
+    return tuple(texts)
+
+
+def answer_position(answer: Any, options: Sequence[str], name: str) -> int:
+    """0-based index of the right option from any published convention: 2, "C", "(C)", "C. left", or the option's text.
+
+    Raises:
+        UserError: no option or several match.
+    """
+    if isinstance(answer, int) and not isinstance(answer, bool) and 0 <= answer < len(options):
+        return answer
+    text = str(answer).strip()
+    if match := re.fullmatch(r"\(?([A-Z])\)?[.):]?|([A-Z])[.):]\s.*", text, re.DOTALL):
+        position = LETTERS.index(match[1] or match[2])
+        if position < len(options):
+            return position
+    hits = [i for i, option in enumerate(options) if option.strip().casefold() == text.casefold()]
+    if len(hits) != 1:
+        raise UserError(f"{name}: answer {text!r} names {len(hits)} of the options {list(options)}: the file is not the published one.")
+    return hits[0]
+
+
+def inline_options(text: str) -> tuple[str, tuple[str, ...]]:
+    """Split "stem .. A: x, B: y .." or "A. x B. y" into the stem and the options; no options when the letters do not follow each other."""
+    head, marked, tail = text.rpartition("Options:")
+    body = tail if marked else text
+    starts: list[tuple[int, int]] = []
+    for letter in LETTERS:
+        match = re.compile(rf"(?:(?<=\s)|(?<=,)|^)\(?{letter}[.:)]\s").search(body, starts[-1][1] if starts else 0)
+        if match is None:
+            break
+        starts.append(match.span())
+    if len(starts) < 2:
+        return text, ()
+    ends = [begin for begin, _ in starts[1:]] + [len(body)]
+    options = tuple(body[begin:end].strip().rstrip(",;").strip() for (_, begin), end in zip(starts, ends, strict=True))
+    stem = head if marked else body[: starts[0][0]]
+    return stem.strip(), options
+
+
+def rotated(items: Iterable[Item]) -> list[Item]:
+    """Every item under all cyclic shifts of its options, for circular evaluation; open answers stay as they are."""
+    turned = []
+    for item in items:
+        k = len(item.options)
+        for shift in range(k):
+            circular = {"base": item.uid, "rotation": shift, "rotations": k, "flip": False}
+            options = item.options[shift:] + item.options[:shift]
+            index = (item.answer_index - shift) % k
+            turned.append(replace(item, uid=f"{item.uid}#{shift}", options=options, answer_index=index, circular=circular, raw_prompt=None))
+        if not k:
+            turned.append(item)
+    return turned
+
+
+def score_types(predictions: Sequence[Prediction]) -> Scores:
+    """The mean over answers, and by type."""
+    return {"overall": accuracy(predictions), "type": accuracy_by(predictions, "type")}

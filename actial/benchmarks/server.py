@@ -1,0 +1,148 @@
+"""Questions to any OpenAI-compatible server: many at once, retried where that helps, kept as they come.
+
+Pictures travel as PNG of exactly the pixels an in-process model would see, so both runners ask the same thing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import openai
+from PIL import Image
+
+from actial.errors import UserError
+from actial.hashing import hash_unit
+from actial.predictions import PredictionLog, predict
+from actial.progress import Progress
+from actial.scoring import Prediction
+from actial.types import Example, FinishReason, Question, SamplingParams
+
+PERMANENT = (400, 413, 422)  # the same request would fail again
+LONGEST_WAIT_S = 30.0
+
+
+@dataclass(slots=True, kw_only=True)
+class Server:
+    url: str  # ends in /v1
+    model: str
+    key: str = "EMPTY"
+    system_prompt: str | None = None
+    concurrency: int = 64
+    timeout_s: float = 600.0
+    retries: int = 6  # of one request, on 429, 5xx, timeouts, broken connections and answers that are no chat completion
+    first_wait_s: float = 0.5  # before the first retry; doubles
+
+
+def evaluate_on_server(server: Server, examples: Sequence[Example], params: SamplingParams, *, log: PredictionLog) -> list[Prediction]:
+    """One answer per question, in order of the examples; answers are written as they come.
+
+    Raises:
+        UserError: the server cannot be reached, does not accept the key or the model, or refuses some requests. What was answered
+            stays in the log, and the same call goes on from there.
+    """
+    return asyncio.run(_evaluate(server, examples, params, log))
+
+
+async def _evaluate(server: Server, examples: Sequence[Example], params: SamplingParams, log: PredictionLog) -> list[Prediction]:
+    asked: list[list[str]] = [[] for _ in examples]
+    refused: dict[str, str] = {}
+    waiting = iter(range(len(examples)))
+    running: set[asyncio.Task[list[Prediction]]] = set()
+    async with openai.AsyncOpenAI(base_url=server.url, api_key=server.key, timeout=server.timeout_s, max_retries=0) as client:
+        ask = partial(_ask, client, server, params)
+
+        async def answer(index: int) -> list[Prediction]:
+            example = await asyncio.to_thread(examples.__getitem__, index)
+            asked[index] = [question.uid for question in example.questions]
+            found = await asyncio.gather(*(ask(example, q, refused) for q in example.questions if q.uid not in log.done))
+            return [p for p in found if p]
+
+        try:
+            with Progress(f"asking {server.model}", total=len(examples), unit="examples") as progress:
+                while True:
+                    running |= {asyncio.create_task(answer(i)) for i in itertools.islice(waiting, server.concurrency - len(running))}
+                    if not running:
+                        break
+                    done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                    log.append(p for task in done if not task.exception() for p in task.result())
+                    for task in done:
+                        task.result()  # raises what ended it
+                    progress.advance(len(done))
+        finally:
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
+    if refused:
+        uid, reason = next(iter(refused.items()))
+        raise UserError(
+            f"{server.url} refused {len(refused)} questions, the first {uid} ({reason}): the other answers are kept; "
+            "raise the server's limits (context length, pictures per prompt) and run again."
+        )
+    return [log.done[uid] for uids in asked for uid in uids]
+
+
+async def _ask(
+    client: Any, server: Server, params: SamplingParams, example: Example, question: Question, refused: dict[str, str]
+) -> Prediction | None:
+    """The graded answer; None when the server refuses this question for good, with the reason in `refused`."""
+    messages = await asyncio.to_thread(chat_messages, example, question, server.system_prompt)
+    settings = {"temperature": params.temperature, "top_p": params.top_p, "max_tokens": params.max_tokens, "seed": params.seed}
+    problem = ""
+    for attempt in range(server.retries + 1):
+        if attempt:
+            await asyncio.sleep(min(LONGEST_WAIT_S, server.first_wait_s * 2**attempt) * (0.5 + hash_unit(question.uid, attempt)))
+        try:
+            text, finish, tokens = _read(await client.chat.completions.create(model=server.model, messages=messages, **settings))
+        except (openai.AuthenticationError, openai.PermissionDeniedError):
+            raise UserError(f"{server.url} does not accept the key: put the right one into the variable named by server.key_env.") from None
+        except openai.NotFoundError as error:
+            raise UserError(f"{server.url} has no model {server.model} ({_message(error)}): set server.model or server.url.") from None
+        except openai.APIStatusError as error:
+            problem = f"status {error.status_code}: {_message(error)}"
+            if error.status_code in PERMANENT:
+                refused[question.uid] = problem
+                return None
+        except openai.APIConnectionError as error:  # timeouts too
+            problem = f"{type(error).__name__}: {error.__cause__ or error}"
+        except (openai.APIResponseValidationError, ValueError):
+            problem = "its answer is not a chat completion"
+        else:
+            return predict(example, question, text, finish, tokens)
+    raise UserError(f"{server.url} did not answer {question.uid} in {server.retries + 1} tries ({problem}): repair it and run again.")
+
+
+def _read(reply: Any) -> tuple[str, FinishReason, int | None]:
+    """Text, why it ended, length in tokens. Raises ValueError for what is no chat completion."""
+    first = next(iter(getattr(reply, "choices", None) or []), None)
+    message = getattr(first, "message", None)
+    if first is None or message is None:
+        raise ValueError("no choices in the reply")
+    finish = FinishReason.LENGTH if first.finish_reason == "length" else FinishReason.STOP
+    return message.content or "", finish, reply.usage.completion_tokens if reply.usage else None
+
+
+def _message(error: openai.APIStatusError) -> str:
+    body = error.body if isinstance(error.body, dict) else {}
+    return str(body.get("message", error.message))[:300]
+
+
+def chat_messages(example: Example, question: Question, system_prompt: str | None) -> list[dict[str, Any]]:
+    """System turn, then one user turn: pictures in order, then the text."""
+    pictures = [{"type": "image_url", "image_url": {"url": f"data:image/png;base64,{png(image)}"}} for image in example.images]
+    user = {"role": "user", "content": [*pictures, {"type": "text", "text": question.text}]}
+    return [{"role": "system", "content": system_prompt}, user] if system_prompt is not None else [user]
+
+
+def png(image: np.ndarray) -> str:
+    """Base64 of a lossless PNG of uint8 (H, W, 3)."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG", compress_level=1)
+    return base64.b64encode(buffer.getvalue()).decode()

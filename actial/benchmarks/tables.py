@@ -1,0 +1,105 @@
+"""Rows of the published file kinds, with their columns checked: TSV of VLMEvalKit, parquet, JSON and JSON lines."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import csv
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from actial.benchmarks.base import Item, Picture, Source, answer_position, clean_options, require
+from actial.errors import UserError
+from actial.grading import LETTERS
+
+REFERENCE_LENGTH = 64  # a TSV image cell of at most this many characters names another row
+
+
+def parquet_rows(path: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Rows in batches small enough for nested columns in one giant row group (SAT's train split has 5 GB in one)."""
+    import pyarrow.parquet as pq
+
+    file = pq.ParquetFile(path, pre_buffer=False)
+    require(str(path), file.schema_arrow.names, columns)
+    for batch in file.iter_batches(64):
+        yield from batch.to_pylist()
+
+
+def json_rows(path: Path, columns: Sequence[str]) -> list[dict[str, Any]]:
+    """A JSON list, or one JSON object per line."""
+    text = path.read_text(encoding="utf-8")
+    try:
+        rows = [json.loads(line) for line in text.splitlines() if line.strip()] if path.suffix == ".jsonl" else json.loads(text)
+    except ValueError as error:
+        raise UserError(f"{path} is not valid JSON ({error}): fetch it again.") from None
+    for row in rows:
+        require(f"{path}, row {row.get('id', '')}", row, columns)
+    return rows
+
+
+def tsv_rows(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
+    csv.field_size_limit(sys.maxsize)  # base64 pictures
+    with path.open(encoding="utf-8", newline="") as file:
+        reader = csv.DictReader(file, delimiter="\t")
+        require(str(path), reader.fieldnames or (), columns)
+        return list(reader)
+
+
+def tsv_pictures(rows: Sequence[dict[str, str]], path: Path) -> list[list[Picture]]:
+    """Every row's pictures: base64, a list of base64, or the index of the row that has them; else the files of `image_path`."""
+    by_index = {row["index"]: row for row in rows}
+
+    def pictures(row: dict[str, str], hops: int = 0) -> list[Picture]:
+        cell = row.get("image", "")
+        if not cell:
+            return [path.parent / name for name in _listed(row.get("image_path", ""))]
+        if len(cell) <= REFERENCE_LENGTH:
+            if cell not in by_index or hops > 1:
+                raise UserError(f"{path}: row {row['index']} points at picture row {cell}, which the file does not have: fetch it again.")
+            return pictures(by_index[cell], hops + 1)
+        try:
+            return [base64.b64decode(part, validate=True) for part in _listed(cell)]
+        except binascii.Error:
+            raise UserError(f"{path}: the picture of row {row['index']} is not base64: fetch the file again.") from None
+
+    return [pictures(row) for row in rows]
+
+
+def _listed(cell: str) -> list[str]:
+    """A cell that may be one value or a list written as JSON or Python text."""
+    if cell.startswith("[") and cell.endswith("]"):
+        return [part.strip().strip("\"'") for part in cell[1:-1].split(",") if part.strip()]
+    return [cell] if cell else []
+
+
+def mcq_items(source: Source, path: Path, *, categories: Sequence[str] = ("category",), type_from: str = "category") -> list[Item]:
+    """Items of a VLMEvalKit multiple-choice TSV: index, question, A.., answer, category, image."""
+    rows = tsv_rows(path, ("index", "question", "A", "B", "answer", *categories))
+    items = []
+    for row, images in zip(rows, tsv_pictures(rows, path), strict=True):
+        options = clean_options(row.get(letter) for letter in LETTERS[:6])
+        items.append(
+            Item(
+                uid=f"{source.name}/{row['index']}",
+                images=images,
+                question=row["question"],
+                options=options,
+                answer_index=answer_position(row["answer"], options, f"{path} row {row['index']}"),
+                type=row[type_from],
+                categories={name: row[name] for name in categories},
+                hint="" if (row.get("hint") or "").lower() == "nan" else row.get("hint") or "",
+                source_index=row["index"],
+            )
+        )
+    return items
+
+
+def picture_bytes(cell: Any) -> bytes:
+    """A parquet image cell: raw bytes, or the hub's {"bytes": .., "path": ..}."""
+    found = cell.get("bytes") if isinstance(cell, dict) else cell
+    if not isinstance(found, bytes):
+        raise UserError(f"a picture cell holds {type(cell).__name__} without bytes: fetch the parquet file with embedded pictures.")
+    return found
