@@ -119,6 +119,7 @@ def _corruptions():
     yield "point count", "points3D.bin", huge + points[8:]
     yield "track length", "points3D.bin", points[:51] + huge + points[59:]
     yield "track to nowhere", "points3D.bin", points[:59] + struct.pack("<ii", 1, 77) + points[67:]
+    yield "track to another point", "points3D.bin", points[:59] + struct.pack("<ii", 1, 2) + points[67:]
     yield "track to unknown image", "points3D.bin", points[:59] + struct.pack("<ii", 9, 0) + points[67:]
     yield "point nan", "points3D.bin", points[:24] + struct.pack("<d", np.nan) + points[32:]
     yield "trailing bytes", "points3D.bin", points + b"\0"
