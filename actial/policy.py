@@ -265,16 +265,20 @@ class _AdapterOff:
 
 def scored_hidden(model: Any, batch: TrunkBatch, config: ModelConfig) -> torch.Tensor:
     """(N, H) final hidden states at the predictors of the scored tokens."""
-    inner = model.model
-    embeds = inner.get_input_embeddings()(batch.ids)
-    extra: dict[str, Any] = {}
-    if len(batch.feature_slot):
-        embeds, extra = _insert_features(inner, embeds, batch)
+    embeds, extra = embed_rows(model, batch)
     mask = block_mask(batch) if config.attention is Attention.flex else dense_mask(batch)
-    out = inner.language_model(
+    out = model.model.language_model(
         inputs_embeds=embeds, attention_mask=mask, position_ids=batch.positions, use_cache=False, **extra
     )
     return out.last_hidden_state.flatten(0, 1)[batch.predictor]
+
+
+def embed_rows(model: Any, batch: TrunkBatch) -> tuple[torch.Tensor, dict[str, Any]]:
+    """(R, L, H) embeddings with the images' features in the trunks' placeholders, and what else the text model wants."""
+    embeds = model.model.get_input_embeddings()(batch.ids)
+    if len(batch.feature_slot):
+        return _insert_features(model.model, embeds, batch)
+    return embeds, {}
 
 
 def _insert_features(inner: Any, embeds: torch.Tensor, batch: TrunkBatch) -> tuple[torch.Tensor, dict[str, Any]]:
