@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from actial.cli import hydra_command
-from actial.config import BuildConfig
+from actial.config import BuildConfig, SourceKind
 from actial.data.audit import write_audit
 from actial.data.captures import Source, open_source
 from actial.data.colmap import Rejected
@@ -180,6 +180,11 @@ def build(config: BuildConfig) -> None:
         refuse_other(json.loads((out / MANIFEST).read_text()), identity, out, "finished")
         shutil.rmtree(out / PARTS, ignore_errors=True)  # left by a kill between the manifest and this
         print(f"{out} is already built with this configuration; nothing to do.")
+        return
+    if config.source.kind is SourceKind.sat:
+        from actial.data.sat_build import build_sat  # brings the benchmarks' readers along
+
+        build_sat(config, fixed_settings(config), identity)
         return
     references = open_source(config.source).captures()
     claim = {"config_hash": identity, "captures": sha256("\n".join(references).encode()).hexdigest()}

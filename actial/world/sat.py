@@ -38,16 +38,17 @@ class SatJob:
     index: int
     seed: int
     size: int
+    rows: int  # how many of its questions are kept
 
 
 def sat_jobs(split: str, rows: int, seed: int, size: int) -> list[SatJob]:
     """The scenes behind `rows` rows of a split, in the order of the file."""
     static = 0 if split == "test" else round(rows * STATIC_SHARE)
-    scenes = -(-static // STATIC_PER_SCENE)
     types = TEST_TYPES if split == "test" else TRAIN_TYPES
-    jobs = [SatJob("static", "other", split, i, seed, size) for i in range(scenes)]
+    kept = [min(STATIC_PER_SCENE, static - done) for done in range(0, static, STATIC_PER_SCENE)]
+    jobs = [SatJob("static", "other", split, i, seed, size, count) for i, count in enumerate(kept)]
     dynamic = islice(cycle(types.items()), rows - static)
-    return jobs + [SatJob(kind, raw, split, i, seed, size) for i, (kind, raw) in enumerate(dynamic)]
+    return jobs + [SatJob(kind, raw, split, i, seed, size, 1) for i, (kind, raw) in enumerate(dynamic)]
 
 
 def sat_rows(job: SatJob) -> list[dict]:
@@ -62,7 +63,7 @@ def sat_rows(job: SatJob) -> list[dict]:
             "question_type": job.raw_type,
             "correct_answer": item.correct,
         }
-        for item in asked
+        for item in asked[: job.rows]
     ]
 
 
@@ -71,13 +72,9 @@ def write_sat(path: Path, split: str, rows: int, seed: int, size: int, workers: 
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    jobs = sat_jobs(split, rows, seed, size)
-    static = sum(job.kind == "static" for job in jobs) * STATIC_PER_SCENE
-    surplus = static + sum(job.kind != "static" for job in jobs) - rows  # of the last static scene
     table: list[dict] = []
-    for job, found in zip(jobs, in_processes(sat_rows, jobs, workers), strict=True):
-        last_static = job.kind == "static" and len(table) + len(found) == static
-        table += found[: len(found) - surplus] if last_static else found
+    for found in in_processes(sat_rows, sat_jobs(split, rows, seed, size), workers):
+        table += found
         yield len(found)
     schema = pa.schema(
         [

@@ -1,0 +1,147 @@
+"""SAT's parquet releases, read as they are: files by split, rows one by one, and each row's question, options and pictures.
+
+`SAT_<split>.parquet` (one row group of 5 GB, static rows first), `<split>-*.parquet` shards with the same rows, and verl's layout
+(`prompt`, `images`, `reward_model.ground_truth`).
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from actial.benchmarks.base import answer_position, inline_options
+from actial.benchmarks.sat import TYPES, sat_options
+from actial.errors import UserError
+
+BATCH = 64  # rows decoded at a time
+READ_AHEAD = 1 << 20  # bytes; without it the whole column chunk is read at once
+LETTERS = "ABCDEF"
+NEARNESS = re.compile(r"\b(closer|closest|nearer|nearest|farther|further|depth)\b")
+
+
+# ---------------------------------------------------------------- files
+
+
+def find_files(root: Path) -> dict[str, list[Path]]:
+    """Parquet files by split; SAT_static is left out beside SAT_train, which repeats it. Raises UserError when there are none."""
+    if not root.is_dir():
+        raise UserError(f"source.root={root} is not a folder: give the folder that holds SAT's parquet files.")
+    found: dict[str, list[Path]] = {}
+    for split, names in {"train": ("train",), "val": ("val", "validation"), "test": ("test",)}.items():
+        patterns = [pattern.format(name) for name in names for pattern in ("SAT_{}.parquet", "{}-*.parquet", "{}.parquet")]
+        hits = [sorted(folder.glob(pattern)) for folder in (root, root / "data") for pattern in patterns]
+        if first := next((paths for paths in hits if paths), None):
+            found[split] = first
+    if "train" not in found and (root / "SAT_static.parquet").is_file():
+        found["train"] = [root / "SAT_static.parquet"]
+    if not found:
+        raise UserError(f"source.root={root} holds no SAT_train.parquet, train-*.parquet, or their like: fetch them first.")
+    return found
+
+
+def open_parquet(path: Path) -> Any:
+    """A parquet file without read-ahead of whole row groups; raises UserError for a broken one."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.ParquetFile(path, pre_buffer=False, buffer_size=READ_AHEAD)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise UserError(f"{path} cannot be read as parquet ({error}): fetch it again.") from error
+
+
+def stream(path: Path, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
+    """Rows one by one: a row group is never held as a whole."""
+    file = open_parquet(path)
+    for batch in file.iter_batches(BATCH, columns=[c for c in columns if c in file.schema_arrow.names] if columns else None):
+        yield from batch.to_pylist()
+
+
+# ---------------------------------------------------------------- one row
+
+
+class Unusable(Exception):
+    """A row that cannot become a question; str() is the reason it is counted under."""
+
+
+@dataclass(slots=True, frozen=True)
+class Asked:
+    question: str
+    options: tuple[str, ...]
+    answer_index: int
+    raw_type: str  # as spelt in the file
+
+    @property
+    def type(self) -> str:
+        """One name for both spellings: static, ego_motion, obj_motion, action_conseq, goal_aim, perspective."""
+        return TYPES.get(self.raw_type, self.raw_type)
+
+    @property
+    def subtype(self) -> str:
+        """Static rows carry one type name for three kinds, told apart by their wording."""
+        if self.type != "static":
+            return self.type
+        if all(option.isdigit() for option in self.options):
+            return "count"
+        return "depth" if NEARNESS.search(self.question.lower()) else "relation"
+
+
+def parse_row(row: Mapping[str, Any]) -> Asked:
+    """Question, options and the right one, from either schema; raises Unusable.
+
+    The answer is a text in SAT's releases: exactly one option must equal it, letter case and a stray "in the first frame" aside. Options
+    that repeat each other are merged, so that no two letters mean the same.
+    """
+    if "prompt" in row:
+        return _parse_verl(row)
+    texts, answer = sat_options(row["answers"] or (), row["correct_answer"] or "")
+    if answer is None:
+        raise Unusable("answer is not exactly one option")
+    unique: dict[str, str] = {}
+    for text in texts:
+        unique.setdefault(text.casefold(), text)
+    place = list(unique).index(texts[answer].casefold())
+    return _checked(row["question"], tuple(unique.values()), place, str(row["question_type"]))
+
+
+def _parse_verl(row: Mapping[str, Any]) -> Asked:
+    asked = [message["content"] for message in row["prompt"] if message["role"] == "user"]
+    question, options = inline_options(asked[-1].replace("<image>", "").strip() if asked else "")
+    if len(options) < 2:
+        raise Unusable("options not found in the prompt")
+    try:
+        answer = answer_position(row["reward_model"]["ground_truth"], options, "row")
+    except UserError as error:
+        raise Unusable("answer is not exactly one option") from error
+    kind = (row.get("extra_info") or {}).get("question_type") or row.get("data_source") or "unknown"
+    return _checked(question, options, answer, str(kind))
+
+
+def _checked(question: str, options: tuple[str, ...], answer: int, raw_type: str) -> Asked:
+    if not 2 <= len(options) <= len(LETTERS):
+        raise Unusable("fewer than 2 or more than 6 options")
+    return Asked(question.strip(), options, answer, raw_type)
+
+
+def pictures_of(row: Mapping[str, Any]) -> list[bytes]:
+    """Encoded pictures of a row, whichever reader made it: bytes, {"bytes", "path"} or PIL; raises Unusable."""
+    cells = row.get("image_bytes") or row.get("images")
+    cells = cells if isinstance(cells, list) else [cells]
+    return [_encoded(cell) for cell in cells]
+
+
+def _encoded(cell: Any) -> bytes:
+    if isinstance(cell, Image.Image):
+        buffer = io.BytesIO()
+        cell.save(buffer, "PNG")
+        return buffer.getvalue()
+    found = cell.get("bytes") if isinstance(cell, dict) else cell
+    if not isinstance(found, bytes):
+        raise Unusable("picture missing")
+    return found
