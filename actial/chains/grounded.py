@@ -1,4 +1,4 @@
-"""Grounded chains of thought for the hybrid cold start, and the verifier that rejects chains contradicting the geometry (paper 4).
+"""Grounded chains of thought for the hybrid cold start, true by construction (paper 4).
 
 A chain follows the paper's stages: identify the object in both photos, compare the views, derive the movement, state it from the camera
 and from the object, then answer. Where the object's front is known, a view is named by the hour at which the camera stands when the
@@ -7,9 +7,7 @@ object faces 12 o'clock, seen from above; on captures without a known front the 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from actial.types import Question, QuestionType
 
@@ -65,57 +63,3 @@ def grounded_chain(row: Mapping, question: Question) -> str:
     }[QuestionType(question.type)]
     movement = f"From above the camera went {turn} around it, about {round(abs(alpha) / 10) * 10} degrees."
     return f"{describe_views(row)}\n{movement}\nSo {answer}."
-
-
-# ---------------------------------------------------------------- verifier
-
-
-@dataclass(slots=True, frozen=True)
-class Contradiction:
-    reason: str  # counted under this name
-    claim: str
-
-
-_SIDE = r"(left|right)"
-_CLAIMS = {
-    "ego_translation": re.compile(rf"camera (?:has )?(?:moved|moves|went|shifted) to its (?:own )?{_SIDE}"),
-    "object_translation": re.compile(
-        rf"(?:seen|viewed) from the \w+,? (?:the camera|it) (?:has )?(?:moved|moves|went|shifted) to (?:the|its) {_SIDE}"
-    ),
-    "ego_rotation": re.compile(rf"camera (?:has )?(?:turned|turns|rotated|rotates) to (?:the|its) {_SIDE}"),
-}
-_TURN = re.compile(r"\b(counter-clockwise|anti-clockwise|clockwise)\b")
-_DEGREES = re.compile(r"(\d+(?:\.\d+)?)\s*(?:degrees|°)")
-_HOURS = re.compile(rf"({'|'.join(HOURS)}) o'clock")
-
-
-def contradictions(
-    text: str, row: Mapping, letter: str | None = None, question: Question | None = None, *, degrees_tolerance: float = 15.0
-) -> list[Contradiction]:
-    """Every claim of a chain that the pair's geometry denies; an empty list accepts the chain.
-
-    Side words are read per frame of reference (camera, object, rotation), every occurrence: a chain that derives "right" and closes with
-    "left" contradicts the truth in one of the two places (the slips of paper 4.1). With `letter` and `question`, the closing letter must
-    name the true option too.
-    """
-    found: list[Contradiction] = []
-    low = text.lower()
-    for label, pattern in _CLAIMS.items():
-        for match in pattern.finditer(low):
-            if match.group(1) != row["labels"][label]:
-                found.append(Contradiction(label, match.group(0)))
-    turn = "clockwise" if row["geom"]["alpha_deg"] < 0 else "counter-clockwise"
-    for match in _TURN.finditer(low):
-        if match.group(1).replace("anti", "counter") != turn:
-            found.append(Contradiction("turn", match.group(0)))
-    for match in _DEGREES.finditer(low):
-        if abs(float(match.group(1)) - abs(row["geom"]["alpha_deg"])) > degrees_tolerance:
-            found.append(Contradiction("degrees", match.group(0)))
-    for said, true in zip(_HOURS.findall(low), known_hours(row) or (), strict=False):
-        if said != HOURS[true]:
-            found.append(Contradiction("hour", f"{said} o'clock"))
-    if letter is not None and question is not None and letter != question.answer_letter:
-        found.append(Contradiction("letter", letter))
-    return found
-
-

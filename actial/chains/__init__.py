@@ -1,0 +1,26 @@
+"""Chains of thought for the hybrid cold start: written from the geometry, or by a teacher and then verified."""
+
+from actial.chains.grounded import (
+    HOURS,
+    clock_steps,
+    describe_views,
+    grounded_chain,
+    hour,
+    known_hours,
+    object_phrase,
+    think_target,
+)
+from actial.chains.verify import Contradiction, contradictions
+
+__all__ = [
+    "HOURS",
+    "Contradiction",
+    "clock_steps",
+    "contradictions",
+    "describe_views",
+    "grounded_chain",
+    "hour",
+    "known_hours",
+    "object_phrase",
+    "think_target",
+]
