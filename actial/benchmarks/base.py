@@ -85,7 +85,9 @@ class Source:
 
     def picture(self, name: str) -> Path:
         """A picture beside the files; checked now, read later."""
-        path = (self.root or Path()) / name
+        if self.root is None:
+            raise UserError(f"{self.name}: its pictures come in archives: download {self.hub}, unpack it and give benchmark.root=FOLDER.")
+        path = self.root / name
         if not path.is_file():
             raise UserError(f"{self.name}: picture {path} is missing: unpack the data set's archives into {self.root}.")
         return path

@@ -13,14 +13,15 @@ from actial.scoring import Prediction
 def load_omnispatial(source: Source) -> list[Item]:
     """data.json with 0-based answers; the picture of id "12_3" is <task type>/12.png. A missing answer is wrong here, not option A."""
     path = source.file("data.json", "OmniSpatial-test/data.json")
+    folder = "OmniSpatial-test/" if path.parent.name == "OmniSpatial-test" else ""
     items = []
     for row in json_rows(path, ("id", "question", "options", "answer", "task_type", "sub_task_type")):
         options = clean_options(row["options"])
-        picture = f"{row['task_type']}/{str(row['id']).split('_')[0]}.png"
+        picture = f"{folder}{row['task_type']}/{str(row['id']).split('_')[0]}.png"
         items.append(
             Item(
                 uid=f"{source.name}/{row['task_type']}/{row['id']}",
-                images=[source.picture(str(path.relative_to(source.root or path.parent).parent / picture))],
+                images=[source.picture(picture)],
                 question=row["question"],
                 options=options,
                 answer_index=answer_position(row["answer"], options, f"{path} {row['id']}"),
