@@ -330,6 +330,14 @@ class BenchmarkConfig:
     mode: AnswerForm = AnswerForm.think
     max_tokens: int = num(128, "[1, 1e6]")
     batch_size: int = num(128, "[1, 1e6]")
+    # a published benchmark, for actial.evaluate, actial.score and actial.export
+    name: str = ""  # one of actial/benchmarks
+    root: str | None = None  # folder of its files; None = the hub
+    revision: str | None = None  # of the hub data set
+    split: str = ""  # "" = the one that papers report
+    style: str = ""  # how it is asked (actial/benchmarks/base.py); "" = its own way
+    circular: bool = False  # ask every rotation of the options
+    sha256: dict[str, str] = field(default_factory=dict)  # file name -> the hash it must have
 
 
 # ---------------------------------------------------------------- train
@@ -587,10 +595,85 @@ class WorldConfig:
     workers: int = num(0, "[0, inf)")  # processes; 0 = one per core
 
 
+# ---------------------------------------------------------------- evaluate, score, export
+
+
+@dataclass(kw_only=True, slots=True)
+class ServerConfig:
+    """An OpenAI-compatible server; url set = it answers in place of an in-process model."""
+
+    url: str | None = None  # such as http://127.0.0.1:8000/v1
+    model: str = ""  # the name it serves the model under
+    key_env: str = "OPENAI_API_KEY"  # environment variable with the key; unset = "EMPTY"
+    concurrency: int = num(64, "[1, 4096]")  # examples in flight
+    timeout_s: float = num(600.0, "(0, inf)")
+    retries: int = num(6, "[0, 100]")
+
+    def check(self, path: str) -> None:
+        if self.url and not self.model:
+            reject(f"{path}model", "", "name the model that the server offers")
+
+
+@dataclass(kw_only=True, slots=True)
+class EvaluateConfig:
+    """`python -m actial.evaluate benchmark=NAME model=NAME out=DIR`: answers, scores and a report of one model."""
+
+    out: str = MISSING  # continued when it holds answers under the same settings, refused when under others
+    seed: int = num(0, "[0, 4294967295]")
+    model: ModelConfig = field(default_factory=ModelConfig)
+    prompt: PromptConfig = field(default_factory=PromptConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    benchmark: BenchmarkConfig = field(default_factory=BenchmarkConfig)
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    server: ServerConfig = field(default_factory=ServerConfig)
+    temperature: float = num(0.0, "[0, inf)")
+    diagnostics: bool = False  # of sets of view pairs; asks about ten times as much
+
+    def check(self, path: str) -> None:
+        if bool(self.benchmark.name) == bool(self.benchmark.sets):
+            reject("benchmark.name", self.benchmark.name, "give either a published benchmark or sets of data.sets")
+        for name, source in self.benchmark.sets.items():
+            if source.partition(":")[0] not in self.data.sets:
+                reject(f"benchmark.sets.{name}", source, f"data.sets has only {', '.join(self.data.sets)}")
+
+
+@dataclass(kw_only=True, slots=True)
+class ScoreConfig:
+    """`python -m actial.score benchmark=NAME predictions=FILE out=DIR`: the scores of answers made elsewhere, without a model."""
+
+    out: str = MISSING
+    benchmark: BenchmarkConfig = field(default_factory=BenchmarkConfig)
+    predictions: str = MISSING  # ours (.jsonl), lmms-eval's samples (.jsonl) or VLMEvalKit's (.xlsx, .tsv, .json)
+    compat: str = "ladder"  # how answers are read (actial/grading.py)
+
+
+class ExportFormat(Enum):
+    vlmeval = "vlmeval"  # OUT/NAME.tsv for VLMEvalKit's $LMUData
+    lmms_eval = "lmms_eval"  # a task folder for --include_path
+    model_card = "model_card"  # README.md of a model from a run's results
+
+
+@dataclass(kw_only=True, slots=True)
+class ExportConfig:
+    """`python -m actial.export benchmark=NAME format=FORMAT out=DIR`."""
+
+    out: str = MISSING
+    format: ExportFormat = MISSING
+    benchmark: BenchmarkConfig = field(default_factory=BenchmarkConfig)
+    run_dir: str = ""  # model_card: the finished run
+
+
 # ---------------------------------------------------------------- registration
 
 ASSETS = Path(__file__).parent / "assets"
-SCHEMAS: dict[str, type] = {"train_schema": TrainConfig, "build_schema": BuildConfig, "world_schema": WorldConfig}
+SCHEMAS: dict[str, type] = {
+    "train_schema": TrainConfig,
+    "build_schema": BuildConfig,
+    "world_schema": WorldConfig,
+    "evaluate_schema": EvaluateConfig,
+    "score_schema": ScoreConfig,
+    "export_schema": ExportConfig,
+}
 
 
 def register() -> None:
