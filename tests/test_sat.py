@@ -16,7 +16,7 @@ from PIL import Image
 
 from actial.build import build
 from actial.config import BuildConfig, ImageConfig, ImageFormat, QuestionConfig, SourceConfig, SourceKind
-from actial.data.sat import Unusable, find_files, parse_row, pictures_of, stream
+from actial.data.sat import Unusable, find_files, parse_row, pictures_of
 from actial.data.sat_build import balanced
 from actial.data.shards import ShardSet
 from actial.errors import UserError

@@ -188,14 +188,12 @@ def obj_motion(draw: Draw, wish: Draw, scene: Scene) -> list[Asked]:
     kind, want = wish.pick(("which", "aside", "depth")), wish.pick((True, False))
     mover = two_of(draw, scene)[0]
     place, others = scene.places[0][mover], [p for i, p in enumerate(scene.places[0]) if i != mover]
-    angle, length = draw.uniform(0, 2 * np.pi), draw.uniform(0.8, 1.7)
-    step = length * np.array([np.cos(angle), np.sin(angle), 0.0])
-    moved = replace(place, at=(place.at[0] + step[0], place.at[1] + step[1]))
-    aside, away = float(step @ level(scene.cameras.R[0, 0])), float(step @ level(scene.cameras.R[0, 2]))
-    if kind == "aside" and (abs(aside) < 2.5 * abs(away) or (aside < 0) != want):
-        return []
-    if kind == "depth" and (abs(away) < 2.5 * abs(aside) or (away < 0) != want):
-        return []
+    right, forward = level(scene.cameras.R[0, 0]), level(scene.cameras.R[0, 2])
+    way = {"which": right, "aside": -right if want else right, "depth": -forward if want else forward}[kind]
+    angle = draw.uniform(-np.pi, np.pi) if kind == "which" else np.radians(draw.uniform(-20, 20))
+    c, s = np.cos(angle), np.sin(angle)
+    step = draw.uniform(0.8, 1.7) * np.array([[c, -s], [s, c]]) @ way[:2]
+    moved = replace(place, at=(place.at[0] + float(step[0]), place.at[1] + float(step[1])))
     places = [moved if i == mover else p for i, p in enumerate(scene.places[0])]
     after = Scene(scene.key, [scene.places[0], places], stacked(scene.cameras, scene.cameras))
     if not stands_free(moved, others) or not all_visible(after):

@@ -35,11 +35,10 @@ class Cameras:
 
 def look_at(centre: np.ndarray, target: np.ndarray, roll_deg: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
     """R, t of a camera at `centre` aimed at `target`, upright along z up to a roll about its axis."""
-    forward = target - centre
-    forward = forward / np.linalg.norm(forward)
-    right = np.cross(forward, (0.0, 0.0, 1.0))
-    right /= np.linalg.norm(right)
-    down = np.cross(forward, right)
+    x, y, z = (target - centre) / np.linalg.norm(target - centre)
+    r = np.hypot(x, y)
+    forward, right = np.array([x, y, z]), np.array([y / r, -x / r, 0.0])
+    down = np.array([x * z / r, y * z / r, -r])  # forward x right, written out: np.cross is slow on three numbers
     c, s = np.cos(np.radians(roll_deg)), np.sin(np.radians(roll_deg))
     R = np.stack([c * right + s * down, c * down - s * right, forward])
     return R, -R @ centre

@@ -19,9 +19,9 @@ from actial.world.render import SAMPLES, Cameras, develop, look_at, pinhole, sca
 
 FOCAL = 1.25  # focal length over image size: 44 degrees across
 GROUND = 1.8  # objects stand within this distance of the origin
-RADII = (0.55, 0.75)  # of the bounding spheres
+RADII = (0.65, 0.85)  # of the bounding spheres
 NEAREST = 1.5  # of an object to a camera
-APART = 1.02  # of the sum of two bounding radii, in the picture: next to nothing is hidden
+APART, INSIDE = 0.72, 0.82  # of bounding radii in the picture (objects fill less): from each other, and from the border
 
 
 @dataclass(slots=True, frozen=True)
@@ -98,7 +98,7 @@ def draw_scene(key: tuple[object, ...], draw: Draw, size: int, count: int) -> Sc
 
 
 def stands_free(place: Place, others: list[Place]) -> bool:
-    return all(math.dist(place.at, other.at) > 0.95 * (place.radius + other.radius) for other in others)
+    return all(math.dist(place.at, other.at) > 0.85 * (place.radius + other.radius) for other in others)
 
 
 def draw_specs(draw: Draw, count: int) -> list[ObjectSpec]:
@@ -136,8 +136,9 @@ def all_visible(scene: Scene) -> bool:
         if (local[:, 2] < NEAREST).any():
             return False
         xy = (local[:, :2] / local[:, 2:]) * K[0, 0] + K[:2, 2]
-        r = 0.75 * np.array([place.radius for place in places]) * K[0, 0] / local[:, 2]  # objects fill less than their sphere
-        if (xy < r[:, None]).any() or (xy + r[:, None] > 2 * K[:2, 2]).any():
+        r = np.array([place.radius for place in places]) * K[0, 0] / local[:, 2]
+        edge = INSIDE * r[:, None]
+        if (xy < edge).any() or (xy + edge > 2 * K[:2, 2]).any():
             return False
         i, j = np.triu_indices(len(places), 1)
         if (np.linalg.norm(xy[i] - xy[j], axis=1) < APART * (r[i] + r[j])).any():
