@@ -23,7 +23,7 @@ import numpy as np
 from actial.hashing import hash_shuffle
 from actial.probes import answer_prior, centroid_probe
 from actial.questions import options_line
-from actial.scoring import Cell, Prediction, accuracy, accuracy_by, difference, mean_cell, split_by
+from actial.scoring import Cell, Prediction, accuracy, accuracy_by, difference, mean_cell, split_by, to_json
 from actial.types import Example, Question, QuestionType
 
 Answer = Callable[[list[Example]], list[Prediction]]  # asks the model; one prediction per question, in order
@@ -137,11 +137,12 @@ def _share(flags: Sequence[bool], answers: Sequence[Prediction]) -> Cell:
     return mean_cell([Fraction(flag) for flag in flags], answers)
 
 
-def visual_dependence(score: Score, examples: Sequence[Example]) -> dict[str, float]:
-    """Mean drop in nats per token of the right answer's log-probability when the photos are replaced by grey, with a 95 % interval."""
-    targeted = [replace(e, questions=[replace(q, target=q.target or q.answer_letter) for q in e.questions]) for e in examples]
+def visual_dependence(score: Score, examples: Sequence[Example], answers: Sequence[Prediction]) -> dict[str, float]:
+    """Mean drop, in nats per token, of the log-probability of the model's own answers when the photos turn grey; 95 % interval."""
+    said = {p.uid: p.text for p in answers}
+    targeted = [replace(e, questions=[replace(q, target=said[q.uid]) for q in e.questions]) for e in examples]
     drops = np.subtract(score(targeted), score([masked(e) for e in targeted]))
-    half = 1.96 * float(drops.std(ddof=1)) / math.sqrt(len(drops)) if len(drops) > 1 else math.inf
+    half = 1.96 * float(drops.std(ddof=1)) / math.sqrt(len(drops)) if len(drops) > 1 else 0.0
     return {"n": len(drops), "value": float(drops.mean()), "low": float(drops.mean()) - half, "high": float(drops.mean()) + half}
 
 
@@ -179,12 +180,8 @@ def diagnose(answer: Answer, examples: Sequence[Example], *, score: Score | None
         "by angle": accuracy_by([p for p in original if "angle" in p.categories], "angle"),
         "shortcuts": measured,
     }
-    report = _to_json(report)
+    report = to_json(report)
     report["above best shortcut"] = {"shortcut": best} | difference(accuracy(original), measured[best])
     if score is not None:
-        report["visual dependence"] = visual_dependence(score, kept)
+        report["visual dependence"] = visual_dependence(score, kept, original)
     return report
-
-
-def _to_json(node: Any) -> Any:
-    return node.to_json() if isinstance(node, Cell) else {k: _to_json(v) for k, v in node.items()}

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
-from actial import scoring
+from actial.cli import hydra_command
+from actial.config import EvaluateConfig
+from actial.files import write_json
 from actial.predictions import PredictionLog, predict
 from actial.progress import Progress
-from actial.scoring import Cell, Prediction
+from actial.scoring import Prediction
 from actial.types import Completion, Example, Prompt, Question, SamplingParams
 
 
@@ -75,12 +78,54 @@ def _batches(examples: Sequence[Example], size: int) -> Iterator[list[Example]]:
         yield batch
 
 
-def summarise(predictions: Sequence[Prediction], *, joint_size: int = 3) -> dict[str, Cell | dict[str, Cell]]:
-    """The cells every set has: overall, by type, and joint over the questions of a pair where pairs have `joint_size` of them."""
-    cells: dict[str, Cell | dict[str, Cell]] = {
-        "overall": scoring.accuracy(predictions),
-        "by_type": scoring.accuracy_by(predictions, "type"),
+# ---------------------------------------------------------------- the command
+
+
+def evaluate(config: EvaluateConfig) -> None:
+    """Answer a benchmark, or named sets, and write predictions.jsonl, scores.json, results.json and report.html into `config.out`.
+
+    Raises:
+        UserError: the benchmark's files, the model or the server are not what the config says.
+    """
+    from actial.benchmarks.runners import open_runner  # torch comes in only once the config is known to be right
+    from actial.benchmarks.tasks import open_tasks
+    from actial.diagnostics import diagnose
+    from actial.report import sample_answers, set_results, write_report
+
+    out = Path(config.out)
+    runner = open_runner(config)
+    scores: dict[str, Any] = {}
+    results: dict[str, Any] = {key: {} for key in ("sets", "diagnostics", "examples", "paper")}
+    for task in open_tasks(config, runner.limits):
+        folder = out if config.benchmark.name else out / task.name
+        settings = runner.settings | task.settings
+        predictions = runner.ask(task.examples, f"{runner.name} on {task.name}", PredictionLog(folder, settings))
+        scores[task.name] = task.score(predictions)
+        results["sets"][task.name] = {runner.name: set_results(predictions)}
+        results["paper"][task.name] = task.paper(scores[task.name])
+        results["examples"][task.name] = sample_answers(out, task.name, task.examples, {runner.name: predictions})
+        if config.diagnostics:
+            probes = PredictionLog(folder / "diagnostics", settings)
+            found = diagnose(lambda asked, log=probes: runner.ask(asked, "diagnostics", log), task.examples, score=runner.score)  # type: ignore[misc]
+            results["diagnostics"][task.name] = {runner.name: found}
+    results |= {
+        "models": [runner.name],
+        "set_names": list(scores),
+        "meta": {"title": f"{runner.name} on {', '.join(scores)}"} | runner.settings,
     }
-    if (pairs := scoring.joint(predictions, joint_size)).n:
-        cells["joint"] = pairs
-    return cells
+    write_json(out / "scores.json", scores[config.benchmark.name] if config.benchmark.name else scores)
+    write_json(out / "results.json", results)
+    print(f"finished: {write_report(out)}")
+
+
+@hydra_command("evaluate", folder_key="out")
+def main(config: EvaluateConfig) -> None:
+    """python -m actial.evaluate benchmark=NAME model=NAME [model.path=DIR] [server.url=URL server.model=NAME] out=DIR [key=value ...]
+
+    Scores a checkpoint, or whatever an OpenAI-compatible server serves; the same command again goes on where it stopped.
+    """
+    evaluate(config)
+
+
+if __name__ == "__main__":
+    main()

@@ -55,6 +55,13 @@ class Cell:
         return asdict(self) | {"value": float(self.value), "round1": round1(self.value), "trunc1": trunc1(self.value)}
 
 
+def to_json(node: Any) -> Any:
+    """Nested dictionaries with their cells in JSON form."""
+    if isinstance(node, Cell):
+        return node.to_json()
+    return {key: to_json(value) for key, value in node.items()} if isinstance(node, dict) else node
+
+
 def round1(share: Fraction) -> float:
     return math.floor(share * 1000 + Fraction(1, 2)) / 10
 

@@ -156,7 +156,7 @@ def test_visual_dependence_is_the_drop_in_log_probability():
     def score(examples):
         return [-0.5 if e.images[0].std() else -1.5 for e in examples for q in e.questions if q.target in "ABC"]
 
-    got = D.visual_dependence(score, pairs(4))
+    got = run(honest, pairs(4), score=score)["visual dependence"]
     assert (got["n"], got["value"], got["low"]) == (12, 1.0, 1.0)
 
 

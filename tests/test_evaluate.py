@@ -7,7 +7,7 @@ import pytest
 from scripted import ByteRenderer, FunctionSampler, letter_of, question
 
 from actial.errors import UserError
-from actial.evaluate import evaluate_examples, summarise
+from actial.evaluate import evaluate_examples
 from actial.predictions import PredictionLog, angle_bin, read_predictions
 from actial.types import Example, SamplingParams
 
@@ -41,8 +41,6 @@ def test_answers_come_back_in_order_with_their_grades(tmp_path):
     assert rows[0].categories == {"class": "mug", "angle": "20-40"}
     assert rows[0].choice == "left"
     assert read_predictions(tmp_path / "predictions.jsonl") == rows
-    cells = summarise(rows)
-    assert (cells["overall"].n, cells["joint"].n, float(cells["joint"].value)) == (15, 5, 0.4)
 
 
 def test_killed_run_continues_without_loss_or_repeat(tmp_path):

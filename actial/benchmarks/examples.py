@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 from actial.benchmarks.base import Item, Picture, Style
 from actial.benchmarks.prompts import prompt_text
 from actial.config import ImageConfig
-from actial.data.shards import fitted_size
+from actial.data.pictures import fitted_size
 from actial.errors import UserError
 from actial.types import AnswerMode, Example, Question
 
@@ -38,19 +38,24 @@ class BenchmarkExamples(Sequence[Example]):
             return [self[i] for i in range(*index.indices(len(self)))]
         item = self.items[index]
         images = [fit(decode(picture, item.uid), self.multiple, self.min_pixels, self.max_pixels) for picture in item.images]
-        question = Question(
-            uid=item.uid,
-            type=item.type,
-            text=prompt_text(item, self.style),
-            options=item.options,
-            answer_index=item.answer_index,
-            mode=AnswerMode.DIRECT if self.style is Style.LETTER else AnswerMode.THINK,
-        )
-        row = {"categories": item.categories, "circular": item.circular, "open": item.open}
-        return Example(uid=item.uid, images=images, questions=[question], task="benchmark", row=row)
+        return as_example(item, self.style, images)
 
     def __iter__(self) -> Iterator[Example]:
         return (self[i] for i in range(len(self)))
+
+
+def as_example(item: Item, style: Style, images: list[np.ndarray]) -> Example:
+    """The item's question in a style, about pictures already at the size the model sees."""
+    question = Question(
+        uid=item.uid,
+        type=item.type,
+        text=prompt_text(item, style),
+        options=item.options,
+        answer_index=item.answer_index,
+        mode=AnswerMode.DIRECT if style is Style.LETTER else AnswerMode.THINK,
+    )
+    row = {"categories": item.categories, "circular": item.circular, "open": item.open}
+    return Example(uid=item.uid, images=images, questions=[question], task="benchmark", row=row)
 
 
 def decode(picture: Picture, name: str) -> np.ndarray:

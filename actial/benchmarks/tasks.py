@@ -1,0 +1,67 @@
+"""What is asked in one evaluation: a published benchmark, or sets written by actial.build."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from actial.benchmarks.examples import BenchmarkExamples
+from actial.benchmarks.results import benchmark_scores, beside_paper, open_benchmark, style_of
+from actial.config import ColdStartConfig, EvaluateConfig
+from actial.data.examples import open_set
+from actial.data.order import epoch_order
+from actial.rendering import ImageLimits
+from actial.report import set_results
+from actial.scoring import Prediction, confusion, to_json
+from actial.types import AnswerMode, Example
+
+
+@dataclass(slots=True)
+class Task:
+    name: str
+    examples: Sequence[Example]
+    settings: dict[str, Any]  # what its questions depend on
+    score: Callable[[Sequence[Prediction]], dict[str, Any]]
+    paper: Callable[[dict[str, Any]], dict[str, Any] | None] = lambda scores: None
+
+
+def open_tasks(config: EvaluateConfig, limits: ImageLimits) -> list[Task]:
+    """Raises UserError for files that are missing or changed."""
+    if config.benchmark.name:
+        return [_published(config, limits)]
+    return [_built(config, name, place) for name, place in config.benchmark.sets.items()]
+
+
+def _published(config: EvaluateConfig, limits: ImageLimits) -> Task:
+    asked = config.benchmark
+    benchmark, source, items = open_benchmark(asked)
+    style = style_of(asked, benchmark)
+    settings = {
+        "benchmark": benchmark.name,
+        "split": source.split,
+        "style": style.value,
+        "circular": asked.circular,
+        "limit": asked.limit,
+        "files": source.hashes,
+    }
+    return Task(
+        name=benchmark.name,
+        examples=BenchmarkExamples(items, style, multiple=limits.multiple, min_pixels=limits.min_pixels, max_pixels=limits.max_pixels),
+        settings=settings,
+        score=lambda predictions: benchmark_scores(benchmark, source, predictions, partial=bool(asked.limit)),
+        paper=lambda scores: beside_paper(benchmark.name, scores["scores"]),
+    )
+
+
+def _built(config: EvaluateConfig, name: str, place: str) -> Task:
+    data_set, _, split = place.partition(":")
+    mode = AnswerMode(config.benchmark.mode.value)
+    found = open_set(config.data.sets[data_set], split, config.data, ColdStartConfig(), supervised=False, mode=mode)
+    order = epoch_order(f"benchmark/{data_set}/{split}", 0, len(found))[: config.benchmark.limit or None]
+    settings = {"set": place, "root": config.data.sets[data_set].root, "mode": mode.value, "limit": config.benchmark.limit}
+    return Task(name=name, examples=[found.example(int(i), 0) for i in order], settings=settings, score=_set_scores)
+
+
+def _set_scores(predictions: Sequence[Prediction]) -> dict[str, Any]:
+    return {"n": len(predictions), **set_results(predictions), "answers": to_json(confusion(predictions))}

@@ -1,0 +1,50 @@
+"""python -m actial.export benchmark=NAME format=FORMAT out=DIR: a benchmark for another harness, or a run as a model card."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from actial.cli import hydra_command
+from actial.config import ExportConfig, ExportFormat
+from actial.errors import UserError
+from actial.files import write_text
+
+
+def export(config: ExportConfig) -> None:
+    """Write OUT/NAME.tsv, the task folder OUT, or OUT/README.md.
+
+    Raises:
+        UserError: the benchmark or the run is not there, or has open answers that the form cannot hold.
+    """
+    from actial.benchmarks.exchange import export_lmms, export_vlmeval, model_card
+    from actial.benchmarks.results import open_benchmark, style_of
+
+    out = Path(config.out)
+    if config.format is ExportFormat.model_card:
+        path = Path(config.run_dir) / "results.json"
+        if not path.is_file():
+            raise UserError(f"run_dir={config.run_dir} has no results.json: give a finished run.")
+        results = json.loads(path.read_text())
+        models = results.get("models") or list(next(iter(results["sets"].values())))
+        out.mkdir(parents=True, exist_ok=True)
+        write_text(out / "README.md", model_card(results, models[-1], models[0]))
+        return
+    benchmark, _, items = open_benchmark(config.benchmark)
+    if config.format is ExportFormat.vlmeval:
+        export_vlmeval(items, out / f"actial_{benchmark.name}.tsv")  # a registered name would be downloaded again
+    else:
+        export_lmms(items, out, f"actial_{benchmark.name}", style_of(config.benchmark, benchmark), config.benchmark.max_tokens)
+
+
+@hydra_command("export", folder_key="out")
+def main(config: ExportConfig) -> None:
+    """python -m actial.export benchmark=NAME benchmark.root=DIR format=vlmeval|lmms_eval out=DIR
+
+    python -m actial.export format=model_card run_dir=RUN out=DIR
+    """
+    export(config)
+
+
+if __name__ == "__main__":
+    main()
