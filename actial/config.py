@@ -450,6 +450,12 @@ class SourceKind(Enum):
     mvimgnet = "mvimgnet"  # ROOT/class/object/{images,sparse/0}
     procedural = "procedural"  # the same, with object.json beside images/
     colmap = "colmap"  # ROOT/NAME/{images,sparse/0}
+    mvimgnet2 = "mvimgnet2"  # the same as mvimgnet, masks inside each object
+    co3d = "co3d"  # ROOT/category/{frame,sequence}_annotations.jgz
+    uco3d = "uco3d"  # ROOT/metadata.sqlite; the frames lie in videos
+    wildrgbd = "wildrgbd"  # ROOT/category/scenes/SCENE/{rgb,cam_poses.txt,metadata}
+    nerfstudio = "nerfstudio"  # ROOT/NAME/transforms.json (instant-ngp too)
+    blender = "blender"  # ROOT/NAME/transforms_train.json, of the NeRF synthetic set
     sat = "sat"  # parquet files of multiple-choice questions: no captures, no pairs
 
 
@@ -462,6 +468,7 @@ class SourceConfig:
     mask_root: str | None = None  # None: masks/ inside each capture, when there
     category_file: str | None = None  # lines `id,name`; None: the folder's name is the class
     ordered: bool = True  # names follow time (a video); only then are jumps between neighbours an error
+    min_quality: float | None = None  # co3d, uco3d: least viewpoint quality score of a sequence; None = all
     licence: str = "unknown"
 
 
@@ -595,6 +602,25 @@ class WorldConfig:
     workers: int = num(0, "[0, inf)")  # processes; 0 = one per core
 
 
+@dataclass(kw_only=True, slots=True)
+class TinyConfig:
+    """`python -m actial.world.tiny`: the tiny model before its training on language, its tower already pre-trained."""
+
+    out: str = MISSING
+    pairs: str = MISSING  # pair set of the procedural world: photos for the tower, words for the tokenizer
+    sat: str = MISSING  # question set of the procedural world: words for the tokenizer
+    vocab_size: int = num(900, "[300, 10000]")
+    width: int = num(128, "[64, 1024]")
+    layers: int = num(3, "[1, 32]")
+    vision_width: int = num(96, "[32, 1024]")
+    vision_layers: int = num(4, "[1, 32]")
+    patch: int = num(8, "[2, 32]")
+    tower_steps: int = num(2500, "[0, inf)")
+    tower_batch: int = num(96, "[1, 4096]")
+    tower_lr: float = num(1e-3, "(0, 1]")
+    seed: int = 0
+
+
 # ---------------------------------------------------------------- evaluate, score, export
 
 
@@ -608,6 +634,7 @@ class ServerConfig:
     concurrency: int = num(64, "[1, 4096]")  # examples in flight
     timeout_s: float = num(600.0, "(0, inf)")
     retries: int = num(6, "[0, 100]")
+    multiple: int = num(28, "[1, 1024]")  # both sides of every picture; patch size x merge size of the served model
 
     def check(self, path: str) -> None:
         if self.url and not self.model:
@@ -670,6 +697,7 @@ SCHEMAS: dict[str, type] = {
     "train_schema": TrainConfig,
     "build_schema": BuildConfig,
     "world_schema": WorldConfig,
+    "tiny_schema": TinyConfig,
     "evaluate_schema": EvaluateConfig,
     "score_schema": ScoreConfig,
     "export_schema": ExportConfig,
