@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-import torch
 from safetensors.numpy import load_file, save_file
 
 from actial.files import write_json
@@ -39,5 +38,5 @@ class TrainBatch:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, list):
-        return [asdict(item) if isinstance(item, Trunk) else item for item in value]
-    return value.tolist() if isinstance(value, torch.Tensor) else value
+        return [asdict(item) if is_dataclass(item) and not isinstance(item, type) else item for item in value]
+    return value

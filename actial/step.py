@@ -7,6 +7,7 @@ Gradients are summed over ranks once per step, so ranks may hold different numbe
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -86,9 +87,7 @@ class StepModule(lightning.LightningModule):
         split = split_micro([batch.trunks[i] for i in chosen], self.model_config.micro_tokens)
         return [[chosen[i] for i in part] for part in split]
 
-    def update(
-        self, batch: TrainBatch, parts: Iterable[Part], loss_of: Callable[[Part], tuple[torch.Tensor, Mapping[str, Any]]]
-    ) -> Sums:
+    def update(self, batch: TrainBatch, parts: Iterable[Part], loss_of: Callable[[Part], tuple[torch.Tensor, Mapping[str, Any]]]) -> Sums:
         """Sum the parts' gradients over micro-batches and ranks, clip, step. Returns additive metrics summed likewise.
 
         Raises NonFiniteError, with the batch saved, before weights are touched by a loss or gradient that is not finite.
@@ -102,8 +101,7 @@ class StepModule(lightning.LightningModule):
             for part in parts:
                 loss, metrics = loss_of(part)
                 self.manual_backward(loss)
-                for name, value in metrics.items():
-                    sums[name] = sums.get(name, 0.0) + float(value)
+                sums = merge(sums, {name: float(value) for name, value in metrics.items()})
         trained = [p for group in optimizer.param_groups for p in group["params"]]
         sum_gradients(trained)
         sums = sum_over_ranks(sums)
@@ -184,14 +182,22 @@ def num_ranks() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
+def merge(sums: Sums, more: Sums) -> Sums:
+    """Key-wise sum; names that begin with max/ take the larger value."""
+    merged = dict(sums)
+    for name, value in more.items():
+        known = merged.get(name, 0.0)
+        merged[name] = max(known, value) if name.startswith("max/") else known + value
+    return merged
+
+
 def sum_over_ranks(sums: Sums) -> Sums:
-    """Key-wise sum; ranks may hold different keys."""
+    """`merge` of all ranks' sums; ranks may hold different keys."""
     if num_ranks() == 1:
         return sums
     gathered: list[Sums] = [{}] * num_ranks()
     dist.all_gather_object(gathered, sums)
-    names = dict.fromkeys(name for part in gathered for name in part)
-    return {name: sum(part.get(name, 0.0) for part in gathered) for name in names}
+    return functools.reduce(merge, gathered)
 
 
 def sum_gradients(parameters: Sequence[torch.nn.Parameter]) -> None:

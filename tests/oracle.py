@@ -12,8 +12,13 @@ from torch.nn.utils.rnn import pad_sequence
 from actial.trunk import Trunk, TrunkSpec, patchify
 
 
-def padded_logprobs(model, trunks: Sequence[Trunk], images: Sequence[np.ndarray], spec: TrunkSpec) -> torch.Tensor:
-    """(N,) in the order of pack(). A stray placeholder in a branch is fed as ALIAS, whose embedding row equals IMAGE's."""
+def padded_logprobs(
+    model, trunks: Sequence[Trunk], images: Sequence[np.ndarray], spec: TrunkSpec, banned: Sequence[int] = ()
+) -> torch.Tensor:
+    """(N,) in the order of pack(), under the law without the banned ids.
+
+    A stray placeholder in a branch is fed as ALIAS, whose embedding row equals IMAGE's.
+    """
     embedding = model.get_input_embeddings().weight
     with torch.no_grad():
         embedding[ALIAS] = embedding[IMAGE]
@@ -30,7 +35,9 @@ def padded_logprobs(model, trunks: Sequence[Trunk], images: Sequence[np.ndarray]
     inputs = {"input_ids": ids, "attention_mask": mask, "mm_token_type_ids": (ids == IMAGE).int()}
     if pictures:
         inputs["pixel_values"], inputs["image_grid_thw"] = patchify(pictures, spec)
-    logits = model(**inputs).logits.log_softmax(-1)
+    logits = model(**inputs).logits
+    logits[:, :, list(banned)] = -torch.inf
+    logits = logits.log_softmax(-1)
     rows = [
         logits[row, [start + j - 1 for j in places], tokens] for row, (start, places, tokens) in enumerate(wanted)
     ]

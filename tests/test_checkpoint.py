@@ -45,12 +45,12 @@ def run(folder, kill_step: int = -1, number: int = signal.SIGKILL, dropout: floa
         module = new_module(folder, dropout)
         resume(folder / "checkpoints", module, FINGERPRINT)
 
-        def note(step: int, loss: float) -> None:
-            file.write(f"{step} {loss.hex()}\n")
+        def note(done) -> None:
+            file.write(f"{done.completed_steps} {done.metrics['loss'].hex()}\n")
             file.flush()
 
         loader = step_loader(lambda step: sft_batch(step, module.policy), module.completed_steps, STEPS)
-        saver = CheckpointCallback(folder / "checkpoints", 2, FINGERPRINT, lambda: bool(stop))
+        saver = CheckpointCallback(folder / "checkpoints", 2, FINGERPRINT, stop)
         make_trainer(Recorder(note), KillAt(kill_step, number), saver).fit(module, loader)
 
 

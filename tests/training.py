@@ -13,7 +13,7 @@ from tiny_models import make_trunk, random_branch, random_image, tiny_policy
 from actial.batch import TrainBatch
 from actial.config import OptimConfig, SFTConfig
 from actial.sft import SFTModule
-from actial.step import step_loader
+from actial.step import StepModule, step_loader
 
 TAGS = ("left", "right")
 
@@ -38,13 +38,13 @@ def sft_module(folder: Path, *, steps: int = 6, policy=None, **optim) -> SFTModu
 
 
 class Recorder(lightning.Callback):
-    """Calls `note(step, loss)` after each step."""
+    """Calls `note(module)` after each step."""
 
-    def __init__(self, note: Callable[[int, float], None]) -> None:
+    def __init__(self, note: Callable[[StepModule], None]) -> None:
         self.note = note
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
-        self.note(pl_module.completed_steps, pl_module.metrics["loss"])
+        self.note(pl_module)
 
 
 def make_trainer(*callbacks: lightning.Callback, **settings) -> lightning.Trainer:
@@ -66,5 +66,5 @@ def make_trainer(*callbacks: lightning.Callback, **settings) -> lightning.Traine
 def fit_sft(module: SFTModule, *callbacks: lightning.Callback, batch=sft_batch, **settings) -> list[float]:
     losses: list[float] = []
     loader = step_loader(lambda step: batch(step, module.policy), module.completed_steps, module.stage.steps)
-    make_trainer(Recorder(lambda _, loss: losses.append(loss)), *callbacks, **settings).fit(module, loader)
+    make_trainer(Recorder(lambda done: losses.append(done.metrics["loss"])), *callbacks, **settings).fit(module, loader)
     return losses
