@@ -26,7 +26,8 @@ from actial.data.colmap import Rejected
 from actial.data.gates import judge_capture
 from actial.data.pairs import capture_key, pair_rows
 from actial.data.parts import PARTS, claimed, processes, refuse_other, run_parts
-from actial.data.shards import MANIFEST, Sample, encode, finish_set, shard_name, write_json, write_lines, write_shard
+from actial.data.pictures import encode
+from actial.data.shards import MANIFEST, Sample, finish_set, shard_name, write_json, write_lines, write_shard
 from actial.errors import UserError
 
 CHUNK = 64  # captures labelled by one task

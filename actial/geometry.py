@@ -67,9 +67,16 @@ def _axis_vector(R: Array) -> Array:
     return np.stack([R[..., 2, 1] - R[..., 1, 2], R[..., 0, 2] - R[..., 2, 0], R[..., 1, 0] - R[..., 0, 1]], axis=-1) / 2
 
 
+def are_rotations(R: Array, tolerance: float = 1e-4) -> Array:
+    """Per matrix (..., 3, 3): finite, R R^T = I and det R = +1 (a mirrored frame swaps left and right)."""
+    with np.errstate(invalid="ignore"):
+        off = np.abs(R @ np.swapaxes(R, -1, -2) - np.eye(3)).max(axis=(-2, -1))
+        return (off < tolerance) & (np.linalg.det(R) > 0)
+
+
 def is_rotation(R: Array, tolerance: float = 1e-4) -> bool:
-    """True for a finite matrix with R R^T = I and det R = +1 (a mirrored frame swaps left and right)."""
-    return bool(np.isfinite(R).all() and np.abs(R @ R.T - np.eye(3)).max() < tolerance and np.linalg.det(R) > 0)
+    """are_rotations of one matrix (3, 3)."""
+    return bool(are_rotations(R, tolerance))
 
 
 # ---------------------------------------------------------------- conventions

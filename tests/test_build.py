@@ -69,7 +69,7 @@ def test_a_build_leaves_a_finished_set_and_nothing_else(finished):
 
 def test_the_pictures_in_a_shard_are_the_frames_the_row_names(world, finished):
     from actial.data.captures import decode
-    from actial.data.shards import decode_bytes, encode
+    from actial.data.pictures import decode_bytes, encode
 
     train = ShardSet(finished, "train")
     row = train.rows[-1]

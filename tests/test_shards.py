@@ -8,8 +8,10 @@ import webdataset
 from PIL import Image
 
 from actial.config import ImageConfig, ImageFormat
-from actial.data.shards import INDEX, MANIFEST, Sample, ShardSet, atomic, decode_bytes, encode, fitted_size, write_set, write_shard
+from actial.data.pictures import decode_bytes, encode, fitted_size
+from actial.data.shards import INDEX, MANIFEST, Sample, ShardSet, write_set, write_shard
 from actial.errors import UserError
+from actial.files import atomic
 
 PNG = ImageConfig(max_pixels=64 * 64, multiple=16, format=ImageFormat.png)
 

@@ -10,20 +10,23 @@ import json
 import os
 from abc import ABC, abstractmethod
 from collections import Counter
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from actial.config import SourceConfig, SourceKind
 from actial.data.colmap import Rejected, View, read_model
+from actial.data.pictures import header_size
 from actial.errors import UserError
-from actial.geometry import is_rotation
+from actial.geometry import are_rotations
 from actial.types import Capture, Frame
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 SIDECAR = "object.json"
+PIXELS_MAX = 2 * (Image.MAX_IMAGE_PIXELS or 0)  # Pillow's own limit for a decompression bomb
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow raises on broken files
 
 
@@ -33,6 +36,9 @@ class Source(ABC):
     def __init__(self, config: SourceConfig) -> None:
         self.config = config
         self.root = Path(config.root)
+        self._names: dict[str, str] | None = None
+        if not self.root.is_dir():
+            raise UserError(f"source.root={self.root} is not a folder: give the folder that holds the captures.")
 
     @abstractmethod
     def captures(self) -> list[str]:
@@ -58,29 +64,53 @@ def decode(path: Path) -> np.ndarray:
 
 def stored_size(path: Path) -> tuple[int, int]:
     """(width, height) from the header alone; raises Rejected("frame_missing" | "frame_unreadable")."""
-    if not path.is_file():
-        raise Rejected("frame_missing", detail=str(path))
     try:
-        with Image.open(path, formats=FORMATS) as image:
-            return image.size
+        with path.open("rb") as file:
+            size = header_size(file)
+            if size is None:
+                with Image.open(file, formats=FORMATS) as image:
+                    size = image.size
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise Rejected("frame_missing", detail=str(path)) from error
     except (*UNREADABLE, UnidentifiedImageError) as error:
         raise Rejected("frame_unreadable", detail=f"{path}: {error}") from error
+    if size[0] * size[1] > PIXELS_MAX:
+        raise Rejected("frame_unreadable", detail=f"{path}: {size[0]}x{size[1]} pixels")
+    return size
 
 
 def inside(folder: Path, name: str) -> Path:
     """folder / name, when name stays inside; raises Rejected("frame_name")."""
-    parts = PurePosixPath(name).parts
-    if not parts or ".." in parts or "\\" in name or PurePosixPath(name).is_absolute():
+    if not name or name.startswith("/") or "\\" in name or "\0" in name or ".." in name.split("/"):
         raise Rejected("frame_name", detail=name)
-    return folder.joinpath(*parts)
+    return folder / name
+
+
+def usable_frames(candidates: Iterable[Frame], dropped: Counter[str], *, stored: bool = True) -> list[Frame]:
+    """The frames with a rotation as pose and, where `stored`, with a readable photo of the camera's size; the others are counted."""
+    kept = []
+    for frame in candidates:
+        try:
+            if stored and frame.path is not None and stored_size(frame.path) != (frame.width, frame.height):
+                raise Rejected("frame_size", detail=f"{frame.path} is not {frame.width}x{frame.height}")
+            kept.append(frame)
+        except Rejected as rejected:
+            dropped.update(rejected.reasons)
+    if not kept:
+        return []
+    posed = are_rotations(np.stack([f.R for f in kept])) & np.isfinite([f.t for f in kept]).all(axis=1)
+    if not posed.all():
+        dropped["frame_pose"] += int((~posed).sum())
+        kept = [frame for frame, ok in zip(kept, posed, strict=True) if ok]
+    for i, frame in enumerate(kept):
+        frame.time_index = i
+    return kept
 
 
 class FolderSource(Source):
     """Captures as folders with images/ and sparse/0: MVImgNet's ROOT/class/object, or ROOT/NAME (or ROOT itself) for any COLMAP run."""
 
     def captures(self) -> list[str]:
-        if not self.root.is_dir():
-            raise UserError(f"source.root={self.root} is not a folder: give the folder that holds the captures.")
         nested = self.config.kind is not SourceKind.colmap
         found = sorted(_capture_folders(self.root, depth=2 if nested else 1))
         if not found and not nested and _is_capture(self.root):
@@ -94,12 +124,7 @@ class FolderSource(Source):
         folder = self.root / reference
         model = read_model(folder / "sparse" / "0")
         dropped: Counter[str] = Counter()
-        frames: list[Frame] = []
-        for view in model.views:
-            try:
-                frames.append(self._frame(reference, view, time_index=len(frames)))
-            except Rejected as rejected:
-                dropped.update(rejected.reasons)
+        frames = usable_frames(self._frames(reference, model.views, dropped), dropped)
         sidecar = _read_sidecar(folder / SIDECAR)
         class_id, object_id = self._ids(reference)
         capture = Capture(
@@ -134,38 +159,51 @@ class FolderSource(Source):
         return self._categories().get(class_id, class_id.replace("_", " "))
 
     def _categories(self) -> dict[str, str]:
-        """MVImgNet's list `id,name`; names come with stray spaces."""
         if self.config.category_file is None:
             return {}
-        path = Path(self.config.category_file)
-        if not path.is_file():
-            raise UserError(f"source.category_file={path} does not exist: give the list of lines `id,name`, or leave it out.")
-        pairs = (line.partition(",") for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+        if self._names is None:
+            self._names = read_categories(Path(self.config.category_file))
+        return self._names
+
+    def _frames(self, reference: str, views: Sequence[View], dropped: Counter[str]) -> Iterator[Frame]:
+        images = self.root / reference / "images"
+        masks = self.root / reference / "masks" if self.config.mask_root is None else Path(self.config.mask_root) / reference
+        masked = {path.name for path in masks.iterdir()} if masks.is_dir() else set()
+        for view in views:
+            base = os.path.basename(view.name)
+            mask = next((masks / name for name in (f"{base}.png", f"{os.path.splitext(base)[0]}.png") if name in masked), None)
+            try:
+                path = inside(images, view.name)
+            except Rejected as rejected:
+                dropped.update(rejected.reasons)
+                continue
+            yield Frame(
+                name=view.name,
+                path=path,
+                width=view.width,
+                height=view.height,
+                K=view.K,
+                distortion=view.distortion,
+                R=view.R,
+                t=view.t,
+                time_index=0,
+                mask_path=mask,
+            )
+
+
+def read_categories(path: Path) -> dict[str, str]:
+    """Class id -> name from MVImgNet's lines `id,name` (names come with stray spaces) or MVImgNet 2.0's JSON, whichever way round."""
+    if not path.is_file():
+        raise UserError(f"source.category_file={path} does not exist: give the list of lines `id,name` or the JSON, or leave it out.")
+    text = path.read_text(encoding="utf-8")
+    if path.suffix != ".json":
+        pairs = (line.partition(",") for line in text.splitlines() if line.strip())
         return {number.strip(): name.strip() for number, _, name in pairs}
-
-    def _frame(self, reference: str, view: View, time_index: int) -> Frame:
-        path = inside(self.root / reference / "images", view.name)
-        if stored_size(path) != (view.width, view.height):
-            raise Rejected("frame_size", detail=f"{path} is not {view.width}x{view.height}")
-        if not is_rotation(view.R) or not np.isfinite(view.t).all():
-            raise Rejected("frame_pose", detail=str(path))
-        return Frame(
-            name=view.name,
-            path=path,
-            width=view.width,
-            height=view.height,
-            K=view.K,
-            distortion=view.distortion,
-            R=view.R,
-            t=view.t,
-            time_index=time_index,
-            mask_path=self._mask(reference, view.name),
-        )
-
-    def _mask(self, reference: str, name: str) -> Path | None:
-        folder = self.root / reference / "masks" if self.config.mask_root is None else Path(self.config.mask_root) / reference
-        candidates = (folder / f"{name}.png", folder / PurePosixPath(name).with_suffix(".png"))
-        return next((path for path in candidates if path.is_file()), None)
+    try:
+        found = {str(key).strip(): str(value).strip() for key, value in json.loads(text).items()}
+    except (ValueError, AttributeError) as error:
+        raise UserError(f"source.category_file={path} is not a JSON object of class ids and names: give another list.") from error
+    return found if all(key.isdigit() for key in found) else {value: key for key, value in found.items()}
 
 
 def _is_capture(folder: Path) -> bool:
@@ -202,4 +240,15 @@ def _read_sidecar(path: Path) -> dict:
 
 def open_source(config: SourceConfig) -> Source:
     """The reader of config.kind."""
-    return FolderSource(config)
+    if config.kind in (SourceKind.mvimgnet, SourceKind.mvimgnet2, SourceKind.procedural, SourceKind.colmap):
+        return FolderSource(config)
+    from actial.data import co3d, posed_sources  # they import this module
+
+    readers: dict[SourceKind, type[Source]] = {
+        SourceKind.co3d: co3d.Co3dSource,
+        SourceKind.uco3d: co3d.Uco3dSource,
+        SourceKind.wildrgbd: posed_sources.WildRgbdSource,
+        SourceKind.nerfstudio: posed_sources.TransformsSource,
+        SourceKind.blender: posed_sources.TransformsSource,
+    }
+    return readers[config.kind](config)

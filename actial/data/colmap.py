@@ -1,13 +1,15 @@
-"""COLMAP's binary triple, read by pycolmap behind a check that no corrupt file can pass.
+"""COLMAP's binary triple, read with numpy; lenses by pycolmap.
 
-pycolmap trusts the counts and references it finds: an absurd header makes it allocate gigabytes or abort the process. So the three files
-are walked first, every count against the bytes that are there and every reference against what it names, at a cost of milliseconds.
+pycolmap's own reader trusts the counts and references it finds: an absurd header makes it allocate gigabytes or abort the process. So the
+three files are walked here, every count against the bytes that are there and every reference against what it names.
 """
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Collection
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +21,28 @@ FILES = ("cameras.bin", "images.bin", "points3D.bin")
 MAX_BYTES = 1 << 30  # of one file; a capture of 1000 photos stays far below
 MAX_SIDE = 1 << 15
 MAX_LENGTH = 1e9  # of coordinates; beyond it the sums of the geometry lose their digits or overflow
-PARAMS = {0: 3, 1: 4, 2: 4, 3: 5, 4: 8, 5: 8, 6: 12, 7: 5, 8: 4, 9: 5, 10: 12, 11: 16}  # camera model id -> number of parameters
+MODELS = {  # id -> name, number of parameters; f, cx, cy lead in the models of one focal length, else fx, fy, cx, cy
+    0: ("SIMPLE_PINHOLE", 3),
+    1: ("PINHOLE", 4),
+    2: ("SIMPLE_RADIAL", 4),
+    3: ("RADIAL", 5),
+    4: ("OPENCV", 8),
+    5: ("OPENCV_FISHEYE", 8),
+    6: ("FULL_OPENCV", 12),
+    7: ("FOV", 5),
+    8: ("SIMPLE_RADIAL_FISHEYE", 4),
+    9: ("RADIAL_FISHEYE", 5),
+    10: ("THIN_PRISM_FISHEYE", 12),
+    11: ("RAD_TAN_THIN_PRISM_FISHEYE", 16),
+}
+ONE_FOCAL = {"SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL", "SIMPLE_RADIAL_FISHEYE", "RADIAL_FISHEYE"}
+PINHOLES = {"SIMPLE_PINHOLE", "PINHOLE"}
 OBSERVATION = np.dtype([("xy", "<f8", 2), ("point", "<i8")])
+POINT = np.dtype([("id", "<i8"), ("xyz", "<f8", 3), ("rgb", "u1", 3), ("error", "<f8"), ("track", "<u8")])  # then 8 bytes per track entry
+TRACK_AT = POINT.fields["track"][1] if POINT.fields else 0
+
+
+Lens = tuple[str, tuple[float, ...]]  # COLMAP model name and parameters
 
 
 class Rejected(Exception):
@@ -49,7 +71,7 @@ class View:
     width: int
     height: int
     K: np.ndarray
-    distortion: tuple[str, tuple[float, ...]]
+    distortion: Lens
     R: np.ndarray
     t: np.ndarray
 
@@ -88,125 +110,147 @@ class _Walk:
             raise _corrupt(self.path, "has bytes behind its last item")
 
 
-def check_triple(folder: Path) -> None:
-    """Walk the three files of `folder`; raises Rejected("no_sparse" | "sparse_corrupt" | "sparse_too_large")."""
+@dataclass(slots=True)
+class _Image:
+    name: str
+    pose: tuple[float, ...]  # q (w, x, y, z), t
+    camera: int
+    points: np.ndarray  # (m,) point id of each observation, -1 = none
+
+
+def read_model(folder: Path) -> Model:
+    """Registered images, points and mean reprojection error; raises Rejected("no_sparse" | "sparse_corrupt" | "sparse_too_large")."""
     if not all((folder / name).is_file() for name in FILES):
         raise Rejected("no_sparse", detail=str(folder))
-    cameras = _check_cameras(_Walk(folder / FILES[0]))
-    observations = _check_images(_Walk(folder / FILES[1]), cameras)
-    _check_points(_Walk(folder / FILES[2]), observations)
+    cameras = _read_cameras(_Walk(folder / FILES[0]))
+    images = _read_images(_Walk(folder / FILES[1]), cameras)
+    points = _read_points(_Walk(folder / FILES[2]), images)
+    ordered = sorted(images.values(), key=lambda image: image.name)
+    poses = np.array([image.pose for image in ordered]).reshape(-1, 7)
+    rotations = _rotations(poses[:, :4])
+    views = []
+    for i, image in enumerate(ordered):
+        width, height, lens, K = cameras[image.camera]
+        views.append(View(name=image.name, width=width, height=height, K=K, distortion=lens, R=rotations[i], t=poses[i, 4:]))
+    return Model(
+        views=views,
+        points=points["xyz"].astype(np.float64),
+        tracks=points["track"].astype(np.int64),
+        reprojection_error_px=float(points["error"].mean()) if len(points) else float("nan"),
+    )
 
 
-def _check_cameras(walk: _Walk) -> set[int]:
-    ids: set[int] = set()
+def _rotations(q: np.ndarray) -> np.ndarray:
+    """Quaternions (n, 4), w first, near unit length -> (n, 3, 3)."""
+    w, x, y, z = (q / np.linalg.norm(q, axis=1, keepdims=True)).T
+    rows = [
+        [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
+        [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
+        [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
+    ]
+    return np.stack([np.stack(row, axis=-1) for row in rows], axis=-2)
+
+
+def calibration(lens: Lens) -> np.ndarray:
+    """K (3, 3) of a COLMAP camera model with its parameters."""
+    model, params = lens
+    fx, fy, cx, cy = (params[0], *params[:3]) if model in ONE_FOCAL else params[:4]
+    return np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1.0]])
+
+
+def _read_cameras(walk: _Walk) -> dict[int, tuple[int, int, Lens, np.ndarray]]:
+    """camera id -> width, height, lens, K."""
+    cameras: dict[int, tuple[int, int, Lens, np.ndarray]] = {}
     for _ in range(walk.count(48)):
-        camera, model, width, height = walk.take("<iiQQ")
-        if model not in PARAMS or not (0 < width < MAX_SIDE and 0 < height < MAX_SIDE) or camera in ids:
-            raise _corrupt(walk.path, f"camera {camera} has model {model} and size {width}x{height}")
-        if not np.isfinite(walk.take(f"<{PARAMS[model]}d")).all():
-            raise _corrupt(walk.path, f"camera {camera} has parameters that are no numbers")
-        ids.add(camera)
+        key, model, width, height = walk.take("<iiQQ")
+        if model not in MODELS or not (0 < width < MAX_SIDE and 0 < height < MAX_SIDE) or key in cameras:
+            raise _corrupt(walk.path, f"camera {key} has model {model} and size {width}x{height}")
+        name, count = MODELS[model]
+        params = walk.take(f"<{count}d")
+        if not np.isfinite(params).all():
+            raise _corrupt(walk.path, f"camera {key} has parameters that are no numbers")
+        cameras[key] = (width, height, (name, params), calibration((name, params)))
     walk.end()
-    return ids
+    return cameras
 
 
-def _check_images(walk: _Walk, cameras: set[int]) -> dict[int, np.ndarray]:
-    """image id -> point id of each observation."""
-    found: dict[int, np.ndarray] = {}
-    names: set[bytes] = set()
+def _read_images(walk: _Walk, cameras: Collection[int]) -> dict[int, _Image]:
+    found: dict[int, _Image] = {}
+    names: set[str] = set()
     for _ in range(walk.count(73)):
-        image, *pose, camera = walk.take("<i7di")
+        key, *pose, camera = walk.take("<i7di")
         stop = walk.data.find(b"\0", walk.at)
-        name = walk.data[walk.at : stop]
-        if stop < 0 or camera not in cameras or image in found or name in names or not _is_text(name):
-            raise _corrupt(walk.path, f"image {image} is cut short, repeated or without its camera")
-        if not np.all(np.abs(pose) < MAX_LENGTH) or abs(float(np.linalg.norm(pose[:4])) - 1) > 1e-3:
-            raise _corrupt(walk.path, f"image {image} has no valid pose")
+        name = _text(walk.data[walk.at : stop])
+        if stop < 0 or camera not in cameras or key in found or name in names or not name:
+            raise _corrupt(walk.path, f"image {key} is cut short, repeated or without its camera")
+        if not all(abs(value) < MAX_LENGTH for value in pose) or abs(sum(value * value for value in pose[:4]) - 1) > 2e-3:
+            raise _corrupt(walk.path, f"image {key} has no valid pose")  # not a number is not below either
         walk.at = stop + 1
         n = walk.count(OBSERVATION.itemsize)
-        found[image] = np.frombuffer(walk.data, OBSERVATION, n, walk.at)["point"]
+        found[key] = _Image(name, tuple(pose), camera, np.frombuffer(walk.data, OBSERVATION, n, walk.at)["point"])
         names.add(name)
         walk.skip(n * OBSERVATION.itemsize)
     walk.end()
     return found
 
 
-def _is_text(name: bytes) -> bool:
+def _text(name: bytes) -> str:
     try:
-        return bool(name.decode())
+        return name.decode()
     except UnicodeDecodeError:
-        return False
+        return ""
 
 
-def _check_points(walk: _Walk, observations: dict[int, np.ndarray]) -> None:
-    ids = np.empty(walk.count(51), dtype=np.int64)
-    tracks: list[tuple[int, int]] = []
-    for i in range(len(ids)):
-        ids[i], *place = walk.take("<q3d")
-        if not all(abs(value) < MAX_LENGTH for value in place):  # not a number is not below either
-            raise _corrupt(walk.path, f"puts point {ids[i]} at {place}")
-        walk.skip(11)  # colour, error
-        n = walk.count(8)
-        tracks.append((walk.at, n))
+def _read_points(walk: _Walk, images: dict[int, _Image]) -> np.ndarray:
+    """(N,) records of POINT, each confirmed by the observations its track names, and the other way round."""
+    heads, tracks = [], []
+    for _ in range(walk.count(POINT.itemsize)):
+        start = walk.at
+        walk.skip(POINT.itemsize)
+        n = int.from_bytes(walk.data[start + TRACK_AT : walk.at], "little")
         walk.skip(8 * n)
+        heads.append(walk.data[start : start + POINT.itemsize])
+        tracks.append(walk.data[start + POINT.itemsize : walk.at])
     walk.end()
+    points = np.frombuffer(b"".join(heads), POINT)
+    if not (np.abs(points["xyz"]) < MAX_LENGTH).all():
+        raise _corrupt(walk.path, "puts a point nowhere")
+    ids = points["id"]
     if len(np.unique(ids)) != len(ids) or (ids < 0).any():
         raise _corrupt(walk.path, "repeats a point")
-    seen = [points[points != -1] for points in observations.values()]
-    if not np.isin(np.concatenate(seen) if seen else ids[:0], ids).all():
+    seen = np.concatenate([image.points for image in images.values()]) if images else ids[:0]
+    if not np.isin(seen[seen != -1], ids).all():
         raise _corrupt(walk.path, "lacks a point that an image names")
-    _check_tracks(walk, ids, tracks, observations)
+    entries = np.frombuffer(b"".join(tracks), "<i4").reshape(-1, 2)
+    if not _confirmed(entries, np.repeat(ids, points["track"].astype(np.int64)), images, seen):
+        raise _corrupt(walk.path, "has a track that no image confirms")
+    return points
 
 
-def _check_tracks(walk: _Walk, ids: np.ndarray, tracks: list[tuple[int, int]], observations: dict[int, np.ndarray]) -> None:
-    """Every track entry is an observation of that very point."""
-    entries = np.frombuffer(b"".join(walk.data[at : at + 8 * n] for at, n in tracks), "<i4").reshape(-1, 2)
-    owner = np.repeat(ids, [n for _, n in tracks])
-    known = 0
-    for image, points in observations.items():
-        mine = entries[:, 0] == image
-        index = entries[mine, 1]
-        if ((index < 0) | (index >= len(points))).any() or (points[index] != owner[mine]).any():
-            raise _corrupt(walk.path, f"has a track that image {image} does not confirm")
-        known += int(mine.sum())
-    if known != len(entries):
-        raise _corrupt(walk.path, "has a track through an unknown image")
-
-
-def read_model(folder: Path) -> Model:
-    """Registered images, points and mean reprojection error of `folder`; raises Rejected."""
-    check_triple(folder)
-    model = pycolmap.Reconstruction(str(folder))
-    views = [_view(image) for image in model.images.values() if image.has_pose]
-    points = list(model.points3D.values())
-    return Model(
-        views=sorted(views, key=lambda view: view.name),
-        points=np.array([p.xyz for p in points]).reshape(-1, 3),
-        tracks=np.array([p.track.length() for p in points]),
-        reprojection_error_px=float(model.compute_mean_reprojection_error()) if points else float("nan"),
-    )
-
-
-def _view(image: pycolmap.Image) -> View:
-    camera, pose = image.camera, image.cam_from_world()
-    assert camera is not None, "check_triple lets no image through without its camera"
-    return View(
-        name=image.name,
-        width=camera.width,
-        height=camera.height,
-        K=camera.calibration_matrix(),
-        distortion=(camera.model.name, tuple(float(p) for p in camera.params)),
-        R=pose.rotation.matrix(),
-        t=np.array(pose.translation),
-    )
+def _confirmed(entries: np.ndarray, owner: np.ndarray, images: dict[int, _Image], seen: np.ndarray) -> bool:
+    """Every track entry (image id, observation) is an observation of the point that owns the entry; `seen` joins all observations."""
+    if not len(entries):
+        return True
+    if not images:
+        return False
+    keys = np.array(list(images))
+    counts = np.array([len(image.points) for image in images.values()])
+    order = np.argsort(keys)
+    place = order[np.searchsorted(keys, entries[:, 0], sorter=order).clip(max=len(keys) - 1)]
+    inside = (keys[place] == entries[:, 0]) & (entries[:, 1] >= 0) & (entries[:, 1] < counts[place])
+    return bool(inside.all() and (seen[(np.cumsum(counts) - counts)[place] + entries[:, 1]] == owner).all())
 
 
 # ---------------------------------------------------------------- pixels <-> rays, with lens distortion
 
 
+@lru_cache(maxsize=64)
+def _lens(model: str, params: tuple[float, ...], width: int, height: int) -> pycolmap.Camera:
+    return pycolmap.Camera(model=model, width=width, height=height, params=list(params))
+
+
 def _camera(frame: Frame) -> pycolmap.Camera:
-    model, params = frame.distortion
-    return pycolmap.Camera(model=model, width=frame.width, height=frame.height, params=list(params))
+    return _lens(*frame.distortion, frame.width, frame.height)
 
 
 def pixel_ray(frame: Frame, pixel: np.ndarray) -> np.ndarray:
@@ -218,4 +262,9 @@ def pixel_ray(frame: Frame, pixel: np.ndarray) -> np.ndarray:
 
 def project(frame: Frame, points: np.ndarray) -> np.ndarray:
     """World points (N, 3) -> pixels (N, 2); NaN behind the camera."""
-    return _camera(frame).img_from_cam(points @ frame.R.T + frame.t)
+    local = points @ frame.R.T + frame.t
+    model, params = frame.distortion
+    if model not in PINHOLES and any(params[3 if model in ONE_FOCAL else 4 :]):
+        return _camera(frame).img_from_cam(local)
+    pixels = local @ calibration(frame.distortion).T
+    return pixels[:, :2] / np.where(pixels[:, 2:] > 0, pixels[:, 2:], np.nan)

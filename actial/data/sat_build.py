@@ -22,8 +22,9 @@ from PIL import Image
 
 from actial.config import BuildConfig, ImageConfig, QuestionConfig
 from actial.data.parts import PARTS, claimed, processes, run_parts
+from actial.data.pictures import encode
 from actial.data.sat import Unusable, find_files, open_parquet, parse_row, pictures_of, stream
-from actial.data.shards import Sample, ShardFiles, atomic, encode, finish_set, shard_name, write_json, write_lines, write_shard
+from actial.data.shards import Sample, ShardFiles, atomic, finish_set, shard_name, write_json, write_lines, write_shard
 from actial.errors import UserError
 from actial.hashing import hash_int
 

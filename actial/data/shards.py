@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import io
 import json
-import math
 import os
 import re
-import tarfile
+import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from importlib.metadata import version
@@ -22,14 +20,15 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-from PIL import Image
 
-from actial.config import ImageConfig, ImageFormat
+from actial.data.pictures import decode_bytes, header_size
 from actial.errors import UserError
+from actial.files import atomic, write_json
 
 MANIFEST, INDEX = "manifest.json", "index.jsonl"
 SCHEMA = 1
-HEADER = 512  # bytes of a tar header before each member's content
+BLOCK, RECORD = 512, 10_240  # bytes: a tar is made of blocks and padded to whole records
+USTAR = struct.Struct("100s8s8s8s12s12s8s1s100s6s2s247x")  # name, mode, owner, group, size, time, checksum, kind, link, magic, version
 KEY = re.compile(r"[0-9a-z_]{1,64}")  # a dot would make WebDataset merge samples
 MEMBER = re.compile(r"[0-9a-z_]+\.(jpg|png)")
 TOOLS = ("numpy", "pillow", "pycolmap")  # their versions can change bytes
@@ -44,61 +43,7 @@ class Sample:
     rows: list[dict]
 
 
-# ---------------------------------------------------------------- pictures
-
-
-def fitted_size(width: int, height: int, config: ImageConfig) -> tuple[int, int]:
-    """Largest size of about the same aspect, never enlarged, with both sides multiples of `multiple` and area <= max_pixels."""
-    m = config.multiple
-    scale = min(1.0, math.sqrt(config.max_pixels / (width * height)))
-    w, h = (max(m, round(side * scale / m) * m) for side in (width, height))
-    while w * h > config.max_pixels and max(w, h) > m:
-        if h <= m or (w > m and w / width >= h / height):
-            w -= m
-        else:
-            h -= m
-    return w, h
-
-
-def encode(pixels: np.ndarray, config: ImageConfig) -> bytes:
-    """Shrink uint8 (H, W, 3) to its fitted size and compress, without metadata (an EXIF orientation would turn the photo later)."""
-    image = Image.fromarray(pixels)
-    size = fitted_size(image.width, image.height, config)
-    if size != image.size:
-        image = image.resize(size, Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    if config.format is ImageFormat.png:
-        image.save(buffer, "PNG")
-    else:
-        image.save(buffer, "JPEG", quality=config.quality, subsampling=0)
-    return buffer.getvalue()
-
-
-def decode_bytes(data: bytes) -> np.ndarray:
-    with Image.open(io.BytesIO(data)) as image:
-        return np.asarray(image.convert("RGB"))
-
-
 # ---------------------------------------------------------------- writing
-
-
-@contextmanager
-def atomic(path: Path) -> Iterator[IO[bytes]]:
-    """A binary file that appears under its name only when complete; on any failure nothing is left."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_json(path: Path, value: Any) -> None:
-    with atomic(path) as file:
-        file.write(json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False).encode() + b"\n")
 
 
 def write_lines(path: Path, rows: Iterable[Mapping]) -> None:
@@ -114,28 +59,31 @@ def json_line(row: Mapping) -> bytes:
 def write_shard(path: Path, samples: Iterable[Sample]) -> list[dict]:
     """Write one tar and return its index rows: the sample's rows with shard, key, and each picture's place, checksum and size."""
     index: list[dict] = []
-    with atomic(path) as file, tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+    with atomic(path) as file:
         for sample in samples:
             if not KEY.fullmatch(sample.key) or not all(MEMBER.fullmatch(name) for name in sample.images):
                 raise ValueError(f"shard key {sample.key!r} and picture names may hold 0-9, a-z and _ only")
             places = {}
             for name, data in sorted(sample.images.items()):
-                width, height = Image.open(io.BytesIO(data)).size
-                offset = _add(tar, f"{sample.key}.{name}", data)
+                width, height = header_size(io.BytesIO(data)) or (0, 0)
+                offset = _add(file, f"{sample.key}.{name}", data)
                 digest = sha256(data).hexdigest()
                 places[name] = {"name": name, "offset": offset, "size": len(data), "sha256": digest, "width": width, "height": height}
-            _add(tar, f"{sample.key}.json", json.dumps(sample.rows, ensure_ascii=False, separators=(",", ":")).encode())
+            _add(file, f"{sample.key}.json", json.dumps(sample.rows, ensure_ascii=False, separators=(",", ":")).encode())
             index += [{**row, "shard": path.name, "key": sample.key, "images": [places[n] for n in row["images"]]} for row in sample.rows]
+        file.write(bytes(2 * BLOCK + -(file.tell() + 2 * BLOCK) % RECORD))
     return index
 
 
-def _add(tar: tarfile.TarFile, name: str, data: bytes) -> int:
-    """Append one member with nothing but its name and content; returns where the content starts."""
-    info = tarfile.TarInfo(name)
-    info.size = len(data)
-    info.mode = 0o644
-    start = tar.offset + HEADER
-    tar.addfile(info, io.BytesIO(data))
+def _add(file: IO[bytes], name: str, data: bytes) -> int:
+    """Append one member with nothing but its name and content (tarfile's own way takes longer than a small picture's encoding)."""
+    fields = (name.encode(), b"0000644", b"0000000", b"0000000", b"%011o" % len(data), b"00000000000", b" " * 8, b"0", b"", b"ustar", b"00")
+    header = USTAR.pack(*fields)
+    header = header[:148] + b"%06o\0 " % sum(header) + header[156:]
+    file.write(header)
+    start = file.tell()
+    file.write(data)
+    file.write(bytes(-len(data) % BLOCK))
     return start
 
 
