@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
 import numpy as np
 import pycolmap
 import pytest
+from omegaconf import OmegaConf
 from PIL import Image
 from scipy.optimize import minimize
 
+from actial.config import WorldConfig
+from actial.errors import UserError
+from actial.explain import CONF
 from actial.geometry import azimuth
+from actial.world.__main__ import generate
 from actial.world.captures import arc, capture_jobs, write_captures
 from actial.world.objects import CATEGORIES, FRONT, LEFT, SEEN, UNSEEN, ObjectSpec, make_object
 from actial.world.parts import PALETTE, Draw, Model
@@ -243,3 +249,27 @@ def test_bytes_do_not_depend_on_the_workers_and_an_interrupted_run_is_taken_up(c
     for job in jobs:
         for path in sorted(job.folder(tmp_path).rglob("*.*")):
             assert path.read_bytes() == (captures / path.relative_to(tmp_path)).read_bytes()
+
+
+# ---------------------------------------------------------------- the command
+
+
+def test_the_command_resumes_its_own_world_and_refuses_another(tmp_path: Path) -> None:
+    config = WorldConfig(
+        out=str(tmp_path / "w"), objects=2, unseen_objects=1, frames=12, size=32, sat_train=0, sat_val=0, sat_test=2, workers=1
+    )
+    generate(config)
+    written = {path: path.stat().st_mtime_ns for path in (tmp_path / "w").rglob("*.*") if path.suffix in (".jpg", ".parquet")}
+    assert len(written) == 3 * 12 + 1
+    generate(config)
+    assert {path: path.stat().st_mtime_ns for path in written} == written
+    with pytest.raises(UserError, match="another objects, seed"):
+        generate(dataclasses.replace(config, objects=3, seed=1))
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").touch()
+    with pytest.raises(UserError, match="holds other files"):
+        generate(dataclasses.replace(config, out=str(tmp_path / "full")))
+
+
+def test_the_build_preset_holds_out_the_unseen_categories() -> None:
+    assert tuple(OmegaConf.load(CONF / "dataset" / "world.yaml").pairs.unseen_classes) == UNSEEN

@@ -114,7 +114,7 @@ def write_capture(root: Path, job: CaptureJob) -> int:
 
 def arc(frames: int, draw: Draw) -> np.ndarray:
     """Azimuths of one walk around the object: any start, either way, up to a full round, uneven steps of at most 25 degrees or so."""
-    step = draw.pick((-1.0, 1.0)) * min(25.0 * draw.uniform(0.72, 0.92), 345.0 / (frames - 1))
+    step = draw.pick((-1.0, 1.0)) * min(25.0 * draw.uniform(0.72, 0.88), 345.0 / (frames - 1))
     return draw.uniform(0.0, 360.0) + np.cumsum(step * draw.uniforms(0.8, 1.2, frames))
 
 
