@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from hashlib import sha256
 from typing import Any
 
@@ -53,6 +54,47 @@ class StepRecorder(lightning.Callback):
             self.progress.__exit__(type(exception))
 
 
+class Evaluator(lightning.Callback):
+    """Scores the model every `stage.eval_every` steps and writes the figures as rows of metrics.jsonl."""
+
+    def __init__(self, run: Run, stage: str, tracker: Tracker, score: Callable[[], dict[str, float]]) -> None:
+        self.run = run
+        self.stage = stage
+        self.tracker = tracker
+        self.score = score
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule, *_: Any) -> None:
+        assert isinstance(module, StepModule)
+        step = module.completed_steps
+        if module.stage.eval_every and step % module.stage.eval_every == 0 and is_main_process():
+            figures = self.score()
+            self.run.metrics.write(self.stage, step, figures)
+            self.tracker.log(self.stage, step, figures)
+
+
+class SampleTable(lightning.Callback):
+    """Shows the completions of a GRPO batch with their photos, reward parts and advantages, each time a checkpoint is due."""
+
+    def __init__(self, tracker: Tracker) -> None:
+        self.tracker = tracker
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, module: lightning.LightningModule, outputs: object, batch: Any, batch_index: int
+    ) -> None:
+        assert isinstance(module, StepModule)
+        if module.completed_steps % module.stage.save_every:
+            return
+        photos = max((len(trunk.images) for trunk in batch.trunks), default=0)
+        columns = [*[f"photo {i + 1}" for i in range(photos)], "question", "truth", "completion", "reward", "advantage", "parts"]
+        rows = []
+        owners = [trunk for trunk in batch.trunks for _ in trunk.branches]
+        for trunk, sample in zip(owners, batch.samples, strict=True):
+            seen = [batch.images[i] for i in trunk.images]
+            facts = [sample.question, sample.answer, sample.text, sample.reward, sample.advantage, str(sample.parts)]
+            rows.append([*seen, *[None] * (photos - len(seen)), *facts])
+        self.tracker.table(f"samples/{module.completed_steps}", columns, rows)
+
+
 class Tracker:
     """wandb, or nothing when it is disabled; offline it needs no account and no network."""
 
@@ -74,9 +116,16 @@ class Tracker:
         shown = [[wandb.Image(cell) if isinstance(cell, np.ndarray) else cell for cell in row] for row in rows[: self.table_rows]]
         self.wandb.log({name: wandb.Table(columns=list(columns), data=shown)})
 
-    def finish(self) -> None:
-        if self.wandb is not None:
-            self.wandb.finish(quiet=True)
+
+@contextmanager
+def tracking(config: TrainConfig, run: Run) -> Iterator[Tracker]:
+    """A Tracker whose files are complete when the block ends."""
+    tracker = Tracker(config, run)
+    try:
+        yield tracker
+    finally:
+        if tracker.wandb is not None:
+            tracker.wandb.finish()
 
 
 def _wanted(config: LoggerConfig) -> bool:

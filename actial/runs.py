@@ -181,12 +181,12 @@ def _git(*arguments: str) -> str | None:
 
 
 class StopRequest:
-    """Whether SIGTERM or Ctrl-C has been received; training looks at it between optimiser steps."""
+    """Says when called whether SIGTERM or Ctrl-C has been received; training asks between optimiser steps."""
 
     def __init__(self) -> None:
         self.received = False
 
-    def __bool__(self) -> bool:
+    def __call__(self) -> bool:
         return self.received
 
     def _receive(self, signum: int, frame: FrameType | None) -> None:

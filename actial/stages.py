@@ -3,52 +3,49 @@
 from __future__ import annotations
 
 import logging
+import os
+import warnings
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import lightning
 import torch
 from lightning.pytorch.utilities.exceptions import SIGTERMException
+from transformers.utils.logging import disable_progress_bar
 
 from actial.batch import TrainBatch
-from actial.callbacks import StepRecorder, Tracker
+from actial.callbacks import Evaluator, SampleTable, StepRecorder, Tracker
 from actial.checkpoint import CheckpointCallback, resume
-from actial.config import MixConfig, StageName, Task, TrainConfig
+from actial.config import MixConfig, Reference, StageName, TrainConfig
 from actial.data.examples import Mixture, open_set
-from actial.data.shards import ShardSet
+from actial.grpo.module import GRPOModule
+from actial.grpo.rollouts import Rollouts
+from actial.inputs import read_manifest, used_sets
 from actial.policy import Policy
 from actial.rendering import PromptRenderer
 from actial.runs import Run, provenance
+from actial.scoreboard import accuracies, benchmark_sets, open_sampler
 from actial.sft import SFTModule
 from actial.step import StepModule, num_ranks, step_loader
-
-MakeBatch = Callable[[int], TrainBatch]
+from actial.types import AnswerMode
 
 
 def prepare(config: TrainConfig, run: Run) -> None:
     """Set what holds for the whole process, and write into the passport what this run is made from."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message="`isinstance.treespec, LeafSpec.` is deprecated", module="lightning")
+    warnings.filterwarnings("ignore", message="Found .* module.s. in eval mode", module="lightning")  # the frozen reference
+    disable_progress_bar()  # transformers' own, one for every weight file
     if config.trainer.threads:
         torch.set_num_threads(config.trainer.threads)
     renderer = PromptRenderer.load(config.model, config.prompt)
-    run.stamp({**provenance(), "seed": config.seed, "prompts": renderer.fingerprint, "data": data_facts(config)})
+    manifests = {name: read_manifest(name, source) for name, source in used_sets(config).items()}
+    data = {name: {key: manifest.get(key) for key in ("rows", "config_hash", "index_sha256")} for name, manifest in manifests.items()}
+    run.stamp({**provenance(), "seed": config.seed, "prompts": renderer.fingerprint, "data": data})
 
 
-def data_facts(config: TrainConfig) -> dict[str, dict[str, Any]]:
-    """Rows and hashes of every set that a stage trains on or that is scored, from its manifest."""
-    used = {name for stage in config.stages for name, weight in getattr(config, stage.name).mix.weights.items() if weight}
-    used |= {source.partition(":")[0] for source in config.benchmark.sets.values()}
-    facts = {}
-    for name in sorted(used):
-        if config.data.sets[name].task is not Task.clock:
-            manifest = ShardSet(config.data.sets[name].root, "train").manifest
-            facts[name] = {key: manifest.get(key) for key in ("rows", "config_hash", "index_sha256")}
-    return facts
-
-
-def train_stage(stage: StageName, config: TrainConfig, source: str, run: Run, stop: Callable[[], bool]) -> str:
+def train_stage(stage: StageName, config: TrainConfig, source: str, run: Run, tracker: Tracker, stop: Callable[[], bool]) -> str:
     """Train one stage from the model folder `source`, or go on where it was stopped; returns its own model folder.
 
     A model folder that is already there is taken as it is. When `stop` turns true, the state is saved and the folder is not written.
@@ -57,18 +54,24 @@ def train_stage(stage: StageName, config: TrainConfig, source: str, run: Run, st
     if out.exists():
         return str(out)
     torch.manual_seed(config.seed)
+    job = {StageName.sft: sft_job, StageName.grpo: grpo_job}[stage](config, source, run)
+    module, fingerprint = job.module, job.renderer.fingerprint
     checkpoints = run.folder / "checkpoints" / stage.name
-    module, make_batch, fingerprint = BUILDERS[stage](config, source, run)
     start = resume(checkpoints, module, fingerprint)
     run.metrics.rewind(stage.name, start)
     run.timings.rewind(stage.name, start)
-    tracker = Tracker(config, run)
-    saver = CheckpointCallback(checkpoints, module.stage.save_every, fingerprint, stop)
-    trainer = make_trainer(config, run, [StepRecorder(run, stage.name, tracker), saver])
-    with suppress(SIGTERMException):  # Lightning's own way out, after the saver has seen `stop`
-        trainer.fit(module, step_loader(make_batch, start, module.stage.steps, workers=config.data.workers))
-    tracker.finish()
+    callbacks: list[lightning.Callback] = [StepRecorder(run, stage.name, tracker)]
+    if stage is StageName.grpo:
+        callbacks.append(SampleTable(tracker))
+    if module.stage.eval_every:
+        sampler, sets = open_sampler(config.sampler, module.policy, job.renderer), benchmark_sets(config)
+        callbacks.append(Evaluator(run, stage.name, tracker, lambda: accuracies(sampler, job.renderer, sets, config)))
+    callbacks.append(CheckpointCallback(checkpoints, module.stage.save_every, fingerprint, stop))  # last: what it saves is on record
+    module.train()  # loaded in evaluation mode
+    with suppress(SIGTERMException):  # Lightning's own way out, after the checkpoint
+        make_trainer(config, run, callbacks).fit(module, step_loader(job.make_batch, start, module.stage.steps, workers=job.workers))
     if module.completed_steps == module.stage.steps:
+        run.stamp({stage.name: {"steps": module.completed_steps, "last_metrics": module.metrics}})
         module.policy.save_pretrained(out)
     return str(out)
 
@@ -94,7 +97,17 @@ def make_trainer(config: TrainConfig, run: Run, callbacks: list[lightning.Callba
 # ---------------------------------------------------------------- what each stage is made of
 
 
-def build_sft(config: TrainConfig, source: str, run: Run) -> tuple[StepModule, MakeBatch, dict[str, str]]:
+@dataclass(slots=True, kw_only=True)
+class Job:
+    """A stage before training: `make_batch(step)` gives this rank's batch of a 0-based step."""
+
+    module: StepModule
+    renderer: PromptRenderer
+    make_batch: Callable[[int], TrainBatch]
+    workers: int
+
+
+def sft_job(config: TrainConfig, source: str, run: Run) -> Job:
     renderer = PromptRenderer.load(config.model, config.prompt, path=source)
     policy = Policy.load(replace(config.model, path=source))
     module = SFTModule(policy, config.sft, config.model, crash_folder=run.folder / "crashes")
@@ -104,13 +117,25 @@ def build_sft(config: TrainConfig, source: str, run: Run) -> tuple[StepModule, M
         first = step * config.sft.batch_size
         return supervised_batch(mixture, renderer, range(first + module.global_rank, first + config.sft.batch_size, num_ranks()))
 
-    return module, make_batch, renderer.fingerprint
+    return Job(module=module, renderer=renderer, make_batch=make_batch, workers=config.data.workers)
 
 
-def open_mixture(config: TrainConfig, mix: MixConfig, *, supervised: bool) -> Mixture:
+def grpo_job(config: TrainConfig, source: str, run: Run) -> Job:
+    renderer = PromptRenderer.load(config.model, config.prompt, path=source)
+    reference = config.grpo.kl.reference if config.grpo.kl.beta > 0 else Reference.none
+    policy = Policy.load(replace(config.model, path=source), reference=reference)
+    mixture = open_mixture(config, config.grpo.mix, supervised=False, mode=AnswerMode.THINK)
+    sampler = open_sampler(config.sampler, policy, renderer)
+    rank = int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")))
+    rollouts = Rollouts(mixture.example, renderer, sampler, config.reward, config.grpo, seed=config.seed, rank=rank)
+    module = GRPOModule(policy, config.grpo, config.model, crash_folder=run.folder / "crashes", rollouts=rollouts)
+    return Job(module=module, renderer=renderer, make_batch=module.make_batch, workers=0)  # a worker would sample from old weights
+
+
+def open_mixture(config: TrainConfig, mix: MixConfig, *, supervised: bool, mode: AnswerMode | None = None) -> Mixture:
     """The stream of training examples of a stage."""
     sets = {
-        name: open_set(config.data.sets[name], "train", config.data, config.cold_start, supervised=supervised)
+        name: open_set(config.data.sets[name], "train", config.data, config.cold_start, supervised=supervised, mode=mode)
         for name, weight in mix.weights.items()
         if weight > 0
     }
@@ -126,6 +151,3 @@ def supervised_batch(mixture: Mixture, renderer: PromptRenderer, positions: Iter
         batch.images += example.images
         batch.tags += [question.type for question in example.questions]
     return batch
-
-
-BUILDERS = {StageName.sft: build_sft}

@@ -131,9 +131,9 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path) -> None:
 def test_sigterm_only_sets_a_flag_inside_the_block() -> None:
     before = signal.getsignal(signal.SIGTERM)
     with stop_requested() as stop:
-        assert not stop
+        assert not stop()
         os.kill(os.getpid(), signal.SIGTERM)
-        assert stop
+        assert stop()
     assert signal.getsignal(signal.SIGTERM) is before
 
 

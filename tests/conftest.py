@@ -1,0 +1,66 @@
+"""A small procedural data set and an untrained model of the tiny kind, made once for the whole run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from actial.build import build
+from actial.config import (
+    BuildConfig,
+    ColdStartConfig,
+    DataConfig,
+    ImageConfig,
+    ImageFormat,
+    PairConfig,
+    SetConfig,
+    SourceConfig,
+    SourceKind,
+    Task,
+)
+
+
+@pytest.fixture(scope="session")
+def tiny_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """View pairs of 24 procedural objects at 64 x 64 pixels, splits train, val and test."""
+    from actial.world.captures import capture_jobs, write_captures
+    from actial.world.objects import SEEN
+
+    root = tmp_path_factory.mktemp("world")
+    for _ in write_captures(root / "captures", capture_jobs(24, 12, 64, 0, list(SEEN)[:4]), workers=1):
+        pass
+    build(
+        BuildConfig(
+            source=SourceConfig(kind=SourceKind.procedural, root=str(root / "captures")),
+            pairs=PairConfig(per_object=6, val_fraction=0.1, test_fraction=0.2),
+            image=ImageConfig(max_pixels=4096, multiple=16, format=ImageFormat.png),
+            out=str(root / "set"),
+            workers=1,
+        )
+    )
+    return root / "set"
+
+
+@pytest.fixture(scope="session")
+def untrained_model(tiny_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Qwen2.5-VL folder whose tokenizer knows the set's questions and chains."""
+    from actial.data.examples import open_set
+    from actial.world.tiny import save_untrained, train_tokenizer
+
+    pairs = open_set(
+        SetConfig(task=Task.viewpoint, root=str(tiny_set)),
+        "train",
+        DataConfig(questions_per_pair=3),
+        ColdStartConfig(ratio=1.0),
+        supervised=True,
+    )
+    corpus = [
+        str(text)
+        for index in range(min(60, len(pairs)))
+        for question in pairs.example(index, 0).questions
+        for text in (question.text, question.target)
+    ]
+    folder = tmp_path_factory.mktemp("models") / "untrained"
+    save_untrained(folder, train_tokenizer(corpus, 512), 0, width=64, layers=2, vision_width=64, vision_layers=2)
+    return folder

@@ -1,0 +1,101 @@
+"""The whole training command on a tiny set: both stages, the files it promises, determinism, interruption."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import hydra
+import pytest
+from safetensors.torch import load_file
+from transformers import AutoModelForImageTextToText
+
+from actial.cli import CONF, Exit, typed
+from actial.config import TrainConfig, register
+from actial.runs import RowLog
+from actial.train import train
+
+
+@pytest.fixture
+def compose(tiny_set: Path, untrained_model: Path):
+    """A smoke config on the tiny set, with further overrides."""
+
+    def make(folder: Path, *overrides: str) -> TrainConfig:
+        register()
+        fixed = [f"data.sets.{name}.root={tiny_set}" for name in ("viewpoint", "perception", "sat")]
+        fixed += [f"run_dir={folder}", f"model.path={untrained_model}", "mix@grpo.mix=viewpoint", "benchmark=viewpoint"]
+        with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+            return typed(hydra.compose("train", ["+experiment=smoke", *fixed, *overrides]))
+
+    return make
+
+
+@pytest.mark.slow
+def test_two_stages_leave_what_they_promise_twice_the_same(compose, tmp_path: Path, untrained_model: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    train(compose(first, "logger=wandb", "grpo.eval_every=2"))
+    train(compose(second, "logger=none", "grpo.eval_every=2"))
+    assert (first / "metrics.jsonl").read_bytes() == (second / "metrics.jsonl").read_bytes()
+    assert [(row["stage"], row["step"]) for row in RowLog(first / "metrics.jsonl").rows()] == [
+        *[("sft", step) for step in (1, 2, 3, 4)],
+        *[("grpo", 1), ("grpo", 2), ("grpo", 2)],
+    ]
+    results = json.loads((first / "results.json").read_text())
+    assert results["models"] == ["base", "sft", "grpo"]
+    assert set(results["sets"]["viewpoint"]) == {"base", "sft", "grpo"}
+    assert results["chance"] == {"viewpoint": pytest.approx(1 / 3)}
+    passport = json.loads((first / "passport.json").read_text())
+    assert passport["data"]["viewpoint"]["rows"]["train"] > 0
+    assert passport["grpo"]["last_metrics"]["logprob_gap"] < 1e-5
+    assert "<html" in (first / "report.html").read_text()
+    assert list((first / "wandb").glob("offline-run-*"))
+    assert not (second / "wandb").exists()
+    before = load_file(untrained_model / "model.safetensors")
+    for stage in ("sft", "grpo"):
+        model = AutoModelForImageTextToText.from_pretrained(first / stage / "model")  # plain transformers, nothing of ours
+        weight = model.state_dict()["model.language_model.norm.weight"]
+        assert weight.shape == next(value for name, value in before.items() if name.endswith("norm.weight") and "layers" not in name).shape
+        assert (first / "checkpoints" / stage).is_dir()
+
+
+def test_a_stopped_run_goes_on_as_if_it_had_not_been(compose, tmp_path: Path) -> None:
+    overrides = ("stages=[sft]", "sft.steps=8", "sft.save_every=3", "benchmark=none")
+    train(compose(tmp_path / "straight", *overrides))
+    config = compose(tmp_path / "stopped", *overrides)
+    threading.Thread(target=terminate_after_row, args=(tmp_path / "stopped" / "metrics.jsonl", 2), daemon=True).start()
+    with pytest.raises(Exit) as left:
+        train(config)
+    assert left.value.code == 143
+    assert 2 <= len(RowLog(tmp_path / "stopped" / "metrics.jsonl").rows()) < 8
+    assert not (tmp_path / "stopped" / "sft" / "model").exists()
+    train(config)
+    straight, stopped = tmp_path / "straight", tmp_path / "stopped"
+    assert (straight / "metrics.jsonl").read_bytes() == (stopped / "metrics.jsonl").read_bytes()
+    one, other = (load_file(run / "sft" / "model" / "model.safetensors") for run in (straight, stopped))
+    assert all(one[name].equal(other[name]) for name in one)
+
+
+def terminate_after_row(path: Path, rows: int) -> None:
+    while len(RowLog(path).rows()) < rows:
+        time.sleep(0.005)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_finished_run_is_left_alone(compose, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = compose(tmp_path / "run", "stages=[sft]", "sft.steps=1", "benchmark=none")
+    train(config)
+    files = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*") if path.is_file() and path.name != ".lock"}
+    train(config)
+    assert "is finished" in capsys.readouterr().out
+    assert files == {path: path.stat().st_mtime_ns for path in files}
+
+
+def test_the_second_stage_starts_from_the_first(compose, tmp_path: Path) -> None:
+    """With a rate too small to move anything, GRPO's model is SFT's."""
+    train(compose(tmp_path / "run", "sft.steps=1", "grpo.steps=1", "grpo.optim.lr=1e-30", "sft.optim.lr=0.1", "benchmark=none"))
+    sft, grpo = (load_file(tmp_path / "run" / stage / "model" / "model.safetensors") for stage in ("sft", "grpo"))
+    assert all(sft[name].equal(grpo[name]) for name in sft)
