@@ -68,10 +68,14 @@ class PromptRenderer:
 
     @classmethod
     def load(cls, model: ModelConfig, prompt: PromptConfig, path: Path | str | None = None) -> PromptRenderer:
-        """From a model folder or hub id; `path` overrides `model.path` (a later stage's checkpoint)."""
-        folder = path or model.path
-        tokenizer = AutoTokenizer.from_pretrained(folder, revision=model.revision if path is None else None)
-        processor = Qwen2VLImageProcessor.from_pretrained(folder)
+        """From a model folder or hub id; `path` overrides `model.path` (a later stage's checkpoint). UserError when it cannot be read."""
+        folder, revision = path or model.path, model.revision if path is None else None
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(folder, revision=revision)
+            processor = Qwen2VLImageProcessor.from_pretrained(folder, revision=revision)
+        except OSError as error:
+            reason = str(error).splitlines()[0].rstrip(".")
+            raise UserError(f"model.path={folder} gives no tokenizer or image processor ({reason}): give a model folder or hub id.") from error
         multiple = processor.patch_size * processor.merge_size
         return cls(tokenizer, ImageLimits(multiple, model.min_pixels, model.max_pixels), SYSTEM_PROMPTS[prompt.system_prompt])
 
