@@ -8,6 +8,7 @@ results.json, all parts optional but `sets`:
     sets         {set: {model: set_results(...)}}
     chance       {set: share} what guessing among the options scores
     diagnostics  {set: {model: diagnostics.diagnose(...)}}
+    paper        {set: benchmarks.results.beside_paper(...)}: published rows, printed beside ours
     examples     {set: sample_answers(...)}; image paths are relative to the run folder
 
 metrics.jsonl: rows {"stage": .., "step": .., name: number, ..}.
@@ -119,6 +120,7 @@ def render_report(results: dict[str, Any], metrics: Sequence[dict[str, Any]], ru
         forest=plots.forest(sets, models, results.get("chance", {})),
         chance_shown=bool(results.get("chance")),
         tables=[_set_table(name, found, heads) for name, found in sets.items()],
+        papers=[_paper_table(name, found) for name, found in results.get("paper", {}).items() if found],
         curves=plots.curves(metrics),
         diagnostics=[
             _diagnostics_table(name, found, heads) for name, found in results.get("diagnostics", {}).items() if any(found.values())
@@ -172,6 +174,14 @@ def _set_table(name: str, found: dict[str, Any], heads: dict[str, Any]) -> dict[
     if any("tokens" in c for c in columns):
         rows.append(_plain_row("tokens per answer", [f"{c['tokens']:.0f}" if "tokens" in c else ABSENT for c in columns]))
     return {"name": name, "heads": list(heads.values()), "rows": rows}
+
+
+def _paper_table(name: str, found: dict[str, Any]) -> dict[str, Any]:
+    rows = [{"name": model, "cells": values, "kind": ""} for model, values in found["rows"].items()]
+    rows.append({"name": "this model", "cells": found["ours"], "kind": "main"})
+    for row in rows:
+        row["cells"] = [ABSENT if value is None else value for value in row["cells"]]
+    return {"name": name, "columns": found["columns"], "rows": rows}
 
 
 PAIRED = (

@@ -29,7 +29,7 @@ def score(config: ScoreConfig) -> None:
     path, out = Path(config.predictions), Path(config.out)
     answers = read_answers(path, items)
     asked = [as_example(item, Style.LETTER, []) for item in items]  # grading looks at options only
-    graded = [predict(example, example.questions[0], answers[example.uid], compat=config.compat) for example in asked]
+    graded = [predict(e, e.questions[0], *answers[e.uid], compat=config.compat) for e in asked]
     scores = benchmark_scores(benchmark, source, graded, partial=bool(config.benchmark.limit)) | {"compat": config.compat}
     results: dict[str, Any] = {
         "meta": {"title": f"{path.name} on {benchmark.name}", "answers read as": config.compat},

@@ -76,7 +76,7 @@ def wilson(hits: float, n: int, z: float = Z95) -> tuple[float, float]:
         return 0.0, 1.0
     p, z2n = hits / n, z * z / n
     centre, half = (p + z2n / 2) / (1 + z2n), z * math.sqrt(p * (1 - p) / n + z2n / (4 * n)) / (1 + z2n)
-    return max(0.0, centre - half), min(1.0, centre + half)
+    return centre - half if hits else 0.0, centre + half if hits < n else 1.0
 
 
 # ---------------------------------------------------------------- cells

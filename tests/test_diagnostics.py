@@ -34,7 +34,7 @@ def azimuth_of(image: np.ndarray) -> float:
     return float(image[inside[0][0], inside[-1][1], 0]) - 110.0
 
 
-def pairs(n=160, leak=False):
+def pairs(n=120, leak=False):
     """`leak`: the square moves against the camera, as it does when the camera does not aim at the object."""
     found = []
     for i in range(n):
@@ -87,7 +87,7 @@ def test_honest_policy_passes():
     assert all(cell["value"] < 0.75 for cell in report["shortcuts"].values())
     assert report["above best shortcut"]["low"] > 0.2
     assert list(report["by angle"]) == ["20-40", "40-60", "60-80", "80-100"]
-    assert sum(cell["n"] for cell in report["by angle"].values()) == 480
+    assert sum(cell["n"] for cell in report["by angle"].values()) == 360
 
 
 def test_centroid_policy_is_exposed():

@@ -18,6 +18,7 @@ from actial.benchmarks.prompts import prompt_text
 from actial.errors import UserError
 from actial.files import atomic, write_text
 from actial.grading import LETTERS
+from actial.types import FinishReason
 
 OPTION_COLUMNS = LETTERS[:6]
 
@@ -135,8 +136,11 @@ def export_lmms(items: Sequence[Item], folder: Path, name: str, style: Style, ma
 # ---------------------------------------------------------------- in
 
 
-def read_answers(path: Path, items: Sequence[Item]) -> dict[str, str]:
-    """uid -> raw text, from our predictions.jsonl, lmms-eval's samples (.jsonl) or VLMEvalKit's predictions (.xlsx, .tsv, .json).
+Answer = tuple[str, FinishReason | None]  # raw text, and why it ended where that is known
+
+
+def read_answers(path: Path, items: Sequence[Item]) -> dict[str, Answer]:
+    """uid -> answer, from our predictions.jsonl, lmms-eval's samples (.jsonl) or VLMEvalKit's predictions (.xlsx, .tsv, .json).
 
     A harness names a question by its row's index in the benchmark's file, or by its place in an exported one.
 
@@ -159,7 +163,7 @@ def _names(items: Sequence[Item]) -> list[list[str]]:
     return [[item.uid for item in items], [str(item.source_index) for item in items], [str(i) for i in range(len(items))]]
 
 
-def _jsonl(path: Path) -> dict[str, str]:
+def _jsonl(path: Path) -> dict[str, Answer]:
     """Ours by uid; lmms-eval's by doc_id, the first raw response before the task's own filters."""
     rows = []
     for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
@@ -170,7 +174,8 @@ def _jsonl(path: Path) -> dict[str, str]:
             text = row["text"] if "uid" in row else row["resps"]
             while isinstance(text, list):
                 text = text[0]
-            rows.append((row["uid"] if "uid" in row else row["doc_id"], text))
+            finish = FinishReason(row["finish"]) if row.get("finish") else None
+            rows.append((row["uid"] if "uid" in row else row["doc_id"], (text, finish)))
         except (ValueError, KeyError, IndexError, TypeError):
             raise UserError(
                 f"{path} line {number} has neither uid and text nor doc_id and resps: give ours or lmms-eval's samples."
@@ -178,7 +183,7 @@ def _jsonl(path: Path) -> dict[str, str]:
     return _once(path, rows)
 
 
-def _vlmeval(path: Path) -> dict[str, str]:
+def _vlmeval(path: Path) -> dict[str, Answer]:
     import pandas as pd
 
     readers = {
@@ -193,15 +198,15 @@ def _vlmeval(path: Path) -> dict[str, str]:
         raise UserError(
             f"{path} lacks the columns index and prediction of VLMEvalKit's output; it has {', '.join(map(str, frame.columns))}."
         )
-    return _once(path, list(zip(frame["index"], frame["prediction"].fillna(""), strict=True)))
+    return _once(path, [(index, (str(text), None)) for index, text in zip(frame["index"], frame["prediction"].fillna(""), strict=True)])
 
 
-def _once(path: Path, rows: Sequence[tuple[Any, Any]]) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for key, text in rows:
+def _once(path: Path, rows: Sequence[tuple[Any, Answer]]) -> dict[str, Answer]:
+    found: dict[str, Answer] = {}
+    for key, answer in rows:
         if str(key) in found:
             raise UserError(f"{path} answers question {key} twice: merge the runs' files into one.")
-        found[str(key)] = str(text)
+        found[str(key)] = answer
     return found
 
 
