@@ -176,6 +176,7 @@ def test_foreign_columns_end_in_one_sentence(tmp_path: Path) -> None:
     write(tmp_path / "sat" / "SAT_train.parquet", [{"image_bytes": [picture(1)], "question": "q"}])
     with pytest.raises(UserError, match="SAT's columns or verl's"):
         build(configured(tmp_path / "sat", tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
 
 
 # ---------------------------------------------------------------- the build
@@ -297,3 +298,25 @@ def test_a_cap_draws_from_the_whole_ordered_file() -> None:
 def test_a_share_for_a_type_that_is_not_there_is_refused() -> None:
     with pytest.raises(UserError, match="perspective"):
         kept(shares={"perspective": 1})
+
+
+def test_a_bad_share_leaves_nothing_behind_and_can_be_mended(tmp_path: Path) -> None:
+    release(tmp_path / "sat")
+    with pytest.raises(UserError, match="perspective"):
+        build(configured(tmp_path / "sat", tmp_path / "out", shares={"perspective": 1.0}))
+    build(configured(tmp_path / "sat", tmp_path / "out", shares={"static": 1.0, "ego_motion": 1.0}))
+    assert sorted(row["type"] for row in ShardSet(tmp_path / "out", "train").rows) == ["ego_motion"] * 3 + ["static"] * 3
+
+
+def test_a_killed_build_is_taken_up_and_ends_with_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    release(tmp_path / "sat")
+    build(configured(tmp_path / "sat", tmp_path / "whole"))
+    with monkeypatch.context() as patch:
+        patch.setattr("actial.data.sat_build._shards", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            build(configured(tmp_path / "sat", tmp_path / "cut"))
+    build(configured(tmp_path / "sat", tmp_path / "cut"))
+    names = sorted(path.name for path in (tmp_path / "whole").iterdir())
+    assert names == sorted(path.name for path in (tmp_path / "cut").iterdir())
+    for name in names:
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "cut" / name).read_bytes()

@@ -12,6 +12,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from hashlib import sha256
 from html import escape
 from pathlib import Path
@@ -182,37 +183,66 @@ def plan(rows: Sequence[dict], per_shard: int) -> dict[str, list[list[dict]]]:
     return shards
 
 
+File = tuple[str, Path, int, int]  # split, path, number of its first row within the split, rows
+
+
 def build_sat(config: BuildConfig, settings: Mapping[str, Any], identity: str) -> None:
-    """Run or resume the build of one folder; `settings` and their hash `identity` go into the manifest."""
+    """Run or resume the build of one folder; `settings` and their hash `identity` go into the manifest; a UserError leaves nothing behind."""
     out = Path(config.out)
-    files = [(split, path) for split, paths in find_files(Path(config.source.root)).items() for path in paths]
-    sizes = [open_parquet(path).metadata.num_rows for _, path in files]
-    firsts = [sum(n for (s, _), n in zip(files[:i], sizes, strict=False) if s == split) for i, (split, _) in enumerate(files)]
-    claim = {"config_hash": identity, "captures": sha256(repr([(p.name, p.stat().st_size) for _, p in files]).encode()).hexdigest()}
+    files = _numbered(find_files(Path(config.source.root)))
+    claim = {"config_hash": identity, "captures": sha256(repr([(f[1].name, f[1].stat().st_size) for f in files]).encode()).hexdigest()}
     with claimed(out, claim), processes(config.workers or os.cpu_count() or 1) as pool:
-        parts = out / PARTS
-        scans = [parts / f"rows-{i:04d}.jsonl" for i in range(len(files))]
-        calls = zip(scans, files, firsts, sizes, strict=True)
-        run_parts(pool, "texts", [(scan, (scan_file, (path, split, at, scan)), n) for scan, (split, path), at, n in calls], "rows")
-        chosen, counts = select(scans, config.qa)
-        (parts / PICTURES).mkdir(exist_ok=True)
-        done = [parts / f"pictures-{i:04d}.json" for i in range(len(files))]
-        wanted = [frozenset(p for row in chosen if row["split"] == split for p in row["pictures"]) for split, _ in files]
-        work = zip(done, files, wanted, sizes, strict=True)
-        tasks = [(mark, (extract_file, (path, names, config.image, parts / PICTURES, mark)), n) for mark, (_, path), names, n in work]
-        run_parts(pool, "pictures", tasks, "rows")
-        shards = plan(chosen, config.groups_per_shard)
-        indices = {name: parts / f"{name}.jsonl" for name in shards}
-        todo = [(indices[name], (write_part, (config, groups, out / name, indices[name])), len(groups)) for name, groups in shards.items()]
-        run_parts(pool, "shards", todo, "groups")
-        for path in (*done, *indices.values()):
-            counts.update(read_lines(path)[0])
-        if not counts["written"]:
+        try:
+            chosen, counts = _texts(config, files, pool)
+            marks = _pictures(config, files, chosen, pool)
+            indices = _shards(config, chosen, pool)
+            for path in (*marks, *indices):
+                counts.update(read_lines(path)[0])
+            if not counts["written"]:
+                raise UserError(f"no question could be made from {config.source.root}: {dict(counts.most_common(4))}.")
+        except UserError:
             shutil.rmtree(out)
-            raise UserError(f"no question could be made from {config.source.root}: {dict(counts.most_common(4))}.")
-        _finish(config, settings, identity, list(indices.values()), counts)
-        shutil.rmtree(parts)
+            raise
+        _finish(config, settings, identity, indices, counts)
+        shutil.rmtree(out / PARTS)
     print(f"{out}: {counts['written']} questions of {counts['seen']} rows; look at {out / 'audit.html'}")
+
+
+def _numbered(found: Mapping[str, Sequence[Path]]) -> list[File]:
+    files: list[File] = []
+    for split, paths in found.items():
+        first = 0
+        for path in paths:
+            rows = open_parquet(path).metadata.num_rows
+            files.append((split, path, first, rows))
+            first += rows
+    return files
+
+
+def _texts(config: BuildConfig, files: Sequence[File], pool: ProcessPoolExecutor | None) -> tuple[list[dict], Counter[str]]:
+    scans = [Path(config.out) / PARTS / f"rows-{i:04d}.jsonl" for i in range(len(files))]
+    calls = zip(scans, files, strict=True)
+    run_parts(pool, "texts", [(scan, (scan_file, (path, split, first, scan)), rows) for scan, (split, path, first, rows) in calls], "rows")
+    return select(scans, config.qa)
+
+
+def _pictures(config: BuildConfig, files: Sequence[File], chosen: Sequence[dict], pool: ProcessPoolExecutor | None) -> list[Path]:
+    parts = Path(config.out) / PARTS
+    (parts / PICTURES).mkdir(exist_ok=True)
+    wanted = {split: frozenset(p for row in chosen if row["split"] == split for p in row["pictures"]) for split in SPLITS}
+    marks = [parts / f"pictures-{i:04d}.json" for i in range(len(files))]
+    calls = zip(marks, files, strict=True)
+    tasks = [(m, (extract_file, (path, wanted[split], config.image, parts / PICTURES, m)), rows) for m, (split, path, _, rows) in calls]
+    run_parts(pool, "pictures", tasks, "rows")
+    return marks
+
+
+def _shards(config: BuildConfig, chosen: Sequence[dict], pool: ProcessPoolExecutor | None) -> list[Path]:
+    out, shards = Path(config.out), plan(chosen, config.groups_per_shard)
+    indices = {name: out / PARTS / f"{name}.jsonl" for name in shards}
+    tasks = [(indices[name], (write_part, (config, groups, out / name, indices[name])), len(groups)) for name, groups in shards.items()]
+    run_parts(pool, "shards", tasks, "groups")
+    return list(indices.values())
 
 
 def _finish(config: BuildConfig, settings: Mapping[str, Any], identity: str, indices: Sequence[Path], counts: Counter[str]) -> None:
