@@ -15,6 +15,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
 
+from actial.types import QuestionType
 from actial.validation import num, reject
 
 # ---------------------------------------------------------------- model
@@ -485,6 +486,7 @@ class GateConfig:
     max_up_roll: float = num(8.0, "[0, 90]")  # rms; beyond it sides stay, degrees are dropped
     max_up_axis_angle: float = num(15.0, "[0, 90]")  # between the two estimators of up, unless elevation drifts
     drift_elevation_std: float = num(8.0, "[0, 90]")
+    max_drift_roll: float = num(4.0, "[0, 90]")  # rms; a roll that grows steadily looks like a drift, but for a larger rms: no degrees then
     max_centre_condition: float = num(50.0, "[1, inf]")
     max_centre_residual: float = num(0.12, "[0, inf]")
     min_centre_in_front: float = num(0.95, "[0, 1]")
@@ -509,6 +511,9 @@ class GateConfig:
     max_distance_ratio: float = num(2.0, "[1, inf]")
     max_roll: float = num(15.0, "[0, 180]")
     min_s: float = num(0.15, "[0, inf)")
+    max_side_angle: float = num(10.0, "[0, 90]")  # of alpha and yaw, in pairs that go up or down, forward or backward
+    min_rise: float = num(12.0, "[0, 90]")  # change of elevation in pairs that go up or down
+    min_approach: float = num(1.25, "[1, inf]")  # ratio of the distances in pairs that go forward or backward
     central_share: float = num(0.8, "[0, 1]")  # of both sides of the photo, in which the object's centre must lie
 
     def check(self, path: str) -> None:
@@ -522,17 +527,32 @@ class GateConfig:
 
 @dataclass(kw_only=True, slots=True)
 class PairConfig:
-    per_object: int = num(12, "[1, inf)")
+    per_object: int = num(12, "[1, inf)")  # horizontal pairs
+    vertical_per_object: int = num(0, "[0, inf)")  # pairs that go up or down and hardly sideways
+    depth_per_object: int = num(0, "[0, inf)")  # forward or backward
+    still_per_object: int = num(0, "[0, inf)")  # the same frame twice, once cropped by up to 5 %: "no movement" is right
+    views: int = num(2, "[2, 6]")  # photos of a row; questions are about the first and the last
+    questions: list[str] = field(
+        default_factory=lambda: ["ego_translation", "object_translation", "ego_rotation"]
+    )  # actial.types.QuestionType
     angle_bins: int = num(8, "[1, inf)")
     seed: int = 0
     val_fraction: float = num(0.02, "[0, 1]")
     test_fraction: float = num(0.02, "[0, 1]")
     unseen_classes: list[str] = field(default_factory=list)  # class names or ids that make up the split test_unseen
+    unseen_class_fraction: float = num(0.0, "[0, 1)")  # of the classes, drawn by hash, beside those listed
     max_per_class: int = num(0, "[0, inf)")  # pairs of one class in one split; 0 = no cap
+    max_rows: dict[str, int] = field(default_factory=dict)  # split -> most rows; drawn evenly over angle and side
 
     def check(self, path: str) -> None:
         if self.val_fraction + self.test_fraction > 1:
             reject(path + "val_fraction", self.val_fraction, f"with test_fraction={self.test_fraction} it must add up to at most 1")
+        known = [kind.value for kind in QuestionType]
+        if not self.questions or not set(self.questions) <= set(known):
+            reject(path + "questions", self.questions, f"name some of {', '.join(known)}")
+        for split, rows in self.max_rows.items():
+            if split not in ("train", "val", "test", "test_unseen") or rows < 0:
+                reject(f"{path}max_rows.{split}", rows, "give a number of 0 or more for train, val, test or test_unseen")
 
 
 class ImageFormat(Enum):
@@ -568,6 +588,18 @@ class QuestionConfig:
 
 
 @dataclass(kw_only=True, slots=True)
+class BuildPartConfig:
+    """`build.part=I build.parts=N`: this process prepares part I of N in the same `out`; the command without them joins the parts."""
+
+    part: int = num(0, "[0, inf)")
+    parts: int = num(1, "[1, 1e6]")
+
+    def check(self, path: str) -> None:
+        if self.part >= self.parts:
+            reject(path + "part", self.part, f"parts count from 0: give 0 to {self.parts - 1}")
+
+
+@dataclass(kw_only=True, slots=True)
 class BuildConfig:
     """`python -m actial.build`: captures -> shards."""
 
@@ -576,6 +608,7 @@ class BuildConfig:
     pairs: PairConfig = field(default_factory=PairConfig)
     image: ImageConfig = field(default_factory=ImageConfig)
     qa: QuestionConfig = field(default_factory=QuestionConfig)
+    build: BuildPartConfig = field(default_factory=BuildPartConfig)
     out: str = MISSING
     groups_per_shard: int = num(256, "[1, inf)")  # captures in one tar
     workers: int = num(0, "[0, inf)")  # processes; 0 = one per core

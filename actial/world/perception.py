@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from actial.chains import HOURS, clock_steps, describe_views, known_hours, object_phrase, think_target
-from actial.hashing import hash_choice, hash_int, hash_shuffle
+from actial.hashing import hash_int, hash_shuffle
 from actial.questions import multiple_choice_text
 from actial.types import AnswerMode, Question
 
 SIDES = ("front", "front left", "left", "back left", "back", "back right", "right", "front right")  # by azimuth / 45
-KINDS = ("hours", "hours", "hour", "side", "side", "object", "hour_choice", "side_choice", "object_choice")
+KINDS = ("hours", "hour", "side", "object", "hour_choice", "side_choice", "object_choice")
 
 
 def side(azimuth_deg: float) -> str:
@@ -69,7 +69,9 @@ def photo_question(row: Mapping, kind: str, draw: str, names: Sequence[str]) -> 
         truth = f"the {shown} side"
         others = [f"the {s} side" for s in SIDES if s != shown]
         chain = f"{views}\nSo photo {p} shows {truth}."
-        return choice_question(uid, kind, f"Which side of the object faces the camera in photo {p}?", truth, others, chain if thinks else None)
+        return choice_question(
+            uid, kind, f"Which side of the object faces the camera in photo {p}?", truth, others, chain if thinks else None
+        )
     truth = f"a {object_phrase(row)}"
     others = [f"a {row['attributes']['body_colour']} {name}" for name in names if name != row["class_name"].lower()]
     chain = f"{views}\nSo photo {p} shows {truth}."
@@ -91,6 +93,6 @@ def clock_question(draw: str) -> Question:
 
 
 def perception_questions(row: Mapping, draw: str, names: Sequence[str], count: int) -> list[Question]:
-    """`count` exercises about one pair row, drawn by hash of (row, draw)."""
-    kinds = [hash_choice(KINDS, "kind", row["uid"], draw, i) for i in range(count)]
-    return [photo_question(row, kind, f"{draw}/{i}", names) for i, kind in enumerate(kinds)]
+    """`count` exercises of different kinds about one pair row, drawn by hash of (row, draw); the first names both hours."""
+    kinds = ["hours", *hash_shuffle(KINDS[1:], "kinds", row["uid"], draw)]
+    return [photo_question(row, kind, draw, names) for kind in kinds[:count]]

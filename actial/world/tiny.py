@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor, Qwen2Tokenizer
 from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 from transformers.models.qwen2_vl import Qwen2VLImageProcessor, Qwen2VLVideoProcessor
+
+from actial.chains import grounded_chain
+from actial.cli import hydra_command
+from actial.config import ModelConfig, TinyConfig
+from actial.data.shards import ShardSet
+from actial.policy import Policy
+from actial.progress import Progress
+from actial.questions import TYPES, qa_question, viewpoint_question
+from actial.rendering import SYSTEM_PROMPTS
+from actial.types import AnswerMode
+from actial.world.perception import KINDS, clock_question, perception_questions
+from actial.world.tower import pretrain_tower
 
 SPECIAL_TOKENS = (
     "<|endoftext|>",
@@ -23,24 +36,39 @@ SPECIAL_TOKENS = (
 )
 WHOLE_WORDS = ("<think>", "</think>", "<answer>", "</answer>")  # one token each, so that the tiny model spends none on form
 CHAT_TEMPLATE = (
-    "{%- for message in messages -%}"
-    "<|im_start|>{{ message.role }}\n"
-    "{%- if message.content is string -%}{{ message.content }}"
-    "{%- else -%}{%- for part in message.content -%}"
-    "{%- if part.type in ('image', 'image_url') or 'image' in part -%}<|vision_start|><|image_pad|><|vision_end|>"
-    "{%- elif part.type == 'text' -%}{{ part.text }}{%- endif -%}"
-    "{%- endfor -%}{%- endif -%}<|im_end|>\n"
-    "{%- endfor -%}"
-    "{%- if add_generation_prompt -%}<|im_start|>assistant\n{%- endif -%}"
-).replace("{{ message.role }}\n", "{{ message.role + '\\n' }}").replace("<|im_end|>\n", "{{ '<|im_end|>\\n' }}").replace(
-    "<|im_start|>assistant\n", "{{ '<|im_start|>assistant\\n' }}"
+    (
+        "{%- for message in messages -%}"
+        "<|im_start|>{{ message.role }}\n"
+        "{%- if message.content is string -%}{{ message.content }}"
+        "{%- else -%}{%- for part in message.content -%}"
+        "{%- if part.type in ('image', 'image_url') or 'image' in part -%}<|vision_start|><|image_pad|><|vision_end|>"
+        "{%- elif part.type == 'text' -%}{{ part.text }}{%- endif -%}"
+        "{%- endfor -%}{%- endif -%}<|im_end|>\n"
+        "{%- endfor -%}"
+        "{%- if add_generation_prompt -%}<|im_start|>assistant\n{%- endif -%}"
+    )
+    .replace("{{ message.role }}\n", "{{ message.role + '\\n' }}")
+    .replace("<|im_end|>\n", "{{ '<|im_end|>\\n' }}")
+    .replace("<|im_start|>assistant\n", "{{ '<|im_start|>assistant\\n' }}")
 )
+
+
+def corpus(pairs: ShardSet, sat: ShardSet, rows: int = 1500) -> Iterator[str]:
+    """Every kind of text the tiny model will meet."""
+    yield from ["system\n", "user\n", "assistant\n", *(text for text in SYSTEM_PROMPTS.values() if text)] * rows
+    names = sorted({row["class_name"].lower() for row in pairs.rows})
+    for number, row in enumerate(pairs.rows[:rows]):
+        for question in [*perception_questions(row, "words", names, len(KINDS)), clock_question(str(number))]:
+            yield from (question.text, question.target or "")
+        for kind in TYPES:
+            question = viewpoint_question(row, kind, AnswerMode.DIRECT)
+            yield from (question.text, grounded_chain(row, question))
+    for row in sat.rows[:rows]:
+        yield qa_question(row, AnswerMode.DIRECT).text
 
 
 def train_tokenizer(corpus: Iterable[str], vocab_size: int) -> Qwen2Tokenizer:
     """Byte-level BPE over Qwen's own pre-tokenisation."""
-    from tokenizers import Regex
-
     trained = Tokenizer(models.BPE())
     trained.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -50,8 +78,6 @@ def train_tokenizer(corpus: Iterable[str], vocab_size: int) -> Qwen2Tokenizer:
     )
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     trained.train_from_iterator(corpus, trainers.BpeTrainer(vocab_size=vocab_size, initial_alphabet=alphabet, show_progress=False))
-    import json
-
     bpe = json.loads(trained.to_str())["model"]
     tokenizer = Qwen2Tokenizer(vocab=bpe["vocab"], merges=[tuple(m) for m in bpe["merges"]])
     tokenizer.add_special_tokens({"additional_special_tokens": list(SPECIAL_TOKENS[1:])})
@@ -61,7 +87,9 @@ def train_tokenizer(corpus: Iterable[str], vocab_size: int) -> Qwen2Tokenizer:
     return tokenizer
 
 
-def tiny_config(tokenizer: Qwen2Tokenizer, *, width: int = 128, layers: int = 4, vision_width: int = 128, vision_layers: int = 4, patch: int = 8) -> Qwen2_5_VLConfig:
+def tiny_config(
+    tokenizer: Qwen2Tokenizer, *, width: int = 128, layers: int = 4, vision_width: int = 128, vision_layers: int = 4, patch: int = 8
+) -> Qwen2_5_VLConfig:
     """A Qwen2.5-VL of about 2 M parameters; heads of 32 dimensions (the smallest size vLLM's CPU attention takes)."""
     heads = width // 32
     token = tokenizer.convert_tokens_to_ids
@@ -118,3 +146,27 @@ def save_untrained(out: Path, tokenizer: Qwen2Tokenizer, seed: int, *, max_pixel
     )
     model.save_pretrained(out)
     processor.save_pretrained(out)
+
+
+def make_tiny(config: TinyConfig) -> None:
+    """python -m actial.world.tiny out=DIR pairs=DIR sat=DIR [width=128] [tower_steps=N] [seed=S]
+
+    Writes the tiny Qwen2.5-VL with its tokenizer and a pre-trained vision tower; +experiment=tiny_base then teaches it language.
+    """
+    pairs, sat = ShardSet(config.pairs, "train"), ShardSet(config.sat, "train")
+    out = Path(config.out)
+    size = {key: getattr(config, key) for key in ("width", "layers", "vision_width", "vision_layers", "patch")}
+    save_untrained(out, train_tokenizer(corpus(pairs, sat), config.vocab_size), config.seed, **size)
+    policy = Policy.load(ModelConfig(path=str(out)))
+    steps = pretrain_tower(policy, pairs, steps=config.tower_steps, batch_size=config.tower_batch, lr=config.tower_lr, seed=config.seed)
+    with Progress("tower", total=config.tower_steps, unit="steps") as progress:
+        for number, metrics in enumerate(steps, 1):
+            note = f"azimuth within a bin {metrics['azimuth_within_one_bin']:.2f}" if number % 100 == 0 else ""
+            progress.advance(1, note)
+    policy.save_pretrained(out)
+
+
+main = hydra_command("tiny", folder_key="out")(make_tiny)
+
+if __name__ == "__main__":
+    main()
