@@ -339,6 +339,8 @@ class BenchmarkConfig:
     style: str = ""  # how it is asked (actial/benchmarks/base.py); "" = its own way
     circular: bool = False  # ask every rotation of the options
     sha256: dict[str, str] = field(default_factory=dict)  # file name -> the hash it must have
+    # what tells geometry from shortcuts, in sets of view pairs
+    diagnostics: int = num(0, "[0, 1e9]")  # examples per set; asks about ten times as much as scoring them
 
 
 # ---------------------------------------------------------------- train
@@ -687,7 +689,6 @@ class EvaluateConfig:
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     server: ServerConfig = field(default_factory=ServerConfig)
     temperature: float = num(0.0, "[0, inf)")
-    diagnostics: bool = False  # of sets of view pairs; asks about ten times as much
 
     def check(self, path: str) -> None:
         if bool(self.benchmark.name) == bool(self.benchmark.sets):
