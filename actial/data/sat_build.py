@@ -187,7 +187,7 @@ File = tuple[str, Path, int, int]  # split, path, number of its first row within
 
 
 def build_sat(config: BuildConfig, settings: Mapping[str, Any], identity: str) -> None:
-    """Run or resume the build of one folder; `settings` and their hash `identity` go into the manifest. UserError: nothing is left behind."""
+    """Run or resume the build of one folder; `settings` and their hash `identity` go into the manifest. UserError: nothing is left."""
     out = Path(config.out)
     files = _numbered(find_files(Path(config.source.root)))
     claim = {"config_hash": identity, "captures": sha256(repr([(f[1].name, f[1].stat().st_size) for f in files]).encode()).hexdigest()}
