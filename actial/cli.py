@@ -1,7 +1,7 @@
 """What every command shares: a Hydra config becomes a checked typed object, and each way to fail has its exit code.
 
-0 done, 1 the user's input is wrong (one sentence on stderr), 2 a fault of ours (traceback kept in the run folder), 143 stopped by SIGTERM
-with everything saved. Imports nothing heavy: a command imports what it needs inside its own function.
+0 done; 1 the user's input is wrong (one sentence on stderr); 2 a fault of ours (traceback kept in the run folder); 143 training stopped
+by a signal, all saved; 130 another Ctrl-C. Imports nothing heavy: a command imports what it needs inside its own function.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from actial.errors import UserError
 from actial.explain import CONF, explain, unknown_key, unknown_keys
 from actial.validation import validate
 
-USER_ERROR, OUR_FAULT = 1, 2
+USER_ERROR, OUR_FAULT, INTERRUPTED, STOPPED = 1, 2, 130, 143  # the last two are 128 + SIGINT, 128 + SIGTERM, as shells report them
 
 
 class Exit(SystemExit):
@@ -36,11 +36,12 @@ class Exit(SystemExit):
 
 
 def hydra_command(
-    config_name: str, *, folder_key: str, plus: tuple[str, ...] = ()
+    config_name: str, *, folder_key: str, plus: tuple[str, ...] = (), shared: Callable[[DictConfig], bool] = lambda raw: False
 ) -> Callable[[Callable[[Any], None]], Callable[[], None]]:
     """Decorate `run(config)` into the command line of conf/<config_name>.yaml, whose first default is its schema.
 
     `folder_key` names the config's output folder; in a multirun each job gets a subfolder of it, named by its overrides.
+    Jobs for which `shared` holds work in the one folder the command names.
     `plus` are groups outside the defaults list, chosen by `+group=name`. The docstring of `run` heads the --help page.
 
     >>> @hydra_command("train", folder_key="run_dir", plus=("experiment",))
@@ -51,7 +52,7 @@ def hydra_command(
         def job(raw: DictConfig) -> None:
             folder: list[Path] = []
             with errors_reported(folder):
-                if HydraConfig.get().mode is RunMode.MULTIRUN:
+                if HydraConfig.get().mode is RunMode.MULTIRUN and not shared(raw):
                     raw[folder_key] = HydraConfig.get().runtime.output_dir
                 config = typed(raw)
                 folder.append(Path(getattr(config, folder_key)))
@@ -116,6 +117,8 @@ def errors_reported(folder: list[Path]) -> Iterator[None]:
         _leave(str(error), USER_ERROR)
     except (HydraException, OmegaConfBaseException) as error:
         _leave(explain(error), USER_ERROR)
+    except KeyboardInterrupt:
+        _leave("interrupted: run the same command again to go on.", INTERRUPTED)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader left (`| head`): nothing to report
     except Exception as error:

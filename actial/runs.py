@@ -62,11 +62,18 @@ class RowLog:
 
 @dataclass(slots=True)
 class Run:
-    """An open run folder. `lock` is held until the process ends."""
+    """An open run folder; in a `with`, the lock that keeps other processes out is given back at its end."""
 
     folder: Path
     lock: IO[bytes] | None
     resumed: bool
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.lock is not None:
+            self.lock.close()
 
     @property
     def metrics(self) -> RowLog:

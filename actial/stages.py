@@ -17,6 +17,7 @@ from transformers.utils.logging import disable_progress_bar
 from actial.batch import TrainBatch
 from actial.callbacks import Evaluator, SampleTable, StepRecorder, Tracker
 from actial.checkpoint import CheckpointCallback, resume
+from actial.cli import STOPPED, Exit
 from actial.config import MixConfig, Reference, StageName, TrainConfig
 from actial.data.examples import Mixture, open_set
 from actial.grpo.module import GRPOModule
@@ -24,7 +25,7 @@ from actial.grpo.rollouts import Rollouts
 from actial.inputs import read_manifest, used_sets
 from actial.policy import Policy
 from actial.rendering import PromptRenderer
-from actial.runs import Run, provenance
+from actial.runs import Run, provenance, stop_requested
 from actial.scoreboard import accuracies, benchmark_sets, open_sampler
 from actial.sft import SFTModule
 from actial.step import StepModule, num_ranks, step_loader
@@ -45,10 +46,10 @@ def prepare(config: TrainConfig, run: Run) -> None:
     run.stamp({**provenance(), "seed": config.seed, "prompts": renderer.fingerprint, "data": data})
 
 
-def train_stage(stage: StageName, config: TrainConfig, source: str, run: Run, tracker: Tracker, stop: Callable[[], bool]) -> str:
+def train_stage(stage: StageName, config: TrainConfig, source: str, run: Run, tracker: Tracker) -> str:
     """Train one stage from the model folder `source`, or go on where it was stopped; returns its own model folder.
 
-    A model folder that is already there is taken as it is. When `stop` turns true, the state is saved and the folder is not written.
+    A model folder that is already there is taken as it is. Raises Exit(143), the state saved, when SIGTERM or Ctrl-C comes.
     """
     out = run.stage_folder(stage.name) / "model"
     if out.exists():
@@ -66,13 +67,15 @@ def train_stage(stage: StageName, config: TrainConfig, source: str, run: Run, tr
     if module.stage.eval_every:
         sampler, sets = open_sampler(config.sampler, module.policy, job.renderer), benchmark_sets(config)
         callbacks.append(Evaluator(run, stage.name, tracker, lambda: accuracies(sampler, job.renderer, sets, config)))
-    callbacks.append(CheckpointCallback(checkpoints, module.stage.save_every, fingerprint, stop))  # last: what it saves is on record
     module.train()  # loaded in evaluation mode
-    with suppress(SIGTERMException):  # Lightning's own way out, after the checkpoint
+    with stop_requested() as stop, suppress(SIGTERMException):  # Lightning's own way out, after the checkpoint
+        callbacks.append(CheckpointCallback(checkpoints, module.stage.save_every, fingerprint, stop))  # last: what it saves is on record
         make_trainer(config, run, callbacks).fit(module, step_loader(job.make_batch, start, module.stage.steps, workers=job.workers))
-    if module.completed_steps == module.stage.steps:
-        run.stamp({stage.name: {"steps": module.completed_steps, "last_metrics": module.metrics}})
-        module.policy.save_pretrained(out)
+    if module.completed_steps < module.stage.steps:
+        print(f"stopped at step {module.completed_steps} of {stage.name}, all saved: run the same command again to go on.")
+        raise Exit(STOPPED)
+    run.stamp({stage.name: {"steps": module.completed_steps, "last_metrics": module.metrics}})
+    module.policy.save_pretrained(out)
     return str(out)
 
 

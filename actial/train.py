@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from actial.cli import Exit, hydra_command
+from actial.cli import hydra_command
 from actial.config import TrainConfig
 from actial.inputs import check_inputs
-from actial.runs import open_run, stop_requested
-
-STOPPED = 143  # 128 + SIGTERM, as a shell reports it
+from actial.runs import open_run
 
 
 def train(config: TrainConfig) -> None:
@@ -16,26 +14,23 @@ def train(config: TrainConfig) -> None:
     Raises UserError for wrong input; Exit(143) when stopped by a signal, with everything saved.
     """
     check_inputs(config)
-    run = open_run(config)
-    if run.finished:
-        print(f"{run.folder} is finished: its results are in {run.folder / 'report.html'}.")
-        return
-    from actial import scoreboard, stages  # torch and Lightning come in only once the input is known to be right
-    from actial.callbacks import tracking
-    from actial.report import write_report
+    with open_run(config) as run:
+        if run.finished:
+            print(f"{run.folder} is finished: its results are in {run.folder / 'report.html'}.")
+            return
+        from actial import scoreboard, stages  # torch and Lightning come in only once the input is known to be right
+        from actial.callbacks import tracking
+        from actial.report import write_report
 
-    stages.prepare(config, run)
-    models = {"base": config.model.path}
-    with stop_requested() as stop, tracking(config, run) as tracker:
-        for stage in config.stages:
-            source = list(models.values())[-1]
-            models[stage.name] = stages.train_stage(stage, config, source, run, tracker, stop)
-            if stop():
-                print(f"stopped and saved: run the same command again to go on with {stage.name}.")
-                raise Exit(STOPPED)
-        scoreboard.score_models(models, config, run, tracker)
-    write_report(run.folder)
-    print(f"finished: {run.folder / 'report.html'}")
+        stages.prepare(config, run)
+        models = {"base": config.model.path}
+        with tracking(config, run) as tracker:
+            for stage in config.stages:
+                source = list(models.values())[-1]
+                models[stage.name] = stages.train_stage(stage, config, source, run, tracker)
+            scoreboard.score_models(models, config, run, tracker)
+        write_report(run.folder)
+        print(f"finished: {run.folder / 'report.html'}")
 
 
 @hydra_command("train", folder_key="run_dir", plus=("experiment",))

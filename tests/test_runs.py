@@ -18,7 +18,7 @@ from actial.cli import CONF, typed
 from actial.config import TrainConfig, register
 from actial.errors import UserError
 from actial.files import atomic, write_json
-from actial.runs import RowLog, Run, open_run, provenance, stop_requested
+from actial.runs import RowLog, open_run, provenance, stop_requested
 
 
 def config(folder: Path, *overrides: str) -> TrainConfig:
@@ -27,34 +27,28 @@ def config(folder: Path, *overrides: str) -> TrainConfig:
         return typed(hydra.compose("train", ["+experiment=smoke", f"run_dir={folder}", *overrides]))
 
 
-def close(run: Run) -> None:
-    assert run.lock is not None
-    run.lock.close()
-
-
 def test_a_new_folder_holds_the_resolved_config(tmp_path: Path) -> None:
     wanted = config(tmp_path / "a" / "run", "seed=3")
-    run = open_run(wanted)
-    assert not run.resumed
-    assert not run.finished
+    with open_run(wanted) as run:
+        assert not run.resumed
+        assert not run.finished
     written = OmegaConf.load(tmp_path / "a" / "run" / "config.yaml")
     assert written.seed == 3
-    assert "${" not in (run.folder / "config.yaml").read_text()
+    assert "${" not in run.config_text
     assert OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TrainConfig), written)) == wanted
-    close(run)
 
 
 def test_the_same_config_resumes(tmp_path: Path) -> None:
-    close(open_run(config(tmp_path / "run")))
-    before = (tmp_path / "run" / "config.yaml").read_bytes()
-    run = open_run(config(tmp_path / "run", "logger.mode=offline"))  # who watches does not matter
-    assert run.resumed
-    assert (tmp_path / "run" / "config.yaml").read_bytes() == before
-    close(run)
+    with open_run(config(tmp_path / "run")) as run:
+        before = run.config_text
+    with open_run(config(tmp_path / "run", "logger.mode=offline")) as run:  # who watches does not matter
+        assert run.resumed
+        assert run.config_text == before
 
 
 def test_another_config_is_refused_with_the_key(tmp_path: Path) -> None:
-    close(open_run(config(tmp_path / "run")))
+    with open_run(config(tmp_path / "run")):
+        pass
     with pytest.raises(UserError, match=r"holds a run with seed=0 where this command has 1: give another run_dir"):
         open_run(config(tmp_path / "run", "seed=1"))
     with pytest.raises(UserError, match=r"grpo\.kl\.beta=0\.01 where this command has 0\.5 and 1 more settings differ"):
@@ -71,11 +65,10 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
 
 
 def test_two_processes_cannot_write_one_run(tmp_path: Path) -> None:
-    run = open_run(config(tmp_path / "run"))
-    with pytest.raises(UserError, match="being written by another process"):
+    with open_run(config(tmp_path / "run")), pytest.raises(UserError, match="being written by another process"):
         open_run(config(tmp_path / "run"))
-    close(run)
-    close(open_run(config(tmp_path / "run")))
+    with open_run(config(tmp_path / "run")) as run:
+        assert run.resumed
 
 
 def test_rows_after_a_rewind_are_those_of_an_uninterrupted_run(tmp_path: Path) -> None:
@@ -105,11 +98,10 @@ def test_rewinding_one_stage_keeps_the_others(tmp_path: Path) -> None:
 
 
 def test_the_passport_gathers_facts(tmp_path: Path) -> None:
-    run = open_run(config(tmp_path / "run"))
-    run.stamp({"seed": 0, "gap": 1.0})
-    run.stamp({"gap": 1e-6})
-    assert json.loads((run.folder / "passport.json").read_text()) == {"seed": 0, "gap": 1e-6}
-    close(run)
+    with open_run(config(tmp_path / "run")) as run:
+        run.stamp({"seed": 0, "gap": 1.0})
+        run.stamp({"gap": 1e-6})
+    assert json.loads((tmp_path / "run" / "passport.json").read_text()) == {"seed": 0, "gap": 1e-6}
 
 
 def test_provenance_names_what_decides_the_numbers() -> None:
@@ -144,4 +136,5 @@ def test_a_lock_ends_with_its_process(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=CONF.parent, check=False)
     assert done.returncode == 9
-    assert open_run(config(tmp_path / "run")).resumed
+    with open_run(config(tmp_path / "run")) as run:
+        assert run.resumed
