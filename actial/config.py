@@ -626,13 +626,13 @@ class WorldConfig:
     """`python -m actial.world`: object captures and SAT-format questions out of nothing."""
 
     out: str = MISSING
-    objects: int = num(1200, "[0, inf)")  # of the categories to train on
-    unseen_objects: int = num(80, "[0, inf)")  # of the held-out categories
-    frames: int = num(14, "[12, 200]")  # photos of each object; the gates want 12
-    size: int = num(64, "[32, 512]")  # pixels, both sides
-    sat_train: int = num(4000, "[0, inf)")
+    objects: int = num(1000, "[0, inf)")  # of the categories to train on
+    unseen_objects: int = num(60, "[0, inf)")  # of the held-out categories
+    frames: int = num(12, "[12, 200]")  # photos of each object; the gates want 12
+    size: int = num(48, "[32, 512]")  # pixels, both sides
+    sat_train: int = num(2000, "[0, inf)")
     sat_val: int = num(400, "[0, inf)")
-    sat_test: int = num(500, "[0, inf)")
+    sat_test: int = num(300, "[0, inf)")
     seed: int = 0
     workers: int = num(0, "[0, inf)")  # processes; 0 = one per core
 
@@ -743,3 +743,5 @@ def register() -> None:
     for name, schema in SCHEMAS.items():
         ConfigStore.instance().store(name=name, node=schema)
     OmegaConf.register_new_resolver("asset", lambda name: str(ASSETS / name), replace=True)
+    # Hydra keeps notes of a sweep in its folder; the jobs of a divided build share theirs with the build, so they go where it drops them.
+    OmegaConf.register_new_resolver("sweep_folder", lambda out, parts: out if int(parts) == 1 else f"{out}/.build/sweep", replace=True)

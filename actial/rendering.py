@@ -75,7 +75,9 @@ class PromptRenderer:
             processor = Qwen2VLImageProcessor.from_pretrained(folder, revision=revision)
         except OSError as error:
             reason = str(error).splitlines()[0].rstrip(".")
-            raise UserError(f"model.path={folder} gives no tokenizer or image processor ({reason}): give a model folder or hub id.") from error
+            raise UserError(
+                f"model.path={folder} gives no tokenizer or image processor ({reason}): give a model folder or hub id."
+            ) from error
         multiple = processor.patch_size * processor.merge_size
         return cls(tokenizer, ImageLimits(multiple, model.min_pixels, model.max_pixels), SYSTEM_PROMPTS[prompt.system_prompt])
 

@@ -15,9 +15,9 @@ from actial.config import ColdStartConfig, DataConfig, MixConfig, SetConfig, Tas
 from actial.data.order import epoch_order, mixture_draw
 from actial.data.shards import ShardSet
 from actial.errors import UserError
-from actial.hashing import hash_choice, hash_unit
-from actial.questions import TYPES, qa_question, viewpoint_question
-from actial.types import AnswerMode, Example, Question
+from actial.hashing import hash_unit
+from actial.questions import kinds_of, qa_question, viewpoint_question
+from actial.types import AnswerMode, Example, Question, QuestionType
 from actial.world.perception import clock_question, perception_questions
 
 CLOCK_QUESTIONS_PER_TRUNK = 4
@@ -35,7 +35,9 @@ class TaskSet(Protocol):
 class ViewpointSet:
     """Pairs with 1 to 3 questions; a share `cold_start.ratio` of the pairs is answered by chains (hybrid cold start, paper 4)."""
 
-    def __init__(self, shards: ShardSet, data: DataConfig, cold_start: ColdStartConfig, *, supervised: bool, mode: AnswerMode | None) -> None:
+    def __init__(
+        self, shards: ShardSet, data: DataConfig, cold_start: ColdStartConfig, *, supervised: bool, mode: AnswerMode | None
+    ) -> None:
         self.shards, self.data, self.cold_start, self.supervised, self.mode = shards, data, cold_start, supervised, mode
 
     def __len__(self) -> int:
@@ -46,23 +48,17 @@ class ViewpointSet:
             return self.mode
         return AnswerMode.THINK if hash_unit("cold_start", uid, epoch) < self.cold_start.ratio else AnswerMode.DIRECT
 
-    def _question(self, row: dict, kind, epoch: int) -> Question:
+    def _question(self, row: dict, kind: QuestionType, epoch: int) -> Question:
         question = viewpoint_question(row, kind, self._mode(row["uid"], epoch), epoch=epoch)
         if not self.supervised:
             return question
-        letter = question.answer_letter
-        target = letter if question.mode is AnswerMode.DIRECT else think_target(grounded_chain(row, question), letter)
+        answer = question.answer
+        target = answer if question.mode is AnswerMode.DIRECT else think_target(grounded_chain(row, question), answer)
         return replace(question, target=target)
 
     def example(self, index: int, epoch: int) -> Example:
         row = self.shards.rows[index]
-        kinds: Sequence = TYPES
-        if self.data.questions_per_pair == 1:
-            kinds = [hash_choice(TYPES, "type", row["uid"])]
-        elif self.data.questions_per_pair == 2:
-            dropped = hash_choice(TYPES, "type", row["uid"])
-            kinds = [kind for kind in TYPES if kind is not dropped]
-        questions = [self._question(row, kind, epoch) for kind in kinds]
+        questions = [self._question(row, kind, epoch) for kind in kinds_of(row, self.data.questions_per_pair)]
         return Example(uid=row["uid"], images=self.shards.images(row), questions=questions, task="viewpoint", row=row)
 
 
@@ -73,7 +69,9 @@ class QASet:
         self.shards, self.supervised, self.mode = shards, supervised, mode
         self.rows = [row for row in shards.rows if not types or row["type"] in types]
         if not self.rows:
-            raise UserError(f"set {shards.root} has no row of type {', '.join(types)}: its types are {sorted({r['type'] for r in shards.rows})}.")
+            raise UserError(
+                f"set {shards.root} has no row of type {', '.join(types)}: its types are {sorted({r['type'] for r in shards.rows})}."
+            )
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 
 import numpy as np
 
@@ -43,7 +43,7 @@ def mixture_draw(weights: Sequence[float], seed: int) -> Callable[[int], tuple[i
         within = np.take_along_axis(np.cumsum(hits, axis=0) - 1, sources[:, None], axis=1)[:, 0]
         return sources, within, hits.sum(axis=0)
 
-    @lru_cache(maxsize=None)
+    @cache
     def before(index: int) -> np.ndarray:
         return np.zeros(len(edges), dtype=np.int64) if index == 0 else before(index - 1) + block(index - 1)[2]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
@@ -79,7 +80,8 @@ def train_tokenizer(corpus: Iterable[str], vocab_size: int) -> Qwen2Tokenizer:
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     trained.train_from_iterator(corpus, trainers.BpeTrainer(vocab_size=vocab_size, initial_alphabet=alphabet, show_progress=False))
     bpe = json.loads(trained.to_str())["model"]
-    tokenizer = Qwen2Tokenizer(vocab=bpe["vocab"], merges=[tuple(m) for m in bpe["merges"]])
+    merges: Any = [tuple(pair) for pair in bpe["merges"]]
+    tokenizer = Qwen2Tokenizer(vocab=bpe["vocab"], merges=merges)
     tokenizer.add_special_tokens({"additional_special_tokens": list(SPECIAL_TOKENS[1:])})
     tokenizer.add_tokens(list(WHOLE_WORDS))
     tokenizer.eos_token = "<|im_end|>"
@@ -92,7 +94,12 @@ def tiny_config(
 ) -> Qwen2_5_VLConfig:
     """A Qwen2.5-VL of about 2 M parameters; heads of 32 dimensions (the smallest size vLLM's CPU attention takes)."""
     heads = width // 32
-    token = tokenizer.convert_tokens_to_ids
+
+    def token(text: str) -> int:
+        number = tokenizer.convert_tokens_to_ids(text)
+        assert isinstance(number, int)
+        return number
+
     return Qwen2_5_VLConfig(
         text_config={
             "vocab_size": (len(tokenizer) + 63) // 64 * 64,
@@ -131,13 +138,15 @@ def tiny_config(
 def save_untrained(out: Path, tokenizer: Qwen2Tokenizer, seed: int, *, max_pixels: int = 64 * 64 * 4, **size: int) -> None:
     """Write a random-initialised tiny model folder that `transformers` and vLLM load by themselves."""
     config = tiny_config(tokenizer, **size)
+    text: Any = config.text_config
+    vision: Any = config.vision_config
     torch.manual_seed(seed)
     model = Qwen2_5_VLForConditionalGeneration(config)
-    model.generation_config.eos_token_id = config.text_config.eos_token_id
-    model.generation_config.pad_token_id = config.text_config.pad_token_id
-    patch, merge = config.vision_config.patch_size, config.vision_config.spatial_merge_size
+    model.generation_config.eos_token_id = text.eos_token_id
+    model.generation_config.pad_token_id = text.pad_token_id
+    patch, merge = vision.patch_size, vision.spatial_merge_size
     limits = {"min_pixels": (patch * merge) ** 2, "max_pixels": max_pixels}
-    shape = {"patch_size": patch, "merge_size": merge, "temporal_patch_size": config.vision_config.temporal_patch_size}
+    shape = {"patch_size": patch, "merge_size": merge, "temporal_patch_size": vision.temporal_patch_size}
     processor = Qwen2_5_VLProcessor(
         image_processor=Qwen2VLImageProcessor(**shape, size={"shortest_edge": limits["min_pixels"], "longest_edge": limits["max_pixels"]}),
         tokenizer=tokenizer,
