@@ -1,73 +1,94 @@
-"""Every model of a run on every benchmark set: answers in scores/, figures in results.json, a table of pictures in wandb."""
+"""Every model of a run on every benchmark set: answers in scores/, figures in results.json, a table of photos in wandb."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
+from actial.benchmarks.runners import open_runner
+from actial.benchmarks.tasks import Task, open_tasks
 from actial.callbacks import Tracker
-from actial.config import LoraConfig, SamplerConfig, SamplerKind, TrainConfig
-from actial.data.examples import open_set
-from actial.data.order import epoch_order
+from actial.config import EvaluateConfig, SamplerConfig, SamplerKind, TrainConfig
+from actial.diagnostics import diagnose
 from actial.errors import UserError
 from actial.evaluate import evaluate_examples
 from actial.files import write_json
 from actial.grpo.sampler import HFSampler, Sampler
 from actial.policy import Policy
 from actial.predictions import PredictionLog
-from actial.rendering import PromptRenderer
+from actial.rendering import ImageLimits, PromptRenderer
 from actial.report import sample_answers, set_results
 from actial.runs import Run
 from actial.scoring import Prediction, accuracy
-from actial.types import AnswerMode, Example, SamplingParams
+from actial.types import Example, SamplingParams
 
-Sets = dict[str, list[Example]]
+Answers = dict[str, dict[str, list[Prediction]]]  # task -> model -> one per question
 
 
 def score_models(models: dict[str, str], config: TrainConfig, run: Run, tracker: Tracker) -> None:
     """Score each model folder of `models` (name -> path) and write results.json, which marks the run as finished."""
-    sets = benchmark_sets(config)
-    answers: dict[str, dict[str, list[Prediction]]] = {name: {} for name in sets}
-    for model, path in models.items():
-        for name, predictions in score_model(model, path, sets, config, run).items():
-            answers[name][model] = predictions
+    tasks: list[Task] = []
+    answers: Answers = {}
+    diagnostics: dict[str, dict[str, Any]] = {}
+    for model, path in models.items() if asks_anything(config) else ():
+        asked = evaluation(config, path)
+        runner = open_runner(asked)
+        tasks = tasks or open_tasks(asked, runner.limits)
+        for task in tasks:
+            folder, settings = run.folder / "scores" / model / task.name, runner.settings | task.settings
+            log = PredictionLog(folder, settings)
+            answers.setdefault(task.name, {})[model] = runner.ask(task.examples, f"scoring {model} on {task.name}", log)
+            if count := config.benchmark.diagnostics:
+                ask = partial(runner.ask, label=f"diagnostics of {model}", log=PredictionLog(folder / "diagnostics", settings))
+                diagnostics.setdefault(task.name, {})[model] = diagnose(ask, task.examples[:count], score=runner.score)
+    examples = {task.name: task.examples for task in tasks}
     results = {
         "meta": {"title": run.folder.name, "seed": config.seed, "stages": ", ".join(models)},
         "models": list(models),
-        "set_names": list(sets),
+        "set_names": list(answers),
         "sets": {name: {model: set_results(rows) for model, rows in found.items()} for name, found in answers.items()},
-        "chance": {name: chance(examples) for name, examples in sets.items()},
-        "examples": {name: sample_answers(run.folder, name, examples, answers[name]) for name, examples in sets.items()},
+        "chance": {name: chance(shown) for name, shown in examples.items()},
+        "diagnostics": diagnostics,
+        "examples": {name: sample_answers(run.folder, name, shown, answers[name]) for name, shown in examples.items()},
     }
-    for name, examples in sets.items():
-        tracker.table(f"answers/{name}", *answer_table(examples, answers[name], tracker.table_rows))
+    for name, shown in examples.items():
+        tracker.table(f"answers/{name}", *answer_table(shown, answers[name], tracker.table_rows))
     write_json(run.folder / "results.json", results)
 
 
-def score_model(model: str, path: str, sets: Sets, config: TrainConfig, run: Run) -> dict[str, list[Prediction]]:
-    """Greedy answers of one model to every set; answers already on disk are not asked for again."""
-    if not sets:
-        return {}
-    renderer = PromptRenderer.load(config.model, config.prompt, path=path)
-    policy = Policy.load(replace(config.model, path=path, lora=LoraConfig()))  # a stage's model folder has its adapters merged
-    sampler = open_sampler(config.sampler, policy, renderer)
-    settings = {"prompts": renderer.fingerprint, "max_tokens": config.benchmark.max_tokens, "mode": config.benchmark.mode.value}
-    logs = {name: PredictionLog(run.folder / "scores" / model / name, settings) for name in sets}
-    return {name: ask(sampler, renderer, sets[name], config, f"scoring {model} on {name}", logs[name]) for name in sets}
+def evaluation(config: TrainConfig, path: str) -> EvaluateConfig:
+    """What actial.evaluate would be told, to score the model folder `path` as this run does."""
+    return EvaluateConfig(
+        out="",
+        seed=config.seed,
+        model=replace(config.model, path=path),
+        prompt=config.prompt,
+        data=config.data,
+        benchmark=config.benchmark,
+        sampler=config.sampler,
+    )
 
 
-def ask(
-    sampler: Sampler, renderer: PromptRenderer, examples: list[Example], config: TrainConfig, label: str, log: PredictionLog | None = None
-) -> list[Prediction]:
-    greedy = SamplingParams(temperature=0.0, max_tokens=config.benchmark.max_tokens)
-    return evaluate_examples(sampler, renderer, examples, greedy, log=log, batch_size=config.benchmark.batch_size, label=label)
+def asks_anything(config: TrainConfig) -> bool:
+    return bool(config.benchmark.sets or config.benchmark.name)
 
 
-def accuracies(sampler: Sampler, renderer: PromptRenderer, sets: Sets, config: TrainConfig) -> dict[str, float]:
+def accuracies(sampler: Sampler, renderer: PromptRenderer, tasks: Sequence[Task], config: TrainConfig) -> dict[str, float]:
     """{"scored/<set>/accuracy": share right} of a model in training."""
-    answers = {name: ask(sampler, renderer, examples, config, f"scoring on {name}") for name, examples in sets.items()}
+    greedy = SamplingParams(temperature=0.0, max_tokens=config.benchmark.max_tokens)
+    size = config.benchmark.batch_size
+    answers = {
+        task.name: evaluate_examples(sampler, renderer, task.examples, greedy, batch_size=size, label=f"scoring on {task.name}")
+        for task in tasks
+    }
     return {f"scored/{name}/accuracy": float(accuracy(rows).value) for name, rows in answers.items()}
+
+
+def tasks_of(config: TrainConfig, limits: ImageLimits) -> list[Task]:
+    """The benchmark of this run, for scoring during training."""
+    return open_tasks(evaluation(config, config.model.path), limits) if asks_anything(config) else []
 
 
 def open_sampler(config: SamplerConfig, policy: Policy, renderer: PromptRenderer) -> Sampler:
@@ -77,29 +98,16 @@ def open_sampler(config: SamplerConfig, policy: Policy, renderer: PromptRenderer
     return HFSampler(policy, stop_ids=[renderer.stop_id], banned_ids=renderer.banned_ids, batch_size=config.batch_size)
 
 
-def benchmark_sets(config: TrainConfig) -> Sets:
-    return {name: benchmark_examples(config, source) for name, source in config.benchmark.sets.items()}
-
-
-def benchmark_examples(config: TrainConfig, source: str) -> list[Example]:
-    """The first `benchmark.limit` examples, in an order drawn by hash, of "<data set>:<split>"."""
-    name, _, split = source.partition(":")
-    mode = AnswerMode(config.benchmark.mode.value)
-    task_set = open_set(config.data.sets[name], split, config.data, config.cold_start, supervised=False, mode=mode)
-    order = epoch_order(f"benchmark/{name}/{split}", 0, len(task_set))
-    return [task_set.example(int(index), 0) for index in order[: config.benchmark.limit or None]]
-
-
 def chance(examples: Sequence[Example]) -> float:
     """Share of the questions that guessing among the options gets right."""
-    shares = [1 / len(question.options) for example in examples for question in example.questions]
-    return sum(shares) / len(shares)
+    shares = [1 / len(question.options) for example in examples for question in example.questions if question.options]
+    return sum(shares) / max(1, len(shares))
 
 
-def answer_table(examples: list[Example], answers: dict[str, list[Prediction]], count: int) -> tuple[list[str], list[list[Any]]]:
+def answer_table(examples: Sequence[Example], answers: dict[str, list[Prediction]], count: int) -> tuple[list[str], list[list[Any]]]:
     """Columns and rows of a table: photos, question, truth, and what every model said."""
     texts = {model: {p.uid: p.text for p in rows} for model, rows in answers.items()}
-    photos = max((len(example.images) for example in examples), default=0)
+    photos = max((len(example.images) for example in examples[:count]), default=0)
     rows: list[list[Any]] = []
     for example in examples[:count]:
         shown = [*example.images, *[None] * (photos - len(example.images))]

@@ -26,7 +26,7 @@ from actial.inputs import read_manifest, used_sets
 from actial.policy import Policy
 from actial.rendering import PromptRenderer
 from actial.runs import Run, provenance, stop_requested
-from actial.scoreboard import accuracies, benchmark_sets, open_sampler
+from actial.scoreboard import accuracies, open_sampler, tasks_of
 from actial.sft import SFTModule
 from actial.step import StepModule, num_ranks, step_loader
 from actial.types import AnswerMode
@@ -65,8 +65,8 @@ def train_stage(stage: StageName, config: TrainConfig, source: str, run: Run, tr
     if stage is StageName.grpo:
         callbacks.append(SampleTable(tracker))
     if module.stage.eval_every:
-        sampler, sets = open_sampler(config.sampler, module.policy, job.renderer), benchmark_sets(config)
-        callbacks.append(Evaluator(run, stage.name, tracker, lambda: accuracies(sampler, job.renderer, sets, config)))
+        sampler, tasks = open_sampler(config.sampler, module.policy, job.renderer), tasks_of(config, job.renderer.limits)
+        callbacks.append(Evaluator(run, stage.name, tracker, lambda: accuracies(sampler, job.renderer, tasks, config)))
     module.train()  # loaded in evaluation mode
     with stop_requested() as stop, suppress(SIGTERMException):  # Lightning's own way out, after the checkpoint
         callbacks.append(CheckpointCallback(checkpoints, module.stage.save_every, fingerprint, stop))  # last: what it saves is on record
