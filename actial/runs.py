@@ -30,6 +30,7 @@ from actial.config import TrainConfig
 from actial.errors import UserError
 from actial.files import write_json, write_text
 
+CONFIG = "config.yaml"
 MAY_DIFFER = ("run_dir", "logger.")  # where a run lies and who watches it do not change what it computes
 PACKAGES = ("actial", "torch", "transformers", "lightning", "peft", "numpy", "hydra-core", "omegaconf")
 
@@ -85,7 +86,7 @@ class Run:
 
     @property
     def config_text(self) -> str:
-        return (self.folder / "config.yaml").read_text()
+        return (self.folder / CONFIG).read_text()
 
     @property
     def finished(self) -> bool:
@@ -109,20 +110,30 @@ def open_run(config: TrainConfig) -> Run:
     Raises UserError when the folder holds something else, another config, or a run that another process is writing.
     """
     folder = Path(config.run_dir)
-    text = OmegaConf.to_yaml(OmegaConf.structured(config))
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"run_dir={folder} is a file: give a folder.")
-    known = folder / "config.yaml"
-    if folder.is_dir() and not known.exists() and any(not path.name.startswith(".") for path in folder.iterdir()):
-        raise UserError(f"run_dir={folder} holds files but no config.yaml, so it is no run of ours: give a new folder.")
-    if known.exists():
-        _refuse_other(folder, flat(OmegaConf.load(known)), flat(OmegaConf.create(text)))
-    resumed = known.exists()
+    resumed = refuse_unfit(config)
     folder.mkdir(parents=True, exist_ok=True)
     lock = _lock(folder) if is_main_process() else None
     if not resumed and is_main_process():
-        write_text(known, text)
+        write_text(folder / CONFIG, config_text(config))
     return Run(folder, lock, resumed)
+
+
+def refuse_unfit(config: TrainConfig) -> bool:
+    """Whether `config.run_dir` holds a run of this config; UserError when it holds anything else."""
+    folder = Path(config.run_dir)
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"run_dir={folder} is a file: give a folder.")
+    if (folder / CONFIG).exists():
+        _refuse_other(folder, flat(OmegaConf.load(folder / CONFIG)), flat(OmegaConf.create(config_text(config))))
+        return True
+    if folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir()):
+        raise UserError(f"run_dir={folder} holds files but no {CONFIG}, so it is no run of ours: give a new folder.")
+    return False
+
+
+def config_text(config: TrainConfig) -> str:
+    """The resolved config as YAML."""
+    return OmegaConf.to_yaml(OmegaConf.structured(config))
 
 
 def is_main_process() -> bool:
