@@ -49,12 +49,12 @@ def has_opposites(question: Question) -> bool:
 
 
 def swap_views(example: Example) -> Example:
-    """The two photos in reverse order."""
+    """The photos in reverse order."""
     return _turned(example, "swap", example.images[::-1])
 
 
 def mirror_views(example: Example) -> Example:
-    """Both photos flipped left to right."""
+    """Every photo flipped left to right."""
     return _turned(example, "mirror", [np.ascontiguousarray(image[:, ::-1]) for image in example.images])
 
 
@@ -81,7 +81,7 @@ def masked(example: Example, keep: Sequence[int] = ()) -> Example:
 
 
 def wrong_pairs(examples: Sequence[Example]) -> list[Example]:
-    """Each first photo with the second photo of another example of equal image size; examples without a partner are left out."""
+    """Each first photo with the last photo of another example of equal image size; examples without a partner are left out."""
     by_size = defaultdict(list)
     for example in examples:
         by_size[example.images[-1].shape].append(example)
@@ -120,7 +120,8 @@ def consistency(original: Sequence[Prediction], others: Sequence[Sequence[Predic
 
 def three_questions(predictions: Sequence[Prediction]) -> dict[str, Cell]:
     """Whether the answers to a pair's three questions state one and the same motion; pairs without all three are left out."""
-    pairs = [rows for rows in split_by(predictions, lambda p: p.example).values() if {p.type for p in rows} == set(SIGN)]
+    sided = split_by([p for p in predictions if p.type in SIGN], lambda p: p.example)
+    pairs = [rows for rows in sided.values() if {p.type for p in rows} == set(SIGN)]
     answers = [p for rows in pairs for p in rows]
     same = [len({_motion(p) for p in rows}) == 1 and all(p.choice for p in rows) for rows in pairs]
     right = [all(p.hit == 1 for p in rows) for rows in pairs]
@@ -150,11 +151,11 @@ def visual_dependence(score: Score, examples: Sequence[Example], answers: Sequen
 
 
 def diagnose(answer: Answer, examples: Sequence[Example], *, score: Score | None = None) -> dict[str, Any]:
-    """Every diagnostic of one model on one two-view set, ready for results.json (cells in `Cell.to_json` form).
+    """Every diagnostic of one model on one set of view pairs, ready for results.json (cells in `Cell.to_json` form).
 
     Questions whose options have no mirror image are left out. `score` adds visual dependence. Asks the model about ten times.
     """
-    kept = [replace(e, questions=[q for q in e.questions if has_opposites(q)]) for e in examples if len(e.images) == 2]
+    kept = [replace(e, questions=[q for q in e.questions if has_opposites(q)]) for e in examples if len(e.images) > 1]
     kept = [e for e in kept if e.questions]
     if not kept:
         return {}
@@ -164,7 +165,7 @@ def diagnose(answer: Answer, examples: Sequence[Example], *, score: Score | None
     shortcuts = {
         "blind": accuracy(answer([without_images(e) for e in kept])),
         "first view only": accuracy(answer([masked(e, [0]) for e in kept])),
-        "second view only": accuracy(answer([masked(e, [1]) for e in kept])),
+        "last view only": accuracy(answer([masked(e, [len(e.images) - 1]) for e in kept])),
         "wrong pair": accuracy(answer(wrong_pairs(kept))),
         "2-D centroid": centroid_probe(kept),
         "answer prior": answer_prior(kept),

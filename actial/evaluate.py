@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -104,10 +105,10 @@ def evaluate(config: EvaluateConfig) -> None:
         results["sets"][task.name] = {runner.name: set_results(predictions)}
         results["paper"][task.name] = task.paper(scores[task.name])
         results["examples"][task.name] = sample_answers(out, task.name, task.examples, {runner.name: predictions})
-        if config.diagnostics:
+        if count := config.benchmark.diagnostics:
             probes = PredictionLog(folder / "diagnostics", settings)
-            found = diagnose(lambda asked, log=probes: runner.ask(asked, "diagnostics", log), task.examples, score=runner.score)  # type: ignore[misc]
-            results["diagnostics"][task.name] = {runner.name: found}
+            ask = partial(runner.ask, label=f"diagnostics of {runner.name}", log=probes)
+            results["diagnostics"][task.name] = {runner.name: diagnose(ask, task.examples[:count], score=runner.score)}
     results |= {
         "models": [runner.name],
         "set_names": list(scores),

@@ -38,7 +38,7 @@ def centroid(image: np.ndarray) -> tuple[float, float, float]:
 
 
 def centroid_probe(examples: Sequence[Example]) -> Cell:
-    """Accuracy of a logistic regression from the object's centroid and area in both photos to the answer, one per question type.
+    """Accuracy of a logistic regression per question type from the object's centroid and area in the first and last photo to the answer.
 
     A row's own `centroids` [[x, y] x 2] in [-1, 1] take the place of the estimate from the background.
     """
@@ -70,9 +70,9 @@ def _cross_fitted(examples: Sequence[Example], features: Callable[[Example], np.
 
 
 def _features(example: Example) -> np.ndarray:
-    found = example.row.get("centroids") or [centroid(image) for image in example.images]
-    first, second = np.array(found, dtype=np.float64)
-    return np.concatenate([first, second, second - first])
+    found = example.row.get("centroids") or [centroid(image) for image in (example.images[0], example.images[-1])]
+    first, last = np.array(found, dtype=np.float64)
+    return np.concatenate([first, last, last - first])
 
 
 def _fit_most_frequent(name: Callable[[Question], str]) -> Fit:

@@ -105,11 +105,11 @@ def all_right(groups: Mapping[Hashable, Sequence[Prediction]]) -> Cell:
 
 
 def joint(predictions: Iterable[Prediction], size: int = 3) -> Cell:
-    """Share of examples (view pairs) whose `size` questions are all answered right; examples with fewer questions are left out."""
+    """Share of examples (view pairs) whose questions are all answered right, among those with at least `size` of them."""
     groups = defaultdict(list)
     for p in predictions:
         groups[p.example].append(p)
-    return all_right({name: rows for name, rows in groups.items() if len(rows) == size})
+    return all_right({name: rows for name, rows in groups.items() if len(rows) >= size})
 
 
 def macro(cells: Sequence[Cell], weights: Sequence[Fraction] | None = None) -> Cell:

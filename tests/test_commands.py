@@ -88,8 +88,7 @@ def test_diagnostics_of_a_built_set(tiny_set, untrained_model, tmp_path):
         out=str(tmp_path / "out"),
         model=ModelConfig(path=str(untrained_model), min_pixels=256, max_pixels=4096),
         data=DataConfig(sets={"pairs": SetConfig(task=Task.viewpoint, root=str(tiny_set))}, questions_per_pair=3),
-        benchmark=BenchmarkConfig(sets={"held out": "pairs:test"}, limit=5, max_tokens=4),
-        diagnostics=True,
+        benchmark=BenchmarkConfig(sets={"held out": "pairs:test"}, limit=8, max_tokens=4, diagnostics=5),
     )
     evaluate(config)
     results = json.loads((tmp_path / "out/results.json").read_text())
@@ -104,7 +103,7 @@ def test_diagnostics_of_a_built_set(tiny_set, untrained_model, tmp_path):
         "above best shortcut",
         "visual dependence",
     }
-    assert set(found["shortcuts"]) == {"blind", "first view only", "second view only", "wrong pair", "2-D centroid", "answer prior"}
+    assert set(found["shortcuts"]) == {"blind", "first view only", "last view only", "wrong pair", "2-D centroid", "answer prior"}
     assert found["visual dependence"]["n"] == 15
     page = (tmp_path / "out/report.html").read_text()
     assert "Geometry or shortcut?" in page

@@ -11,10 +11,11 @@ from actial import diagnostics as D
 from actial.evaluate import evaluate_examples
 from actial.hashing import hash_unit
 from actial.probes import centroid, centroid_probe
-from actial.questions import TYPES, viewpoint_question
-from actial.types import AnswerMode, Example, SamplingParams
+from actial.questions import viewpoint_question
+from actial.types import AnswerMode, Example, QuestionType, SamplingParams
 
 BACK = 20
+TYPES = (QuestionType.EGO_TRANSLATION, QuestionType.OBJECT_TRANSLATION, QuestionType.EGO_ROTATION)
 
 
 def photo(azimuth: float, x: float, y: float) -> np.ndarray:
