@@ -14,7 +14,7 @@ import torch
 from transformers import AttentionInterface
 
 from actial.attention import dense_mask
-from actial.policy import embed_rows
+from actial.rows import embed_rows, see
 from actial.trunk import PAD_SEGMENT, TrunkBatch
 
 GROUP_ATTENTION = "actial_group"
@@ -87,7 +87,7 @@ def prefill(model: Any, batch: TrunkBatch, group: int, capacity: int) -> tuple[G
     Returns the cache with room for `capacity` tokens in each of `group` samples, the hidden state (P, H) that predicts each
     prompt's first sampled token, and that token's position (P,).
     """
-    embeds, extra = embed_rows(model, batch)
+    embeds, extra = embed_rows(model, batch, see(model, batch))
     cache = PrefillCache()
     out = model.model.language_model(
         inputs_embeds=embeds,

@@ -9,52 +9,43 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
-from types import MethodType
 from typing import Any, Self
 
 import torch
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoModelForImageTextToText, PretrainedConfig
 
-from actial.attention import VISION_ATTENTION, block_mask, dense_mask
-from actial.config import Attention, ModelConfig, PartConfig, Precision, Reference
+from actial.config import Attention, ModelConfig, Precision, Reference
 from actial.errors import UserError
+from actial.head import FULL_LAW, Law, score_tokens
 from actial.hf_io import image_normalisation, save_checkpoint
+from actial.parts import PARTS, add_lora, part_of, prepare_vision, switch
+from actial.rows import scored_hidden, see
 from actial.trunk import TrunkBatch, TrunkSpec
 
-PARTS = ("vision", "merger", "language")
 FAMILIES = ("qwen2_5_vl", "qwen2_vl", "qwen3_vl")
 
 
-@dataclass(slots=True, frozen=True)
-class Law:
-    """The next-token distribution that tokens are drawn from, and must be scored under: temperature and excluded ids."""
+class Compare(Enum):
+    """What is wanted of the reference: nothing, its log-probabilities of the same tokens, or the KL over the vocabulary."""
 
-    temperature: float = 1.0
-    banned_ids: tuple[int, ...] = ()
-
-    def logits(self, raw: torch.Tensor) -> torch.Tensor:
-        """(.., V) float32 logits of the law from those of the head."""
-        scaled = raw.float() / self.temperature
-        if not self.banned_ids:
-            return scaled
-        return scaled.index_fill(-1, torch.tensor(self.banned_ids, device=raw.device), -torch.inf)
-
-
-FULL_LAW = Law()
+    none = "none"
+    logprobs = "logprobs"
+    full_kl = "full_kl"
 
 
 @dataclass(slots=True, kw_only=True)
 class TokenLogprobs:
-    """One entry per scored token, in the batch's order; `kl` is the exact KL(policy || reference) of the next-token laws."""
+    """One entry per scored token, in the batch's order."""
 
     logprobs: torch.Tensor  # (N,) float32
     entropy: torch.Tensor | None  # (N,) nats, no gradient
-    kl: torch.Tensor | None  # (N,) nats
+    reference_logprobs: torch.Tensor | None  # (N,) no gradient
+    kl: torch.Tensor | None  # (N,) exact KL(policy || reference) of the next-token laws, nats
     branch_index: torch.Tensor  # (N,)
     token_index: torch.Tensor  # (N,)
     trunk_of_branch: torch.Tensor  # (B,)
@@ -90,17 +81,18 @@ class Policy(nn.Module):
         self.config = config
         self.hf_config: PretrainedConfig = hf_config
         self.reference_kind = reference
-        _prepare_vision(model)
+        prepare_vision(model)
         self.reference = None
         if reference is Reference.frozen_copy:
             self.reference = copy.deepcopy(model).requires_grad_(False).eval()
-        self.model = _with_lora(model, config) if config.lora.enabled else model
+        self.model = add_lora(model, config) if config.lora.enabled else model
         if not config.lora.enabled:
             for part in PARTS:
                 for parameter in self.part_parameters(part):
-                    parameter.requires_grad_(_switch(config, part).train)
+                    parameter.requires_grad_(switch(config, part).train)
         if config.gradient_checkpointing:
             self.core.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        self.tower_trains = any(p.requires_grad for part in ("vision", "merger") for p in self.part_parameters(part))
         vision = hf_config.vision_config
         self.spec = TrunkSpec(
             image_token_id=hf_config.image_token_id,
@@ -158,7 +150,7 @@ class Policy(nn.Module):
             for decays in (True, False):
                 params = [p for p in trained if (p.ndim > 1) == decays]
                 if params:
-                    scale = _switch(self.config, part).lr_scale
+                    scale = switch(self.config, part).lr_scale
                     decay = weight_decay if decays else 0.0
                     groups.append({"params": params, "lr": lr * scale, "weight_decay": decay, "name": f"{part}/{decay:g}"})
         if not groups:
@@ -176,53 +168,34 @@ class Policy(nn.Module):
             self.reference.eval()
         return self
 
-    def forward(self, batch: TrunkBatch, **options: Any) -> TokenLogprobs:
-        return self.token_logprobs(batch, **options)
-
     def token_logprobs(
-        self, batch: TrunkBatch, law: Law = FULL_LAW, *, entropy: bool = False, kl_to: torch.Tensor | None = None
+        self, batch: TrunkBatch, law: Law = FULL_LAW, *, entropy: bool = False, compare: Compare = Compare.none
     ) -> TokenLogprobs:
-        """Log-probability of each scored token under `law`.
+        """Log-probability of each scored token under `law`, and what `compare` asks of the reference."""
+        result: TokenLogprobs = self(batch, law, entropy=entropy, compare=compare)  # through the hooks of sharded modules
+        return result
 
-        `kl_to`: hidden states (N, H) from `reference_hidden`, for the full-vocabulary KL to the reference.
-        """
+    def forward(self, batch: TrunkBatch, law: Law, *, entropy: bool, compare: Compare) -> TokenLogprobs:
+        chunk = self.config.head_chunk_tokens
+        reference_logprobs, reference = None, None
         with self.autocast():
-            hidden = scored_hidden(self.core, batch, self.config)
-            return self._score(hidden, batch, law, entropy, kl_to)
-
-    @torch.no_grad()
-    def reference_hidden(self, batch: TrunkBatch) -> torch.Tensor:
-        """(N, H) final hidden states of the reference at the scored positions."""
-        with self.autocast(), self._reference_model() as model:
-            return scored_hidden(model, batch, self.config)
-
-    @torch.no_grad()
-    def reference_logprobs(self, batch: TrunkBatch, law: Law = FULL_LAW) -> torch.Tensor:
-        """(N,) log-probabilities under the reference."""
-        hidden = self.reference_hidden(batch)
-        size = self.config.head_chunk_tokens
-        with self.autocast(), self._reference_model() as model:
-            pairs = zip(hidden.split(size), batch.target.split(size), strict=True)
-            return torch.cat([_score_chunk(h, target, None, model.lm_head, None, law, False)[0] for h, target in pairs])
-
-    def _score(
-        self, hidden: torch.Tensor, batch: TrunkBatch, law: Law, entropy: bool, kl_to: torch.Tensor | None
-    ) -> TokenLogprobs:
-        size = self.config.head_chunk_tokens
-        head = self.core.lm_head
-        reference_head = self.reference.lm_head if self.reference is not None else head
-        references = [None] * len(hidden.split(size)) if kl_to is None else kl_to.split(size)
-        # a lone chunk gains nothing from recomputation: its logits are the peak either way
-        recompute = torch.is_grad_enabled() and len(hidden) > size
-        scored = []
-        for chunk in zip(hidden.split(size), batch.target.split(size), references, strict=True):
-            arguments = (*chunk, head, reference_head, law, entropy)
-            scored.append(checkpoint(_score_chunk, *arguments, use_reentrant=False) if recompute else _score_chunk(*arguments))
-        logprobs, entropies, kls = zip(*scored, strict=True)
+            vision = see(self.core, batch)
+            hidden = scored_hidden(self.core, batch, self.config.attention, vision)
+            if compare is not Compare.none:
+                with torch.no_grad(), self._reference() as model:
+                    its_vision = see(model, batch) if self.tower_trains else vision
+                    reference = model.lm_head, scored_hidden(model, batch, self.config.attention, its_vision)
+                    if compare is Compare.logprobs:
+                        reference_logprobs = score_tokens(*reference, batch.target, law, chunk=chunk)[0]
+            logprobs, nats, kl = score_tokens(
+                self.core.lm_head, hidden, batch.target, law, chunk=chunk, entropy=entropy,
+                reference=reference if compare is Compare.full_kl else None,
+            )  # fmt: skip
         return TokenLogprobs(
-            logprobs=torch.cat(logprobs),
-            entropy=torch.cat(entropies) if entropy else None,
-            kl=torch.cat(kls) if kl_to is not None else None,
+            logprobs=logprobs,
+            entropy=nats,
+            reference_logprobs=reference_logprobs,
+            kl=kl,
             branch_index=batch.branch_index,
             token_index=batch.token_index,
             trunk_of_branch=batch.trunk_of_branch,
@@ -232,138 +205,18 @@ class Policy(nn.Module):
         """bf16 where the configuration asks for it; weights stay float32."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision is Precision.bf16)
 
-    def _reference_model(self) -> AbstractContextManager[Any]:
+    @contextmanager
+    def _reference(self) -> Iterator[Any]:
+        """The model to compare with, adapters switched off or the frozen copy."""
         if self.reference_kind is Reference.adapter_off:
-            return _AdapterOff(self.model, self.core)
-        if self.reference is None:
+            with self.model.disable_adapter():
+                yield self.core
+        elif self.reference is not None:
+            yield self.reference
+        else:
             raise UserError("kl.reference=none gives no reference to compare with; use frozen_copy or adapter_off.")
-        return nullcontext(self.reference)
 
     def save_pretrained(self, folder: Path | str) -> None:
         """A plain Hugging Face checkpoint, adapters merged on a copy, with the base's tokenizer and processor files."""
         core = copy.deepcopy(self.model).merge_and_unload() if self.config.lora.enabled else self.core
         save_checkpoint(core, Path(folder), source=self.config.path, revision=self.config.revision)
-
-
-class _AdapterOff:
-    """The base weights of an adapted model, for the length of a `with`."""
-
-    def __init__(self, peft_model: Any, core: Any) -> None:
-        self.off = peft_model.disable_adapter()
-        self.core = core
-
-    def __enter__(self) -> Any:
-        self.off.__enter__()
-        return self.core
-
-    def __exit__(self, *error: Any) -> None:
-        self.off.__exit__(*error)
-
-
-# ---------------------------------------------------------------- forward on packed rows
-
-
-def scored_hidden(model: Any, batch: TrunkBatch, config: ModelConfig) -> torch.Tensor:
-    """(N, H) final hidden states at the predictors of the scored tokens."""
-    embeds, extra = embed_rows(model, batch)
-    mask = block_mask(batch) if config.attention is Attention.flex else dense_mask(batch)
-    out = model.model.language_model(
-        inputs_embeds=embeds, attention_mask=mask, position_ids=batch.positions, use_cache=False, **extra
-    )
-    return out.last_hidden_state.flatten(0, 1)[batch.predictor]
-
-
-def embed_rows(model: Any, batch: TrunkBatch) -> tuple[torch.Tensor, dict[str, Any]]:
-    """(R, L, H) embeddings with the images' features in the trunks' placeholders, and what else the text model wants."""
-    embeds = model.model.get_input_embeddings()(batch.ids)
-    if len(batch.feature_slot):
-        return _insert_features(model.model, embeds, batch)
-    return embeds, {}
-
-
-def _insert_features(inner: Any, embeds: torch.Tensor, batch: TrunkBatch) -> tuple[torch.Tensor, dict[str, Any]]:
-    """Write image features into the trunks' placeholder positions only; a placeholder id in a branch stays plain text."""
-    vision = inner.get_image_features(batch.pixel_values, batch.grid_thw, return_dict=True)
-    features = torch.cat(tuple(vision.pooler_output)).to(embeds.dtype)[batch.feature_index]
-    flat = embeds.flatten(0, 1).index_copy(0, batch.feature_slot, features)
-    extra: dict[str, Any] = {}
-    if (deep := getattr(vision, "deepstack_features", None)) is not None:  # Qwen3-VL adds features after its first layers
-        visual = torch.zeros(flat.shape[0], dtype=torch.bool, device=flat.device)
-        visual[batch.feature_slot] = True
-        order = batch.feature_slot.argsort()
-        extra["visual_pos_masks"] = visual.view(embeds.shape[:2])
-        extra["deepstack_visual_embeds"] = [torch.cat(tuple(layer))[batch.feature_index][order] for layer in deep]
-    return flat.view(embeds.shape), extra
-
-
-def _score_chunk(
-    hidden: torch.Tensor,
-    target: torch.Tensor,
-    reference_hidden: torch.Tensor | None,
-    head: Any,
-    reference_head: Any,
-    law: Law,
-    entropy: bool,
-) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
-    """(logprob, entropy, KL to the reference) of one chunk; the only place of the update where logits exist."""
-    logits = law.logits(head(hidden))
-    if reference_hidden is None and not entropy:
-        return logits.gather(-1, target[:, None])[:, 0] - logits.logsumexp(-1), None, None
-    log_p = logits.log_softmax(-1)
-    p = log_p.exp()
-    nats = torch.special.entr(p.detach()).sum(-1) if entropy else None
-    kl = None
-    if reference_hidden is not None:
-        log_q = law.logits(reference_head(reference_hidden)).log_softmax(-1)
-        kl = (p * (log_p - log_q).masked_fill(log_p.isneginf(), 0.0)).sum(-1)
-    return log_p.gather(-1, target[:, None])[:, 0], nats, kl
-
-
-# ---------------------------------------------------------------- parts of the model
-
-
-def part_of(name: str) -> str:
-    """Which switch rules a parameter of the Hugging Face model."""
-    if ".visual." not in f".{name}":
-        return "language"
-    return "merger" if "merger" in name else "vision"
-
-
-def _switch(config: ModelConfig, part: str) -> PartConfig:
-    switch: PartConfig = getattr(config, part)
-    return switch
-
-
-def _prepare_vision(model: Any) -> None:
-    """Batch the tower's windows, and embed patches by a matrix product: its Conv3d has stride = kernel."""
-    tower = model.model.visual
-    for module in tower.modules():
-        if hasattr(module, "config"):
-            module.config._attn_implementation = VISION_ATTENTION
-    tower.patch_embed.forward = MethodType(_embed_patches, tower.patch_embed)  # a bound method follows a deep copy
-
-
-def _embed_patches(embed: Any, pixels: torch.Tensor) -> torch.Tensor:
-    weight = embed.proj.weight
-    return nn.functional.linear(pixels.to(weight.dtype), weight.flatten(1), embed.proj.bias)
-
-
-def _with_lora(model: Any, config: ModelConfig) -> Any:
-    """Adapters on the linear layers of the parts that train; everything else is frozen."""
-    from peft import LoraConfig, get_peft_model
-
-    wanted = config.lora.target
-    targets = [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear)
-        and name != "lm_head"
-        and _switch(config, part_of(name)).train
-        and (wanted == "all-linear" or name.rsplit(".", 1)[-1] in wanted.split(","))
-    ]
-    if not targets:
-        raise UserError(f"model.lora.target={wanted} matches no linear layer of a part that trains; use all-linear.")
-    lora = config.lora
-    return get_peft_model(
-        model, LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets)
-    )

@@ -25,7 +25,7 @@ class SFTModule(StepModule):
         first_branch = torch.tensor([0] + [len(trunk.branches) for trunk in batch.trunks]).cumsum(0).tolist()
 
         def loss_of(part: list[int]) -> tuple[torch.Tensor, Sums]:
-            result = self.policy(self.packed(batch, part))
+            result = self.policy.token_logprobs(self.packed(batch, part))
             loss = masked_nll(result.logprobs, total)
             part_tags = [tags[b] for i in part for b in range(first_branch[i], first_branch[i + 1])]
             return loss, {"loss": float(loss.detach())} | _sums_by_tag(result.logprobs, result.branch_index, part_tags)

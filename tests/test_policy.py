@@ -17,7 +17,9 @@ from transformers import Qwen2VLImageProcessor
 from actial.attention import block_mask, dense_mask, mask_rule
 from actial.config import LoraConfig, ModelConfig, PartConfig, Precision, Reference
 from actial.errors import UserError
-from actial.policy import PARTS, Law, Policy, part_of
+from actial.head import Law
+from actial.parts import PARTS, part_of
+from actial.policy import Compare, Policy
 from actial.trunk import Branch, Trunk, mrope_positions, pack, patchify
 
 FAMILIES = ("qwen2_5_vl", "qwen2_vl", "qwen3_vl")
@@ -301,7 +303,8 @@ def test_lora_trains_adapters_and_its_reference_is_the_base():
     moved = policy.token_logprobs(batch).logprobs
     expected = base.token_logprobs(batch).logprobs
     assert (moved - expected).abs().max() > 1e-3
-    torch.testing.assert_close(policy.reference_logprobs(batch), expected.detach(), rtol=1e-5, atol=1e-6)
+    found = policy.token_logprobs(batch, compare=Compare.logprobs).reference_logprobs
+    torch.testing.assert_close(found, expected.detach(), rtol=1e-5, atol=1e-6)
     moved.sum().backward()
     assert all(p.grad.abs().max() > 0 for n, p in policy.named_parameters() if "lora_" in n)
 
@@ -313,7 +316,7 @@ def test_frozen_copy_keeps_the_start_weights():
     with torch.no_grad():
         for parameter in policy.core.parameters():
             parameter.mul_(1.1)
-    assert torch.equal(policy.reference_logprobs(batch), before)
+    assert torch.equal(policy.token_logprobs(batch, compare=Compare.logprobs).reference_logprobs, before)
     assert (policy.token_logprobs(batch).logprobs - before).abs().max() > 1e-3
 
 
@@ -324,7 +327,7 @@ def test_full_vocabulary_kl_matches_the_definition(banned):
         policy.core.lm_head.weight.mul_(1.2)
         policy.core.model.language_model.norm.weight.mul_(0.9)
     batch = pack([Trunk("t", [1, 2], [], [Branch([3, 4, 5], [True] * 3)])], [], policy.spec, 8)
-    found = policy.token_logprobs(batch, Law(1.0, banned), kl_to=policy.reference_hidden(batch)).kl
+    found = policy.token_logprobs(batch, Law(1.0, banned), compare=Compare.full_kl).kl
     logits = [model(torch.tensor([[1, 2, 3, 4, 5]])).logits[0, 1:4] for model in (policy.core, policy.reference)]
     for part in logits:
         part[:, list(banned)] = -1e9

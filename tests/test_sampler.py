@@ -11,7 +11,7 @@ from tiny_models import EOS, IMAGE, VIDEO, VISION_END, VISION_START, make_trunk,
 from actial.config import LoraConfig
 from actial.errors import UserError
 from actial.grpo.sampler import HFSampler, ScriptedSampler, as_trunks
-from actial.policy import Law
+from actial.head import Law
 from actial.trunk import Branch, Trunk, pack, patchify
 from actial.types import FinishReason, Prompt, SamplingParams
 

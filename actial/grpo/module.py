@@ -13,10 +13,11 @@ import torch
 
 from actial.config import GRPOConfig, KLEstimator, KLPlace, ModelConfig
 from actial.grpo.rollouts import RolloutBatch, Rollouts
+from actial.head import Law
 from actial.losses import Denominators, Metrics, Scores, kl_penalty, policy_gradient
-from actial.policy import Law, Policy, TokenLogprobs
+from actial.policy import Compare, Policy
 from actial.step import StepModule, Sums, sum_over_ranks
-from actial.trunk import Trunk, TrunkBatch, pack, split_micro
+from actial.trunk import Trunk, pack, split_micro
 
 
 class MismatchError(RuntimeError):
@@ -38,6 +39,9 @@ class GRPOModule(StepModule):
         self.law = Law(stage.temperature, tuple(rollouts.renderer.banned_ids))
         self.position = 0  # in the stream of examples
         self.penalised = stage.kl.place is KLPlace.reward and stage.kl.beta > 0
+        self.compare = Compare.none
+        if stage.kl.beta > 0 and stage.kl.estimator is not KLEstimator.none:
+            self.compare = Compare.full_kl if stage.kl.estimator is KLEstimator.full else Compare.logprobs
 
     def counters(self) -> dict[str, int]:
         return {"position": self.position}
@@ -70,11 +74,11 @@ class GRPOModule(StepModule):
     # ------------------------------------------------------------ one update
 
     def _update(self, batch: RolloutBatch, chosen: range, old: list[torch.Tensor] | None, denominators: Denominators) -> Sums:
-        compared = self.stage.kl.beta > 0 and not self.penalised
+        compare = Compare.none if self.penalised else self.compare
 
         def loss_of(part: list[int]) -> tuple[torch.Tensor, Metrics]:
             packed = self.packed(batch, part)
-            result, reference_logprobs = self._score(packed, compared=compared, entropy=True)
+            result = self.policy.token_logprobs(packed, self.law, entropy=True, compare=compare)
             scores = Scores(
                 logprobs=result.logprobs,
                 branch_index=packed.branch_index,
@@ -82,7 +86,7 @@ class GRPOModule(StepModule):
                 advantages=_per_branch(batch.advantages, batch.trunks, part).to(result.logprobs),
                 old_logprobs=None if old is None else torch.cat([old[i] for i in part]),
                 sampler_logprobs=_sampler_logprobs(batch, part).to(result.logprobs),
-                reference_logprobs=reference_logprobs,
+                reference_logprobs=result.reference_logprobs,
                 exact_kl=result.kl,
             )
             loss, metrics = policy_gradient(scores, self.stage, denominators)
@@ -97,13 +101,6 @@ class GRPOModule(StepModule):
                 f"grpo.max_logprob_gap={self.stage.max_logprob_gap}: the sampler's weights or caches are stale, or its images differ."
             )
         return metrics
-
-    def _score(self, packed: TrunkBatch, *, compared: bool, entropy: bool = False) -> tuple[TokenLogprobs, torch.Tensor | None]:
-        """The policy's scores and, if `compared`, the reference's log-probabilities or (full KL) the exact KL in the scores."""
-        exact = self.stage.kl.estimator is KLEstimator.full
-        hidden = self.policy.reference_hidden(packed) if compared and exact else None
-        result = self.policy(packed, law=self.law, entropy=entropy, kl_to=hidden)
-        return result, self.policy.reference_logprobs(packed, self.law) if compared and not exact else None
 
     def _denominators(self, batch: RolloutBatch, chosen: range) -> Denominators:
         scored = [[sum(branch.scored) for branch in batch.trunks[i].branches] for i in chosen]
@@ -121,7 +118,7 @@ class GRPOModule(StepModule):
         self.policy.eval()
         for part in self.parts(batch):
             packed = self.packed(batch, part)
-            logprobs = self.policy(packed, law=self.law).logprobs
+            logprobs = self.policy.token_logprobs(packed, self.law).logprobs
             counts = packed.trunk_of_branch[packed.branch_index].bincount(minlength=len(part))
             old += logprobs.split(counts.tolist())
         self.policy.train()
@@ -133,13 +130,13 @@ class GRPOModule(StepModule):
         costs: list[float] = []
         for part in split_micro(trunks, self.model_config.micro_tokens):
             packed = pack([trunks[i] for i in part], images, self.policy.spec, self.model_config.row_tokens).to(self.policy.device)
-            result, reference_logprobs = self._score(packed, compared=True)
+            result = self.policy.token_logprobs(packed, self.law, compare=self.compare)
             scores = Scores(
                 logprobs=result.logprobs,
                 branch_index=packed.branch_index,
                 group_of_branch=packed.trunk_of_branch,
                 advantages=result.logprobs.new_zeros(packed.num_branches),
-                reference_logprobs=reference_logprobs,
+                reference_logprobs=result.reference_logprobs,
                 exact_kl=result.kl,
             )
             kl = kl_penalty(scores, self.stage.kl.estimator, self.stage.kl.gradient, torch.ones_like(scores.logprobs))

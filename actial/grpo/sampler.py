@@ -10,7 +10,8 @@ import torch
 from actial.decode import GroupCache, decode_step, prefill
 from actial.errors import UserError
 from actial.hashing import hash_int
-from actial.policy import Law, Policy
+from actial.head import Law
+from actial.policy import Policy
 from actial.trunk import Trunk, pack, split_micro
 from actial.types import Completion, FinishReason, Prompt, SamplingParams
 
