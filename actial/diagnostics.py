@@ -31,6 +31,8 @@ Score = Callable[[list[Example]], list[float]]  # mean log-probability of each q
 
 GREY = 128
 SIGN = {QuestionType.EGO_TRANSLATION.value: 1, QuestionType.OBJECT_TRANSLATION.value: -1, QuestionType.EGO_ROTATION.value: -1}
+# question types about motion from the first photo to the last, which swapping reverses (SAT's and BLINK's beside our own)
+MOTION_TYPES = (*SIGN, "ego_motion", "obj_motion", "Multi-view_Reasoning")
 
 
 # ---------------------------------------------------------------- transformations
@@ -41,8 +43,12 @@ def opposite(text: str) -> str:
     return re.sub(r"\b(left|right)\b", lambda m: "right" if m[0] == "left" else "left", text)
 
 
-def has_opposites(question: Question) -> bool:
-    """Whether every option has its mirror image among the options, some differ from theirs, and the wording itself names no side."""
+def turns(question: Question) -> bool:
+    """Whether swapping or mirroring the photos turns the answer: about motion, every option's mirror image is among the options, some
+    differ from theirs, and the wording itself names no side.
+    """
+    if question.type not in MOTION_TYPES:
+        return False
     wording = question.text.replace(options_line(question.options), "")
     turned = {opposite(option) for option in question.options}
     return turned == set(question.options) and any(opposite(o) != o for o in question.options) and opposite(wording) == wording
@@ -153,9 +159,9 @@ def visual_dependence(score: Score, examples: Sequence[Example], answers: Sequen
 def diagnose(answer: Answer, examples: Sequence[Example], *, score: Score | None = None) -> dict[str, Any]:
     """Every diagnostic of one model on one set of view pairs, ready for results.json (cells in `Cell.to_json` form).
 
-    Questions whose options have no mirror image are left out. `score` adds visual dependence. Asks the model about ten times.
+    Questions that do not turn with the photos are left out. `score` adds visual dependence. Asks the model about ten times.
     """
-    kept = [replace(e, questions=[q for q in e.questions if has_opposites(q)]) for e in examples if len(e.images) > 1]
+    kept = [replace(e, questions=[q for q in e.questions if turns(q)]) for e in examples if len(e.images) > 1]
     kept = [e for e in kept if e.questions]
     if not kept:
         return {}

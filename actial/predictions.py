@@ -34,7 +34,7 @@ def predict(
         choice = question.options[LETTERS.index(g.letter)] if g.letter else None
         letter, rule, outcome, hit, answer = g.letter, g.rule, g.outcome, float(g.correct), question.answer_letter
     else:
-        rule, answer = example.row["open"]["metric"], example.row["open"]["answer"]
+        rule, answer = _open_metric(example, question)
         hit, choice = grade_open(text, rule, answer)
         cut = Outcome.TRUNCATED if finish is FinishReason.LENGTH else Outcome.NO_ANSWER
         letter, outcome = None, cut if choice is None else Outcome.PARSED
@@ -55,6 +55,13 @@ def predict(
         categories=categories(example.row),
         group=example.row.get("circular", {}),
     )
+
+
+def _open_metric(example: Example, question: Question) -> tuple[str, str]:
+    """How a question without options is graded: as its benchmark says, or by relative accuracy where the truth is a number."""
+    if question.number is not None:
+        return "mra_first", f"{question.number:g}"
+    return example.row["open"]["metric"], example.row["open"]["answer"]
 
 
 def categories(row: dict[str, Any]) -> dict[str, str]:

@@ -3,6 +3,8 @@
 The pictures carry their viewpoint in the open: the colour of a square (red channel = azimuth of the camera), and the square's place.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scripted import ByteRenderer, FunctionSampler, letter_of
@@ -161,9 +163,13 @@ def test_visual_dependence_is_the_drop_in_log_probability():
     assert (got["n"], got["value"], got["low"]) == (12, 1.0, 1.0)
 
 
-def test_sets_without_sides_are_left_out():
+def test_questions_that_do_not_turn_are_left_out():
     example = pairs(1)[0]
     q = example.questions[0]
+    assert D.turns(q)
+    assert not D.turns(replace(q, type="goal_aim"))
+    assert not D.turns(replace(q, text="Facing left. " + q.text))
+    assert not D.turns(replace(q, options=(*q.options[:2], "up")))
     asked = type(q)(uid="x", type="count", text="How many?\nA: 1 B: 2", options=("1", "2"), answer_index=0, mode=q.mode)
-    assert not D.has_opposites(asked)
+    assert not D.turns(asked)
     assert run(honest, [Example(uid="e", images=example.images, questions=[asked], task="qa")]) == {}

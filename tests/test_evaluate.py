@@ -1,6 +1,7 @@
 """The evaluation loop and its log: nothing lost, nothing twice, whatever kills it."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -89,3 +90,13 @@ def test_foreign_line_is_named(tmp_path):
 )
 def test_angle_bin(degrees, name):
     assert angle_bin(degrees) == name
+
+
+def test_number_question_is_scored_by_relative_accuracy():
+    asked = replace(question("n", "How many degrees?", options=(), kind="rotation_number"), number=40.0)
+    example = Example(uid="e", images=[], questions=[asked], task="viewpoint", row={})
+    [exact] = evaluate_examples(FunctionSampler(lambda *_: "<answer>40</answer>"), ByteRenderer(), [example], PARAMS)
+    [near] = evaluate_examples(FunctionSampler(lambda *_: "50 degrees"), ByteRenderer(), [example], PARAMS)
+    [none] = evaluate_examples(FunctionSampler(lambda *_: "no idea"), ByteRenderer(), [example], PARAMS)
+    assert [p.hit for p in (exact, near, none)] == [1.0, 0.6, 0.0]
+    assert (none.outcome, near.choice) == ("no_answer", "50")
