@@ -91,7 +91,9 @@ def test_a_missing_data_set_or_model_is_named_before_anything_is_written(tmp_pat
     done = run("+experiment=smoke", f"run_dir={tmp_path / 'run'}", cwd=tmp_path)
     assert done.returncode == 1
     assert done.stderr.startswith("error: data.sets.sat.root=data/sat is no finished data set (no manifest.json)")
-    done = run("+experiment=smoke", "model.path=runs/a/sft/model", "benchmark=none", "stages=[sft]", "mix@sft.mix=clock", cwd=tmp_path)
+    done = run(
+        "+experiment=smoke", "model.path=runs/a/sft/model", "benchmark=none", "stages=[sft]", "data=base", "mix@sft.mix=clock", cwd=tmp_path
+    )
     assert done.returncode == 1
     assert done.stderr == "error: model.path=runs/a/sft/model does not exist: give a model folder or a hub id.\n"
     assert not list(tmp_path.iterdir())

@@ -26,7 +26,7 @@ def compose(tiny_set: Path, untrained_model: Path):
 
     def make(folder: Path, *overrides: str) -> TrainConfig:
         register()
-        fixed = [f"data.sets.{name}.root={tiny_set}" for name in ("viewpoint", "perception", "sat")]
+        fixed = [f"data.sets.{name}.root={tiny_set}" for name in ("viewpoint", "sat")]
         fixed += [f"run_dir={folder}", f"model.path={untrained_model}", "mix@grpo.mix=viewpoint", "benchmark=viewpoint"]
         with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
             return typed(hydra.compose("train", ["+experiment=smoke", *fixed, *overrides]))
