@@ -63,6 +63,10 @@ class QuestionType(str, Enum):
     EGO_TRANSLATION = "ego_translation"  # the camera's own translation
     OBJECT_TRANSLATION = "object_translation"  # the same, seen from the object
     EGO_ROTATION = "ego_rotation"  # the camera's own rotation
+    ROTATION_DEGREES = "rotation_degrees"  # by how many degrees it turned: a choice
+    ROTATION_NUMBER = "rotation_number"  # the same as a number, without options
+    EGO_VERTICAL = "ego_vertical"  # up or down
+    EGO_DEPTH = "ego_depth"  # forward or backward
 
 
 class AnswerMode(str, Enum):
@@ -81,10 +85,16 @@ class Question:
     answer_index: int
     mode: AnswerMode
     target: str | None = None  # supervised assistant text (SFT)
+    number: float | None = None  # the truth of a question without options
 
     @property
     def answer_letter(self) -> str:
         return "ABCDEF"[self.answer_index]
+
+    @property
+    def answer(self) -> str:
+        """What stands in the answer tags: the letter, or the number of a question without options."""
+        return self.answer_letter if self.options or self.number is None else f"{self.number:.0f}"
 
 
 @dataclass(slots=True, kw_only=True)

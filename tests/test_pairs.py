@@ -105,5 +105,67 @@ def test_unseen_classes_form_their_own_split():
     assert split_of(base, PairConfig(unseen_classes=["chair"])) != "test_unseen"
 
 
+def test_a_fraction_of_the_classes_is_unseen_whole():
+    base = capture_of(arc())
+    config = PairConfig(unseen_class_fraction=0.2)
+    drawn = {c: {split_of(replace(base, class_id=str(c), group_id=f"{c}/{i}"), config) for i in range(5)} for c in range(300)}
+    unseen = [c for c, splits in drawn.items() if "test_unseen" in splits]
+    assert len(unseen) / 300 == pytest.approx(0.2, abs=0.07)
+    assert all(drawn[c] == {"test_unseen"} for c in unseen)
+
+
+# A capture with level orbits at two heights and two distances: pairs of every motion.
+GRID = Rig(
+    azimuth=np.concatenate([np.linspace(0, 150, 12)] * 3),
+    elevation=np.repeat([10.0, 45.0, 10.0], 12),
+    rho=np.repeat([4.0, 2.9, 6.0], 12),
+)
+WIDER = [*PairConfig().questions, "rotation_degrees", "rotation_number", "ego_vertical", "ego_depth"]
+
+
+def test_further_motions_bring_their_own_rows_and_questions():
+    config = PairConfig(per_object=4, vertical_per_object=6, depth_per_object=6, still_per_object=3, questions=WIDER)
+    rows = rows_of(GRID, config)
+    motions = [row["motion"] for row in rows]
+    assert {m: motions.count(m) for m in motions} == {"horizontal": 4, "vertical": 6, "depth": 6, "still": 3}
+    for row in rows:
+        first, second = (int(name[:3]) for name in (n.removesuffix("@crop") for n in row["frame_names"]))
+        if row["motion"] == "horizontal":
+            assert row["questions"] == WIDER[:5]
+        elif row["motion"] == "vertical":
+            assert row["labels"] == {"ego_vertical": "up" if GRID.elevation[second] > GRID.elevation[first] else "down"}
+            assert row["questions"] == ["ego_vertical"]
+        elif row["motion"] == "depth":
+            assert row["labels"] == {"ego_depth": "forward" if GRID.rho[second] < GRID.rho[first] else "backward"}
+        else:
+            assert first == second
+            assert row["frame_names"][1].endswith("@crop")
+            assert {row["labels"][kind] for kind in row["questions"]} == {"none"}
+            assert row["geom"]["alpha_deg"] == row["geom"]["s_rel"] == 0
+        assert row["question_type"] in row["questions"]
+    for motion, sides in {"vertical": ("up", "down"), "depth": ("forward", "backward")}.items():
+        answers = [next(iter(row["labels"].values())) for row in rows if row["motion"] == motion]
+        assert [answers.count(side) for side in sides] == [3, 3]
+
+
+def test_by_default_only_the_paper_s_rows_are_made():
+    assert {(row["motion"], *row["questions"]) for row in rows_of(GRID)} == {("horizontal", *PairConfig().questions)}
+
+
+def test_rows_of_more_than_two_photos_ask_about_the_first_and_last():
+    rows = rows_of(arc(24, span=200.0), PairConfig(views=4))
+    for row in rows:
+        numbers = [int(name[:3]) for name in row["frame_names"]]
+        assert len(set(numbers)) == len(row["views"]) == 4
+        assert row["geom"]["alpha_deg"] == pytest.approx(200 / 23 * (numbers[-1] - numbers[0]), abs=1e-3)
+    assert len({row["uid"] for row in rows}) == 12
+
+
+def test_degrees_are_asked_only_where_they_are_sure():
+    rolled = arc(16, roll=11.0 * np.resize([1, -1], 16))
+    assert all(row["questions"] == PairConfig().questions for row in rows_of(rolled, PairConfig(questions=WIDER)))
+    assert rows_of(rolled, PairConfig(questions=["rotation_number"])) == []
+
+
 def test_keys_fit_into_webdataset_names():
     assert capture_key(replace(capture_of(arc()), object_id="obj1.5_a/../b")).isalnum()

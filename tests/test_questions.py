@@ -3,7 +3,7 @@
 import pytest
 
 from actial.chains import HOURS, clock_steps, contradictions, grounded_chain, hour, think_target
-from actial.questions import LETTER_ONLY, TYPES, qa_question, viewpoint_question
+from actial.questions import LETTER_ONLY, NUMBER_ONLY, TYPES, kinds_of, qa_question, viewpoint_question
 from actial.types import AnswerMode, QuestionType
 from actial.world.perception import KINDS, clock_question, perception_questions, photo_question
 
@@ -43,6 +43,60 @@ def test_the_answer_letter_names_the_true_option(kind):
         assert question.text.endswith(LETTER_ONLY)
         letters.add(question.answer_letter)
     assert letters == {"A", "B", "C"}
+
+
+@pytest.mark.parametrize("degrees", [21.0, 34.9, 35.1, 60.0, 99.0])
+def test_a_choice_of_degrees_has_one_option_within_five(degrees):
+    row = make_row(degrees) | {"labels": {**RIGHT, "ego_rotation_deg": degrees}}
+    question = viewpoint_question(row, QuestionType.ROTATION_DEGREES, AnswerMode.DIRECT)
+    values = [int(option.split()[1]) for option in question.options]
+    assert len(values) == 4
+    assert min(abs(a - b) for i, a in enumerate(values) for b in values[:i]) >= 20
+    assert abs(values[question.answer_index] - degrees) <= 5
+    assert abs(values[question.answer_index] - degrees) == min(abs(v - degrees) for v in values)
+
+
+def test_a_number_of_degrees_is_answered_by_the_number():
+    row = make_row(34.6) | {"labels": {**RIGHT, "ego_rotation_deg": 34.6}}
+    question = viewpoint_question(row, QuestionType.ROTATION_NUMBER, AnswerMode.DIRECT)
+    assert (question.options, question.answer, question.number) == ((), "35", 34.6)
+    assert question.text.endswith(NUMBER_ONLY)
+    assert "A:" not in question.text
+    chain = grounded_chain(row, question)
+    assert contradictions(think_target(chain, question.answer), row) == []
+
+
+FURTHER = {
+    "vertical": ({"ego_vertical": "down"}, "Move down", "the camera moved down"),
+    "depth": ({"ego_depth": "backward"}, "Move backward", "the camera moved backward"),
+    "still": ({"ego_rotation": "none"}, "No rotation", "the camera did not turn"),
+}
+
+
+@pytest.mark.parametrize("motion", FURTHER)
+def test_further_motions_are_asked_and_told(motion):
+    labels, option, conclusion = FURTHER[motion]
+    (kind,) = labels
+    row = make_row(0.0) | {"motion": motion, "labels": labels, "questions": [kind], "question_type": kind}
+    question = viewpoint_question(row, kinds_of(row, 3)[0], AnswerMode.THINK)
+    assert question.options[question.answer_index] == option
+    assert grounded_chain(row, question).endswith(f"So {conclusion}.")
+
+
+def test_more_photos_are_asked_about_from_the_first_to_the_last():
+    row = make_row() | {"frame_names": ["a", "b", "c"]}
+    for kind in TYPES:
+        text = viewpoint_question(row, kind, AnswerMode.DIRECT).text
+        assert "photo 3" in text
+        assert "photo 2" not in text
+
+
+def test_a_row_is_asked_the_question_it_was_built_for_or_several():
+    row = make_row() | {"questions": [k.value for k in TYPES], "question_type": "ego_rotation"}
+    assert kinds_of(row, 1) == (QuestionType.EGO_ROTATION,)
+    assert kinds_of(row, 3) == TYPES
+    two = {kinds_of(make_row(uid=f"p{i}"), 2) for i in range(50)}
+    assert two == {TYPES[:2], TYPES[1:], TYPES[::2]}
 
 
 def test_qa_rows_keep_their_answer_through_the_shuffle():

@@ -33,7 +33,7 @@ def known_hours(row: Mapping) -> tuple[int, int] | None:
     """Hours of both photos, or None where the object's front is not known (real captures)."""
     azimuths = [view.get("azimuth_deg") for view in row.get("views", [])]
     if len(azimuths) != 2 or None in azimuths:
-        return None
+        return None  # of more than two photos a chain tells the motion alone
     return hour(azimuths[0]), hour(azimuths[1])
 
 
@@ -54,12 +54,35 @@ def describe_views(row: Mapping) -> str:
 
 def grounded_chain(row: Mapping, question: Question) -> str:
     """The chain's text for one question of a pair row: true by construction."""
-    labels, alpha = row["labels"], row["geom"]["alpha_deg"]
+    kind = QuestionType(question.type)
+    return f"{describe_views(row)}\n{_movement(row)}\nSo {_conclusion(row, kind)}."
+
+
+def _movement(row: Mapping) -> str:
+    motion = row.get("motion", "horizontal")
+    if motion == "still":
+        return "The object stands the same way in both photos, from the same side, height and distance."
+    if motion == "vertical":
+        return f"The second photo shows it from the same side, from further {row['labels']['ego_vertical']}."
+    if motion == "depth":
+        nearer = row["labels"]["ego_depth"] == "forward"
+        return f"The second photo shows it from the same side, from {'nearer' if nearer else 'further away'}."
+    alpha = row["geom"]["alpha_deg"]
     turn = "clockwise" if alpha < 0 else "counter-clockwise"
-    answer = {
-        QuestionType.EGO_TRANSLATION: f"the camera moved to its {labels['ego_translation']}",
-        QuestionType.OBJECT_TRANSLATION: f"seen from the object it moved to the {labels['object_translation']}",
-        QuestionType.EGO_ROTATION: f"the camera turned to the {labels['ego_rotation']}",
-    }[QuestionType(question.type)]
-    movement = f"From above the camera went {turn} around it, about {round(abs(alpha) / 10) * 10} degrees."
-    return f"{describe_views(row)}\n{movement}\nSo {answer}."
+    return f"From above the camera went {turn} around it, about {round(abs(alpha) / 10) * 10} degrees."
+
+
+def _conclusion(row: Mapping, kind: QuestionType) -> str:
+    labels = row["labels"]
+    if labels.get(kind.value) == "none":
+        return "the camera did not turn" if kind is QuestionType.EGO_ROTATION else "the camera did not move"
+    if kind in (QuestionType.ROTATION_DEGREES, QuestionType.ROTATION_NUMBER):
+        return f"the camera turned to the {labels['ego_rotation']} by about {round(labels['ego_rotation_deg'] / 10) * 10} degrees"
+    side = labels[kind.value]
+    return {
+        QuestionType.EGO_TRANSLATION: f"the camera moved to its {side}",
+        QuestionType.OBJECT_TRANSLATION: f"seen from the object it moved to the {side}",
+        QuestionType.EGO_ROTATION: f"the camera turned to the {side}",
+        QuestionType.EGO_VERTICAL: f"the camera moved {side}",
+        QuestionType.EGO_DEPTH: f"the camera moved {side}",
+    }[kind]

@@ -57,5 +57,3 @@ def contradictions(
     if letter is not None and question is not None and letter != question.answer_letter:
         found.append(Contradiction("letter", letter))
     return found
-
-

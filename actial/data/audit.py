@@ -18,7 +18,9 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from actial.data.shards import ShardFiles, atomic
+from actial.data.checks import Checks, Rows, check_set, letter_table
+from actial.data.shards import ShardFiles
+from actial.files import atomic, write_json
 from actial.hashing import hash_int
 
 PHOTO = 200  # height of a photo on a sheet, pixels
@@ -38,19 +40,27 @@ STYLE = (
 def pair_card(row: Mapping, photos: list[np.ndarray]) -> Image.Image:
     """Both photos of a pair with the answer drawn on the first, and the map from above."""
     resized = [_to_height(pixels) for pixels in photos]
-    _draw_answer(resized[0], row["labels"])
+    if row["motion"] == "horizontal":
+        _draw_answer(resized[0], row["labels"])
     parts = [*resized, _map(row["geom"])]
     card = Image.new("RGB", (sum(p.width for p in parts) + GAP * (len(parts) + 1), PHOTO + 46), "white")
     x = GAP
     for part in parts:
         card.paste(part, (x, 40))
         x += part.width + GAP
-    labels, draw = row["labels"], ImageDraw.Draw(card)
-    degrees = "" if labels["ego_rotation_deg"] is None else f" {labels['ego_rotation_deg']:.0f} deg"
-    moved = f"camera moved {labels['ego_translation']}, turned {labels['ego_rotation']}{degrees}"
-    draw.text((GAP, 2), f"{moved}; from the object: {labels['object_translation']}", fill=INK, font=_font(14))
+    draw = ImageDraw.Draw(card)
+    draw.text((GAP, 2), _answer_line(row), fill=INK, font=_font(14))
     draw.text((GAP, 20), f"{row['class_name']} {row['object_id']}: {' -> '.join(row['frame_names'])}", fill=(110, 110, 110), font=_font(12))
     return card
+
+
+def _answer_line(row: Mapping) -> str:
+    labels = row["labels"]
+    if row["motion"] != "horizontal":
+        return f"camera moved {next(iter(labels.values()))}"
+    degrees = "" if labels["ego_rotation_deg"] is None else f" {labels['ego_rotation_deg']:.0f} deg"
+    moved = f"camera moved {labels['ego_translation']}, turned {labels['ego_rotation']}{degrees}"
+    return f"{moved}; from the object: {labels['object_translation']}"
 
 
 def _to_height(pixels: np.ndarray) -> Image.Image:
@@ -130,38 +140,59 @@ def _draw(row: Mapping) -> int:
 
 
 def _balanced(rows: list[Mapping], count: int) -> list[Mapping]:
-    left = [row for row in rows if row["labels"]["ego_translation"] == "left"]
-    right = [row for row in rows if row["labels"]["ego_translation"] == "right"]
+    left = [row for row in rows if next(iter(row["labels"].values())) == "left"]
+    right = [row for row in rows if next(iter(row["labels"].values())) != "left"]
     head = [row for pair in zip(left, right, strict=False) for row in pair]
     return [*head, *left[len(right) :], *right[len(left) :]][:count]
 
 
-def write_audit(out: Path, rows: Iterable[Mapping], rejects: Mapping[str, Any], *, per_class: int, classes: int) -> None:
-    """Write out/audit.html from the finished shards in `out`; `rows` is the whole index, read once."""
+def write_audit(out: Path, rows: Rows, rejects: Mapping[str, Any], *, per_class: int, classes: int) -> None:
+    """Write out/audit.html and out/audit.json from the finished shards in `out`; `rows()` is the whole index, read anew each time."""
     angles: Counter[int] = Counter()
     labels: Counter[tuple[str, str, str]] = Counter()
 
     def counted() -> Iterable[Mapping]:
-        for row in rows:
-            angles[int(abs(row["geom"]["alpha_deg"]) // 10)] += 1
+        for row in rows():
+            if row["motion"] == "horizontal":
+                angles[int(abs(row["geom"]["alpha_deg"]) // 10)] += 1
             labels.update((row["split"], kind, side) for kind, side in row["labels"].items() if isinstance(side, str))
             yield row
 
     drawn = sampled_rows(counted(), per_class, classes)
     shards = ShardFiles(out)
+    checks = check_set(rows, shards)
+    write_json(out / "audit.json", checks.as_dict())
     body = [
         "<h1>Audit of the built pairs</h1>",
         "<p>Red: where the camera moved, seen from the camera. Blue: how it turned. Map from above: camera 1 below the object.</p>",
+        "<h2>Checks</h2>",
+        _check_list(checks),
         "<h2>Angle between the photos</h2>",
         _bars({f"{ten * 10} to {ten * 10 + 10} degrees": n for ten, n in sorted(angles.items())}),
         "<h2>Labels</h2>",
         _label_table(labels),
+        "<h2>Position of the right answer</h2>",
+        *(f"<p>{escape(kind)}</p>{_bars(counts)}" for kind, counts in letter_table(checks.letters)),
         *_reject_tables(rejects),
         *(f"<h2>{escape(name)}</h2>{_picture(sheet(chosen, shards))}" for name, chosen in drawn.items()),
     ]
     page = f"<!doctype html><meta charset=utf-8><title>actial audit</title><style>{STYLE}</style>{''.join(body)}"
     with atomic(out / "audit.html") as file:
         file.write(page.encode())
+    for warning in checks.warnings():
+        print(f"warning: {warning}.")
+
+
+def _check_list(checks: Checks) -> str:
+    lines = [
+        f"objects in more than one split: {checks.shared_groups}",
+        f"pictures in more than one split: {checks.shared_pictures}",
+        f"nearly equal pictures in training and held-out rows (of a sample): {len(checks.near_duplicates)}",
+        f"always the most frequent answer: {float(checks.prior.value):.3f} of {checks.prior.n} questions",
+        f"only from where the object stands in the pictures: {float(checks.centroids.value):.3f} of {checks.centroids.n} questions",
+        *(f"<b>Warning: {escape(warning)}.</b>" for warning in checks.warnings()),
+    ]
+    return f"<ul><li>{'<li>'.join(lines)}</ul>"
 
 
 def _picture(image: Image.Image) -> str:
@@ -181,9 +212,10 @@ def _bars(counts: Mapping[str, int]) -> str:
 def _label_table(labels: Mapping[tuple[str, str, str], int]) -> str:
     lines = []
     for split, kind in sorted({(split, kind) for split, kind, _ in labels}):
-        left, right = labels.get((split, kind, "left"), 0), labels.get((split, kind, "right"), 0)
-        lines.append(f"<tr><td>{split}<td>{kind}<td class=n>{left}<td class=n>{right}<td class=n>{left / (left + right):.3f}")
-    return f"<table><tr><th>split<th>question<th>left<th>right<th>share left</tr>{''.join(lines)}</table>"
+        sides = {side: n for (s, k, side), n in sorted(labels.items()) if (s, k) == (split, kind)}
+        shares = ", ".join(f"{side} {n} ({n / sum(sides.values()):.3f})" for side, n in sides.items())
+        lines.append(f"<tr><td>{split}<td>{kind}<td>{shares}")
+    return f"<table><tr><th>split<th>question<th>answers</tr>{''.join(lines)}</table>"
 
 
 def _reject_tables(rejects: Mapping[str, Any]) -> list[str]:

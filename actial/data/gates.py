@@ -87,15 +87,20 @@ def _model_faults(capture: Capture, gates: GateConfig) -> list[str]:
 
 
 def _up_faults(up: g.UpEstimate, view: g.ViewGeometry, gates: GateConfig) -> tuple[list[str], bool]:
-    """Rejecting faults, and whether degrees may be trusted: moderate roll alone costs the degrees, not the sides."""
+    """Rejecting faults, and whether degrees may be trusted: moderate roll alone costs the degrees, not the sides.
+
+    A camera that rolls steadily on a level orbit is, but for its larger rms roll, a level camera whose elevation drifts about a tilted up:
+    sides stay right, degrees do not.
+    """
     drifts = float(np.std(view.elevation)) > gates.drift_elevation_std
+    trusted_roll = min(gates.max_up_roll, gates.max_drift_roll) if drifts else gates.max_up_roll
     checks = {
         "sideways": not up.sideways,
         "up_short_arc": up.sv2 >= gates.min_up_sv2,
         "up_rolled": up.rms_roll <= gates.max_roll,  # beyond it most photos fail the roll gate, and up itself is in doubt
-        "up_disagreement": up.axis_angle <= gates.max_up_axis_angle or drifts,
+        "up_disagreement": up.axis_angle <= gates.max_up_axis_angle or (drifts and up.rms_roll <= trusted_roll),
     }
-    return [name for name, ok in checks.items() if not ok], up.rms_roll <= gates.max_up_roll
+    return [name for name, ok in checks.items() if not ok], up.rms_roll <= trusted_roll
 
 
 def _arc_faults(around: np.ndarray, gates: GateConfig, *, ordered: bool) -> list[str]:
@@ -192,33 +197,71 @@ def _in_the_middle(frames: list[Frame], point: np.ndarray, share: float) -> np.n
 # ---------------------------------------------------------------- pairs
 
 
-def judge_pairs(
-    capture: CaptureGeometry, first: np.ndarray, second: np.ndarray, gates: GateConfig
-) -> tuple[g.PairGeometry, np.ndarray, Counter[str]]:
-    """Ordered pairs (m,) of frame indices -> their geometry, which are accepted (m,), and how many fail each gate."""
-    R, C, view = capture.R, capture.C, capture.view
-    p = g.pair_geometry(R[first], C[first], R[second], C[second], capture.centre.point, capture.up.up)
-    low, high = gates.min_angle + gates.angle_margin - TOLERANCE_DEG, gates.max_angle - gates.angle_margin + TOLERANCE_DEG
-    alpha, yaw = np.abs(p.alpha), np.abs(p.yaw)
-    ratio = view.rho[second] / view.rho[first]
-    frame_ok = {
+@dataclass(slots=True, kw_only=True)
+class JudgedPairs:
+    """Ordered pairs (m,) of frame indices and what each shows; a pair belongs to one motion at most."""
+
+    first: np.ndarray
+    second: np.ndarray
+    motion: g.PairGeometry
+    horizontal: np.ndarray  # (m,) bool: the accepted ones
+    vertical: np.ndarray
+    depth: np.ndarray
+    failed: Counter[str]  # how many fail each gate of a horizontal pair
+
+
+def usable_views(capture: CaptureGeometry, gates: GateConfig) -> dict[str, np.ndarray]:
+    """Gate -> (n,) bool over the frames: from where, and how held, a photo shows the object well enough to ask about it."""
+    view = capture.view
+    return {
         "off_axis": view.off_axis <= np.minimum(gates.max_off_axis, gates.max_off_axis_fov * capture.half_fov),
         "elevation": (gates.min_elevation <= view.elevation) & (view.elevation <= gates.max_elevation),
         "heading": view.heading_level >= gates.min_heading_level,
         "roll": np.abs(view.roll) <= gates.max_roll,
         "centre_out_of_photo": capture.central,
     }
+
+
+def judge_pairs(capture: CaptureGeometry, first: np.ndarray, second: np.ndarray, gates: GateConfig) -> JudgedPairs:
+    """Which ordered pairs (m,) show an honest horizontal, vertical or forward motion."""
+    R, C, view = capture.R, capture.C, capture.view
+    p = g.pair_geometry(R[first], C[first], R[second], C[second], capture.centre.point, capture.up.up)
+    low, high = gates.min_angle + gates.angle_margin - TOLERANCE_DEG, gates.max_angle - gates.angle_margin + TOLERANCE_DEG
+    alpha, yaw = np.abs(p.alpha), np.abs(p.yaw)
+    ratio = view.rho[second] / view.rho[first]
+    rise = np.abs(view.elevation[first] - view.elevation[second])
+    frame_ok = {name: ok[first] & ok[second] for name, ok in usable_views(capture, gates).items()}
     checks = {
         "angle": (low <= alpha) & (alpha <= high),
         "yaw": (low <= yaw) & (yaw <= high),
         "sign": (np.sign(p.alpha) == np.sign(p.s)) & (np.sign(p.alpha) == -np.sign(p.yaw)),
         "angle_yaw_gap": np.abs(alpha - yaw) <= gates.max_angle_gap,
         "up_free": np.abs(p.rotation_full - alpha) <= gates.max_up_free_gap,
-        "elevation_change": np.abs(view.elevation[first] - view.elevation[second]) <= gates.max_elevation_change,
+        "elevation_change": rise <= gates.max_elevation_change,
         "vertical": np.abs(p.vertical) <= p.horizontal,
         "distance": (1 / gates.max_distance_ratio <= ratio) & (ratio <= gates.max_distance_ratio),
         "small_motion": np.abs(p.s) >= gates.min_s,
-        **{name: ok[first] & ok[second] for name, ok in frame_ok.items()},
+        **frame_ok,
     }
-    failed = Counter({name: int((~ok).sum()) for name, ok in checks.items() if not ok.all()})
-    return p, np.logical_and.reduce(list(checks.values())), failed
+    straight = np.logical_and.reduce(list(frame_ok.values())) & (np.maximum(alpha, yaw) <= gates.max_side_angle)
+    return JudgedPairs(
+        first=first,
+        second=second,
+        motion=p,
+        horizontal=np.logical_and.reduce(list(checks.values())),
+        vertical=straight & (rise >= gates.min_rise) & (np.abs(p.vertical) >= np.maximum(gates.min_s, p.horizontal)),
+        depth=straight & (rise < gates.min_rise) & _approaches(capture, p, first, second, gates),
+        failed=Counter({name: int((~ok).sum()) for name, ok in checks.items() if not ok.all()}),
+    )
+
+
+def _approaches(capture: CaptureGeometry, p: g.PairGeometry, first: np.ndarray, second: np.ndarray, gates: GateConfig) -> np.ndarray:
+    """Clearly nearer or farther, along the first camera's own axis more than across it."""
+    far = np.linalg.norm(capture.C - capture.centre.point, axis=1)
+    change = np.abs(np.log(far[second] / far[first]))
+    ahead = p.t[:, 2]
+    return (
+        (change >= np.log(gates.min_approach))
+        & (np.sign(ahead) == np.sign(far[first] - far[second]))
+        & (np.abs(ahead) >= np.linalg.norm(p.t[:, :2], axis=1))
+    )

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from actial.data.shards import write_json
 from actial.errors import UserError
+from actial.files import write_json
 from actial.progress import Progress
 
 PARTS = ".build"  # folder of unfinished work inside the output folder
@@ -56,15 +56,19 @@ def processes(count: int) -> Iterator[ProcessPoolExecutor | None]:
 
 
 @contextmanager
-def claimed(out: Path, identity: Mapping[str, str]) -> Iterator[None]:
-    """`out` belongs to this build: new, or an unfinished one of the same configuration and captures, and no other process works in it."""
+def claimed(out: Path, identity: Mapping[str, str], part: int | None = None) -> Iterator[None]:
+    """`out` belongs to this build: new, or an unfinished one of the same configuration and captures, and no other process does the same work.
+
+    The parts of a divided build work side by side; joining them (part None) waits for none and refuses while one runs.
+    """
     parts, marker = out / PARTS, out / PARTS / "build.json"
     if not marker.is_file() and out.is_dir() and any(path.name != PARTS for path in out.iterdir()):
         raise UserError(f"out={out} holds other files: give a new folder.")
     parts.mkdir(parents=True, exist_ok=True)
-    with (parts / "lock").open("w") as lock:
+    with (parts / "lock").open("w") as whole, (parts / f"lock-{part}").open("w") as own:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(whole, (fcntl.LOCK_EX if part is None else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+            fcntl.flock(own, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UserError(f"out={out} is being written by another build: wait for it, or give another folder.") from error
         if marker.is_file():
@@ -73,8 +77,9 @@ def claimed(out: Path, identity: Mapping[str, str]) -> Iterator[None]:
                 raise UserError(f"out={out} was begun with other captures in source.root: remove it, or give another folder.")
         else:
             write_json(marker, identity)
-        for stale in [*out.glob(".*.tmp"), *parts.glob(".*.tmp")]:  # of a process that was killed
-            stale.unlink()
+        if part is None:
+            for stale in [*out.glob(".*.tmp"), *parts.glob(".*.tmp")]:  # of a process that was killed
+                stale.unlink()
         yield
 
 
