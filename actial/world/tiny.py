@@ -111,6 +111,7 @@ def tiny_config(
             "max_position_embeddings": 4096,
             "rope_parameters": {"rope_type": "default", "mrope_section": [4, 6, 6], "rope_theta": 10_000.0},
             "tie_word_embeddings": True,
+            "initializer_range": width**-0.5,  # the usual 0.02 suits widths of thousands; here it would mute every block
             "bos_token_id": token("<|endoftext|>"),
             "eos_token_id": token("<|im_end|>"),
             "pad_token_id": token("<|endoftext|>"),
@@ -126,6 +127,7 @@ def tiny_config(
             "window_size": patch * 2 * 8,
             "fullatt_block_indexes": list(range(vision_layers)),
             "out_hidden_size": width,
+            "initializer_range": vision_width**-0.5,
         },
         tie_word_embeddings=True,
         image_token_id=token("<|image_pad|>"),
