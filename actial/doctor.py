@@ -12,7 +12,7 @@ from pathlib import Path
 from actial.cli import USER_ERROR, Exit, hydra_command
 from actial.config import Accelerator, Reference, SamplerKind, StageName, TrainConfig
 from actial.errors import UserError
-from actial.inputs import check_inputs, read_manifest, used_sets
+from actial.inputs import check_data_sets, check_model_path, read_manifest, used_sets
 
 GIB = 2**30
 
@@ -33,9 +33,15 @@ class Finding:
 
 
 def diagnose(config: TrainConfig) -> list[Finding]:
-    """All findings about a run with this config; a check that ends in UserError is a failure with its sentence."""
-    findings = []
+    """All findings about a run with this config; a check that ends in UserError is a failure with its sentence.
+
+    A check that needs what another has found missing is left out.
+    """
+    findings: list[Finding] = []
     for name, check in CHECKS.items():
+        failed = {finding.check for finding in findings if finding.status is Status.FAIL}
+        if failed & NEEDS.get(name, set()):
+            continue
         try:
             findings += [Finding(name, status, text) for status, text in check(config)]
         except UserError as error:
@@ -59,7 +65,7 @@ def check_run_folder(config: TrainConfig) -> Lines:
 def check_data(config: TrainConfig) -> Lines:
     from actial.data.shards import INDEX, file_sha256
 
-    check_inputs(config)
+    check_data_sets(config)
     for name, source in used_sets(config).items():
         manifest, root = read_manifest(name, source), Path(source.root)
         missing = [shard for shard in manifest["shards"] if not (root / shard).is_file()]
@@ -87,6 +93,7 @@ def check_model(config: TrainConfig) -> Lines:
     from actial.policy import PARTS, Policy
     from actial.rendering import PromptRenderer
 
+    check_model_path(config)
     renderer = PromptRenderer.load(config.model, config.prompt)
     policy = Policy.from_hub_config(config.model)
     if renderer.image_token_id != policy.spec.image_token_id:
@@ -203,6 +210,7 @@ CHECKS: dict[str, Callable[[TrainConfig], Lines]] = {
     "memory": check_memory,
     "sampler": check_sampler,
 }
+NEEDS = {"schedule": {"data"}, "first batch": {"data", "model"}, "memory": {"model"}}
 
 
 def table(findings: list[Finding]) -> str:

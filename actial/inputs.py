@@ -31,8 +31,8 @@ def read_manifest(name: str, config: SetConfig) -> dict[str, Any]:
     return manifest
 
 
-def check_inputs(config: TrainConfig) -> None:
-    """Raise UserError for a data set or split that is not there, and for a model path that is neither a model folder nor a hub id."""
+def check_data_sets(config: TrainConfig) -> None:
+    """Raise UserError for a data set or a split that is not there."""
     manifests = {name: read_manifest(name, source) for name, source in used_sets(config).items()}
     for name, source in config.benchmark.sets.items():
         owner, _, split = source.partition(":")
@@ -43,6 +43,10 @@ def check_inputs(config: TrainConfig) -> None:
             raise UserError(
                 f"data.sets.{name}.root={config.data.sets[name].root} has no rows to train on: it has {manifests[name]['rows']}."
             )
+
+
+def check_model_path(config: TrainConfig) -> None:
+    """Raise UserError for a model path that is neither a model folder nor a hub id."""
     folder = Path(config.model.path)
     if folder.is_dir():
         if not (folder / "config.json").is_file():

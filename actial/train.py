@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from actial.cli import hydra_command
 from actial.config import TrainConfig
-from actial.inputs import check_inputs
+from actial.inputs import check_data_sets, check_model_path
 from actial.runs import open_run
 
 
@@ -13,7 +13,8 @@ def train(config: TrainConfig) -> None:
 
     Raises UserError for wrong input; Exit(143) when stopped by a signal, with everything saved.
     """
-    check_inputs(config)
+    check_data_sets(config)
+    check_model_path(config)
     with open_run(config) as run:
         if run.finished:
             print(f"{run.folder} is finished: its results are in {run.folder / 'report.html'}.")
