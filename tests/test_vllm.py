@@ -14,7 +14,8 @@ from actial.config import LoraConfig, ModelConfig, PartConfig, PromptConfig, Sam
 from actial.grpo.engine import EngineSampler, Request, open_engine_sampler
 from actial.grpo.sampler import HFSampler, as_trunks
 from actial.grpo.sync import EngineFault, check_coverage, engine_name, trainer_names
-from actial.policy import Law, Policy
+from actial.head import Law
+from actial.policy import Policy
 from actial.rendering import PromptRenderer
 from actial.trunk import Branch, pack
 from actial.types import AnswerMode, Completion, Example, FinishReason, Prompt, Question, SamplingParams

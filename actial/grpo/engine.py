@@ -19,7 +19,8 @@ from actial.errors import UserError
 from actial.grpo.sampler import as_trunks
 from actial.grpo.sync import EngineFault, engine_name, named_weights, trainer_names, weights_version
 from actial.hashing import hash_int
-from actial.policy import Law, Policy
+from actial.head import Law
+from actial.policy import Policy
 from actial.rendering import PromptRenderer
 from actial.trunk import Branch, pack
 from actial.types import Completion, FinishReason, Prompt, SamplingParams

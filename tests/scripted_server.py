@@ -1,0 +1,68 @@
+"""A process that speaks the part of vLLM's server which ServerEngine uses: python scripted_server.py PORT FOLDER.
+
+Its samples depend on the request alone. Files in FOLDER steer it: `die` = end by SIGKILL during the next generation (and remove the file),
+`sleep` = answer generations after so many seconds; every path asked for is appended to `asked`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+PORT, FOLDER = int(sys.argv[1]), Path(sys.argv[2])
+
+
+def generate(body: dict) -> dict:
+    if (FOLDER / "die").exists():
+        (FOLDER / "die").unlink()
+        os.kill(os.getpid(), signal.SIGKILL)
+    if (FOLDER / "sleep").exists():
+        time.sleep(float((FOLDER / "sleep").read_text()))
+    seed = body["sampling_params"]["seed"] % 97
+    content = [{"token_id": seed + step, "logprob": -0.5 - step, "top_logprobs": []} for step in range(2)]
+    choices = [
+        {"index": member, "token_ids": [seed, seed + 1], "finish_reason": "stop", "logprobs": {"content": content}}
+        for member in range(body["sampling_params"]["n"])
+    ]
+    return {"prompt_token_ids": body["token_ids"], "choices": choices}
+
+
+ANSWERS = {
+    "/health": lambda _: {},
+    "/v1/models": lambda _: {"data": [{"max_model_len": 128}]},
+    "/inference/v1/generate": generate,
+    "/weight_checker": lambda _: {"checksums": {"dp0:pp0:pcp0:tp0:visual.merger.ln_q.weight": "x"}},
+    "/collective_rpc": lambda _: {"results": []},
+    "/reset_prefix_cache": lambda _: {"success": True},
+    "/reset_encoder_cache": lambda _: {},
+    "/reset_mm_cache": lambda _: {},
+}
+
+
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.reply({})
+
+    def do_POST(self) -> None:
+        self.reply(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+
+    def reply(self, body: dict) -> None:
+        if self.path != "/health":
+            with (FOLDER / "asked").open("a") as file:
+                file.write(json.dumps([self.path, body.get("kwargs")]) + "\n")
+        raw = json.dumps(ANSWERS[self.path](body)).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(raw)))
+        self.end_headers()
+        self.wfile.write(raw)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+ThreadingHTTPServer(("127.0.0.1", PORT), Handler).serve_forever()
