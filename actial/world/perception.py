@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from actial.chains import HOURS, clock_steps, describe_views, known_hours, object_phrase, think_target
-from actial.hashing import hash_int, hash_shuffle
+from actial.hashing import hash_choice, hash_int, hash_shuffle
 from actial.questions import multiple_choice_text
 from actial.types import AnswerMode, Question
 
@@ -82,7 +82,8 @@ def clock_question(draw: str) -> Question:
     """Text only: the order of the hours on a clock face."""
     first, second = hash_int("first", draw) % 12, hash_int("second", draw) % 12
     steps = clock_steps(first, second)
-    text = f"On a clock, which is the shorter way from {HOURS[first]} to {HOURS[second]}?"
+    forms = ("On a clock, which is the shorter way from {} to {}?", "Which way round is it from {} o'clock to {} o'clock?")
+    text = hash_choice(forms, "form", draw).format(HOURS[first], HOURS[second])
     if steps == 0:
         target = "no way at all"
     elif steps == 6:
