@@ -59,7 +59,7 @@ class ModelConfig:
     max_pixels: int = num(518_400, "[1, 1e8]")  # 960 x 540, paper release
     row_tokens: int = num(512, "[16, 1e7]")  # capacity of one packed row
     micro_tokens: int = num(16_384, "[16, 1e8]")  # budget of one micro-batch (all its rows)
-    head_chunk_tokens: int = num(2_048, "[1, 1e7]")  # scored positions per vocabulary projection
+    head_chunk_tokens: int = num(256, "[1, 1e7]")  # scored positions per vocabulary projection; peak memory is about 5 x this x vocabulary
     lora: LoraConfig = field(default_factory=LoraConfig)
     vision: PartConfig = field(default_factory=PartConfig)
     merger: PartConfig = field(default_factory=PartConfig)
@@ -631,6 +631,34 @@ class BuildConfig:
     audit_classes: int = num(16, "[1, inf)")
 
 
+# ---------------------------------------------------------------- chains by a teacher
+
+
+@dataclass(kw_only=True, slots=True)
+class ChainsConfig:
+    """`python -m actial.chains`: a teacher behind an OpenAI-compatible server writes chains of thought for pairs of a built set."""
+
+    pairs: str = MISSING  # a set that actial.build wrote
+    split: str = "train"
+    out: str = MISSING
+    url: str = "https://api.openai.com/v1"
+    teacher: str = MISSING  # the model's name on that server
+    key_variable: str = "OPENAI_API_KEY"  # environment variable that holds the key; a local server needs none
+    limit: int = num(1000, "[1, inf)")  # pairs, drawn by hash (paper: about 1,000)
+    attempts: int = num(2, "[1, 100]")  # answers asked for one pair until the verifier accepts one
+    concurrency: int = num(8, "[1, 4096]")  # requests in flight
+    retries: int = num(6, "[0, 100]")  # of a request that met a fault of the server or the line
+    backoff_s: float = num(1.0, "[0, 3600]")  # before the first retry; doubles each time
+    max_backoff_s: float = num(60.0, "[0, 3600]")
+    timeout_s: float = num(180.0, "(0, 1e6]")
+    max_tokens: int = num(1500, "[1, 1e6]")
+    temperature: float = num(0.7, "[0, 10]")
+    price_in: float = num(0.0, "[0, inf)")  # per million prompt tokens, in any currency; for the ledger
+    price_out: float = num(0.0, "[0, inf)")
+    max_cost: float = num(0.0, "[0, inf)")  # stop asking beyond it; 0 = no limit
+    seed: int = 0
+
+
 # ---------------------------------------------------------------- procedural world
 
 
@@ -743,6 +771,7 @@ ASSETS = Path(__file__).parent / "assets"
 SCHEMAS: dict[str, type] = {
     "train_schema": TrainConfig,
     "build_schema": BuildConfig,
+    "chains_schema": ChainsConfig,
     "world_schema": WorldConfig,
     "tiny_schema": TinyConfig,
     "evaluate_schema": EvaluateConfig,

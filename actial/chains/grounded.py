@@ -16,7 +16,7 @@ HOURS = ("twelve", "one", "two", "three", "four", "five", "six", "seven", "eight
 
 
 def hour(azimuth_deg: float) -> int:
-    """Clock hour 0..11 (0 = twelve o'clock) of a camera at `azimuth_deg`, counter-clockwise from the object's front: 90, its own left -> 9."""
+    """Clock hour 0..11 (0 = twelve) of a camera at `azimuth_deg`, counter-clockwise from the object's front: 90, its own left -> 9."""
     return int(-round(azimuth_deg / 30.0)) % 12
 
 

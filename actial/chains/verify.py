@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from actial.chains.grounded import HOURS, known_hours
@@ -16,16 +16,20 @@ class Contradiction:
     claim: str
 
 
-_SIDE = r"(left|right)"
-_CLAIMS = {
-    "ego_translation": re.compile(rf"camera (?:has )?(?:moved|moves|went|shifted) to its (?:own )?{_SIDE}"),
-    "object_translation": re.compile(
-        rf"(?:seen|viewed) from the \w+,? (?:the camera|it) (?:has )?(?:moved|moves|went|shifted) to (?:the|its) {_SIDE}"
-    ),
-    "ego_rotation": re.compile(rf"camera (?:has )?(?:turned|turns|rotated|rotates) to (?:the|its) {_SIDE}"),
-}
-_TURN = re.compile(r"\b(counter-clockwise|anti-clockwise|clockwise)\b")
+_SIDE = r"(?:(?:to|towards?) )?(?:(?:the|its|their)(?: own)? )?(left|right)(?:wards?)?\b"
+_SUBJECT = r"(?:camera|photographer|viewpoint|it)"
+_WORDS = r"(?:[\w-]+ ){0,3}?"  # "has clearly", "around the object"
+_MOVED = r"(?:mov(?:ed?|es|ing)|went|goes|shift(?:ed|s)?|translat(?:ed|es)|travel(?:led|ed|s)|slid(?:es)?|stepped|circled|orbit(?:ed|s))"
+_TURNED = r"(?:turn(?:ed|s|ing)?|rotat(?:ed?|es|ing)|pann?(?:ed|s)|yaw(?:ed|s)?|swung|pivot(?:ed|s)?)"
+_MOVE_CLAIM = re.compile(rf"\b{_SUBJECT} {_WORDS}{_MOVED} {_WORDS}{_SIDE}")
+_TURN_CLAIM = re.compile(rf"\b{_SUBJECT} {_WORDS}{_TURNED} {_WORDS}{_SIDE}")
+_DENIED = re.compile(r"\b(?:not|never|neither|rather than|instead of)\b")
+_VIEW = r"(?:view|perspective|point of view)"
+_CAMERA_VIEW = re.compile(rf"\b(?:from|in) (?:the )?(?:camera|photographer)|camera's (?:own )?{_VIEW}|\bits own\b")
+_SENTENCE = re.compile(r"(?<=[.!?;\n])\s+|\n+")
+_AROUND = re.compile(r"\b(counter-?clockwise|anti-?clockwise|clockwise)\b")
 _DEGREES = re.compile(r"(\d+(?:\.\d+)?)\s*(?:degrees|°)")
+_OTHER_ANGLE = re.compile(r"\b(?:elevat|pitch|tilt|roll|height|higher|lower|above|below|upward|downward)")
 _HOURS = re.compile(rf"({'|'.join(HOURS)}) o'clock")
 
 
@@ -39,21 +43,45 @@ def contradictions(
     name the true option too.
     """
     found: list[Contradiction] = []
-    low = text.lower()
-    for label, pattern in _CLAIMS.items():
-        for match in pattern.finditer(low):
-            if match.group(1) != row["labels"][label]:
-                found.append(Contradiction(label, match.group(0)))
-    turn = "clockwise" if row["geom"]["alpha_deg"] < 0 else "counter-clockwise"
-    for match in _TURN.finditer(low):
-        if match.group(1).replace("anti", "counter") != turn:
+    low = text.lower().replace("\u2019", "'")
+    labels, alpha = row["labels"], row["geom"]["alpha_deg"]
+    for sentence in _SENTENCE.split(low):
+        for label, claim, side in _claims(sentence, row):
+            if labels.get(label) is not None and side != labels[label]:
+                found.append(Contradiction(label, claim))
+        for match in _DEGREES.finditer(sentence):
+            if not _OTHER_ANGLE.search(sentence) and abs(float(match.group(1)) - abs(alpha)) > degrees_tolerance:
+                found.append(Contradiction("degrees", match.group(0)))
+    turn = "clockwise" if alpha < 0 else "counterclockwise"
+    for match in _AROUND.finditer(low):
+        if match.group(1).replace("anti", "counter").replace("-", "") != turn:
             found.append(Contradiction("turn", match.group(0)))
-    for match in _DEGREES.finditer(low):
-        if abs(float(match.group(1)) - abs(row["geom"]["alpha_deg"])) > degrees_tolerance:
-            found.append(Contradiction("degrees", match.group(0)))
     for said, true in zip(_HOURS.findall(low), known_hours(row) or (), strict=False):
         if said != HOURS[true]:
             found.append(Contradiction("hour", f"{said} o'clock"))
-    if letter is not None and question is not None and letter != question.answer_letter:
+    if letter is not None and question is not None and letter != question.answer:
         found.append(Contradiction("letter", letter))
     return found
+
+
+def _claims(sentence: str, row: Mapping) -> Iterator[tuple[str, str, str]]:
+    """(label, words, side) of every side the sentence gives the camera's motion or turn."""
+    names = sorted({"object", *str(row.get("class_name", "object")).lower().split()})
+    noun = "(?:" + "|".join(map(re.escape, names)) + ")"
+    object_view = re.compile(
+        rf"\b(?:seen|viewed) from (?:the )?(?!camera|photographer)\w+"
+        rf"|(?<!away )\bfrom (?:the )?{noun}\b|\b(?:perspective|view|viewpoint) of (?:the )?{noun}\b"
+        rf"|\b{noun}'s (?:own )?{_VIEW}"
+    )
+    for match in _MOVE_CLAIM.finditer(sentence):
+        if _DENIED.search(match.group(0)):
+            continue
+        seen_by_object = max((m.start() for m in object_view.finditer(sentence, 0, match.end())), default=-1)
+        seen_by_camera = max((m.start() for m in _CAMERA_VIEW.finditer(sentence, 0, match.end())), default=-1)
+        yield "object_translation" if seen_by_object > seen_by_camera else "ego_translation", match.group(0), match.group(1)
+    for match in _TURN_CLAIM.finditer(sentence):
+        if not _DENIED.search(match.group(0)):
+            yield "ego_rotation", match.group(0), match.group(1)
+    passed = re.search(rf"\b{noun}'s (?:own )?(left|right)\b.{{0,80}}?\b(?:its|{noun}'s) (?:own )?(left|right)\b", sentence)
+    if passed and passed.group(1) != passed.group(2):  # from one side of the object to the other
+        yield "object_translation", passed.group(0), passed.group(2)
