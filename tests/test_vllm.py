@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -195,7 +196,7 @@ def plant(sampler: EngineSampler, renderer: PromptRenderer) -> Iterator[Callable
         return str(caught.value)
 
     yield message
-    vars(sampler.engine).pop("synced_to")
+    sampler.engine.synced_to = None
 
 
 def corrupt(monkeypatch: pytest.MonkeyPatch, sampler: EngineSampler, change: Callable[[str, torch.Tensor], torch.Tensor | None]) -> None:
@@ -264,7 +265,8 @@ def test_images_in_another_order_are_named(plant, sampler, renderer, monkeypatch
 
 
 def test_unscaled_logprobs_are_named(plant, sampler, monkeypatch) -> None:
-    monkeypatch.setattr(worker_of(sampler).sampler, "logprobs_mode", "raw_logprobs")
+    for owner in (worker_of(sampler).sampler, worker_of(sampler).sampler.topk_topp_sampler):
+        monkeypatch.setattr(owner, "logprobs_mode", "raw_logprobs")
     assert "not divided by the temperature" in plant()
 
 
@@ -285,3 +287,24 @@ def test_a_forced_placeholder_is_named(sampler: EngineSampler, renderer: PromptR
     monkeypatch.setattr(sampler, "check", lambda prompt: None)
     with pytest.raises(EngineFault, match=rf"placeholder ids \[{renderer.image_token_id}\]; its ban \(logit_bias\) has no effect"):
         sampler.generate(prompts_of(renderer, 1), 1, SamplingParams(max_tokens=2))
+
+
+# ---------------------------------------------------------------- a server of its own
+
+
+@pytest.mark.slow
+def test_vllm_s_own_server_agrees_before_and_after_a_sync(folder: Path, renderer: PromptRenderer, tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{probe.getsockname()[1]}"
+    config = SamplerConfig(kind=SamplerKind.vllm_server, url=url, folder=str(tmp_path), engine=dict(ENGINE))
+    policy = load_policy(folder)
+    sampler, prompts = open_engine_sampler(config, policy, renderer), prompts_of(renderer, 4)
+    try:
+        assert gap(sampler, prompts) <= 1e-5
+        shake(policy, seed=1, scale=0.02)
+        assert gap(sampler, prompts, temperature=0.7) <= 1e-5
+        assert sampler.figures["probe_moved"] > 0.01
+        assert str(folder) not in sampler.engine.weights
+    finally:
+        sampler.engine.close()

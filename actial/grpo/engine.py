@@ -60,6 +60,7 @@ class Engine(Protocol):
     """What runs requests elsewhere: in this process (vllm_sampler.py) or in a server (server_sampler.py)."""
 
     max_model_len: int
+    synced_to: tuple[int, int] | None  # `weights_version` of the weights in place, once they are proven; None: unknown or given up
 
     def run(self, requests: list[Request]) -> list[Reply]: ...
 
@@ -71,6 +72,9 @@ class Engine(Protocol):
     def reset_prefix_cache(self) -> None: ...
 
     def reset_encoder_cache(self) -> None: ...
+
+    def sleep(self) -> None:
+        """Give memory back until the next sync, where the engine can."""
 
     def compare(self, name: str, expected: torch.Tensor) -> str:
         """ "same", "transposed", "different", or "unknown" where the engine's weights cannot be read."""
@@ -113,6 +117,7 @@ class EngineSampler:
                 )
         self.sync(prompts)
         replies = self.engine.run([self._request(prompt, self._sampling(prompt, n, params)) for prompt in prompts])
+        self.engine.sleep()
         return [self._completions(prompt, reply) for prompt, reply in zip(prompts, replies, strict=True)]
 
     # ------------------------------------------------------------ requests and replies
@@ -168,7 +173,7 @@ class EngineSampler:
         """
         engine = self.engine
         version = weights_version(self.policy)
-        if getattr(engine, "synced_to", None) == version:
+        if engine.synced_to == version:
             return
         if self.probe is None:
             self.probe = max(prompts, key=lambda prompt: (len(prompt.images), len(prompt.trunk_ids)))
@@ -176,7 +181,7 @@ class EngineSampler:
         engine.load(named_weights(self.policy))
         seconds = time.perf_counter() - started
         self.check(self.probe)
-        engine.synced_to = version  # type: ignore[attr-defined]  # several samplers may share an engine
+        engine.synced_to = version
         self.figures["sync_seconds"] = seconds
 
     def check(self, prompt: Prompt) -> None:

@@ -32,6 +32,7 @@ from actial.errors import UserError
 from actial.grpo.engine import Output, Reply, Request
 from actial.grpo.sync import EngineFault, check_coverage
 from actial.hf_io import WEIGHT_FILES
+from actial.runs import is_main_process
 
 LOG_LINES = 15  # of a died server, in the message
 POLL_S = 0.5
@@ -78,7 +79,9 @@ class ServerEngine:
         self.command = command
         self.client = httpx.Client(base_url=self.url, timeout=config.timeout_s)
         self.server: ServerProcess | None = None
-        if config.start:
+        self.synced_to: tuple[int, int] | None = None
+        self.leads = is_main_process()  # of several trainer ranks, one runs the server and hands the weights over
+        if config.start and self.leads:
             self._start()
         else:
             self._wait_until_healthy()
@@ -190,7 +193,13 @@ class ServerEngine:
 
     def load(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
         """Write a checkpoint beside the last one, have the server reload from it, drop its caches and the last one."""
-        tensors = {name: tensor.contiguous().cpu() for name, tensor in weights}
+        tensors = {name: tensor.contiguous().cpu() for name, tensor in weights}  # gathers shards, so on every rank
+        if self.leads:
+            self._hand_over(tensors)
+        if torch.distributed.is_initialized():
+            torch.distributed.barrier()
+
+    def _hand_over(self, tensors: dict[str, torch.Tensor]) -> None:
         names = self.parameter_names()
         tied = {"lm_head.weight"} if "language_model.lm_head.weight" not in names else set()  # the checksums list a tied weight once
         check_coverage(names, set(tensors) - tied)
@@ -229,6 +238,9 @@ class ServerEngine:
     def reset_encoder_cache(self) -> None:
         self._post("/reset_encoder_cache", {})
         self._post("/reset_mm_cache", {})
+
+    def sleep(self) -> None:
+        pass  # its memory is not the trainer's
 
     def compare(self, name: str, expected: torch.Tensor) -> str:
         return "unknown"  # the server does not show its weights

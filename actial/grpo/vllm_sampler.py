@@ -89,11 +89,11 @@ class VLLMEngine:
         torch.set_num_threads = set_num_threads  # the CPU build replaces it by a function that does nothing
         torch.set_num_threads(threads)
         self.max_model_len: int = self.llm.model_config.max_model_len
+        self.synced_to: tuple[int, int] | None = None
         self.sleeps = bool(arguments.get("enable_sleep_mode"))
         self.asleep = False
 
     def run(self, requests: list[Request]) -> list[Reply]:
-        self._wake()
         prompts: list[dict[str, Any]] = []
         for request in requests:
             prompt: dict[str, Any] = {"prompt_token_ids": request.prompt_ids}
@@ -114,11 +114,12 @@ class VLLMEngine:
 
         vLLM's own `reload_weights` only warns of a missing tensor, and fills a fused layer's missing part with noise.
         """
-        self._wake("weights")
+        self._wake("weights")  # key-value memory only after the transfer (https://github.com/vllm-project/vllm/issues/36651)
         sent: list[str] = []
         self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": _recorded(weights, sent)})
         check_coverage(self.parameter_names(), sent)
-        self._wake()
+        self._wake("kv_cache")
+        self.asleep = False
         self.reset_encoder_cache()
         self.reset_prefix_cache()
 
@@ -138,21 +139,17 @@ class VLLMEngine:
     # ------------------------------------------------------------ memory (CUDA)
 
     def sleep(self) -> None:
-        """Give weights and key-value memory back to the trainer; a no-op unless enable_sleep_mode is set."""
+        """Give weights and key-value memory back to the trainer; does nothing unless enable_sleep_mode is set."""
         if self.sleeps and not self.asleep:
-            self.llm.sleep(level=2)
-            self.asleep = True
+            self.llm.sleep(level=2)  # the weights are dropped: the next sync sends them whether they changed or not
+            self.asleep, self.synced_to = True, None
             _log_memory("asleep")
 
-    def _wake(self, tag: str | None = None) -> None:
-        """Weights first, key-value memory after the transfer, so that both are never held beside the trainer's gathered tensors
-        (https://github.com/vllm-project/vllm/issues/36651)."""
-        if not self.asleep:
-            return
-        torch.cuda.empty_cache()
-        self.llm.wake_up(tags=[tag] if tag else ["kv_cache"])
-        self.asleep = tag is not None
-        _log_memory(f"awake: {tag or 'kv_cache'}")
+    def _wake(self, tag: str) -> None:
+        if self.asleep:
+            torch.cuda.empty_cache()
+            self.llm.wake_up(tags=[tag])
+            _log_memory(f"awake: {tag}")
 
 
 def _reply(answer: Any) -> Reply:
