@@ -19,10 +19,12 @@ import actial.chains.__main__ as command_line
 from actial.chains import contradictions
 from actial.chains.prompt import read_reply
 from actial.chains.teacher import teach
-from actial.config import ChainsConfig, ImageConfig, ImageFormat
+from actial.config import ChainsConfig, ColdStartConfig, DataConfig, ImageConfig, ImageFormat
+from actial.data.examples import ViewpointSet
 from actial.data.pictures import decode_bytes, encode
 from actial.data.shards import Sample, ShardSet, write_set
 from actial.errors import UserError
+from actial.types import AnswerMode
 
 PAIRS = 12
 KEY = "sk-secret-of-the-test"
@@ -277,6 +279,24 @@ def test_asking_stops_at_the_cost_limit_and_a_higher_one_goes_on(data, serve, tm
     assert len(lines(tmp_path / "out" / "chains.jsonl")) == 3
     teach(config(serve(), data, tmp_path / "out", max_cost=5.0, **prices))
     assert len(lines(tmp_path / "out" / "chains.jsonl")) == 5
+
+
+def test_chains_take_the_cold_start_s_share_of_the_draws(data, uninterrupted, tmp_path):
+    shards = ShardSet(data, "train")
+    few = tmp_path / "chains.jsonl"
+    few.write_text("".join((uninterrupted / "chains.jsonl").read_text().splitlines(keepends=True)[:3]))
+    cold = ColdStartConfig(ratio=0.25, source=str(few))
+    viewpoint = ViewpointSet(shards, DataConfig(questions_per_pair=3), cold, supervised=True, mode=None)
+    drawn = [viewpoint.example(i, epoch) for epoch in range(60) for i in range(PAIRS)]
+    told = [example for example in drawn if example.questions[0].mode is AnswerMode.THINK]
+    assert len(told) / len(drawn) == pytest.approx(0.25, abs=0.05)
+    assert {example.uid for example in told} == {"pair0", "pair1", "pair2"}
+    for example in told:
+        (question,) = example.questions
+        assert contradictions(question.target, example.row) == []
+        assert question.target.endswith(f"<answer>{question.answer_letter}</answer>")  # of this epoch's order of options
+    with pytest.raises(UserError, match="does not exist"):
+        ViewpointSet(shards, DataConfig(), ColdStartConfig(source=str(tmp_path / "none")), supervised=True, mode=None)
 
 
 def test_replies_are_read_in_any_dress():

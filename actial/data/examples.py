@@ -6,8 +6,10 @@ next row of that set's epoch order. Nothing but the number of consumed positions
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Protocol
 
 from actial.chains import grounded_chain, think_target
@@ -15,7 +17,7 @@ from actial.config import ColdStartConfig, DataConfig, MixConfig, SetConfig, Tas
 from actial.data.order import epoch_order, mixture_draw
 from actial.data.shards import ShardSet
 from actial.errors import UserError
-from actial.hashing import hash_unit
+from actial.hashing import hash_int, hash_unit
 from actial.questions import kinds_of, qa_question, viewpoint_question
 from actial.types import AnswerMode, Example, Question, QuestionType
 from actial.world.perception import clock_question, perception_questions
@@ -39,6 +41,12 @@ class ViewpointSet:
         self, shards: ShardSet, data: DataConfig, cold_start: ColdStartConfig, *, supervised: bool, mode: AnswerMode | None
     ) -> None:
         self.shards, self.data, self.cold_start, self.supervised, self.mode = shards, data, cold_start, supervised, mode
+        self.chains: dict[str, dict] = {}
+        if supervised and mode is not AnswerMode.DIRECT and cold_start.source != "grounded":
+            self.chains = read_chains(Path(cold_start.source))
+            self.told = [row for row in shards.rows if row["uid"] in self.chains]
+            if not self.told:
+                raise UserError(f"cold_start.source={cold_start.source} has no chain for a pair of {shards.root}: make it from this set.")
 
     def __len__(self) -> int:
         return len(self.shards)
@@ -56,10 +64,31 @@ class ViewpointSet:
         target = answer if question.mode is AnswerMode.DIRECT else think_target(grounded_chain(row, question), answer)
         return replace(question, target=target)
 
+    def _told(self, draw: str, epoch: int) -> Example:
+        """A pair that a teacher told about, in the place of another: a small set of chains is drawn with the ratio, again and again."""
+        row = self.told[hash_int("chain", draw, epoch) % len(self.told)]
+        chain = self.chains[row["uid"]]
+        question = viewpoint_question(row, QuestionType(chain["type"]), AnswerMode.THINK, epoch=epoch)
+        question = replace(question, target=think_target(chain["chain"], question.answer))
+        return Example(uid=row["uid"], images=self.shards.images(row), questions=[question], task="viewpoint", row=row)
+
     def example(self, index: int, epoch: int) -> Example:
         row = self.shards.rows[index]
+        if self.chains:
+            if self._mode(row["uid"], epoch) is AnswerMode.THINK:
+                return self._told(row["uid"], epoch)
         questions = [self._question(row, kind, epoch) for kind in kinds_of(row, self.data.questions_per_pair)]
         return Example(uid=row["uid"], images=self.shards.images(row), questions=questions, task="viewpoint", row=row)
+
+
+def read_chains(path: Path) -> dict[str, dict]:
+    """Pair id -> {type, chain}, as `python -m actial.chains` wrote them; raises UserError."""
+    if not path.is_file():
+        raise UserError(f"cold_start.source={path} does not exist: give chains.jsonl of `python -m actial.chains`, or grounded.")
+    try:
+        return {entry["uid"]: {"type": entry["type"], "chain": entry["chain"]} for entry in map(json.loads, path.open(encoding="utf-8"))}
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"cold_start.source={path} is not what `python -m actial.chains` writes ({error!r}): make it anew.") from error
 
 
 class QASet:
