@@ -1,7 +1,8 @@
 """What every command shares: a Hydra config becomes a checked typed object, and each way to fail has its exit code.
 
 0 done; 1 the user's input is wrong (one sentence on stderr); 2 a fault of ours (traceback kept in the run folder); 143 training stopped
-by a signal, all saved; 130 another Ctrl-C. Imports nothing heavy: a command imports what it needs inside its own function.
+by a signal, all saved; 130 another Ctrl-C. In a sweep a job of code 1 or 2 leaves its error.txt and the others
+run on. Imports nothing heavy: a command imports what it needs inside its own function.
 """
 
 from __future__ import annotations
@@ -9,10 +10,12 @@ from __future__ import annotations
 import errno
 import inspect
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -28,35 +31,53 @@ from actial.errors import UserError
 from actial.explain import CONF, explain, unknown_key, unknown_keys
 from actial.validation import validate
 
+ERROR = "error.txt"  # in the folder of a run: why it ended
+LONGEST_NAME = 140  # characters of a job's folder
 USER_ERROR, OUR_FAULT, INTERRUPTED, STOPPED = 1, 2, 130, 143  # the last two are 128 + SIGINT, 128 + SIGTERM, as shells report them
 
 
 class Exit(SystemExit):
     """The end of the process with an exit code of this module, its message already printed."""
 
+    def __init__(self, code: int, message: str = "") -> None:
+        super().__init__(code)
+        self.message = message
+
+
+class JobFailed(Exception):
+    """A job of a sweep ended with code 1 or 2; Hydra lets the others run before it raises this."""
+
 
 def hydra_command(
     config_name: str, *, folder_key: str, plus: tuple[str, ...] = (), shared: Callable[[DictConfig], bool] = lambda raw: False
-) -> Callable[[Callable[[Any], None]], Callable[[], None]]:
+) -> Callable[[Callable[[Any], Any]], Callable[[], None]]:
     """Decorate `run(config)` into the command line of conf/<config_name>.yaml, whose first default is its schema.
 
     `folder_key` names the config's output folder; in a multirun each job gets a subfolder of it, named by its overrides.
     Jobs for which `shared` holds work in the one folder the command names.
+    A sweep that looks for something, as Optuna's does, gets what `run` returns.
     `plus` are groups outside the defaults list, chosen by `+group=name`. The docstring of `run` heads the --help page.
 
     >>> @hydra_command("train", folder_key="run_dir", plus=("experiment",))
     ... def main(config: TrainConfig) -> None: ...
     """
 
-    def decorate(run: Callable[[Any], None]) -> Callable[[], None]:
-        def job(raw: DictConfig) -> None:
-            folder: list[Path] = []
-            with errors_reported(folder):
-                if HydraConfig.get().mode is RunMode.MULTIRUN and not shared(raw):
-                    raw[folder_key] = HydraConfig.get().runtime.output_dir
-                config = typed(raw)
-                folder.append(Path(getattr(config, folder_key)))
-                run(config)
+    def decorate(run: Callable[[Any], Any]) -> Callable[[], None]:
+        def job(raw: DictConfig) -> Any:
+            register()  # the worker process of a launcher starts without our resolvers
+            sweeping = HydraConfig.get().mode is RunMode.MULTIRUN
+            if sweeping and not shared(raw) and not OmegaConf.is_missing(raw, folder_key):
+                raw[folder_key] = str(Path(raw[folder_key]) / job_name(HydraConfig.get().job.override_dirname))
+            folder = [] if OmegaConf.is_missing(raw, folder_key) else [Path(raw[folder_key])]
+            try:
+                with errors_reported(folder):
+                    result = run(typed(raw))
+                (folder[0] / ERROR).unlink(missing_ok=True)  # of an earlier try
+                return result
+            except Exit as left:
+                if sweeping and left.code in (USER_ERROR, OUR_FAULT):
+                    raise _job_failed(left, folder) from None
+                raise
 
         def command() -> None:
             register()
@@ -71,6 +92,27 @@ def hydra_command(
         return command
 
     return decorate
+
+
+def job_name(overrides: str) -> str:
+    """A folder name for one job of a sweep: its overrides, what a path cannot hold replaced and long ones cut; distinct for distinct ones.
+
+    >>> job_name("cold_start=none,seed=1")
+    'cold_start=none,seed=1'
+    """
+    plain = re.sub(r"[^\w.=,+@-]+", "_", overrides)
+    if plain == overrides and len(plain) <= LONGEST_NAME:
+        return plain
+    return f"{plain[:LONGEST_NAME]}-{blake2b(overrides.encode(), digest_size=4).hexdigest()}"
+
+
+def _job_failed(left: Exit, folder: list[Path]) -> JobFailed:
+    """Keep a user's error where a sweep's table finds it (a fault's traceback lies there already); the error that stands for the job."""
+    if left.code == USER_ERROR and folder:
+        folder[0].mkdir(parents=True, exist_ok=True)
+        (folder[0] / ERROR).write_text(f"error: {left.message}\n")
+    where = f"{folder[0] / ERROR}" if folder else "the line above"
+    return JobFailed(f"a job of the sweep failed, see {where}; the other jobs have run: the same command again runs only what is missing")
 
 
 def help_text(config_name: str, plus: tuple[str, ...], about: str) -> str:
@@ -113,7 +155,7 @@ def errors_reported(folder: list[Path]) -> Iterator[None]:
         raise
     except SystemExit as leaving:  # the argument parser has printed what it did not understand
         raise SystemExit(USER_ERROR if leaving.code else 0) from None
-    except UserError as error:
+    except (UserError, JobFailed) as error:
         _leave(str(error), USER_ERROR)
     except (HydraException, OmegaConfBaseException) as error:
         _leave(explain(error), USER_ERROR)
@@ -130,7 +172,7 @@ def errors_reported(folder: list[Path]) -> Iterator[None]:
 
 def _leave(message: str, code: int) -> NoReturn:
     print(f"error: {message}", file=sys.stderr, flush=True)
-    raise Exit(code)
+    raise Exit(code, message)
 
 
 def _keep_traceback(error: Exception, folder: list[Path]) -> str:
@@ -139,7 +181,7 @@ def _keep_traceback(error: Exception, folder: list[Path]) -> str:
     if not folder or not folder[0].is_dir():
         print(text, file=sys.stderr)
         return f"this is a fault of actial: {summary}; the traceback stands above."
-    path = folder[0] / "error.txt"
+    path = folder[0] / ERROR
     path.write_text(text)
     return f"this is a fault of actial: {summary}; the traceback is in {path}."
 

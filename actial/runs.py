@@ -26,6 +26,7 @@ from typing import IO, Any
 
 from omegaconf import OmegaConf
 
+from actial.cli import ERROR
 from actial.config import TrainConfig
 from actial.errors import UserError
 from actial.files import write_json, write_text
@@ -126,7 +127,7 @@ def refuse_unfit(config: TrainConfig) -> bool:
     if (folder / CONFIG).exists():
         _refuse_other(folder, flat(OmegaConf.load(folder / CONFIG)), flat(OmegaConf.create(config_text(config))))
         return True
-    if folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir()):
+    if folder.is_dir() and any(not path.name.startswith(".") and path.name != ERROR for path in folder.iterdir()):
         raise UserError(f"run_dir={folder} holds files but no {CONFIG}, so it is no run of ours: give a new folder.")
     return False
 

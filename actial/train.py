@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+
 from actial.cli import hydra_command
 from actial.config import TrainConfig
+from actial.errors import UserError
 from actial.inputs import check_data_sets, check_model_path
-from actial.runs import open_run
+from actial.runs import Run, open_run
 
 
-def train(config: TrainConfig) -> None:
-    """Run what is left of the experiment in `config.run_dir`.
+def train(config: TrainConfig) -> float | None:
+    """Run what is left of the experiment in `config.run_dir`; returns `objective` of its results.
 
     Raises UserError for wrong input; Exit(143) when stopped by a signal, with everything saved.
     """
@@ -18,7 +24,7 @@ def train(config: TrainConfig) -> None:
     with open_run(config) as run:
         if run.finished:
             print(f"{run.folder} is finished: its results are in {run.folder / 'report.html'}.")
-            return
+            return objective(run)
         from actial import scoreboard, stages  # torch and Lightning come in only once the input is known to be right
         from actial.callbacks import tracking
         from actial.report import write_report
@@ -32,15 +38,35 @@ def train(config: TrainConfig) -> None:
             scoreboard.score_models(models, config, run, tracker)
         write_report(run.folder)
         print(f"finished: {run.folder / 'report.html'}")
+        return objective(run)
+
+
+def objective(run: Run) -> float | None:
+    """What a search over settings maximises: the last model's accuracy, averaged over the benchmark sets; None where nothing is scored."""
+    results: dict[str, Any] = json.loads((run.folder / "results.json").read_text())
+    found = [models[results["models"][-1]]["overall"]["value"] for models in results["sets"].values()]
+    return sum(found) / len(found) if found else None
+
+
+def refuse_unswept() -> None:
+    """Raise UserError where an experiment names settings to sweep and this job was not given all of them.
+
+    That happens without -m, and where the experiment itself is swept: Hydra reads what to sweep before it has chosen the experiment.
+    """
+    hydra = HydraConfig.get()
+    given = {override.partition("=")[0] for override in hydra.overrides.task}
+    if unswept := sorted(set(hydra.sweeper.get("params") or {}) - given):
+        raise UserError(f"{unswept[0]} is swept by this experiment: add -m, name one experiment at a time, or set {', '.join(unswept)}.")
 
 
 @hydra_command("train", folder_key="run_dir", plus=("experiment",))
-def main(config: TrainConfig) -> None:
+def main(config: TrainConfig) -> float | None:
     """python -m actial.train +experiment=NAME [run_dir=DIR] [group=name ...] [key=value ...]
 
     Trains the stages of an experiment one after the other and scores each model; the same command again resumes.
     """
-    train(config)
+    refuse_unswept()
+    return train(config)
 
 
 if __name__ == "__main__":

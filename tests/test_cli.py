@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from actial.cli import CONF, Exit, disk_full, errors_reported
+from actial.cli import CONF, Exit, disk_full, errors_reported, job_name
 from actial.errors import UserError
 
 ROOT = CONF.parent
@@ -99,12 +99,22 @@ def test_a_missing_data_set_or_model_is_named_before_anything_is_written(tmp_pat
     assert not list(tmp_path.iterdir())
 
 
-def test_a_multirun_gives_every_job_a_folder_of_its_own(tmp_path: Path) -> None:
-    """Each job is refused for its missing data; the sweep stops at the first with its sentence."""
+def test_a_failed_job_of_a_multirun_leaves_its_reason_and_does_not_stop_the_others(tmp_path: Path) -> None:
     done = run("-m", "+experiment=smoke", "seed=3,4", f"run_dir={tmp_path / 'sweep'}", cwd=tmp_path)
     assert done.returncode == 1
-    assert done.stderr.startswith("error: data.sets.sat.root")
-    assert (tmp_path / "sweep" / "+experiment=smoke,seed=3").is_dir()
+    assert done.stderr.count("error: data.sets.sat.root=data/sat is no finished data set") == 2
+    assert done.stderr.splitlines()[-1].startswith("error: a job of the sweep failed, see ")
+    for seed in (3, 4):
+        note = tmp_path / "sweep" / f"+experiment=smoke,seed={seed}" / "error.txt"
+        assert note.read_text().startswith("error: data.sets.sat.root=data/sat is no finished data set")
+
+
+def test_every_job_of_a_sweep_has_a_folder_of_its_own() -> None:
+    long = "model.path=" + 60 * "deep/"
+    names = [job_name(text) for text in ("data.root=a/b", "data.root=a_b", "x=[1,2]", long, long + "er")]
+    assert names[1] == "data.root=a_b"
+    assert len({name.lower() for name in names}) == 5
+    assert all("/" not in name and len(name) < 160 for name in names)
 
 
 # ---------------------------------------------------------------- exit codes
