@@ -13,6 +13,7 @@ import json
 import os
 import random
 import shutil
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from safetensors.torch import load_file, save_file
 
 from actial.errors import UserError
 from actial.files import write_json
+from actial.sharding import whole
 from actial.step import StepModule
 
 KEPT = 2
@@ -69,9 +71,9 @@ def save(folder: Path, module: StepModule, optimizer: torch.optim.Optimizer, fin
     if torch.cuda.is_available():
         tensors["rng/cuda"] = torch.cuda.get_rng_state()
     for name, parameter in _trained(module).items():
-        tensors[f"model/{name}"] = parameter.detach()
+        tensors[f"model/{name}"] = whole(parameter.detach())
         for key, value in optimizer.state[parameter].items():
-            tensors[f"optimizer/{key}/{name}"] = value
+            tensors[f"optimizer/{key}/{name}"] = whole(value)
     facts = {
         "step": module.completed_steps,
         "counters": module.counters(),
@@ -80,13 +82,15 @@ def save(folder: Path, module: StepModule, optimizer: torch.optim.Optimizer, fin
     }
     path = folder / f"step-{module.completed_steps:08d}"
     if int(os.environ.get("RANK", "0")) == 0:
-        fresh = folder / f".{path.name}.{os.getpid()}.tmp"
-        fresh.mkdir(parents=True)
-        save_file({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, fresh / "state.safetensors")
-        write_json(fresh / "state.json", facts)
-        if path.exists():  # the same step again: a stop that met a regular save
-            shutil.rmtree(path)
-        os.replace(fresh, path)
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".") as name:  # gone again if the disk is full
+            fresh = Path(name) / path.name
+            fresh.mkdir()
+            save_file({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, fresh / "state.safetensors")
+            write_json(fresh / "state.json", facts)
+            if path.exists():  # the same step again: a stop that met a regular save
+                shutil.rmtree(path)
+            os.replace(fresh, path)
         for old in sorted(folder.glob("step-*"))[:-KEPT]:
             shutil.rmtree(old)
     return path
