@@ -2,7 +2,7 @@
 
 import pytest
 
-from actial.chains import HOURS, clock_steps, contradictions, grounded_chain, hour, think_target
+from actial.chains import HOURS, clock_steps, clock_walk, contradictions, grounded_chain, hour, think_target
 from actial.questions import LETTER_ONLY, NUMBER_ONLY, TYPES, kinds_of, qa_question, viewpoint_question
 from actial.types import AnswerMode, QuestionType
 from actial.world.perception import KINDS, clock_question, perception_questions, photo_question
@@ -165,12 +165,16 @@ def test_no_perception_exercise_speaks_of_motion_and_each_answer_is_true(kind):
 def test_clock_exercises_are_right():
     for draw in range(200):
         question = clock_question(str(draw))
-        first, second = (HOURS.index(word) for word in question.text.replace("?", "").split() if word in HOURS)
+        first, second = (HOURS.index(word) for word in question.text.split() if word in HOURS)
         steps = clock_steps(first, second)
         assert question.target is not None
-        assert (("counter-clockwise" in question.target) == (steps < 0)) or steps in (0, 6)
-        if steps not in (0, 6):
-            assert f"about {30 * abs(steps)} degrees" in question.target
+        assert ("counter-clockwise" in question.target) == ("is not on this way" in question.target) == (steps < 0)
+        assert f"about {30 * abs(steps)} degrees" in question.target
+
+
+def test_the_walk_lists_the_four_hours_that_follow():
+    assert clock_walk(10, 1) == "The clock from ten on: eleven, twelve, one, two. one is on this way."
+    assert clock_walk(1, 10).endswith("ten is not on this way.")
 
 
 def test_perception_draws_differ_by_epoch():

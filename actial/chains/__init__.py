@@ -3,6 +3,7 @@
 from actial.chains.grounded import (
     HOURS,
     clock_steps,
+    clock_walk,
     describe_views,
     grounded_chain,
     hour,
@@ -16,6 +17,7 @@ __all__ = [
     "HOURS",
     "Contradiction",
     "clock_steps",
+    "clock_walk",
     "contradictions",
     "describe_views",
     "grounded_chain",

@@ -52,6 +52,13 @@ def describe_views(row: Mapping) -> str:
     return f"Both photos show a {object_phrase(row)}.\nPhoto 1 is taken from {first} o'clock, photo 2 from {second} o'clock."
 
 
+def clock_walk(first: int, second: int) -> str:
+    """A comparison of two hours in small steps: the hours that follow the first, and whether the second is among them."""
+    following = ", ".join(HOURS[(first + step) % 12] for step in range(1, 5))
+    found = "is" if 1 <= clock_steps(first, second) <= 4 else "is not"
+    return f"The clock from {HOURS[first]} on: {following}. {HOURS[second]} {found} on this way."
+
+
 def grounded_chain(row: Mapping, question: Question) -> str:
     """The chain's text for one question of a pair row: true by construction."""
     kind = QuestionType(question.type)
@@ -69,7 +76,9 @@ def _movement(row: Mapping) -> str:
         return f"The second photo shows it from the same side, from {'nearer' if nearer else 'further away'}."
     alpha = row["geom"]["alpha_deg"]
     turn = "clockwise" if alpha < 0 else "counter-clockwise"
-    return f"From above the camera went {turn} around it, about {round(abs(alpha) / 10) * 10} degrees."
+    went = f"From above the camera went {turn} around it, about {round(abs(alpha) / 10) * 10} degrees."
+    hours = known_hours(row)
+    return went if hours is None else f"{clock_walk(*hours)}\n{went}"
 
 
 def _conclusion(row: Mapping, kind: QuestionType) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from actial.chains import HOURS, clock_steps, describe_views, known_hours, object_phrase, think_target
+from actial.chains import HOURS, clock_steps, clock_walk, describe_views, known_hours, object_phrase, think_target
 from actial.hashing import hash_choice, hash_int, hash_shuffle
 from actial.questions import multiple_choice_text
 from actial.types import AnswerMode, Question
@@ -79,18 +79,13 @@ def photo_question(row: Mapping, kind: str, draw: str, names: Sequence[str]) -> 
 
 
 def clock_question(draw: str) -> Question:
-    """Text only: the order of the hours on a clock face."""
-    first, second = hash_int("first", draw) % 12, hash_int("second", draw) % 12
-    steps = clock_steps(first, second)
-    forms = ("On a clock, which is the shorter way from {} to {}?", "Which way round is it from {} o'clock to {} o'clock?")
-    text = hash_choice(forms, "form", draw).format(HOURS[first], HOURS[second])
-    if steps == 0:
-        target = "no way at all"
-    elif steps == 6:
-        target = "both ways, about 180 degrees"
-    else:
-        target = f"{'clockwise' if steps > 0 else 'counter-clockwise'}, about {abs(steps) * 30} degrees"
-    return _free(f"clock/{draw}", "clock", text, target)
+    """Text only: the order of the hours on a clock face, for hours up to four apart."""
+    first = hash_int("first", draw) % 12
+    steps = hash_choice((-4, -3, -2, -1, 1, 2, 3, 4), "steps", draw)
+    second = (first + steps) % 12
+    text = f"Which way round is it from {HOURS[first]} o'clock to {HOURS[second]} o'clock?"
+    way = "clockwise" if steps > 0 else "counter-clockwise"
+    return _free(f"clock/{draw}", "clock", text, f"{clock_walk(first, second)}\nFrom above {way}, about {abs(steps) * 30} degrees.")
 
 
 def perception_questions(row: Mapping, draw: str, names: Sequence[str], count: int) -> list[Question]:
