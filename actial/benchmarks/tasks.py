@@ -58,7 +58,9 @@ def _built(config: EvaluateConfig, name: str, place: str) -> Task:
     data_set, _, split = place.partition(":")
     mode = AnswerMode(config.benchmark.mode.value)
     found = open_set(config.data.sets[data_set], split, config.data, ColdStartConfig(), supervised=False, mode=mode)
-    order = epoch_order(f"benchmark/{data_set}/{split}", 0, len(found))[: config.benchmark.limit or None]
+    order = epoch_order(f"benchmark/{data_set}/{split}", 0, len(found))
+    if limit := config.benchmark.limit:
+        order = order[: max(1, limit // len(found.example(int(order[0]), 0).questions))]
     settings = {"set": place, "root": config.data.sets[data_set].root, "mode": mode.value, "limit": config.benchmark.limit}
     return Task(name=name, examples=[found.example(int(i), 0) for i in order], settings=settings, score=_set_scores)
 
