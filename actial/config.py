@@ -130,9 +130,15 @@ class SetConfig:
 
     task: Task = MISSING
     root: str = ""
-    types: list[str] = field(default_factory=list)  # qa: only these types; empty = all
+    types: list[str] = field(default_factory=list)  # qa: only these types; viewpoint: only these are trained on; empty = all
+    angles: list[float] = num([], "[0, 180]")  # viewpoint: smallest and largest angle of the pairs trained on; empty = all
 
     def check(self, path: str) -> None:
+        if self.angles and (len(self.angles) != 2 or self.angles[0] >= self.angles[1]):
+            reject(f"{path}angles", self.angles, "give the smallest and the largest angle in degrees, such as [20,60]")
+        known = [kind.value for kind in QuestionType]
+        if self.task is Task.viewpoint and not set(self.types) <= set(known):
+            reject(f"{path}types", self.types, f"name some of {', '.join(known)}")
         if self.task is not Task.clock and not self.root:
             reject(f"{path}root", "''", "give the folder that actial.build wrote")
 
@@ -785,5 +791,6 @@ def register() -> None:
     for name, schema in SCHEMAS.items():
         ConfigStore.instance().store(name=name, node=schema)
     OmegaConf.register_new_resolver("asset", lambda name: str(ASSETS / name), replace=True)
+    OmegaConf.register_new_resolver("div", lambda whole, parts: int(whole) // int(parts), replace=True)
     # Hydra keeps notes of a sweep in its folder; the jobs of a divided build share theirs with the build, so they go where it drops them.
     OmegaConf.register_new_resolver("sweep_folder", lambda out, parts: out if int(parts) == 1 else f"{out}/.build/sweep", replace=True)

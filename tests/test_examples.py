@@ -167,3 +167,22 @@ def test_supervised_questions_need_a_target(world, renderer):
     example = open_task(world, Task.viewpoint).example(0, 0)
     with pytest.raises(UserError, match="has no target"):
         renderer.supervised_trunk(replace(example, questions=[replace(example.questions[0], target=None)]))
+
+
+def test_training_can_be_kept_to_some_angles_and_questions_while_scoring_sees_all(tiny_set) -> None:
+    def opened(split: str, **settings):
+        config = SetConfig(task=Task.viewpoint, root=str(tiny_set), **settings)
+        return open_set(config, split, DataConfig(questions_per_pair=3), ColdStartConfig(), supervised=True)
+
+    def angles(task) -> list[float]:
+        return [abs(task.example(i, 0).row["geom"]["alpha_deg"]) for i in range(len(task))]
+
+    everything, near = opened("train"), opened("train", angles=[20, 50])
+    assert angles(near) == [angle for angle in angles(everything) if angle <= 50]
+    assert 0 < len(near) < len(everything)
+    assert len(opened("test", angles=[20, 50])) == len(opened("test"))
+    turning = opened("train", types=["ego_rotation"])
+    assert {question.type for i in range(len(turning)) for question in turning.example(i, 0).questions} == {"ego_rotation"}
+    assert len(opened("test", types=["ego_rotation"]).example(0, 0).questions) == 3
+    with pytest.raises(UserError, match="no pair 170 to 175 degrees apart"):
+        opened("train", angles=[170, 175])

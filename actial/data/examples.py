@@ -18,7 +18,7 @@ from actial.data.order import epoch_order, mixture_draw
 from actial.data.shards import ShardSet
 from actial.errors import UserError
 from actial.hashing import hash_int, hash_unit
-from actial.questions import kinds_of, qa_question, viewpoint_question
+from actial.questions import askable, kinds_of, qa_question, viewpoint_question
 from actial.types import AnswerMode, Example, Question, QuestionType
 from actial.world.perception import clock_question, perception_questions
 
@@ -143,6 +143,20 @@ class ClockSet:
         return Example(uid=f"clock/{epoch}/{index}", images=[], questions=[clock_question(d) for d in draws], task="clock")
 
 
+def narrowed(shards: ShardSet, config: SetConfig) -> list[dict]:
+    """The pairs within `config.angles`, each with the questions of `config.types` that its labels can answer."""
+    low, high = config.angles or (0.0, 180.0)
+    rows = []
+    for row in shards.rows:
+        kinds = [kind.value for kind in askable(row) if not config.types or kind.value in config.types]
+        if kinds and low <= abs(row["geom"]["alpha_deg"]) <= high:
+            built_for = row.get("question_type")
+            rows.append(row | {"questions": kinds, "question_type": built_for if built_for in kinds else None})
+    if not rows:
+        raise UserError(f"set {shards.root} has no pair {low:g} to {high:g} degrees apart with a question of {config.types or 'any type'}.")
+    return rows
+
+
 def open_set(
     config: SetConfig, split: str, data: DataConfig, cold_start: ColdStartConfig, *, supervised: bool, mode: AnswerMode | None = None
 ) -> TaskSet:
@@ -151,6 +165,8 @@ def open_set(
         return ClockSet()
     shards = ShardSet(config.root, split)
     if config.task is Task.viewpoint:
+        if split == "train" and (config.types or config.angles):
+            shards.rows = narrowed(shards, config)
         return ViewpointSet(shards, data, cold_start, supervised=supervised, mode=mode)
     if config.task is Task.qa:
         return QASet(shards, config.types, supervised=supervised, mode=mode)
