@@ -47,6 +47,11 @@ def build(config: BuildConfig) -> None:
 
         build_sat(config, fixed_settings(config), identity)
         return
+    if config.source.kind is SourceKind.named:
+        from actial.data.named_build import build_named
+
+        build_named(config, fixed_settings(config), identity)
+        return
     references = open_source(config.source).captures()
     claim = {"config_hash": identity, "captures": sha256("\n".join(references).encode()).hexdigest()}
     divided = config.build.parts > 1

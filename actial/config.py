@@ -343,7 +343,7 @@ class AnswerForm(Enum):
 
 @dataclass(kw_only=True, slots=True)
 class BenchmarkConfig:
-    """Sets scored at the end of each stage; `limit` = items per set (0 = all)."""
+    """Sets scored at the end of each stage; `limit` = questions per set (0 = all)."""
 
     sets: dict[str, str] = field(default_factory=dict)  # name -> "<data set>:<split>"
     limit: int = num(0, "[0, 1e9]")
@@ -478,6 +478,7 @@ class SourceKind(Enum):
     wildrgbd = "wildrgbd"  # ROOT/category/scenes/SCENE/{rgb,cam_poses.txt,metadata}
     nerfstudio = "nerfstudio"  # ROOT/NAME/transforms.json (instant-ngp too)
     blender = "blender"  # ROOT/NAME/transforms_train.json, of the NeRF synthetic set
+    named = "named"  # a published set of questions, named by source.name: no captures, no pairs
     sat = "sat"  # parquet files of multiple-choice questions: no captures, no pairs
 
 
@@ -490,6 +491,7 @@ class SourceConfig:
     mask_root: str | None = None  # None: masks/ inside each capture, when there
     category_file: str | None = None  # lines `id,name`; None: the folder's name is the class
     ordered: bool = True  # names follow time (a video); only then are jumps between neighbours an error
+    name: str | None = None  # named: which set
     min_quality: float | None = None  # co3d, uco3d: least viewpoint quality score of a sequence; None = all
     licence: str = "unknown"
 
@@ -601,6 +603,7 @@ class QuestionConfig:
 
     shares: dict[str, float] = field(default_factory=dict)  # type -> share of the training rows; empty = as they come
     max_rows: int = num(0, "[0, inf)")  # training rows; 0 = no cap
+    blacklist: str | None = None  # named: a file of scene names, one a line, that benchmarks use; questions that show them are left out
     seed: int = 0
 
     def check(self, path: str) -> None:

@@ -312,7 +312,7 @@ def test_a_killed_build_is_taken_up_and_ends_with_the_same_bytes(tmp_path: Path,
     release(tmp_path / "sat")
     build(configured(tmp_path / "sat", tmp_path / "whole"))
     with monkeypatch.context() as patch:
-        patch.setattr("actial.data.sat_build._shards", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr("actial.data.sat_build.write_shards", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             build(configured(tmp_path / "sat", tmp_path / "cut"))
     build(configured(tmp_path / "sat", tmp_path / "cut"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import json
 import sqlite3
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,11 +15,10 @@ from actial.config import SourceConfig
 from actial.data.captures import decode, inside
 from actial.data.colmap import Lens, Rejected
 from actial.data.posed_sources import PosedSource, make_frame
+from actial.data.records import json_items
 from actial.data.video import VideoFrames
 from actial.errors import UserError
 from actial.types import Capture, Frame
-
-JSON_BLOCK = 1 << 20  # characters read at a time
 
 
 def ndc_lens(size: tuple[int, int], focal: Sequence[float] | np.ndarray, principal: Sequence[float] | np.ndarray, form: str) -> Lens:
@@ -33,27 +31,11 @@ def ndc_lens(size: tuple[int, int], focal: Sequence[float] | np.ndarray, princip
 
 def json_array(path: Path) -> Iterator[dict]:
     """Items of a gzipped JSON array, one at a time: a category's annotations are hundreds of megabytes."""
-    decoder, text, at = json.JSONDecoder(), "", 0
     try:
         with gzip.open(path, "rt", encoding="utf-8") as file:
-            while block := file.read(JSON_BLOCK):
-                text, at = text[at:] + block, 0
-                while (start := _item_start(text, at)) is not None:
-                    try:
-                        item, at = decoder.raw_decode(text, start)
-                    except json.JSONDecodeError:
-                        break  # cut by the block: read on
-                    yield item
+            yield from json_items(file, path)
     except (OSError, EOFError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read ({error}): fetch it again.") from error
-    if text[at:].strip(" \n\r\t,]["):
-        raise UserError(f"{path} is no JSON array or was cut short: fetch it again.")
-
-
-def _item_start(text: str, at: int) -> int | None:
-    while at < len(text) and text[at] in " \n\r\t,[":
-        at += 1
-    return at if at < len(text) and text[at] == "{" else None
 
 
 class Co3dSource(PosedSource):

@@ -57,7 +57,7 @@ def processes(count: int) -> Iterator[ProcessPoolExecutor | None]:
 
 @contextmanager
 def claimed(out: Path, identity: Mapping[str, str], part: int | None = None) -> Iterator[None]:
-    """`out` belongs to this build: new, or an unfinished one of the same configuration and captures, and no other process does the same work.
+    """`out` belongs to this build: new, or an unfinished one of the same configuration and captures; no other process does the same work.
 
     The parts of a divided build work side by side; joining them (part None) waits for none and refuses while one runs.
     """

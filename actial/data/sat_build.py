@@ -195,7 +195,7 @@ def build_sat(config: BuildConfig, settings: Mapping[str, Any], identity: str) -
         try:
             chosen, counts = _texts(config, files, pool)
             marks = _pictures(config, files, chosen, pool)
-            indices = _shards(config, chosen, pool)
+            indices = write_shards(config, chosen, pool)
             for path in (*marks, *indices):
                 counts.update(read_lines(path)[0])
             if not counts["written"]:
@@ -203,7 +203,7 @@ def build_sat(config: BuildConfig, settings: Mapping[str, Any], identity: str) -
         except UserError:
             shutil.rmtree(out)
             raise
-        _finish(config, settings, identity, indices, counts)
+        finish_questions(config, settings, identity, indices, counts)
         shutil.rmtree(out / PARTS)
     print(f"{out}: {counts['written']} questions of {counts['seen']} rows; look at {out / 'audit.html'}")
 
@@ -237,7 +237,7 @@ def _pictures(config: BuildConfig, files: Sequence[File], chosen: Sequence[dict]
     return marks
 
 
-def _shards(config: BuildConfig, chosen: Sequence[dict], pool: ProcessPoolExecutor | None) -> list[Path]:
+def write_shards(config: BuildConfig, chosen: Sequence[dict], pool: ProcessPoolExecutor | None) -> list[Path]:
     out, shards = Path(config.out), plan(chosen, config.groups_per_shard)
     indices = {name: out / PARTS / f"{name}.jsonl" for name in shards}
     tasks = [(indices[name], (write_part, (config, groups, out / name, indices[name])), len(groups)) for name, groups in shards.items()]
@@ -245,13 +245,16 @@ def _shards(config: BuildConfig, chosen: Sequence[dict], pool: ProcessPoolExecut
     return list(indices.values())
 
 
-def _finish(config: BuildConfig, settings: Mapping[str, Any], identity: str, indices: Sequence[Path], counts: Counter[str]) -> None:
+def finish_questions(
+    config: BuildConfig, settings: Mapping[str, Any], identity: str, indices: Sequence[Path], counts: Counter[str]
+) -> None:
     out = Path(config.out)
     rows = [row for path in indices for row in read_lines(path)[1]]
     rejects = {"questions": dict(sorted(counts.items()))}
     write_json(out / "rejects.json", rejects)
     write_audit(out, rows, counts, config.audit_pairs)
-    facts = {"config_hash": identity, "config": dict(settings), "source": "sat", "licence": config.source.licence, "rejects": rejects}
+    facts = {"config_hash": identity, "config": dict(settings), "source": config.source.name or "sat"}
+    facts |= {"licence": config.source.licence, "rejects": rejects}
     finish_set(out, rows, facts)
 
 
