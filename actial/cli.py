@@ -100,7 +100,7 @@ def job_name(overrides: str) -> str:
     >>> job_name("cold_start=none,seed=1")
     'cold_start=none,seed=1'
     """
-    plain = re.sub(r"[^\w.=,+@-]+", "_", overrides)
+    plain = re.sub(r"[^\w.=,+@\[\]-]+", "_", overrides)
     if plain == overrides and len(plain) <= LONGEST_NAME:
         return plain
     return f"{plain[:LONGEST_NAME]}-{blake2b(overrides.encode(), digest_size=4).hexdigest()}"
