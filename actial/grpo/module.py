@@ -19,6 +19,8 @@ from actial.policy import Compare, Policy
 from actial.step import StepModule, Sums, sum_over_ranks
 from actial.trunk import Trunk, pack, split_micro
 
+LENGTHS = (64, 256, 1024, math.inf)  # tokens; upper bounds of the buckets in which the gap to the sampler is reported
+
 
 class MismatchError(RuntimeError):
     """Sampler and trainer disagree on the probabilities of the same tokens by more than the run allows."""
@@ -28,7 +30,7 @@ class GRPOModule(StepModule):
     """A step = one rollout batch and `updates_per_batch` optimiser updates on it.
 
     Metrics: loss, reward and its parts, accuracy by type, kl, clip_fraction, ratio, entropy, length, truncated, format, unparsed,
-    and the gap between trainer and sampler (logprob_gap, its maximum and the correlation).
+    and the gap between trainer and sampler (logprob_gap, its maximum, the correlation, and the mean by the completion's length).
     """
 
     stage: GRPOConfig
@@ -63,13 +65,14 @@ class GRPOModule(StepModule):
             denominators = self._denominators(batch, chosen)
             if denominators.tokens:
                 updates.append(self._update(batch, chosen, old, denominators))
-        metrics = {name: sum(u[name] for u in updates) / len(updates) for name in updates[0]} if updates else {}
+        metrics = _mean_of(updates)
         self.position = batch.position
         self.finish_step(
             {**metrics, **_means(sum_over_ranks(batch.sums))},
             started=started,
             tokens=sum(trunk.num_tokens for trunk in batch.trunks),
         )
+        self.timings |= getattr(self.rollouts.sampler, "figures", {})  # of the last transfer of weights, where there is one
 
     # ------------------------------------------------------------ one update
 
@@ -91,7 +94,7 @@ class GRPOModule(StepModule):
             )
             loss, metrics = policy_gradient(scores, self.stage, denominators)
             assert result.entropy is not None
-            return loss, metrics | {"entropy": result.entropy.sum() / denominators.tokens} | _gap_moments(scores)
+            return loss, metrics | {"entropy": result.entropy.sum() / denominators.tokens} | _gap_moments(scores) | _gap_by_length(scores)
 
         metrics = self.update(batch, self.parts(batch, chosen), loss_of)
         metrics |= _gap_summary(metrics)
@@ -184,14 +187,37 @@ def _gap_moments(scores: Scores) -> Metrics:
     return {f"moment/{name}": values.sum() for name, values in moments.items()} | {"max/logprob_gap": largest}
 
 
+def _gap_by_length(scores: Scores) -> Metrics:
+    """Additive gap and count of the tokens of completions whose length falls under each bound of `LENGTHS`, and above the one before."""
+    assert scores.sampler_logprobs is not None
+    gap = (scores.logprobs.detach() - scores.sampler_logprobs).abs().double()
+    length = scores.branch_index.bincount()[scores.branch_index] if len(gap) else scores.branch_index
+    sums: Metrics = {}
+    for low, high in zip((0, *LENGTHS), LENGTHS, strict=False):
+        inside = (length > low) & (length <= high)
+        sums |= {f"length/{high}/gap": gap[inside].sum(), f"length/{high}/tokens": inside.sum()}
+    return sums
+
+
 def _gap_summary(metrics: Sums) -> Sums:
     """Replace the moments by the correlation (absent for constant values) and name the maximum."""
     n, x, y, xx, yy, xy = (metrics.pop(f"moment/{name}") for name in ("n", "x", "y", "xx", "yy", "xy"))
     spread = (xx - x * x / n) * (yy - y * y / n)
     summary = {"logprob_gap_max": metrics.pop("max/logprob_gap")}
+    for bound in LENGTHS:
+        gap, tokens = metrics.pop(f"length/{bound}/gap"), metrics.pop(f"length/{bound}/tokens")
+        if tokens:
+            summary[f"logprob_gap/length<={bound:g}"] = gap / tokens
     if spread > 0:
         summary["logprob_correlation"] = (xy - x * y / n) / math.sqrt(spread)
     return summary
+
+
+def _mean_of(updates: list[Sums]) -> Sums:
+    """Mean over the updates that have the figure."""
+    names = dict.fromkeys(name for update in updates for name in update)
+    found = {name: [update[name] for update in updates if name in update] for name in names}
+    return {name: sum(values) / len(values) for name, values in found.items()}
 
 
 def _means(sums: Sums) -> Sums:

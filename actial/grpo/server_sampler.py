@@ -31,6 +31,7 @@ from actial.config import ModelConfig, SamplerConfig
 from actial.errors import UserError
 from actial.grpo.engine import Output, Reply, Request
 from actial.grpo.sync import EngineFault, check_coverage
+from actial.grpo.vllm_sampler import ENVIRONMENT, engine_arguments
 from actial.hf_io import WEIGHT_FILES
 from actial.runs import is_main_process
 
@@ -99,12 +100,12 @@ class ServerEngine:
                 )
         self.folder.mkdir(parents=True, exist_ok=True)
         log = self.folder / "server.log"
-        environment = {**os.environ, "VLLM_SERVER_DEV_MODE": "1", "VLLM_NO_USAGE_STATS": "1"}
-        environment.pop("VLLM_ENABLE_V1_MULTIPROCESSING", None)
+        environment = {**ENVIRONMENT, **os.environ, "VLLM_SERVER_DEV_MODE": "1"}
+        environment.pop("VLLM_ENABLE_V1_MULTIPROCESSING", None)  # a server's engine is a process of its own
         if self.config.devices is not None:
             environment["CUDA_VISIBLE_DEVICES"] = self.config.devices
         output: IO[bytes]
-        with log.open("wb") as output:
+        with log.open("ab") as output:  # what a died server said stays
             process = subprocess.Popen(
                 self.command or self._command(host, port), env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
             )
@@ -113,8 +114,6 @@ class ServerEngine:
         self._wait_until_healthy()
 
     def _command(self, host: str, port: int) -> list[str]:
-        from actial.grpo.vllm_sampler import engine_arguments
-
         arguments = {**engine_arguments(self.config, self.source), "model": self.weights}
         if self.weights != self.source.path:
             arguments["revision"] = None
