@@ -42,6 +42,13 @@ def dot(a: Array, b: Array) -> Array:
     return np.sum(a * b, axis=-1)
 
 
+def cross(a: Array, b: Array) -> Array:
+    """np.cross of 3-vectors, without its cost of setting up."""
+    x = a[..., 1] * b[..., 2] - a[..., 2] * b[..., 1]
+    y = a[..., 2] * b[..., 0] - a[..., 0] * b[..., 2]
+    return np.stack([x, y, a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0]], axis=-1)
+
+
 def level(v: Array, up: Array) -> Array:
     """Horizontal part of v: (I - u u^T) v."""
     return v - dot(v, up)[..., None] * up
@@ -49,12 +56,12 @@ def level(v: Array, up: Array) -> Array:
 
 def signed_angle(a: Array, b: Array, up: Array) -> Array:
     """Degrees from a to b seen from above, counter-clockwise positive, for vectors orthogonal to up."""
-    return np.degrees(np.arctan2(dot(np.cross(a, b), up), dot(a, b)))
+    return np.degrees(np.arctan2(dot(cross(a, b), up), dot(a, b)))
 
 
 def angle_between(a: Array, b: Array) -> Array:
     """Unsigned degrees between two vectors of any length; exact near 0 and 180."""
-    return np.degrees(np.arctan2(np.linalg.norm(np.cross(a, b), axis=-1), dot(a, b)))
+    return np.degrees(np.arctan2(np.linalg.norm(cross(a, b), axis=-1), dot(a, b)))
 
 
 def rotation_angle(R: Array) -> Array:
@@ -168,8 +175,8 @@ def pair_geometry(R1: Array, C1: Array, R2: Array, C2: Array, target: Array, up:
         yaw=-signed_angle(level(f1, up), level(f2, up), up),
         yaw_camera_axis=np.degrees(np.arctan2(f2_in_1[..., 0], f2_in_1[..., 2])),
         rotation_full=rotation_angle(R2 @ np.swapaxes(R1, -1, -2)),
-        s=dot(move, np.cross(unit(level(f1, up)), up)) / rho1,
-        s_object=dot(move, np.cross(unit(radius1), up)) / rho1,
+        s=dot(move, cross(unit(level(f1, up)), up)) / rho1,
+        s_object=dot(move, cross(unit(radius1), up)) / rho1,
         t=np.einsum("...ij,...j->...i", R1, move) / rho1[..., None],
         vertical=dot(move, up) / rho1,
         horizontal=np.linalg.norm(level(move, up), axis=-1) / rho1,

@@ -23,22 +23,49 @@ def llava(*turns: str, **fields) -> dict:
 
 
 RECORDS = {
-    "mindcube_train": {"id": "m1", "category": ["P-P"], "type": "rotation", "question": ASKED, "images": ["a.png", "b.png"], "gt_answer": "B"},
-    "spar_7m": llava(f"<image>\n<image>\n{ASKED}\nAnswer with the option's letter.", "B", id="s1", image=["a.png", "b.png"], type="rotation"),
+    "mindcube_train": {
+        "id": "m1",
+        "category": ["P-P"],
+        "type": "rotation",
+        "question": ASKED,
+        "images": ["a.png", "b.png"],
+        "gt_answer": "B",
+    },
+    "spar_7m": llava(
+        f"<image>\n<image>\n{ASKED}\nAnswer with the option's letter.", "B", id="s1", image=["a.png", "b.png"], type="rotation"
+    ),
     "vsi_590k": llava(f"<image>{ASKED}", "B. Right", id=7, image="a.png", question_type="rotation"),
     "vsi_100k": llava(f"<image>{ASKED}", "B", id=7, image="a.png", question_type="rotation"),
     "multispa": llava(f"<image><image>{ASKED}", "(B)", id="p1", image=["a.png", "b.png"], question_type="rotation", gt_value="right"),
-    "spatialladder_26k": {"id": 3, "question": "Which way did the camera move?", "options": ["Left", "Right"], "answer": "Right", "images": ["a.png"], "type": "rotation"},
+    "spatialladder_26k": {
+        "id": 3,
+        "question": "Which way did the camera move?",
+        "options": ["Left", "Right"],
+        "answer": "Right",
+        "images": ["a.png"],
+        "type": "rotation",
+    },
     "vica_322k": llava(f"<image>{ASKED}", "B", image="a.png", type="rotation"),
     "mv_stride": {
-        "messages": [{"role": "system", "content": "Think."}, {"role": "user", "content": f"<image>{ASKED}"}, {"role": "assistant", "content": "B"}],
+        "messages": [
+            {"role": "system", "content": "Think."},
+            {"role": "user", "content": f"<image>{ASKED}"},
+            {"role": "assistant", "content": "B"},
+        ],
         "images": ["a.png"],
         "category": "rotation",
     },
     "molmo2_er_vst_p": llava(ASKED, "B", id="v", images=[{"bytes": b"..."}], type="rotation"),
     "joyai_openspatial": llava(ASKED, "B", id="j", image=["a.png"], task="rotation"),
-    "mulset": {"id": 1, "question": "Which way did the camera move?", "choices": ["Left", "Right"], "answer": "Right", "images": ["a.png"], "task": "rotation"},
-}  # fmt: skip
+    "mulset": {
+        "id": 1,
+        "question": "Which way did the camera move?",
+        "choices": ["Left", "Right"],
+        "answer": "Right",
+        "images": ["a.png"],
+        "task": "rotation",
+    },
+}
 
 
 @pytest.mark.parametrize("name", NAMED)

@@ -21,7 +21,8 @@ from actial.questions import viewpoint_question
 from actial.scoring import Cell
 from actial.types import AnswerMode, Example, QuestionType
 
-SAMPLE = 1000  # rows looked at by the probes, and rows of each side in the search for near-duplicates
+SAMPLE = 600  # rows looked at by the probes
+SEARCHED = 400  # training rows and held-out rows compared for near-duplicates
 THUMB = 96  # pixels of the longer side; where the object stands needs no more
 HASH_SIDE = 16
 NEAR_BITS = 8  # of HASH_SIDE^2: re-encoding and slight resizing change fewer
@@ -135,15 +136,18 @@ def difference_hash(image: Image.Image) -> np.ndarray:
 
 
 def near_duplicates(rows: Rows, shards: ShardFiles) -> list[tuple[str, str]]:
-    """Pairs (training row, held-out row) that show nearly the same picture, of SAMPLE rows of each."""
+    """Pairs (training row, held-out row) that show nearly the same picture, of SEARCHED rows of each."""
 
     def drawn(held_out: bool) -> tuple[list[str], np.ndarray]:
         of_side = (row for row in rows() if (row["split"] != "train") == held_out)
-        chosen = nsmallest(SAMPLE, of_side, key=lambda row: hash_int("duplicates", row["uid"]))
+        chosen = nsmallest(SEARCHED, of_side, key=lambda row: hash_int("duplicates", row["uid"]))
         hashed = [(row["uid"], difference_hash(picture)) for row in chosen for picture in _thumbnails(row, shards)]
         return [uid for uid, _ in hashed], np.array([bits for _, bits in hashed], dtype=np.uint64).reshape(-1, HASH_SIDE**2 // 64)
 
-    (train, a), (held, b) = drawn(False), drawn(True)
+    held, b = drawn(True)
+    if not held:
+        return []
+    train, a = drawn(False)
     found: dict[tuple[str, str], None] = {}
     for i, bits in enumerate(a):
         near = np.bitwise_count(b ^ bits).sum(axis=1) <= NEAR_BITS
