@@ -13,14 +13,15 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -53,7 +54,7 @@ def hydra_command(
 ) -> Callable[[Callable[[Any], Any]], Callable[[], None]]:
     """Decorate `run(config)` into the command line of conf/<config_name>.yaml, whose first default is its schema.
 
-    `folder_key` names the config's output folder; in a multirun each job gets a subfolder of it, named by its overrides.
+    `folder_key` names the config's output folder; in a multirun each job gets a subfolder of it, named by what is swept.
     Jobs for which `shared` holds work in the one folder the command names.
     A sweep that looks for something, as Optuna's does, gets what `run` returns.
     `plus` are groups outside the defaults list, chosen by `+group=name`. The docstring of `run` heads the --help page.
@@ -63,11 +64,14 @@ def hydra_command(
     """
 
     def decorate(run: Callable[[Any], Any]) -> Callable[[], None]:
+        fixed: set[str] = set()
+
         def job(raw: DictConfig) -> Any:
             register()  # the worker process of a launcher starts without our resolvers
             sweeping = HydraConfig.get().mode is RunMode.MULTIRUN
             if sweeping and not shared(raw) and not OmegaConf.is_missing(raw, folder_key):
-                raw[folder_key] = str(Path(raw[folder_key]) / job_name(HydraConfig.get().job.override_dirname))
+                swept = [word for word in HydraConfig.get().overrides.task if word.partition("=")[0] not in fixed]
+                raw[folder_key] = str(Path(raw[folder_key]) / job_name(",".join(sorted(swept))))
             folder = [] if OmegaConf.is_missing(raw, folder_key) else [Path(raw[folder_key])]
             try:
                 with errors_reported(folder):
@@ -86,6 +90,7 @@ def hydra_command(
                 if "--help" in words or "-h" in words:
                     print(help_text(config_name, plus, run.__doc__ or ""))
                     return
+                fixed.update(fixed_keys(words))
                 os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises what it would print, and errors_reported says it in a sentence
                 hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
 
@@ -94,8 +99,19 @@ def hydra_command(
     return decorate
 
 
+def fixed_keys(words: Sequence[str]) -> set[str]:
+    """The keys that a command line sets to one value for all jobs of a sweep."""
+    parser, found = OverridesParser.create(), set()
+    for word in words:
+        with suppress(HydraException):  # a flag or its argument; a word that is meant as an override is Hydra's to complain about
+            override = parser.parse_override(word)
+            if not override.is_sweep_override():
+                found.add(override.get_key_element())
+    return found
+
+
 def job_name(overrides: str) -> str:
-    """A folder name for one job of a sweep: its overrides, what a path cannot hold replaced and long ones cut; distinct for distinct ones.
+    """A folder name for one job of a sweep: its own overrides, replaced where a path cannot hold them and cut when long; always distinct.
 
     >>> job_name("cold_start=none,seed=1")
     'cold_start=none,seed=1'
