@@ -81,7 +81,7 @@ def save(folder: Path, module: StepModule, optimizer: torch.optim.Optimizer, fin
         "random": {"python": _nested_list(random.getstate()), "numpy": _nested_list(np.random.get_state())},
     }
     path = folder / f"step-{module.completed_steps:08d}"
-    if int(os.environ.get("RANK", "0")) == 0:
+    if module.global_rank == 0:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".") as name:  # gone again if the disk is full
             fresh = Path(name) / path.name

@@ -8,9 +8,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import torch.distributed as dist
 from transformers import AutoConfig, AutoProcessor
 from transformers.image_processing_base import ImageProcessingMixin
 from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+
+from actial.sharding import whole_state
 
 Channels = tuple[float, float, float]
 WEIGHT_FILES = ("*.safetensors", "*.safetensors.index.json", "*.bin", "config.json")
@@ -28,20 +31,31 @@ def image_normalisation(path: str, revision: str | None) -> tuple[Channels, Chan
 
 
 def save_checkpoint(model: Any, folder: Path, *, source: str, revision: str | None) -> None:
-    """Write weights and config, and the source's tokenizer and processor files, under a temporary name; then rename."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as name:
-        fresh = Path(name) / "model"
-        model.save_pretrained(fresh)
-        if Path(source).is_dir():
-            for file in Path(source).iterdir():
-                if file.is_file() and not any(file.match(pattern) for pattern in WEIGHT_FILES):
-                    shutil.copy2(file, fresh / file.name)
-        else:
-            AutoProcessor.from_pretrained(source, revision=revision).save_pretrained(fresh)
-        if folder.exists():
-            os.replace(folder, Path(name) / "replaced")
-        os.replace(fresh, folder)
+    """Write weights and config, and the source's tokenizer and processor files, under a temporary name; then rename.
+
+    All ranks call it and leave it together; the first one writes.
+    """
+    state = whole_state(model)
+    if not dist.is_initialized() or dist.get_rank() == 0:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as name:
+            fresh = Path(name) / "model"
+            model.save_pretrained(fresh, state_dict=state)
+            _copy_companions(source, revision, fresh)
+            if folder.exists():
+                os.replace(folder, Path(name) / "replaced")
+            os.replace(fresh, folder)
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def _copy_companions(source: str, revision: str | None, folder: Path) -> None:
+    if not Path(source).is_dir():
+        AutoProcessor.from_pretrained(source, revision=revision).save_pretrained(folder)
+        return
+    for file in Path(source).iterdir():
+        if file.is_file() and not any(file.match(pattern) for pattern in WEIGHT_FILES):
+            shutil.copy2(file, folder / file.name)
 
 
 def _channels(values: Any) -> Channels:

@@ -37,14 +37,15 @@ def embed_rows(model: Any, batch: TrunkBatch, vision: Any) -> tuple[torch.Tensor
     if vision is None:
         return embeds, {}
     features = torch.cat(tuple(vision.pooler_output)).to(embeds.dtype)
+    deep = [torch.cat(tuple(layer)) for layer in getattr(vision, "deepstack_features", None) or []]
     if not len(batch.feature_slot):  # an image shown only so that every rank runs the tower: no weight, but a gradient path
-        return embeds + 0.0 * features.sum(), {}
+        return embeds + 0.0 * sum((layer.sum() for layer in deep), start=features.sum()), {}
     flat = embeds.flatten(0, 1).index_copy(0, batch.feature_slot, features[batch.feature_index])
     extra: dict[str, Any] = {}
-    if (deep := getattr(vision, "deepstack_features", None)) is not None:  # Qwen3-VL adds features after its first layers
+    if deep:  # Qwen3-VL adds features after its first layers
         visual = torch.zeros(flat.shape[0], dtype=torch.bool, device=flat.device)
         visual[batch.feature_slot] = True
         order = batch.feature_slot.argsort()
         extra["visual_pos_masks"] = visual.view(embeds.shape[:2])
-        extra["deepstack_visual_embeds"] = [torch.cat(tuple(layer))[batch.feature_index][order] for layer in deep]
+        extra["deepstack_visual_embeds"] = [layer[batch.feature_index][order] for layer in deep]
     return flat.view(embeds.shape), extra

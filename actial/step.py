@@ -18,13 +18,15 @@ from typing import Any, TypeVar
 import lightning
 import torch
 import torch.distributed as dist
+from lightning.pytorch.strategies import ModelParallelStrategy
 from torch.utils.data import DataLoader, Dataset
 
 from actial.batch import TrainBatch
 from actial.config import ModelConfig, OptimConfig, Schedule, StageConfig
 from actial.errors import NonFiniteError
 from actial.policy import Policy
-from actial.trunk import TrunkBatch, pack, split_micro
+from actial.sharding import is_sharded, like, shard, whole
+from actial.trunk import Trunk, TrunkBatch, pack, split_micro
 
 Part = TypeVar("Part")
 Sums = dict[str, float]
@@ -57,8 +59,12 @@ class StepModule(lightning.LightningModule):
         names = {parameter: name for name, parameter in self.policy.named_parameters()}
         for parameter, name in names.items():
             if name in self.optimizer_state:
-                optimizer.state[parameter] = {key: value.clone() for key, value in self.optimizer_state[name].items()}
+                optimizer.state[parameter] = {key: like(value, parameter) for key, value in self.optimizer_state[name].items()}
         return optimizer
+
+    def configure_model(self) -> None:
+        if isinstance(self.trainer.strategy, ModelParallelStrategy) and not self.sharded:
+            shard(self.policy, self.trainer.strategy.device_mesh["data_parallel"])
 
     def on_train_start(self) -> None:
         self.policy.train()
@@ -76,16 +82,24 @@ class StepModule(lightning.LightningModule):
 
     # ------------------------------------------------------------ one optimiser step
 
+    @property
+    def sharded(self) -> bool:
+        """Whether forward passes are collective, so that every rank must make the same number, through the same modules."""
+        return is_sharded(self.policy)
+
     def packed(self, batch: TrainBatch, indices: Sequence[int]) -> TrunkBatch:
-        """Some trunks of the batch as tensors on this module's device."""
-        trunks = [batch.trunks[i] for i in indices]
-        return pack(trunks, batch.images, self.policy.spec, self.model_config.row_tokens).to(self.policy.device)
+        """Some trunks of the batch as tensors on this module's device; without any, a spare that scores nothing."""
+        trunks = [batch.trunks[i] for i in indices] or [Trunk("spare", [0], [], [])]
+        rows = pack(trunks, batch.images, self.policy.spec, self.model_config.row_tokens, always_see=self.sharded)
+        return rows.to(self.device)
 
     def parts(self, batch: TrainBatch, indices: Sequence[int] | None = None) -> list[list[int]]:
-        """Trunk indices of each micro-batch."""
+        """Trunk indices of each micro-batch; sharded, as many on every rank, the last ones perhaps empty."""
         chosen = list(range(len(batch.trunks))) if indices is None else list(indices)
         split = split_micro([batch.trunks[i] for i in chosen], self.model_config.micro_tokens)
-        return [[chosen[i] for i in part] for part in split]
+        found = [[chosen[i] for i in part] for part in split]
+        most = sum_over_ranks({"max/parts": float(len(found))})["max/parts"] if self.sharded else len(found)
+        return found + [[]] * (round(most) - len(found))
 
     def update(self, batch: TrainBatch, parts: Iterable[Part], loss_of: Callable[[Part], tuple[torch.Tensor, Mapping[str, Any]]]) -> Sums:
         """Sum the parts' gradients over micro-batches and ranks, clip, step. Returns additive metrics summed likewise.
@@ -103,9 +117,13 @@ class StepModule(lightning.LightningModule):
                 self.manual_backward(loss)
                 sums = merge(sums, {name: float(value) for name, value in metrics.items()})
         trained = [p for group in optimizer.param_groups for p in group["params"]]
-        sum_gradients(trained)
-        sums = sum_over_ranks(sums)
-        norm = float(torch.nn.utils.clip_grad_norm_(trained, self.stage.optim.grad_clip))
+        sums = sum_over_ranks(sums | {"images": float(sum(len(trunk.images) for trunk in batch.trunks))})
+        images = sums.pop("images")
+        if self.sharded:
+            self._forget_spare_gradients(images)
+        else:
+            sum_gradients(trained)
+        norm = float(whole(torch.nn.utils.clip_grad_norm_(trained, self.stage.optim.grad_clip)))
         if not math.isfinite(norm) or not math.isfinite(sums.get("loss", 0.0)):
             self._stop_at(batch, loss=sums.get("loss", 0.0), norm=norm)
         optimizer.step()
@@ -117,6 +135,12 @@ class StepModule(lightning.LightningModule):
         self.completed_steps += 1
         self.metrics = metrics
         self.timings = {"seconds": seconds, "tokens_per_second": tokens / seconds}
+
+    def _forget_spare_gradients(self, images: float) -> None:
+        """A step without any image leaves the tower as it is, though every rank has shown it a blank one."""
+        if not images:
+            for parameter in (*self.policy.part_parameters("vision"), *self.policy.part_parameters("merger")):
+                parameter.grad = None
 
     def _local_gradients(self) -> AbstractContextManager[Any]:
         """Keep DDP from reducing after every backward pass: ranks may differ in how many they make."""

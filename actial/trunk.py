@@ -96,9 +96,12 @@ class TrunkBatch:
         return replace(self, **moved)
 
 
-def pack(trunks: Sequence[Trunk], images: Sequence[np.ndarray], spec: TrunkSpec, row_tokens: int) -> TrunkBatch:
+def pack(
+    trunks: Sequence[Trunk], images: Sequence[np.ndarray], spec: TrunkSpec, row_tokens: int, *, always_see: bool = False
+) -> TrunkBatch:
     """Pack groups into rows of `row_tokens` (a longer group gets a row of its own); each image used is patchified once.
 
+    `always_see` adds one blank image that no token refers to where there is none, so that the tower runs on every rank.
     `images` are uint8 (H, W, 3) at their final size. Raises ValueError, naming the trunk, on a placeholder count that does
     not match its images, an image side that is no multiple of `spec.factor`, or an empty trunk.
     """
@@ -122,7 +125,10 @@ def pack(trunks: Sequence[Trunk], images: Sequence[np.ndarray], spec: TrunkSpec,
         slots.append(np.flatnonzero(group_ids[: len(trunk.ids)] == spec.image_token_id) + row * length + start)
         features += [np.arange(_num_features(grids[i], spec)) + feature_start[i] for i in trunk.images]
         scored.add(trunk, index, row * length + start)
-    pixel_values, grid_thw = patchify([images[index] for index in used], spec)
+    shown = [images[index] for index in used]
+    if always_see and not shown:
+        shown = [np.zeros((spec.factor, spec.factor, 3), dtype=np.uint8)]
+    pixel_values, grid_thw = patchify(shown, spec)
     return TrunkBatch(
         ids=torch.from_numpy(ids),
         positions=torch.from_numpy(positions),

@@ -9,16 +9,20 @@ import socket
 
 import pytest
 import torch
+from lightning.pytorch.strategies import ModelParallelStrategy
 from rollout_world import WordRenderer, example_at
 from test_grpo import ACCURACY, BANNED
 from tiny_models import EOS, tiny_policy
 from training import Recorder, make_trainer, sft_batch, sft_module
 
 from actial.batch import TrainBatch
-from actial.config import AdvantageScale, GRPOConfig, KLConfig, OptimConfig, Reference
+from actial.checkpoint import CheckpointCallback, resume
+from actial.config import AdvantageScale, GRPOConfig, KLConfig, KLPlace, ModelConfig, OptimConfig, Reference
 from actial.grpo.module import GRPOModule
 from actial.grpo.rollouts import Rollouts
-from actial.grpo.sampler import HFSampler
+from actial.grpo.sampler import HFSampler, ScriptedSampler
+from actial.policy import Policy
+from actial.sharding import whole
 from actial.step import num_ranks, step_loader
 from actial.trunk import Trunk
 
@@ -48,16 +52,19 @@ def sft_run(folder):
     return module, make
 
 
-def grpo_run(folder):
+def grpo_run(folder, *, sampler=None, **values):
     """Five prompts for two ranks, and a filter that keeps another number on each."""
     config = GRPOConfig(
-        steps=STEPS, batch_size=5, group_size=4, max_tokens=1, updates_per_batch=1, filter_zero_variance=True, max_refills=2,
-        advantage=AdvantageScale.group, kl=KLConfig(beta=0.1), optim=OptimConfig(lr=1e-2, warmup_steps=0),
+        **{
+            "steps": STEPS, "batch_size": 5, "group_size": 4, "max_tokens": 1, "filter_zero_variance": True, "max_refills": 2,
+            "advantage": AdvantageScale.group, "kl": KLConfig(beta=0.1), "optim": OptimConfig(lr=1e-2, warmup_steps=0), **values,
+        }
     )  # fmt: skip
     policy = tiny_policy(reference=Reference.frozen_copy, micro_tokens=60)
     renderer = WordRenderer(4)
     renderer.banned_ids = BANNED
-    rollouts = Rollouts(example_at, renderer, HFSampler(policy, stop_ids=[EOS], banned_ids=BANNED), ACCURACY, config, seed=5)
+    sampler = sampler or HFSampler(policy, stop_ids=[EOS], banned_ids=BANNED)
+    rollouts = Rollouts(example_at, renderer, sampler, ACCURACY, config, seed=5)
     module = GRPOModule(policy, config, policy.config, crash_folder=folder, rollouts=rollouts)
 
     def make(step: int):
@@ -67,28 +74,41 @@ def grpo_run(folder):
     return module, make
 
 
-def process(build, folder, rank: int, ranks: int, port: int) -> None:
+def scripted_run(folder):
+    """Fixed completions, KL in the reward and two updates a batch: every forward pass that the stage knows."""
+    sampler = ScriptedSampler(lambda prompt, member: [14 + member % 3, EOS], stop_ids=[EOS])
+    kl = KLConfig(beta=0.1, place=KLPlace.reward)
+    return grpo_run(folder, sampler=sampler, kl=kl, updates_per_batch=2, batch_size=4, max_tokens=2, filter_zero_variance=False)
+
+
+def process(build, folder, rank: int, ranks: int, port: int, strategy: str, stop: int) -> None:
     torch.set_num_threads(1)
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), WORLD_SIZE=str(ranks), RANK=str(rank), LOCAL_RANK=str(rank))
     os.environ["TORCHELASTIC_RUN_ID"] = "test"  # Lightning then takes the processes as started from outside
     module, make = build(folder)
+    module.policy.config.path = str(folder)
     rows: list[dict[str, float]] = []
-    settings = {"devices": ranks, "strategy": "ddp"} if ranks > 1 else {}
+    start = resume(folder / "checkpoints", module, {})
+    sharded = ModelParallelStrategy(data_parallel_size=ranks, tensor_parallel_size=1) if strategy == "fsdp2" else strategy
+    settings = {"devices": ranks, "strategy": sharded} if ranks > 1 else {}
 
     def note(done) -> None:
-        rows.append({**done.metrics, "weights": float(done.policy.core.lm_head.weight.detach().double().sum())})
+        rows.append({**done.metrics, "weights": float(whole(done.policy.core.lm_head.weight.detach()).double().sum())})
 
-    make_trainer(Recorder(note), **settings).fit(module, step_loader(make, 0, STEPS))
+    saver = CheckpointCallback(folder / "checkpoints", stop, {})
+    make_trainer(Recorder(note), saver, **settings).fit(module, step_loader(make, start, stop))
+    module.policy.save_pretrained(folder / "model")
     (folder / f"rows-{rank}-of-{ranks}.json").write_text(json.dumps(rows))
 
 
-def run_ranks(build, folder, ranks: int) -> list[list[dict[str, float]]]:
+def run_ranks(build, folder, ranks: int, *, strategy: str = "ddp", stop: int = STEPS) -> list[list[dict[str, float]]]:
     """Rows of each rank; fails instead of hanging."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
+    folder.mkdir(exist_ok=True)
     context = multiprocessing.get_context("fork")
-    children = [context.Process(target=process, args=(build, folder, rank, ranks, port)) for rank in range(ranks)]
+    children = [context.Process(target=process, args=(build, folder, rank, ranks, port, strategy, stop)) for rank in range(ranks)]
     for child in children:
         child.start()
     for child in children:
@@ -104,8 +124,8 @@ def run_ranks(build, folder, ranks: int) -> list[list[dict[str, float]]]:
 @pytest.mark.parametrize(("build", "compared"), [(sft_run, STEPS), (grpo_run, 1)])
 def test_two_ranks_equal_one(tmp_path, build, compared):
     """Rollouts are compared in the first step only: later a rounding error may tip a sample over."""
-    (alone,) = run_ranks(build, tmp_path, 1)
-    first, second = run_ranks(build, tmp_path, 2)
+    (alone,) = run_ranks(build, tmp_path / "one", 1)
+    first, second = run_ranks(build, tmp_path / "two", 2)
     assert first == second
     assert len(first) == STEPS
     for step in range(compared):
@@ -113,3 +133,23 @@ def test_two_ranks_equal_one(tmp_path, build, compared):
         assert row.keys() == expected.keys()
         for name in row.keys() - {"weights"}:  # Adam turns the rounding of tiny gradients into steps of full size
             assert row[name] == pytest.approx(expected[name], rel=1e-5 if step == 0 else 1e-3, abs=1e-5), (step, name)
+
+
+def test_sharded_ranks_equal_one_and_leave_whole_checkpoints(tmp_path):
+    """FSDP2 on two ranks; its checkpoint after two steps is taken up by one process, its model folder is a plain one."""
+    (alone,) = run_ranks(sft_run, tmp_path / "one", 1)
+    first, second = run_ranks(sft_run, tmp_path / "two", 2, strategy="fsdp2", stop=2)
+    (resumed,) = run_ranks(sft_run, tmp_path / "two", 1)
+    for found, other, expected in zip(first, second, alone[:2], strict=True):
+        for name in expected.keys() - {"weights"}:
+            assert found[name] == other[name] == pytest.approx(expected[name], rel=1e-4), name
+    assert [row["loss"] for row in resumed] == pytest.approx([alone[2]["loss"]], rel=1e-3)
+    assert Policy.load(ModelConfig(path=str(tmp_path / "two" / "model")))
+
+
+def test_sharded_rollouts_equal_one_process(tmp_path):
+    (alone,) = run_ranks(scripted_run, tmp_path / "one", 1, stop=1)
+    first, second = run_ranks(scripted_run, tmp_path / "two", 2, strategy="fsdp2", stop=1)
+    assert first == second
+    for name, value in alone[0].items():
+        assert first[0][name] == pytest.approx(value, rel=1e-3, abs=1e-4), name

@@ -11,13 +11,16 @@ from typing import Any
 import numpy as np
 import torch
 
+from actial.batch import TrainBatch
 from actial.config import GRPOConfig, KLEstimator, KLPlace, ModelConfig
+from actial.errors import UserError
 from actial.grpo.rollouts import RolloutBatch, Rollouts
+from actial.grpo.sampler import HFSampler
 from actial.head import Law
 from actial.losses import Denominators, Metrics, Scores, kl_penalty, policy_gradient
 from actial.policy import Compare, Policy
 from actial.step import StepModule, Sums, sum_over_ranks
-from actial.trunk import Trunk, pack, split_micro
+from actial.trunk import Trunk
 
 LENGTHS = (64, 256, 1024, math.inf)  # tokens; upper bounds of the buckets in which the gap to the sampler is reported
 
@@ -44,6 +47,11 @@ class GRPOModule(StepModule):
         self.compare = Compare.none
         if stage.kl.beta > 0 and stage.kl.estimator is not KLEstimator.none:
             self.compare = Compare.full_kl if stage.kl.estimator is KLEstimator.full else Compare.logprobs
+
+    def configure_model(self) -> None:
+        super().configure_model()
+        if self.sharded and isinstance(self.rollouts.sampler, HFSampler):
+            raise UserError("sampler.kind=hf cannot decode with trainer.strategy=fsdp2, whose forward is collective: use a vllm sampler.")
 
     def counters(self) -> dict[str, int]:
         return {"position": self.position}
@@ -87,7 +95,7 @@ class GRPOModule(StepModule):
                 branch_index=packed.branch_index,
                 group_of_branch=packed.trunk_of_branch,
                 advantages=_per_branch(batch.advantages, batch.trunks, part).to(result.logprobs),
-                old_logprobs=None if old is None else torch.cat([old[i] for i in part]),
+                old_logprobs=None if old is None else torch.cat([result.logprobs.new_zeros(0), *(old[i] for i in part)]),
                 sampler_logprobs=_sampler_logprobs(batch, part).to(result.logprobs),
                 reference_logprobs=result.reference_logprobs,
                 exact_kl=result.kl,
@@ -131,8 +139,9 @@ class GRPOModule(StepModule):
     def _reward_penalty(self, trunks: list[Trunk], images: list[np.ndarray]) -> list[float]:
         """beta times the summed KL estimate of each completion, for kl.place=reward."""
         costs: list[float] = []
-        for part in split_micro(trunks, self.model_config.micro_tokens):
-            packed = pack([trunks[i] for i in part], images, self.policy.spec, self.model_config.row_tokens).to(self.policy.device)
+        batch = TrainBatch(trunks=trunks, images=images)
+        for part in self.parts(batch):
+            packed = self.packed(batch, part)
             result = self.policy.token_logprobs(packed, self.law, compare=self.compare)
             scores = Scores(
                 logprobs=result.logprobs,

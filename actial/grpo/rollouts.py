@@ -156,7 +156,7 @@ class Rollouts:
         samples = [sample for group in groups for sample in group.samples]
         sampler_logprobs = [completion.logprobs for completion in completions]
         sums = measure(groups, self.renderer.banned_ids)
-        if penalty is not None and groups:
+        if penalty is not None:  # also without groups: sharded, every rank must make the forward passes
             for sample, cost in zip(samples, penalty(trunks, images), strict=True):
                 sample.reward -= cost
                 _add(sums, "kl_penalty", cost)
