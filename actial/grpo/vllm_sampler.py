@@ -60,6 +60,7 @@ def import_vllm() -> Any:
         os.environ.setdefault(name, value)
     try:
         import vllm
+        import vllm.logger  # configures logging, which would undo the levels set below
     except ModuleNotFoundError as error:
         raise UserError(
             f"sampler.kind=vllm needs vLLM, but {error.name} is not installed: run pip install 'actial[vllm]' on a CUDA machine or make "
