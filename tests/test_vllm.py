@@ -21,7 +21,7 @@ from actial.cli import CONF, typed
 from actial.config import LoraConfig, ModelConfig, PartConfig, PromptConfig, SamplerConfig, SamplerKind, register
 from actial.grpo.engine import EngineSampler, Request, open_engine_sampler
 from actial.grpo.sampler import HFSampler, as_trunks
-from actial.grpo.sync import EngineFault, check_coverage, engine_name, trainer_names
+from actial.grpo.sync import EngineFault, check_coverage, engine_name, trainer_names, weights_version
 from actial.head import Law
 from actial.policy import Policy
 from actial.rendering import PromptRenderer
@@ -139,6 +139,17 @@ def test_coverage_names_what_is_missing_and_what_is_unknown() -> None:
         check_coverage(engine, [*whole[:2]])
     with pytest.raises(EngineFault, match=r"no parameter for 1 of the trainer's weights, first lm_head\.weight"):
         check_coverage(engine, [*whole, "lm_head.weight"])
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_every_optimiser_step_is_noticed(folder: Path, fused: bool) -> None:
+    policy = load_policy(folder)
+    before = weights_version(policy)
+    assert weights_version(policy) == before
+    optimizer = torch.optim.AdamW([policy.core.model.language_model.norm.weight], lr=1e-6, fused=fused)
+    policy.core.model.language_model.norm.weight.grad = torch.ones_like(policy.core.model.language_model.norm.weight)
+    optimizer.step()
+    assert weights_version(policy) != before
 
 
 # ---------------------------------------------------------------- parity

@@ -60,7 +60,7 @@ class Engine(Protocol):
     """What runs requests elsewhere: in this process (vllm_sampler.py) or in a server (server_sampler.py)."""
 
     max_model_len: int
-    synced_to: tuple[int, int] | None  # `weights_version` of the weights in place, once they are proven; None: unknown or given up
+    synced_to: int | None  # `weights_version` of the weights in place, once they are proven; None: unknown or given up
 
     def run(self, requests: list[Request]) -> list[Reply]: ...
 

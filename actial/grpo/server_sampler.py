@@ -80,7 +80,7 @@ class ServerEngine:
         self.command = command
         self.client = httpx.Client(base_url=self.url, timeout=config.timeout_s)
         self.server: ServerProcess | None = None
-        self.synced_to: tuple[int, int] | None = None
+        self.synced_to: int | None = None
         self.leads = is_main_process()  # of several trainer ranks, one runs the server and hands the weights over
         if config.start and self.leads:
             self._start()

@@ -98,6 +98,17 @@ def _whole(tensor: torch.Tensor) -> torch.Tensor:
     return whole.detach()
 
 
-def weights_version(policy: Policy) -> tuple[int, int]:
-    """Changes whenever a parameter is written in place, as optimisers and checkpoint loading do; torch counts the writes."""
-    return id(policy), sum(parameter._version for parameter in policy.core.parameters())
+@torch.no_grad()
+def weights_version(policy: Policy) -> int:
+    """A checksum that changes with any bit of any parameter.
+
+    Torch's own write counters (`Tensor._version`) will not do: fused AdamW updates parameters without counting.
+    """
+    parameters = list(policy.core.parameters())
+    shards = [parameter.to_local() if hasattr(parameter, "to_local") else parameter for parameter in parameters]
+    bits = {4: torch.int32, 2: torch.int16}
+    sums = torch.stack([shard.view(bits[shard.element_size()]).sum(dtype=torch.int64) for shard in shards])
+    version = (sums * torch.arange(1, len(sums) + 1, device=sums.device)).sum()
+    if any(hasattr(parameter, "to_local") for parameter in parameters):  # each rank holds a part, and all must agree to sync
+        torch.distributed.all_reduce(version)
+    return int(version)

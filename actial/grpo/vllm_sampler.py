@@ -90,7 +90,7 @@ class VLLMEngine:
         torch.set_num_threads = set_num_threads  # the CPU build replaces it by a function that does nothing
         torch.set_num_threads(threads)
         self.max_model_len: int = self.llm.model_config.max_model_len
-        self.synced_to: tuple[int, int] | None = None
+        self.synced_to: int | None = None
         self.sleeps = bool(arguments.get("enable_sleep_mode"))
         self.asleep = False
 
