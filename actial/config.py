@@ -774,11 +774,24 @@ class ExportConfig:
     run_dir: str = ""  # model_card: the finished run
 
 
+# ---------------------------------------------------------------- collect
+
+
+@dataclass(kw_only=True, slots=True)
+class CollectConfig:
+    """`python -m actial.collect RUNS_DIR out=DIR`: the runs of a sweep as tables and figures."""
+
+    runs: str = MISSING
+    out: str = MISSING
+    against: str = ""  # the arm that the others are compared with; "" = the first
+
+
 # ---------------------------------------------------------------- registration
 
 ASSETS = Path(__file__).parent / "assets"
 SCHEMAS: dict[str, type] = {
     "train_schema": TrainConfig,
+    "collect_schema": CollectConfig,
     "build_schema": BuildConfig,
     "chains_schema": ChainsConfig,
     "world_schema": WorldConfig,

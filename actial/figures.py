@@ -1,0 +1,139 @@
+"""Figures of a sweep for actial.collect and the notebooks: points with intervals per arm, training curves, photos of answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import matplotlib.image
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from actial.files import atomic
+from actial.plots import MARKERS, STYLE, colour, label
+
+UNITS = {
+    "loss": "loss (nats per token)",
+    "reward": "reward",
+    "kl": "KL (nats per token)",
+    "length": "length (tokens)",
+    "format": "format kept (%)",
+    "accuracy": "right (%)",
+    "entropy": "entropy (nats per token)",
+    "truncated": "cut short (%)",
+}
+SHARES = ("format", "accuracy", "truncated", "joint", "unparsed")
+LINES = ("-", "--", ":", "-.")
+
+
+def scale(metric: str) -> float:
+    """100 for shares, which are shown in percent."""
+    return 100.0 if metric.partition("/")[0] in SHARES else 1.0
+
+
+def arm_figure(table: pd.DataFrame, means: pd.DataFrame, metric: str = "accuracy", chance: Mapping[str, float] | None = None) -> Figure:
+    """One panel per set: a row per arm, a marker per model with its interval over seeds, small dots for the single seeds.
+
+    `table` as from analysis.tidy, `means` as from analysis.summary; `chance`: set -> share that guessing gets right.
+    """
+    shown = means[(means["metric"] == metric) & (means["set"] != "training")]
+    sets, arms, models = (list(dict.fromkeys(shown[name])) for name in ("set", "arm", "model"))
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(3.0 * max(1, len(sets)) + 1.8, 1.1 + 0.22 * len(arms) * (1 + len(models))), layout="constrained")
+        grid = figure.subplots(1, max(1, len(sets)), sharey=True, squeeze=False)[0]
+        for axes, name in zip(grid, sets, strict=False):
+            for y, arm in enumerate(arms):
+                for i, model in enumerate(models):
+                    place = y + 0.8 * ((i + 0.5) / len(models) - 0.5)
+                    _point(axes, shown, table, {"set": name, "arm": arm, "model": model, "metric": metric}, place, i, y == 0)
+            if chance and name in chance:
+                axes.axvline(100 * chance[name], color="#b9bec6", lw=1.2, zorder=0, label="guessing")
+            axes.set_title(name, loc="left", fontsize=10)
+            axes.set_xlabel(UNITS.get(metric, metric), fontsize=9)
+            axes.set_yticks(range(len(arms)), arms)
+            axes.set_ylim(len(arms) - 0.5, -0.5)
+            axes.grid(axis="y", visible=False)
+            axes.tick_params(length=0)
+        handles, names = grid[0].get_legend_handles_labels()
+        figure.legend(handles, names, loc="outside upper left", ncols=len(names), frameon=False, fontsize=9)
+    return figure
+
+
+def _point(axes: Any, means: pd.DataFrame, table: pd.DataFrame, where: dict[str, str], y: float, index: int, named: bool) -> None:
+    found, single = means[_matches(means, where)], table[_matches(table, where)]
+    if found.empty:
+        return
+    factor, row = scale(where["metric"]), found.iloc[0]
+    axes.plot(factor * single["value"], [y] * len(single), ".", color=colour(index), ms=4, alpha=0.5)
+    if row["low"] == row["low"]:
+        axes.plot([factor * row["low"], factor * row["high"]], [y, y], color=colour(index), lw=2, solid_capstyle="butt")
+    name = label(where["model"]) if named else None
+    axes.plot(factor * row["mean"], y, MARKERS[index % len(MARKERS)], color=colour(index), ms=6, label=name)
+
+
+def _matches(table: pd.DataFrame, where: Mapping[str, Any]) -> pd.Series:
+    return np.logical_and.reduce([table[key] == value for key, value in where.items()])
+
+
+def curve_figure(curves: Mapping[str, pd.DataFrame]) -> Figure:
+    """One panel per metric (name -> frame of analysis.curve): the mean over seeds of every arm, shaded from least to greatest."""
+    arms = list(dict.fromkeys(arm for frame in curves.values() for arm in frame["arm"]))
+    columns = min(3, max(1, len(curves)))
+    lines = max(1, -(-len(curves) // columns))
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(3.6 * columns, 2.6 * lines + 0.3 * len(arms) / 3), layout="constrained")
+        grid = figure.subplots(lines, columns, squeeze=False)
+        for axes, (metric, frame) in zip(grid.flat, curves.items(), strict=False):
+            for i, arm in enumerate(arms):
+                values = scale(metric) * frame[frame["arm"] == arm].pivot_table(index="step", columns="seed", values="value")
+                if len(values):
+                    axes.fill_between(values.index, values.min(axis=1), values.max(axis=1), color=colour(i + 1), alpha=0.15, lw=0)
+                    style = LINES[(i // 5) % len(LINES)]
+                    axes.plot(values.index, values.mean(axis=1), color=colour(i + 1), ls=style, lw=1.6, label=arm)
+            axes.set_ylabel(UNITS.get(metric, metric), fontsize=9)
+            axes.set_xlabel("step", fontsize=9)
+            axes.tick_params(length=0)
+        for axes in list(grid.flat)[len(curves) :]:
+            axes.set_visible(False)
+        handles, names = grid.flat[0].get_legend_handles_labels()
+        figure.legend(handles, names, loc="outside upper left", ncols=3, frameon=False, fontsize=8)
+    return figure
+
+
+def counts_figure(counts: Mapping[str, pd.Series]) -> Figure:
+    """One bar panel per series (title -> count or share by category)."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(3.4 * len(counts), 2.8), layout="constrained")
+        for axes, (title, series) in zip(figure.subplots(1, len(counts), squeeze=False)[0], counts.items(), strict=True):
+            axes.bar([str(name) for name in series.index], series.to_numpy(), color=colour(1))
+            axes.set_title(title, loc="left", fontsize=10)
+            axes.set_ylabel(str(series.name or "pairs"), fontsize=9)
+            axes.tick_params(axis="x", labelrotation=30 if max(map(len, map(str, series.index)), default=0) > 6 else 0, length=0)
+            axes.grid(axis="x", visible=False)
+    return figure
+
+
+def photo_figure(cards: Sequence[Mapping[str, Any]], folder: Path | str) -> Figure:
+    """Photos of a run's sample answers (results.json, "examples") with the truth and what every model said."""
+    photos = max((len(card["images"]) for card in cards), default=1)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(2.2 * photos + 4.5, 2.0 * max(1, len(cards))), layout="constrained")
+        grid = figure.subplots(max(1, len(cards)), photos + 1, squeeze=False, width_ratios=[1] * photos + [2])
+        for axes in grid.flat:
+            axes.set_axis_off()
+        for line, card in zip(grid, cards, strict=False):
+            for axes, path in zip(line, card["images"], strict=False):
+                axes.imshow(matplotlib.image.imread(Path(folder) / path), interpolation="nearest")
+            said = [f"{label(m)}: {a['choice'] or 'not readable'}{'' if a['hit'] else '  (wrong)'}" for m, a in card["answers"].items()]
+            line[-1].text(0, 0.5, "\n".join([f"truth: {card['answer']}", *said]), va="center", fontsize=9, transform=line[-1].transAxes)
+    return figure
+
+
+def save(figure: Figure, path: Path) -> Path:
+    """Write a PNG, complete or not at all."""
+    with atomic(path) as file:
+        figure.savefig(file, format="png", dpi=150, metadata={"Software": None})
+    return path
