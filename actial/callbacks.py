@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
+from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 import lightning
 import numpy as np
 from omegaconf import OmegaConf
 
+from actial.batch import TrainBatch
 from actial.config import LoggerConfig, TrainConfig, WandbMode
+from actial.files import write_text
 from actial.progress import Progress
 from actial.runs import Run, flat, is_main_process
 from actial.step import StepModule
+from actial.trunk import Branch, Trunk
 
 SHOWN = ("loss", "reward", "format", "accuracy", "kl")  # beside the progress bar, those that the stage has
+DESCRIBED = 2  # trunks written out
 
 
 class StepRecorder(lightning.Callback):
@@ -52,6 +59,34 @@ class StepRecorder(lightning.Callback):
     def on_exception(self, trainer: lightning.Trainer, module: lightning.LightningModule, exception: BaseException) -> None:
         if self.progress is not None:
             self.progress.__exit__(type(exception))
+
+
+class FirstBatch(lightning.Callback):
+    """Writes the first trunks of the first batch as text, scored tokens in brackets, so that a wrong prompt or mask is seen at once."""
+
+    def __init__(self, path: Path, decode: Callable[[list[int]], str], image_token: str) -> None:
+        self.path = path
+        self.decode = decode
+        self.image_token = image_token
+
+    def on_train_batch_start(
+        self, trainer: lightning.Trainer, module: lightning.LightningModule, batch: TrainBatch, batch_index: int
+    ) -> None:
+        if batch_index or self.path.exists() or not is_main_process():
+            return
+        tokens = sum(trunk.num_tokens for trunk in batch.trunks)
+        branches = sum(len(trunk.branches) for trunk in batch.trunks)
+        head = f"{len(batch.trunks)} trunks, {branches} branches, {len(batch.images)} photos, {tokens} tokens\n"
+        write_text(self.path, head + "".join(self._trunk(trunk) for trunk in batch.trunks[:DESCRIBED]))
+
+    def _trunk(self, trunk: Trunk) -> str:
+        text = re.sub(f"(?:{re.escape(self.image_token)})+", self.image_token, self.decode(trunk.ids))
+        return f"\n==== {trunk.uid}: {len(trunk.ids)} tokens\n{text}" + "".join(self._branch(branch) for branch in trunk.branches)
+
+    def _branch(self, branch: Branch) -> str:
+        runs = groupby(zip(branch.ids, branch.scored, strict=True), key=lambda pair: pair[1])
+        parts = [(scored, self.decode([token for token, _ in pairs])) for scored, pairs in runs]
+        return f"\n---- {len(branch.ids)} tokens\n" + "".join(f"[[{text}]]" if scored else text for scored, text in parts) + "\n"
 
 
 class Evaluator(lightning.Callback):

@@ -15,7 +15,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from transformers.utils.logging import disable_progress_bar
 
 from actial.batch import TrainBatch
-from actial.callbacks import Evaluator, SampleTable, StepRecorder, Tracker
+from actial.callbacks import Evaluator, FirstBatch, SampleTable, StepRecorder, Tracker
 from actial.checkpoint import CheckpointCallback, resume
 from actial.cli import STOPPED, Exit
 from actial.config import MixConfig, Reference, StageName, TrainConfig
@@ -62,7 +62,8 @@ def train_stage(stage: StageName, config: TrainConfig, source: str, run: Run, tr
     start = resume(checkpoints, module, fingerprint)
     run.metrics.rewind(stage.name, start)
     run.timings.rewind(stage.name, start)
-    callbacks: list[lightning.Callback] = [StepRecorder(run, stage.name, tracker)]
+    described = FirstBatch(run.stage_folder(stage.name) / "first_batch.txt", job.renderer.tokenizer.decode, job.renderer.image_token)
+    callbacks: list[lightning.Callback] = [described, StepRecorder(run, stage.name, tracker)]
     if stage is StageName.grpo:
         callbacks += [SampleTable(tracker), RolloutLog(run.folder / "rollouts.parquet", stage.name, module.stage.save_every)]
     if module.stage.eval_every:

@@ -51,6 +51,10 @@ def test_two_stages_leave_what_they_promise_twice_the_same(compose, tmp_path: Pa
     passport = json.loads((first / "passport.json").read_text())
     assert passport["data"]["viewpoint"]["rows"]["train"] > 0
     assert passport["grpo"]["last_metrics"]["logprob_gap"] < 1e-5
+    described = (first / "sft" / "first_batch.txt").read_text()
+    assert described.startswith("4 trunks, 12 branches, 8 photos, ")
+    assert described.count("====") == 2
+    assert described.count("<|im_start|>assistant\n[[") == described.count("<|im_end|>]]\n") == 6  # answers scored, questions not
     assert "<html" in (first / "report.html").read_text()
     assert list((first / "wandb").glob("offline-run-*"))
     assert not (second / "wandb").exists()
