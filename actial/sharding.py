@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
+from lightning.pytorch.strategies import ModelParallelStrategy
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from actial.config import Precision
+from actial.config import Precision, Strategy, TrainerConfig
 from actial.errors import UserError
 
 if TYPE_CHECKING:
@@ -36,6 +37,13 @@ def shard(policy: Policy, mesh: DeviceMesh) -> None:
         if isinstance(module, FSDPModule):
             module.set_gradient_divide_factor(1.0)
             module.set_force_sum_reduction_for_comms(True)  # gloo knows no scaled sum
+
+
+def lightning_strategy(config: TrainerConfig) -> Any:
+    """What Lightning's Trainer takes as `strategy`."""
+    if config.strategy is Strategy.fsdp2:
+        return ModelParallelStrategy(data_parallel_size=config.devices * config.nodes, tensor_parallel_size=1)
+    return config.strategy.value
 
 
 def is_sharded(module: Any) -> bool:

@@ -9,7 +9,6 @@ import socket
 
 import pytest
 import torch
-from lightning.pytorch.strategies import ModelParallelStrategy
 from rollout_world import WordRenderer, example_at
 from test_grpo import ACCURACY, BANNED
 from tiny_models import EOS, tiny_policy
@@ -17,12 +16,12 @@ from training import Recorder, make_trainer, sft_batch, sft_module
 
 from actial.batch import TrainBatch
 from actial.checkpoint import CheckpointCallback, resume
-from actial.config import AdvantageScale, GRPOConfig, KLConfig, KLPlace, ModelConfig, OptimConfig, Reference
+from actial.config import AdvantageScale, GRPOConfig, KLConfig, KLPlace, ModelConfig, OptimConfig, Reference, Strategy, TrainerConfig
 from actial.grpo.module import GRPOModule
 from actial.grpo.rollouts import Rollouts
 from actial.grpo.sampler import HFSampler, ScriptedSampler
 from actial.policy import Policy
-from actial.sharding import whole
+from actial.sharding import lightning_strategy, whole
 from actial.step import num_ranks, step_loader
 from actial.trunk import Trunk
 
@@ -89,8 +88,8 @@ def process(build, folder, rank: int, ranks: int, port: int, strategy: str, stop
     module.policy.config.path = str(folder)
     rows: list[dict[str, float]] = []
     start = resume(folder / "checkpoints", module, {})
-    sharded = ModelParallelStrategy(data_parallel_size=ranks, tensor_parallel_size=1) if strategy == "fsdp2" else strategy
-    settings = {"devices": ranks, "strategy": sharded} if ranks > 1 else {}
+    chosen = lightning_strategy(TrainerConfig(devices=ranks, strategy=Strategy(strategy)))
+    settings = {"devices": ranks, "strategy": chosen} if ranks > 1 else {}
 
     def note(done) -> None:
         rows.append({**done.metrics, "weights": float(whole(done.policy.core.lm_head.weight.detach()).double().sum())})
