@@ -385,11 +385,12 @@ def test_vllm_s_own_server_agrees_before_and_after_a_sync(folder: Path, renderer
     config = SamplerConfig(kind=SamplerKind.vllm_server, url=url, folder=str(tmp_path), engine=dict(ENGINE))
     policy = load_policy(folder)
     sampler, prompts = open_engine_sampler(config, policy, renderer), prompts_of(renderer, 4)
+    engine = sampler.engine
     try:
         assert gap(sampler, prompts) <= 1e-5
         shake(policy, seed=1, scale=0.02)
         assert gap(sampler, prompts, temperature=0.7) <= 1e-5
         assert sampler.figures["probe_moved"] > 0.01
-        assert str(folder) not in sampler.engine.weights
+        assert str(folder) not in engine.weights
     finally:
-        sampler.engine.close()
+        engine.close()

@@ -192,7 +192,8 @@ class ServerEngine:
 
     def load(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
         """Write a checkpoint beside the last one, have the server reload from it, drop its caches and the last one."""
-        tensors = {name: tensor.contiguous().cpu() for name, tensor in weights}  # gathers shards, so on every rank
+        # gathers shards, so on every rank; copies, because safetensors refuses a head and an embedding that share memory
+        tensors = {name: tensor.to("cpu", copy=True).contiguous() for name, tensor in weights}
         if self.leads:
             self._hand_over(tensors)
         if torch.distributed.is_initialized():
