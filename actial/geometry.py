@@ -49,6 +49,12 @@ def cross(a: Array, b: Array) -> Array:
     return np.stack([x, y, a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0]], axis=-1)
 
 
+def median(v: Array) -> float:
+    """np.median of a flat array, without its cost of setting up."""
+    ordered = np.sort(v)
+    return float(ordered[(len(v) - 1) // 2] + ordered[len(v) // 2]) / 2
+
+
 def level(v: Array, up: Array) -> Array:
     """Horizontal part of v: (I - u u^T) v."""
     return v - dot(v, up)[..., None] * up
@@ -268,13 +274,13 @@ def focus_of_rays(origins: Array, directions: Array) -> Focus:
         normal = np.einsum("n,nij->ij", weight, across)
         point = np.linalg.lstsq(normal, np.einsum("n,nij,nj->i", weight, across, origins), rcond=None)[0]
         distance = np.linalg.norm(np.einsum("nij,nj->ni", across, point - origins), axis=1)
-        limit = HUBER_MADS * np.median(np.abs(distance - np.median(distance))) + np.median(distance)
+        limit = HUBER_MADS * median(np.abs(distance - median(distance))) + median(distance)
         weight = np.minimum(1, limit / np.maximum(distance, 1e-12))
     away = np.linalg.norm(point - origins, axis=1)
     return Focus(
         point=point,
         condition=float(np.linalg.cond(normal)),
-        residual=float(np.median(distance) / max(np.median(away), 1e-12)),
+        residual=float(median(distance) / max(median(away), 1e-12)),
         in_front=float(np.mean(dot(directions, point - origins) > 0)),
     )
 

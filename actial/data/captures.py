@@ -18,7 +18,7 @@ from PIL import Image, UnidentifiedImageError
 
 from actial.config import SourceConfig, SourceKind
 from actial.data.colmap import Rejected, View, read_model
-from actial.data.pictures import header_size
+from actial.data.pictures import header_size, rgb
 from actial.errors import UserError
 from actial.geometry import are_rotations
 from actial.types import Capture, Frame
@@ -57,7 +57,7 @@ def decode(path: Path) -> np.ndarray:
     """RGB pixels as stored; raises Rejected("frame_unreadable") for a broken or truncated file."""
     try:
         with Image.open(path, formats=FORMATS) as image:
-            return np.asarray(image.convert("RGB"))
+            return rgb(image)
     except UNREADABLE as error:
         raise Rejected("frame_unreadable", detail=f"{path}: {error}") from error
 
@@ -65,7 +65,7 @@ def decode(path: Path) -> np.ndarray:
 def stored_size(path: Path) -> tuple[int, int]:
     """(width, height) from the header alone; raises Rejected("frame_missing" | "frame_unreadable")."""
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", buffering=0) as file:
             size = header_size(file)
             if size is None:
                 with Image.open(file, formats=FORMATS) as image:

@@ -204,13 +204,16 @@ def _text(name: bytes) -> str:
 def _read_points(walk: _Walk, images: dict[int, _Image]) -> np.ndarray:
     """(N,) records of POINT, each confirmed by the observations its track names, and the other way round."""
     heads, tracks = [], []
+    data, at, end = walk.data, walk.at + 8, len(walk.data)
     for _ in range(walk.count(POINT.itemsize)):
-        start = walk.at
-        walk.skip(POINT.itemsize)
-        n = int.from_bytes(walk.data[start + TRACK_AT : walk.at], "little")
-        walk.skip(8 * n)
-        heads.append(walk.data[start : start + POINT.itemsize])
-        tracks.append(walk.data[start + POINT.itemsize : walk.at])
+        stop = at + POINT.itemsize
+        n = int.from_bytes(data[at + TRACK_AT : stop], "little")
+        heads.append(data[at:stop])
+        at = stop + 8 * n
+        if at > end:
+            raise _corrupt(walk.path, "cut short")
+        tracks.append(data[stop:at])
+    walk.at = at
     walk.end()
     points = np.frombuffer(b"".join(heads), POINT)
     if not (np.abs(points["xyz"]) < MAX_LENGTH).all():

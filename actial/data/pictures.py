@@ -14,27 +14,30 @@ from PIL import Image
 from actial.config import ImageConfig, ImageFormat
 
 PNG = b"\x89PNG\r\n\x1a\n"
+HEAD = 2048  # bytes that mostly hold all that comes before the size
 NO_FRAME = {0xC4, 0xC8, 0xCC}  # JPEG markers within C0..CF that are no frame header
 
 
 def header_size(file: IO[bytes]) -> tuple[int, int] | None:
     """(width, height) of a PNG or JPEG without the cost of an image library; None for anything else or broken. Rewinds the file."""
     file.seek(0)
-    head = file.read(24)
+    head = file.read(HEAD)
     size = None
     if head[:8] == PNG and head[12:16] == b"IHDR":
         size = struct.unpack(">II", head[16:24])
     elif head[:2] == b"\xff\xd8":
-        size = _jpeg_size(file)
+        size = _jpeg_size(head, file)
     file.seek(0)
     return size if size and size[0] and size[1] else None
 
 
-def _jpeg_size(file: IO[bytes]) -> tuple[int, int] | None:
+def _jpeg_size(head: bytes, file: IO[bytes]) -> tuple[int, int] | None:
     at = 2
     while True:
-        file.seek(at)
-        segment = file.read(9)
+        segment = head[at : at + 9]
+        if len(segment) < 9:  # a large profile or preview comes first
+            file.seek(at)
+            segment = file.read(9)
         if len(segment) < 9 or segment[0] != 0xFF:
             return None
         marker, length = segment[1], int.from_bytes(segment[2:4], "big")
@@ -61,16 +64,20 @@ def fitted_size(width: int, height: int, config: ImageConfig) -> tuple[int, int]
     return w, h
 
 
+def rgb(image: Image.Image) -> np.ndarray:
+    """uint8 (H, W, 3), without a copy where the picture has three colours already."""
+    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+
+
 def encode(pixels: np.ndarray, config: ImageConfig) -> bytes:
     """Shrink uint8 (H, W, 3) to its fitted size and compress, without metadata (an EXIF orientation would turn the photo later)."""
-    image = Image.fromarray(pixels)
-    size = fitted_size(image.width, image.height, config)
-    if size != image.size:
-        image = image.resize(size, Image.Resampling.LANCZOS)
+    size = fitted_size(pixels.shape[1], pixels.shape[0], config)
+    if size != (pixels.shape[1], pixels.shape[0]):
+        pixels = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS))
     if config.format is ImageFormat.png:
-        return _png(np.asarray(image))
+        return _png(pixels)
     buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=config.quality, subsampling=0)
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=config.quality, subsampling=0)
     return buffer.getvalue()
 
 
@@ -92,4 +99,4 @@ def _chunk(kind: bytes, data: bytes) -> bytes:
 
 def decode_bytes(data: bytes) -> np.ndarray:
     with Image.open(io.BytesIO(data)) as image:
-        return np.asarray(image.convert("RGB"))
+        return rgb(image)
