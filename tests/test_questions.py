@@ -112,7 +112,8 @@ def test_qa_rows_keep_their_answer_through_the_shuffle():
 def test_grounded_chains_pass_their_own_verifier_and_fail_the_opposite_truth(alpha, kind):
     row = make_row(alpha, (15.0, 15.0 + alpha))
     question = viewpoint_question(row, kind, AnswerMode.THINK)
-    text = think_target(grounded_chain(row, question), question.answer_letter)
+    text = think_target(grounded_chain(row, question), question.answer_letter, question.options)
+    assert text.count("is it.") == 1
     assert contradictions(text, row, question.answer_letter, question) == []
     opposite = make_row(-alpha, (15.0, 15.0 - alpha))
     assert {kind.value, "turn", "hour"} <= {c.reason for c in contradictions(text, opposite)}

@@ -7,7 +7,7 @@ object faces 12 o'clock, seen from above; on captures without a known front the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from actial.types import Question, QuestionType
 
@@ -25,8 +25,17 @@ def clock_steps(first: int, second: int) -> int:
     return (second - first + 5) % 12 - 5
 
 
-def think_target(chain: str, letter: str) -> str:
-    return THINK.format(chain=chain, letter=letter)
+def think_target(chain: str, letter: str, options: Sequence[str] = ()) -> str:
+    """The supervised text: the chain, the options weighed up to the right one, the letter in its tag.
+
+    Weighing ("A: Move to the left is not it.") turns the choice of a letter, which a small model does not learn, into a comparison it does.
+    """
+    weighed = ""
+    for name, option in zip("ABCDEF", options, strict=False):
+        weighed += f"\n{name}: {option} {'is it' if name == letter else 'is not it'}."
+        if name == letter:
+            break
+    return THINK.format(chain=chain + weighed, letter=letter)
 
 
 def known_hours(row: Mapping) -> tuple[int, int] | None:

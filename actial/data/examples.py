@@ -61,7 +61,7 @@ class ViewpointSet:
         if not self.supervised:
             return question
         answer = question.answer
-        target = answer if question.mode is AnswerMode.DIRECT else think_target(grounded_chain(row, question), answer)
+        target = answer if question.mode is AnswerMode.DIRECT else think_target(grounded_chain(row, question), answer, question.options)
         return replace(question, target=target)
 
     def _told(self, draw: str, epoch: int) -> Example:
@@ -111,7 +111,7 @@ class QASet:
         question = qa_question(row, self.mode or drawn, epoch=epoch)
         if self.supervised:
             letter, answer = question.answer_letter, question.options[question.answer_index]
-            target = letter if question.mode is AnswerMode.DIRECT else think_target(f"So {answer}.", letter)
+            target = letter if question.mode is AnswerMode.DIRECT else think_target(f"So {answer}.", letter, question.options)
             question = replace(question, target=target)
         return Example(uid=str(row["uid"]), images=self.shards.images(row), questions=[question], task="qa", row=row)
 

@@ -38,7 +38,7 @@ def choice_question(uid: str, kind: str, text: str, truth: str, others: Sequence
         options=options,
         answer_index=index,
         mode=mode,
-        target=letter if chain is None else think_target(chain, letter),
+        target=letter if chain is None else think_target(chain, letter, options),
     )
 
 
