@@ -11,139 +11,28 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from hashlib import blake2b
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from omegaconf import OmegaConf
 
-from actial.cli import ERROR
 from actial.data.order import splitmix64
+from actial.data.shards import INDEX
+from actial.diagnostics import three_questions
 from actial.errors import UserError
 from actial.hashing import hash_int
-from actial.predictions import read_predictions
-from actial.runs import CONFIG, MAY_DIFFER, RowLog, flat
+from actial.records import RunRecord, arms, finished, provenance, setting, swept_keys
+from actial.scoring import confusion, split_by, to_json
 
 TRAINING = ("loss", "reward", "format", "accuracy", "kl", "length", "truncated", "entropy")  # of metrics.jsonl, means over the last tenth
 EXACT_RESAMPLES = 50_000  # up to this many, the bootstrap takes every resample there is
 DRAWS = 10_000
 KEYS = ["arm", "model", "set", "metric"]
-
-
-# ---------------------------------------------------------------- runs
-
-
-@dataclass(slots=True, kw_only=True)
-class RunRecord:
-    name: str  # path below the folder that was searched
-    folder: Path
-    settings: dict[str, Any]  # full key -> value; empty where the run ended before it had a config
-    state: str  # finished, unfinished or failed
-    reason: str = ""  # of a failed run, its last line
-
-    @property
-    def seed(self) -> int:
-        return int(self.settings.get("seed", -1))
-
-    @property
-    def results(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads((self.folder / "results.json").read_text())
-        return found
-
-    def metrics(self, stage: str) -> pd.DataFrame:
-        """metrics.jsonl of one stage: a row per logged step, indexed by step."""
-        rows = [row for row in RowLog(self.folder / "metrics.jsonl").rows() if row["stage"] == stage]
-        frame = pd.DataFrame(rows)
-        return frame.groupby("step").first(numeric_only=True) if rows else frame
-
-
-def load_runs(root: Path | str) -> list[RunRecord]:
-    """Every run in `root`, sorted by name. Raises UserError where there is none."""
-    root = Path(root)
-    found = [_record(folder, root) for folder in _run_folders(root)]
-    if not found:
-        raise UserError(f"{root} holds no run of actial.train: give the folder of a sweep, such as runs/ablate_reward.")
-    return sorted(found, key=lambda run: run.name)
-
-
-def _run_folders(root: Path) -> Iterator[Path]:
-    for folder, below, files in os.walk(root):
-        if CONFIG in files or ERROR in files:
-            below.clear()  # what lies inside a run is the run's
-            yield Path(folder)
-        below[:] = sorted(name for name in below if not name.startswith("."))
-
-
-def _record(folder: Path, root: Path) -> RunRecord:
-    settings = flat(OmegaConf.load(folder / CONFIG)) if (folder / CONFIG).exists() else {}
-    name = str(folder.relative_to(root)) if folder != root else folder.name
-    if (folder / "results.json").exists() and settings:
-        return RunRecord(name=name, folder=folder, settings=settings, state="finished")
-    if (folder / ERROR).exists():
-        reason = (folder / ERROR).read_text().strip().splitlines() or [""]
-        return RunRecord(name=name, folder=folder, settings=settings, state="failed", reason=reason[-1].removeprefix("error: "))
-    return RunRecord(name=name, folder=folder, settings=settings, state="unfinished")
-
-
-def finished(runs: Sequence[RunRecord]) -> list[RunRecord]:
-    return [run for run in runs if run.state == "finished"]
-
-
-def swept_keys(runs: Sequence[RunRecord]) -> list[str]:
-    """Settings that differ between runs; where a path names the run's own seed, that alone is no difference."""
-    keys = sorted({key for run in runs for key in run.settings})
-    return [
-        key
-        for key in keys
-        if key != "seed" and not key.startswith(MAY_DIFFER) and len({json.dumps(_setting(run, key)) for run in runs}) > 1
-    ]
-
-
-def _setting(run: RunRecord, key: str) -> Any:
-    value = run.settings.get(key)
-    return value.replace(f"seed={run.seed}", "seed=*") if isinstance(value, str) else value
-
-
-def arms(runs: Sequence[RunRecord]) -> dict[str, str]:
-    """Run name -> its arm's label: the job's own name without its seed where that is unambiguous, else the settings that differ."""
-    keys = swept_keys(runs)
-    chosen = {run.name: json.dumps([_setting(run, key) for key in keys]) for run in runs}
-    short = {run.name: re.sub(r"(^|,)(seed=\d+|\+experiment=[^,]*)", "", Path(run.name).name).strip(",") for run in runs}
-    owners: dict[str, set[str]] = {}
-    for name, text in short.items():
-        owners.setdefault(text, set()).add(chosen[name])
-    labels: dict[str, set[str]] = {}
-    for name, arm in chosen.items():
-        labels.setdefault(arm, set()).add(short[name])
-    if all(len(found) == 1 and "" not in found for found in (*owners.values(), *labels.values())):
-        return short
-    return {run.name: ", ".join(f"{key}={_setting(run, key)}" for key in keys) or "all runs" for run in runs}
-
-
-def provenance(run: RunRecord) -> dict[str, str]:
-    """What a figure rests on: data, commit (+ = with uncommitted changes), and hashes of the settings and of what was logged."""
-    passport = json.loads((run.folder / "passport.json").read_text())
-    data = {name: facts["index_sha256"] for name, facts in passport["data"].items()}
-    kept = {key: value for key, value in run.settings.items() if not key.startswith(MAY_DIFFER)}
-    logged = b"".join((run.folder / name).read_bytes() for name in ("metrics.jsonl", "results.json") if (run.folder / name).exists())
-    commit = (passport.get("commit") or "unknown")[:8] + ("+" if passport.get("uncommitted_changes") else "")
-    return {
-        "data": _digest(json.dumps(data, sort_keys=True)),
-        "commit": commit,
-        "config": _digest(json.dumps(kept, sort_keys=True, default=str)),
-    } | {"log": blake2b(logged, digest_size=4).hexdigest()}
-
-
-def _digest(text: str) -> str:
-    return blake2b(text.encode(), digest_size=4).hexdigest()
 
 
 # ---------------------------------------------------------------- the tidy table
@@ -163,7 +52,7 @@ def tidy(runs: Sequence[RunRecord]) -> pd.DataFrame:
     rows = []
     for run in done:
         head = {"run": run.name, "arm": labels[run.name], "seed": run.seed}
-        head |= {key: _plain(_setting(run, key)) for key in keys} | provenance(run)
+        head |= {key: _plain(setting(run, key)) for key in keys} | provenance(run)
         rows += [head | figure for figure in (*_scores(run), *_training(run))]
     return pd.DataFrame(rows)
 
@@ -308,10 +197,39 @@ def curve(runs: Sequence[RunRecord], stage: str, metric: str) -> pd.DataFrame:
 
 
 def answers(run: RunRecord) -> pd.DataFrame:
-    """Every graded answer of a run: the columns of predictions.jsonl, with model, set and the categories (class, angle) spread out."""
+    """Every graded answer of a run: what predictions.jsonl says, with model and set, and the categories (class, angle) spread out."""
+    shown = ("uid", "example", "type", "text", "choice", "answer", "outcome", "hit", "tokens")
+    return pd.DataFrame(
+        {"model": model, "set": name, **{key: getattr(p, key) for key in shown}, **p.categories}
+        for (model, name), found in run.predictions().items()
+        for p in found
+    )
+
+
+def mistakes(run: RunRecord) -> pd.DataFrame:
+    """Per model, set and question type: shares of right, swapped, "no movement" and unread answers, and how many there are."""
     rows = []
-    for path in sorted((run.folder / "scores").glob("*/*/predictions.jsonl")):
-        for p in read_predictions(path):
-            said = {name: getattr(p, name) for name in ("uid", "example", "type", "text", "choice", "answer", "outcome", "hit", "tokens")}
-            rows.append({"model": path.parts[-3], "set": path.parts[-2], **said, **p.categories})
+    for (model, name), found in run.predictions().items():
+        for kind, part in split_by(found, "type").items():
+            rows.append({"model": model, "set": name, "type": kind, **confusion(part), "n": len(part)})
+    return pd.DataFrame(rows)
+
+
+def agreement(run: RunRecord) -> pd.DataFrame:
+    """Per model and set of view pairs: shares of pairs whose three answers state one motion, and the right one (95 % intervals)."""
+    rows = []
+    for (model, name), found in run.predictions().items():
+        for metric, cell in three_questions(found).items():
+            if cell.n:
+                rows.append({"model": model, "set": name, "metric": metric, **to_json(cell)})
+    return pd.DataFrame(rows)
+
+
+def pairs(root: Path | str) -> pd.DataFrame:
+    """The view pairs of a built set: uid, split, class, alpha and elevation of the first photo in degrees, and the labels."""
+    rows = []
+    with (Path(root) / INDEX).open(encoding="utf-8") as file:
+        for row in map(json.loads, file):
+            geometry = {"alpha": row["geom"]["alpha_deg"], "elevation": row["geom"]["elev_deg"][0]}
+            rows.append({"uid": row["uid"], "split": row["split"], "class": row["class_name"]} | geometry | row["labels"])
     return pd.DataFrame(rows)

@@ -23,11 +23,11 @@ NOTE = (
 
 def collect(config: CollectConfig) -> None:
     """Read every run below `config.runs` and write its tables. Raises UserError where no run is finished."""
-    from actial import analysis, figures  # pandas and matplotlib
+    from actial import analysis, figures, records  # pandas and matplotlib
 
-    runs = analysis.load_runs(config.runs)
+    runs = records.load_runs(config.runs)
     table = analysis.tidy(runs)
-    done = analysis.finished(runs)
+    done = records.finished(runs)
     against = config.against or str(table["arm"].iloc[0])
     differences = analysis.paired(table, against)
     out = Path(config.out)
@@ -47,7 +47,7 @@ def collect(config: CollectConfig) -> None:
     sections = [
         f"# {Path(config.runs).name}",
         f"`python -m actial.collect {config.runs} out={config.out}`",
-        _overview(runs, analysis.swept_keys(done)),
+        _overview(runs, records.swept_keys(done)),
         *[_set_section(means, name) for name in dict.fromkeys(means["set"]) if name != "training"],
         _difference_section(differences, against),
         _training_section(means),
@@ -72,7 +72,8 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 def figure_text(row: Any, factor: float, signed: bool = False) -> str:
     """A mean and its interval: "43.1 [40.0, 45.2]"."""
     sign, digits = "+" if signed else "", 1 if factor == 100 else 2
-    texts = [f"{factor * value:{sign}.{digits}f}".replace("-", "\N{MINUS SIGN}") for value in (row["mean"], row["low"], row["high"])]
+    rounded = [round(factor * row[name], digits) + 0.0 for name in ("mean", "low", "high")]  # + 0.0: no minus before a zero
+    texts = [f"{value:{sign}.{digits}f}".replace("-", "\N{MINUS SIGN}") for value in rounded]
     return texts[0] if row["low"] != row["low"] else f"{texts[0]} [{texts[1]}, {texts[2]}]"
 
 
@@ -120,13 +121,16 @@ def _paper_row(name: str, models: Sequence[str]) -> list[list[str]]:
 
 
 def _difference_section(differences: Any, against: str) -> str:
-    if differences.empty:
-        return ""
     from actial.figures import scale
+
+    asked = differences["metric"].isin(HEADLINE) & (differences["set"] != "training")
+    shown = differences[asked & (differences[["mean", "low", "high"]] != 0).any(axis=1)]  # the base is the same in every arm
+    if shown.empty:
+        return ""
 
     rows = [
         [row["arm"], row["set"], row["model"], row["metric"], row["seeds"], figure_text(row, scale(row["metric"]), signed=True)]
-        for _, row in differences[differences["metric"].isin(HEADLINE)].iterrows()
+        for _, row in shown.iterrows()
     ]
     head = ["arm", "set", "model", "metric", "pairs of runs", "difference"]
     return f"## Differences from {against}, at equal seeds\n\n" + markdown(head, rows)
