@@ -74,9 +74,8 @@ class ViewpointSet:
 
     def example(self, index: int, epoch: int) -> Example:
         row = self.shards.rows[index]
-        if self.chains:
-            if self._mode(row["uid"], epoch) is AnswerMode.THINK:
-                return self._told(row["uid"], epoch)
+        if self.chains and self._mode(row["uid"], epoch) is AnswerMode.THINK:
+            return self._told(row["uid"], epoch)
         questions = [self._question(row, kind, epoch) for kind in kinds_of(row, self.data.questions_per_pair)]
         return Example(uid=row["uid"], images=self.shards.images(row), questions=questions, task="viewpoint", row=row)
 

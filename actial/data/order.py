@@ -1,4 +1,4 @@
-"""The order in which a stage consumes its data: pure functions of (seed, epoch, position), so consumed positions are the whole loader state."""
+"""In which order a stage consumes its data: pure functions of (seed, epoch, position), so consumed positions are all its state."""
 
 from __future__ import annotations
 
