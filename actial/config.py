@@ -15,6 +15,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
 
+from actial.pool import jobs_at_once
 from actial.types import QuestionType
 from actial.validation import num, reject
 
@@ -786,12 +787,23 @@ class CollectConfig:
     against: str = ""  # the arm that the others are compared with; "" = the first
 
 
+@dataclass(kw_only=True, slots=True)
+class DashboardConfig:
+    """`python -m actial.dashboard entity=NAME`: the wandb workspace of a project."""
+
+    entity: str = MISSING  # wandb account or team
+    project: str = "actial"
+    name: str = "actial"  # of the workspace
+    group: str = ""  # a setting whose values make the groups, such as cold_start.ratio; "" = single runs
+
+
 # ---------------------------------------------------------------- registration
 
 ASSETS = Path(__file__).parent / "assets"
 SCHEMAS: dict[str, type] = {
     "train_schema": TrainConfig,
     "collect_schema": CollectConfig,
+    "dashboard_schema": DashboardConfig,
     "build_schema": BuildConfig,
     "chains_schema": ChainsConfig,
     "world_schema": WorldConfig,
@@ -807,6 +819,7 @@ def register() -> None:
     for name, schema in SCHEMAS.items():
         ConfigStore.instance().store(name=name, node=schema)
     OmegaConf.register_new_resolver("asset", lambda name: str(ASSETS / name), replace=True)
+    OmegaConf.register_new_resolver("jobs_at_once", lambda threads, gb: jobs_at_once(int(threads), float(gb)), replace=True)
     OmegaConf.register_new_resolver("div", lambda whole, parts: int(whole) // int(parts), replace=True)
     # Hydra keeps notes of a sweep in its folder; the jobs of a divided build share theirs with the build, so they go where it drops them.
     OmegaConf.register_new_resolver("sweep_folder", lambda out, parts: out if int(parts) == 1 else f"{out}/.build/sweep", replace=True)

@@ -13,7 +13,7 @@ SHOWN = {  # words of what the last cells print or draw
     "1_data_atlas": "image/png",
     "2_learning_dynamics": "cold_start=hybrid,seed=1 ",
     "3_ablations": "swept: cold_start.ratio",
-    "4_errors": "cold_start=none,seed=2",
+    "4_errors": "cold_start=hybrid,seed=2",
 }
 
 
