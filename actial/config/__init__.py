@@ -1,0 +1,140 @@
+"""Typed configuration: every Hydra group has a schema here, checked before anything heavy is imported.
+
+This package imports neither torch nor vllm, so `--help`, `--cfg job` and a multirun's composition answer in about a second.
+Rules: `@dataclass(kw_only=True, slots=True)` (slots make an unknown key fail), Enums instead of Literals, ranges beside the fields
+(`num`), rules over several fields in `check`, which `validate` runs with the full key once a whole config is typed.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import OmegaConf
+
+from actial.config.build import (
+    BuildConfig,
+    BuildPartConfig,
+    GateConfig,
+    ImageConfig,
+    ImageFormat,
+    PairConfig,
+    QuestionConfig,
+    SourceConfig,
+    SourceKind,
+)
+from actial.config.data import ColdStartConfig, DataConfig, EpochRule, MixConfig, SetConfig, Task
+from actial.config.evaluate import CollectConfig, DashboardConfig, EvaluateConfig, ExportConfig, ExportFormat, ScoreConfig, ServerConfig
+from actial.config.model import Attention, LoraConfig, ModelConfig, PartConfig, Precision, PromptConfig, SystemPrompt
+from actial.config.sampling import AnswerForm, BenchmarkConfig, SamplerConfig, SamplerKind
+from actial.config.stages import (
+    AdvantageScale,
+    GRPOConfig,
+    ImportanceSampling,
+    KLConfig,
+    KLEstimator,
+    KLGradient,
+    KLPlace,
+    LossType,
+    OptimConfig,
+    OverLong,
+    Reference,
+    RewardConfig,
+    RewardPart,
+    Schedule,
+    SFTConfig,
+    StageConfig,
+)
+from actial.config.train import Accelerator, LoggerConfig, StageName, Strategy, TrainConfig, TrainerConfig, WandbMode
+from actial.config.world import ChainsConfig, TinyConfig, WorldConfig
+from actial.pool import jobs_at_once
+
+__all__ = [
+    "ASSETS",
+    "SCHEMAS",
+    "Accelerator",
+    "AdvantageScale",
+    "AnswerForm",
+    "Attention",
+    "BenchmarkConfig",
+    "BuildConfig",
+    "BuildPartConfig",
+    "ChainsConfig",
+    "ColdStartConfig",
+    "CollectConfig",
+    "DashboardConfig",
+    "DataConfig",
+    "EpochRule",
+    "EvaluateConfig",
+    "ExportConfig",
+    "ExportFormat",
+    "GRPOConfig",
+    "GateConfig",
+    "ImageConfig",
+    "ImageFormat",
+    "ImportanceSampling",
+    "KLConfig",
+    "KLEstimator",
+    "KLGradient",
+    "KLPlace",
+    "LoggerConfig",
+    "LoraConfig",
+    "LossType",
+    "MixConfig",
+    "ModelConfig",
+    "OptimConfig",
+    "OverLong",
+    "PairConfig",
+    "PartConfig",
+    "Precision",
+    "PromptConfig",
+    "QuestionConfig",
+    "Reference",
+    "RewardConfig",
+    "RewardPart",
+    "SFTConfig",
+    "SamplerConfig",
+    "SamplerKind",
+    "Schedule",
+    "ScoreConfig",
+    "ServerConfig",
+    "SetConfig",
+    "SourceConfig",
+    "SourceKind",
+    "StageConfig",
+    "StageName",
+    "Strategy",
+    "SystemPrompt",
+    "Task",
+    "TinyConfig",
+    "TrainConfig",
+    "TrainerConfig",
+    "WandbMode",
+    "WorldConfig",
+    "register",
+]
+
+ASSETS = Path(__file__).parent.parent / "assets"
+SCHEMAS: dict[str, type] = {
+    "train_schema": TrainConfig,
+    "collect_schema": CollectConfig,
+    "dashboard_schema": DashboardConfig,
+    "build_schema": BuildConfig,
+    "chains_schema": ChainsConfig,
+    "world_schema": WorldConfig,
+    "tiny_schema": TinyConfig,
+    "evaluate_schema": EvaluateConfig,
+    "score_schema": ScoreConfig,
+    "export_schema": ExportConfig,
+}
+
+
+def register() -> None:
+    """Make the schemas and the `asset` resolver known to Hydra; a primary config names its schema first in its defaults."""
+    for name, schema in SCHEMAS.items():
+        ConfigStore.instance().store(name=name, node=schema)
+    OmegaConf.register_new_resolver("asset", lambda name: str(ASSETS / name), replace=True)
+    OmegaConf.register_new_resolver("jobs_at_once", lambda threads, gb: jobs_at_once(int(threads), float(gb)), replace=True)
+    OmegaConf.register_new_resolver("div", lambda whole, parts: int(whole) // int(parts), replace=True)
+    # Hydra keeps notes of a sweep in its folder; the jobs of a divided build share theirs with the build, so they go where it drops them.
+    OmegaConf.register_new_resolver("sweep_folder", lambda out, parts: out if int(parts) == 1 else f"{out}/.build/sweep", replace=True)

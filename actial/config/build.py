@@ -1,0 +1,183 @@
+"""The build command."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from omegaconf import MISSING
+
+from actial.types import QuestionType
+from actial.validation import num, reject
+
+
+class SourceKind(Enum):
+    mvimgnet = "mvimgnet"  # ROOT/class/object/{images,sparse/0}
+    procedural = "procedural"  # the same, with object.json beside images/
+    colmap = "colmap"  # ROOT/NAME/{images,sparse/0}
+    mvimgnet2 = "mvimgnet2"  # the same as mvimgnet, masks inside each object
+    co3d = "co3d"  # ROOT/category/{frame,sequence}_annotations.jgz
+    uco3d = "uco3d"  # ROOT/metadata.sqlite; the frames lie in videos
+    wildrgbd = "wildrgbd"  # ROOT/category/scenes/SCENE/{rgb,cam_poses.txt,metadata}
+    nerfstudio = "nerfstudio"  # ROOT/NAME/transforms.json (instant-ngp too)
+    blender = "blender"  # ROOT/NAME/transforms_train.json, of the NeRF synthetic set
+    named = "named"  # a published set of questions, named by source.name: no captures, no pairs
+    sat = "sat"  # parquet files of multiple-choice questions: no captures, no pairs
+
+
+@dataclass(kw_only=True, slots=True)
+class SourceConfig:
+    """Where captures come from."""
+
+    kind: SourceKind = MISSING
+    root: str = MISSING
+    mask_root: str | None = None  # None: masks/ inside each capture, when there
+    category_file: str | None = None  # lines `id,name`; None: the folder's name is the class
+    ordered: bool = True  # names follow time (a video); only then are jumps between neighbours an error
+    name: str | None = None  # named: which set
+    min_quality: float | None = None  # co3d, uco3d: least viewpoint quality score of a sequence; None = all
+    licence: str = "unknown"
+
+
+@dataclass(kw_only=True, slots=True)
+class GateConfig:
+    """Acceptance thresholds: degrees, and lengths relative to the first camera's distance."""
+
+    min_registered: int = num(12, "[3, inf)")
+    min_registered_share: float = num(0.6, "[0, 1]")
+    max_reprojection_px: float = num(2.0, "(0, inf]")
+    min_points: int = num(100, "[0, inf)")
+    min_up_cameras: int = num(8, "[3, inf)")
+    min_up_sv2: float = num(0.17, "[0, 1]")
+    max_up_roll: float = num(8.0, "[0, 90]")  # rms; beyond it sides stay, degrees are dropped
+    max_up_axis_angle: float = num(15.0, "[0, 90]")  # between the two estimators of up, unless elevation drifts
+    drift_elevation_std: float = num(8.0, "[0, 90]")
+    max_drift_roll: float = num(4.0, "[0, 90]")  # rms; a roll that grows steadily looks like a drift, but for a larger rms: no degrees then
+    max_centre_condition: float = num(50.0, "[1, inf]")
+    max_centre_residual: float = num(0.12, "[0, inf]")
+    min_centre_in_front: float = num(0.95, "[0, 1]")
+    max_mask_centre_gap: float = num(0.25, "[0, inf]")  # between the centres by masks and by masked points
+    min_mask_area: float = num(0.01, "[0, 1]")
+    max_mask_area: float = num(0.8, "[0, 1]")
+    max_mask_border: float = num(0.4, "[0, 1]")  # share of the photo's border that the mask touches
+    max_median_step: float = num(25.0, "[0, 180]")
+    max_step: float = num(60.0, "[0, 180]")
+    min_arc: float = num(40.0, "[0, 360]")
+    min_angle: float = num(20.0, "[0, 180]")  # of both alpha and yaw, inclusive (paper A.1)
+    max_angle: float = num(100.0, "[0, 180]")
+    angle_margin: float = num(1.0, "[0, 90]")
+    max_angle_gap: float = num(15.0, "[0, 180]")  # between |alpha| and |yaw|
+    max_up_free_gap: float = num(20.0, "[0, 180]")  # between |alpha| and the full rotation
+    max_off_axis: float = num(20.0, "[0, 90]")
+    max_off_axis_fov: float = num(0.8, "[0, 1]")  # of half the field of view
+    min_elevation: float = num(-15.0, "[-90, 90]")
+    max_elevation: float = num(60.0, "[-90, 90]")
+    min_heading_level: float = num(0.5, "[0, 1]")
+    max_elevation_change: float = num(25.0, "[0, 180]")
+    max_distance_ratio: float = num(2.0, "[1, inf]")
+    max_roll: float = num(15.0, "[0, 180]")
+    min_s: float = num(0.15, "[0, inf)")
+    max_side_angle: float = num(10.0, "[0, 90]")  # of alpha and yaw, in pairs that go up or down, forward or backward
+    min_rise: float = num(12.0, "[0, 90]")  # change of elevation in pairs that go up or down
+    min_approach: float = num(1.25, "[1, inf]")  # ratio of the distances in pairs that go forward or backward
+    central_share: float = num(0.8, "[0, 1]")  # of both sides of the photo, in which the object's centre must lie
+
+    def check(self, path: str) -> None:
+        if self.min_angle + self.angle_margin >= self.max_angle - self.angle_margin:
+            reject(
+                path + "min_angle",
+                self.min_angle,
+                f"min_angle, max_angle={self.max_angle} and angle_margin={self.angle_margin} leave no angle",
+            )
+
+
+@dataclass(kw_only=True, slots=True)
+class PairConfig:
+    per_object: int = num(12, "[1, inf)")  # horizontal pairs
+    vertical_per_object: int = num(0, "[0, inf)")  # pairs that go up or down and hardly sideways
+    depth_per_object: int = num(0, "[0, inf)")  # forward or backward
+    still_per_object: int = num(0, "[0, inf)")  # the same frame twice, once cropped by up to 5 %: "no movement" is right
+    views: int = num(2, "[2, 6]")  # photos of a row; questions are about the first and the last
+    questions: list[str] = field(
+        default_factory=lambda: ["ego_translation", "object_translation", "ego_rotation"]
+    )  # actial.types.QuestionType
+    angle_bins: int = num(8, "[1, inf)")
+    seed: int = 0
+    val_fraction: float = num(0.02, "[0, 1]")
+    test_fraction: float = num(0.02, "[0, 1]")
+    unseen_classes: list[str] = field(default_factory=list)  # class names or ids that make up the split test_unseen
+    unseen_class_fraction: float = num(0.0, "[0, 1)")  # of the classes, drawn by hash, beside those listed
+    max_per_class: int = num(0, "[0, inf)")  # pairs of one class in one split; 0 = no cap
+    max_rows: dict[str, int] = field(default_factory=dict)  # split -> most rows; drawn evenly over angle and side
+
+    def check(self, path: str) -> None:
+        if self.val_fraction + self.test_fraction > 1:
+            reject(path + "val_fraction", self.val_fraction, f"with test_fraction={self.test_fraction} it must add up to at most 1")
+        known = [kind.value for kind in QuestionType]
+        if not self.questions or not set(self.questions) <= set(known):
+            reject(path + "questions", self.questions, f"name some of {', '.join(known)}")
+        for split, rows in self.max_rows.items():
+            if split not in ("train", "val", "test", "test_unseen") or rows < 0:
+                reject(f"{path}max_rows.{split}", rows, "give a number of 0 or more for train, val, test or test_unseen")
+
+
+class ImageFormat(Enum):
+    jpg = "jpg"
+    png = "png"
+
+
+@dataclass(kw_only=True, slots=True)
+class ImageConfig:
+    """Photos are shrunk once, here, to the size the model sees: aspect kept, never enlarged, never cropped."""
+
+    max_pixels: int = num(518_400, "[1, inf)")  # 960 x 540, paper release
+    multiple: int = num(28, "[1, inf)")  # of both sides; patch size x merge size of the model
+    format: ImageFormat = ImageFormat.jpg
+    quality: int = num(90, "[1, 100]")  # jpg
+
+    def check(self, path: str) -> None:
+        if self.max_pixels < self.multiple**2:
+            reject(path + "max_pixels", self.max_pixels, f"give at least multiple x multiple = {self.multiple**2}")
+
+
+@dataclass(kw_only=True, slots=True)
+class QuestionConfig:
+    """Which multiple-choice rows stay (source=sat); val and test are kept whole."""
+
+    shares: dict[str, float] = field(default_factory=dict)  # type -> share of the training rows; empty = as they come
+    max_rows: int = num(0, "[0, inf)")  # training rows; 0 = no cap
+    blacklist: str | None = None  # named: a file of scene names, one a line, that benchmarks use; questions that show them are left out
+    seed: int = 0
+
+    def check(self, path: str) -> None:
+        if self.shares and (min(self.shares.values()) < 0 or sum(self.shares.values()) <= 0):
+            reject(path + "shares", self.shares, "give non-negative shares, at least one of them positive")
+
+
+@dataclass(kw_only=True, slots=True)
+class BuildPartConfig:
+    """`build.part=I build.parts=N`: this process prepares part I of N in the same `out`; the command without them joins the parts."""
+
+    part: int = num(0, "[0, inf)")
+    parts: int = num(1, "[1, 1e6]")
+
+    def check(self, path: str) -> None:
+        if self.part >= self.parts:
+            reject(path + "part", self.part, f"parts count from 0: give 0 to {self.parts - 1}")
+
+
+@dataclass(kw_only=True, slots=True)
+class BuildConfig:
+    """`python -m actial.build`: captures -> shards."""
+
+    source: SourceConfig = field(default_factory=SourceConfig)
+    gates: GateConfig = field(default_factory=GateConfig)
+    pairs: PairConfig = field(default_factory=PairConfig)
+    image: ImageConfig = field(default_factory=ImageConfig)
+    qa: QuestionConfig = field(default_factory=QuestionConfig)
+    build: BuildPartConfig = field(default_factory=BuildPartConfig)
+    out: str = MISSING
+    groups_per_shard: int = num(256, "[1, inf)")  # captures in one tar
+    workers: int = num(0, "[0, inf)")  # processes; 0 = one per core
+    audit_pairs: int = num(6, "[1, inf)")  # pairs drawn per class on the audit page
+    audit_classes: int = num(16, "[1, inf)")

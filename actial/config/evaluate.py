@@ -1,0 +1,97 @@
+"""The commands evaluate, score and export, and those that gather runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from omegaconf import MISSING
+
+from actial.config.data import DataConfig
+from actial.config.model import ModelConfig, PromptConfig
+from actial.config.sampling import BenchmarkConfig, SamplerConfig
+from actial.validation import num, reject
+
+
+@dataclass(kw_only=True, slots=True)
+class ServerConfig:
+    """An OpenAI-compatible server; url set = it answers in place of an in-process model."""
+
+    url: str | None = None  # such as http://127.0.0.1:8000/v1
+    model: str = ""  # the name it serves the model under
+    key_env: str = "OPENAI_API_KEY"  # environment variable with the key; unset = "EMPTY"
+    concurrency: int = num(64, "[1, 4096]")  # examples in flight
+    timeout_s: float = num(600.0, "(0, inf)")
+    retries: int = num(6, "[0, 100]")
+    multiple: int = num(28, "[1, 1024]")  # both sides of every picture; patch size x merge size of the served model
+
+    def check(self, path: str) -> None:
+        if self.url and not self.model:
+            reject(f"{path}model", "", "name the model that the server offers")
+
+
+@dataclass(kw_only=True, slots=True)
+class EvaluateConfig:
+    """`python -m actial.evaluate benchmark=NAME model=NAME out=DIR`: answers, scores and a report of one model."""
+
+    out: str = MISSING  # continued when it holds answers under the same settings, refused when under others
+    seed: int = num(0, "[0, 4294967295]")
+    model: ModelConfig = field(default_factory=ModelConfig)
+    prompt: PromptConfig = field(default_factory=PromptConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    benchmark: BenchmarkConfig = field(default_factory=BenchmarkConfig)
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    server: ServerConfig = field(default_factory=ServerConfig)
+    temperature: float = num(0.0, "[0, inf)")
+
+    def check(self, path: str) -> None:
+        if bool(self.benchmark.name) == bool(self.benchmark.sets):
+            reject("benchmark.name", self.benchmark.name, "give either a published benchmark or sets of data.sets")
+        for name, source in self.benchmark.sets.items():
+            if source.partition(":")[0] not in self.data.sets:
+                reject(f"benchmark.sets.{name}", source, f"data.sets has only {', '.join(self.data.sets)}")
+
+
+@dataclass(kw_only=True, slots=True)
+class ScoreConfig:
+    """`python -m actial.score benchmark=NAME predictions=FILE out=DIR`: the scores of answers made elsewhere, without a model."""
+
+    out: str = MISSING
+    benchmark: BenchmarkConfig = field(default_factory=BenchmarkConfig)
+    predictions: str = MISSING  # ours (.jsonl), lmms-eval's samples (.jsonl) or VLMEvalKit's (.xlsx, .tsv, .json)
+    compat: str = "ladder"  # how answers are read (actial/grading.py)
+
+
+class ExportFormat(Enum):
+    vlmeval = "vlmeval"  # OUT/NAME.tsv for VLMEvalKit's $LMUData
+    lmms_eval = "lmms_eval"  # a task folder for --include_path
+    model_card = "model_card"  # README.md of a model from a run's results
+
+
+@dataclass(kw_only=True, slots=True)
+class ExportConfig:
+    """`python -m actial.export benchmark=NAME format=FORMAT out=DIR`."""
+
+    out: str = MISSING
+    format: ExportFormat = MISSING
+    benchmark: BenchmarkConfig = field(default_factory=BenchmarkConfig)
+    run_dir: str = ""  # model_card: the finished run
+
+
+@dataclass(kw_only=True, slots=True)
+class CollectConfig:
+    """`python -m actial.collect RUNS_DIR out=DIR`: the runs of a sweep as tables and figures."""
+
+    runs: str = MISSING
+    out: str = MISSING
+    against: str = ""  # the arm that the others are compared with; "" = the first
+
+
+@dataclass(kw_only=True, slots=True)
+class DashboardConfig:
+    """`python -m actial.dashboard entity=NAME`: the wandb workspace of a project."""
+
+    entity: str = MISSING  # wandb account or team
+    project: str = "actial"
+    name: str = "actial"  # of the workspace
+    group: str = ""  # a setting whose values make the groups, such as cold_start.ratio; "" = single runs

@@ -1,0 +1,74 @@
+"""The model and its prompt."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from omegaconf import MISSING
+
+from actial.validation import num, reject
+
+
+class Attention(Enum):
+    sdpa = "sdpa"
+    flex = "flex"
+
+
+class Precision(Enum):
+    fp32 = "fp32"
+    bf16 = "bf16"
+
+
+@dataclass(kw_only=True, slots=True)
+class LoraConfig:
+    enabled: bool = False
+    rank: int = num(64, "[1, 4096]")
+    alpha: int = num(128, "[1, 65536]")
+    dropout: float = num(0.0, "[0, 1)")
+    target: str = "all-linear"  # peft target_modules; language model only unless the tower trains
+
+
+@dataclass(kw_only=True, slots=True)
+class PartConfig:
+    """One separately switched part of the model; lr_scale multiplies the stage's learning rate."""
+
+    train: bool = True
+    lr_scale: float = num(1.0, "(0, 1000]")
+
+
+@dataclass(kw_only=True, slots=True)
+class ModelConfig:
+    path: str = MISSING  # a Hugging Face id or folder; ${asset:tiny_base} is the one kept in the package
+    revision: str | None = None
+    attention: Attention = Attention.sdpa
+    precision: Precision = Precision.fp32  # of the arithmetic; weights stay in fp32
+    gradient_checkpointing: bool = False
+    min_pixels: int = num(3136, "[1, 1e8]")
+    max_pixels: int = num(518_400, "[1, 1e8]")  # 960 x 540, paper release
+    row_tokens: int = num(512, "[16, 1e7]")  # capacity of one packed row
+    micro_tokens: int = num(16_384, "[16, 1e8]")  # budget of one micro-batch (all its rows)
+    head_chunk_tokens: int = num(256, "[1, 1e7]")  # scored positions per vocabulary projection; peak memory is about 5 x this x vocabulary
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    vision: PartConfig = field(default_factory=PartConfig)
+    merger: PartConfig = field(default_factory=PartConfig)
+    language: PartConfig = field(default_factory=PartConfig)
+
+    def check(self, path: str) -> None:
+        if self.min_pixels > self.max_pixels:
+            reject(f"{path}min_pixels", self.min_pixels, f"it must not exceed {path}max_pixels={self.max_pixels}")
+        if self.row_tokens > self.micro_tokens:
+            reject(f"{path}row_tokens", self.row_tokens, f"a row must fit in {path}micro_tokens={self.micro_tokens}")
+        if not (self.vision.train or self.merger.train or self.language.train):
+            reject(f"{path}language.train", False, f"one of {path}vision, {path}merger and {path}language must train")
+
+
+class SystemPrompt(Enum):
+    faithful = "faithful"  # the release's string, stray marks included
+    clean = "clean"
+    none = "none"
+
+
+@dataclass(kw_only=True, slots=True)
+class PromptConfig:
+    system_prompt: SystemPrompt = SystemPrompt.clean

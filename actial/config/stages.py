@@ -1,0 +1,161 @@
+"""SFT, GRPO and rewards."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from omegaconf import MISSING
+
+from actial.config.data import MixConfig
+from actial.validation import num, reject
+
+
+class Schedule(Enum):
+    constant = "constant"
+    linear = "linear"  # decays to zero from decay_from on
+    cosine = "cosine"
+
+
+@dataclass(kw_only=True, slots=True)
+class OptimConfig:
+    lr: float = num(5e-6, "(0, 1]")
+    weight_decay: float = num(0.01, "[0, 1]")
+    betas: list[float] = num([0.9, 0.999], "[0, 1)")
+    warmup_steps: int = num(50, "[0, 1e9]")
+    schedule: Schedule = Schedule.constant
+    decay_from: float = num(0.5, "[0, 1)")  # share of the steps after which `linear` starts to fall
+    grad_clip: float = num(1.0, "(0, 1e9]")
+
+    def check(self, path: str) -> None:
+        if len(self.betas) != 2:
+            reject(f"{path}betas", self.betas, "AdamW takes two of them")
+
+
+@dataclass(kw_only=True, slots=True)
+class StageConfig:
+    """What SFT and GRPO share."""
+
+    steps: int = num(MISSING, "[1, 1e9]")
+    batch_size: int = num(MISSING, "[1, 1e6]")  # trunks (SFT) or prompts (GRPO) per optimiser step
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    mix: MixConfig = field(default_factory=MixConfig)
+    save_every: int = num(100, "[1, 1e9]")
+    eval_every: int = num(0, "[0, 1e9]")  # 0 = only at the end
+    log_every: int = num(1, "[1, 1e9]")
+
+
+@dataclass(kw_only=True, slots=True)
+class SFTConfig(StageConfig):
+    pass
+
+
+class LossType(Enum):
+    grpo = "grpo"
+    dr_grpo = "dr_grpo"
+    dapo = "dapo"
+    bnpo = "bnpo"
+    cispo = "cispo"
+    gspo = "gspo"
+    sapo = "sapo"
+
+
+class KLEstimator(Enum):
+    none = "none"
+    k1 = "k1"
+    abs = "abs"
+    k2 = "k2"
+    k3 = "k3"
+    full = "full"
+
+
+class KLPlace(Enum):
+    loss = "loss"
+    reward = "reward"
+
+
+class KLGradient(Enum):
+    plain = "plain"  # differentiate the value estimator as it stands (paper: k3 in the loss, biased gradient)
+    unbiased = "unbiased"
+
+
+class Reference(Enum):
+    none = "none"
+    adapter_off = "adapter_off"
+    frozen_copy = "frozen_copy"
+
+
+class AdvantageScale(Enum):
+    group = "group"
+    batch = "batch"
+    none = "none"
+    leave_one_out = "leave_one_out"
+
+
+class OverLong(Enum):
+    keep = "keep"
+    mask = "mask"
+    soft_penalty = "soft_penalty"
+
+
+class ImportanceSampling(Enum):
+    """Correction for the gap between sampler and trainer probabilities."""
+
+    off = "off"
+    token_truncate = "token_truncate"
+    token_mask = "token_mask"
+    sequence_truncate = "sequence_truncate"  # length-normalised
+    sequence_mask = "sequence_mask"
+
+
+@dataclass(kw_only=True, slots=True)
+class KLConfig:
+    beta: float = num(0.01, "[0, 100]")
+    estimator: KLEstimator = KLEstimator.k3
+    place: KLPlace = KLPlace.loss
+    gradient: KLGradient = KLGradient.plain
+    reference: Reference = Reference.frozen_copy
+
+    def check(self, path: str) -> None:
+        if self.beta > 0 and self.reference is Reference.none:
+            reject(f"{path}beta", self.beta, f"a KL penalty needs a reference: set {path}beta=0 or {path}reference=frozen_copy")
+        if self.beta > 0 and self.estimator is KLEstimator.none:
+            reject(f"{path}beta", self.beta, f"a KL penalty needs an estimator: set {path}beta=0 or {path}estimator=k3")
+
+
+@dataclass(kw_only=True, slots=True)
+class GRPOConfig(StageConfig):
+    group_size: int = num(16, "[2, 4096]")
+    updates_per_batch: int = num(1, "[1, 1024]")  # mini-batches per rollout batch (release: 4)
+    loss: LossType = LossType.dapo
+    clip_low: float = num(0.2, "(0, 1]")
+    clip_high: float = num(0.2, "(0, 10]")
+    dual_clip: float | None = num(3.0, "(1, 1e6]")
+    advantage: AdvantageScale = AdvantageScale.group
+    kl: KLConfig = field(default_factory=KLConfig)
+    filter_zero_variance: bool = False
+    max_refills: int = num(3, "[0, 100]")
+    over_long: OverLong = OverLong.keep
+    importance: ImportanceSampling = ImportanceSampling.off
+    importance_cap: float = num(2.0, "[1, 1e6]")
+    max_logprob_gap: float = num(0.0, "[0, 100]")  # abort above this mean |trainer - sampler| gap; 0 = only log
+    temperature: float = num(1.0, "(0, 10]")
+    max_tokens: int = num(4096, "[1, 1e6]")
+
+    def check(self, path: str) -> None:
+        if self.batch_size % self.updates_per_batch:
+            reject(f"{path}updates_per_batch", self.updates_per_batch, f"it must divide {path}batch_size={self.batch_size}")
+
+
+@dataclass(kw_only=True, slots=True)
+class RewardPart:
+    kind: str = MISSING  # a name of actial.grpo.rewards
+    weight: float = num(MISSING, "[-100, 100]")
+
+
+@dataclass(kw_only=True, slots=True)
+class RewardConfig:
+    """Weighted named parts; `gated` counts accuracy only where the format holds."""
+
+    parts: dict[str, RewardPart] = field(default_factory=dict)
+    gated: bool = False

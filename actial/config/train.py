@@ -1,0 +1,114 @@
+"""The training command."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from omegaconf import MISSING
+
+from actial.config.data import ColdStartConfig, DataConfig, MixConfig
+from actial.config.model import ModelConfig, PromptConfig
+from actial.config.sampling import BenchmarkConfig, SamplerConfig
+from actial.config.stages import GRPOConfig, Reference, RewardConfig, SFTConfig
+from actial.validation import num, reject
+
+
+class StageName(Enum):
+    sft = "sft"
+    grpo = "grpo"
+
+
+class Accelerator(Enum):
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+class Strategy(Enum):
+    auto = "auto"
+    ddp = "ddp"
+    fsdp2 = "fsdp2"
+    deepspeed = "deepspeed"
+
+
+@dataclass(kw_only=True, slots=True)
+class TrainerConfig:
+    accelerator: Accelerator = Accelerator.auto
+    devices: int = num(1, "[1, 1024]")
+    nodes: int = num(1, "[1, 4096]")
+    strategy: Strategy = Strategy.auto
+    threads: int = num(0, "[0, 1024]")  # CPU threads of torch; 0 = its own choice
+
+    def check(self, path: str) -> None:
+        if self.strategy is Strategy.auto and self.devices * self.nodes > 1:
+            reject(f"{path}strategy", "auto", f"name one for {self.devices * self.nodes} devices: ddp, fsdp2 or deepspeed")
+
+
+class WandbMode(Enum):
+    offline = "offline"
+    online = "online"
+    disabled = "disabled"
+
+
+@dataclass(kw_only=True, slots=True)
+class LoggerConfig:
+    """wandb; metrics.jsonl is written whatever stands here."""
+
+    mode: WandbMode = WandbMode.offline
+    project: str = "actial"
+    group: str | None = None
+    tags: list[str] = field(default_factory=list)
+    table_rows: int = num(16, "[0, 1000]")  # examples with their images in one table
+
+
+@dataclass(kw_only=True, slots=True)
+class TrainConfig:
+    """`python -m actial.train +experiment=NAME`: the stages run one after the other, each from the model the last one left."""
+
+    run_dir: str = MISSING  # resumed when it holds the same config, refused when it holds another
+    seed: int = num(0, "[0, 4294967295]")
+    stages: list[StageName] = MISSING
+    model: ModelConfig = field(default_factory=ModelConfig)
+    prompt: PromptConfig = field(default_factory=PromptConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    cold_start: ColdStartConfig = field(default_factory=ColdStartConfig)
+    sft: SFTConfig = field(default_factory=SFTConfig)
+    grpo: GRPOConfig = field(default_factory=GRPOConfig)
+    reward: RewardConfig = field(default_factory=RewardConfig)
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    benchmark: BenchmarkConfig = field(default_factory=BenchmarkConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
+
+    def check(self, path: str) -> None:
+        names = [stage.name for stage in self.stages]
+        if not names or len(set(names)) < len(names):
+            reject("stages", names, "name sft, grpo or [sft,grpo], each at most once")
+        for name in names:
+            self._check_mix(name, getattr(self, name).mix)
+        for name, source in self.benchmark.sets.items():
+            if source.partition(":")[0] not in self.data.sets:
+                reject(f"benchmark.sets.{name}", source, f"data.sets has only {', '.join(self.data.sets)}")
+        if StageName.grpo in self.stages:
+            self._check_grpo()
+
+    def _check_mix(self, stage: str, mix: MixConfig) -> None:
+        for name in mix.weights:
+            if name not in self.data.sets:
+                reject(f"{stage}.mix.weights.{name}", mix.weights[name], f"data.sets has only {', '.join(self.data.sets)}")
+        if not any(mix.weights.values()):
+            reject(f"{stage}.mix.weights", mix.weights, f"give a set of data.sets a weight above 0: {', '.join(self.data.sets)}")
+
+    def _check_grpo(self) -> None:
+        reference, lora = self.grpo.kl.reference, self.model.lora.enabled
+        if not any(part.weight for part in self.reward.parts.values()):
+            reject("reward.parts", list(self.reward.parts), "name at least one part with a weight other than 0")
+        if reference is Reference.adapter_off and not lora:
+            reject(
+                "grpo.kl.reference",
+                "adapter_off",
+                "without an adapter there is nothing to turn off: set frozen_copy or model.lora.enabled=true",
+            )
+        if self.grpo.kl.beta > 0 and reference is Reference.frozen_copy and lora:
+            reject("grpo.kl.reference", "frozen_copy", "with model.lora.enabled the base model is the reference: set adapter_off")
