@@ -114,9 +114,13 @@ def test_server_answers_as_the_model_in_process_does(model, url, questions, tmp_
     evaluate(settings(questions, tmp_path / "local", model=tiny, limit=16))
     evaluate(settings(questions, tmp_path / "served", model=tiny, server=server, limit=16))
     local, served = (read_predictions(tmp_path / name / "predictions.jsonl") for name in ("local", "served"))
-    visible = {p.uid: re.sub(r"<\|\w+\|>", "", p.text) for p in local}  # a server shows no special tokens
-    same = sum(p.text == visible[p.uid] for p in served)
-    assert same >= 15  # a random model may be torn between two tokens
+    said = {p.uid: visible(p.text) for p in local}
+    assert sum(visible(p.text) == said[p.uid] for p in served) >= 15  # a random model may be torn between two tokens
+
+
+def visible(text):
+    """Without special tokens, which a server leaves out, and without the broken characters that fall on their borders."""
+    return re.sub("<\\|\\w+\\|>|\N{REPLACEMENT CHARACTER}", "", text)
 
 
 @pytest.mark.slow
