@@ -115,7 +115,9 @@ def test_server_answers_as_the_model_in_process_does(model, url, questions, tmp_
     evaluate(settings(questions, tmp_path / "served", model=tiny, server=server, limit=16))
     local, served = (read_predictions(tmp_path / name / "predictions.jsonl") for name in ("local", "served"))
     said = {p.uid: visible(p.text) for p in local}
-    assert sum(visible(p.text) == said[p.uid] for p in served) >= 15  # a random model may be torn between two tokens
+    assert (
+        sum(visible(p.text) == said[p.uid] for p in served) >= 13
+    )  # an untrained model is at times torn between tokens, or wants one that we ban
 
 
 def visible(text):
