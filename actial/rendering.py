@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from transformers import AutoTokenizer
@@ -57,7 +58,7 @@ class ImageLimits:
 class PromptRenderer:
     """Builds prompts and supervised trunks for one model folder and one system prompt."""
 
-    def __init__(self, tokenizer, limits: ImageLimits, system_prompt: str | None) -> None:
+    def __init__(self, tokenizer: Any, limits: ImageLimits, system_prompt: str | None) -> None:
         self.tokenizer = tokenizer
         self.limits = limits
         self.system_prompt = system_prompt
@@ -69,7 +70,7 @@ class PromptRenderer:
     @classmethod
     def load(cls, model: ModelConfig, prompt: PromptConfig, path: Path | str | None = None) -> PromptRenderer:
         """From a model folder or hub id; `path` overrides `model.path` (a later stage's checkpoint). UserError when it cannot be read."""
-        folder, revision = path or model.path, model.revision if path is None else None
+        folder, revision = path or model.path, (model.revision if path is None else None) or "main"
         try:
             tokenizer = AutoTokenizer.from_pretrained(folder, revision=revision)
             processor = Qwen2VLImageProcessor.from_pretrained(folder, revision=revision)
