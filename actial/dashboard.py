@@ -5,7 +5,7 @@ Needs the extra `sweeps` and a wandb account: runs that were logged offline are 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from actial.cli import hydra_command
 from actial.config import DashboardConfig
@@ -53,7 +53,7 @@ def workspace(config: DashboardConfig) -> Workspace:
         workspaces.Section(name=name, panels=[_panel(v2.LinePlot, *panel) for panel in panels], is_open=name != "Speed")
         for name, panels in PANELS.items()
     ]
-    grouped = [workspaces.Config(config.group)] if config.group else []
+    grouped: list[Any] = [workspaces.Config(config.group)] if config.group else []
     runs = workspaces.RunsetSettings(groupby=grouped)
     return workspaces.Workspace(entity=config.entity, project=config.project, name=config.name, sections=sections, runset_settings=runs)
 

@@ -121,7 +121,7 @@ def test_the_points_are_what_they_are_called() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("experiment", "job"), every_point(), ids=lambda part: part if isinstance(part, str) else ",".join(part))
+@pytest.mark.parametrize(("experiment", "job"), list(every_point()), ids=lambda part: part if isinstance(part, str) else ",".join(part))
 def test_every_point_takes_two_steps(
     experiment: str, job: tuple[str, ...], tiny_set: Path, untrained_model: Path, chains: Path, tmp_path: Path
 ) -> None:
