@@ -58,7 +58,7 @@ def workspace(config: DashboardConfig) -> Workspace:
     return workspaces.Workspace(entity=config.entity, project=config.project, name=config.name, sections=sections, runset_settings=runs)
 
 
-def _panel(plot: type, title: str, metrics: list[str], unit: str) -> object:
+def _panel(plot: type, title: str, metrics: list[str], unit: str) -> Any:
     stage = metrics[0].partition("/")[0]
     return plot(title=title, x=f"{stage}/step", y=metrics, title_x="step", title_y=unit or None, groupby_rangefunc="minmax")
 
