@@ -5,7 +5,7 @@ import pytest
 from actial.chains import HOURS, clock_steps, clock_walk, contradictions, grounded_chain, hour, think_target
 from actial.questions import LETTER_ONLY, NUMBER_ONLY, TYPES, kinds_of, qa_question, viewpoint_question
 from actial.types import AnswerMode, QuestionType
-from actial.world.perception import KINDS, clock_question, perception_questions, photo_question
+from actial.world.perception import KINDS, clock_question, perception_questions, photo_question, pick_question
 
 RIGHT = {"ego_translation": "right", "object_translation": "left", "ego_rotation": "left"}
 LEFT = {"ego_translation": "left", "object_translation": "right", "ego_rotation": "right"}
@@ -171,6 +171,19 @@ def test_clock_exercises_are_right():
         assert question.target is not None
         assert ("counter-clockwise" in question.target) == ("is not on this way" in question.target) == (steps < 0)
         assert f"about {30 * abs(steps)} degrees" in question.target
+
+
+def test_pick_exercises_weigh_the_options_up_to_the_right_one():
+    for draw in range(200):
+        question = pick_question(str(draw))
+        assert question.target is not None
+        right = f"{question.answer_letter}: {question.options[question.answer_index]}"
+        if question.mode is AnswerMode.THINK:
+            assert question.target.splitlines()[-3] == f"{right} is it."
+            assert question.target.count("is not it.") == question.answer_index
+        else:
+            assert question.target == question.answer_letter
+        assert right in question.text
 
 
 def test_the_walk_lists_the_four_hours_that_follow():

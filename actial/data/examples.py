@@ -20,7 +20,7 @@ from actial.errors import UserError
 from actial.hashing import hash_int, hash_unit
 from actial.questions import askable, kinds_of, qa_question, viewpoint_question
 from actial.types import AnswerMode, Example, Question, QuestionType
-from actial.world.perception import clock_question, perception_questions
+from actial.world.perception import perception_questions, word_question
 
 CLOCK_QUESTIONS_PER_TRUNK = 4
 CLOCK_TRUNKS = 1024
@@ -132,14 +132,14 @@ class PerceptionSet:
 
 
 class ClockSet:
-    """Text-only exercises on the order of the hours."""
+    """Text-only exercises: the order of the hours, the letters of options."""
 
     def __len__(self) -> int:
         return CLOCK_TRUNKS
 
     def example(self, index: int, epoch: int) -> Example:
         draws = [f"{epoch}/{index}/{i}" for i in range(CLOCK_QUESTIONS_PER_TRUNK)]
-        return Example(uid=f"clock/{epoch}/{index}", images=[], questions=[clock_question(d) for d in draws], task="clock")
+        return Example(uid=f"clock/{epoch}/{index}", images=[], questions=[word_question(d) for d in draws], task="clock")
 
 
 def narrowed(shards: ShardSet, config: SetConfig) -> list[dict]:

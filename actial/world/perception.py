@@ -30,7 +30,7 @@ def choice_question(uid: str, kind: str, text: str, truth: str, others: Sequence
     options = tuple(hash_shuffle([truth, *hash_shuffle(others, "others", uid)[:2]], "order", uid))
     index = options.index(truth)
     mode = AnswerMode.DIRECT if chain is None else AnswerMode.THINK
-    letter = "ABC"[index]
+    letter = "ABCDEF"[index]
     return Question(
         uid=uid,
         type=kind,
@@ -86,6 +86,31 @@ def clock_question(draw: str) -> Question:
     text = f"Which way round is it from {HOURS[first]} o'clock to {HOURS[second]} o'clock?"
     way = "clockwise" if steps > 0 else "counter-clockwise"
     return _free(f"clock/{draw}", "clock", text, f"{clock_walk(first, second)}\nFrom above {way}, about {abs(steps) * 30} degrees.")
+
+
+OPTION_WORDS = (  # keyword -> option; words only, no photo
+    {"left": "Move to the left", "right": "Move to the right", "none": "No movement"},
+    {"left": "Rotate to the left", "right": "Rotate to the right", "none": "No rotation"},
+    {"left": "left", "right": "right"},
+    {"left": "turn left", "right": "turn right"},
+    {"2": "2", "3": "3", "4": "4"},
+    {side_name: f"the {side_name} side" for side_name in ("front", "left", "back", "right")},
+    {hour_name: f"{hour_name} o'clock" for hour_name in HOURS},
+)
+
+
+def pick_question(draw: str) -> Question:
+    """Text only: which letter stands before the option with a given word."""
+    words = hash_choice(OPTION_WORDS, "words", draw)
+    key = hash_choice(list(words), "key", draw)
+    others = [text for word, text in words.items() if word != key]
+    thinks = hash_int("mode", draw) % 4 > 0
+    return choice_question(f"pick/{draw}", "pick", f"Which option is {key}?", words[key], others, f"So {key}." if thinks else None)
+
+
+def word_question(draw: str) -> Question:
+    """Text only: the hours of a clock, or the letters of options."""
+    return clock_question(draw) if hash_int("word", draw) % 3 == 0 else pick_question(draw)
 
 
 def perception_questions(row: Mapping, draw: str, names: Sequence[str], count: int) -> list[Question]:
