@@ -11,6 +11,7 @@ import matplotlib.image
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from actial.files import atomic
 from actial.plots import MARKERS, STYLE, colour, label
@@ -35,7 +36,7 @@ def scale(metric: str) -> float:
 
 
 def arm_figure(table: pd.DataFrame, means: pd.DataFrame, metric: str = "accuracy", chance: Mapping[str, float] | None = None) -> Figure:
-    """One panel per set: a row per arm, a marker per model with its interval over seeds, small dots for the single seeds.
+    """One panel per set: a row per arm, a marker per model with its interval over seeds, ticks for the single seeds.
 
     `table` as from analysis.tidy, `means` as from analysis.summary; `chance`: set -> share that guessing gets right.
     """
@@ -67,7 +68,7 @@ def _point(axes: Any, means: pd.DataFrame, table: pd.DataFrame, where: dict[str,
     if found.empty:
         return
     factor, row = scale(where["metric"]), found.iloc[0]
-    axes.plot(factor * single["value"], [y] * len(single), ".", color=colour(index), ms=4, alpha=0.5)
+    axes.plot(factor * single["value"], [y] * len(single), "|", color=colour(index), ms=8)
     if row["low"] == row["low"]:
         axes.plot([factor * row["low"], factor * row["high"]], [y, y], color=colour(index), lw=2, solid_capstyle="butt")
     name = label(where["model"]) if named else None
@@ -95,6 +96,7 @@ def curve_figure(curves: Mapping[str, pd.DataFrame]) -> Figure:
                     axes.plot(values.index, values.mean(axis=1), color=colour(i + 1), ls=style, lw=1.6, label=arm)
             axes.set_ylabel(UNITS.get(metric, metric), fontsize=9)
             axes.set_xlabel("step", fontsize=9)
+            axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
             axes.tick_params(length=0)
         for axes in list(grid.flat)[len(curves) :]:
             axes.set_visible(False)
