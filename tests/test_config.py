@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from copy import deepcopy
 from typing import Any
 
@@ -57,7 +58,7 @@ def test_every_experiment_composes_and_validates(name: str) -> None:
     assert config.run_dir == f"runs/{name}"
     first, command = (CONF / "experiment" / f"{name}.yaml").read_text().splitlines()[:2]
     assert first == "# @package _global_"
-    assert f"python -m actial.train +experiment={name}" in command
+    assert re.search(rf"python -m actial\.train( -m)? \+experiment={name}\b", command)
 
 
 @pytest.mark.parametrize("group", ["model", "data", "mix@sft.mix", "cold_start", "sft", "grpo", "reward", "sampler", "trainer", "logger"])

@@ -17,7 +17,8 @@ def test_the_workspace_holds_every_panel_and_groups_by_a_setting() -> None:
     assert [section["name"] for section in sections] == list(PANELS)
     assert [len(section["panels"]) for section in sections] == [3, 6, 2]
     assert sections[1]["panels"][2]["config"]["metrics"] == ["grpo/kl"]
-    assert "cold_start.ratio" in str(view["spec"]["section"]["run_sets"])
+    grouping = view["spec"]["section"]["run_sets"][0]["grouping"]
+    assert grouping == [{"section": "config", "name": "cold_start.value.ratio"}]  # wandb keeps a setting as {value: ..} under its first key
 
 
 def test_every_metric_of_the_panels_is_one_that_runs_log() -> None:
