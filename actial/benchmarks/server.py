@@ -20,7 +20,7 @@ import openai
 from PIL import Image
 
 from actial.errors import UserError
-from actial.hashing import hash_unit
+from actial.hashing import hash_int, hash_unit
 from actial.predictions import PredictionLog, predict
 from actial.progress import Progress
 from actial.scoring import Prediction
@@ -96,7 +96,8 @@ async def _ask(
 ) -> Prediction | None:
     """The graded answer; None when the server refuses this question for good, with the reason in `refused`."""
     messages = await asyncio.to_thread(chat_messages, example, question, server.system_prompt)
-    settings = {"temperature": params.temperature, "top_p": params.top_p, "max_tokens": params.max_tokens, "seed": params.seed}
+    settings = {"temperature": params.temperature, "top_p": params.top_p, "max_tokens": params.max_tokens}
+    settings["seed"] = hash_int(params.seed, question.uid) % 2**31  # its own: equal prompts are not to get equal answers
     problem = ""
     for attempt in range(server.retries + 1):
         if attempt:

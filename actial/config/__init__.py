@@ -24,7 +24,16 @@ from actial.config.build import (
     SourceKind,
 )
 from actial.config.data import ColdStartConfig, DataConfig, EpochRule, MixConfig, SetConfig, Task
-from actial.config.evaluate import CollectConfig, DashboardConfig, EvaluateConfig, ExportConfig, ExportFormat, ScoreConfig, ServerConfig
+from actial.config.evaluate import (
+    CollectConfig,
+    DashboardConfig,
+    EvaluateConfig,
+    ExportConfig,
+    ExportFormat,
+    PassRatesConfig,
+    ScoreConfig,
+    ServerConfig,
+)
 from actial.config.model import Attention, LoraConfig, ModelConfig, PartConfig, Precision, PromptConfig, SystemPrompt
 from actial.config.sampling import AnswerForm, BenchmarkConfig, SamplerConfig, SamplerKind
 from actial.config.stages import (
@@ -86,6 +95,7 @@ __all__ = [
     "OverLong",
     "PairConfig",
     "PartConfig",
+    "PassRatesConfig",
     "Precision",
     "PromptConfig",
     "QuestionConfig",
@@ -125,6 +135,7 @@ SCHEMAS: dict[str, type] = {
     "tiny_schema": TinyConfig,
     "evaluate_schema": EvaluateConfig,
     "score_schema": ScoreConfig,
+    "passrates_schema": PassRatesConfig,
     "export_schema": ExportConfig,
 }
 

@@ -55,10 +55,16 @@ class SetConfig:
     root: str = ""
     types: list[str] = field(default_factory=list)  # qa: only these types; viewpoint: only these are trained on; empty = all
     angles: list[float] = num([], "[0, 180]")  # viewpoint: smallest and largest angle of the pairs trained on; empty = all
+    pass_rates: str | None = None  # qa, viewpoint: passrates.jsonl of actial.passrates; questions outside pass_between are not trained on
+    pass_between: list[float] | None = num(None, "[0, 1]")  # kept: solved in a share of the tries strictly between; None = [0,1]
 
     def check(self, path: str) -> None:
         if self.angles and (len(self.angles) != 2 or self.angles[0] >= self.angles[1]):
             reject(f"{path}angles", self.angles, "give the smallest and the largest angle in degrees, such as [20,60]")
+        if self.pass_between is not None and (len(self.pass_between) != 2 or self.pass_between[0] >= self.pass_between[1]):
+            reject(f"{path}pass_between", self.pass_between, "give the two shares that bound what is kept, such as [0.1,0.9]")
+        if self.pass_rates and self.task not in (Task.qa, Task.viewpoint):
+            reject(f"{path}pass_rates", self.pass_rates, "only the questions of task qa or viewpoint have pass rates")
         known = [kind.value for kind in QuestionType]
         if self.task is Task.viewpoint and not set(self.types) <= set(known):
             reject(f"{path}types", self.types, f"name some of {', '.join(known)}")

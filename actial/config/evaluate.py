@@ -7,7 +7,7 @@ from enum import Enum
 
 from omegaconf import MISSING
 
-from actial.config.data import DataConfig
+from actial.config.data import DataConfig, Task
 from actial.config.model import ModelConfig, PromptConfig
 from actial.config.sampling import BenchmarkConfig, SamplerConfig
 from actial.validation import num, reject
@@ -50,6 +50,31 @@ class EvaluateConfig:
         for name, source in self.benchmark.sets.items():
             if source.partition(":")[0] not in self.data.sets:
                 reject(f"benchmark.sets.{name}", source, f"data.sets has only {', '.join(self.data.sets)}")
+
+
+@dataclass(kw_only=True, slots=True)
+class PassRatesConfig:
+    """`python -m actial.passrates set=NAME model=NAME out=DIR`: how often a model solves each training question of a set."""
+
+    out: str = MISSING  # continued when it holds answers under the same settings, refused when under others
+    set: str = MISSING  # a name of data.sets
+    samples: int = num(16, "[2, 4096]")  # tries at each question; as many as GRPO's group tells what GRPO will meet
+    limit: int = num(0, "[0, 1e9]")  # examples, drawn by hash; 0 = all
+    temperature: float = num(1.0, "(0, inf)")
+    max_tokens: int = num(128, "[1, 1e6]")
+    batch_size: int = num(128, "[1, 1e6]")
+    seed: int = num(0, "[0, 4294967295]")
+    model: ModelConfig = field(default_factory=ModelConfig)
+    prompt: PromptConfig = field(default_factory=PromptConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    server: ServerConfig = field(default_factory=ServerConfig)
+
+    def check(self, path: str) -> None:
+        if self.set not in self.data.sets:
+            reject("set", self.set, f"data.sets has only {', '.join(self.data.sets)}")
+        elif self.data.sets[self.set].task not in (Task.qa, Task.viewpoint):
+            reject("set", self.set, "its questions are drawn anew every epoch: name a set of task qa or viewpoint")
 
 
 @dataclass(kw_only=True, slots=True)

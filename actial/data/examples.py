@@ -142,6 +142,42 @@ class ClockSet:
         return Example(uid=f"clock/{epoch}/{index}", images=[], questions=[word_question(d) for d in draws], task="clock")
 
 
+def read_rates(path: Path) -> dict[str, float]:
+    """Question id -> share of the tries that a model solved, as `python -m actial.passrates` wrote them; raises UserError."""
+    if not path.is_file():
+        raise UserError(f"pass_rates={path} does not exist: give passrates.jsonl of `python -m actial.passrates`, or leave it out.")
+    try:
+        return {row["uid"]: row["solved"] / row["samples"] for row in map(json.loads, path.open(encoding="utf-8"))}
+    except (ValueError, KeyError, TypeError, ZeroDivisionError) as error:
+        raise UserError(f"pass_rates={path} is not what `python -m actial.passrates` writes ({error!r}): make it anew.") from error
+
+
+def learnable(rows: list[dict], config: SetConfig) -> list[dict]:
+    """The rows whose questions the model of `config.pass_rates` solves now and then; what it was not asked stays."""
+    if config.pass_rates is None:
+        return rows
+    known = read_rates(Path(config.pass_rates))
+    low, high = config.pass_between or (0.0, 1.0)
+    barred = {uid for uid, rate in known.items() if not low < rate < high}
+    kept, met = [], 0
+    for row in rows:
+        if row.get("kind") == "qa":
+            met += str(row["uid"]) in known
+            kept += [] if str(row["uid"]) in barred else [row]
+            continue
+        asked = {kind.value: f"{row['uid']}/{kind.value}" for kind in askable(row)}
+        met += sum(uid in known for uid in asked.values())
+        left = [kind for kind, uid in asked.items() if uid not in barred]
+        built_for = row.get("question_type")
+        kept += [row | {"questions": left, "question_type": built_for if built_for in left else None}] if left else []
+    if not met or not kept:
+        raise UserError(
+            f"pass_rates={config.pass_rates} leaves {len(kept)} of {len(rows)} rows of {config.root} and knows {met} of their questions: "
+            "make it from this set with a model that solves some of them."
+        )
+    return kept
+
+
 def narrowed(shards: ShardSet, config: SetConfig) -> list[dict]:
     """The pairs within `config.angles`, each with the questions of `config.types` that its labels can answer."""
     low, high = config.angles or (0.0, 180.0)
@@ -163,6 +199,8 @@ def open_set(
     if config.task is Task.clock:
         return ClockSet()
     shards = ShardSet(config.root, split)
+    if split == "train":
+        shards.rows = learnable(shards.rows, config)
     if config.task is Task.viewpoint:
         if split == "train" and (config.types or config.angles):
             shards.rows = narrowed(shards, config)
