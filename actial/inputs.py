@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,39 @@ def read_manifest(name: str, config: SetConfig) -> dict[str, Any]:
         raise UserError(
             f"data.sets.{name}.root={config.root} is no finished data set (no manifest.json): write it with actial.build first."
         )
-    manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} cannot be read ({error}): build the set again.") from error
     return manifest
+
+
+def data_identity(config: TrainConfig) -> dict[str, Any]:
+    """What the run's data are, by hash: of each set its index, of each file of pass rates and chains its bytes."""
+    found: dict[str, Any] = {}
+    for name, source in used_sets(config).items():
+        manifest = read_manifest(name, source)
+        found[name] = {key: manifest.get(key) for key in ("rows", "config_hash", "index_sha256")}
+        if source.pass_rates:
+            found[name]["pass_rates"] = _sha256(Path(source.pass_rates))
+    if config.cold_start.source != "grounded":
+        found["cold_start"] = _sha256(Path(config.cold_start.source))
+    return found
+
+
+def _sha256(path: Path) -> str | None:
+    return sha256(path.read_bytes()).hexdigest() if path.is_file() else None  # whoever reads it says that it is missing
+
+
+def refuse_changed_data(config: TrainConfig, folder: Path) -> None:
+    """Raise UserError when the run in `folder` was begun with other data than are there now."""
+    path = folder / "passport.json"
+    begun = json.loads(path.read_text()).get("data", {}) if path.is_file() else {}
+    if changed := sorted(name for name, known in data_identity(config).items() if name in begun and begun[name] != known):
+        raise UserError(
+            f"run_dir={folder} was begun with another data set {changed[0]}, which has been built or written anew since: "
+            "put the old one back, or give another run_dir."
+        )
 
 
 def check_data_sets(config: TrainConfig) -> None:

@@ -23,7 +23,7 @@ from actial.data.examples import Mixture, open_set
 from actial.grpo.module import GRPOModule
 from actial.grpo.rollout_log import RolloutLog
 from actial.grpo.rollouts import Rollouts
-from actial.inputs import read_manifest, used_sets
+from actial.inputs import data_identity
 from actial.policy import Policy
 from actial.rendering import PromptRenderer
 from actial.runs import Run, provenance, stop_requested
@@ -42,9 +42,7 @@ def prepare(config: TrainConfig, run: Run) -> None:
     if config.trainer.threads:
         torch.set_num_threads(config.trainer.threads)
     renderer = PromptRenderer.load(config.model, config.prompt)
-    manifests = {name: read_manifest(name, source) for name, source in used_sets(config).items()}
-    data = {name: {key: manifest.get(key) for key in ("rows", "config_hash", "index_sha256")} for name, manifest in manifests.items()}
-    run.stamp({**provenance(), "seed": config.seed, "prompts": renderer.fingerprint, "data": data})
+    run.stamp({**provenance(), "seed": config.seed, "prompts": renderer.fingerprint, "data": data_identity(config)})
 
 
 def train_stage(stage: StageName, config: TrainConfig, source: str, run: Run, tracker: Tracker) -> str:
@@ -60,6 +58,7 @@ def train_stage(stage: StageName, config: TrainConfig, source: str, run: Run, tr
     module, fingerprint = job.module, job.renderer.fingerprint
     checkpoints = run.folder / "checkpoints" / stage.name
     start = resume(checkpoints, module, fingerprint)
+    run.stamp({f"{stage.name}_mix": job.mixture.schedule(module.stage.steps * module.stage.batch_size)})
     run.metrics.rewind(stage.name, start)
     run.timings.rewind(stage.name, start)
     described = FirstBatch(run.stage_folder(stage.name) / "first_batch.txt", job.renderer.tokenizer.decode, job.renderer.image_token)
@@ -108,6 +107,7 @@ class Job:
 
     module: StepModule
     renderer: PromptRenderer
+    mixture: Mixture
     make_batch: Callable[[int], TrainBatch]
     workers: int
 
@@ -122,7 +122,7 @@ def sft_job(config: TrainConfig, source: str, run: Run) -> Job:
         first = step * config.sft.batch_size
         return supervised_batch(mixture, renderer, range(first + module.global_rank, first + config.sft.batch_size, num_ranks()))
 
-    return Job(module=module, renderer=renderer, make_batch=make_batch, workers=config.data.workers)
+    return Job(module=module, renderer=renderer, mixture=mixture, make_batch=make_batch, workers=config.data.workers)
 
 
 def grpo_job(config: TrainConfig, source: str, run: Run) -> Job:
@@ -134,7 +134,8 @@ def grpo_job(config: TrainConfig, source: str, run: Run) -> Job:
     rank = int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")))
     rollouts = Rollouts(mixture.example, renderer, sampler, config.reward, config.grpo, seed=config.seed, rank=rank)
     module = GRPOModule(policy, config.grpo, config.model, crash_folder=run.folder / "crashes", rollouts=rollouts)
-    return Job(module=module, renderer=renderer, make_batch=module.make_batch, workers=0)  # a worker would sample from old weights
+    make_batch = module.make_batch  # in this process: a worker would sample from old weights
+    return Job(module=module, renderer=renderer, mixture=mixture, make_batch=make_batch, workers=0)
 
 
 def open_mixture(config: TrainConfig, mix: MixConfig, *, supervised: bool, mode: AnswerMode | None = None) -> Mixture:

@@ -10,7 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from actial.cli import hydra_command
 from actial.config import TrainConfig
 from actial.errors import UserError
-from actial.inputs import check_data_sets, check_model_path
+from actial.inputs import check_data_sets, check_model_path, refuse_changed_data
 from actial.runs import Run, open_run
 
 
@@ -25,6 +25,7 @@ def train(config: TrainConfig) -> float | None:
         if run.finished:
             print(f"{run.folder} is finished: its results are in {run.folder / 'report.html'}.")
             return objective(run)
+        refuse_changed_data(config, run.folder)
         from actial import scoreboard, stages  # torch and Lightning come in only once the input is known to be right
         from actial.callbacks import tracking
         from actial.report import write_report

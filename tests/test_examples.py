@@ -11,7 +11,7 @@ from PIL import Image
 from transformers import AutoProcessor
 
 from actial.chains import contradictions
-from actial.config import ColdStartConfig, DataConfig, MixConfig, ModelConfig, PromptConfig, SetConfig, SystemPrompt, Task
+from actial.config import ColdStartConfig, DataConfig, EpochRule, MixConfig, ModelConfig, PromptConfig, SetConfig, SystemPrompt, Task
 from actial.data.examples import Mixture, open_set
 from actial.errors import UserError
 from actial.policy import Policy
@@ -99,6 +99,22 @@ def test_the_mixture_is_a_function_of_the_position(world):
 def test_a_mixture_over_an_unknown_set_is_refused(world):
     with pytest.raises(UserError, match=r"names c, but data.sets has only a"):
         Mixture({"a": open_task(world, Task.viewpoint)}, MixConfig(weights={"a": 1.0, "c": 1.0}), 0)
+
+
+def test_weights_are_shares_of_the_draws_and_the_epoch_rule_says_what_an_epoch_is(world):
+    sets = {"qa": open_task(world, Task.qa), "pairs": open_task(world, Task.viewpoint)}  # 8 and 18 rows
+    weights = {"qa": 1.8, "pairs": 0.2}
+    first = Mixture(sets, MixConfig(weights=weights), 0).schedule(1000)
+    assert first["sets"] == {
+        "qa": {"share": 0.9, "rows": 8, "passes": 112.5},
+        "pairs": {"share": 0.1, "rows": 18, "passes": pytest.approx(5.5556)},
+    }
+    assert (first["epoch_draws"], first["epochs"]) == (9, pytest.approx(111.1111))  # 8 / 0.9 draws go through the first set once
+    counted = Mixture(sets, MixConfig(weights=weights, epoch_rule=EpochRule.draws, epoch_draws=250), 0).schedule(1000)
+    assert (counted["epoch_rule"], counted["epoch_draws"], counted["epochs"]) == ("draws", 250, 4.0)
+    mixture = Mixture(sets, MixConfig(weights=weights), 0)
+    drawn = [mixture.example(p).task for p in range(1000)]
+    assert drawn.count("qa") / 1000 == pytest.approx(0.9, abs=0.03)
 
 
 # ---------------------------------------------------------------- prompts

@@ -119,6 +119,27 @@ def test_missing_sets_and_splits_are_one_sentence(built, tmp_path):
         write_set(built, {}, 2, {})
 
 
+def test_a_set_whose_index_or_manifest_is_not_what_was_written_is_one_sentence(built):
+    index, manifest = (built / INDEX).read_bytes(), (built / MANIFEST).read_bytes()
+    (built / INDEX).write_bytes(index[:-20])
+    with pytest.raises(UserError, match=r"is damaged \(index.jsonl is not the one"):
+        ShardSet(built, "train")
+    (built / INDEX).unlink()
+    with pytest.raises(UserError, match="is damaged"):
+        ShardSet(built, "train")
+    (built / INDEX).write_bytes(index)
+    (built / MANIFEST).write_bytes(manifest[:50])
+    with pytest.raises(UserError, match="is damaged"):
+        ShardSet(built, "train")
+
+
+def test_an_index_that_points_out_of_its_folder_reads_nothing(built, tmp_path):
+    (tmp_path / "secret").write_bytes(b"x" * 600)
+    row = ShardSet(built, "train").rows[0] | {"shard": "../secret"}
+    with pytest.raises(OSError, match="lies outside the set"):
+        ShardSet(built, "train").encoded(row)
+
+
 @pytest.mark.parametrize("key", ["obj1.5_a", "a/b", "UPPER", ""])
 def test_keys_that_webdataset_would_merge_or_change_are_refused(tmp_path, key):
     with pytest.raises(ValueError, match="shard key"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import threading
 import time
@@ -16,6 +17,8 @@ from transformers import AutoModelForImageTextToText
 
 from actial.cli import CONF, Exit, typed
 from actial.config import TrainConfig, register
+from actial.data.shards import INDEX, MANIFEST, file_sha256
+from actial.errors import UserError
 from actial.runs import RowLog
 from actial.train import train
 
@@ -96,6 +99,30 @@ def test_a_finished_run_is_left_alone(compose, tmp_path: Path, capsys: pytest.Ca
     train(config)
     assert "is finished" in capsys.readouterr().out
     assert files == {path: path.stat().st_mtime_ns for path in files}
+
+
+def test_a_run_is_not_continued_on_other_data(compose, tiny_set: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "set"
+    shutil.copytree(tiny_set, mine)
+    overrides = ("stages=[sft]", "sft.steps=2", "benchmark=viewpoint", f"data.sets.viewpoint.root={mine}", "mix@sft.mix=viewpoint")
+    train(compose(tmp_path / "run", *overrides))
+    passport = json.loads((tmp_path / "run" / "passport.json").read_text())
+    assert passport["sft_mix"]["sets"]["viewpoint"] == {
+        "share": 1.0,
+        "rows": passport["data"]["viewpoint"]["rows"]["train"],
+        "passes": pytest.approx(8 / passport["data"]["viewpoint"]["rows"]["train"], abs=1e-3),
+    }
+    (tmp_path / "run" / "results.json").unlink()  # as if it had been stopped before its scores
+    lines = (mine / INDEX).read_bytes().splitlines(keepends=True)
+    (mine / INDEX).write_bytes(b"".join(reversed(lines)))
+    manifest = json.loads((mine / MANIFEST).read_text())
+    (mine / MANIFEST).write_text(json.dumps(manifest | {"index_sha256": file_sha256(mine / INDEX)}))
+    with pytest.raises(UserError, match="begun with another data set viewpoint"):
+        train(compose(tmp_path / "run", *overrides))
+    (mine / INDEX).write_bytes(b"".join(lines))
+    (mine / MANIFEST).write_text(json.dumps(manifest))
+    train(compose(tmp_path / "run", *overrides))
+    assert (tmp_path / "run" / "results.json").exists()
 
 
 def test_the_second_stage_starts_from_the_first(compose, tmp_path: Path) -> None:

@@ -12,13 +12,15 @@ from actial.validation import num, reject
 
 
 class EpochRule(Enum):
+    """What an epoch of a mixture is: the unit in which a stage's length is told (passport.json); the length itself is `steps`."""
+
     first = "first"  # an epoch ends when the first source has been drawn once
     draws = "draws"  # an epoch is `epoch_draws` draws
 
 
 @dataclass(kw_only=True, slots=True)
 class MixConfig:
-    """What a stage trains on: named sets and their draw weights."""
+    """What a stage trains on: named sets and their draw weights. 0.9 : 0.1 = nine of ten draws are of the first, whatever their sizes."""
 
     weights: dict[str, float] = field(default_factory=dict)  # set name -> draw weight
     epoch_rule: EpochRule = EpochRule.first

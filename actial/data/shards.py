@@ -163,6 +163,8 @@ class ShardFiles:
 
     def _file(self, shard: str) -> IO[bytes]:
         if shard not in self._files:
+            if "/" in shard:
+                raise OSError(f"{self.root}: shard {shard!r} lies outside the set; rebuild it")
             self._files[shard] = (self.root / shard).open("rb", buffering=0)
         return self._files[shard]
 
@@ -178,7 +180,12 @@ class ShardSet(ShardFiles):
         self.split = split
         if not (self.root / MANIFEST).is_file():
             raise UserError(f"data set {self.root} is missing or unfinished (no {MANIFEST}): build it first, or give another folder.")
-        self.manifest: dict[str, Any] = json.loads((self.root / MANIFEST).read_text(encoding="utf-8"))
+        try:
+            self.manifest: dict[str, Any] = json.loads((self.root / MANIFEST).read_text(encoding="utf-8"))
+            if file_sha256(self.root / INDEX) != self.manifest["index_sha256"]:
+                raise ValueError(f"{INDEX} is not the one that {MANIFEST} names")
+        except (OSError, ValueError, KeyError) as error:
+            raise UserError(f"data set {self.root} is damaged ({error}): build it again.") from error
         with (self.root / INDEX).open(encoding="utf-8") as file:
             self.rows: list[dict] = [row for row in map(json.loads, file) if row["split"] == split]
         if not self.rows:
