@@ -64,6 +64,15 @@ def samples(engine: ServerEngine, count: int = 6) -> list[list[int]]:
     return [output.token_ids for reply in engine.run([request(seed) for seed in range(count)]) for output in reply.outputs]
 
 
+@pytest.mark.parametrize("sampled", [1, 7], ids=["an asked id is sampled", "another id is sampled"])
+def test_every_asked_log_probability_comes_back(start, sampled: int) -> None:
+    asked = request(sampled)
+    asked.sampling |= {"logprobs": 3, "logprob_token_ids": [1, 2, 3]}
+    (reply,) = start().run([asked])
+    assert {token: reply.first[token] for token in (2, 3)} == {2: -2.0, 3: -3.0}
+    assert 1 in reply.first
+
+
 def test_a_server_killed_during_generation_is_started_again_and_nothing_is_lost(start, tmp_path: Path) -> None:
     engine = start()
     expected = samples(engine)

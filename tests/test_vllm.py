@@ -217,8 +217,9 @@ def first_token_logprobs(sampler: EngineSampler, prompt: Prompt, law: Law) -> np
 
 
 def test_our_part_costs_at_most_a_twentieth_of_the_engine_s(sampler: EngineSampler, renderer: PromptRenderer) -> None:
-    """Processor time of the same requests through the sampler and handed to vLLM as they are, A B B A."""
+    """Processor time of the same requests through the sampler and handed to vLLM as they are, A B B A; other load can only add to it."""
     prompts, params = prompts_of(renderer, 32, seed=5), SamplingParams(max_tokens=24, seed=1)
+    sampler.engine.synced_to = None  # an earlier test may have left these very weights in place
     sampler.generate(prompts, 8, params)
     llm, final = sampler.engine.llm, sampler.engine.final_only
     images = [[Image.fromarray(image) for image in p.images] for p in prompts]
@@ -232,20 +233,18 @@ def test_our_part_costs_at_most_a_twentieth_of_the_engine_s(sampler: EngineSampl
         run()
         return time.process_time() - started
 
-    ratios = []
-    for _ in range(3):
-        a, b, c, d = (
-            seconds(run)
-            for run in (
-                lambda: sampler.generate(prompts, 8, params),
-                lambda: llm.generate(bare, sampling, use_tqdm=False),
-                lambda: llm.generate(bare, sampling, use_tqdm=False),
-                lambda: sampler.generate(prompts, 8, params),
-            )
-        )
-        ratios.append((a + d) / (b + c))
-    print(f"sampler over bare engine: {sorted(ratios)}; one sync {sampler.figures['sync_seconds']:.3f} s")
-    assert sorted(ratios)[1] <= 1.05
+    def through_us() -> object:
+        return sampler.generate(prompts, 8, params)
+
+    def as_they_are() -> object:
+        return llm.generate(bare, sampling, use_tqdm=False)
+
+    order = [through_us, as_they_are, as_they_are, through_us] * 3
+    took = [(run, seconds(run)) for run in order]
+    ours, engine = (min(second for run, second in took if run is kind) for kind in (through_us, as_they_are))
+    print(f"sampler {ours:.3f} s, bare engine {engine:.3f} s: {ours / engine:.3f}; one sync {sampler.figures['sync_seconds']:.3f} s")
+    assert ours <= 1.05 * engine
+    assert sampler.figures["sync_seconds"] > 0
 
 
 @pytest.mark.slow

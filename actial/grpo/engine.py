@@ -211,6 +211,8 @@ class EngineSampler:
         sampling = {**self._sampling(prompt, 1, params), "logprobs": len(ids), "logprob_token_ids": ids}
         (reply,) = self.engine.run([self._request(prompt, sampling)])
         self._check_prompt(prompt, reply)
+        if absent := [token for token in ids if token not in reply.first]:
+            raise EngineFault(f"prompt {prompt.uid}: the engine left out the log-probabilities of {len(absent)} of {len(ids)} ids asked for.")
         return np.array([reply.first[token] for token in ids])
 
     @torch.no_grad()

@@ -291,6 +291,8 @@ def _flag(name: str, value: Any) -> list[str]:
 
 def _body(request: Request) -> dict[str, Any]:
     sampling = {**request.sampling, "logit_bias": {str(token): bias for token, bias in request.sampling["logit_bias"].items()}}
+    if ids := sampling.get("logprob_token_ids"):  # the server lists the sampled id first and cuts the list at as many as were asked for:
+        sampling |= {"logprob_token_ids": [*ids, ids[-1]], "logprobs": len(ids) + 1}  # the last one, asked for twice, makes room
     parts = [{"type": "image_url", "url": f"data:image/png;base64,{png(image)}"} for image in request.images]
     return {"token_ids": request.prompt_ids, "content_parts": parts or None, "sampling_params": sampling, "return_token_ids": True}
 
