@@ -23,6 +23,7 @@ class Rig:
     rotation: np.ndarray = field(default_factory=lambda: np.eye(3))
     scale: float = 1.0
     shift: np.ndarray = field(default_factory=lambda: np.zeros(3))
+    pose_noise: float = 0.0  # of the reconstruction: degrees of each rotation, percent of rho of each centre
 
     def poses(self) -> tuple[np.ndarray, np.ndarray]:
         """(R (n, 3, 3), t (n, 3)) world -> camera in the transformed world."""
@@ -37,6 +38,10 @@ class Rig:
         right /= np.linalg.norm(right, axis=1, keepdims=True)
         R = np.stack([right, np.cross(forward, right), forward], axis=1)
         R = Rotation.from_euler("z", np.array(roll)[:, None], degrees=True).as_matrix().reshape(-1, 3, 3) @ R
+        if self.pose_noise:
+            rng = np.random.default_rng(n)
+            R = Rotation.from_rotvec(np.radians(self.pose_noise) * rng.normal(size=(n, 3))).as_matrix() @ R
+            centre = centre + self.pose_noise / 100 * rho[:, None] * rng.normal(size=(n, 3))
         R = R @ self.rotation.T
         centre = self.scale * centre @ self.rotation.T + self.shift
         return R, -np.einsum("nij,nj->ni", R, centre)

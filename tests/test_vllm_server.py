@@ -1,4 +1,4 @@
-"""Evaluation against vLLM's own OpenAI-compatible server on loopback: killed, continued, and equal to the in-process model.
+"""Evaluation and chains against vLLM's own OpenAI-compatible server on loopback: killed, continued, equal to the in-process model.
 
 ACTIAL_SERVER_REQUESTS sets how many questions are asked (300; the acceptance run took 5,000).
 """
@@ -46,7 +46,7 @@ def url(model, tmp_path_factory):
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     words = ["--model", str(model), "--served-model-name", "tiny", "--host", "127.0.0.1", "--port", str(port), "--dtype", "float32"]
-    words += ["--enforce-eager", "--max-model-len", "1024", "--limit-mm-per-prompt", '{"image":2,"video":0}']
+    words += ["--enforce-eager", "--max-model-len", "4096", "--limit-mm-per-prompt", '{"image":2,"video":0}']
     environment = os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1"}
     with (tmp_path_factory.mktemp("log") / "server.txt").open("w+") as log:
         server = subprocess.Popen(
@@ -146,3 +146,38 @@ def test_killed_and_continued_without_a_doubled_or_lost_answer(url, questions, t
     assert counts == Counter(f"tsv/{i}" for i in range(REQUESTS))
     assert json.loads((out / "scores.json").read_text())["n"] == REQUESTS
     print(f"killed after {kept} of {REQUESTS}, the rest took {time.monotonic() - began:.0f} s")
+
+
+CHAINS = 24
+
+
+@pytest.mark.slow
+def test_chains_killed_and_continued_are_those_of_one_run(url, tiny_set, tmp_path):
+    """The untrained teacher babbles, so the verifier lets nothing through; what was asked, paid and rejected is the same to the byte."""
+
+    def command(name):
+        words = [f"pairs={tiny_set}", f"out={tmp_path / name}", f"url={url}", "teacher=tiny", f"limit={CHAINS}", "attempts=2"]
+        words += ["max_tokens=24", "temperature=0", "concurrency=4", "price_in=1", "price_out=5"]
+        return [sys.executable, "-m", "actial.chains", *words]
+
+    assert subprocess.run(command("whole")).returncode == 0
+    first = subprocess.Popen(command("killed"), start_new_session=True)
+    replies = tmp_path / "killed" / "replies.jsonl"
+    while not (replies.exists() and replies.read_bytes().count(b"\n") >= CHAINS // 2):
+        assert first.poll() is None
+        time.sleep(0.01)
+    os.killpg(first.pid, signal.SIGKILL)
+    first.wait()
+    kept = replies.read_bytes().splitlines()
+    assert CHAINS // 2 <= len(kept) < 2 * CHAINS
+    assert not (tmp_path / "killed" / "chains.jsonl").exists()
+    assert subprocess.run(command("killed")).returncode == 0
+    assert replies.read_bytes().splitlines()[: len(kept) - 1] == kept[:-1]  # the last may have been cut
+    for name in ("chains.jsonl", "rejected.jsonl", "ledger.json"):
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+    ledger = json.loads((tmp_path / "whole" / "ledger.json").read_text())
+    assert (ledger["pairs"], ledger["replies"], ledger["rejected_replies"]) == (CHAINS, 2 * CHAINS, 2 * CHAINS)
+    assert ledger["prompt_tokens"] > 2 * CHAINS * 500  # the stages, the question, the answers, two photos
+    assert ledger["cost"] == pytest.approx((ledger["prompt_tokens"] + 5 * ledger["completion_tokens"]) / 1e6)
+    asked = [json.loads(line) for line in replies.read_text().splitlines()]
+    assert len({reply["key"] for reply in asked}) == len(asked) == 2 * CHAINS
