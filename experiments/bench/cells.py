@@ -1,0 +1,47 @@
+"""The cells of the table: a workload, and how often it is run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from setting import Work
+
+REAL_VOCAB = 151_936  # Qwen2.5-VL's
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """`steps` timed steps of the peer in each of `blocks` blocks, after `warm_up` steps, in each of `processes` fresh processes."""
+
+    work: Work
+    title: str
+    steps: int = 1
+    warm_up: int = 1
+    blocks: int = 2
+    processes: int = 1
+
+
+GRPO, SFT = Work(), Work(kind="sft", pixels=224)
+PARITY = Cell(
+    work=Work(pixels=112, ragged=True, beta=0.1), title="GRPO, parity: two 112-px images, ragged completions, k3 with beta 0.1", steps=4
+)
+CELLS: dict[str, Cell] = {
+    "parity": PARITY,
+    "grpo": Cell(work=GRPO, title="GRPO: two 448-px images, 16 completions of 48 tokens", steps=3, processes=3),
+    "grpo_plain": Cell(work=Work(plain_peer=True), title="the same, TRL through the model's plain forward", steps=2),
+    "grpo_kl": Cell(work=Work(beta=0.01), title="the same with k3 against a frozen copy", steps=2),
+    "grpo_all_positions": Cell(work=Work(all_positions=True), title="the same, we score every position TRL scores", steps=2),
+    "grpo_bf16": Cell(work=Work(bf16=True), title="the same, bf16 autocast and gradient checkpointing in both", blocks=1, steps=2),
+    "grpo_real_vocab": Cell(
+        work=Work(vocab=REAL_VOCAB, plain_peer=True), title="the same at vocabulary 151,936, TRL's plain forward", blocks=1, steps=2
+    ),
+    "sft": Cell(work=SFT, title="SFT: two 224-px images, three questions", steps=5, processes=3),
+    "sft_real_vocab": Cell(work=Work(kind="sft", pixels=224, vocab=REAL_VOCAB), title="the same at vocabulary 151,936", blocks=1, steps=2),
+}
+GROUPS, PIXELS, LENGTHS = (2, 4, 8, 32), (0, 112, 224, 560), (8, 192, 512)
+CELLS |= {f"group_{n}": Cell(work=Work(group=n), title=f"{n} completions", steps=2, blocks=1) for n in GROUPS}
+CELLS |= {f"pixels_{n}": Cell(work=Work(pixels=n), title=f"two {n}-px images" if n else "no image", steps=2, blocks=1) for n in PIXELS}
+CELLS |= {f"length_{n}": Cell(work=Work(length=n), title=f"completions of {n} tokens", steps=2, blocks=1) for n in LENGTHS}
+CELLS["end"] = Cell(work=Work(pixels=0, group=2, length=256), title="no image, 2 completions of 256 tokens", steps=2, blocks=1)
+MEMORY = Work(pixels=112, group=16, length=256, vocab=REAL_VOCAB)
+MEMORY_PARTS = ("chunked", "full", "actial", "trl")

@@ -1,0 +1,158 @@
+"""Our side: the modules that `actial.train` trains with, under Lightning, on given completions."""
+
+from __future__ import annotations
+
+import time
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from setting import Setting
+
+from actial.batch import TrainBatch
+from actial.config import (
+    AdvantageScale,
+    GRPOConfig,
+    KLConfig,
+    KLEstimator,
+    LossType,
+    OptimConfig,
+    Precision,
+    Reference,
+    RewardConfig,
+    SFTConfig,
+)
+from actial.grpo.module import GRPOModule
+from actial.grpo.rollouts import RolloutBatch, Rollouts
+from actial.grpo.sampler import HFSampler
+from actial.policy import Policy
+from actial.sft import SFTModule
+from actial.step import StepModule, step_loader
+from actial.trunk import Branch, Trunk, TrunkBatch
+
+LR = 1e-4
+OPTIM = {"lr": LR, "weight_decay": 0.0, "warmup_steps": 0, "grad_clip": 1.0}
+
+
+class AllPositions(Policy):
+    """Scores, beside what is wanted, every position of every padded sequence that the peer's head scores."""
+
+    def forward(self, batch: TrunkBatch, law: Any, **options: Any) -> Any:
+        count = len(batch.target)
+        trunk = (batch.branch_of.flatten() == 0).nonzero()[:, 0].repeat(batch.num_branches)
+        extended = replace(
+            batch, predictor=torch.cat([batch.predictor, trunk]), target=torch.cat([batch.target, batch.ids.flatten()[trunk]])
+        )
+        result = super().forward(extended, law, **options)
+        result.logprobs = result.logprobs[:count] + 0.0 * result.logprobs[count:].sum()
+        for name in ("entropy", "reference_logprobs"):
+            if (values := getattr(result, name)) is not None:
+                setattr(result, name, values[:count])
+        return result
+
+
+class Clock(lightning.Callback):
+    """One row per step: loss, gradient norm, and the seconds of its phases."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, float]] = []
+        self.spent: dict[str, float] = {}
+        self.started = 0.0
+
+    @contextmanager
+    def phase(self, name: str):
+        begun = time.perf_counter()
+        yield
+        self.spent[name] = self.spent.get(name, 0.0) + time.perf_counter() - begun
+
+    def on_train_batch_end(self, trainer: Any, pl_module: StepModule, *_: Any) -> None:
+        whole, update = time.perf_counter() - self.started, pl_module.timings["seconds"]
+        packing, optimise = self.spent["pack"], self.spent["optimise"]
+        self.rows.append(
+            {
+                "loss": pl_module.metrics["loss"],
+                "grad_norm": pl_module.metrics["grad_norm"],
+                "whole": whole,
+                "update": update,
+                "prepare": whole - update + packing,
+                "compute": update - packing - optimise,  # the reference's forward included
+                "optimise": optimise,
+            }
+        )
+
+
+class Ours:
+    """`run(steps)` trains on, from where the last call ended, and returns one row per step."""
+
+    def __init__(self, setting: Setting, scratch: Path) -> None:
+        self.setting = setting
+        work = setting.work
+        model = replace(setting.model, precision=Precision.bf16 if work.bf16 else Precision.fp32)
+        policy_class = AllPositions if work.all_positions else Policy
+        policy = policy_class.load(model, reference=Reference.frozen_copy if work.beta else Reference.none)
+        if work.kind == "sft":
+            stage = SFTConfig(steps=10**6, batch_size=work.pairs, optim=OptimConfig(**OPTIM))
+            self.module: StepModule = SFTModule(policy, stage, model, crash_folder=scratch)
+        else:
+            self.module = self._grpo(policy, model, scratch)
+        self.clock = Clock()
+        self._time_phases()
+
+    def _grpo(self, policy: Policy, model: Any, scratch: Path) -> GRPOModule:
+        work, renderer = self.setting.work, self.setting.renderer
+        estimator = KLEstimator.k3 if work.beta else KLEstimator.none
+        reference = Reference.frozen_copy if work.beta else Reference.none
+        stage = GRPOConfig(
+            steps=10**6, batch_size=1, group_size=work.group, max_tokens=work.length, loss=LossType.dapo, dual_clip=None,
+            advantage=AdvantageScale.none, kl=KLConfig(beta=work.beta, estimator=estimator, reference=reference),
+            optim=OptimConfig(**OPTIM),
+        )  # fmt: skip
+        sampler = HFSampler(policy, stop_ids=[renderer.stop_id], banned_ids=[])  # nothing is sampled: completions are given
+        rollouts = Rollouts(lambda position: self.setting.examples(position)[0], renderer, sampler, RewardConfig(), stage, seed=0)
+        return GRPOModule(policy, stage, model, crash_folder=scratch, rollouts=rollouts)
+
+    def _time_phases(self) -> None:
+        packed, configure = self.module.packed, self.module.configure_optimizers
+
+        def timed_pack(*arguments: Any) -> TrunkBatch:
+            with self.clock.phase("pack"):
+                return packed(*arguments)
+
+        def timed_optimizer() -> torch.optim.Optimizer:
+            optimizer = configure()
+            begun: list[float] = []
+            optimizer.register_step_pre_hook(lambda *_: begun.append(time.perf_counter()))
+            optimizer.register_step_post_hook(lambda *_: self.clock.spent.update(optimise=time.perf_counter() - begun.pop()))
+            return optimizer
+
+        self.module.packed, self.module.configure_optimizers = timed_pack, timed_optimizer  # type: ignore[method-assign]
+
+    def batch(self, step: int) -> TrainBatch:
+        """The step's trunks; GRPO's branches are the given completions."""
+        self.clock.started, self.clock.spent = time.perf_counter(), {}
+        renderer, examples = self.setting.renderer, self.setting.examples(step)
+        if self.setting.work.kind == "sft":
+            batch = TrainBatch(trunks=[], images=[])
+            for example in examples:
+                batch.trunks.append(renderer.supervised_trunk(example, first_image=len(batch.images)))
+                batch.images += example.images
+            return batch
+        prompt = renderer.prompt(examples[0], examples[0].questions[0])
+        branches = [Branch(ids, [True] * len(ids)) for ids in self.setting.completions(step)]
+        trunk = Trunk(prompt.uid, prompt.trunk_ids, list(range(len(prompt.images))), branches)
+        return RolloutBatch(
+            trunks=[trunk], images=prompt.images, advantages=self.setting.advantages(step), sums={}, position=0,
+            sampler_logprobs=[[0.0] * len(branch.ids) for branch in branches],  # only for the metrics of the gap
+        )  # fmt: skip
+
+    def run(self, steps: int) -> list[dict[str, float]]:
+        first, known = self.module.completed_steps, len(self.clock.rows)
+        trainer = lightning.Trainer(
+            accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+            enable_model_summary=False, use_distributed_sampler=False, callbacks=[self.clock],
+        )  # fmt: skip
+        trainer.fit(self.module, step_loader(self.batch, first, first + steps))
+        return self.clock.rows[known:]

@@ -1,0 +1,106 @@
+"""What both systems are given: one random model folder, and prompts, images, completions and answers as functions of the step alone."""
+
+from __future__ import annotations
+
+import importlib.resources
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration
+
+from actial.config import ModelConfig, PromptConfig, SystemPrompt
+from actial.questions import TYPES, viewpoint_question
+from actial.rendering import PromptRenderer
+from actial.types import AnswerMode, Example, Question
+from actial.world.tiny import save_untrained
+
+PATCH = 14  # Qwen2.5-VL's own: a 448-pixel image is 256 visual tokens, one of 224 pixels 64
+MAX_PIXELS = 10**6
+WORDS = (300, 450)  # ids from which completions and filler are drawn: ordinary words of the tokenizer, no special token
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """One workload; a GRPO step has one prompt with its group, an SFT step `pairs` view pairs with their questions."""
+
+    kind: str = "grpo"  # or "sft"
+    pixels: int = 448  # side of each of the two images; 0 = a prompt of text alone
+    group: int = 16
+    length: int = 48  # tokens of each completion
+    ragged: bool = False  # completions of half to all of `length`
+    pairs: int = 4
+    vocab: int = 4096
+    beta: float = 0.0  # weight of the k3 penalty against a frozen copy
+    bf16: bool = False  # autocast, together with gradient checkpointing
+    plain_peer: bool = False  # TRL with its fused head bypassed: the model's own forward, logits of the completions only
+    all_positions: bool = False  # our head also scores every position that TRL's scores, with weight zero
+
+    @property
+    def samples(self) -> int:
+        """Sequences that the peer computes in a step."""
+        return self.group if self.kind == "grpo" else 3 * self.pairs
+
+
+def save_model(folder: Path, vocab: int, width: int = 128) -> None:
+    """Four text and four vision layers, windowed attention in all of the tower but its last block; the tokenizer of the tiny base."""
+    with importlib.resources.as_file(importlib.resources.files("actial") / "assets" / "tiny_base") as base:
+        tokenizer = AutoTokenizer.from_pretrained(base)
+    save_untrained(folder, tokenizer, 0, max_pixels=MAX_PIXELS, width=width, vision_width=width, patch=PATCH)
+    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder)
+    model.config.vision_config.fullatt_block_indexes = [3]
+    torch.manual_seed(1)
+    model.resize_token_embeddings(vocab, mean_resizing=False)
+    model.generation_config.eos_token_id = None
+    model.save_pretrained(folder)
+
+
+class Setting:
+    """A workload on a model folder, in our terms; the peer's side derives its data set from the same examples."""
+
+    def __init__(self, work: Work, folder: Path) -> None:
+        self.work = work
+        self.folder = folder
+        self.model = ModelConfig(
+            path=str(folder), max_pixels=MAX_PIXELS, row_tokens=4096, micro_tokens=65536, gradient_checkpointing=work.bf16
+        )
+
+    @cached_property
+    def renderer(self) -> PromptRenderer:
+        renderer = PromptRenderer.load(self.model, PromptConfig(system_prompt=SystemPrompt.none))
+        renderer.banned_ids = []  # TRL scores under the whole vocabulary, so we do too
+        return renderer
+
+    def examples(self, step: int) -> list[Example]:
+        """The step's prompts with their questions; every image is new."""
+        count = self.work.pairs if self.work.kind == "sft" else 1
+        return [self._example(step * count + number) for number in range(count)]
+
+    def completions(self, step: int) -> list[list[int]]:
+        noise = np.random.default_rng((2, step))
+        full = noise.integers(*WORDS, (self.work.group, self.work.length)).tolist()
+        lengths = noise.integers(self.work.length // 2, self.work.length + 1, self.work.group)
+        return [ids[:length] for ids, length in zip(full, lengths, strict=True)] if self.work.ragged else full
+
+    def rewards(self, step: int) -> list[float]:
+        return np.random.default_rng((3, step)).random(self.work.group).tolist()
+
+    def advantages(self, step: int) -> list[float]:
+        """Rewards centred in their group and not scaled, as both systems do under the option "none"."""
+        rewards = torch.tensor(self.rewards(step))
+        return (rewards - rewards.mean()).tolist()
+
+    def _example(self, number: int) -> Example:
+        size, noise = self.work.pixels, np.random.default_rng((1, number))
+        images = [noise.integers(0, 256, (size, size, 3), dtype=np.uint8) for _ in range(2 if size else 0)]
+        sides = {"ego_translation": "right", "object_translation": "left", "ego_rotation": "left"}
+        row: dict[str, Any] = {"uid": f"pair{number}", "labels": sides}
+        questions = [self._answered(viewpoint_question(row, kind, AnswerMode.DIRECT)) for kind in TYPES]
+        return Example(uid=row["uid"], images=images, questions=questions, task="viewpoint")
+
+    def _answered(self, question: Question) -> Question:
+        question.target = f"<answer>{question.answer_letter}</answer>"
+        return question

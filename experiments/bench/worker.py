@@ -1,0 +1,150 @@
+"""One fresh process of the benchmark: python worker.py NAME PART MODEL_FOLDER OUT.json; `run.py` starts it and reads what it wrote."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from cells import CELLS, MEMORY, Cell
+from ours import Ours
+from peer import Peer
+from setting import Setting
+
+from actial.estimate import Flops, load_of, step_flops
+from actial.rows import scored_hidden, see
+from actial.trunk import TrunkBatch, pack
+
+ORDER = ("peer", "ours", "ours", "peer")
+BEST_OF = 20
+
+
+def main(name: str, part: str, model: str, out: str, quick: str = "") -> None:
+    warnings.filterwarnings("ignore")
+    logging.disable(logging.WARNING)
+    found: Any
+    if part == "roofline":
+        found = roofline(Setting(CELLS[name].work, Path(model)))
+    elif name == "memory":
+        found = peak_memory(part, Path(model))
+    else:
+        cell = CELLS[name]
+        found = side_by_side(replace(cell, steps=1, blocks=1) if quick else cell, Path(model))
+    Path(out).write_text(json.dumps(found))
+
+
+def side_by_side(cell: Cell, model: Path) -> dict[str, Any]:
+    """Both systems in blocks A, B, B, A; the first blocks start from the same weights and read the same steps: their rows are compared."""
+    with tempfile.TemporaryDirectory() as scratch:
+        setting = Setting(cell.work, model)
+        sides = {"peer": Peer(setting, Path(scratch) / "peer"), "ours": Ours(setting, Path(scratch) / "ours")}
+        blocks: dict[str, list[Any]] = {"peer": [], "ours": []}
+        for name in ORDER if cell.blocks == 2 else ORDER[:2]:
+            repeats = cell.steps if name == "peer" or not blocks[name] else cell.steps + 2  # ours is cheap: some steps more
+            blocks[name].append(sides[name].run(cell.warm_up + repeats))
+    return {"parity": parity(blocks["peer"][0], blocks["ours"][0]), "rows": {n: [r[cell.warm_up :] for r in b] for n, b in blocks.items()}}
+
+
+def parity(peer: list[dict[str, float]], ours: list[dict[str, float]]) -> dict[str, float]:
+    """Largest relative difference over the first three steps; of a loss near zero, relative to a hundredth (rewards lie in 0..1)."""
+    pairs = list(zip(peer, ours, strict=False))[:3]
+    return {
+        "steps": len(pairs),
+        "loss": max(abs(a["loss"] - b["loss"]) / max(abs(a["loss"]), 0.01) for a, b in pairs),
+        "grad_norm": max(abs(a["grad_norm"] - b["grad_norm"]) / a["grad_norm"] for a, b in pairs),
+    }
+
+
+# ---------------------------------------------------------------- the limit of the machine
+
+
+def roofline(setting: Setting) -> dict[str, float]:
+    """Best matrix-product rate of this build at the step's shapes, weighted by their operations, and what an ideal step needs at it."""
+    with tempfile.TemporaryDirectory() as scratch:
+        ours = Ours(setting, Path(scratch))
+    batch, policy = ours.batch(0), ours.module.policy
+    load = load_of(batch.trunks, batch.images, policy)
+    flops = step_flops(policy, load, reference=setting.work.beta > 0)
+    ideal = {part: Flops(forward=f.forward, backward=f.backward, again=0.0) for part, f in flops.items()}
+    text, vision = policy.hf_config.text_config, policy.hf_config.vision_config
+    shapes = {
+        "vision": (sum(load.patches), vision.hidden_size, vision.intermediate_size),
+        "merger": (sum(load.patches) // 4, 4 * vision.hidden_size, 4 * vision.hidden_size),
+        "language": (load.tokens, text.hidden_size, text.intermediate_size),
+        "head": (load.scored, text.hidden_size, text.vocab_size),
+    }
+    rates = {part: matmul_rate(*shape) for part, shape in shapes.items() if ideal[part].total}
+    seconds = sum(ideal[part].total / rate for part, rate in rates.items())
+    total = sum(f.total for f in ideal.values())
+    return {"flop": total, "seconds": seconds, "flop_per_second": total / seconds}
+
+
+def matmul_rate(rows: int, inner: int, columns: int) -> float:
+    """Operations a second, best of some tries."""
+    a, b = torch.randn(rows, inner), torch.randn(inner, columns)
+    best = min(timed(lambda: torch.mm(a, b)) for _ in range(BEST_OF))
+    return 2.0 * rows * inner * columns / best
+
+
+def timed(action: Callable[[], Any]) -> float:
+    started = time.perf_counter()
+    action()
+    return time.perf_counter() - started
+
+
+# ---------------------------------------------------------------- memory
+
+
+def peak_memory(part: str, model: Path) -> dict[str, float]:
+    """MiB that scoring the completions, forward and backward, adds to the process at its highest; a system's name: a whole step of it."""
+    with tempfile.TemporaryDirectory() as scratch:
+        setting = Setting(MEMORY, model)
+        if part in SYSTEMS:
+            side = SYSTEMS[part](setting, Path(scratch))
+            return growth(lambda: side.run(1))
+        ours = Ours(setting, Path(scratch))
+        policy, batch = ours.module.policy, ours.batch(0)
+        packed = pack(batch.trunks, batch.images, policy.spec, setting.model.row_tokens)
+        return growth(lambda: HEADS[part](policy, packed))
+
+
+def chunked(policy: Any, batch: TrunkBatch) -> None:
+    policy.token_logprobs(batch).logprobs.sum().backward()
+
+
+def full_logits(policy: Any, batch: TrunkBatch) -> None:
+    """The same trunk and branches, but the head in one piece with its graph kept: log-softmax over logits of all scored positions."""
+    states = scored_hidden(policy.core, batch, policy.config.attention, see(policy.core, batch))
+    logits = policy.core.lm_head(states)
+    logits.log_softmax(-1).gather(-1, batch.target[:, None]).sum().backward()
+
+
+SYSTEMS: dict[str, Any] = {"actial": Ours, "trl": Peer}
+HEADS: dict[str, Callable[[Any, TrunkBatch], None]] = {"chunked": chunked, "full": full_logits}
+
+
+def growth(action: Callable[[], Any]) -> dict[str, float]:
+    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
+    before = status("VmRSS")
+    action()
+    return {"before": before, "peak": status("VmHWM"), "added": status("VmHWM") - before}
+
+
+def status(field: str) -> float:
+    text = Path("/proc/self/status").read_text()
+    match = re.search(rf"{field}:\s+(\d+) kB", text)
+    assert match is not None
+    return int(match[1]) / 1024
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
