@@ -1,6 +1,7 @@
 """Reading posed captures: what is there is read exactly, and what is broken is counted and costs only itself."""
 
 import json
+import os
 import struct
 
 import numpy as np
@@ -88,6 +89,22 @@ def test_a_decompression_bomb_is_dropped_by_its_header(root):
     bomb = b"\x89PNG\r\n\x1a\n" + struct.pack(">I4sIIBBBBB", 13, b"IHDR", 60_000, 60_000, 8, 2, 0, 0, 0) + b"\0" * 40
     (root / "7" / "0000abcd" / "images" / "000.jpg").write_bytes(bomb)
     assert read(root)[1] == {"frame_unreadable": 1}
+
+
+def test_pipes_folders_and_links_to_nowhere_under_photos_names_are_counted(root):
+    """A pipe would make its reader wait forever."""
+    images = root / "7" / "0000abcd" / "images"
+    for name in ("000.jpg", "001.jpg", "002.jpg", "003.jpg"):
+        (images / name).unlink()
+    os.mkfifo(images / "000.jpg")
+    (images / "001.jpg").mkdir()
+    (images / "002.jpg").symlink_to("nowhere.jpg")
+    (images / "003.jpg").symlink_to("/dev/zero")
+    capture, dropped = read(root)
+    assert dropped == {"frame_unreadable": 2, "frame_missing": 2}
+    assert len(capture.frames) == 12
+    with pytest.raises(Rejected, match="frame_unreadable"):
+        source(root).pixels("7/0000abcd", "000.jpg")
 
 
 def test_missing_sparse_or_images_reject_the_capture(root):

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -56,16 +58,25 @@ class Source(ABC):
 def decode(path: Path) -> np.ndarray:
     """RGB pixels as stored; raises Rejected("frame_unreadable") for a broken or truncated file."""
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with _opened(path) as file, Image.open(file, formats=FORMATS) as image:
             return rgb(image)
     except UNREADABLE as error:
         raise Rejected("frame_unreadable", detail=f"{path}: {error}") from error
 
 
+def _opened(path: Path, buffering: int = -1) -> IO[bytes]:
+    """A regular file, opened; a pipe or device under a photo's name raises OSError instead of making the build wait forever."""
+    file = open(path, "rb", buffering, opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # noqa: SIM115
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(f"{path} is no regular file")
+    return file
+
+
 def stored_size(path: Path) -> tuple[int, int]:
     """(width, height) from the header alone; raises Rejected("frame_missing" | "frame_unreadable")."""
     try:
-        with open(path, "rb", buffering=0) as file:
+        with _opened(path, buffering=0) as file:
             size = header_size(file)
             if size is None:
                 with Image.open(file, formats=FORMATS) as image:
