@@ -172,6 +172,36 @@ def test_a_broken_file_ends_in_one_sentence(tmp_path: Path) -> None:
         build(configured(tmp_path, tmp_path / "out"))
 
 
+def test_a_file_damaged_in_its_pages_ends_in_one_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "sat" / "SAT_train.parquet"
+    write(path, [v1([picture(i)], "q", ["left", "right"], "left") for i in range(40)])
+    data = bytearray(path.read_bytes())
+    data[100:400] = b"\xff" * 300
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=r"SAT_train\.parquet is damaged"):
+        build(configured(tmp_path / "sat", tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "reason"),
+    [
+        ("question", None, "no question"),
+        ("question", " ", "no question"),
+        ("answers", None, "answer is not exactly one option"),
+        ("answers", ["left", None], "an option is missing"),
+        ("image_bytes", None, "picture missing"),
+        ("image_bytes", [None], "picture missing"),
+    ],
+)
+def test_a_row_with_an_empty_field_is_counted(tmp_path: Path, field: str, value: object, reason: str) -> None:
+    good = [v1([picture(i)], "q", ["left", "right"], "left") for i in range(2)]
+    write(tmp_path / "sat" / "SAT_train.parquet", [*good, {**good[0], field: value}])
+    build(configured(tmp_path / "sat", tmp_path / "out"))
+    counts = json.loads((tmp_path / "out" / "rejects.json").read_text())["questions"]
+    assert (counts["written"], counts[reason]) == (2, 1)
+
+
 def test_foreign_columns_end_in_one_sentence(tmp_path: Path) -> None:
     write(tmp_path / "sat" / "SAT_train.parquet", [{"image_bytes": [picture(1)], "question": "q"}])
     with pytest.raises(UserError, match="SAT's columns or verl's"):

@@ -57,7 +57,7 @@ def adapt_file(config: BuildConfig, path: Path, out: Path) -> None:
         counts["seen"] += 1
         try:
             adapted = list(adapt(_name(config), record, number))
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, AttributeError) as error:
             counts["a field is missing"] += 1
             counts[f"a field is missing: {error}"] += 1
             continue

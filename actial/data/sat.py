@@ -58,8 +58,17 @@ def open_parquet(path: Path) -> Any:
 
 def stream(path: Path, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
     """Rows one by one: a row group is never held as a whole."""
+    import pyarrow as pa
+
     file = open_parquet(path)
-    for batch in file.iter_batches(BATCH, columns=[c for c in columns if c in file.schema_arrow.names] if columns else None):
+    batches = file.iter_batches(BATCH, columns=[c for c in columns if c in file.schema_arrow.names] if columns else None)
+    while True:
+        try:
+            batch = next(batches, None)
+        except (pa.ArrowException, OSError) as error:
+            raise UserError(f"{path} is damaged ({error}): fetch it again.") from error
+        if batch is None:
+            return
         yield from batch.to_pylist()
 
 
@@ -100,6 +109,8 @@ def parse_row(row: Mapping[str, Any]) -> Asked:
     """
     if "prompt" in row:
         return _parse_verl(row)
+    if any(text is None for text in row["answers"] or ()):
+        raise Unusable("an option is missing")
     texts, answer = sat_options(row["answers"] or (), row["correct_answer"] or "")
     if answer is None:
         raise Unusable("answer is not exactly one option")
@@ -111,7 +122,7 @@ def parse_row(row: Mapping[str, Any]) -> Asked:
 
 
 def _parse_verl(row: Mapping[str, Any]) -> Asked:
-    asked = [message["content"] for message in row["prompt"] if message["role"] == "user"]
+    asked = [message["content"] or "" for message in row["prompt"] or () if message["role"] == "user"]
     question, options = inline_options(asked[-1].replace("<image>", "").strip() if asked else "")
     if len(options) < 2:
         raise Unusable("options not found in the prompt")
@@ -123,7 +134,9 @@ def _parse_verl(row: Mapping[str, Any]) -> Asked:
     return _checked(question, options, answer, str(kind))
 
 
-def _checked(question: str, options: tuple[str, ...], answer: int, raw_type: str) -> Asked:
+def _checked(question: Any, options: tuple[str, ...], answer: int, raw_type: str) -> Asked:
+    if not isinstance(question, str) or not question.strip():
+        raise Unusable("no question")
     if not 2 <= len(options) <= len(LETTERS):
         raise Unusable("fewer than 2 or more than 6 options")
     return Asked(question.strip(), options, answer, raw_type)
