@@ -31,6 +31,7 @@ Score = Callable[[list[Example]], list[float]]  # mean log-probability of each q
 
 GREY = 128
 SIGN = {QuestionType.EGO_TRANSLATION.value: 1, QuestionType.OBJECT_TRANSLATION.value: -1, QuestionType.EGO_ROTATION.value: -1}
+REVERSED = {"left": "right", "right": "left", "up": "down", "down": "up", "forward": "backward", "backward": "forward"}
 # question types about motion from the first photo to the last, which swapping reverses (SAT's and BLINK's beside our own)
 MOTION_TYPES = (*SIGN, "ego_motion", "obj_motion", "Multi-view_Reasoning")
 
@@ -55,8 +56,17 @@ def turns(question: Question) -> bool:
 
 
 def swap_views(example: Example) -> Example:
-    """The photos in reverse order."""
-    return _turned(example, "swap", example.images[::-1])
+    """The photos in reverse order, what the row says of them too."""
+    return replace(_turned(example, "swap", example.images[::-1]), row=swapped_row(example.row))
+
+
+def swapped_row(row: dict) -> dict:
+    """A pair's row with the photos in reverse order: its labels turn, the angle changes sign, the views change places; others as they are."""
+    if "labels" not in row:
+        return row
+    labels = {name: REVERSED.get(value, value) for name, value in row["labels"].items()}
+    turned = row | {"labels": labels, "geom": row["geom"] | {"alpha_deg": -row["geom"]["alpha_deg"]}}
+    return turned | {"views": row["views"][::-1]} if "views" in row else turned
 
 
 def mirror_views(example: Example) -> Example:
@@ -129,15 +139,15 @@ def three_questions(predictions: Sequence[Prediction]) -> dict[str, Cell]:
     sided = split_by([p for p in predictions if p.type in SIGN], lambda p: p.example)
     pairs = [rows for rows in sided.values() if {p.type for p in rows} == set(SIGN)]
     answers = [p for rows in pairs for p in rows]
-    same = [len({_motion(p) for p in rows}) == 1 and all(p.choice for p in rows) for rows in pairs]
+    same = [len({implied_motion(p.type, p.choice or "") for p in rows}) == 1 and all(p.choice for p in rows) for rows in pairs]
     right = [all(p.hit == 1 for p in rows) for rows in pairs]
     return {"consistent": _share(same, answers), "consistent_right": _share(right, answers)}
 
 
-def _motion(prediction: Prediction) -> int:
-    """+1 when the answer implies that the camera went to its right, -1 left, 0 no motion."""
-    words = (prediction.choice or "").lower().split()
-    return SIGN[prediction.type] * (("right" in words) - ("left" in words))
+def implied_motion(kind: str, option: str) -> int:
+    """+1 when this answer to a question of `SIGN` implies that the camera went to its right, -1 left, 0 no motion."""
+    words = option.lower().split()
+    return SIGN[kind] * (("right" in words) - ("left" in words))
 
 
 def _share(flags: Sequence[bool], answers: Sequence[Prediction]) -> Cell:

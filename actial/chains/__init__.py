@@ -11,11 +11,13 @@ from actial.chains.grounded import (
     object_phrase,
     think_target,
 )
-from actial.chains.verify import Contradiction, contradictions
+from actial.chains.verify import Claim, Contradiction, claims, contradictions
 
 __all__ = [
     "HOURS",
+    "Claim",
     "Contradiction",
+    "claims",
     "clock_steps",
     "clock_walk",
     "contradictions",

@@ -11,6 +11,15 @@ from actial.types import Question
 
 
 @dataclass(slots=True, frozen=True)
+class Claim:
+    """Words of a chain that the pair's geometry confirms or denies."""
+
+    reason: str  # what they are about; a denied one is counted under this name
+    claim: str
+    holds: bool
+
+
+@dataclass(slots=True, frozen=True)
 class Contradiction:
     reason: str  # counted under this name
     claim: str
@@ -42,29 +51,32 @@ def contradictions(
     "left" contradicts the truth in one of the two places (the slips of paper 4.1). With `letter` and `question`, the closing letter must
     name the true option too.
     """
-    found: list[Contradiction] = []
-    low = text.lower().replace("\u2019", "'")
-    labels, alpha = row["labels"], row["geom"]["alpha_deg"]
-    for sentence in _SENTENCE.split(low):
-        for label, claim, side in _claims(sentence, row):
-            if labels.get(label) is not None and side != labels[label]:
-                found.append(Contradiction(label, claim))
-        for match in _DEGREES.finditer(sentence):
-            if not _OTHER_ANGLE.search(sentence) and abs(float(match.group(1)) - abs(alpha)) > degrees_tolerance:
-                found.append(Contradiction("degrees", match.group(0)))
-    turn = "clockwise" if alpha < 0 else "counterclockwise"
-    for match in _AROUND.finditer(low):
-        if match.group(1).replace("anti", "counter").replace("-", "") != turn:
-            found.append(Contradiction("turn", match.group(0)))
-    for said, true in zip(_HOURS.findall(low), known_hours(row) or (), strict=False):
-        if said != HOURS[true]:
-            found.append(Contradiction("hour", f"{said} o'clock"))
+    denied = [claim for claim in claims(text, row, degrees_tolerance=degrees_tolerance) if not claim.holds]
+    found = [Contradiction(claim.reason, claim.claim) for claim in denied]
     if letter is not None and question is not None and letter != question.answer:
         found.append(Contradiction("letter", letter))
     return found
 
 
-def _claims(sentence: str, row: Mapping) -> Iterator[tuple[str, str, str]]:
+def claims(text: str, row: Mapping, *, degrees_tolerance: float = 15.0) -> Iterator[Claim]:
+    """Every statement of a chain about the sides, the degrees, the turn and the hours of a pair, in that order within the text."""
+    low = text.lower().replace("\u2019", "'")
+    labels, alpha = row["labels"], row["geom"]["alpha_deg"]
+    for sentence in _SENTENCE.split(low):
+        for label, claim, side in _sides(sentence, row):
+            if labels.get(label) is not None:
+                yield Claim(label, claim, side == labels[label])
+        for match in _DEGREES.finditer(sentence):
+            if not _OTHER_ANGLE.search(sentence):
+                yield Claim("degrees", match.group(0), abs(float(match.group(1)) - abs(alpha)) <= degrees_tolerance)
+    turn = "clockwise" if alpha < 0 else "counterclockwise"
+    for match in _AROUND.finditer(low):
+        yield Claim("turn", match.group(0), match.group(1).replace("anti", "counter").replace("-", "") == turn)
+    for said, true in zip(_HOURS.findall(low), known_hours(row) or (), strict=False):
+        yield Claim("hour", f"{said} o'clock", said == HOURS[true])
+
+
+def _sides(sentence: str, row: Mapping) -> Iterator[tuple[str, str, str]]:
     """(label, words, side) of every side the sentence gives the camera's motion or turn."""
     names = sorted({"object", *str(row.get("class_name", "object")).lower().split()})
     noun = "(?:" + "|".join(map(re.escape, names)) + ")"
