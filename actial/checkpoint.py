@@ -1,6 +1,6 @@
 """Exact training state on disk: safetensors and JSON, nothing that is unpickled.
 
-    checkpoints/step-00000120/state.safetensors   trained weights, optimiser moments, torch's random states
+    checkpoints/step-00000120/state.safetensors   trained weights, optimiser moments, torch's random states, samples drawn ahead
     checkpoints/step-00000120/state.json          step, other random states, counters, fingerprints
 
 Frozen weights are not stored: they are those of the model the stage started from. A folder appears under its name only when
@@ -74,6 +74,7 @@ def save(folder: Path, module: StepModule, optimizer: torch.optim.Optimizer, fin
         tensors[f"model/{name}"] = whole(parameter.detach())
         for key, value in optimizer.state[parameter].items():
             tensors[f"optimizer/{key}/{name}"] = whole(value)
+    tensors |= {f"kept/{name}": tensor for name, tensor in module.buffers_to_keep().items()}
     facts = {
         "step": module.completed_steps,
         "counters": module.counters(),
@@ -131,6 +132,7 @@ def resume(folder: Path, module: StepModule, fingerprint: Mapping[str, str]) -> 
             module.optimizer_state.setdefault(parameter_name, {})[key] = tensor
     module.completed_steps = facts["step"]
     module.load_counters(facts["counters"])
+    module.load_kept({name.removeprefix("kept/"): tensor for name, tensor in tensors.items() if name.startswith("kept/")})
     return module.completed_steps
 
 

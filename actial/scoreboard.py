@@ -16,7 +16,7 @@ from actial.errors import UserError
 from actial.evaluate import evaluate_examples
 from actial.files import write_json
 from actial.grpo.engine import open_engine_sampler
-from actial.grpo.sampler import HFSampler, Sampler
+from actial.grpo.sampler import HFSampler, RolloutSampler, Sampler
 from actial.policy import Policy
 from actial.predictions import PredictionLog
 from actial.rendering import ImageLimits, PromptRenderer
@@ -92,7 +92,7 @@ def tasks_of(config: TrainConfig, limits: ImageLimits) -> list[Task]:
     return open_tasks(evaluation(config, config.model.path), limits) if asks_anything(config) else []
 
 
-def open_sampler(config: SamplerConfig, policy: Policy, renderer: PromptRenderer) -> Sampler:
+def open_sampler(config: SamplerConfig, policy: Policy, renderer: PromptRenderer) -> RolloutSampler:
     """The sampler of `config.kind` for these weights."""
     if config.kind in (SamplerKind.vllm, SamplerKind.vllm_server):
         return open_engine_sampler(config, policy, renderer)

@@ -80,6 +80,13 @@ class StepModule(lightning.LightningModule):
     def load_counters(self, counters: Mapping[str, int]) -> None:
         """Put back what `counters` gave."""
 
+    def buffers_to_keep(self) -> dict[str, torch.Tensor]:
+        """What a stage has made ahead for later steps; kept in checkpoints, and called on all ranks."""
+        return {}
+
+    def load_kept(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Put back what `buffers_to_keep` gave."""
+
     # ------------------------------------------------------------ one optimiser step
 
     @property
@@ -217,11 +224,16 @@ def merge(sums: Sums, more: Sums) -> Sums:
 
 def sum_over_ranks(sums: Sums) -> Sums:
     """`merge` of all ranks' sums; ranks may hold different keys."""
+    return functools.reduce(merge, gathered(sums))
+
+
+def gathered(value: Part) -> list[Part]:
+    """Every rank's value, in order of rank."""
     if num_ranks() == 1:
-        return sums
-    gathered: list[Sums] = [{}] * num_ranks()
-    dist.all_gather_object(gathered, sums)
-    return functools.reduce(merge, gathered)
+        return [value]
+    values: list[Any] = [None] * num_ranks()
+    dist.all_gather_object(values, value)
+    return values
 
 
 def sum_gradients(parameters: Sequence[torch.nn.Parameter]) -> None:

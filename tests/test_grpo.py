@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import signal
 
+import lightning
 import pytest
 import torch
 from oracle import assert_same_gradients, gradients, padded_logprobs
@@ -18,6 +19,7 @@ from actial.checkpoint import CheckpointCallback, resume
 from actial.config import (
     AdvantageScale,
     GRPOConfig,
+    ImportanceSampling,
     KLConfig,
     KLEstimator,
     KLPlace,
@@ -28,7 +30,7 @@ from actial.config import (
     RewardConfig,
     RewardPart,
 )
-from actial.errors import NonFiniteError
+from actial.errors import NonFiniteError, UserError
 from actial.grpo.module import GRPOModule, MismatchError
 from actial.grpo.rollouts import Rollouts
 from actial.grpo.sampler import HFSampler
@@ -150,6 +152,70 @@ def test_kl_in_the_reward_is_charged_to_the_completions(tmp_path):
     assert costs == pytest.approx(expected, abs=1e-4)
 
 
+# ---------------------------------------------------------------- one step off
+
+OFF = {"one_step_off": True, "importance": ImportanceSampling.token_truncate, "importance_cap": 1e6}
+
+
+class Watch(lightning.Callback):
+    """Keeps the weights and the batch of each step before its update, and what a checkpoint would hold before and after it."""
+
+    def __init__(self) -> None:
+        self.weights, self.batches, self.kept = [], [], []
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
+        self.weights.append({name: value.clone() for name, value in pl_module.policy.core.state_dict().items()})
+        self.batches.append(batch)
+        self.kept.append(pl_module.buffers_to_keep())
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        self.kept.append(pl_module.buffers_to_keep())
+
+
+def logprobs_under(weights, batch, spec) -> torch.Tensor:
+    model = tiny_model()
+    model.load_state_dict(weights)
+    with torch.no_grad():
+        return padded_logprobs(model, batch.trunks, batch.images, spec, banned=BANNED)
+
+
+@pytest.mark.parametrize("updates", [1, 2])
+def test_samples_drawn_ahead_are_one_update_old_and_weighed_by_it(tmp_path, updates):
+    watch = Watch()
+    module = grpo_module(tmp_path, steps=4, updates_per_batch=updates, **OFF)
+    rows = fit(module, watch)
+    for step, (batch, row) in enumerate(zip(watch.batches, rows, strict=True)):
+        drawn = torch.tensor([value for branch in batch.sampler_logprobs for value in branch])
+        drawn_by, now = (logprobs_under(watch.weights[i], batch, module.policy.spec) for i in (max(0, step - 1), step))
+        assert torch.allclose(drawn, drawn_by, atol=1e-5)
+        halves = [torch.arange(len(now))] if updates == 1 else _halves(batch)
+        weight = sum(float((now - drawn)[half].exp().mean()) for half in halves) / updates
+        assert row["importance_weight"] == pytest.approx(weight, abs=1e-4)
+        assert row["logprob_gap"] == pytest.approx(sum(float((now - drawn)[half].abs().mean()) for half in halves) / updates, abs=1e-5)
+    assert rows[0]["logprob_gap"] < 1e-5 < 1e-3 < rows[-1]["logprob_gap"]
+    assert [batch.position for batch in watch.batches] == [4, 8, 12, 16]
+
+
+def _halves(batch) -> list[torch.Tensor]:
+    """Token indices of the first and of the second half of the prompts."""
+    counts = [sum(len(branch.ids) for branch in trunk.branches) for trunk in batch.trunks]
+    return list(torch.arange(sum(counts)).split([sum(counts[:2]), sum(counts[2:])]))
+
+
+def test_a_checkpoint_holds_the_same_samples_before_a_step_as_after_the_last(tmp_path):
+    watch = Watch()
+    fit(grpo_module(tmp_path, steps=3, **OFF), watch)
+    assert (watch.kept[0], watch.kept[-1]) == ({}, {})
+    for after, before in ((watch.kept[1], watch.kept[2]), (watch.kept[3], watch.kept[4])):
+        assert after.keys() == {"lengths", "stopped", "token_ids", "logprobs"}
+        assert all(torch.equal(after[name], before[name]) for name in after)
+
+
+def test_samples_drawn_ahead_need_importance_weights():
+    with pytest.raises(UserError, match=r"grpo.one_step_off=True cannot be used: .*set grpo.importance=token_truncate"):
+        GRPOConfig(steps=1, batch_size=1, one_step_off=True).check("grpo.")
+
+
 def test_a_mismatched_sampler_is_reported_or_stops_the_run(tmp_path):
     rows = fit(grpo_module(tmp_path, sampler_class=SkewedSampler, steps=1))
     assert rows[0]["logprob_gap"] == pytest.approx(0.5, abs=1e-5)
@@ -196,12 +262,11 @@ def test_reward_rises(tmp_path):
 # ---------------------------------------------------------------- resume
 
 
-def run(folder, kill_step: int = -1) -> None:
+def run(folder, kill_step: int = -1, values: dict | None = None) -> None:
     torch.set_num_threads(1)
     policy = tiny_policy(reference=Reference.frozen_copy)
-    module = grpo_module(
-        folder, policy=policy, steps=5, filter_zero_variance=True, max_refills=2, updates_per_batch=2, kl=KLConfig(beta=0.1)
-    )
+    settings = {"filter_zero_variance": True, "max_refills": 2, "updates_per_batch": 2, "kl": KLConfig(beta=0.1), **(values or {})}
+    module = grpo_module(folder, policy=policy, steps=5, **settings)
     resume(folder / "checkpoints", module, FINGERPRINT)
     with (folder / "losses.txt").open("a") as file:
 
@@ -228,13 +293,14 @@ def metrics_by_step(folder) -> dict[str, str]:
     return dict(line.split(" ", 1) for line in (folder / "losses.txt").read_text().splitlines())
 
 
-def test_killed_and_resumed_rollouts_and_losses_are_bit_identical(tmp_path):
+@pytest.mark.parametrize("values", [{}, OFF], ids=["on policy", "one step off"])
+def test_killed_and_resumed_rollouts_and_losses_are_bit_identical(tmp_path, values):
     """With a variance filter, whose position in the stream depends on what was sampled before."""
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     whole.mkdir()
     broken.mkdir()
-    assert in_process(whole) == 0
-    assert in_process(broken, 3) == -signal.SIGKILL
-    assert in_process(broken) == 0
+    assert in_process(whole, -1, values) == 0
+    assert in_process(broken, 3, values) == -signal.SIGKILL
+    assert in_process(broken, -1, values) == 0
     assert metrics_by_step(broken) == metrics_by_step(whole)
     assert len(metrics_by_step(whole)) == 5

@@ -97,6 +97,36 @@ def test_batch_of_two_prompts_in_worked_numbers():
     assert {name: means[name] for name in expected} == expected
 
 
+def test_what_is_prepared_beside_the_update_is_what_would_be_asked():
+    asked: list[int] = []
+    rollouts = rollouts_of(lambda position, member: GOOD, grpo_config(), example=lambda p: (asked.append(p), example_at(p))[1])
+    rollouts.prepare(2)
+    batch = rollouts.make(step=1, position=2)
+    again = rollouts_of(lambda position, member: GOOD, grpo_config()).make(step=1, position=2)
+    assert batch.trunks == again.trunks
+    assert asked == [2, 3]
+    assert [trunk.uid for trunk in rollouts.make(step=2, position=7).trunks] == ["q7@7", "q8@8"]  # not what was prepared
+
+
+def test_kept_samples_come_back_for_any_number_of_ranks(monkeypatch):
+    """Two ranks save, of five prompts; the same two, or one, go on."""
+    replies = [GOOD, [11, EOS], BARE]
+    ranks = [rollouts_of(lambda p, member: replies[(p + member) % 3], grpo_config(batch_size=5)) for _ in range(2)]
+    for rank, rollouts in enumerate(ranks):
+        rollouts.rank = rank
+    monkeypatch.setattr("actial.grpo.rollouts.num_ranks", lambda: 2)
+    begun = [rollouts.begin(1, 10) for rollouts in ranks]
+    shares = [list(zip(b.positions, b.sampled.result(), strict=True)) for b in begun]
+    monkeypatch.setattr("actial.grpo.rollouts.gathered", lambda own: shares)
+    tensors = ranks[0].saved(begun[0])
+    for rollouts, b in zip(ranks, begun, strict=True):
+        again = rollouts.restored(1, 10, tensors)
+        assert (again.positions, again.sampled.result()) == (b.positions, b.sampled.result())
+    monkeypatch.setattr("actial.grpo.rollouts.num_ranks", lambda: 1)
+    alone = ranks[0].restored(1, 10, tensors)
+    assert alone.sampled.result() == ranks[0].begin(1, 10).sampled.result()
+
+
 def test_uniform_groups_are_replaced_from_the_stream():
     """Even positions are uniform: of 0 1, 1 stays; then 2 (no), 3 (yes). Three refills would be allowed, two are needed."""
     config = grpo_config(filter_zero_variance=True, max_refills=3)

@@ -139,12 +139,15 @@ class GRPOConfig(StageConfig):
     importance: ImportanceSampling = ImportanceSampling.off
     importance_cap: float = num(2.0, "[1, 1e6]")
     max_logprob_gap: float = num(0.0, "[0, 100]")  # abort above this mean |trainer - sampler| gap; 0 = only log
+    one_step_off: bool = False  # draw the next step's samples beside this one's update: they, and the gap, are one update old
     temperature: float = num(1.0, "(0, 10]")
     max_tokens: int = num(4096, "[1, 1e6]")
 
     def check(self, path: str) -> None:
         if self.batch_size % self.updates_per_batch:
             reject(f"{path}updates_per_batch", self.updates_per_batch, f"it must divide {path}batch_size={self.batch_size}")
+        if self.one_step_off and self.importance is ImportanceSampling.off:
+            reject(f"{path}one_step_off", True, f"samples of older weights need weights of their own: set {path}importance=token_truncate")
 
 
 @dataclass(kw_only=True, slots=True)

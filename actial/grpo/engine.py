@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Executor, Future, wait
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -16,7 +17,7 @@ import torch
 
 from actial.config import Precision, SamplerConfig, SamplerKind
 from actial.errors import UserError
-from actial.grpo.sampler import as_trunks
+from actial.grpo.sampler import Groups, as_trunks, finished
 from actial.grpo.sync import EngineFault, engine_name, named_weights, trainer_names, weights_version
 from actial.hashing import hash_int
 from actial.head import Law
@@ -61,6 +62,8 @@ class Engine(Protocol):
 
     max_model_len: int
     synced_to: int | None  # `weights_version` of the weights in place, once they are proven; None: unknown or given up
+    background: Executor | None  # runs requests beside the trainer, one call at a time; None where both share a device
+    under_way: Future[Any] | None  # the last of these calls
 
     def run(self, requests: list[Request]) -> list[Reply]: ...
 
@@ -83,7 +86,7 @@ class Engine(Protocol):
 class EngineSampler:
     """Samples with the policy's current weights: they are sent when they have changed since the last call, and then probed.
 
-    `figures` describe the last sync: seconds, gap of the probe, how far the probe moved.
+    `figures` describe the last sync (seconds, gap of the probe, how far the probe moved) and the last samples (seconds, tokens a second).
     """
 
     def __init__(self, open_engine: Callable[[], Engine], policy: Policy, *, stop_ids: Sequence[int], banned_ids: Sequence[int]) -> None:
@@ -99,16 +102,20 @@ class EngineSampler:
     def engine(self) -> Engine:
         return self.open_engine()
 
-    def generate(self, prompts: list[Prompt], n: int, params: SamplingParams) -> list[list[Completion]]:
+    def generate(self, prompts: list[Prompt], n: int, params: SamplingParams) -> Groups:
         """As `Sampler.generate`. Raises UserError for a cut law or a prompt beyond the engine's limits, EngineFault when engine and trainer
         do not compute the same."""
+        return self.begin(prompts, n, params).result()
+
+    def begin(self, prompts: list[Prompt], n: int, params: SamplingParams) -> Future[Groups]:
+        """As `RolloutSampler.begin`; raises as `generate` does."""
         if params.top_p != 1.0 or params.top_k != 0:
             raise UserError(
                 f"top_p={params.top_p}, top_k={params.top_k}: the trainer scores the whole law, a cut one would bias every probability "
                 "ratio; set top_p=1 and top_k=0."
             )
         if not prompts:
-            return []
+            return finished([])
         for prompt in prompts:
             if len(prompt.trunk_ids) + params.max_tokens > self.engine.max_model_len:
                 raise UserError(
@@ -116,9 +123,21 @@ class EngineSampler:
                     f"sampler.engine.max_model_len={self.engine.max_model_len}: raise it, or lower max_tokens."
                 )
         self.sync(prompts)
-        replies = self.engine.run([self._request(prompt, self._sampling(prompt, n, params)) for prompt in prompts])
-        self.engine.sleep()
-        return [self._completions(prompt, reply) for prompt, reply in zip(prompts, replies, strict=True)]
+        engine = self.engine
+        if engine.background is None:
+            return finished(self._sample(engine, prompts, n, params))
+        engine.under_way = engine.background.submit(self._sample, engine, prompts, n, params)
+        return engine.under_way
+
+    def _sample(self, engine: Engine, prompts: list[Prompt], n: int, params: SamplingParams) -> Groups:
+        started = time.perf_counter()
+        replies = engine.run([self._request(prompt, self._sampling(prompt, n, params)) for prompt in prompts])
+        seconds = time.perf_counter() - started
+        engine.sleep()
+        groups = [self._completions(prompt, reply) for prompt, reply in zip(prompts, replies, strict=True)]
+        tokens = sum(len(completion.token_ids) for group in groups for completion in group)
+        self.figures = {**self.figures, "sampling_seconds": seconds, "sampled_tokens_per_second": tokens / seconds}
+        return groups
 
     # ------------------------------------------------------------ requests and replies
 
@@ -175,6 +194,8 @@ class EngineSampler:
         version = weights_version(self.policy)
         if engine.synced_to == version:
             return
+        if engine.under_way is not None:
+            wait([engine.under_way])  # no request may see two sets of weights; who asked for it gets its error
         if self.probe is None:
             self.probe = max(prompts, key=lambda prompt: (len(prompt.images), len(prompt.trunk_ids)))
         started = time.perf_counter()
@@ -212,7 +233,7 @@ class EngineSampler:
         (reply,) = self.engine.run([self._request(prompt, sampling)])
         self._check_prompt(prompt, reply)
         if absent := [token for token in ids if token not in reply.first]:
-            raise EngineFault(f"prompt {prompt.uid}: the engine left out the log-probabilities of {len(absent)} of {len(ids)} ids asked for.")
+            raise EngineFault(f"prompt {prompt.uid}: the engine left out the log-probabilities of {len(absent)} of {len(ids)} ids.")
         return np.array([reply.first[token] for token in ids])
 
     @torch.no_grad()

@@ -14,7 +14,7 @@ import torch
 from actial.batch import TrainBatch
 from actial.config import GRPOConfig, KLEstimator, KLPlace, ModelConfig
 from actial.errors import UserError
-from actial.grpo.rollouts import RolloutBatch, Rollouts
+from actial.grpo.rollouts import Begun, RolloutBatch, Rollouts
 from actial.grpo.sampler import HFSampler
 from actial.head import Law
 from actial.losses import Denominators, Metrics, Scores, kl_penalty, policy_gradient
@@ -43,6 +43,8 @@ class GRPOModule(StepModule):
         self.rollouts = rollouts
         self.law = Law(stage.temperature, tuple(rollouts.renderer.banned_ids))
         self.position = 0  # in the stream of examples
+        self.begun: dict[int, Begun] = {}  # one_step_off: samples of the step that trains and of the next
+        self.kept: Mapping[str, torch.Tensor] = {}  # from a checkpoint, until the first step has begun
         self.penalised = stage.kl.place is KLPlace.reward and stage.kl.beta > 0
         self.compare = Compare.none
         if stage.kl.beta > 0 and stage.kl.estimator is not KLEstimator.none:
@@ -59,9 +61,35 @@ class GRPOModule(StepModule):
     def load_counters(self, counters: Mapping[str, int]) -> None:
         self.position = counters["position"]
 
+    def buffers_to_keep(self) -> dict[str, torch.Tensor]:
+        """Samples of the next step that older weights drew; none on the way to a first step, which can be drawn again."""
+        begun = self.begun.get(self.completed_steps)
+        return self.rollouts.saved(begun) if begun is not None and self.completed_steps else {}
+
+    def load_kept(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        self.kept = tensors
+
     def make_batch(self, step: int) -> RolloutBatch:
-        """Roll out the prompts of `step` with the weights as they are now; for a loader without worker processes."""
-        return self.rollouts.make(step, self.position, self._reward_penalty if self.penalised else None)
+        """Roll out the prompts of `step` with the weights as they are now; for a loader without worker processes.
+
+        Under one_step_off they were drawn with the weights before the last update, and those of the next step are begun.
+        """
+        penalty = self._reward_penalty if self.penalised else None
+        begun = self._begun(step) if self.stage.one_step_off else None
+        batch = self.rollouts.make(step, self.position, penalty, begun)
+        following = batch.position
+        if step + 1 < self.stage.steps:
+            if begun is not None:
+                self.begun = {step: begun, step + 1: self.rollouts.begin(step + 1, following)}
+                following += self.stage.batch_size
+            self.rollouts.prepare(following)
+        return batch
+
+    def _begun(self, step: int) -> Begun:
+        if step in self.begun:
+            return self.begun[step]
+        kept, self.kept = self.kept, {}
+        return self.rollouts.restored(step, self.position, kept) if kept else self.rollouts.begin(step, self.position)
 
     def training_step(self, batch: RolloutBatch, _: int) -> None:
         started = time.perf_counter()

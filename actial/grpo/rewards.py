@@ -1,11 +1,19 @@
-"""Rewards as weighted named parts of a graded completion; a part that does not apply gives None and counts for nothing."""
+"""Rewards as weighted named parts of a graded completion; a part that does not apply gives None and counts for nothing.
+
+Beyond the paper: `consistency` and `joint` compare the answers to all questions about one pair, `verified` checks what the chain says with
+the poses. Prior art, also where it differs, is in docs/beyond.md.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
+from actial.chains import claims
 from actial.config import RewardConfig
+from actial.diagnostics import SIGN, implied_motion
 from actial.errors import UserError
 from actial.grading import Compat, grade
 from actial.types import AnswerMode, FinishReason, Grade, Question
@@ -21,6 +29,17 @@ class Graded:
     text: str
     finish: FinishReason
     grade: Grade
+    row: Mapping[str, Any] = field(default_factory=dict)  # of the question's example; of a swapped pair, the swapped one
+    turned: bool = False  # the photos stand in reverse order
+    others: Sequence[Graded] = ()  # completions of the other prompts about the same photos
+
+    @property
+    def motion(self) -> int | None:
+        """+1 when the answer implies that the camera went to its right from the pair's own first photo, -1 left, 0 no motion; None unread."""
+        if self.question.type not in SIGN or self.grade.letter is None:
+            return None
+        motion = implied_motion(self.question.type, self.question.options["ABCDEF".index(self.grade.letter)])
+        return -motion if self.turned else motion
 
 
 RewardKind = Callable[[Graded], float | None]
@@ -43,11 +62,56 @@ def faithful_accuracy_reward(graded: Graded) -> float | None:
     return float(read.correct)
 
 
+def consistency_reward(graded: Graded) -> float | None:
+    """Share of the answers to the pair's other prompts that imply the same motion; needs no truth. None where there are no others.
+
+    Whatever all answers agree on is paid, "no movement" too: give the right answer a weight beside it.
+    """
+    others = [other for other in graded.others if other.question.type in SIGN]
+    if graded.question.type not in SIGN or not others:
+        return None
+    return sum(graded.motion is not None and other.motion == graded.motion for other in others) / len(others)
+
+
+def joint_reward(graded: Graded) -> float | None:
+    """For a right answer the share of right answers to the pair's other prompts, for a wrong one 0; None where there are no others."""
+    if not graded.others:
+        return None
+    return graded.grade.correct * sum(other.grade.correct for other in graded.others) / len(graded.others)
+
+
+def verified_reward(graded: Graded) -> float | None:
+    """Share of the matters a chain speaks of (sides by frame of reference, degrees, turn, hours) in which every claim fits the poses.
+
+    0 for a chain that claims nothing; None where the row has no pose, or the question asked for a letter alone.
+    """
+    if graded.question.mode is not AnswerMode.THINK or not {"labels", "geom"} <= set(graded.row):
+        return None
+    matters: dict[str, bool] = defaultdict(lambda: True)
+    for claim in claims(chain_of(graded.text), graded.row):
+        matters[claim.reason] &= claim.holds
+    return sum(matters.values()) / len(matters) if matters else 0.0
+
+
+def chain_of(text: str) -> str:
+    """What stands before the last closing think tag; all of a completion that never closed it."""
+    return text.lower().rpartition("</think>")[0] or text.lower()
+
+
 KINDS: dict[str, RewardKind] = {
     "format": format_reward,
     "accuracy": accuracy_reward,
     "accuracy_faithful": faithful_accuracy_reward,
+    "consistency": consistency_reward,
+    "joint": joint_reward,
+    "verified": verified_reward,
 }
+
+
+def graded(question: Question, text: str, finish: FinishReason, row: Mapping[str, Any], *, turned: bool = False) -> Graded:
+    """A completion with its grade; `others` are not known yet."""
+    read = grade(text, question.options, question.answer_index, finish)
+    return Graded(question=question, text=text, finish=finish, grade=read, row=row, turned=turned)
 
 
 class Rewards:
@@ -59,11 +123,9 @@ class Rewards:
                 raise UserError(f"reward.parts.{name}.kind={part.kind} is unknown: use one of {', '.join(KINDS)}.")
         self.config = config
 
-    def score(self, question: Question, text: str, finish: FinishReason) -> tuple[Grade, dict[str, float | None]]:
-        """The grade and every part's value, before weights."""
-        read = grade(text, question.options, question.answer_index, finish)
-        graded = Graded(question=question, text=text, finish=finish, grade=read)
-        return read, {name: KINDS[part.kind](graded) for name, part in self.config.parts.items()}
+    def parts(self, graded: Graded) -> dict[str, float | None]:
+        """Every part's value, before weights."""
+        return {name: KINDS[part.kind](graded) for name, part in self.config.parts.items()}
 
     def combine(self, parts: dict[str, float | None]) -> float:
         """Weighted sum of the parts that apply; NaN where none does. Gated: only a completion of the right form earns more."""

@@ -6,7 +6,8 @@ Axes: P prompts kept, G completions of each.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -17,9 +18,9 @@ from actial.batch import TrainBatch
 from actial.config import GRPOConfig, OverLong, RewardConfig
 from actial.grpo.advantages import compute_advantages, informative_groups
 from actial.grpo.rewards import Rewards, over_long_penalty
-from actial.grpo.sampler import Sampler, as_trunks
+from actial.grpo.sampler import Groups, RolloutSampler, as_trunks, finished
 from actial.hashing import hash_choice, hash_int
-from actial.step import Sums, num_ranks, sum_over_ranks
+from actial.step import Sums, gathered, num_ranks, sum_over_ranks
 from actial.trunk import Branch, Trunk
 from actial.types import Completion, Example, FinishReason, Grade, Outcome, Prompt, Question, SamplingParams
 
@@ -72,6 +73,16 @@ class _Group:
     grades: list[Grade]
 
 
+@dataclass(slots=True, kw_only=True)
+class Begun:
+    """This rank's prompts of a step with their samples, which may still be on their way; `positions` in the stream."""
+
+    step: int
+    positions: range
+    asked: list[tuple[Prompt, Question]]
+    sampled: Future[Groups]
+
+
 Penalty = Callable[[list[Trunk], list[np.ndarray]], list[float]]
 
 
@@ -82,7 +93,7 @@ class Rollouts:
     """
 
     def __init__(
-        self, example: Callable[[int], Example], renderer: Renderer, sampler: Sampler, rewards: RewardConfig, config: GRPOConfig,
+        self, example: Callable[[int], Example], renderer: Renderer, sampler: RolloutSampler, rewards: RewardConfig, config: GRPOConfig,
         *, seed: int, rank: int = 0,
     ) -> None:  # fmt: skip
         self.example = example
@@ -92,16 +103,19 @@ class Rollouts:
         self.config = config
         self.seed = seed
         self.rank = rank
+        self.background = ThreadPoolExecutor(1)
+        self.prepared: tuple[range, Future[list[tuple[Prompt, Question]]]] | None = None
 
-    def make(self, step: int, position: int, penalty: Penalty | None = None) -> RolloutBatch:
+    def make(self, step: int, position: int, penalty: Penalty | None = None, begun: Begun | None = None) -> RolloutBatch:
         """Roll out `batch_size` prompts from `position` on, uniform groups replaced up to `max_refills` times.
 
-        `penalty` gives each completion's KL penalty, to be taken off its reward.
+        `penalty` gives each completion's KL penalty, to be taken off its reward; `begun` what `begin` gave for this step and position.
         """
         groups: list[_Group] = []
         drawn, wanted, rounds = 0, self.config.batch_size, 0
         while True:
-            fresh = self._roll_out(step, range(position + drawn + self.rank, position + drawn + wanted, num_ranks()))
+            fresh = self._graded(begun or self._begin(step, self._share(position + drawn, wanted)))
+            begun = None
             drawn += wanted
             kept = [group for group, keep in zip(fresh, self._kept(fresh), strict=True) if keep]
             groups += kept
@@ -114,19 +128,66 @@ class Rollouts:
         batch.sums |= share | {"total/refills": float(rounds) / num_ranks(), "count/refills": 1.0 / num_ranks()}
         return batch
 
-    def _roll_out(self, step: int, positions: range) -> list[_Group]:
-        examples = [self.example(p) for p in positions]
-        questions = [hash_choice(e.questions, "rollout", self.seed, p) for e, p in zip(examples, positions, strict=True)]
-        prompts = [
-            replace(self.renderer.prompt(e, q), uid=f"{q.uid}@{p}")  # the same question drawn twice is sampled twice
-            for e, q, p in zip(examples, questions, positions, strict=True)
-        ]
+    # ------------------------------------------------------------ samples
+
+    def begin(self, step: int, position: int) -> Begun:
+        """Ask for the samples of a step (refills apart) with the weights as they are now."""
+        return self._begin(step, self._share(position, self.config.batch_size))
+
+    def prepare(self, position: int) -> None:
+        """Read and render beside the caller what a step that begins at `position` will ask; it depends on nothing but the position."""
+        positions = self._share(position, self.config.batch_size)
+        self.prepared = positions, self.background.submit(self._asked, positions)
+
+    def _share(self, position: int, count: int) -> range:
+        return range(position + self.rank, position + count, num_ranks())
+
+    def _begin(self, step: int, positions: range) -> Begun:
+        known, asked = self.prepared or (None, None)
+        questions = asked.result() if asked is not None and known == positions else self._asked(positions)
         seed = hash_int("rollout", self.seed, step) >> 1
         params = SamplingParams(temperature=self.config.temperature, max_tokens=self.config.max_tokens, seed=seed)
-        sampled = self.sampler.generate(prompts, self.config.group_size, params)
-        return [self._graded(*group) for group in zip(prompts, questions, sampled, strict=True)]
+        sampled = self.sampler.begin([prompt for prompt, _ in questions], self.config.group_size, params)
+        return Begun(step=step, positions=positions, asked=questions, sampled=sampled)
 
-    def _graded(self, prompt: Prompt, question: Question, completions: list[Completion]) -> _Group:
+    def _asked(self, positions: range) -> list[tuple[Prompt, Question]]:
+        examples = [self.example(p) for p in positions]
+        questions = [hash_choice(e.questions, "rollout", self.seed, p) for e, p in zip(examples, positions, strict=True)]
+        return [
+            (replace(self.renderer.prompt(e, q), uid=f"{q.uid}@{p}"), q)  # the same question drawn twice is sampled twice
+            for e, q, p in zip(examples, questions, positions, strict=True)
+        ]
+
+    def saved(self, begun: Begun) -> dict[str, torch.Tensor]:
+        """All ranks' samples of a step in order of position: (C,) lengths and stops of the completions, (N,) ids and log-probabilities."""
+        own = zip(begun.positions, begun.sampled.result(), strict=True)
+        groups = [group for _, group in sorted((pair for pairs in gathered(list(own)) for pair in pairs), key=lambda pair: pair[0])]
+        completions = [completion for group in groups for completion in group]
+        return {
+            "lengths": torch.tensor([len(c.token_ids) for c in completions]),
+            "stopped": torch.tensor([c.finish is FinishReason.STOP for c in completions]),
+            "token_ids": torch.tensor([token for c in completions for token in c.token_ids]),
+            "logprobs": torch.tensor([value for c in completions for value in c.logprobs], dtype=torch.float64),
+        }
+
+    def restored(self, step: int, position: int, tensors: Mapping[str, torch.Tensor]) -> Begun:
+        """Inverse of `saved`, for any number of ranks."""
+        lengths = tensors["lengths"].tolist()
+        parts = [tensors["stopped"].tolist(), *(tensors[name].split(lengths) for name in ("token_ids", "logprobs"))]
+        completions = [
+            Completion(token_ids=ids.tolist(), logprobs=values.tolist(), finish=FinishReason.STOP if stopped else FinishReason.LENGTH)
+            for stopped, ids, values in zip(*parts, strict=True)
+        ]
+        size, positions = self.config.group_size, self._share(position, self.config.batch_size)
+        groups = [completions[size * (p - position) : size * (p - position + 1)] for p in positions]
+        return Begun(step=step, positions=positions, asked=self._asked(positions), sampled=finished(groups))
+
+    # ------------------------------------------------------------ grades
+
+    def _graded(self, begun: Begun) -> list[_Group]:
+        return [self._group(*asked, group) for asked, group in zip(begun.asked, begun.sampled.result(), strict=True)]
+
+    def _group(self, prompt: Prompt, question: Question, completions: list[Completion]) -> _Group:
         samples, grades = [], []
         for member, completion in enumerate(completions):
             text = self.renderer.decode(completion.token_ids)

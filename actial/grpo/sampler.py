@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from typing import Protocol
 
 import torch
@@ -22,7 +23,28 @@ class Sampler(Protocol):
     def generate(self, prompts: list[Prompt], n: int, params: SamplingParams) -> list[list[Completion]]: ...
 
 
-class HFSampler:
+Groups = list[list[Completion]]
+
+
+class RolloutSampler(Sampler, Protocol):
+    def begin(self, prompts: list[Prompt], n: int, params: SamplingParams) -> Future[Groups]:
+        """`generate` with the weights as they are now, beside what the caller does next where the sampler can."""
+
+
+class AtOnce:
+    """A sampler that is done when `begin` returns: the next update would change the weights under its hands."""
+
+    def begin(self: Sampler, prompts: list[Prompt], n: int, params: SamplingParams) -> Future[Groups]:
+        return finished(self.generate(prompts, n, params))
+
+
+def finished(groups: Groups) -> Future[Groups]:
+    future: Future[Groups] = Future()
+    future.set_result(groups)
+    return future
+
+
+class HFSampler(AtOnce):
     """Decodes with the policy's own weights, so there is nothing to synchronise.
 
     Each prompt is computed once; its n samples share its keys and values. A sample's randomness depends on the seed, the
@@ -145,7 +167,7 @@ def _completions(
     return [[one(*member) for member in zip(*group, strict=True)] for group in groups]
 
 
-class ScriptedSampler:
+class ScriptedSampler(AtOnce):
     """Completions computed from the prompt by a function: token ids of the i-th sample of a prompt. For tests and dry runs."""
 
     def __init__(self, script: Callable[[Prompt, int], list[int]], stop_ids: Sequence[int]) -> None:

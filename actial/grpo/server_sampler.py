@@ -16,7 +16,7 @@ import tempfile
 import time
 import weakref
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -81,6 +81,8 @@ class ServerEngine:
         self.client = httpx.Client(base_url=self.url, timeout=config.timeout_s)
         self.server: ServerProcess | None = None
         self.synced_to: int | None = None
+        self.background: Executor | None = ThreadPoolExecutor(1)
+        self.under_way: Future[Any] | None = None
         self.leads = is_main_process()  # of several trainer ranks, one runs the server and hands the weights over
         if config.start and self.leads:
             self._start()

@@ -6,6 +6,7 @@ import logging
 import os
 import re
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Executor, Future
 from typing import Any
 
 import torch
@@ -91,6 +92,8 @@ class VLLMEngine:
         torch.set_num_threads(threads)
         self.max_model_len: int = self.llm.model_config.max_model_len
         self.synced_to: int | None = None
+        self.background: Executor | None = None
+        self.under_way: Future[Any] | None = None
         self.sleeps = bool(arguments.get("enable_sleep_mode"))
         self.asleep = False
 
