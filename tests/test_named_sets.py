@@ -56,6 +56,8 @@ RECORDS = {
         "category": "rotation",
     },
     "molmo2_er_vst_p": llava(ASKED, "B", id="v", images=[{"bytes": b"..."}], type="rotation"),
+    "sensenova_si_8m": llava(f"<image>\n{ASKED}", "B", id=4, image="a.png", type="rotation"),
+    "llava": llava(f"<image>\n<image>\n{ASKED}", "B. Right", id=4, image=["a.png", "b.png"], type="rotation"),
     "joyai_openspatial": llava(ASKED, "B", id="j", image=["a.png"], task="rotation"),
     "mulset": {
         "id": 1,
@@ -130,6 +132,7 @@ def root(tmp_path):
         {**lines[1], "id": "no option", "gt_answer": "F"},
         {**lines[1], "id": "number", "question": "How far?", "gt_answer": "3.5"},
         {"id": "no fields"},
+        {**lines[1], "id": "empty", "question": None},
     ]
     (folder / "train.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (tmp_path / "barred.txt").write_text("scene0011\n\n")
@@ -140,12 +143,12 @@ def test_a_set_builds_into_shards_and_counts_what_it_leaves_out(root, tmp_path):
     build(config(root, tmp_path / "out", "mindcube_train", qa=QuestionConfig(blacklist=str(tmp_path / "barred.txt"))))
     rejects = json.loads((tmp_path / "out" / "rejects.json").read_text())["questions"]
     expected = {
-        "seen": 18,
+        "seen": 19,
         "written": 12,
         "scene of a benchmark": 1,
         "picture unreadable": 2,
         "number answer": 1,
-        "a field is missing": 1,
+        "a field is missing": 2,
         "answer is not exactly one option": 1,
     }
     assert {name: rejects[name] for name in expected} == expected

@@ -83,6 +83,8 @@ NAMED: dict[str, NamedSet] = {
     "molmo2_er_vst_p": NamedSet(_conversations, "type", "see allenai/Molmo2-ER-VST-P"),
     "joyai_openspatial": NamedSet(_conversations, "task", "see jdopensource/JoyAI-Image-OpenSpatial", "image"),
     "mulset": NamedSet(_fields("answer"), "task", "Apache-2.0"),
+    "sensenova_si_8m": NamedSet(_conversations, "type", "Apache-2.0", "image"),  # its JSON lines; one picture as text, several as a list
+    "llava": NamedSet(_conversations, "type", "unknown", "image"),  # any other set in this form
 }
 
 
