@@ -8,7 +8,7 @@ from pathlib import Path
 import hydra
 import pandas as pd
 import pytest
-from test_benchmarks import b64, picture, threedsr_rows, write_parquet, write_tsv
+from benchmark_files import b64, picture, threedsr_rows, write_parquet, write_tsv
 from test_server import FakeServer
 
 from actial.benchmarks import BENCHMARKS

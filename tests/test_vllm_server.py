@@ -18,8 +18,8 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from benchmark_files import write_tsv
 from PIL import Image
-from test_benchmarks import write_tsv
 
 from actial.config import BenchmarkConfig, EvaluateConfig, ModelConfig, ServerConfig
 from actial.evaluate import evaluate
