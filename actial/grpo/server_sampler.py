@@ -70,6 +70,8 @@ class ServerEngine:
     does not come up or never answers.
     """
 
+    shows_weights = False
+
     def __init__(self, config: SamplerConfig, model: ModelConfig, command: list[str] | None = None) -> None:
         assert config.url is not None
         self.config = config
@@ -83,6 +85,7 @@ class ServerEngine:
         self.synced_to: int | None = None
         self.background: Executor | None = ThreadPoolExecutor(1)
         self.under_way: Future[Any] | None = None
+        self.memory: dict[str, float] = {}
         self.leads = is_main_process()  # of several trainer ranks, one runs the server and hands the weights over
         if config.start and self.leads:
             self._start()
@@ -245,7 +248,7 @@ class ServerEngine:
         pass  # its memory is not the trainer's
 
     def compare(self, name: str, expected: torch.Tensor) -> str:
-        return "unknown"  # the server does not show its weights
+        raise NotImplementedError("a server does not show its weights")
 
     # ------------------------------------------------------------ HTTP
 

