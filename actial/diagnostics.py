@@ -20,9 +20,9 @@ from typing import Any
 
 import numpy as np
 
+from actial.grading import LETTERS
 from actial.hashing import hash_shuffle
 from actial.probes import answer_prior, centroid_probe
-from actial.questions import options_line
 from actial.scoring import Cell, Prediction, accuracy, accuracy_by, difference, mean_cell, split_by, to_json
 from actial.types import Example, Question, QuestionType
 
@@ -32,6 +32,9 @@ Score = Callable[[list[Example]], list[float]]  # mean log-probability of each q
 GREY = 128
 SIGN = {QuestionType.EGO_TRANSLATION.value: 1, QuestionType.OBJECT_TRANSLATION.value: -1, QuestionType.EGO_ROTATION.value: -1}
 REVERSED = {"left": "right", "right": "left", "up": "down", "down": "up", "forward": "backward", "backward": "forward"}
+SIDES = {"left": "right", "right": "left", "Left": "Right", "Right": "Left"}
+# how options stand in a question's text: one option, and what is between two (ours; CV-Bench and BLINK; VLMEvalKit's; MMSI-Bench)
+LAYOUTS = (("{}: {}", " "), ("({}) {}", "\n"), ("{}. {}", "\n"), ("{}: {}", ", "))
 # question types about motion from the first photo to the last, which swapping reverses (SAT's and BLINK's beside our own)
 MOTION_TYPES = (*SIGN, "ego_motion", "obj_motion", "Multi-view_Reasoning")
 
@@ -41,18 +44,30 @@ MOTION_TYPES = (*SIGN, "ego_motion", "obj_motion", "Multi-view_Reasoning")
 
 def opposite(text: str) -> str:
     """The text with left and right exchanged."""
-    return re.sub(r"\b(left|right)\b", lambda m: "right" if m[0] == "left" else "left", text)
+    return re.sub(r"\b([Ll]eft|[Rr]ight)\b", lambda m: SIDES[m[0]], text)
+
+
+def laid_out(question: Question) -> tuple[str, str] | None:
+    """The layout in which the question's text shows its options; None for another than the known ones."""
+    return next((layout for layout in LAYOUTS if _lettered(question.options, layout) in question.text), None)
+
+
+def _lettered(options: Sequence[str], layout: tuple[str, str]) -> str:
+    form, between = layout
+    return between.join(form.format(letter, text) for letter, text in zip(LETTERS, options, strict=False))
 
 
 def turns(question: Question) -> bool:
     """Whether swapping or mirroring the photos turns the answer: about motion, every option's mirror image is among the options, some
-    differ from theirs, and the wording itself names no side.
+    differ from theirs, and the wording itself favours no side (it may offer both: "left or right?").
     """
-    if question.type not in MOTION_TYPES:
+    layout = laid_out(question) if len(question.options) > 1 else None
+    if question.type not in MOTION_TYPES or layout is None:
         return False
-    wording = question.text.replace(options_line(question.options), "")
+    wording = question.text.replace(_lettered(question.options, layout), "").lower()
     turned = {opposite(option) for option in question.options}
-    return turned == set(question.options) and any(opposite(o) != o for o in question.options) and opposite(wording) == wording
+    even = len(re.findall(r"\bleft\b", wording)) == len(re.findall(r"\bright\b", wording))
+    return even and turned == set(question.options) and any(opposite(o) != o for o in question.options)
 
 
 def swap_views(example: Example) -> Example:
@@ -61,7 +76,7 @@ def swap_views(example: Example) -> Example:
 
 
 def swapped_row(row: dict) -> dict:
-    """A pair's row with the photos in reverse order: its labels turn, the angle changes sign, the views change places; others as they are."""
+    """A pair's row with the photos in reverse order: labels turn, the angle changes sign, views change places; other rows as they are."""
     if "labels" not in row:
         return row
     labels = {name: REVERSED.get(value, value) for name, value in row["labels"].items()}
@@ -75,12 +90,14 @@ def mirror_views(example: Example) -> Example:
 
 
 def rotate_options(example: Example, shift: int) -> Example:
-    """Option i moves to place i + shift."""
+    """Option i moves to place i + shift. Each question's options must stand in its text in one of LAYOUTS."""
 
     def rotated(question: Question) -> Question:
+        layout = laid_out(question)
+        assert layout is not None, question.text
         k = len(question.options)
         options = tuple(question.options[(i - shift) % k] for i in range(k))
-        text = question.text.replace(options_line(question.options), options_line(options))
+        text = question.text.replace(_lettered(question.options, layout), _lettered(options, layout))
         return replace(question, options=options, text=text, answer_index=(question.answer_index + shift) % k)
 
     return _variant(example, f"options{shift}", example.images, [rotated(q) for q in example.questions])

@@ -1,6 +1,9 @@
 """Loaders against files written here in the published formats."""
 
 import io
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import benchmark_files as files
@@ -281,3 +284,30 @@ def test_examples_load_lazily_and_carry_what_scoring_needs(tmp_path):
     assert example.row["categories"] == {"category": "c"}
     with pytest.raises(UserError, match="no prompt of its own"):
         prompt_text(items[0], Style.DATASET)
+
+
+# ---------------------------------------------------------------- the hub
+
+
+def test_hub_ids_are_read_from_the_hubs_own_cache(tmp_path):
+    """Offline, with the cache that a download leaves behind: the first published name that is there is taken, at the revision given."""
+    commit, cache = "0123456789abcdef0123456789abcdef01234567", tmp_path / "hub/datasets--RunsenXu--MMSI-Bench"
+    files.write_mmsi_tsv(cache / "snapshots" / commit)
+    (cache / "refs").mkdir()
+    (cache / "refs/main").write_text(commit)
+    code = (
+        "from actial.benchmarks.results import open_benchmark\nfrom actial.config import BenchmarkConfig\n"
+        "from actial.errors import UserError\nimport sys\n"
+        "try:\n    _, source, items = open_benchmark(BenchmarkConfig(name=sys.argv[1], revision=sys.argv[2] or None))\n"
+        "    print(items[0].uid, *source.hashes)\nexcept UserError as error:\n    print(error)\n"
+    )
+
+    def opened(name, revision=""):
+        environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(tmp_path / "hub")}
+        done = subprocess.run([sys.executable, "-c", code, name, revision], env=environment, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    assert opened("mmsi") == opened("mmsi", commit) == "mmsi/7 MMSI_bench.tsv"
+    assert "MMSI_Bench.parquet or MMSI_bench.tsv or MMSI_Bench.tsv of RunsenXu/MMSI-Bench cannot be fetched" in opened("mmsi", "v2")
+    assert "give benchmark.root=FOLDER" in opened("cv_bench")
+    assert "no place on the hub" in opened("tsv")

@@ -9,6 +9,7 @@ import hydra
 import pandas as pd
 import pytest
 from benchmark_files import b64, picture, threedsr_rows, write_parquet, write_tsv
+from huggingface_hub import ModelCard
 from test_server import FakeServer
 
 from actial.benchmarks import BENCHMARKS
@@ -82,6 +83,10 @@ def test_circular_and_pinned_files(mcq, untrained_model, tmp_path):
     assert (scores["n"], scores["scores"]["circular"]["n"]) == (24, 6)
     with pytest.raises(UserError, match=r"sides\.tsv has sha256 .*pinned is 00"):
         open_benchmark(benchmark(mcq, sha256={"sides.tsv": "00"}))
+    with pytest.raises(UserError, match=r"pins side\.tsv, but the files read are sides\.tsv"):
+        open_benchmark(benchmark(mcq, sha256={"side.tsv": "00"}))
+    with pytest.raises(UserError, match=r"none of other\.tsv, sha256 00: download"):
+        open_benchmark(benchmark(mcq, split="other", sha256={"other.tsv": "00"}))
     with pytest.raises(UserError, match=r"style=loud is unknown"):
         evaluate(local(mcq, untrained_model, tmp_path / "x", style="loud"))
     with pytest.raises(UserError, match=r"benchmark\.name=cvbench is unknown: use one of .*cv_bench"):
@@ -135,11 +140,12 @@ def scored(mcq, predictions: Path, out: Path, **options) -> dict:
 
 def harness_files(folder: Path) -> list[Path]:
     """The same six answers, all B, as both harnesses write them; rows out of order."""
-    frame = pd.DataFrame({"index": [15, 14, 13, 12, 11, 10], "question": "?", "prediction": ["<answer>B</answer>"] * 6})
+    right = "ABCDAB"
+    frame = pd.DataFrame({"index": [15, 14, 13, 12, 11, 10], "answer": list(right[::-1]), "prediction": ["<answer>B</answer>"] * 6})
     frame.to_excel(folder / "m_sides.xlsx", index=False)
     frame.to_csv(folder / "m_sides.tsv", sep="\t", index=False)
     frame.to_json(folder / "m_sides.json", orient="records")
-    lines = [{"doc_id": i, "target": "A", "resps": [["<answer>B</answer>"]], "filtered_resps": ["answerBanswer"]} for i in range(6)]
+    lines = [{"doc_id": i, "target": right[i], "resps": [["<answer>B</answer>"]], "filtered_resps": ["answerBanswer"]} for i in range(6)]
     (folder / "x_samples_sides.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return [folder / name for name in ("m_sides.xlsx", "m_sides.tsv", "m_sides.json", "x_samples_sides.jsonl")]
 
@@ -152,6 +158,34 @@ def test_both_harnesses_files_give_one_score(mcq, tmp_path):
         assert found["type"]["odd"]["value"] == pytest.approx(2 / 3)
     exact = scored(mcq, tmp_path / "h/m_sides.tsv", tmp_path / "exact", compat="vlmeval_exact")
     assert (exact["overall"]["value"], exact["overall"]["unparsed"]) == (0, 1)  # that reader cannot unwrap the tag
+
+
+def test_rows_of_another_order_are_refused(mcq, tmp_path):
+    """Names that fit by chance, such as ids counted from 1 against places counted from 0, must not mix answers up."""
+    _, _, items = open_benchmark(benchmark(mcq))
+    line = {"doc_id": 0, "target": "(B)", "resps": [["B"]], "filtered_resps": ["B"]}
+    (tmp_path / "s.jsonl").write_text("".join(json.dumps(line | {"doc_id": i}) + "\n" for i in range(6)))
+    with pytest.raises(UserError, match=r"right answer of row 0 is \(B\), of tsv/10 it is A: the harness ran on another"):
+        read_answers(tmp_path / "s.jsonl", items)
+    pd.DataFrame({"index": range(10, 16), "answer": "right", "prediction": "B"}).to_csv(tmp_path / "p.tsv", sep="\t", index=False)
+    with pytest.raises(UserError, match="right answer of row 10 is right"):
+        read_answers(tmp_path / "p.tsv", items)
+
+
+def test_answers_to_an_exported_set_find_their_questions(mcq, tmp_path):
+    """VLMEvalKit hands on the columns of our TSV; lmms-eval names documents by their place in our parquet file."""
+    asked = benchmark(mcq, limit=4)
+    _, _, items = open_benchmark(asked)
+    for form in (ExportFormat.vlmeval, ExportFormat.lmms_eval):
+        export(ExportConfig(out=str(tmp_path / form.value), format=form, benchmark=asked))
+    frame = pd.read_csv(tmp_path / "vlmeval/actial_tsv.tsv", sep="\t", dtype=str).drop(columns="image")
+    frame.assign(prediction=frame["answer"])[::-1].to_excel(tmp_path / "p.xlsx", index=False)
+    docs = pd.read_parquet(tmp_path / "lmms_eval/actial_tsv.parquet")
+    lines = [{"doc_id": i, "target": a, "resps": [[a]], "filtered_resps": [a]} for i, a in enumerate(docs["answer"])]
+    (tmp_path / "x_samples_y.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines[::-1]))
+    want = {item.uid: "ABCD"[item.answer_index] for item in items}
+    for name in ("p.xlsx", "x_samples_y.jsonl"):
+        assert {uid: text for uid, (text, _) in read_answers(tmp_path / name, items).items()} == want
 
 
 def test_our_own_predictions_are_graded_anew(mcq, untrained_model, tmp_path):
@@ -169,6 +203,8 @@ def test_our_own_predictions_are_graded_anew(mcq, untrained_model, tmp_path):
         ("p.tsv", "index\tprediction\n10\tB\n", "no answer to 5 of 6 questions, the first tsv/11"),
         ("p.jsonl", '{"doc_id": 1}\n', "line 1 has neither"),
         ("p.jsonl", "{", "line 1 has neither"),
+        ("p.json", "{", r"is not a readable \.json file"),
+        ("p.xlsx", "no sheet", r"is not a readable \.xlsx file"),
     ],
 )
 def test_bad_prediction_files(mcq, tmp_path, name, content, message):
@@ -252,6 +288,9 @@ def test_model_card(tmp_path):
     assert card.startswith("---\nlibrary_name: transformers\n")
     assert "value: 0.7500" in card
     assert "| held out | 4 | 75.0 | 30.0 to 95.0 | 0.0 |" in card
+    read = ModelCard(card)  # as hubs read it
+    [result] = read.data.eval_results
+    assert (read.data.model_name, result.dataset_name, result.metric_value) == ("grpo", "held out", 0.75)
 
 
 # ---------------------------------------------------------------- command lines

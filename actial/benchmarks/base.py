@@ -63,6 +63,7 @@ class Source:
     root: Path | None = None
     revision: str | None = None
     split: str = ""
+    pinned: dict[str, str] = field(default_factory=dict)  # file name -> the sha256 it must have
     hashes: dict[str, str] = field(default_factory=dict)  # file name -> sha256, of everything read
     dropped: Counter[str] = field(default_factory=Counter)  # rows left out, by reason
 
@@ -70,16 +71,16 @@ class Source:
         """The first of `names` that exists.
 
         Raises:
-            UserError: none does, naming them and where they are published.
+            UserError: none does, naming them and where they are published; or the file does not have its pinned hash.
         """
-        for name in names:
-            path = self.root / name if self.root else None
-            if path is not None and path.is_file():
-                return self._noted(name, path)
         if self.root is None:
-            return self._noted(names[0], self._download(names[0]))
+            return self._noted(*self._download(names))
+        for name in names:
+            if (path := self.root / name).is_file():
+                return self._noted(name, path)
+        pins = [f"sha256 {self.pinned[name]}" for name in names if name in self.pinned]
         raise UserError(
-            f"{self.name}: {self.root} has none of {', '.join(names)}: download it from the hub data set {self.hub}, "
+            f"{self.name}: {self.root} has none of {', '.join(names + tuple(pins))}: download it from the hub data set {self.hub}, "
             "or leave benchmark.root empty to fetch it."
         )
 
@@ -92,21 +93,35 @@ class Source:
             raise UserError(f"{self.name}: picture {path} is missing: unpack the data set's archives into {self.root}.")
         return path
 
-    def _download(self, name: str) -> Path:
+    def _download(self, names: Sequence[str]) -> tuple[str, Path]:
         from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import EntryNotFoundError
 
-        try:
-            return Path(hf_hub_download(self.hub, name, repo_type="dataset", revision=self.revision))
-        except OSError as error:
-            summary = str(error).splitlines()[0]
-            raise UserError(f"{self.name}: {name} of {self.hub} cannot be fetched ({summary}): give benchmark.root=FOLDER.") from error
+        if "/" not in self.hub:
+            raise UserError(f"{self.name}: such a set has no place on the hub: give benchmark.root=FOLDER.")
+        summary = ""
+        for name in names:
+            try:
+                return name, Path(hf_hub_download(self.hub, name, repo_type="dataset", revision=self.revision))
+            except EntryNotFoundError as error:
+                summary = str(error).splitlines()[0].rstrip(". ")
+            except OSError as error:
+                raise self._unfetched(names, str(error).splitlines()[0].rstrip(". ")) from error
+        raise self._unfetched(names, summary)
+
+    def _unfetched(self, names: Sequence[str], reason: str) -> UserError:
+        return UserError(f"{self.name}: {' or '.join(names)} of {self.hub} cannot be fetched ({reason}): give benchmark.root=FOLDER.")
 
     def _noted(self, name: str, path: Path) -> Path:
         digest = sha256()
         with path.open("rb") as file:
             while block := file.read(1 << 20):
                 digest.update(block)
-        self.hashes[name] = digest.hexdigest()
+        found = self.hashes[name] = digest.hexdigest()
+        if self.pinned.get(name, found) != found:
+            raise UserError(
+                f"{self.name}: {name} has sha256 {found}, pinned is {self.pinned[name]}: fetch the pinned revision or change the pin."
+            )
         return path
 
 

@@ -9,11 +9,13 @@ import base64
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from actial.benchmarks.base import Item, Picture, Style
+from actial.benchmarks.base import Item, Picture, Style, answer_position
 from actial.benchmarks.prompts import prompt_text
 from actial.errors import UserError
 from actial.files import atomic, write_text
@@ -139,51 +141,88 @@ def export_lmms(items: Sequence[Item], folder: Path, name: str, style: Style, ma
 Answer = tuple[str, FinishReason | None]  # raw text, and why it ended where that is known
 
 
+@dataclass(slots=True)
+class Answers:
+    """Answers by key, and what the keys are: items' uids, rows' names in the benchmark's file, or places in the order of the items."""
+
+    keys: Callable[[Sequence[Item]], list[str]]
+    answers: dict[str, Answer]
+    truths: dict[str, str] = field(default_factory=dict)  # what the harness took for right, where it says so
+
+
 def read_answers(path: Path, items: Sequence[Item]) -> dict[str, Answer]:
     """uid -> answer, from our predictions.jsonl, lmms-eval's samples (.jsonl) or VLMEvalKit's predictions (.xlsx, .tsv, .json).
 
-    A harness names a question by its row's index in the benchmark's file, or by its place in an exported one.
-
     Raises:
-        UserError: unknown form, an answer twice, or items without an answer.
+        UserError: unknown form, an answer twice, items without an answer, or rows that have other right answers than the items (the
+            harness ran on another revision, or in another order).
     """
     if not path.is_file():
         raise UserError(f"predictions={path} is no file: give a predictions file of ours, of lmms-eval or of VLMEvalKit.")
     found = _jsonl(path) if path.suffix == ".jsonl" else _vlmeval(path)
-    keys = next((k for k in _names(items) if len(set(k)) == len(k) and found.keys() & set(k)), [item.uid for item in items])
-    missing = [item.uid for item, key in zip(items, keys, strict=True) if key not in found]
+    keys = found.keys(items)
+    missing = [item.uid for item, key in zip(items, keys, strict=True) if key not in found.answers]
     if missing:
         raise UserError(
             f"{path} has no answer to {len(missing)} of {len(items)} questions, the first {missing[0]}: run the harness to its end."
         )
-    return {item.uid: found[key] for item, key in zip(items, keys, strict=True)}
+    for item, key in zip(items, keys, strict=True):
+        _check_truth(path, item, key, found.truths.get(key))
+    return {item.uid: found.answers[key] for item, key in zip(items, keys, strict=True)}
 
 
-def _names(items: Sequence[Item]) -> list[list[str]]:
-    return [[item.uid for item in items], [str(item.source_index) for item in items], [str(i) for i in range(len(items))]]
+def _check_truth(path: Path, item: Item, key: str, truth: str | None) -> None:
+    if truth is None or not item.options:
+        return
+    try:
+        position = answer_position(truth, item.options, item.uid)
+    except UserError:
+        return  # written in a way of the harness's own
+    if position != item.answer_index:
+        ours = LETTERS[item.answer_index]
+        raise UserError(
+            f"{path}: the right answer of row {key} is {truth}, of {item.uid} it is {ours}: the harness ran on another revision, or its "
+            "rows have other names or another order; score the files that it read."
+        )
 
 
-def _jsonl(path: Path) -> dict[str, Answer]:
-    """Ours by uid; lmms-eval's by doc_id, the first raw response before the task's own filters."""
-    rows = []
+def _uids(items: Sequence[Item]) -> list[str]:
+    return [item.uid for item in items]
+
+
+def _rows(items: Sequence[Item]) -> list[str]:
+    return [str(item.source_index) for item in items]
+
+
+def _places(items: Sequence[Item]) -> list[str]:
+    return [str(place) for place in range(len(items))]
+
+
+def _jsonl(path: Path) -> Answers:
+    """Ours by uid; lmms-eval's by doc_id, the row's place in the set, with the first raw response before the task's own filters."""
+    rows, truths, ours = [], {}, False
     for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
         if not line:
             continue
         try:
             row = json.loads(line)
-            text = row["text"] if "uid" in row else row["resps"]
+            ours = "uid" in row
+            text = row["text"] if ours else row["resps"]
             while isinstance(text, list):
                 text = text[0]
             finish = FinishReason(row["finish"]) if row.get("finish") else None
-            rows.append((row["uid"] if "uid" in row else row["doc_id"], (text, finish)))
+            key = row["uid"] if ours else row["doc_id"]
+            rows.append((key, (text, finish)))
+            truths[str(key)] = str(row.get("answer" if ours else "target", ""))
         except (ValueError, KeyError, IndexError, TypeError):
             raise UserError(
                 f"{path} line {number} has neither uid and text nor doc_id and resps: give ours or lmms-eval's samples."
             ) from None
-    return _once(path, rows)
+    return Answers(_uids if ours else _places, _once(path, rows), truths)
 
 
-def _vlmeval(path: Path) -> dict[str, Answer]:
+def _vlmeval(path: Path) -> Answers:
+    """By the uid that our TSV carries along, else by the row's index in the benchmark's file."""
     import pandas as pd
 
     readers = {
@@ -193,12 +232,18 @@ def _vlmeval(path: Path) -> dict[str, Answer]:
     }
     if path.suffix not in readers:
         raise UserError(f"predictions={path} has the ending {path.suffix}: give .jsonl, .xlsx, .tsv or .json.")
-    frame = readers[path.suffix]()
+    try:
+        frame = readers[path.suffix]()
+    except (ValueError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} is not a readable {path.suffix} file ({str(error).splitlines()[0]}): copy it again.") from None
     if not {"index", "prediction"} <= set(frame.columns):
         raise UserError(
             f"{path} lacks the columns index and prediction of VLMEvalKit's output; it has {', '.join(map(str, frame.columns))}."
         )
-    return _once(path, [(index, (str(text), None)) for index, text in zip(frame["index"], frame["prediction"].fillna(""), strict=True)])
+    name = "uid" if "uid" in frame.columns else "index"
+    rows = [(key, (str(text), None)) for key, text in zip(frame[name], frame["prediction"].fillna(""), strict=True)]
+    truths = dict(zip(map(str, frame[name]), map(str, frame["answer"]), strict=True)) if "answer" in frame.columns else {}
+    return Answers(_uids if name == "uid" else _rows, _once(path, rows), truths)
 
 
 def _once(path: Path, rows: Sequence[tuple[Any, Answer]]) -> dict[str, Answer]:

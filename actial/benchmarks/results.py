@@ -52,14 +52,19 @@ def open_benchmark(config: BenchmarkConfig) -> tuple[Benchmark, Source, list[Ite
         raise UserError(f"benchmark.name={config.name} is unknown: use one of {', '.join(BENCHMARKS)}.")
     benchmark = BENCHMARKS[config.name]
     root = Path(config.root) if config.root else None
-    source = Source(name=benchmark.name, hub=benchmark.hub, root=root, revision=config.revision, split=config.split or benchmark.split)
+    source = Source(
+        name=benchmark.name,
+        hub=benchmark.hub,
+        root=root,
+        revision=config.revision,
+        split=config.split or benchmark.split,
+        pinned=dict(config.sha256),
+    )
     items = benchmark.load(source)
-    for name, digest in config.sha256.items():
-        if source.hashes.get(name) != digest:
-            found = source.hashes.get(name, "not read")
-            raise UserError(
-                f"{benchmark.name}: {name} has sha256 {found}, pinned is {digest}: fetch the pinned revision or change the pin."
-            )
+    if unread := sorted(config.sha256.keys() - source.hashes.keys()):
+        raise UserError(
+            f"{benchmark.name}: benchmark.sha256 pins {unread[0]}, but the files read are {', '.join(source.hashes)}: name one."
+        )
     if not items:
         raise UserError(f"{benchmark.name}: {root or benchmark.hub} holds no question of split {source.split}: fetch it again.")
     if config.limit:
