@@ -207,7 +207,7 @@ def test_a_checkpoint_holds_the_same_samples_before_a_step_as_after_the_last(tmp
     fit(grpo_module(tmp_path, steps=3, **OFF), watch)
     assert (watch.kept[0], watch.kept[-1]) == ({}, {})
     for after, before in ((watch.kept[1], watch.kept[2]), (watch.kept[3], watch.kept[4])):
-        assert after.keys() == {"lengths", "stopped", "token_ids", "logprobs"}
+        assert after.keys() == {"positions", "lengths", "stopped", "token_ids", "logprobs"}
         assert all(torch.equal(after[name], before[name]) for name in after)
 
 

@@ -10,7 +10,7 @@ from tiny_models import EOS, IMAGE
 
 from actial.config import AdvantageScale, GRPOConfig, OverLong, RewardConfig, RewardPart
 from actial.errors import UserError
-from actial.grpo.rewards import Rewards, over_long_penalty
+from actial.grpo.rewards import Graded, Rewards, over_long_penalty
 from actial.grpo.rollouts import RolloutBatch, Rollouts
 from actial.grpo.sampler import ScriptedSampler
 from actial.types import AnswerMode, FinishReason
@@ -46,14 +46,14 @@ def rollouts_of(script, config, *, reward=None, example=example_at) -> Rollouts:
 def test_weighted_parts_and_the_gate(text, gated, expected):
     rewards = Rewards(RewardConfig(parts=PARTS, gated=gated))
     question = example_at(0).questions[0]
-    _, parts = rewards.score(question, text, FinishReason.STOP)
+    parts = rewards.parts(Graded.of(question, text, FinishReason.STOP))
     assert rewards.combine(parts) == expected
 
 
 def test_a_part_that_does_not_apply_counts_for_nothing():
     rewards = Rewards(RewardConfig(parts=PARTS))
     direct = example_at(0, mode=AnswerMode.DIRECT).questions[0]
-    _, parts = rewards.score(direct, "A", FinishReason.STOP)
+    parts = rewards.parts(Graded.of(direct, "A", FinishReason.STOP))
     assert parts == {"format": None, "accuracy": 1.0}
     assert rewards.combine(parts) == 0.5
     assert math.isnan(rewards.combine({"format": None}))
@@ -62,7 +62,8 @@ def test_a_part_that_does_not_apply_counts_for_nothing():
 def test_faithful_accuracy_is_as_strict_as_the_release():
     rewards = Rewards(RewardConfig(parts={"exact": RewardPart(kind="accuracy_faithful", weight=1.0)}))
     question = example_at(0).questions[0]
-    values = [rewards.score(question, f"<answer>{body}</answer>", FinishReason.STOP)[1]["exact"] for body in ("A", "a", "A.", "(A)")]
+    texts = [f"<answer>{body}</answer>" for body in ("A", "a", "A.", "(A)")]
+    values = [rewards.parts(Graded.of(question, text, FinishReason.STOP))["exact"] for text in texts]
     assert values == [1.0, 0.0, 0.0, 0.0]
 
 

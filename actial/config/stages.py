@@ -133,6 +133,8 @@ class GRPOConfig(StageConfig):
     dual_clip: float | None = num(3.0, "(1, 1e6]")
     advantage: AdvantageScale = AdvantageScale.group
     kl: KLConfig = field(default_factory=KLConfig)
+    all_questions: bool = False  # ask a pair all of its questions in one step; batch_size counts pairs then
+    counterfactual: bool = False  # half of a group sees a pair's photos in reverse order, with the answer turned
     filter_zero_variance: bool = False
     max_refills: int = num(3, "[0, 100]")
     over_long: OverLong = OverLong.keep
@@ -146,6 +148,8 @@ class GRPOConfig(StageConfig):
     def check(self, path: str) -> None:
         if self.batch_size % self.updates_per_batch:
             reject(f"{path}updates_per_batch", self.updates_per_batch, f"it must divide {path}batch_size={self.batch_size}")
+        if self.counterfactual and self.group_size % 2:
+            reject(f"{path}group_size", self.group_size, f"{path}counterfactual halves a group: give an even number")
         if self.one_step_off and self.importance is ImportanceSampling.off:
             reject(f"{path}one_step_off", True, f"samples of older weights need weights of their own: set {path}importance=token_truncate")
 

@@ -104,6 +104,12 @@ class TrainConfig:
         reference, lora = self.grpo.kl.reference, self.model.lora.enabled
         if not any(part.weight for part in self.reward.parts.values()):
             reject("reward.parts", list(self.reward.parts), "name at least one part with a weight other than 0")
+        if self.grpo.all_questions and self.data.questions_per_pair < 2:
+            reject("grpo.all_questions", True, "pairs have one question each: set data.questions_per_pair=3")
+        for name, part in self.reward.parts.items():
+            if part.kind in ("consistency", "joint") and not (self.grpo.all_questions or self.grpo.counterfactual):
+                needed = "it compares answers about the same photos: set grpo.all_questions=true or grpo.counterfactual=true"
+                reject(f"reward.parts.{name}.kind", part.kind, needed)
         if reference is Reference.adapter_off and not lora:
             reject(
                 "grpo.kl.reference",

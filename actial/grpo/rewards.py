@@ -33,9 +33,15 @@ class Graded:
     turned: bool = False  # the photos stand in reverse order
     others: Sequence[Graded] = ()  # completions of the other prompts about the same photos
 
+    @classmethod
+    def of(cls, question: Question, text: str, finish: FinishReason, row: Mapping[str, Any] | None = None, turned: bool = False) -> Graded:
+        """A completion with its grade; `others` are filled in when all are there."""
+        read = grade(text, question.options, question.answer_index, finish)
+        return cls(question=question, text=text, finish=finish, grade=read, row=row or {}, turned=turned)
+
     @property
     def motion(self) -> int | None:
-        """+1 when the answer implies that the camera went to its right from the pair's own first photo, -1 left, 0 no motion; None unread."""
+        """+1 when the answer implies that the camera went to its right over the pair as it is stored, -1 left, 0 no motion; None unread."""
         if self.question.type not in SIGN or self.grade.letter is None:
             return None
         motion = implied_motion(self.question.type, self.question.options["ABCDEF".index(self.grade.letter)])
@@ -106,12 +112,6 @@ KINDS: dict[str, RewardKind] = {
     "joint": joint_reward,
     "verified": verified_reward,
 }
-
-
-def graded(question: Question, text: str, finish: FinishReason, row: Mapping[str, Any], *, turned: bool = False) -> Graded:
-    """A completion with its grade; `others` are not known yet."""
-    read = grade(text, question.options, question.answer_index, finish)
-    return Graded(question=question, text=text, finish=finish, grade=read, row=row, turned=turned)
 
 
 class Rewards:

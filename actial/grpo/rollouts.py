@@ -1,28 +1,31 @@
 """Prompts -> samples -> grades -> rewards -> advantages -> one step's batch. What was sampled is what is trained on.
 
-Axes: P prompts kept, G completions of each.
+A group is G completions with one baseline: those of one prompt, or under grpo.counterfactual the halves of two, the photos as they are and
+in reverse order. Axes: P groups kept, G completions of each.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
 from actial.batch import TrainBatch
 from actial.config import GRPOConfig, OverLong, RewardConfig
+from actial.diagnostics import SIGN, swap_views
 from actial.grpo.advantages import compute_advantages, informative_groups
-from actial.grpo.rewards import Rewards, over_long_penalty
+from actial.grpo.rewards import Graded, Rewards, over_long_penalty
 from actial.grpo.sampler import Groups, RolloutSampler, as_trunks, finished
 from actial.hashing import hash_choice, hash_int
 from actial.step import Sums, gathered, num_ranks, sum_over_ranks
 from actial.trunk import Branch, Trunk
-from actial.types import Completion, Example, FinishReason, Grade, Outcome, Prompt, Question, SamplingParams
+from actial.types import Completion, Example, FinishReason, Outcome, Prompt, Question, SamplingParams
 
 
 class Renderer(Protocol):
@@ -63,14 +66,24 @@ class RolloutBatch(TrainBatch):
 
 
 @dataclass(slots=True, kw_only=True)
-class _Group:
-    """One prompt with its G graded completions."""
+class _Asked:
+    """One prompt, from `position` of the stream; the prompts of one position are about the same photos."""
 
+    position: int
     prompt: Prompt
     question: Question
+    row: dict[str, Any]
+    turned: bool = False  # the photos stand in reverse order
+
+
+@dataclass(slots=True, kw_only=True)
+class _Answered:
+    """One prompt with its graded completions."""
+
+    asked: _Asked
     completions: list[Completion]
+    graded: list[Graded]
     samples: list[Sample]
-    grades: list[Grade]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -79,7 +92,7 @@ class Begun:
 
     step: int
     positions: range
-    asked: list[tuple[Prompt, Question]]
+    asked: list[_Asked]
     sampled: Future[Groups]
 
 
@@ -103,28 +116,29 @@ class Rollouts:
         self.config = config
         self.seed = seed
         self.rank = rank
+        self.prompts_per_group = 2 if config.counterfactual else 1
         self.background = ThreadPoolExecutor(1)
-        self.prepared: tuple[range, Future[list[tuple[Prompt, Question]]]] | None = None
+        self.prepared: tuple[range, Future[list[_Asked]]] | None = None
 
     def make(self, step: int, position: int, penalty: Penalty | None = None, begun: Begun | None = None) -> RolloutBatch:
-        """Roll out `batch_size` prompts from `position` on, uniform groups replaced up to `max_refills` times.
+        """Roll out `batch_size` examples from `position` on; those with uniform groups only are replaced up to `max_refills` times.
 
         `penalty` gives each completion's KL penalty, to be taken off its reward; `begun` what `begin` gave for this step and position.
         """
-        groups: list[_Group] = []
+        answered: list[_Answered] = []
         drawn, wanted, rounds = 0, self.config.batch_size, 0
         while True:
             fresh = self._graded(begun or self._begin(step, self._share(position + drawn, wanted)))
             begun = None
             drawn += wanted
-            kept = [group for group, keep in zip(fresh, self._kept(fresh), strict=True) if keep]
-            groups += kept
-            missing = wanted - round(sum_over_ranks({"kept": float(len(kept))})["kept"])
+            kept = [one for one, keep in zip(fresh, self._kept(fresh), strict=True) if keep]
+            answered += kept
+            missing = wanted - round(sum_over_ranks({"kept": float(_examples(kept))})["kept"])
             if missing == 0 or rounds == self.config.max_refills:
                 break
             wanted, rounds = missing, rounds + 1
-        batch = self._batch(groups, penalty, position + drawn)
-        share = {"total/kept": float(len(groups)), "count/kept": float(drawn) / num_ranks()}
+        batch = self._batch(answered, penalty, position + drawn)
+        share = {"total/kept": float(_examples(answered)), "count/kept": float(drawn) / num_ranks()}
         batch.sums |= share | {"total/refills": float(rounds) / num_ranks(), "count/refills": 1.0 / num_ranks()}
         return batch
 
@@ -144,26 +158,45 @@ class Rollouts:
 
     def _begin(self, step: int, positions: range) -> Begun:
         known, asked = self.prepared or (None, None)
-        questions = asked.result() if asked is not None and known == positions else self._asked(positions)
+        prompts = asked.result() if asked is not None and known == positions else self._asked(positions)
         seed = hash_int("rollout", self.seed, step) >> 1
         params = SamplingParams(temperature=self.config.temperature, max_tokens=self.config.max_tokens, seed=seed)
-        sampled = self.sampler.begin([prompt for prompt, _ in questions], self.config.group_size, params)
-        return Begun(step=step, positions=positions, asked=questions, sampled=sampled)
+        sampled = self.sampler.begin([one.prompt for one in prompts], self._completions_per_prompt, params)
+        return Begun(step=step, positions=positions, asked=prompts, sampled=sampled)
 
-    def _asked(self, positions: range) -> list[tuple[Prompt, Question]]:
-        examples = [self.example(p) for p in positions]
-        questions = [hash_choice(e.questions, "rollout", self.seed, p) for e, p in zip(examples, positions, strict=True)]
-        return [
-            (replace(self.renderer.prompt(e, q), uid=f"{q.uid}@{p}"), q)  # the same question drawn twice is sampled twice
-            for e, q, p in zip(examples, questions, positions, strict=True)
-        ]
+    @property
+    def _completions_per_prompt(self) -> int:
+        return self.config.group_size // self.prompts_per_group
+
+    def _asked(self, positions: range) -> list[_Asked]:
+        return [one for position in positions for one in self._prompts(self.example(position), position)]
+
+    def _prompts(self, example: Example, position: int) -> Iterator[_Asked]:
+        """What one example is asked: a question drawn by hash or all of them, under grpo.counterfactual each of them twice."""
+        drawn = example.questions if self.config.all_questions else [hash_choice(example.questions, "rollout", self.seed, position)]
+        for question in drawn:
+            yield self._prompt(example, question, position)
+            if self.config.counterfactual:
+                if question.type in SIGN and len(example.images) > 1:
+                    swapped = swap_views(replace(example, questions=[question]))
+                    yield self._prompt(swapped, swapped.questions[0], position, turned=True)
+                else:  # nothing that reversing the photos would turn
+                    yield self._prompt(example, replace(question, uid=f"{question.uid}#again"), position)
+
+    def _prompt(self, example: Example, question: Question, position: int, *, turned: bool = False) -> _Asked:
+        prompt = replace(self.renderer.prompt(example, question), uid=f"{question.uid}@{position}")  # drawn twice, it is sampled twice
+        return _Asked(position=position, prompt=prompt, question=question, row=example.row, turned=turned)
 
     def saved(self, begun: Begun) -> dict[str, torch.Tensor]:
-        """All ranks' samples of a step in order of position: (C,) lengths and stops of the completions, (N,) ids and log-probabilities."""
-        own = zip(begun.positions, begun.sampled.result(), strict=True)
-        groups = [group for _, group in sorted((pair for pairs in gathered(list(own)) for pair in pairs), key=lambda pair: pair[0])]
-        completions = [completion for group in groups for completion in group]
+        """All ranks' samples of a step in order of position.
+
+        (P,) positions of the prompts, (C,) lengths and stops of the completions, (N,) ids and log-probabilities.
+        """
+        own = zip((one.position for one in begun.asked), begun.sampled.result(), strict=True)
+        pairs = sorted((pair for pairs in gathered(list(own)) for pair in pairs), key=lambda pair: pair[0])
+        completions = [completion for _, group in pairs for completion in group]
         return {
+            "positions": torch.tensor([position for position, _ in pairs]),
             "lengths": torch.tensor([len(c.token_ids) for c in completions]),
             "stopped": torch.tensor([c.finish is FinishReason.STOP for c in completions]),
             "token_ids": torch.tensor([token for c in completions for token in c.token_ids]),
@@ -178,50 +211,66 @@ class Rollouts:
             Completion(token_ids=ids.tolist(), logprobs=values.tolist(), finish=FinishReason.STOP if stopped else FinishReason.LENGTH)
             for stopped, ids, values in zip(*parts, strict=True)
         ]
-        size, positions = self.config.group_size, self._share(position, self.config.batch_size)
-        groups = [completions[size * (p - position) : size * (p - position + 1)] for p in positions]
+        size, positions = self._completions_per_prompt, self._share(position, self.config.batch_size)
+        groups = [completions[size * i : size * (i + 1)] for i, p in enumerate(tensors["positions"].tolist()) if p in positions]
         return Begun(step=step, positions=positions, asked=self._asked(positions), sampled=finished(groups))
 
     # ------------------------------------------------------------ grades
 
-    def _graded(self, begun: Begun) -> list[_Group]:
-        return [self._group(*asked, group) for asked, group in zip(begun.asked, begun.sampled.result(), strict=True)]
+    def _graded(self, begun: Begun) -> list[_Answered]:
+        sampled = begun.sampled.result()
+        graded = [[self._grade(one, completion) for completion in group] for one, group in zip(begun.asked, sampled, strict=True)]
+        of_example = defaultdict(list)
+        for i, one in enumerate(begun.asked):
+            of_example[one.position].append(i)
+        for i, one in enumerate(begun.asked):
+            others = [other for j in of_example[one.position] if j != i for other in graded[j]]
+            for read in graded[i]:
+                read.others = others
+        return [self._answered(*found) for found in zip(begun.asked, sampled, graded, strict=True)]
 
-    def _group(self, prompt: Prompt, question: Question, completions: list[Completion]) -> _Group:
-        samples, grades = [], []
-        for member, completion in enumerate(completions):
-            text = self.renderer.decode(completion.token_ids)
-            read, parts = self.rewards.score(question, text, completion.finish)
+    def _grade(self, asked: _Asked, completion: Completion) -> Graded:
+        text = self.renderer.decode(completion.token_ids)
+        return Graded.of(asked.question, text, completion.finish, asked.row, turned=asked.turned)
+
+    def _answered(self, asked: _Asked, completions: list[Completion], graded: list[Graded]) -> _Answered:
+        samples = []
+        for member, (completion, read) in enumerate(zip(completions, graded, strict=True)):
+            parts = self.rewards.parts(read)
             reward = self.rewards.combine(parts)
             if self.config.over_long is OverLong.soft_penalty:
                 reward += over_long_penalty(len(completion.token_ids), self.config.max_tokens)
-            grades.append(read)
+            question = asked.question
             samples.append(
                 Sample(
-                    uid=prompt.uid, member=member, type=question.type, question=question.text, answer=question.answer_letter, text=text,
-                    letter=read.letter, finish=completion.finish.value, length=len(completion.token_ids), parts=parts, reward=reward,
+                    uid=asked.prompt.uid, member=member, type=question.type, question=question.text, answer=question.answer_letter,
+                    text=read.text, letter=read.grade.letter, finish=completion.finish.value, length=len(completion.token_ids),
+                    parts=parts, reward=reward,
                 )
             )  # fmt: skip
-        return _Group(prompt=prompt, question=question, completions=completions, samples=samples, grades=grades)
+        return _Answered(asked=asked, completions=completions, graded=graded, samples=samples)
 
-    def _kept(self, groups: list[_Group]) -> list[bool]:
-        if not self.config.filter_zero_variance or not groups:
-            return [True] * len(groups)
-        return informative_groups(_rewards(groups)).tolist()
+    def _kept(self, answered: list[_Answered]) -> list[bool]:
+        if not self.config.filter_zero_variance or not answered:
+            return [True] * len(answered)
+        return informative_groups(self._rewards(answered)).repeat_interleave(self.prompts_per_group).tolist()
 
-    def _batch(self, groups: list[_Group], penalty: Penalty | None, position: int) -> RolloutBatch:
-        trunks, images = as_trunks([group.prompt for group in groups])
-        completions = [completion for group in groups for completion in group.completions]
-        for trunk, group in zip(trunks, groups, strict=True):
-            trunk.branches = [self._branch(completion) for completion in group.completions]
-        samples = [sample for group in groups for sample in group.samples]
-        sampler_logprobs = [completion.logprobs for completion in completions]
-        sums = measure(groups, self.renderer.banned_ids)
+    def _rewards(self, answered: Sequence[_Answered]) -> torch.Tensor:
+        """(P, G)"""
+        return torch.tensor([s.reward for one in answered for s in one.samples], dtype=torch.float64).view(-1, self.config.group_size)
+
+    def _batch(self, answered: list[_Answered], penalty: Penalty | None, position: int) -> RolloutBatch:
+        trunks, images = as_trunks([one.asked.prompt for one in answered])
+        for trunk, one in zip(trunks, answered, strict=True):
+            trunk.branches = [self._branch(completion) for completion in one.completions]
+        samples = [sample for one in answered for sample in one.samples]
+        sampler_logprobs = [completion.logprobs for one in answered for completion in one.completions]
+        sums = measure(answered, self._rewards(answered), self.renderer.banned_ids)
         if penalty is not None:  # also without groups: sharded, every rank must make the forward passes
             for sample, cost in zip(samples, penalty(trunks, images), strict=True):
                 sample.reward -= cost
                 _add(sums, "kl_penalty", cost)
-        advantages = compute_advantages(_rewards(groups), self.config.advantage).flatten().tolist() if groups else []
+        advantages = compute_advantages(self._rewards(answered), self.config.advantage).flatten().tolist() if answered else []
         for sample, advantage in zip(samples, advantages, strict=True):
             sample.advantage = advantage
         return RolloutBatch(
@@ -236,20 +285,20 @@ class Rollouts:
         return Branch(completion.token_ids, [not masked and token not in banned for token in completion.token_ids])
 
 
-def _rewards(groups: Sequence[_Group]) -> torch.Tensor:
-    """(P, G)"""
-    return torch.tensor([[sample.reward for sample in group.samples] for group in groups], dtype=torch.float64)
+def _examples(answered: Sequence[_Answered]) -> int:
+    return len({one.asked.position for one in answered})
 
 
-def measure(groups: Sequence[_Group], banned_ids: Sequence[int]) -> Sums:
+def measure(answered: Sequence[_Answered], rewards_PG: torch.Tensor, banned_ids: Sequence[int]) -> Sums:
     """Totals and counts of what is logged per step; added over ranks, they give the means."""
     sums: Sums = {}
     banned = set(banned_ids)
-    for group in groups:
-        rewards = torch.tensor([sample.reward for sample in group.samples], dtype=torch.float64)
+    for rewards in rewards_PG:
         _add(sums, "reward_std_within", float(rewards.std()))
         _add(sums, "uniform_groups", float(not informative_groups(rewards[None])[0]))
-        for sample, completion, read in zip(group.samples, group.completions, group.grades, strict=True):
+    for one in answered:
+        for sample, completion, graded in zip(one.samples, one.completions, one.graded, strict=True):
+            read = graded.grade
             _add(sums, "reward", sample.reward)
             for name, value in sample.parts.items():
                 _add(sums, f"reward/{name}", value)
