@@ -64,3 +64,15 @@ def untrained_model(tiny_set: Path, tmp_path_factory: pytest.TempPathFactory) ->
     folder = tmp_path_factory.mktemp("models") / "untrained"
     save_untrained(folder, train_tokenizer(corpus, 512), 0, width=64, layers=2, vision_width=64, vision_layers=2)
     return folder
+
+
+@pytest.fixture(scope="session")
+def spread_model(untrained_model: Path) -> Path:
+    """The untrained model with its weights spread so widely that attention and laws are far from uniform."""
+    from engine_world import load_policy, shake
+
+    policy = load_policy(untrained_model)
+    shake(policy, seed=0, scale=0.06)
+    folder = untrained_model.with_name("spread")
+    policy.save_pretrained(folder)
+    return folder

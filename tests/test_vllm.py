@@ -2,106 +2,42 @@
 
 from __future__ import annotations
 
-import json
-import socket
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import hydra
 import numpy as np
-import pandas as pd
 import pytest
 import torch
+from engine_world import first_token_logprobs, gap, load_policy, open_renderer, prompt_of, prompts_of, sampler_of, shake
 from PIL import Image
 from scipy import stats
 
-from actial.cli import CONF, typed
-from actial.config import LoraConfig, ModelConfig, PartConfig, PromptConfig, SamplerConfig, SamplerKind, register
-from actial.grpo.engine import EngineSampler, Request, open_engine_sampler
-from actial.grpo.sampler import HFSampler, as_trunks
+from actial.config import LoraConfig, PartConfig
+from actial.grpo.engine import EngineSampler, Request
+from actial.grpo.sampler import HFSampler
 from actial.grpo.sync import EngineFault, check_coverage, engine_name, trainer_names, weights_version
 from actial.head import Law
-from actial.policy import Policy
 from actial.rendering import PromptRenderer
-from actial.runs import RowLog
-from actial.train import train
-from actial.trunk import Branch, pack
-from actial.types import AnswerMode, Completion, Example, FinishReason, Prompt, Question, SamplingParams
+from actial.types import FinishReason, Prompt, SamplingParams
 
 pytest.importorskip("vllm", reason="vLLM is not installed: make vllm-cpu")
 
-ENGINE = {"max_model_len": 512, "block_size": 32, "max_num_seqs": 64}
-
 
 @pytest.fixture(scope="session")
-def folder(untrained_model: Path) -> Path:
-    """A random model whose weights are spread so widely that attention and laws are far from uniform."""
-    policy = Policy.load(ModelConfig(path=str(untrained_model)))
-    shake(policy, seed=0, scale=0.06)
-    policy.save_pretrained(untrained_model.with_name("spread"))
-    return untrained_model.with_name("spread")
-
-
-def shake(policy: Policy, seed: int, scale: float) -> None:
-    """Move every parameter that trains, as an optimiser does: in place."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in policy.core.parameters():
-            if parameter.requires_grad:
-                parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=scale)
-
-
-def load_policy(folder: Path, **settings) -> Policy:
-    return Policy.load(ModelConfig(path=str(folder), min_pixels=256, max_pixels=16384, **settings))
+def folder(spread_model: Path) -> Path:
+    return spread_model
 
 
 @pytest.fixture(scope="session")
 def renderer(folder: Path) -> PromptRenderer:
-    return PromptRenderer.load(ModelConfig(path=str(folder), min_pixels=256, max_pixels=16384), PromptConfig())
-
-
-def sampler_of(policy: Policy, renderer: PromptRenderer) -> EngineSampler:
-    """All share one engine."""
-    return open_engine_sampler(SamplerConfig(kind=SamplerKind.vllm, engine=dict(ENGINE)), policy, renderer)
+    return open_renderer(folder)
 
 
 @pytest.fixture
 def sampler(folder: Path, renderer: PromptRenderer) -> EngineSampler:
     return sampler_of(load_policy(folder), renderer)
-
-
-def prompts_of(renderer: PromptRenderer, count: int, seed: int = 0) -> list[Prompt]:
-    rng = np.random.RandomState(seed)
-    prompts = []
-    for i in range(count):
-        sides = [(64, 64), (32, 64)] if i % 2 else [(48, 48), (64, 32)]
-        images = [rng.randint(0, 256, (*side, 3), dtype=np.uint8) for side in sides]
-        prompts.append(prompt_of(renderer, f"q{seed}.{i}", images))
-    return prompts
-
-
-def prompt_of(renderer: PromptRenderer, uid: str, images: list[np.ndarray]) -> Prompt:
-    question = Question(uid=uid, type="x", text=f"Which way {uid}?", options=("left", "right"), answer_index=0, mode=AnswerMode.THINK)
-    return renderer.prompt(Example(uid=uid, images=images, questions=[question], task="test"), question)
-
-
-@torch.no_grad()
-def trainer_logprobs(policy: Policy, prompts: list[Prompt], groups: list[list[Completion]], law: Law) -> np.ndarray:
-    trunks, images = as_trunks(prompts)
-    for trunk, group in zip(trunks, groups, strict=True):
-        trunk.branches = [Branch(c.token_ids, [True] * len(c.token_ids)) for c in group]
-    return policy.eval().token_logprobs(pack(trunks, images, policy.spec, 512), law).logprobs.numpy()
-
-
-def gap(sampler: EngineSampler, prompts: list[Prompt], temperature: float = 1.0) -> float:
-    """Largest difference between the engine's log-probabilities of its samples and the trainer's."""
-    groups = sampler.generate(prompts, 2, SamplingParams(temperature=temperature, max_tokens=12, seed=1))
-    reported = np.array([value for group in groups for completion in group for value in completion.logprobs])
-    ours = trainer_logprobs(sampler.policy, prompts, groups, Law(temperature, tuple(sampler.banned_ids)))
-    assert len(reported) == len(ours) > 50
-    return float(np.abs(ours - reported).max())
 
 
 # ---------------------------------------------------------------- names
@@ -209,13 +145,6 @@ def test_samples_follow_the_law_whose_probabilities_are_reported(sampler: Engine
     assert chi2 < stats.chi2.ppf(0.9999, frequent.sum())
 
 
-def first_token_logprobs(sampler: EngineSampler, prompt: Prompt, law: Law) -> np.ndarray:
-    """(V,) the trainer's, by one branch for every id."""
-    ids = range(sampler.policy.core.lm_head.out_features)
-    every = [Completion(token_ids=[token], logprobs=[0.0], finish=FinishReason.LENGTH) for token in ids]
-    return trainer_logprobs(sampler.policy, [prompt], [every], law)
-
-
 def test_our_part_costs_at_most_a_twentieth_of_the_engine_s(sampler: EngineSampler, renderer: PromptRenderer) -> None:
     """Processor time of the same requests through the sampler and handed to vLLM as they are, A B B A; other load can only add to it."""
     prompts, params = prompts_of(renderer, 32, seed=5), SamplingParams(max_tokens=24, seed=1)
@@ -245,23 +174,6 @@ def test_our_part_costs_at_most_a_twentieth_of_the_engine_s(sampler: EngineSampl
     print(f"sampler {ours:.3f} s, bare engine {engine:.3f} s: {ours / engine:.3f}; one sync {sampler.figures['sync_seconds']:.3f} s")
     assert ours <= 1.05 * engine
     assert sampler.figures["sync_seconds"] > 0
-
-
-@pytest.mark.slow
-def test_a_grpo_stage_trains_on_vllm_s_samples(tiny_set: Path, untrained_model: Path, tmp_path: Path) -> None:
-    register()
-    settings = [f"data.sets.{name}.root={tiny_set}" for name in ("viewpoint", "sat")]
-    settings += [f"run_dir={tmp_path / 'run'}", f"model.path={untrained_model}", "mix@grpo.mix=viewpoint", "benchmark=viewpoint"]
-    engine = ",".join(f"{name}:{value}" for name, value in ENGINE.items())  # the other tests' engine serves this run too
-    settings += ["stages=[grpo]", "sampler.kind=vllm", f"+sampler.engine={{{engine}}}"]
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        train(typed(hydra.compose("train", ["+experiment=smoke", *settings, "grpo.optim.lr=1e-3"])))
-    rows = [row for row in RowLog(tmp_path / "run" / "metrics.jsonl").rows() if row["stage"] == "grpo"]
-    assert [row["step"] for row in rows] == [1, 2]
-    assert all(row["logprob_gap_max"] <= 1e-5 for row in rows)
-    table = pd.read_parquet(tmp_path / "run" / "rollouts.parquet")
-    assert table.groupby("step").size().to_dict() == {1: 4, 2: 4}
-    assert set(json.loads((tmp_path / "run" / "results.json").read_text())["models"]) == {"base", "grpo"}
 
 
 # ---------------------------------------------------------------- faults
@@ -371,25 +283,3 @@ def test_a_forced_placeholder_is_named(sampler: EngineSampler, renderer: PromptR
     monkeypatch.setattr(sampler, "check", lambda prompt: None)
     with pytest.raises(EngineFault, match=rf"placeholder ids \[{renderer.image_token_id}\]; its ban \(logit_bias\) has no effect"):
         sampler.generate(prompts_of(renderer, 1), 1, SamplingParams(max_tokens=2))
-
-
-# ---------------------------------------------------------------- a server of its own
-
-
-@pytest.mark.slow
-def test_vllm_s_own_server_agrees_before_and_after_a_sync(folder: Path, renderer: PromptRenderer, tmp_path: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{probe.getsockname()[1]}"
-    config = SamplerConfig(kind=SamplerKind.vllm_server, url=url, folder=str(tmp_path), engine=dict(ENGINE))
-    policy = load_policy(folder)
-    sampler, prompts = open_engine_sampler(config, policy, renderer), prompts_of(renderer, 4)
-    engine = sampler.engine
-    try:
-        assert gap(sampler, prompts) <= 1e-5
-        shake(policy, seed=1, scale=0.02)
-        assert gap(sampler, prompts, temperature=0.7) <= 1e-5
-        assert sampler.figures["probe_moved"] > 0.01
-        assert str(folder) not in engine.weights
-    finally:
-        engine.close()
