@@ -58,7 +58,7 @@ def test_logged_steps_read_as_one_table(batch: RolloutBatch, tmp_path: Path) -> 
 
 
 @pytest.fixture
-def small_disk() -> Iterator[None]:
+def small_files() -> Iterator[None]:
     """The kernel refuses to let files of this process grow beyond 8 KiB."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (8192, hard))
@@ -66,7 +66,17 @@ def small_disk() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_a_full_disk_is_named_and_nothing_is_left(batch: RolloutBatch, tmp_path: Path, small_disk: None) -> None:
+def test_a_full_disk_is_named_and_what_was_written_before_stays(batch: RolloutBatch, small_disk: Path) -> None:
+    """About 14 KB a step on 64 KiB."""
+    with pytest.raises(UserError, match=r"rollouts could not be written to .*parquet \(No space left on device\): free space there"):
+        for step in range(10):
+            write_rollouts(small_disk / f"grpo-{step:06d}.parquet", step, batch)
+    assert 2 <= step < 9
+    assert sorted(path.name for path in small_disk.iterdir()) == [f"grpo-{done:06d}.parquet" for done in range(step)]
+    assert pd.read_parquet(small_disk)["step"].nunique() == step
+
+
+def test_a_limit_on_files_is_named_and_nothing_is_left(batch: RolloutBatch, tmp_path: Path, small_files: None) -> None:
     with pytest.raises(UserError, match=r"rollouts could not be written to .*grpo-000010\.parquet \(.+\): free space"):
         write_rollouts(tmp_path / "grpo-000010.parquet", 10, batch)
     assert list(tmp_path.iterdir()) == []

@@ -134,6 +134,16 @@ def test_weights_go_through_the_folder_and_a_restart_takes_them(start, tmp_path:
         engine.load([])
 
 
+def test_no_room_for_the_weights_is_named_and_the_old_ones_stay(start, small_disk: Path) -> None:
+    engine = start(folder=str(small_disk))
+    engine.load([("model.visual.merger.ln_q.weight", torch.arange(4.0))])
+    (before,) = small_disk.glob("weights-*")
+    with pytest.raises(UserError, match=r"weights could not be written to .* No space left on device.*: free space or set sampler.folder"):
+        engine.load([("model.visual.merger.ln_q.weight", torch.zeros(64, 1024))])
+    assert list(small_disk.glob("weights-*")) == [before]
+    assert engine.weights == str(before)
+
+
 def test_our_server_ends_with_its_engine(start) -> None:
     engine = start()
     pid = engine.server.process.pid

@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 
 import httpx
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from actial.benchmarks.server import png
@@ -211,9 +212,9 @@ class ServerEngine:
         fresh = self.folder / f"weights-{time.time_ns()}"
         try:
             self._write(fresh, tensors)
-        except OSError as error:
+        except (OSError, SafetensorError) as error:  # safetensors has its own for a full disk
             shutil.rmtree(fresh, ignore_errors=True)
-            raise UserError(f"weights could not be written to {fresh} ({error.strerror}): free space or set sampler.folder.") from error
+            raise UserError(f"weights could not be written to {fresh} ({error}): free space or set sampler.folder.") from error
         old, self.weights = self.weights, str(fresh)
         try:
             self._post("/collective_rpc", {"method": "reload_weights", "kwargs": {"weights_path": str(fresh)}})
