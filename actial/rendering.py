@@ -33,6 +33,7 @@ SYSTEM_PROMPTS = {
     SystemPrompt.clean: "Reason inside <think> </think>, then give the letter inside <answer> </answer>.",
 }
 BANNED_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
+KEPT_TEXTS = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,7 @@ class PromptRenderer:
         self.image_token_id = tokenizer.convert_tokens_to_ids(self.image_token)
         self.stop_id = tokenizer.convert_tokens_to_ids("<|im_end|>")
         self.banned_ids = [tokenizer.convert_tokens_to_ids(token) for token in BANNED_TOKENS]
+        self._known: dict[str, list[int]] = {}
 
     @classmethod
     def load(cls, model: ModelConfig, prompt: PromptConfig, path: Path | str | None = None) -> PromptRenderer:
@@ -91,7 +93,13 @@ class PromptRenderer:
         return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
 
     def _encode(self, text: str) -> list[int]:
-        return self.tokenizer.encode(text, add_special_tokens=False)
+        """Ids of a text; heads, questions and letters recur from row to row, so the ids of recent ones are kept."""
+        ids = self._known.get(text)
+        if ids is None:
+            if len(self._known) >= KEPT_TEXTS:
+                self._known.clear()
+            ids = self._known[text] = self.tokenizer.encode(text, add_special_tokens=False)
+        return list(ids)
 
     def _expand(self, ids: list[int], images: list[np.ndarray], name: str) -> list[int]:
         counts = iter([self.limits.visual_tokens(image, name) for image in images])
