@@ -81,7 +81,11 @@ class VLLMEngine:
         threads, set_num_threads = torch.get_num_threads(), torch.set_num_threads
         self.sampling_params = vllm.SamplingParams
         self.final_only = vllm.sampling_params.RequestOutputKind.FINAL_ONLY
-        self.llm: Any = vllm.LLM(**arguments)
+        self.images_per_prompt: int = arguments["limit_mm_per_prompt"].get("image", 999)  # vLLM's own default
+        try:
+            self.llm: Any = vllm.LLM(**arguments)
+        except ValueError as error:  # pydantic's too: settings that do not fit each other, the model or the device
+            raise UserError(f"vLLM does not start with these settings ({_first_reason(error)}): change sampler.engine or model.") from error
         torch.set_num_threads = set_num_threads  # the CPU build replaces it by a function that does nothing
         torch.set_num_threads(threads)
         self.max_model_len: int = self.llm.model_config.max_model_len
@@ -95,6 +99,11 @@ class VLLMEngine:
     def run(self, requests: list[Request]) -> list[Reply]:
         prompts: list[dict[str, Any]] = []
         for request in requests:
+            if len(request.images) > self.images_per_prompt:
+                raise UserError(
+                    f"prompt {request.uid} has {len(request.images)} images, but the engine takes {self.images_per_prompt}: set "
+                    f"sampler.engine.limit_mm_per_prompt.image={len(request.images)}."
+                )
             prompt: dict[str, Any] = {"prompt_token_ids": request.prompt_ids}
             if request.images:
                 prompt["multi_modal_data"] = {"image": [Image.fromarray(image) for image in request.images]}
@@ -153,6 +162,13 @@ class VLLMEngine:
     def _note_memory(self, stage: str) -> None:
         free, total = torch.cuda.mem_get_info()
         self.memory[stage] = (total - free) / 2**30
+
+
+def _first_reason(error: ValueError) -> str:
+    """The first sentence of vLLM's own, without pydantic's heading and the values that follow."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    reason = next((line for line in lines if line.startswith("Value error, ")), lines[0] if lines else "no reason given")
+    return reason.removeprefix("Value error, ").partition(". ")[0].partition(" [type=")[0]
 
 
 def _reply(answer: Any) -> Reply:
