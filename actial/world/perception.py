@@ -12,6 +12,7 @@ from actial.chains import HOURS, clock_steps, clock_walk, describe_views, known_
 from actial.hashing import hash_choice, hash_int, hash_shuffle
 from actial.questions import multiple_choice_text
 from actial.types import AnswerMode, Question
+from actial.world.objects import PALETTE, SEEN
 
 SIDES = ("front", "front left", "left", "back left", "back", "back right", "right", "front right")  # by azimuth / 45
 KINDS = ("hours", "hour", "side", "object", "hour_choice", "side_choice", "object_choice")
@@ -99,9 +100,15 @@ OPTION_WORDS = (  # keyword -> option; words only, no photo
 )
 
 
+def _things(draw: str) -> dict[str, str]:
+    """Three coloured objects, as scenes name them."""
+    colours, names = hash_shuffle(list(PALETTE), "colours", draw), hash_shuffle(SEEN, "names", draw)
+    return {phrase: phrase for phrase in (f"the {colour} {name}" for colour, name in zip(colours[:3], names, strict=False))}
+
+
 def pick_question(draw: str) -> Question:
     """Text only: which letter stands before the option with a given word."""
-    words = hash_choice(OPTION_WORDS, "words", draw)
+    words = _things(draw) if hash_int("things", draw) % 4 == 0 else hash_choice(OPTION_WORDS, "words", draw)
     key = hash_choice(list(words), "key", draw)
     others = [text for word, text in words.items() if word != key]
     thinks = hash_int("mode", draw) % 4 > 0
