@@ -4,6 +4,7 @@ import gzip
 import json
 import sqlite3
 import struct
+import sys
 from pathlib import Path
 
 import av
@@ -12,12 +13,14 @@ import pytest
 from PIL import Image
 from posed_captures import FOCAL, SIZE, Rig, random_similarity, write_capture
 
+import actial.build as command_line
 from actial import geometry as g
 from actial.config import GateConfig, PairConfig, SourceConfig, SourceKind
 from actial.data.captures import open_source
 from actial.data.colmap import Rejected
 from actial.data.gates import judge_capture
 from actial.data.pairs import pair_rows
+from actial.data.shards import ShardSet
 from actial.errors import UserError
 
 N = 16
@@ -178,6 +181,22 @@ def test_the_same_cameras_give_the_same_labels_through_every_layout(layout, tmp_
     if kind not in (SourceKind.mvimgnet, SourceKind.mvimgnet2):
         for i in (3, 11, 4):  # back in a video too
             pixels = source.pixels(reference, capture.frames[i].name)
+            assert np.abs(pixels.reshape(-1, 3).mean(axis=0) - [10 * i, 255 - 10 * i, 40]).max() < 4
+
+
+@pytest.mark.parametrize("layout", ["co3d", "uco3d", "wildrgbd", "nerfstudio", "blender"])
+def test_every_layout_builds_by_the_command(layout, tmp_path, monkeypatch):
+    """From the config group to pictures in shards: the frames the rows name, resized, whatever file they lie in."""
+    _, write, settings = LAYOUTS[layout]
+    write(tmp_path / "root")
+    words = [f"source={layout}", f"source.root={tmp_path / 'root'}", f"out={tmp_path / 'set'}", "dataset=captures", "workers=1"]
+    monkeypatch.setattr(sys, "argv", ["actial.build", *words, *(f"source.{key}={value}" for key, value in settings.items())])
+    command_line.main()
+    built = ShardSet(tmp_path / "set", "test")
+    assert len(built) == 12
+    for row in built.rows:
+        for name, pixels in zip(row["frame_names"], built.images(row), strict=True):
+            i = int("".join(c for c in Path(name).stem if c.isdigit()))
             assert np.abs(pixels.reshape(-1, 3).mean(axis=0) - [10 * i, 255 - 10 * i, 40]).max() < 4
 
 
