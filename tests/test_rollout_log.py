@@ -68,12 +68,19 @@ def small_files() -> Iterator[None]:
 
 def test_a_full_disk_is_named_and_what_was_written_before_stays(batch: RolloutBatch, small_disk: Path) -> None:
     """About 14 KB a step on 64 KiB."""
-    with pytest.raises(UserError, match=r"rollouts could not be written to .*parquet \(No space left on device\): free space there"):
+    written = []
+
+    def write() -> None:
         for step in range(10):
-            write_rollouts(small_disk / f"grpo-{step:06d}.parquet", step, batch)
-    assert 2 <= step < 9
-    assert sorted(path.name for path in small_disk.iterdir()) == [f"grpo-{done:06d}.parquet" for done in range(step)]
-    assert pd.read_parquet(small_disk)["step"].nunique() == step
+            path = small_disk / f"grpo-{step:06d}.parquet"
+            write_rollouts(path, step, batch)
+            written.append(path)
+
+    with pytest.raises(UserError, match=r"rollouts could not be written to .*parquet \(No space left on device\): free space there"):
+        write()
+    assert 2 <= len(written) < 9
+    assert sorted(small_disk.iterdir()) == written
+    assert pd.read_parquet(small_disk)["step"].nunique() == len(written)
 
 
 def test_a_limit_on_files_is_named_and_nothing_is_left(batch: RolloutBatch, tmp_path: Path, small_files: None) -> None:
