@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data quickstart tiny-base test lint format types vllm-cpu serve scale clean-venv
+.PHONY: help setup data quickstart tiny-base test lint format types vllm-cpu serve scale bench clean-venv
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 16
@@ -82,7 +82,11 @@ serve: setup ## serve a trained checkpoint as an OpenAI-compatible server: MODEL
 		$(if $(shell command -v nvidia-smi),,--dtype float32 --enforce-eager) $(ARGS)
 
 scale: setup ## measure the build from 100 to 10,800 synthetic objects (about 15 minutes on 2 cores)
-	$(BIN)/python experiments/scale/run.py data/scale --objects 100 1000 10800
+	$(BIN)/python experiments/scale/run.py data/scale --objects 100 1000 10800 --keep
+
+bench: setup ## speed and memory beside TRL's trainers (about 13 minutes on 2 idle cores)
+	@$(BIN)/python -c 'import trl' 2>/dev/null || $(BIN)/python -m pip install --quiet --no-compile -e ".[bench]"
+	$(BIN)/python experiments/bench/run.py data/bench experiments/bench $(ARGS)
 
 clean-venv: ## remove .venv
 	rm -rf $(VENV)
