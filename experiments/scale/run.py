@@ -152,9 +152,8 @@ def page(lines: list[dict], workers: int, photo_ms: float) -> str:
         rows.append([f"{line['objects']:,}", f"{line['pairs']:,}", *times, share])
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     last, before = lines[-1], lines[-2] if len(lines) > 1 else dict.fromkeys(lines[-1], 0)
-    slope = {
-        key: (last[key] - before[key]) / (last["objects"] - before["objects"]) for key in last
-    }  # an object more; starting costs fall out
+    more = last["objects"] - before["objects"]
+    slope = {key: (last[key] - before[key]) / more for key in last}  # of one object more: starting costs fall out
     label_s, per_object = workers * slope["labels_s"], slope["pictures"]
     rest_s = slope["whole_s"] - slope["labels_s"] - slope["shards_s"]
     ahead = [["source", "objects", "pairs", "label hours", "picture hours", "joining hours", "storage"], ["---", *["---:"] * 6]]
@@ -174,8 +173,9 @@ def page(lines: list[dict], workers: int, photo_ms: float) -> str:
         )
     plan = "\n".join(f"| {' | '.join(row)} |" for row in ahead)
     return (
-        f"{table}\n\nPhotos of 128 x 96 pixels, {workers} processes. The slope between the last two sizes carried on, without caps, to photos of\n"
-        f"1920 x 1080 shrunk to 960 x 540 ({photo_ms:.0f} ms each in one process, measured; {KIB} KiB each, an estimate):\n\n{plan}\n\n"
+        f"{table}\n\nPhotos of 128 x 96 pixels, {workers} processes. The slope between the last two sizes carried on, without caps, to\n"
+        f"photos of 1920 x 1080 shrunk to 960 x 540 ({photo_ms:.0f} ms each in one process, measured; {KIB} KiB each, an estimate):\n\n"
+        f"{plan}\n\n"
         "Hours of one core; labels and pictures divide by the number of cores (build.parts), joining is one process.\n"
     )
 
