@@ -82,10 +82,8 @@ def step_flops(policy: Policy, load: Load, *, reference: bool = False) -> dict[s
         own = trains["language" if part == "head" else part]
         flows = flows or own
         weights = own and not config.lora.enabled  # an adapter's own products are small, and are not counted
-        if part == "head":
-            repeats = load.scored > config.head_chunk_tokens
-        else:
-            repeats = config.gradient_checkpointing and flows and part != "merger"
+        checkpointed = config.gradient_checkpointing and flows and part != "merger"
+        repeats = load.scored > config.head_chunk_tokens if part == "head" else checkpointed
         compares = reference and (part in ("language", "head") or policy.tower_trains)
         found[part] = Flops(forward=operations * (1 + compares), backward=operations * (flows + weights), again=operations * repeats)
     return found

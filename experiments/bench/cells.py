@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from setting import Work
 
@@ -19,6 +19,7 @@ class Cell:
     warm_up: int = 1
     blocks: int = 2
     processes: int = 1
+    shared: bool = False  # one process for all cells that say so: they share its start
 
 
 GRPO, SFT = Work(), Work(kind="sft", pixels=224)
@@ -38,10 +39,14 @@ CELLS: dict[str, Cell] = {
     "sft": Cell(work=SFT, title="SFT: two 224-px images, three questions", steps=5, processes=3),
     "sft_real_vocab": Cell(work=Work(kind="sft", pixels=224, vocab=REAL_VOCAB), title="the same at vocabulary 151,936", blocks=1, steps=2),
 }
-GROUPS, PIXELS, LENGTHS = (2, 4, 8, 32), (0, 112, 224, 560), (8, 192, 512)
-CELLS |= {f"group_{n}": Cell(work=Work(group=n), title=f"{n} completions", steps=2, blocks=1) for n in GROUPS}
-CELLS |= {f"pixels_{n}": Cell(work=Work(pixels=n), title=f"two {n}-px images" if n else "no image", steps=2, blocks=1) for n in PIXELS}
-CELLS |= {f"length_{n}": Cell(work=Work(length=n), title=f"completions of {n} tokens", steps=2, blocks=1) for n in LENGTHS}
-CELLS["end"] = Cell(work=Work(pixels=0, group=2, length=256), title="no image, 2 completions of 256 tokens", steps=2, blocks=1)
+GROUPS, PIXELS, LENGTHS, WIDTHS = (2, 4, 8, 32), (0, 112, 224, 560), (8, 192, 384), (64, 256)
+CURVES: dict[str, tuple[str, Work]] = {f"group_{n}": (f"{n} completions", Work(group=n)) for n in GROUPS}
+CURVES |= {f"pixels_{n}": (f"two {n}-px images" if n else "no image", Work(pixels=n)) for n in PIXELS}
+CURVES |= {f"length_{n}": (f"completions of {n} tokens", Work(length=n)) for n in LENGTHS}
+CURVES |= {f"width_{n}": (f"4 completions, width {n}", Work(width=n, group=4)) for n in WIDTHS}
+CURVES["end"] = ("no image, 2 completions of 256 tokens", Work(pixels=0, group=2, length=256))
+CELLS |= {name: Cell(title=title, work=work, steps=2, blocks=1, shared=True) for name, (title, work) in CURVES.items()}
+
 MEMORY = Work(pixels=112, group=16, length=256, vocab=REAL_VOCAB)
+MEMORY_STEP = replace(MEMORY, group=4)  # whole steps: the peer's head, which scores every position, would take minutes
 MEMORY_PARTS = ("chunked", "full", "actial", "trl")

@@ -19,10 +19,9 @@ PHASES = ("prepare", "compute", "optimise")
 
 def machine(threads: int) -> dict[str, Any]:
     names = ("torch", "transformers", "trl", "lightning")
-    model = next(
-        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), ""
-    )
-    return {"cpu": model or platform.processor(), "threads": threads, **{name: version(name) for name in names}}
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    cpu = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+    return {"cpu": cpu, "threads": threads, **{name: version(name) for name in names}}
 
 
 def seconds(result: dict[str, Any], side: str, key: str) -> np.ndarray:
@@ -48,15 +47,9 @@ def measured(name: str) -> str:
     return "whole" if CELLS[name].work.kind == "sft" else "update"
 
 
-def tokens(work: Work) -> tuple[int, int]:
-    """Tokens of the trunk and of one branch, text around the images left out."""
-    return 2 * (work.pixels // 28) ** 2 + 60, work.length
-
-
-def bound(work: Work) -> float:
-    """Ratio of text tokens that the two forms compute; image work falls by the whole group."""
-    trunk, branch = tokens(work)
-    return (trunk + branch) / (trunk / work.group + branch)
+def bound(work: Work, trunk: int) -> float:
+    """Ratio of text tokens that the two forms compute; work on images falls by the whole group."""
+    return (trunk + work.length) / (trunk / work.group + work.length)
 
 
 def spread(values: np.ndarray) -> str:
@@ -64,51 +57,68 @@ def spread(values: np.ndarray) -> str:
     return f"{middle:.3f} ({low:.3f}..{high:.3f})"
 
 
+def row(*cells: object) -> str:
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def header(*cells: str) -> list[str]:
+    return ["", row(*cells), row(*["---"] * len(cells))]
+
+
 def table(results: dict[str, Any]) -> str:
     facts = results["machine"]
     shown = {name: results[name] for name in CELLS if name in results}
+    named = ", ".join(f"{name} {facts[name]}" for name in ("torch", "transformers", "trl"))
+    lines = [f"{facts['cpu']}, {facts['threads']} threads, {named}.", "", *ratios(shown), "", *phases(shown)]
+    return "\n".join(lines + (["", *memory(results)] if "memory" in results else [])) + "\n"
+
+
+def ratios(shown: dict[str, Any]) -> list[str]:
     lines = [
-        f"{facts['cpu']}, {facts['threads']} threads, torch {facts['torch']}, transformers {facts['transformers']}, TRL {facts['trl']}.",
-        "Seconds per step: median (quartiles). GRPO rows time the update (ours with packing and patches, TRL's without its processor); SFT rows whole steps.",
-        "",
-        "| cell | TRL | actial | times faster | whole step | difference of loss, gradient norm | steps timed |",
-        "|---|---|---|---|---|---|---|",
+        "Seconds per step: median (quartiles). GRPO rows time the update: ours with packing and patches, TRL's without its processor.",
+        "SFT rows time whole steps, data loading included.",
+        *header("cell", "TRL", "actial", "times faster", "whole step", "differences of loss, gradient norm", "steps timed"),
     ]
     for name, result in shown.items():
-        key = measured(name)
-        peer, ours = seconds(result, "peer", key), seconds(result, "ours", key)
-        verdict = f"**{ratio(result, key):.1f}**" if has_parity(name, result) else "void: no parity"
-        differences = f"{worst_parity(result, 'loss'):.0e}, {worst_parity(result, 'grad_norm'):.0e}"
-        counts = f"{len(peer)}, {len(ours)}"
-        lines.append(
-            f"| {CELLS[name].title} | {spread(peer)} | {spread(ours)} | {verdict} | {ratio(result, 'whole'):.1f} | {differences} | {counts} |"
-        )
-    lines += ["", "Phases in seconds (median); preparation is TRL's data loading and processor, our rendering, packing and patches.", ""]
-    lines += [
-        "| cell | side | preparation | reference, forward and backward | optimiser | per cent of the roofline |",
-        "|---|---|---|---|---|---|",
+        peer, ours = (seconds(result, side, measured(name)) for side in ("peer", "ours"))
+        verdict = f"**{ratio(result, measured(name)):.1f}**" if has_parity(name, result) else "void: no parity"
+        differences = ", ".join(f"{worst_parity(result, key):.0e}" for key in ("loss", "grad_norm"))
+        whole, counts = f"{ratio(result, 'whole'):.1f}", f"{len(peer)}, {len(ours)}"
+        lines.append(row(CELLS[name].title, spread(peer), spread(ours), verdict, whole, differences, counts))
+    return lines
+
+
+def phases(shown: dict[str, Any]) -> list[str]:
+    lines = [
+        "Phases, median seconds. Preparation: TRL's data loading and processor; our rendering, packing and patches.",
+        "Ideal: the operations of trunk and branches at the best rate of matrix products of the same shapes in the same build.",
+        *header("cell", "side", "preparation", "reference, forward, backward", "optimiser", "per cent of ideal"),
     ]
     for name, result in shown.items():
         limit = result["roofline"]
-        if limit is None:
-            continue
         for side, title in (("peer", "TRL"), ("ours", "actial")):
-            phases = " | ".join(f"{np.median(seconds(result, side, phase)):.3f}" for phase in PHASES)
+            spent = [f"{np.median(seconds(result, side, phase)):.3f}" for phase in PHASES]
             share = 100 * limit["seconds"] / float(np.median(seconds(result, side, "update")))
-            lines.append(f"| {CELLS[name].title} | {title} | {phases} | {share:.0f} |")
-        lines.append(
-            f"| | ideal step | {limit['flop'] / 1e9:.0f} GFLOP at {limit['flop_per_second'] / 1e9:.0f} GFLOP/s | {limit['seconds']:.3f} | | 100 |"
-        )
-    if "memory" in results:
-        lines += ["", "MiB added at the peak by scoring 16 x 256 completion tokens at vocabulary 151,936, forward and backward.", ""]
-        lines += ["| what | added | process at its peak |", "|---|---|---|"]
-        names = {
-            "chunked": "our scoring (chunks, recomputed)", "full": "full logits of the same positions",
-            "actial": "a whole update of ours", "trl": "a whole update of TRL's",
-        }  # fmt: skip
-        lines += [f"| {names[part]} | {row['added']:.0f} | {row['peak']:.0f} |" for part, row in results["memory"].items()]
-        lines += ["", f"Scoring adds {memory_share(results):.3f} of what full logits add (target {MEMORY_SHARE})."]
-    return "\n".join(lines) + "\n"
+            lines.append(row(CELLS[name].title, title, *spent, f"{share:.0f}"))
+        rate = f"{limit['flop'] / 1e9:.0f} GFLOP at {limit['flop_per_second'] / 1e9:.0f} GFLOP/s"
+        lines.append(row("", f"ideal: {rate}", "", f"{limit['seconds']:.3f}", "", "100"))
+    return lines
+
+
+def memory(results: dict[str, Any]) -> list[str]:
+    names = {
+        "chunked": "our scoring of 16 x 256 completion tokens (chunks, recomputed)",
+        "full": "full logits of the same positions",
+        "actial": "a whole step of ours, 4 x 256",
+        "trl": "a whole step of TRL's, 4 x 256",
+    }
+    return [
+        "Memory at vocabulary 151,936, forward and backward, in MiB.",
+        *header("what", "added at the peak", "process at its peak"),
+        *(row(names[part], f"{found['added']:.0f}", f"{found['peak']:.0f}") for part, found in results["memory"].items()),
+        "",
+        f"Scoring adds {memory_share(results):.3f} of what full logits add; the target is {MEMORY_SHARE}.",
+    ]
 
 
 def memory_share(results: dict[str, Any]) -> float:
@@ -142,9 +152,10 @@ def figure(results: dict[str, Any], path: Path) -> None:
     plot, axes = plt.subplots(1, 3, figsize=(11, 3.4), sharey=True, layout="constrained")
     for axis, (label, names) in zip(axes, curves.items(), strict=True):
         points = {n: name for n, name in sorted(names.items()) if name in results and has_parity(name, results[name])}
-        places = [tokens(CELLS[name].work)[0] if label == "tokens of the prompt" else n for n, name in points.items()]
-        axis.plot(places, [ratio(results[name], "update") for name in points.values()], "o-", label="measured")
-        axis.plot(places, [bound(CELLS[name].work) for name in points.values()], "--", color="grey", label="ratio of text tokens")
+        trunks = {name: results[name]["roofline"]["trunk"] for name in points.values()}
+        places = list(trunks.values()) if label == "tokens of the prompt" else list(points)
+        axis.plot(places, [ratio(results[name], "update") for name in trunks], "o-", label="measured")
+        axis.plot(places, [bound(CELLS[name].work, trunk) for name, trunk in trunks.items()], "--", color="grey", label="text tokens alone")
         axis.axhline(1.0, color="black", linewidth=0.8)
         axis.set(xlabel=label, xscale="log", yscale="log")
         axis.set_xticks(places, [str(n) for n in places])

@@ -34,6 +34,7 @@ class Work:
     ragged: bool = False  # completions of half to all of `length`
     pairs: int = 4
     vocab: int = 4096
+    width: int = 128  # of the text model and the tower
     beta: float = 0.0  # weight of the k3 penalty against a frozen copy
     bf16: bool = False  # autocast, together with gradient checkpointing
     plain_peer: bool = False  # TRL with its fused head bypassed: the model's own forward, logits of the completions only
@@ -45,7 +46,7 @@ class Work:
         return self.group if self.kind == "grpo" else 3 * self.pairs
 
 
-def save_model(folder: Path, vocab: int, width: int = 128) -> None:
+def save_model(folder: Path, vocab: int, width: int) -> None:
     """Four text and four vision layers, windowed attention in all of the tower but its last block; the tokenizer of the tiny base."""
     with importlib.resources.as_file(importlib.resources.files("actial") / "assets" / "tiny_base") as base:
         tokenizer = AutoTokenizer.from_pretrained(base)
@@ -58,12 +59,20 @@ def save_model(folder: Path, vocab: int, width: int = 128) -> None:
     model.save_pretrained(folder)
 
 
-class Setting:
-    """A workload on a model folder, in our terms; the peer's side derives its data set from the same examples."""
+def model_folder(models: Path, work: Work) -> Path:
+    """The workload's model, made when it is not there."""
+    folder = models / f"{work.vocab}-{work.width}"
+    if not (folder / "model.safetensors").exists():
+        save_model(folder, work.vocab, work.width)
+    return folder
 
-    def __init__(self, work: Work, folder: Path) -> None:
+
+class Setting:
+    """A workload on its model, in our terms; the peer's side derives its data set from the same examples."""
+
+    def __init__(self, work: Work, models: Path) -> None:
         self.work = work
-        self.folder = folder
+        self.folder = folder = model_folder(models, work)
         self.model = ModelConfig(
             path=str(folder), max_pixels=MAX_PIXELS, row_tokens=4096, micro_tokens=65536, gradient_checkpointing=work.bf16
         )

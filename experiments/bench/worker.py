@@ -1,4 +1,4 @@
-"""One fresh process of the benchmark: python worker.py NAME PART MODEL_FOLDER OUT.json; `run.py` starts it and reads what it wrote."""
+"""One fresh process of the benchmark, started by `run.py`: python worker.py NAME,.. speed|roofline|MEMORY_PART MODELS OUT.json [quick]"""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from cells import CELLS, MEMORY, Cell
+from cells import CELLS, MEMORY, MEMORY_STEP, Cell
 from ours import Ours
 from peer import Peer
 from setting import Setting
@@ -28,24 +28,23 @@ ORDER = ("peer", "ours", "ours", "peer")
 BEST_OF = 20
 
 
-def main(name: str, part: str, model: str, out: str, quick: str = "") -> None:
+def main(names: str, part: str, models: str, out: str, quick: str = "") -> None:
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
-    found: Any
-    if part == "roofline":
-        found = roofline(Setting(CELLS[name].work, Path(model)))
-    elif name == "memory":
-        found = peak_memory(part, Path(model))
-    else:
-        cell = CELLS[name]
-        found = side_by_side(replace(cell, steps=1, blocks=1) if quick else cell, Path(model))
+    found: dict[str, Any] = {}
+    for name in names.split(","):
+        if name == "memory":
+            found[name] = peak_memory(part, Path(models))
+        else:
+            cell = replace(CELLS[name], steps=1, blocks=1) if quick else CELLS[name]
+            found[name] = (roofline if part == "roofline" else side_by_side)(cell, Path(models))
     Path(out).write_text(json.dumps(found))
 
 
-def side_by_side(cell: Cell, model: Path) -> dict[str, Any]:
+def side_by_side(cell: Cell, models: Path) -> dict[str, Any]:
     """Both systems in blocks A, B, B, A; the first blocks start from the same weights and read the same steps: their rows are compared."""
     with tempfile.TemporaryDirectory() as scratch:
-        setting = Setting(cell.work, model)
+        setting = Setting(cell.work, models)
         sides = {"peer": Peer(setting, Path(scratch) / "peer"), "ours": Ours(setting, Path(scratch) / "ours")}
         blocks: dict[str, list[Any]] = {"peer": [], "ours": []}
         for name in ORDER if cell.blocks == 2 else ORDER[:2]:
@@ -67,13 +66,13 @@ def parity(peer: list[dict[str, float]], ours: list[dict[str, float]]) -> dict[s
 # ---------------------------------------------------------------- the limit of the machine
 
 
-def roofline(setting: Setting) -> dict[str, float]:
+def roofline(cell: Cell, models: Path) -> dict[str, float]:
     """Best matrix-product rate of this build at the step's shapes, weighted by their operations, and what an ideal step needs at it."""
     with tempfile.TemporaryDirectory() as scratch:
-        ours = Ours(setting, Path(scratch))
+        ours = Ours(Setting(cell.work, models), Path(scratch))
     batch, policy = ours.batch(0), ours.module.policy
     load = load_of(batch.trunks, batch.images, policy)
-    flops = step_flops(policy, load, reference=setting.work.beta > 0)
+    flops = step_flops(policy, load, reference=cell.work.beta > 0)
     ideal = {part: Flops(forward=f.forward, backward=f.backward, again=0.0) for part, f in flops.items()}
     text, vision = policy.hf_config.text_config, policy.hf_config.vision_config
     shapes = {
@@ -85,7 +84,7 @@ def roofline(setting: Setting) -> dict[str, float]:
     rates = {part: matmul_rate(*shape) for part, shape in shapes.items() if ideal[part].total}
     seconds = sum(ideal[part].total / rate for part, rate in rates.items())
     total = sum(f.total for f in ideal.values())
-    return {"flop": total, "seconds": seconds, "flop_per_second": total / seconds}
+    return {"flop": total, "seconds": seconds, "flop_per_second": total / seconds, "trunk": len(batch.trunks[0].ids)}
 
 
 def matmul_rate(rows: int, inner: int, columns: int) -> float:
@@ -104,12 +103,12 @@ def timed(action: Callable[[], Any]) -> float:
 # ---------------------------------------------------------------- memory
 
 
-def peak_memory(part: str, model: Path) -> dict[str, float]:
+def peak_memory(part: str, models: Path) -> dict[str, float]:
     """MiB that scoring the completions, forward and backward, adds to the process at its highest; a system's name: a whole step of it."""
     with tempfile.TemporaryDirectory() as scratch:
-        setting = Setting(MEMORY, model)
+        setting = Setting(MEMORY, models)
         if part in SYSTEMS:
-            side = SYSTEMS[part](setting, Path(scratch))
+            side = SYSTEMS[part](Setting(MEMORY_STEP, models), Path(scratch))
             return growth(lambda: side.run(1))
         ours = Ours(setting, Path(scratch))
         policy, batch = ours.module.policy, ours.batch(0)
