@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,6 +15,8 @@ from actial.predictions import PredictionLog, predict
 from actial.progress import Progress
 from actial.scoring import Prediction
 from actial.types import Completion, Example, Prompt, Question, SamplingParams
+
+BATCH_BYTES = 1 << 30  # of pictures; two batches are in memory at a time
 
 
 class Sampler(Protocol):
@@ -41,12 +44,15 @@ def evaluate_examples(
     Args:
         examples: may load lazily; each is read once, and only its unanswered questions are asked.
         log: where answers are kept and resumed from; without it nothing is written.
-        batch_size: prompts handed to the sampler at once, at least.
+        batch_size: prompts handed to the sampler at once, at least, unless pictures take BATCH_BYTES; the next ones are read meanwhile.
     """
     done = dict(log.done) if log else {}
     asked: list[str] = []
-    with Progress(label, total=len(examples), unit="examples") as progress:
-        for batch in _batches(examples, batch_size):
+    batches = _batches(examples, batch_size)
+    with Progress(label, total=len(examples), unit="examples") as progress, ThreadPoolExecutor(1) as reader:
+        reading = reader.submit(next, batches, None)
+        while batch := reading.result():
+            reading = reader.submit(next, batches, None)
             pairs = [(example, question) for example in batch for question in example.questions]
             asked += [question.uid for _, question in pairs]
             if unanswered := [(example, question) for example, question in pairs if question.uid not in done]:
@@ -68,13 +74,16 @@ def _ask(sampler: Sampler, renderer: Renderer, pairs: list[tuple[Example, Questi
 
 
 def _batches(examples: Sequence[Example], size: int) -> Iterator[list[Example]]:
-    """Examples in order, each list with at least `size` questions except the last."""
+    """Examples in order, each list with at least `size` questions or BATCH_BYTES of pictures, except the last."""
     batch: list[Example] = []
+    questions = pixels = 0
     for example in examples:
         batch.append(example)
-        if sum(len(e.questions) for e in batch) >= size:
+        questions += len(example.questions)
+        pixels += sum(image.nbytes for image in example.images)
+        if questions >= size or pixels >= BATCH_BYTES:
             yield batch
-            batch = []
+            batch, questions, pixels = [], 0, 0
     if batch:
         yield batch
 

@@ -1,6 +1,7 @@
 """The evaluation loop and its log: nothing lost, nothing twice, whatever kills it."""
 
 import json
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -100,3 +101,41 @@ def test_number_question_is_scored_by_relative_accuracy():
     [none] = evaluate_examples(FunctionSampler(lambda *_: "no idea"), ByteRenderer(), [example], PARAMS)
     assert [p.hit for p in (exact, near, none)] == [1.0, 0.6, 0.0]
     assert (none.outcome, near.choice) == ("no_answer", "50")
+
+
+class Lazy(list):
+    """Examples that are read one by one; the last cannot be."""
+
+    def __init__(self, rows, broken=False):
+        super().__init__(rows)
+        self.read, self.broken = [], broken
+
+    def __iter__(self):
+        for row in super().__iter__():
+            self.read.append(row.uid)
+            if self.broken and len(self.read) == len(self):
+                raise UserError("a picture of e4 cannot be read")
+            yield row
+
+
+def test_next_examples_are_read_while_the_model_answers():
+    rows, read = Lazy(examples(8)), []
+
+    class Watching(FunctionSampler):
+        def generate(self, prompts, n, params):
+            until = time.monotonic() + 10
+            while len(rows.read) < min(8, 4 + 2 * len(read)) and time.monotonic() < until:
+                time.sleep(0.001)
+            read.append(len(rows.read))
+            return super().generate(prompts, n, params)
+
+    assert len(evaluate_examples(Watching(always_left), ByteRenderer(), rows, PARAMS, batch_size=6)) == 24
+    assert read == [4, 6, 8, 8]  # one batch of two examples ahead, and no more
+
+
+def test_pictures_bound_a_batch_and_unreadable_ones_keep_what_was_answered(tmp_path, monkeypatch):
+    monkeypatch.setattr("actial.evaluate.BATCH_BYTES", 3 * 4 * 4 * 3)  # more than an example's two pictures, less than two examples'
+    sampler = FunctionSampler(always_left)
+    with pytest.raises(UserError, match="picture of e4"):
+        evaluate_examples(sampler, ByteRenderer(), Lazy(examples(), broken=True), PARAMS, log=PredictionLog(tmp_path, {}))
+    assert sampler.prompts == len(read_predictions(tmp_path / "predictions.jsonl")) == 12

@@ -9,7 +9,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Protocol
 
-from actial.config import EvaluateConfig, LoraConfig, ModelConfig
+from actial.config import EvaluateConfig, LoraConfig, ModelConfig, SamplerKind
 from actial.diagnostics import Score
 from actial.predictions import PredictionLog
 from actial.rendering import SYSTEM_PROMPTS, ImageLimits, PromptRenderer
@@ -17,6 +17,7 @@ from actial.scoring import Prediction
 from actial.types import Example, SamplingParams
 
 SAMPLES, SAMPLE_BYTES = 16, 1 << 16  # of each weight file, for its fingerprint
+ENGINE_BATCHES = 4  # handed over at once: an engine queues by itself, and waits for its slowest answer at the end of each call
 
 
 class Runner(Protocol):
@@ -57,7 +58,7 @@ class ServerRunner:
     def ask(self, examples: Sequence[Example], label: str, log: PredictionLog) -> list[Prediction]:
         from actial.benchmarks.server import evaluate_on_server
 
-        return evaluate_on_server(self.server, examples, self.params, log=log)
+        return evaluate_on_server(self.server, examples, self.params, log=log, label=label)
 
 
 def open_runner(config: EvaluateConfig) -> Runner:
@@ -102,7 +103,8 @@ def _local_runner(config: EvaluateConfig, params: SamplingParams, sampling: dict
         return answer_logprobs(policy, renderer, examples)
 
     name = Path(model.path).parent.name if Path(model.path).name == "model" else Path(model.path).name
-    return LocalRunner(name, settings, renderer.limits, score, sampler, renderer, params, config.benchmark.batch_size)
+    batch = config.benchmark.batch_size * (1 if config.sampler.kind is SamplerKind.hf else ENGINE_BATCHES)
+    return LocalRunner(name, settings, renderer.limits, score, sampler, renderer, params, batch)
 
 
 def fingerprint(model: ModelConfig) -> str:

@@ -42,7 +42,9 @@ class Server:
     first_wait_s: float = 0.5  # before the first retry; doubles
 
 
-def evaluate_on_server(server: Server, examples: Sequence[Example], params: SamplingParams, *, log: PredictionLog) -> list[Prediction]:
+def evaluate_on_server(
+    server: Server, examples: Sequence[Example], params: SamplingParams, *, log: PredictionLog, label: str = ""
+) -> list[Prediction]:
     """One answer per question, in order of the examples; answers are written as they come.
 
     Raises:
@@ -50,10 +52,12 @@ def evaluate_on_server(server: Server, examples: Sequence[Example], params: Samp
             stays in the log, and the same call goes on from there.
     """
     logging.getLogger("httpx").setLevel(logging.WARNING)  # it reports every request
-    return asyncio.run(_evaluate(server, examples, params, log))
+    return asyncio.run(_evaluate(server, examples, params, log, label or f"asking {server.model}"))
 
 
-async def _evaluate(server: Server, examples: Sequence[Example], params: SamplingParams, log: PredictionLog) -> list[Prediction]:
+async def _evaluate(
+    server: Server, examples: Sequence[Example], params: SamplingParams, log: PredictionLog, label: str
+) -> list[Prediction]:
     asked: list[list[str]] = [[] for _ in examples]
     refused: dict[str, str] = {}
     waiting = iter(range(len(examples)))
@@ -68,13 +72,14 @@ async def _evaluate(server: Server, examples: Sequence[Example], params: Samplin
             return [p for p in found if p]
 
         try:
-            with Progress(f"asking {server.model}", total=len(examples), unit="examples") as progress:
+            with Progress(label, total=len(examples), unit="examples") as progress:
                 while True:
                     running |= {asyncio.create_task(answer(i)) for i in itertools.islice(waiting, server.concurrency - len(running))}
                     if not running:
                         break
                     done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-                    log.append(p for task in done if not task.exception() for p in task.result())
+                    answered = [p for task in done if not task.exception() for p in task.result()]
+                    await asyncio.to_thread(log.append, answered)  # the disk may be slow, and the next requests need not wait for it
                     for task in done:
                         task.result()  # raises what ended it
                     progress.advance(len(done))
