@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from actial.errors import UserError
+from actial.errors import NonFiniteError, UserError
 from actial.files import write_json
 from actial.sharding import whole
 from actial.step import StepModule
@@ -58,6 +58,11 @@ class CheckpointCallback(lightning.Callback):
         if stopping or pl_module.completed_steps % self.every == 0 or pl_module.completed_steps == pl_module.stage.steps:
             self._save(trainer, pl_module)
         trainer.should_stop |= stopping
+
+    def on_exception(self, trainer: lightning.Trainer, pl_module: Any, exception: BaseException) -> None:
+        """A loss or gradient that is not finite: the state before its step joins the batch, to replay the two."""
+        if isinstance(exception, NonFiniteError):
+            save(pl_module.crash_folder, pl_module, trainer.optimizers[0], self.fingerprint)
 
     def _save(self, trainer: lightning.Trainer, module: StepModule) -> None:
         if module.completed_steps != self.saved_step:

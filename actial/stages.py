@@ -29,6 +29,7 @@ from actial.rendering import PromptRenderer
 from actial.runs import Run, provenance, stop_requested
 from actial.scoreboard import accuracies, open_sampler, tasks_of
 from actial.sft import SFTModule
+from actial.sharding import lightning_strategy
 from actial.step import StepModule, num_ranks, step_loader
 from actial.types import AnswerMode
 
@@ -86,7 +87,7 @@ def make_trainer(config: TrainConfig, run: Run, callbacks: list[lightning.Callba
         accelerator=config.trainer.accelerator.value,
         devices=config.trainer.devices,
         num_nodes=config.trainer.nodes,
-        strategy=config.trainer.strategy.value,
+        strategy=lightning_strategy(config.trainer),
         max_epochs=1,
         callbacks=callbacks,
         default_root_dir=run.folder,

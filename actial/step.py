@@ -111,7 +111,8 @@ class StepModule(lightning.LightningModule):
     def update(self, batch: TrainBatch, parts: Iterable[Part], loss_of: Callable[[Part], tuple[torch.Tensor, Mapping[str, Any]]]) -> Sums:
         """Sum the parts' gradients over micro-batches and ranks, clip, step. Returns additive metrics summed likewise.
 
-        Raises NonFiniteError, with the batch saved, before weights are touched by a loss or gradient that is not finite.
+        Raises NonFiniteError, the batch saved, before a loss or gradient that is not finite touches the weights; with the state that
+        CheckpointCallback adds, `resume` and `TrainBatch.load` replay the step.
         """
         optimizer: Any = self.optimizers()
         for group in optimizer.param_groups:

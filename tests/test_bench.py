@@ -13,6 +13,7 @@ RUN = Path(__file__).parents[1] / "experiments" / "bench" / "run.py"
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # two systems start in turn, twice
 def test_both_systems_take_the_same_steps(tmp_path):
     pytest.importorskip("trl")
     command = [sys.executable, str(RUN), str(tmp_path / "models"), str(tmp_path / "out"), "--quick", "--only", "parity", "--threads", "1"]

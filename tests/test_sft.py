@@ -11,6 +11,7 @@ from tiny_models import tiny_model, tiny_policy
 from training import fit_sft, sft_batch, sft_module
 
 from actial.batch import TrainBatch
+from actial.checkpoint import CheckpointCallback, resume
 from actial.config import OptimConfig, Schedule
 from actial.errors import NonFiniteError, UserError
 from actial.step import lr_factor
@@ -75,12 +76,36 @@ def test_a_non_finite_gradient_stops_before_the_weights_and_saves_the_batch(tmp_
     before = [p.clone() for p in module.policy.parameters()]
     with pytest.raises(NonFiniteError, match=r"step 0: .*0/0, 0/1, 0/2"):
         fit_sft(module)
-    assert all(torch.equal(a, b, ) for a, b in zip(before, module.policy.parameters(), strict=True))
+    assert all(
+        torch.equal(
+            a,
+            b,
+        )
+        for a, b in zip(before, module.policy.parameters(), strict=True)
+    )
     saved = TrainBatch.load(tmp_path / "nonfinite-step-0-rank-0")
     original = sft_batch(0, module.policy)
     assert saved.trunks == original.trunks
     assert saved.tags == original.tags
     assert all((a == b).all() for a, b in zip(saved.images, original.images, strict=True))
+
+
+def test_a_crash_is_replayed_from_its_folder(tmp_path):
+    """Weights that two steps have moved; the third one's image is too much for them: batch and state give the same numbers again."""
+
+    def poisoned(step, policy):
+        with torch.no_grad():
+            policy.core.lm_head.weight[0, 0] = float("inf") if step == 2 else 0.0
+        return sft_batch(step, policy)
+
+    with pytest.raises(NonFiniteError) as first:
+        fit_sft(sft_module(tmp_path, steps=3), CheckpointCallback(tmp_path / "checkpoints", 10, {}), batch=poisoned)
+    again = sft_module(tmp_path, steps=3, policy=tiny_policy(seed=1))
+    assert resume(tmp_path, again, {}) == 2
+    with pytest.raises(NonFiniteError) as second:
+        fit_sft(again, batch=lambda step, policy: TrainBatch.load(tmp_path / f"nonfinite-step-{step}-rank-0"))
+    assert str(second.value) == str(first.value)
+    assert "step 2: " in str(first.value)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,8 @@ from actial.cli import CONF, Exit, typed
 from actial.config import TrainConfig, register
 from actial.data.shards import INDEX, MANIFEST, file_sha256
 from actial.errors import UserError
-from actial.runs import RowLog
+from actial.runs import RowLog, Run
+from actial.stages import make_trainer
 from actial.train import train
 
 
@@ -35,6 +36,15 @@ def compose(tiny_set: Path, untrained_model: Path):
             return typed(hydra.compose("train", ["+experiment=smoke", *fixed, *overrides]))
 
     return make
+
+
+STRATEGIES = [("auto", "SingleDeviceStrategy"), ("ddp", "DDPStrategy"), ("fsdp2", "ModelParallelStrategy")]
+
+
+@pytest.mark.parametrize(("strategy", "name"), STRATEGIES)
+def test_every_strategy_of_the_config_is_one_of_lightnings(compose, tmp_path: Path, strategy: str, name: str) -> None:
+    config = compose(tmp_path, f"trainer.strategy={strategy}")
+    assert type(make_trainer(config, Run(tmp_path, None, False), []).strategy).__name__ == name
 
 
 @pytest.mark.slow
