@@ -262,7 +262,7 @@ def test_parts_joined_are_the_one_machine_build_to_the_byte(world, finished, tmp
     out = tmp_path / "set"
     assert run("-m", *command(world, out, "build.parts=3", "build.part=2,0,1")) == 0
     assert not list(out.glob("*.tar"))
-    assert capsys.readouterr().out.count("is done; the same command without build.part joins the parts") == 3
+    assert capsys.readouterr().out.count("is done; the same command without build.part and build.parts joins them") == 3
     monkeypatch.setattr("actial.data.captures.FolderSource.pixels", None)  # joining decodes nothing
     assert run(*command(world, out)) == 0
     assert content(out) == content(finished)
