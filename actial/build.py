@@ -59,7 +59,8 @@ def build(config: BuildConfig) -> None:
         labels = _label_all(config, references, pool)
         if divided:
             _pack_all(config, labels, pool)
-            print(f"{out}: part {config.build.part} of {config.build.parts} is done; the same command without build.part and build.parts joins them.")
+            done = f"part {config.build.part} of {config.build.parts} is done"
+            print(f"{out}: {done}; the same command without build.part and build.parts joins them.")
             return
         counts = Rejects()
         indices = _write_all(config, labels, pool, counts)
