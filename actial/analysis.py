@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
@@ -30,6 +30,7 @@ from actial.records import RunRecord, arms, finished, provenance, setting, swept
 from actial.scoring import confusion, split_by, to_json
 
 TRAINING = ("loss", "reward", "format", "accuracy", "kl", "length", "truncated", "entropy")  # of metrics.jsonl, means over the last tenth
+RISES = ("format", "kl", "length")  # of GRPO, whose course over the steps a claim may be about: "<metric>_rise"
 EXACT_RESAMPLES = 50_000  # up to this many, the bootstrap takes every resample there is
 DRAWS = 10_000
 KEYS = ["arm", "model", "set", "metric"]
@@ -41,7 +42,7 @@ KEYS = ["arm", "model", "set", "metric"]
 def tidy(runs: Sequence[RunRecord]) -> pd.DataFrame:
     """One row per finished run, model, set and metric.
 
-    Columns: run, arm, seed, the swept settings under their full keys, data, commit, config, log, model, set, metric, value, and low, high
+    Columns: run, arm, seed, the swept settings under their full keys, data, commit, config, log, minutes, model, set, metric, value, and low, high
     (95 %, over the questions asked) and n where the value is a share of questions. Training metrics: set "training", model = the stage.
     Raises UserError when no run is finished.
     """
@@ -52,7 +53,7 @@ def tidy(runs: Sequence[RunRecord]) -> pd.DataFrame:
     rows = []
     for run in done:
         head = {"run": run.name, "arm": labels[run.name], "seed": run.seed}
-        head |= {key: _plain(setting(run, key)) for key in keys} | provenance(run)
+        head |= {key: _plain(setting(run, key)) for key in keys} | provenance(run) | {"minutes": run.minutes}
         rows += [head | figure for figure in (*_scores(run), *_training(run))]
     return pd.DataFrame(rows)
 
@@ -93,8 +94,16 @@ def _training(run: RunRecord) -> Iterator[dict[str, Any]]:
         for metric in TRAINING:
             if metric in frame and last[metric].notna().any():
                 yield {"model": stage, "set": "training", "metric": metric, "value": float(last[metric].mean())}
-        if stage == "sft" and (drop := sudden_drop(frame)):
-            yield {"model": stage, "set": "training", "metric": "drop_step", "value": float(drop.step)}
+        half = len(frame) // 2
+        for metric in RISES if stage == "grpo" and half else ():
+            if metric in frame:
+                rise = float(frame[metric].iloc[half:].mean() - frame[metric].iloc[:half].mean())
+                yield {"model": stage, "set": "training", "metric": f"{metric}_rise", "value": rise}
+        if stage == "sft":
+            drop = sudden_drop(frame)
+            yield {"model": stage, "set": "training", "metric": "drop", "value": float(drop is not None)}
+            if drop:
+                yield {"model": stage, "set": "training", "metric": "drop_step", "value": float(drop.step)}
 
 
 @dataclass(slots=True, frozen=True)
@@ -163,6 +172,40 @@ def paired(table: pd.DataFrame, against: str) -> pd.DataFrame:
     others = table[table["arm"] != against]
     both = others.merge(reference, on=["seed", "model", "set", "metric"], suffixes=("", "_against"))
     return _over_seeds(both, KEYS, lambda part: part["value"] - part["value_against"])
+
+
+def compare(table: pd.DataFrame, left: Mapping[str, str], right: Mapping[str, str] | None = None) -> dict[str, float]:
+    """Cell `left` (columns -> values, such as arm, model, set, metric), minus cell `right` at equal seeds: seeds, mean, low, high.
+
+    The model "last" is the last that each run has scored. Raises UserError for a cell that no run has.
+    """
+    values = _cell(table, left)
+    if right is not None:
+        values = (values - _cell(table, right)).dropna()
+    if values.empty:
+        raise UserError(f"no seed has both {_words(left)} and {_words(right or {})}.")
+    mean, low, high = bootstrap(values)
+    return {"seeds": len(values), "mean": mean, "low": low, "high": high}
+
+
+def _cell(table: pd.DataFrame, where: Mapping[str, str]) -> pd.Series:
+    """Value by seed."""
+    chosen = table
+    for key, value in where.items():
+        if key == "model" and value == "last":
+            scored = chosen[chosen["set"] != "training"]
+            chosen = scored[scored["model"] == scored.groupby("run", sort=False)["model"].transform("last")]
+        else:
+            chosen = chosen[chosen[key] == value]
+    if chosen.empty:
+        raise UserError(f"no run has {_words(where)}.")
+    if chosen["seed"].duplicated().any():
+        raise UserError(f"{_words(where)} is more than one figure of a seed: name its arm, one of {'; '.join(table['arm'].unique())}.")
+    return chosen.set_index("seed")["value"]
+
+
+def _words(where: Mapping[str, str]) -> str:
+    return ", ".join(f"{key}={value}" for key, value in where.items())
 
 
 def _over_seeds(table: pd.DataFrame, keys: list[str], value: Callable[[pd.DataFrame], pd.Series]) -> pd.DataFrame:

@@ -46,7 +46,7 @@ def collect(config: CollectConfig) -> None:
     write_text(out / "ablation.csv", analysis.one_row_per_run(table).to_csv(index=False))
     sections = [
         f"# {Path(config.runs).name}",
-        f"`python -m actial.collect {config.runs} out={config.out}`",
+        f"`python -m actial.collect {config.runs} out={config.out}{f' against={config.against}' if config.against else ''}`",
         _overview(runs, records.swept_keys(done)),
         *[_set_section(means, name) for name in dict.fromkeys(means["set"]) if name != "training"],
         _difference_section(differences, against),
@@ -71,7 +71,7 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 def figure_text(row: Any, factor: float, signed: bool = False) -> str:
     """A mean and its interval: "43.1 [40.0, 45.2]"."""
-    sign, digits = "+" if signed else "", 1 if factor == 100 else 2
+    sign, digits = "+" if signed else "", 1 if factor == 100 else 4 if 0 < abs(row["mean"]) < 0.1 else 2
     rounded = [round(factor * row[name], digits) + 0.0 for name in ("mean", "low", "high")]  # + 0.0: no minus before a zero
     texts = [f"{value:{sign}.{digits}f}".replace("-", "\N{MINUS SIGN}") for value in rounded]
     return texts[0] if row["low"] != row["low"] else f"{texts[0]} [{texts[1]}, {texts[2]}]"
@@ -141,7 +141,10 @@ def _training_section(means: Any) -> str:
     if here.empty:
         return ""
     rows, stages = _grid(here, list(dict.fromkeys(here["metric"])), list(dict.fromkeys(here["model"])), "model")
-    text = "Means of the last tenth of the steps; `drop_step` is where the supervised loss falls from its plateau, where it does."
+    text = (
+        "Means of the last tenth of the steps; `.._rise` is the mean of the second half less that of the first; `drop_step` is where the "
+        "supervised loss falls from its plateau, where it does."
+    )
     return f"## Training\n\n{text}\n\n" + markdown(["arm", "metric", "seeds", *stages], rows)
 
 
@@ -183,13 +186,20 @@ def _main(config: CollectConfig) -> None:
 
 
 def main() -> None:
-    """The first word without "=" is the folder of the runs."""
+    """The first word without "=" is the folder of the runs; arms are named as folders are, "cold_start=none", which Hydra wants quoted."""
     words = sys.argv[1:]
     place = next((i for i, word in enumerate(words) if "=" not in word and not word.startswith("-")), None)
     if place is not None:
-        quoted = words[place].replace("\\", "\\\\").replace("'", "\\'")
-        sys.argv[place + 1] = f"runs='{quoted}'"
+        words[place] = f"runs={_quoted(words[place])}"
+    sys.argv[1:] = [f"against={_quoted(word.removeprefix('against='))}" if word.startswith("against=") else word for word in words]
     _main()
+
+
+def _quoted(text: str) -> str:
+    if text[:1] in "'\"":
+        return text
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
 
 
 if __name__ == "__main__":

@@ -26,13 +26,13 @@ UNITS = {
     "entropy": "entropy (nats per token)",
     "truncated": "cut short (%)",
 }
-SHARES = ("format", "accuracy", "truncated", "joint", "unparsed")
+SHARES = ("format", "accuracy", "truncated", "joint", "unparsed", "drop")
 LINES = ("-", "--", ":", "-.")
 
 
 def scale(metric: str) -> float:
     """100 for shares, which are shown in percent."""
-    return 100.0 if metric.partition("/")[0] in SHARES else 1.0
+    return 100.0 if metric.partition("/")[0].removesuffix("_rise") in SHARES else 1.0
 
 
 def arm_figure(table: pd.DataFrame, means: pd.DataFrame, metric: str = "accuracy", chance: Mapping[str, float] | None = None) -> Figure:

@@ -34,6 +34,14 @@ class RunRecord:
         return int(self.settings.get("seed", -1))
 
     @property
+    def minutes(self) -> float | None:
+        """From its first file to its last, rests of a resumed run included; None where its clocks are not kept."""
+        if not (self.folder / "timings.jsonl").exists():
+            return None
+        begun, ended = ((self.folder / name).stat().st_mtime for name in (CONFIG, "results.json"))
+        return round((ended - begun) / 60, 2)
+
+    @property
     def results(self) -> dict[str, Any]:
         found: dict[str, Any] = json.loads((self.folder / "results.json").read_text())
         return found

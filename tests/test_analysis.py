@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -138,7 +140,17 @@ def test_collect_writes_one_row_per_run_and_lists_the_others(sweep: Path, tmp_pa
         assert f"(figures/{name}.png)" in text
 
 
+def test_an_arm_may_be_given_as_it_is_written(tmp_path: Path) -> None:
+    words = [str(SAMPLE), f"out={tmp_path / 'out'}", "against=cold_start=hybrid"]
+    done = subprocess.run([sys.executable, "-m", "actial.collect", *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    text = (tmp_path / "out" / "ablation.md").read_text()
+    assert "## Differences from cold_start=hybrid" in text
+    assert f"`python -m actial.collect {' '.join(words)}`" in text  # the command that writes it again
+
+
 def test_figures_in_text() -> None:
+    assert figure_text({"mean": 0.0056, "low": 0.001, "high": 0.01}, 1) == "0.0056 [0.0010, 0.0100]"
     assert figure_text({"mean": -0.00001, "low": -0.05, "high": 0.101}, 100, signed=True) == "+0.0 [\N{MINUS SIGN}5.0, +10.1]"
     assert figure_text({"mean": 0.5, "low": math.nan, "high": math.nan}, 1) == "0.50"
 

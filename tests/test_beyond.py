@@ -15,7 +15,6 @@ from actial.chains import claims
 from actial.config import AdvantageScale, ColdStartConfig, DataConfig, GRPOConfig, RewardConfig, RewardPart, SetConfig, Task
 from actial.data.examples import open_set
 from actial.diagnostics import swap_views, swapped_row
-from actial.errors import UserError
 from actial.grpo.rewards import Graded, Rewards
 from actial.grpo.rollouts import RolloutBatch, Rollouts
 from actial.grpo.sampler import ScriptedSampler
@@ -230,11 +229,3 @@ def test_grounded_chains_of_a_set_are_verified_and_those_of_the_reversed_pair_ar
             assert lost is not None
             assert lost < 0.5
             assert sum(1 for _ in claims(str(question.target), example.row)) >= 4
-
-
-# ---------------------------------------------------------------- settings
-
-
-def test_an_odd_group_cannot_be_halved():
-    with pytest.raises(UserError, match=r"grpo.group_size=5 cannot be used: grpo.counterfactual halves a group: give an even number"):
-        GRPOConfig(steps=1, batch_size=1, group_size=5, counterfactual=True).check("grpo.")

@@ -63,10 +63,10 @@ def test_every_experiment_composes_and_validates(name: str) -> None:
 
 @pytest.mark.parametrize("group", ["model", "data", "mix@sft.mix", "cold_start", "sft", "grpo", "reward", "sampler", "trainer", "logger"])
 def test_every_choice_of_a_group_fits_its_schema(group: str) -> None:
-    needed = ["data=base"] if group.startswith("mix") else []  # it has every set that a mix names
+    needed = {"mix@sft.mix": ["data=base"], "reward": ["grpo.all_questions=true"]}.get(group, [])  # every set of a mix; others to compare
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         for path in (CONF / group.partition("@")[0]).glob("*.yaml"):
-            typed(hydra.compose("train", ["run_dir=x", "stages=[sft]", *needed, f"{group}={path.stem}"]))
+            typed(hydra.compose("train", ["run_dir=x", "stages=[sft,grpo]", *needed, f"{group}={path.stem}"]))
 
 
 def test_paper_values() -> None:
@@ -114,6 +114,9 @@ def test_what_does_not_compose_is_one_sentence(override: str, words: str) -> Non
         ({"sft.optim.betas": [0.9]}, "sft.optim.betas=[0.9] cannot be used: AdamW takes two of them"),
         ({"sft.optim.betas": [0.9, 1.0]}, "sft.optim.betas=1.0 cannot be used"),
         ({"grpo.group_size": 1}, "grpo.group_size=1 cannot be used: give a number in [2, 4096]"),
+        ({"grpo.group_size": 5, "grpo.counterfactual": True}, "grpo.group_size=5 cannot be used: grpo.counterfactual halves a group"),
+        ({"grpo.all_questions": True, "data.questions_per_pair": 1}, "grpo.all_questions=True cannot be used: pairs have one question"),
+        ({"reward.parts.accuracy.kind": "joint"}, "reward.parts.accuracy.kind=joint cannot be used: it compares answers about the same"),
         ({"grpo.dual_clip": 1.0}, "grpo.dual_clip=1.0 cannot be used"),
         ({"data.questions_per_pair": 4}, "data.questions_per_pair=4 cannot be used"),
         ({"seed": -1}, "seed=-1 cannot be used"),

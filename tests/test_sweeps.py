@@ -84,8 +84,10 @@ def test_every_ablation_sweeps_what_its_name_says() -> None:
     counts = {experiment: len(points(experiment)) for experiment in ABLATIONS}
     assert counts == {
         "ablate_angle_range": 4,
+        "ablate_beyond": 6,
         "ablate_cold_start": 7,
         "ablate_cot_source": 2,
+        "ablate_direct_grpo": 2,
         "ablate_group_size": 5,
         "ablate_kl": 6,
         "ablate_mix": 5,
@@ -117,6 +119,15 @@ def test_the_points_are_what_they_are_called() -> None:
         for c in (compose("ablate_kl", *j).grpo.kl for j in points("ablate_kl"))
     }
     assert len(forms) == 6
+    beyond = [compose("ablate_beyond", *job) for job in points("ablate_beyond")]
+    kinds = [[part.kind for part in config.reward.parts.values()][2:] for config in beyond]
+    assert kinds == [[], [], ["consistency"], ["joint"], ["verified"], []]
+    assert [config.grpo.all_questions for config in beyond] == [False, True, True, True, False, False]
+    assert [config.grpo.counterfactual for config in beyond] == [False] * 5 + [True]
+    prompts = [c.grpo.batch_size * (0.5 + 0.5 * (c.data.questions_per_pair if c.grpo.all_questions else 1)) for c in beyond]
+    assert set(prompts) == {24.0}  # on average, pairs being half of the mix
+    direct = [compose("ablate_direct_grpo", *job) for job in points("ablate_direct_grpo")]
+    assert [(config.stages, list(config.grpo.mix.weights)) for config in direct] == [([StageName.grpo], [s]) for s in ("sat", "viewpoint")]
     assert compose("ablate_kl", "seed=2").model.path == "runs/ablate_start/seed=2/sft/model"
 
 

@@ -1,0 +1,219 @@
+"""The paper's claims on the tiny world: sweeps, tables and verdicts, one folder per claim.
+
+    python experiments/claims.py [CLAIM ...] [key=value ...]     run what is missing, then write tables and README.md of each claim
+    python experiments/claims.py --tables                        only from the runs that are there
+    python experiments/claims.py --cost                          how many runs there are to make
+
+`key=value` goes to every sweep: seed=1,2,3,4,5 hydra/launcher=pool. A claim is a file experiments/<claim>/claim.yaml with its sweeps, and
+checks that compare two figures at equal seeds. Verdicts are computed from the committed tables; remarks stand in notes.md beside them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import hydra
+import pandas as pd
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
+
+from actial import analysis
+from actial.cli import CONF
+from actial.collect import collect, figure_text, markdown
+from actial.config import CollectConfig, register
+from actial.errors import UserError
+from actial.figures import scale
+from actial.files import write_text
+
+ROOT = Path(__file__).resolve().parent
+
+
+@dataclass(slots=True, frozen=True)
+class Sweep:
+    experiment: str
+    words: tuple[str, ...]  # overrides of its settings, for fewer points than it has
+    out: Path  # of its tables
+    against: str | None
+
+    @property
+    def runs(self) -> Path:
+        return Path("runs") / self.experiment
+
+    def command(self, words: Sequence[str] = ()) -> list[str]:
+        return ["-m", "actial.train", "-m", f"+experiment={self.experiment}", *self.words, *words]
+
+
+@dataclass(slots=True, frozen=True)
+class Claim:
+    name: str
+    facts: dict[str, Any]  # claim.yaml
+    sweeps: dict[str, Sweep]  # the first is what checks are about that name none
+
+    @property
+    def folder(self) -> Path:
+        return ROOT / self.name
+
+
+def load(name: str) -> Claim:
+    """Raises UserError for an unknown name."""
+    path = ROOT / name / "claim.yaml"
+    if not path.exists():
+        raise UserError(f"no claim is called {name}: there are {', '.join(names())}.")
+    facts: Any = OmegaConf.to_container(OmegaConf.load(path))
+    found = {key: value or {} for key, value in facts["sweeps"].items()}
+    sweeps = {
+        key: Sweep(key, tuple(value.get("words", ())), path.parent if len(found) == 1 else path.parent / key, value.get("against"))
+        for key, value in found.items()
+    }
+    return Claim(name, facts, sweeps)
+
+
+def names() -> list[str]:
+    return sorted(path.parent.name for path in ROOT.glob("*/claim.yaml"))
+
+
+# ---------------------------------------------------------------- runs
+
+
+def jobs(sweep: Sweep, words: Sequence[str] = ()) -> list[tuple[str, ...]]:
+    """The overrides of every job of a sweep."""
+    register()
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        params = hydra.compose("train", [f"+experiment={sweep.experiment}"], return_hydra_config=True).hydra.sweeper.params
+    chosen = dict(params) | dict(word.split("=", 1) for word in (*sweep.words, *words) if not word.startswith("hydra/"))
+    overrides = OverridesParser.create().parse_overrides([f"{key}={value}" for key, value in chosen.items()])
+    (found,) = BasicSweeper.split_arguments(overrides, None)
+    return [tuple(job) for job in found]
+
+
+def needed(claims: Sequence[Claim]) -> Iterator[Sweep]:
+    """Sweeps in the order they are run: the supervised models that others start from come first, and nothing is run twice."""
+    every = [sweep for claim in claims for sweep in claim.sweeps.values()]
+    start = Sweep("ablate_start", (), ROOT, None)
+    seen: set[tuple[str, tuple[str, ...]]] = set()
+    for sweep in [start, *every]:
+        if (key := (sweep.experiment, sweep.words)) not in seen:
+            seen.add(key)
+            yield sweep
+
+
+def cost(sweeps: Sequence[Sweep], words: Sequence[str] = ()) -> str:
+    """How many runs, and how many stages of each kind they train."""
+    points = [(sweep.experiment, tuple(w for w in job if not w.startswith("seed="))) for sweep in sweeps for job in jobs(sweep, words)]
+    counts: Counter[str] = Counter()
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        for (experiment, settings), seeds in Counter(points).items():
+            for stage in hydra.compose("train", [f"+experiment={experiment}", *settings]).stages:
+                counts[stage.name] += seeds
+    return f"{len(points)} runs with {counts['sft']} SFT and {counts['grpo']} GRPO stages"
+
+
+# ---------------------------------------------------------------- verdicts
+
+
+def verdict(found: dict[str, float], expect: str) -> str:
+    """`found`: mean, low and high of a difference; expect: above or below zero, "kept" (not shown to be below), or "all" (a share of 1)."""
+    if found["low"] != found["low"]:
+        return "one seed: open"
+    if expect == "all":
+        return "holds" if found["low"] == 1 else "contradicted" if found["high"] == 0 else "open"
+    low, high = (found["low"], found["high"]) if expect != "below" else (-found["high"], -found["low"])
+    if expect == "kept":
+        return "holds" if high >= 0 else "contradicted"
+    return "holds" if low > 0 else "contradicted" if high < 0 else "open"
+
+
+def checked(claim: Claim, tables: dict[str, pd.DataFrame]) -> list[list[str]]:
+    """One line per check (an arm "*" stands for each of the sweep): what is said, the difference, seeds, verdict."""
+    lines = []
+    for check in claim.facts["checks"]:
+        table = tables.get(check.get("sweep", next(iter(claim.sweeps))))
+        if table is None:
+            lines.append([check["say"], "", "", "not run yet"])
+            continue
+        cells = [{"metric": "accuracy"} | check[side] for side in ("left", "right") if side in check]
+        for arm in table["arm"].unique() if cells[0].get("arm") == "*" else [None]:
+            where = [cell | {"arm": arm} if arm else cell for cell in cells]
+            said = f"{arm}: {check['say']}" if arm else check["say"]
+            try:
+                found = analysis.compare(table, *where)
+            except UserError:
+                lines.append([said, "", "", "not run yet"])
+                continue
+            shown = figure_text(found, scale(cells[0]["metric"]), signed=len(cells) > 1)
+            lines.append([said, shown, str(found["seeds"]), verdict(found, check["expect"])])
+    return lines
+
+
+def readme(claim: Claim) -> str:
+    """README.md of a claim, from claim.yaml, the committed tables and notes.md."""
+    facts, sweeps = claim.facts, claim.sweeps
+    tables = {name: pd.read_csv(path) for name, sweep in sweeps.items() if (path := sweep.out / "tidy.csv").exists()}
+    commands = [f"python {' '.join(sweep.command())}" for sweep in sweeps.values()]
+    minutes = sum(table.drop_duplicates("run")["minutes"].sum() for table in tables.values())
+    measured = f" The runs in these tables took {minutes:.0f} minutes, added up." if minutes else ""
+    links = [f"[{name}]({(sweep.out / 'ablation.md').relative_to(claim.folder)})" for name, sweep in sweeps.items() if name in tables]
+    notes = claim.folder / "notes.md"
+    parts = [
+        f"# {facts['title']}",
+        f"**Question.** {facts['question']}",
+        f"**The paper.** {facts['paper']}",
+        f"**Command.** `python experiments/claims.py {claim.name}`, after `make data`; it runs\n\n```sh\n" + "\n".join(commands) + "\n```",
+        f"**Cost.** {cost(list(sweeps.values()))} of the quickstart's size.{measured}",
+        "**Result.** Not run yet." if not tables else "**Result.** " + facts.get("reading", READING),
+        markdown(["what is said", "difference", "seeds", "verdict"], checked(claim, tables)),
+        "**Tables.** " + ", ".join(links) if links else "",
+        notes.read_text().strip() if notes.exists() else "",
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+READING = (
+    "Differences in points of percent, or in the metric's own unit, with the 95 % bootstrap interval over seeds. A claim holds where the "
+    "interval lies on the side that the paper says, is contradicted where it lies on the other, and is open where it holds zero."
+)
+
+
+# ---------------------------------------------------------------- command line
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("words", nargs="*", metavar="CLAIM or key=value", help=f"claims: {', '.join(names())}; without any, all")
+    parser.add_argument("--tables", action="store_true", help="run nothing")
+    parser.add_argument("--cost", action="store_true", help="say how many runs there are, and do nothing")
+    given = parser.parse_args()
+    words = [f"seed=choice({word[5:]})" if word[:5] == "seed=" and word[5:].isdigit() else word for word in given.words if "=" in word]
+    claims = [load(name) for name in [word for word in given.words if "=" not in word] or names()]
+    if given.cost:
+        for sweep in (sweeps := list(needed(claims))):
+            print(f"{sweep.experiment}: {cost([sweep], words)}")
+        print(f"together: {cost(sweeps, words)}")
+        return 0
+    failed = (
+        [] if given.tables else [s for s in needed(claims) if subprocess.run([sys.executable, *s.command(words)], check=False).returncode]
+    )
+    for claim in claims:
+        for sweep in claim.sweeps.values():
+            if list(sweep.runs.glob("*/results.json")):
+                collect(CollectConfig(runs=str(sweep.runs), out=str(sweep.out.relative_to(Path.cwd())), against=sweep.against))
+        write_text(claim.folder / "README.md", readme(claim))
+        print(claim.folder / "README.md")
+    for sweep in failed:
+        print(f"{sweep.experiment} did not end well: the same command goes on with what is missing.", file=sys.stderr)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except UserError as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,125 @@
+"""The claims' driver: what is checked exists in the sweeps, verdicts follow the intervals, and each README is what its tables say."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import shutil
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pandas as pd
+import pytest
+
+from actial import analysis, records
+from actial.collect import collect
+from actial.config import CollectConfig
+from actial.errors import UserError
+
+ROOT = Path(__file__).resolve().parent.parent
+SAMPLE = ROOT / "notebooks" / "sample"
+
+
+def driver() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("claims", ROOT / "experiments" / "claims.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["claims"] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+claims = driver()
+
+
+def test_the_supervised_models_come_first_and_no_sweep_is_run_twice() -> None:
+    sweeps = [sweep.experiment for sweep in claims.needed([claims.load(name) for name in claims.names()])]
+    assert sweeps[0] == "ablate_start"
+    assert len(sweeps) == len(set(sweeps)) == 8
+
+
+@pytest.mark.parametrize("name", claims.names())
+def test_checks_are_about_arms_models_and_sets_of_their_sweep(name: str) -> None:
+    claim = claims.load(name)
+    first = next(iter(claim.sweeps))
+    for check in claim.facts["checks"]:
+        sweep = claim.sweeps[check.get("sweep", first)]
+        arms = {",".join(sorted(word for word in job if not word.startswith("seed="))) for job in claims.jobs(sweep)}
+        assert sweep.against is None or sweep.against in arms
+        assert check["expect"] in ("above", "below", "kept", "all")
+        for cell in (check["left"], *([check["right"]] if "right" in check else [])):
+            assert cell.get("arm", "*") in {"*", *arms}
+            assert cell["model"] in ("base", "sft", "grpo", "last")
+            assert cell["set"] in ("viewpoint", "unseen", "sat", "sat_test", "training")
+
+
+@pytest.mark.parametrize("name", claims.names())
+def test_the_readme_is_what_the_tables_say(name: str) -> None:
+    """`python experiments/claims.py --tables` writes it anew."""
+    claim = claims.load(name)
+    assert (claim.folder / "README.md").read_text() == claims.readme(claim)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expect", "said"),
+    [
+        (0.1, 0.2, "above", "holds"), (-0.1, 0.2, "above", "open"), (-0.2, -0.1, "above", "contradicted"),
+        (-0.2, -0.1, "below", "holds"), (0.1, 0.2, "below", "contradicted"), (-0.1, 0.1, "below", "open"),
+        (-0.2, 0.0, "kept", "holds"), (-0.2, -0.1, "kept", "contradicted"),
+        (1.0, 1.0, "all", "holds"), (0.5, 1.0, "all", "open"), (0.0, 0.0, "all", "contradicted"),
+        (math.nan, math.nan, "above", "one seed: open"),
+    ],
+)  # fmt: skip
+def test_a_verdict_is_where_the_interval_lies(low: float, high: float, expect: str, said: str) -> None:
+    assert claims.verdict({"mean": 0.0, "low": low, "high": high}, expect) == said
+
+
+def test_figures_are_compared_at_equal_seeds() -> None:
+    table = analysis.tidy(records.load_runs(SAMPLE))
+    where = {"model": "last", "set": "viewpoint", "metric": "accuracy"}
+    found = analysis.compare(table, where | {"arm": "cold_start=hybrid"}, where | {"arm": "cold_start=none"})
+    paired = analysis.paired(table, "cold_start=none")
+    row = paired[(paired["set"] == "viewpoint") & (paired["model"] == "grpo") & (paired["metric"] == "accuracy")].iloc[0]
+    assert (found["seeds"], found["mean"], found["low"], found["high"]) == (2, row["mean"], row["low"], row["high"])
+    alone = analysis.compare(table, {"arm": "cold_start=none", "model": "sft", "set": "viewpoint", "metric": "accuracy"})
+    assert alone["mean"] == pytest.approx(1 / 6)
+    with pytest.raises(UserError, match="more than one figure of a seed: name its arm, one of cold_start=none; cold_start=hybrid"):
+        analysis.compare(table, where, where)
+    with pytest.raises(UserError, match="no run has arm=none"):
+        analysis.compare(table, {"arm": "none"}, where)
+
+
+def test_the_course_of_a_metric_is_in_the_table() -> None:
+    """Second half less first half, by hand; a drop is said to be there or not."""
+    runs = records.load_runs(SAMPLE)
+    table = analysis.tidy(runs)
+    values = runs[0].metrics("grpo")["length"]
+    half = len(values) // 2
+    found = table[(table["run"] == runs[0].name) & (table["metric"] == "length_rise")]["value"].item()
+    assert found == pytest.approx(values.iloc[half:].mean() - values.iloc[:half].mean())
+    assert set(table[table["metric"] == "drop"]["value"]) <= {0.0, 1.0}
+
+
+def test_a_claim_with_runs_gets_its_verdicts_and_remarks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The committed sample is a sweep of the cold start with two arms: four checks can be made, those of other arms not."""
+    monkeypatch.setattr(claims, "ROOT", tmp_path)
+    folder = tmp_path / "cold_start"
+    folder.mkdir()
+    shutil.copy(ROOT / "experiments" / "cold_start" / "claim.yaml", folder)
+    (folder / "notes.md").write_text("Runs of a test.\n")
+    collect(CollectConfig(runs=str(SAMPLE), out=str(folder)))
+    text = claims.readme(claims.load("cold_start"))
+    lines = [line for line in text.splitlines() if line.startswith("| ")][2:]
+    table = pd.read_csv(folder / "tidy.csv")
+    assert [line.rsplit("|", 2)[1].strip() for line in lines][-1] == "not run yet"
+    difference = analysis.compare(
+        table,
+        {"arm": "cold_start=hybrid", "model": "last", "set": "sat", "metric": "accuracy"},
+        {"arm": "cold_start=none", "model": "last", "set": "sat", "metric": "accuracy"},
+    )
+    assert f"| {claims.figure_text(difference, 100, signed=True)} | 2 | {claims.verdict(difference, 'above')} |" in lines[4]
+    assert text.endswith("[ablate_cold_start](ablation.md)\n\nRuns of a test.\n")
+    with pytest.raises(UserError, match="no claim is called nothing: there are cold_start"):
+        claims.load("nothing")
