@@ -8,12 +8,18 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from actial.cli import USER_ERROR, Exit, hydra_command
-from actial.config import Accelerator, Reference, SamplerKind, StageName, TrainConfig
+from actial.config import Accelerator, Reference, SamplerKind, StageName, Strategy, TrainConfig
 from actial.errors import UserError
 from actial.grpo.vllm_release import check_vllm
 from actial.inputs import check_data_sets, check_model_path, read_manifest, used_sets
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from actial.trunk import Trunk
 
 GIB = 2**30
 
@@ -112,47 +118,65 @@ def check_model(config: TrainConfig) -> Lines:
 
 def check_first_batch(config: TrainConfig) -> Lines:
     """Render what each stage sees first, and measure it against the token budgets."""
-    from actial.rendering import PromptRenderer
-    from actial.stages import open_mixture, supervised_batch
-    from actial.types import AnswerMode
-
-    renderer = PromptRenderer.load(config.model, config.prompt)
     for stage in config.stages:
-        settings = getattr(config, stage.name)
-        supervised = stage is StageName.sft
-        mixture = open_mixture(config, settings.mix, supervised=supervised, mode=None if supervised else AnswerMode.THINK)
-        positions = range(min(settings.batch_size, 32))
-        if supervised:
-            trunks = supervised_batch(mixture, renderer, positions).trunks
-            longest = max(trunk.num_tokens for trunk in trunks)
+        trunks, _ = first_trunks(config, stage)
+        longest = max(trunk.num_tokens for trunk in trunks)
+        if stage is StageName.sft:
             scored = sum(sum(branch.scored) for trunk in trunks for branch in trunk.branches)
             text = f"{len(trunks)} trunks of up to {longest} tokens, {scored / len(trunks):.0f} supervised each"
         else:
-            prompts = [renderer.prompt(example, q) for example in map(mixture.example, positions) for q in example.questions[:1]]
-            prompt = max(len(prompt.trunk_ids) for prompt in prompts)
-            longest = prompt + config.grpo.group_size * config.grpo.max_tokens
+            prompt = max(len(trunk.ids) for trunk in trunks)
             text = f"prompts of up to {prompt} tokens, groups of up to {longest} with {config.grpo.group_size} completions"
         yield Status.PASS, f"{stage.name}: {text}"
         if longest > config.model.micro_tokens:
             yield Status.WARN, f"{stage.name}: {longest} tokens exceed model.micro_tokens={config.model.micro_tokens}: memory may not do."
 
 
-def check_memory(config: TrainConfig) -> Lines:
-    """Weights, gradients, Adam's moments and a frozen reference, in fp32; activations come on top."""
+def first_trunks(config: TrainConfig, stage: StageName) -> tuple[list[Trunk], list[np.ndarray]]:
+    """The first trunks of a stage with their images, 32 at most; GRPO's completions are taken as long as they may get."""
+    from actial.grpo.sampler import as_trunks
+    from actial.rendering import PromptRenderer
+    from actial.stages import open_mixture, supervised_batch
+    from actial.trunk import Branch
+    from actial.types import AnswerMode
+
+    renderer = PromptRenderer.load(config.model, config.prompt)
+    settings, supervised = getattr(config, stage.name), stage is StageName.sft
+    mixture = open_mixture(config, settings.mix, supervised=supervised, mode=None if supervised else AnswerMode.THINK)
+    positions = range(min(settings.batch_size, 32))
+    if supervised:
+        batch = supervised_batch(mixture, renderer, positions)
+        return batch.trunks, batch.images
+    trunks, images = as_trunks([renderer.prompt(example, example.questions[0]) for example in map(mixture.example, positions)])
+    for trunk in trunks:
+        trunk.branches = [Branch([0] * config.grpo.max_tokens, [True] * config.grpo.max_tokens)] * config.grpo.group_size
+    return trunks, images
+
+
+def check_cost(config: TrainConfig) -> Lines:
+    """Memory of a rank at its peak against what its device has, and the operations of one optimiser step."""
+    from actial.estimate import load_of, step_flops, step_memory
     from actial.policy import Policy
 
-    policy = Policy.from_hub_config(config.model)
-    total = sum(p.numel() for p in policy.parameters())
-    trained = sum(p.numel() for p in policy.parameters() if p.requires_grad)
-    copies = 2 if StageName.grpo in config.stages and config.grpo.kl.beta > 0 and config.grpo.kl.reference is Reference.frozen_copy else 1
-    needed, there = 4 * (copies * total + 3 * trained), device_memory(config)
-    text = f"{needed / GIB:.2f} GiB of state before activations, {there / GIB:.0f} GiB there"
-    if needed > there:
-        yield Status.FAIL, f"{text}: train an adapter (model.lora.enabled=true), fewer parts, or a smaller model."
-    elif needed > 0.7 * there:
-        yield Status.WARN, f"{text}: lower model.micro_tokens if it runs out."
-    else:
-        yield Status.PASS, text
+    policy, there = Policy.from_hub_config(config.model), device_memory(config)
+    ranks = config.trainer.devices * config.trainer.nodes
+    shards = ranks if config.trainer.strategy is Strategy.fsdp2 else 1
+    for stage in config.stages:
+        trunks, images = first_trunks(config, stage)
+        load = load_of(trunks, images, policy)
+        compares = stage is StageName.grpo and config.grpo.kl.beta > 0
+        copy = compares and config.grpo.kl.reference is Reference.frozen_copy
+        memory = step_memory(policy, load, frozen_copy=copy, shards=shards)
+        share = getattr(config, stage.name).batch_size / len(trunks) / ranks
+        flops = share * sum(part.total for part in step_flops(policy, load, reference=compares).values())
+        parts = f"{memory.state / GIB:.2f} state, {memory.activations / GIB:.2f} activations, {memory.head / GIB:.2f} logits"
+        text = f"{stage.name}: about {memory.total / GIB:.2f} GiB a rank ({parts}) of {there / GIB:.0f}, {flops / 1e12:.3g} TFLOP a step"
+        if memory.state > there:
+            yield Status.FAIL, f"{text}: train an adapter (model.lora.enabled=true), fewer parts, or a smaller model, or shard it (fsdp2)."
+        elif memory.total > 0.7 * there:
+            yield Status.WARN, f"{text}: lower model.micro_tokens if it runs out, or set model.gradient_checkpointing=true."
+        else:
+            yield Status.PASS, text
 
 
 def device_memory(config: TrainConfig) -> int:
@@ -206,10 +230,10 @@ CHECKS: dict[str, Callable[[TrainConfig], Lines]] = {
     "model": check_model,
     "first batch": check_first_batch,
     "device": check_device,
-    "memory": check_memory,
+    "cost": check_cost,
     "sampler": check_sampler,
 }
-NEEDS = {"schedule": {"data"}, "first batch": {"data", "model"}, "memory": {"model"}}
+NEEDS = {"schedule": {"data"}, "first batch": {"data", "model"}, "cost": {"data", "model", "first batch"}}
 
 
 def table(findings: list[Finding]) -> str:

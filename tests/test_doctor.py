@@ -47,11 +47,18 @@ def test_a_sound_config_passes_every_check_and_writes_nothing(overrides: list[st
     assert not (tmp_path / "run").exists()
 
 
-def test_memory_counts_the_reference_and_what_trains(overrides: list[str]) -> None:
-    """0.35 M weights of 4 bytes: 5 copies when all train (weights, reference, gradients, two moments)."""
+def test_cost_counts_the_reference_and_what_trains(overrides: list[str]) -> None:
+    """Weights of 4 bytes: 4 copies in SFT (weights, gradients, two moments), the frozen reference besides in GRPO."""
     policy_bytes = sum(path.stat().st_size for path in Path(overrides[2].partition("=")[2]).glob("*.safetensors"))
-    everything = findings(*overrides)["memory"][0][1]
-    assert everything.startswith(f"{5 * policy_bytes / 2**30:.2f} GiB")
+    supervised, rolled_out = (text for _, text in findings(*overrides)["cost"])
+    assert f"({4 * policy_bytes / 2**30:.2f} state" in supervised
+    assert f"({5 * policy_bytes / 2**30:.2f} state" in rolled_out
+    assert all("TFLOP a step" in text for text in (supervised, rolled_out))
+
+
+def test_a_model_too_large_for_the_device_is_a_failure(overrides: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "device_memory", lambda _: 1000)
+    assert {status for status, _ in findings(*overrides)["cost"]} == {Status.FAIL}
 
 
 @pytest.mark.parametrize(
