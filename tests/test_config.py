@@ -133,6 +133,10 @@ def test_what_does_not_compose_is_one_sentence(override: str, words: str) -> Non
         ({"reward.parts.format.weight": 0, "reward.parts.accuracy.weight": 0}, "cannot be used: name at least one part"),
         ({"sampler.kind": "vllm_server"}, "sampler.url=None cannot be used"),
         ({"trainer.devices": 2}, "trainer.strategy=auto cannot be used: name one for 2 devices"),
+        (
+            {"trainer.strategy": "deepspeed"},
+            "trainer.strategy=deepspeed cannot be used: it cannot sum token-weighted micro-batches exactly",
+        ),
         ({"model.min_pixels": 20000}, "model.min_pixels=20000 cannot be used: it must not exceed model.max_pixels=16384"),
         ({"model.row_tokens": 10000}, "model.row_tokens=10000 cannot be used: a row must fit in model.micro_tokens=8192"),
         ({"data.sets.viewpoint.root": ""}, "data.sets.viewpoint.root='' cannot be used"),

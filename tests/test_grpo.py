@@ -33,7 +33,7 @@ from actial.config import (
 from actial.errors import NonFiniteError, UserError
 from actial.grpo.module import GRPOModule, MismatchError
 from actial.grpo.rollouts import Rollouts
-from actial.grpo.sampler import HFSampler
+from actial.grpo.sampler import HFSampler, ScriptedSampler
 from actial.step import step_loader
 
 ALLOWED = [*[i for i in WORDS if i < 20], EOS]
@@ -150,6 +150,25 @@ def test_kl_in_the_reward_is_charged_to_the_completions(tmp_path):
     lengths = [sample.length for sample in batch.samples]
     expected = [0.5 * float(part.sum()) for part in k3.split(lengths)]
     assert costs == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("loss", list(LossType))
+def test_completions_of_no_and_one_token_count_as_they_are(tmp_path, loss):
+    """An empty completion has no token and no share in any denominator, whatever the split into micro-batches."""
+
+    def sampler(*_, **__):
+        return ScriptedSampler(lambda prompt, member: [[], [EOS], [14 + member % 3, EOS]][min(member, 2)], stop_ids=[EOS])
+
+    rows = []
+    for micro_tokens in (1, 10_000):
+        policy = tiny_policy(micro_tokens=micro_tokens)
+        rows += fit(grpo_module(tmp_path / str(micro_tokens), policy=policy, steps=1, loss=loss, sampler_class=sampler))
+    split, whole = rows
+    assert whole["grad_norm"] > 0
+    for name in ("loss", "grad_norm", "entropy", "ratio"):
+        assert split[name] == pytest.approx(whole[name], rel=1e-4, abs=1e-6), name
+    assert whole["length"] == pytest.approx((0 + 1 + 6 * 2) / 8)
+    assert whole["ratio"] == pytest.approx(1.0)
 
 
 # ---------------------------------------------------------------- one step off

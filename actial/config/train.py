@@ -41,8 +41,10 @@ class TrainerConfig:
     threads: int = num(0, "[0, 1024]")  # CPU threads of torch; 0 = its own choice
 
     def check(self, path: str) -> None:
+        if self.strategy is Strategy.deepspeed:  # its engine averages over ranks at every backward pass, and shows no gradient to clip
+            reject(f"{path}strategy", "deepspeed", "it cannot sum token-weighted micro-batches exactly: set fsdp2, or ddp for adapters")
         if self.strategy is Strategy.auto and self.devices * self.nodes > 1:
-            reject(f"{path}strategy", "auto", f"name one for {self.devices * self.nodes} devices: ddp, fsdp2 or deepspeed")
+            reject(f"{path}strategy", "auto", f"name one for {self.devices * self.nodes} devices: ddp or fsdp2")
 
 
 class WandbMode(Enum):
