@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from transformers import AttentionInterface
 
-from actial.attention import dense_mask
-from actial.rows import embed_rows, see
+from actial.attention import TRUNK_ATTENTION
+from actial.rows import embed_rows, layout_options, see
 from actial.trunk import PAD_SEGMENT, TrunkBatch
 
 GROUP_ATTENTION = "actial_group"
@@ -89,14 +89,11 @@ def prefill(model: Any, batch: TrunkBatch, group: int, capacity: int) -> tuple[G
     """
     embeds, extra = embed_rows(model, batch, see(model, batch))
     cache = PrefillCache()
-    out = model.model.language_model(
-        inputs_embeds=embeds,
-        attention_mask=dense_mask(batch),
-        position_ids=batch.positions,
-        past_key_values=cache,
-        use_cache=True,
-        **extra,
-    )
+    extra |= layout_options(model, batch, embeds)
+    with _attention(model, TRUNK_ATTENTION):
+        out = model.model.language_model(
+            inputs_embeds=embeds, position_ids=batch.positions, past_key_values=cache, use_cache=True, **extra
+        )
     trunk_of = batch.trunk_of.flatten()
     lengths = trunk_of[trunk_of != PAD_SEGMENT].bincount()
     slots = trunk_of.argsort(stable=True)[-int(lengths.sum()) :]  # grouped by prompt, each in order

@@ -23,7 +23,7 @@ from actial.config import Attention, ModelConfig, Precision, Reference
 from actial.errors import UserError
 from actial.head import FULL_LAW, Law, score_tokens
 from actial.hf_io import image_normalisation, save_checkpoint
-from actial.parts import PARTS, add_lora, part_of, prepare_vision, switch
+from actial.parts import PARTS, add_lora, part_of, prepare, switch
 from actial.rows import scored_hidden, see
 from actial.trunk import TrunkBatch, TrunkSpec
 
@@ -81,7 +81,7 @@ class Policy(nn.Module):
         self.config = config
         self.hf_config: PretrainedConfig = hf_config
         self.reference_kind = reference
-        prepare_vision(model)
+        prepare(model)
         self.reference = None
         if reference is Reference.frozen_copy:
             self.reference = copy.deepcopy(model).requires_grad_(False).eval()

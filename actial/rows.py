@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from actial.attention import block_mask, dense_mask
+from actial.attention import block_mask, trunk_layout
 from actial.config import Attention
 from actial.trunk import TrunkBatch
 
@@ -21,11 +21,19 @@ def see(model: Any, batch: TrunkBatch) -> Any:
 def scored_hidden(model: Any, batch: TrunkBatch, attention: Attention, vision: Any) -> torch.Tensor:
     """(N, H) final hidden states at the predictors of the scored tokens; `vision` comes from `see`."""
     embeds, extra = embed_rows(model, batch, vision)
-    mask = block_mask(batch) if attention is Attention.flex else dense_mask(batch)
-    out = model.model.language_model(
-        inputs_embeds=embeds, attention_mask=mask, position_ids=batch.positions, use_cache=False, **extra
-    )
+    if attention is Attention.flex:
+        extra["attention_mask"] = block_mask(batch)
+    else:
+        extra |= layout_options(model, batch, embeds)
+    out = model.model.language_model(inputs_embeds=embeds, position_ids=batch.positions, use_cache=False, **extra)
     return out.last_hidden_state.flatten(0, 1)[batch.predictor]
+
+
+def layout_options(model: Any, batch: TrunkBatch, embeds: torch.Tensor) -> dict[str, Any]:
+    """What makes the text model attend by trunks and branches; the 4-D mask only keeps it from building one itself."""
+    text = model.config.text_config
+    layout = trunk_layout(batch, text.num_attention_heads // text.num_key_value_heads)
+    return {"attention_mask": embeds.new_empty(1, 1, 1, 1), "layout": layout}
 
 
 def embed_rows(model: Any, batch: TrunkBatch, vision: Any) -> tuple[torch.Tensor, dict[str, Any]]:

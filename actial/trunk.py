@@ -79,6 +79,7 @@ class TrunkBatch:
     branch_index: torch.Tensor  # (N,) index of the branch in the whole batch
     token_index: torch.Tensor  # (N,) position of the token within its branch
     trunk_of_branch: torch.Tensor  # (B,)
+    segments: torch.Tensor  # (S, 3) of each trunk and branch: flat start, length, index of its trunk's segment; stays on the CPU
     uids: list[str]
 
     @property
@@ -91,7 +92,7 @@ class TrunkBatch:
         return int((self.trunk_of != PAD_SEGMENT).sum())
 
     def to(self, device: torch.device | str) -> TrunkBatch:
-        tensors = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "uids"}
+        tensors = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("segments", "uids")}
         moved: dict[str, Any] = {name: tensor.to(device) for name, tensor in tensors.items()}
         return replace(self, **moved)
 
@@ -143,6 +144,7 @@ def pack(
         branch_index=_long(scored.branch),
         token_index=_long(scored.token),
         trunk_of_branch=torch.tensor(scored.trunk_of_branch, dtype=torch.long),
+        segments=torch.tensor(scored.segments, dtype=torch.long),
         uids=[trunk.uid for trunk in trunks],
     )
 
@@ -208,7 +210,7 @@ def patchify(images: Sequence[np.ndarray], spec: TrunkSpec) -> tuple[torch.Tenso
 
 
 class _ScoredTokens:
-    """Flat lists of the scored tokens, grown trunk by trunk."""
+    """Flat lists of the scored tokens and of the segments, grown trunk by trunk."""
 
     def __init__(self) -> None:
         self.predictor: list[np.ndarray] = []
@@ -216,10 +218,13 @@ class _ScoredTokens:
         self.branch: list[np.ndarray] = []
         self.token: list[np.ndarray] = []
         self.trunk_of_branch: list[int] = []
+        self.segments: list[tuple[int, int, int]] = []
 
     def add(self, trunk: Trunk, trunk_index: int, start: int) -> None:
         """`start`: flat row position of the trunk's first token."""
         before = start + len(trunk.ids)
+        own_segment = len(self.segments)
+        self.segments.append((start, len(trunk.ids), own_segment))
         for branch in trunk.branches:
             token = np.flatnonzero(np.asarray(branch.scored, dtype=bool))
             predictor = before + token - 1
@@ -229,6 +234,7 @@ class _ScoredTokens:
             self.branch.append(np.full(len(token), len(self.trunk_of_branch)))
             self.token.append(token)
             self.trunk_of_branch.append(trunk_index)
+            self.segments.append((before, len(branch.ids), own_segment))
             before += len(branch.ids)
 
 

@@ -14,7 +14,7 @@ from tiny_models import IMAGE, VOCAB, make_trunk, random_branch, random_image, t
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import Qwen2VLImageProcessor
 
-from actial.attention import block_mask, dense_mask, mask_rule
+from actial.attention import block_mask, mask_rule, trunk_layout
 from actial.config import LoraConfig, ModelConfig, PartConfig, Precision, Reference
 from actial.errors import UserError
 from actial.head import Law
@@ -144,7 +144,7 @@ def test_layout_of_a_small_batch(policies):
     assert batch.branch_index.tolist() == [0, 0, 1, 2]
     assert batch.token_index.tolist() == [0, 1, 0, 0]
     assert batch.trunk_of_branch.tolist() == [0, 0, 1]
-    visible = dense_mask(batch)[0, 0].int()
+    visible = visible_pairs(batch)[0].int()
     assert visible[4].tolist() == [1, 1, 0, 0, 1, 0, 0, 0, 0]  # the second branch: its trunk and itself
     assert visible[8].tolist() == [0, 0, 0, 0, 0, 1, 1, 1, 1]
 
@@ -160,20 +160,43 @@ def test_an_image_used_by_two_trunks_is_computed_once(policies):
     check_equal(policy, trunks, images)
 
 
-def test_block_mask_covers_the_dense_mask(policies):
-    """Every visible pair lies in a block FlexAttention visits, and the element rule is the dense mask."""
+def visible_pairs(batch) -> torch.Tensor:
+    """(R, L, L) of the element rule."""
+    rows, length = batch.ids.shape
+    grid = torch.meshgrid(torch.arange(rows), torch.arange(length), torch.arange(length), indexing="ij")
+    return mask_rule(batch)(grid[0], torch.tensor(0), grid[1], grid[2])
+
+
+def test_layout_visits_each_visible_pair_once(policies):
+    """What the buckets compute, put back into a matrix, is the element rule; padding aside, nothing else is computed."""
+    policy = policies["qwen2_5_vl"]
+    trunks, images = random_batch(2, policy, counts=(2, 1, 3, 0))
+    batch = pack(trunks, images, policy.spec, 10_000)
+    layout = trunk_layout(batch, heads_per_key=1)
+    length = batch.ids.shape[1]
+    counts = torch.zeros(length, length, dtype=torch.long)
+    slot = 0
+    for bucket in layout.buckets:
+        for member, (queries, keys) in enumerate(zip(bucket.query, bucket.key, strict=True)):
+            for place, query in enumerate(queries.tolist()):
+                if layout.back[query] == slot:  # no padding
+                    seen = keys[: place + 1] if bucket.mask is None else keys[bucket.mask[member, 0, place] == 0]
+                    counts[query].index_add_(0, seen, torch.ones(len(seen), dtype=torch.long))
+                slot += 1
+    assert torch.equal(counts, visible_pairs(batch)[0].long())
+
+
+def test_block_mask_covers_the_visible_pairs(policies):
+    """Every visible pair lies in a block that FlexAttention visits."""
     policy = policies["qwen2_5_vl"]
     trunks, images = random_batch(2, policy, counts=(2, 1, 3, 2))
     batch = pack(trunks, images, policy.spec, 300)
-    dense = dense_mask(batch)[:, 0]
-    rows, length = batch.ids.shape
-    rule = mask_rule(batch)
-    grid = torch.meshgrid(torch.arange(rows), torch.arange(length), torch.arange(length), indexing="ij")
-    assert torch.equal(rule(grid[0], torch.tensor(0), grid[1], grid[2]), dense)
+    visible = visible_pairs(batch)
+    length = visible.shape[-1]
     blocks = block_mask(batch, compiled=False).to_dense()[:, 0].bool()
-    side = -(-length // blocks.shape[-1] // 128) * 128
-    cover = blocks.repeat_interleave(side, 1).repeat_interleave(side, 2)[:, :length, :length]
-    assert not (dense & ~cover).any()
+    cover = blocks.repeat_interleave(128, 1).repeat_interleave(128, 2)[:, :length, :length]
+    assert cover.shape == visible.shape
+    assert not (visible & ~cover).any()
 
 
 @pytest.mark.parametrize(
