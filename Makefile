@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data quickstart tiny-base test lint format types vllm-cpu serve scale bench claims clean-venv
+.PHONY: help setup data quickstart tiny-base test test-server overhead lint format types vllm-cpu serve scale bench claims clean-venv
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 16
@@ -44,14 +44,19 @@ quickstart: data ## the whole method on the tiny world, about 20 minutes on two 
 	$(BIN)/python -m actial.train +experiment=quickstart $(if $(CAPTURES),benchmark=world_captures) $(ARGS)
 
 tiny-base: setup ## train the tiny base model again (hours; its weights are in actial/assets)
-	$(BIN)/python -m actial.world out=data/base/world objects=3000 unseen_objects=0 sat_train=5000 sat_val=0 sat_test=0 seed=101
+	$(BIN)/python -m actial.world out=data/base/world objects=3000 unseen_objects=0 sat_train=24000 sat_val=0 sat_test=0 seed=101
 	$(BIN)/python -m actial.build $(WORLD) source.root=data/base/world/captures out=data/base/pairs
 	$(BIN)/python -m actial.build source=sat dataset=world source.root=data/base/world/sat out=data/base/sat
 	$(BIN)/python -m actial.world.tiny out=data/base/untrained pairs=data/base/pairs sat=data/base/sat
-	$(BIN)/python -m actial.train +experiment=tiny_base
+	for part in tiny_base tiny_base_words tiny_base_letters tiny_base_scenes; do $(BIN)/python -m actial.train +experiment=$$part || exit 1; done
 
 test: $(VENV)/.vllm-cpu ## run the whole test suite, rollouts by the CPU build of vLLM included
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+
+# 5,000 questions to vLLM's real server: killed and continued, locked, dying (about 10 minutes on two cores).
+test-server: $(VENV)/.vllm-cpu ## the acceptance run of evaluation against a vLLM server: REQUESTS
+	ACTIAL_SERVER_REQUESTS=$(REQUESTS) $(BIN)/python -m pytest -s --timeout 7200 tests/test_vllm_server.py $(ARGS)
+REQUESTS ?= 5000
 
 lint: setup ## ruff and codespell
 	$(BIN)/ruff check .
@@ -80,6 +85,10 @@ serve: setup ## serve a trained checkpoint as an OpenAI-compatible server: MODEL
 	VLLM_CPU_KVCACHE_SPACE=1 $(BIN)/python -m vllm.entrypoints.openai.api_server --model $(MODEL) --served-model-name actial \
 		--host 127.0.0.1 --port $(PORT) --limit-mm-per-prompt '{"image":$(IMAGES),"video":0}' --generation-config vllm \
 		$(if $(shell command -v nvidia-smi),,--dtype float32 --enforce-eager) $(ARGS)
+
+overhead: $(VENV)/.vllm-cpu ## wall time of evaluation beside that of the engine alone (about 10 minutes on two idle cores)
+	$(BIN)/python experiments/evaluate/run.py data/evaluate --engine server
+	$(BIN)/python experiments/evaluate/run.py data/evaluate --engine vllm
 
 scale: setup ## measure the build from 100 to 10,800 synthetic objects (about 15 minutes on 2 cores)
 	$(BIN)/python experiments/scale/run.py data/scale --objects 100 1000 10800 --keep

@@ -105,13 +105,15 @@ def evaluate(config: EvaluateConfig) -> None:
     out = Path(config.out)
     runner = open_runner(config)
     scores: dict[str, Any] = {}
-    results: dict[str, Any] = {key: {} for key in ("sets", "diagnostics", "examples", "paper")}
+    results: dict[str, Any] = {key: {} for key in ("sets", "chance", "diagnostics", "examples", "paper")}
     for task in open_tasks(config, runner.limits):
         folder = out if config.benchmark.name else out / task.name
         settings = runner.settings | task.settings
         predictions = runner.ask(task.examples, f"{runner.name} on {task.name}", PredictionLog(folder, settings))
         scores[task.name] = task.score(predictions) | {"settings": settings}
         results["sets"][task.name] = {runner.name: set_results(predictions)}
+        if task.chance:
+            results["chance"][task.name] = task.chance
         results["paper"][task.name] = task.paper(scores[task.name])
         results["examples"][task.name] = sample_answers(out, task.name, task.examples, {runner.name: predictions})
         if count := config.benchmark.diagnostics:

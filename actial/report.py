@@ -187,7 +187,7 @@ def _paper_table(name: str, found: dict[str, Any]) -> dict[str, Any]:
     rows.append({"name": "this model", "cells": found["ours"], "kind": "main"})
     for row in rows:
         row["cells"] = [ABSENT if value is None else value for value in row["cells"]]
-    return {"name": name, "columns": found["columns"], "rows": rows}
+    return {"name": name, "columns": found["columns"], "rows": rows, "notes": "; ".join(found.get("notes", []))}
 
 
 PAIRED = (

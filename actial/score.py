@@ -34,7 +34,7 @@ def score(config: ScoreConfig) -> None:
     results: dict[str, Any] = {
         "meta": {"title": f"{path.name} on {benchmark.name}", "answers read as": config.compat},
         "sets": {benchmark.name: {path.stem: set_results(graded)}},
-        "paper": {benchmark.name: beside_paper(benchmark.name, scores["scores"])},
+        "paper": {benchmark.name: beside_paper(benchmark.name, scores)},
     }
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "scores.json", scores)

@@ -5,10 +5,12 @@ import re
 
 import pytest
 from benchmark_files import WRITERS
+from test_benchmark_rules import prediction
 from test_server import FakeServer
 
 from actial.benchmarks import BENCHMARKS
-from actial.benchmarks.results import PAPER_COLUMNS, open_benchmark
+from actial.benchmarks.base import Source
+from actial.benchmarks.results import PAPER_COLUMNS, notes, open_benchmark
 from actial.config import BenchmarkConfig, EvaluateConfig, ModelConfig, ScoreConfig, ServerConfig
 from actial.evaluate import evaluate
 from actial.predictions import read_predictions
@@ -27,6 +29,17 @@ def asked(name, root, out, content="<answer>B</answer>", **options):
     return fake.bodies
 
 
+def test_complete_sets_carry_no_warning():
+    bench = BENCHMARKS["mmsi"]
+    source = Source(name="mmsi", hub="", split=bench.split)
+    rows = [prediction(str(i), 1) for i in range(1000)]
+    assert notes(bench, source, rows) == []
+    assert notes(bench, source, rows[1:]) == ["999 questions were asked, 1000 are published: not comparable with published figures"]
+    turned = [prediction(f"{i}#{r}", 1, group={"base": str(i), "rotation": r, "rotations": 2}) for i in range(1000) for r in range(2)]
+    assert notes(bench, source, turned) == []
+    assert "guesses right half of the time" in BENCHMARKS["viewpoint_100k"].note
+
+
 def test_every_benchmark_has_its_files_here():
     assert set(WRITERS) == set(BENCHMARKS)
 
@@ -42,6 +55,8 @@ def test_asked_scored_and_scored_again(name, tmp_path):
     assert photos == sorted(len(item.images) for item in items)
     scores = json.loads((tmp_path / "out/scores.json").read_text())
     assert scores["n"] == len(items)
+    few = BENCHMARKS[name].questions > 0
+    assert any("not comparable" in note for note in scores["notes"]) == few
     assert all(re.fullmatch("[0-9a-f]{64}", digest) for digest in scores["sha256"].values())
     page = (tmp_path / "out/report.html").read_text()
     assert ("Actial-7B" in page) == (name in PAPER_COLUMNS)

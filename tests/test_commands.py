@@ -229,6 +229,8 @@ def test_paper_stands_beside_ours(tmp_path):
     assert paper["ours"] == [100.0, 100.0, None, 100.0, None]
     page = (tmp_path / "out/report.html").read_text()
     assert "Actial-7B without K.I." in page
+    assert "3 questions were asked, 5157 are published: not comparable with published figures." in page
+    assert json.loads((tmp_path / "out/scores.json").read_text())["notes"] == paper["notes"]
     assert "47.7" in page
 
 

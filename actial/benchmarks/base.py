@@ -138,6 +138,8 @@ class Benchmark:
     licence: str = ""
     paper: str = ""
     reference: str = ""  # name of a table under reference/
+    questions: int = 0  # in the split that papers report, options in one order; 0 = not known
+    note: str = ""  # what a reader of its figures must know
 
 
 def require(table: str, found: Iterable[str], expected: Sequence[str]) -> None:

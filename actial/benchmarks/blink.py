@@ -69,9 +69,10 @@ def score(predictions: Sequence[Prediction]) -> Scores:
     return scores
 
 
-def _benchmark(name: str, loader: Callable[[Source], list[Item]]) -> Benchmark:
+def _benchmark(name: str, loader: Callable[[Source], list[Item]], questions: int) -> Benchmark:
     return Benchmark(
         name=name,
+        questions=questions,
         hub="BLINK-Benchmark/BLINK",
         load=loader,
         score=score,
@@ -83,5 +84,5 @@ def _benchmark(name: str, loader: Callable[[Source], list[Item]]) -> Benchmark:
     )
 
 
-BENCHMARK = _benchmark("blink", load)
-BENCHMARK_ALL = _benchmark("blink_all", load_all)
+BENCHMARK = _benchmark("blink", load, 133 + 124 + 143)
+BENCHMARK_ALL = _benchmark("blink_all", load_all, 1901)

@@ -41,6 +41,7 @@ def score(predictions: Sequence[Prediction]) -> Scores:
 
 BENCHMARK = Benchmark(
     name="cv_bench",
+    questions=2638,
     hub="nyu-visionx/CV-Bench",
     load=load,
     score=score,

@@ -54,6 +54,7 @@ def score(predictions: Sequence[Prediction]) -> Scores:
 
 BENCHMARK = Benchmark(
     name="mmsi",
+    questions=1000,
     hub="RunsenXu/MMSI-Bench",
     load=load,
     score=score,

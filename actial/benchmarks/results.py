@@ -42,6 +42,9 @@ PAPER_COLUMNS: dict[str, dict[str, tuple[str, str]]] = {
 }
 
 
+PAPER_COLUMNS["blink_all"] = PAPER_COLUMNS["blink"]
+
+
 def open_benchmark(config: BenchmarkConfig) -> tuple[Benchmark, Source, list[Item]]:
     """The benchmark of `config.name`, where its files were found, and its items.
 
@@ -94,6 +97,7 @@ def benchmark_scores(benchmark: Benchmark, source: Source, predictions: Sequence
         "benchmark": benchmark.name,
         "split": source.split,
         "n": len(predictions),
+        "notes": notes(benchmark, source, predictions),
         "unparsed": overall.unparsed,
         "truncated": overall.truncated,
         "format": sum(p.format_ok for p in predictions) / max(1, len(predictions)),
@@ -105,14 +109,27 @@ def benchmark_scores(benchmark: Benchmark, source: Source, predictions: Sequence
     }
 
 
-def beside_paper(name: str, scores: dict[str, Any]) -> dict[str, Any] | None:
-    """{"columns", "rows": {model: [..]}, "ours": [..]}: the paper's figures and ours in one display form; None if it has none."""
+def notes(benchmark: Benchmark, source: Source, predictions: Sequence[Prediction]) -> list[str]:
+    """What keeps the figures from being compared with published ones, and what a reader must know."""
+    found = [benchmark.note] if benchmark.note else []
+    asked = len({(p.group["base"], p.group.get("flip", False)) if p.group else p.uid for p in predictions})
+    if source.split == benchmark.split and benchmark.questions not in (0, asked):
+        found.append(f"{asked} questions were asked, {benchmark.questions} are published: not comparable with published figures")
+    return found
+
+
+def beside_paper(name: str, found: dict[str, Any]) -> dict[str, Any] | None:
+    """{"columns", "rows": {model: [..]}, "ours": [..], "notes"}: the paper's figures and ours (scores.json) in one display form.
+
+    None for a benchmark that the paper does not have.
+    """
     if name not in PAPER_COLUMNS:
         return None
     columns = PAPER_COLUMNS[name]
     reference = table(BENCHMARKS[name].reference)
     rows = {model: [row[c] for c in columns] for model, row in reference.rows.items() if any(row[c] is not None for c in columns)}
-    return {"columns": list(columns), "rows": rows, "ours": [_find(scores, path, form) for path, form in columns.values()]}
+    ours = [_find(found["scores"], path, form) for path, form in columns.values()]
+    return {"columns": list(columns), "rows": rows, "ours": ours, "notes": found["notes"]}
 
 
 def _find(scores: dict[str, Any], path: str, form: str) -> float | None:

@@ -90,6 +90,7 @@ def score_omni3d(predictions: Sequence[Prediction]) -> Scores:
 
 OMNISPATIAL = Benchmark(
     name="omnispatial",
+    questions=1533,
     hub="qizekun/OmniSpatial",
     load=load_omnispatial,
     score=score_omnispatial,

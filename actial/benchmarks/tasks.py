@@ -23,6 +23,7 @@ class Task:
     examples: Sequence[Example]
     settings: dict[str, Any]  # what its questions depend on
     score: Callable[[Sequence[Prediction]], dict[str, Any]]
+    chance: float  # share that guessing among the options gets right, without the questions that have none
     paper: Callable[[dict[str, Any]], dict[str, Any] | None] = lambda scores: None
 
 
@@ -50,7 +51,8 @@ def _published(config: EvaluateConfig, limits: ImageLimits) -> Task:
         examples=BenchmarkExamples(items, style, multiple=limits.multiple, min_pixels=limits.min_pixels, max_pixels=limits.max_pixels),
         settings=settings,
         score=lambda predictions: benchmark_scores(benchmark, source, predictions, partial=bool(asked.limit)),
-        paper=lambda scores: beside_paper(benchmark.name, scores["scores"]),
+        chance=_chance([len(item.options) for item in items]),
+        paper=lambda scores: beside_paper(benchmark.name, scores),
     )
 
 
@@ -62,7 +64,14 @@ def _built(config: EvaluateConfig, name: str, place: str) -> Task:
     if limit := config.benchmark.limit:
         order = order[: max(1, limit // len(found.example(int(order[0]), 0).questions))]
     settings = {"set": place, "root": config.data.sets[data_set].root, "mode": mode.value, "limit": config.benchmark.limit}
-    return Task(name=name, examples=[found.example(int(i), 0) for i in order], settings=settings, score=_set_scores)
+    examples = [found.example(int(i), 0) for i in order]
+    guess = _chance([len(question.options) for example in examples for question in example.questions])
+    return Task(name=name, examples=examples, settings=settings, score=_set_scores, chance=guess)
+
+
+def _chance(counts: Sequence[int]) -> float:
+    shares = [1 / count for count in counts if count]
+    return sum(shares) / max(1, len(shares))
 
 
 def _set_scores(predictions: Sequence[Prediction]) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from actial.errors import UserError
 from actial.scoring import Prediction
 
 QID = re.compile(r"(?P<base>[^-]{8})(?P<flip>-flip)?(?:-(?P<rotation>[1-3]))?")
-CIRCULAR_GROUPS = 5157  # of the whole release, mirrored items counted apart
 
 
 def load(source: Source) -> list[Item]:
@@ -41,6 +40,7 @@ def score(predictions: Sequence[Prediction]) -> Scores:
 
 BENCHMARK = Benchmark(
     name="3dsrbench",
+    questions=5157,  # mirrored items counted apart
     hub="ccvl/3DSRBench",
     load=load,
     score=score,

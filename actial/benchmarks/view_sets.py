@@ -77,6 +77,7 @@ def load_all_angles(source: Source) -> list[Item]:
 
 VIEWSPATIAL = Benchmark(
     name="viewspatial",
+    questions=5712,
     hub="lidingm/ViewSpatial-Bench",
     load=load_viewspatial,
     score=score_types,
@@ -95,6 +96,7 @@ MINDCUBE = Benchmark(
 )
 ALL_ANGLES = Benchmark(
     name="all_angles",
+    questions=2132,
     hub="ch-chenyu/All-Angles-Bench",
     load=load_all_angles,
     score=score_types,
