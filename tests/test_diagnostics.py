@@ -7,9 +7,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from benchmark_files import write_blink
 from scripted import ByteRenderer, FunctionSampler, letter_of
 
 from actial import diagnostics as D
+from actial.benchmarks.base import Style
+from actial.benchmarks.examples import BenchmarkExamples
+from actial.benchmarks.results import open_benchmark
+from actial.config import BenchmarkConfig
 from actial.evaluate import evaluate_examples
 from actial.hashing import hash_unit
 from actial.probes import centroid, centroid_probe
@@ -173,3 +178,33 @@ def test_questions_that_do_not_turn_are_left_out():
     asked = type(q)(uid="x", type="count", text="How many?\nA: 1 B: 2", options=("1", "2"), answer_index=0, mode=q.mode)
     assert not D.turns(asked)
     assert run(honest, [Example(uid="e", images=example.images, questions=[asked], task="qa")]) == {}
+
+
+@pytest.mark.parametrize("style", ["dataset", "vlmeval", "mmsi", "think", "letter"])
+def test_published_sets_are_diagnosed_in_every_style(tmp_path, style):
+    """BLINK's question offers both sides in its wording, and shows its options in a layout of its own."""
+    write_blink(tmp_path)
+    _, _, items = open_benchmark(BenchmarkConfig(name="blink", root=str(tmp_path)))
+    if style != "dataset":
+        items = [replace(item, raw_prompt=None) for item in items]
+    examples = BenchmarkExamples(items, Style(style), multiple=16, min_pixels=256, max_pixels=4096)
+    assert [D.turns(e.questions[0]) for e in examples] == [True, False, False]  # the two others are about one photo
+    asked = [D.rotate_options(e, 1).questions[0] for e in examples[:1]]
+    assert asked[0].options == ("right", "left")
+    assert asked[0].text != examples[0].questions[0].text
+
+    def picks_right(images, text):
+        return next(letter for letter in "AB" if any(f"{letter}{mark} right" in text for mark in (":", ".", ")")))
+
+    report = run(picks_right, list(examples))
+    assert report["options"]["consistent"]["value"] == 1
+    assert report["swap"]["consistent"]["value"] == 0
+    report = run(lambda images, text: "B", list(examples))
+    assert report["options"]["consistent"]["value"] == 0
+
+
+def test_unknown_layout_of_options_is_left_out():
+    question = pairs(1)[0].questions[0]
+    assert D.laid_out(question)
+    assert not D.turns(replace(question, text="The options are " + " / ".join(question.options)))
+    assert D.opposite("Left of the right chair") == "Right of the left chair"

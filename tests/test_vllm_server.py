@@ -1,6 +1,6 @@
-"""Evaluation and chains against vLLM's own OpenAI-compatible server on loopback: killed, continued, equal to the in-process model.
+"""Evaluation and chains against vLLM's own OpenAI-compatible server: killed, continued, locked, dying, equal to the in-process model.
 
-ACTIAL_SERVER_REQUESTS sets how many questions are asked (300; the acceptance run took 5,000).
+ACTIAL_SERVER_REQUESTS sets how many questions are asked (300; `make test-server` asks 5,000).
 """
 
 import contextlib
@@ -57,7 +57,7 @@ def served(model, tmp_path_factory):
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     words = ["--model", str(model), "--served-model-name", "tiny", "--host", "127.0.0.1", "--port", str(port), "--dtype", "float32"]
-    words += ["--enforce-eager", "--max-model-len", "1024", "--limit-mm-per-prompt", '{"image":2,"video":0}', "--api-key", KEY]
+    words += ["--enforce-eager", "--max-model-len", "4096", "--limit-mm-per-prompt", '{"image":2,"video":0}', "--api-key", KEY]
     environment = os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1"}
     with (tmp_path_factory.mktemp("log") / "server.txt").open("w+") as log:
         server = subprocess.Popen(
