@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from hashlib import sha256
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning
 import numpy as np
@@ -18,7 +18,7 @@ from actial.batch import TrainBatch
 from actial.config import LoggerConfig, TrainConfig, WandbMode
 from actial.files import write_text
 from actial.progress import Progress
-from actial.runs import Run, flat, is_main_process
+from actial.runs import Run, is_main_process
 from actial.step import StepModule
 from actial.trunk import Branch, Trunk
 
@@ -179,7 +179,7 @@ def _start_wandb(logger: LoggerConfig, config: TrainConfig, run: Run) -> Any:
         name=run.folder.name,
         id=sha256(str(run.folder.resolve()).encode()).hexdigest()[:12],  # the same for a resumed run
         resume="allow",
-        config=flat(OmegaConf.create(run.config_text)),
+        config=cast("dict[str, Any]", OmegaConf.to_container(OmegaConf.create(run.config_text))),  # nested: so panels group by a setting
         settings=wandb.Settings(silent=True, x_disable_stats=True),
     )
     for stage in config.stages:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 import matplotlib
@@ -11,10 +12,11 @@ import matplotlib.image
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from actial.files import atomic
-from actial.plots import MARKERS, STYLE, colour, label
+from actial.plots import LABELS, MARKERS, STYLE, colour, label
 
 UNITS = {
     "loss": "loss (nats per token)",
@@ -27,12 +29,20 @@ UNITS = {
     "truncated": "cut short (%)",
 }
 SHARES = ("format", "accuracy", "truncated", "joint", "unparsed", "drop")
+GREY = "#5c6675"
 LINES = ("-", "--", ":", "-.")
 
 
 def scale(metric: str) -> float:
     """100 for shares, which are shown in percent."""
     return 100.0 if metric.partition("/")[0].removesuffix("_rise") in SHARES else 1.0
+
+
+def axis_label(metric: str) -> str:
+    """What an axis says: "loss/ego_rotation" -> "loss, ego rotation (nats per token)"."""
+    whole, _, part = metric.partition("/")
+    named, bracket, unit = UNITS.get(whole, whole).partition(" (")
+    return f"{named}, {part.replace('_', ' ')}\n{bracket.strip()}{unit}".strip() if part else f"{named}{bracket}{unit}"
 
 
 def arm_figure(table: pd.DataFrame, means: pd.DataFrame, metric: str = "accuracy", chance: Mapping[str, float] | None = None) -> Figure:
@@ -53,12 +63,14 @@ def arm_figure(table: pd.DataFrame, means: pd.DataFrame, metric: str = "accuracy
             if chance and name in chance:
                 axes.axvline(100 * chance[name], color="#b9bec6", lw=1.2, zorder=0, label="guessing")
             axes.set_title(name, loc="left", fontsize=10)
-            axes.set_xlabel(UNITS.get(metric, metric), fontsize=9)
+            axes.set_xlabel(axis_label(metric), fontsize=9)
             axes.set_yticks(range(len(arms)), arms)
             axes.set_ylim(len(arms) - 0.5, -0.5)
             axes.grid(axis="y", visible=False)
             axes.tick_params(length=0)
         handles, names = grid[0].get_legend_handles_labels()
+        handles += [Line2D([], [], color=GREY, lw=2), Line2D([], [], color=GREY, marker="|", ms=8, ls="")]
+        names += ["95 % interval over seeds", "one seed"]
         figure.legend(handles, names, loc="outside upper left", ncols=len(names), frameon=False, fontsize=9)
     return figure
 
@@ -94,7 +106,7 @@ def curve_figure(curves: Mapping[str, pd.DataFrame]) -> Figure:
                     axes.fill_between(values.index, values.min(axis=1), values.max(axis=1), color=colour(i + 1), alpha=0.15, lw=0)
                     style = LINES[(i // 5) % len(LINES)]
                     axes.plot(values.index, values.mean(axis=1), color=colour(i + 1), ls=style, lw=1.6, label=arm)
-            axes.set_ylabel(UNITS.get(metric, metric), fontsize=9)
+            axes.set_ylabel(axis_label(metric), fontsize=9)
             axes.set_xlabel("step", fontsize=9)
             axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
             axes.tick_params(length=0)
@@ -119,7 +131,7 @@ def counts_figure(counts: Mapping[str, pd.Series]) -> Figure:
 
 
 def photo_figure(cards: Sequence[Mapping[str, Any]], folder: Path | str) -> Figure:
-    """Photos of a run's sample answers (results.json, "examples") with the truth and what every model said."""
+    """Photos of a run's sample answers (results.json, "examples") with the question, the truth and what every model said."""
     photos = max((len(card["images"]) for card in cards), default=1)
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(2.2 * photos + 4.5, 2.0 * max(1, len(cards))), layout="constrained")
@@ -129,8 +141,11 @@ def photo_figure(cards: Sequence[Mapping[str, Any]], folder: Path | str) -> Figu
         for line, card in zip(grid, cards, strict=False):
             for axes, path in zip(line, card["images"], strict=False):
                 axes.imshow(matplotlib.image.imread(Path(folder) / path), interpolation="nearest")
-            said = [f"{label(m)}: {a['choice'] or 'not readable'}{'' if a['hit'] else '  (wrong)'}" for m, a in card["answers"].items()]
-            line[-1].text(0, 0.5, "\n".join([f"truth: {card['answer']}", *said]), va="center", fontsize=9, transform=line[-1].transAxes)
+            answers = sorted(card["answers"].items(), key=lambda named: list(LABELS).index(named[0]) if named[0] in LABELS else len(LABELS))
+            said = [f"{label(m)}: {a['choice'] or 'not readable'}{'' if a['hit'] else '  (wrong)'}" for m, a in answers]
+            asked = wrap(card["question"].splitlines()[0], 56)
+            text = "\n".join([*asked, f"truth: {card['answer']}", *said])
+            line[-1].text(0, 0.5, text, va="center", fontsize=9, transform=line[-1].transAxes)
     return figure
 
 

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
+import hydra
+
 from actial import records
-from actial.config import DashboardConfig
+from actial.callbacks import tracking
+from actial.cli import CONF, typed
+from actial.config import DashboardConfig, register
 from actial.dashboard import PANELS, workspace
+from actial.runs import open_run
 
 SAMPLE = Path(__file__).resolve().parent.parent / "notebooks" / "sample"
 
@@ -19,6 +25,21 @@ def test_the_workspace_holds_every_panel_and_groups_by_a_setting() -> None:
     assert sections[1]["panels"][2]["config"]["metrics"] == ["grpo/kl"]
     grouping = view["spec"]["section"]["run_sets"][0]["grouping"]
     assert grouping == [{"section": "config", "name": "cold_start.value.ratio"}]  # wandb keeps a setting as {value: ..} under its first key
+
+
+def test_runs_are_logged_with_settings_below_their_groups(tmp_path: Path) -> None:
+    """As the workspace looks for them: {"cold_start": {"ratio": ..}}, not "cold_start.ratio"."""
+    register()
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        config = typed(hydra.compose("train", ["+experiment=smoke", f"run_dir={tmp_path / 'run'}", "logger=wandb"]))
+    with open_run(config) as run, tracking(config, run):
+        pass
+    (logged,) = (tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb")
+    ends = time.monotonic() + 60
+    while b"cold_start" not in logged.read_bytes() and time.monotonic() < ends:
+        time.sleep(0.1)  # wandb's own process may still be writing
+    assert b'"ratio":0.1' in logged.read_bytes()
+    assert b"cold_start.ratio" not in logged.read_bytes()
 
 
 def test_every_metric_of_the_panels_is_one_that_runs_log() -> None:
