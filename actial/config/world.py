@@ -17,7 +17,8 @@ class WorldConfig:
     objects: int = num(1000, "[0, inf)")  # of the categories to train on
     unseen_objects: int = num(60, "[0, inf)")  # of the held-out categories
     frames: int = num(12, "[12, 200]")  # photos of each object; the gates want 12
-    size: int = num(48, "[32, 512]")  # pixels, both sides
+    size: int = num(48, "[32, 512]")  # pixels, both sides, of a capture's photos
+    scene_size: int = num(96, "[32, 512]")  # of the scenes' photos: their objects then look as large as a capture's
     sat_train: int = num(2000, "[0, inf)")
     sat_val: int = num(400, "[0, inf)")
     sat_test: int = num(300, "[0, inf)")

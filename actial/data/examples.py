@@ -91,28 +91,36 @@ def read_chains(path: Path) -> dict[str, dict]:
 
 
 class QASet:
-    """Multiple-choice rows with their own images, one question each."""
+    """Multiple-choice rows; up to `together` of those about the same images are branches of one trunk."""
 
-    def __init__(self, shards: ShardSet, types: Sequence[str], *, supervised: bool, mode: AnswerMode | None) -> None:
+    def __init__(self, shards: ShardSet, types: Sequence[str], *, supervised: bool, mode: AnswerMode | None, together: int = 1) -> None:
         self.shards, self.supervised, self.mode = shards, supervised, mode
-        self.rows = [row for row in shards.rows if not types or row["type"] in types]
-        if not self.rows:
+        scenes: dict[tuple, list[dict]] = {}
+        for row in shards.rows:
+            if not types or row["type"] in types:
+                scenes.setdefault((row["shard"], row["key"]) if together > 1 else (row["uid"],), []).append(row)
+        self.scenes = [rows[first : first + together] for rows in scenes.values() for first in range(0, len(rows), together)]
+        if not self.scenes:
             raise UserError(
                 f"set {shards.root} has no row of type {', '.join(types)}: its types are {sorted({r['type'] for r in shards.rows})}."
             )
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.scenes)
 
-    def example(self, index: int, epoch: int) -> Example:
-        row = self.rows[index]
+    def _question(self, row: dict, epoch: int) -> Question:
         drawn = AnswerMode.THINK if hash_unit("mode", row["uid"], epoch) < 0.5 else AnswerMode.DIRECT
         question = qa_question(row, self.mode or drawn, epoch=epoch)
-        if self.supervised:
-            letter, answer = question.answer_letter, question.options[question.answer_index]
-            target = letter if question.mode is AnswerMode.DIRECT else think_target(f"So {answer}.", letter, question.options)
-            question = replace(question, target=target)
-        return Example(uid=str(row["uid"]), images=self.shards.images(row), questions=[question], task="qa", row=row)
+        if not self.supervised:
+            return question
+        letter, answer = question.answer_letter, question.options[question.answer_index]
+        target = letter if question.mode is AnswerMode.DIRECT else think_target(f"So {answer}.", letter, question.options)
+        return replace(question, target=target)
+
+    def example(self, index: int, epoch: int) -> Example:
+        rows = self.scenes[index]
+        questions = [self._question(row, epoch) for row in rows]
+        return Example(uid=str(rows[0]["uid"]), images=self.shards.images(rows[0]), questions=questions, task="qa", row=rows[0])
 
 
 class PerceptionSet:
@@ -206,7 +214,7 @@ def open_set(
             shards.rows = narrowed(shards, config)
         return ViewpointSet(shards, data, cold_start, supervised=supervised, mode=mode)
     if config.task is Task.qa:
-        return QASet(shards, config.types, supervised=supervised, mode=mode)
+        return QASet(shards, config.types, supervised=supervised, mode=mode, together=data.questions_per_pair if supervised else 1)
     return PerceptionSet(shards, data.exercises_per_pair)
 
 

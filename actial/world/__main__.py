@@ -16,7 +16,7 @@ FREE_SETTINGS = ("out", "workers")  # they change no byte
 
 
 def generate(config: WorldConfig) -> None:
-    """python -m actial.world out=DIR [objects=N] [frames=K] [size=64] [sat_train=N] [seed=S]
+    """python -m actial.world out=DIR [objects=N] [frames=K] [size=48] [sat_train=N] [scene_size=96] [seed=S]
 
     Writes DIR/captures in MVImgNet's layout and DIR/sat/SAT_{train,val,test}.parquet; run the same command again to resume.
     """
@@ -38,7 +38,7 @@ def generate(config: WorldConfig) -> None:
         path = out / "sat" / f"SAT_{split}.parquet"
         if rows and not path.is_file():
             with Progress(f"SAT {split}", total=rows, unit="questions") as progress:
-                for count in write_sat(path, split, rows, config.seed, config.size, config.workers):
+                for count in write_sat(path, split, rows, config.seed, config.scene_size, config.workers):
                     progress.advance(count)
     write_json(out / IDENTITY, {"finished": True, **identity(config)})
     print(f"{out}: {len(jobs)} captures, {config.sat_train + config.sat_val + config.sat_test} questions")
