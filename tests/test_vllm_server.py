@@ -75,9 +75,10 @@ def served(model, tmp_path_factory):
                 time.sleep(1)
             yield Served(f"http://127.0.0.1:{port}/v1", server)
         finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(server.pid, signal.SIGTERM)
-            server.wait(60)
+            for end in (signal.SIGTERM, signal.SIGKILL):
+                with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
+                    os.killpg(server.pid, end)
+                    server.wait(60)
 
 
 @pytest.fixture
