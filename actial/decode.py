@@ -91,9 +91,7 @@ def prefill(model: Any, batch: TrunkBatch, group: int, capacity: int) -> tuple[G
     cache = PrefillCache()
     extra |= layout_options(model, batch, embeds)
     with _attention(model, TRUNK_ATTENTION):
-        out = model.model.language_model(
-            inputs_embeds=embeds, position_ids=batch.positions, past_key_values=cache, use_cache=True, **extra
-        )
+        out = model.model.language_model(inputs_embeds=embeds, position_ids=batch.positions, past_key_values=cache, use_cache=True, **extra)
     trunk_of = batch.trunk_of.flatten()
     lengths = trunk_of[trunk_of != PAD_SEGMENT].bincount()
     slots = trunk_of.argsort(stable=True)[-int(lengths.sum()) :]  # grouped by prompt, each in order

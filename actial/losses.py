@@ -109,9 +109,7 @@ def token_weights(
     return ones / (lengths_B[branch_index] * denominators.sequences)
 
 
-def _surrogate(
-    scores: Scores, log_ratio: torch.Tensor, advantage: torch.Tensor, config: GRPOConfig
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _surrogate(scores: Scores, log_ratio: torch.Tensor, advantage: torch.Tensor, config: GRPOConfig) -> tuple[torch.Tensor, torch.Tensor]:
     """(N,) negated surrogate objective, and which tokens the clip holds back."""
     if config.loss is LossType.gspo:  # one ratio per completion, the geometric mean (https://arxiv.org/abs/2507.18071)
         log_ratio = branch_mean(log_ratio, scores.branch_index, len(scores.group_of_branch))[scores.branch_index]

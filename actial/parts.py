@@ -63,6 +63,4 @@ def add_lora(model: Any, config: ModelConfig) -> Any:
     if not targets:
         raise UserError(f"model.lora.target={wanted} matches no linear layer of a part that trains; use all-linear.")
     lora = config.lora
-    return get_peft_model(
-        model, LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets)
-    )
+    return get_peft_model(model, LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets))

@@ -38,9 +38,7 @@ def padded_logprobs(
     logits = model(**inputs).logits
     logits[:, :, list(banned)] = -torch.inf
     logits = logits.log_softmax(-1)
-    rows = [
-        logits[row, [start + j - 1 for j in places], tokens] for row, (start, places, tokens) in enumerate(wanted)
-    ]
+    rows = [logits[row, [start + j - 1 for j in places], tokens] for row, (start, places, tokens) in enumerate(wanted)]
     return torch.cat(rows)
 
 

@@ -79,9 +79,7 @@ def test_one_row_per_trunk_and_all_trunks_in_one_row_agree(policies):
     trunks, images = random_batch(1, policy, counts=(2, 1, 0))
     single, shared = (pack(trunks, images, policy.spec, capacity) for capacity in (1, 10_000))
     assert (single.ids.shape[0], shared.ids.shape[0]) == (3, 1)
-    torch.testing.assert_close(
-        policy.token_logprobs(single).logprobs, policy.token_logprobs(shared).logprobs, rtol=1e-5, atol=1e-5
-    )
+    torch.testing.assert_close(policy.token_logprobs(single).logprobs, policy.token_logprobs(shared).logprobs, rtol=1e-5, atol=1e-5)
 
 
 def test_a_lone_branch_of_one_token_and_an_empty_branch(policies):

@@ -27,9 +27,7 @@ def make_prompts(policy, counts=(2, 0, 1, 3), *, seed=0) -> list[Prompt]:
     for number, count in enumerate(counts):
         chosen = list(range(count))
         trunk = make_trunk("", policy, images, chosen, [rng.randrange(200) for _ in range(number + 1)], [])
-        prompts.append(
-            Prompt(uid=f"p{number}", engine_ids=[], trunk_ids=trunk.ids, images=[images[i] for i in chosen])
-        )
+        prompts.append(Prompt(uid=f"p{number}", engine_ids=[], trunk_ids=trunk.ids, images=[images[i] for i in chosen]))
     return prompts
 
 

@@ -64,9 +64,7 @@ def tiny_model(family: str = "qwen2_5_vl", *, seed: int = 0, patch: int = 8):
     return model.eval()
 
 
-def tiny_policy(
-    family: str = "qwen2_5_vl", *, seed: int = 0, patch: int = 8, reference: Reference = Reference.none, **settings
-) -> Policy:
+def tiny_policy(family: str = "qwen2_5_vl", *, seed: int = 0, patch: int = 8, reference: Reference = Reference.none, **settings) -> Policy:
     config = ModelConfig(path="tiny", **{"row_tokens": 96, "head_chunk_tokens": 16, **settings})
     model = tiny_model(family, seed=seed, patch=patch)
     return Policy(model, config, image_mean=CLIP_MEAN, image_std=CLIP_STD, reference=reference)
