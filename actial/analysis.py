@@ -42,8 +42,9 @@ KEYS = ["arm", "model", "set", "metric"]
 def tidy(runs: Sequence[RunRecord]) -> pd.DataFrame:
     """One row per finished run, model, set and metric.
 
-    Columns: run, arm, seed, the swept settings under their full keys, data, commit, config, log, minutes, model, set, metric, value, and low, high
-    (95 %, over the questions asked) and n where the value is a share of questions. Training metrics: set "training", model = the stage.
+    Columns: run, arm, seed, the swept settings under their full keys, data, commit, config, log, minutes, model, set, metric, value,
+    and low, high (95 %, over the questions asked) and n where the value is a share of questions. Training metrics: set "training", model =
+    the stage.
     Raises UserError when no run is finished.
     """
     done = finished(runs)

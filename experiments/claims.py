@@ -11,6 +11,7 @@ checks that compare two figures at equal seeds. Verdicts are computed from the c
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 from collections import Counter
@@ -34,6 +35,7 @@ from actial.figures import scale
 from actial.files import write_text
 
 ROOT = Path(__file__).resolve().parent
+WORDS = "words.txt"  # beside claim.yaml
 
 
 @dataclass(slots=True, frozen=True)
@@ -157,7 +159,8 @@ def readme(claim: Claim) -> str:
     """README.md of a claim, from claim.yaml, the committed tables and notes.md."""
     facts, sweeps = claim.facts, claim.sweeps
     tables = {name: pd.read_csv(path) for name, sweep in sweeps.items() if (path := sweep.out / "tidy.csv").exists()}
-    commands = [f"python {' '.join(sweep.command())}" for sweep in sweeps.values()]
+    words = read_words(claim)
+    commands = [f"python {' '.join(sweep.command(words))}" for sweep in sweeps.values()]
     minutes = sum(table.drop_duplicates("run")["minutes"].sum() for table in tables.values())
     measured = f" The runs in these tables took {minutes:.0f} minutes, added up." if minutes else ""
     links = [f"[{name}]({(sweep.out / 'ablation.md').relative_to(claim.folder)})" for name, sweep in sweeps.items() if name in tables]
@@ -166,14 +169,22 @@ def readme(claim: Claim) -> str:
         f"# {facts['title']}",
         f"**Question.** {facts['question']}",
         f"**The paper.** {facts['paper']}",
-        f"**Command.** `python experiments/claims.py {claim.name}`, after `make data`; it runs\n\n```sh\n" + "\n".join(commands) + "\n```",
-        f"**Cost.** {cost(list(sweeps.values()))} of the quickstart's size.{measured}",
+        f"**Command.** `{' '.join(['python experiments/claims.py', claim.name, *words])}`, after `make data`; it runs\n\n```sh\n"
+        + "\n".join(commands)
+        + "\n```",
+        f"**Cost.** {cost(list(sweeps.values()), words)} of the quickstart's size{', but for these settings' if words else ''}.{measured}",
         "**Result.** Not run yet." if not tables else "**Result.** " + facts.get("reading", READING),
         markdown(["what is said", "difference", "seeds", "verdict"], checked(claim, tables)),
         "**Tables.** " + ", ".join(links) if links else "",
         notes.read_text().strip() if notes.exists() else "",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def read_words(claim: Claim) -> list[str]:
+    """The settings that its runs were last started with, beside the sweeps' own."""
+    path = claim.folder / WORDS
+    return path.read_text().split() if path.exists() else []
 
 
 READING = (
@@ -202,9 +213,11 @@ def main() -> int:
         [] if given.tables else [s for s in needed(claims) if subprocess.run([sys.executable, *s.command(words)], check=False).returncode]
     )
     for claim in claims:
+        if not given.tables:
+            write_text(claim.folder / WORDS, " ".join(words) + "\n")
         for sweep in claim.sweeps.values():
             if list(sweep.runs.glob("*/results.json")):
-                collect(CollectConfig(runs=str(sweep.runs), out=str(sweep.out.relative_to(Path.cwd())), against=sweep.against))
+                collect(CollectConfig(runs=str(sweep.runs), out=os.path.relpath(sweep.out), against=sweep.against))
         write_text(claim.folder / "README.md", readme(claim))
         print(claim.folder / "README.md")
     for sweep in failed:

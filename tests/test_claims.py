@@ -109,6 +109,7 @@ def test_a_claim_with_runs_gets_its_verdicts_and_remarks(tmp_path: Path, monkeyp
     folder.mkdir()
     shutil.copy(ROOT / "experiments" / "cold_start" / "claim.yaml", folder)
     (folder / "notes.md").write_text("Runs of a test.\n")
+    (folder / "words.txt").write_text("seed=1,2 sft.steps=12\n")
     collect(CollectConfig(runs=str(SAMPLE), out=str(folder)))
     text = claims.readme(claims.load("cold_start"))
     lines = [line for line in text.splitlines() if line.startswith("| ")][2:]
@@ -120,6 +121,8 @@ def test_a_claim_with_runs_gets_its_verdicts_and_remarks(tmp_path: Path, monkeyp
         {"arm": "cold_start=none", "model": "last", "set": "sat", "metric": "accuracy"},
     )
     assert f"| {claims.figure_text(difference, 100, signed=True)} | 2 | {claims.verdict(difference, 'above')} |" in lines[4]
+    assert "\npython -m actial.train -m +experiment=ablate_cold_start seed=1,2 sft.steps=12\n" in text
+    assert "14 runs with 14 SFT and 14 GRPO stages" in text
     assert text.endswith("[ablate_cold_start](ablation.md)\n\nRuns of a test.\n")
     with pytest.raises(UserError, match="no claim is called nothing: there are cold_start"):
         claims.load("nothing")
