@@ -30,13 +30,15 @@ STYLE: Any = {
 }
 MAX_POINTS = 600  # per curve
 
+BY_TYPE = "accuracy by question type"
 # panel -> words of which one must start or end the metric's name
 PANELS = {
     "loss": ("loss",),
     "reward": ("reward", "rewards"),
     "KL to the reference": ("kl",),
-    "response length (tokens)": ("length", "tokens"),
-    "accuracy": ("accuracy", "format"),
+    "response length (tokens)": ("length",),
+    "accuracy and form": ("accuracy", "format"),
+    BY_TYPE: (),
 }
 
 
@@ -99,7 +101,9 @@ def curves(metrics: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
 
 
 def _panel(name: str) -> str | None:
-    parts = name.lower().replace("_", "/").split("/")
+    parts = name.lower().split("/")
+    if parts[0] == "accuracy" and len(parts) > 1:
+        return BY_TYPE
     return next((panel for panel, words in PANELS.items() if any(word in (parts[0], parts[-1]) for word in words)), None)
 
 
@@ -107,7 +111,7 @@ def _panels(panels: dict[str, dict[str, np.ndarray]]) -> str:
     columns = 2 if len(panels) == 4 else min(3, len(panels))
     lines = -(-len(panels) // columns)
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(3.35 * columns, 2.5 * lines), layout="constrained")
+        figure = Figure(figsize=(3.35 * columns, 2.8 * lines), layout="constrained")
         grid = figure.subplots(lines, columns, squeeze=False)
         for axes, (title, series) in zip(grid.flat, panels.items(), strict=False):
             for i, (name, points) in enumerate(series.items()):
@@ -116,14 +120,14 @@ def _panels(panels: dict[str, dict[str, np.ndarray]]) -> str:
             axes.set_xlabel("step", fontsize=9)
             axes.tick_params(length=0)
             if len(series) > 1:
-                axes.legend(frameon=False, fontsize=8)
+                axes.legend(frameon=False, fontsize=7, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.22))
         for axes in list(grid.flat)[len(panels) :]:
             axes.set_visible(False)
         return _svg(figure)
 
 
 def _curve(axes: Any, points: np.ndarray, shade: str, name: str) -> None:
-    window = max(1, len(points) // 50)
+    window = max(1, len(points) // 15)
     padded = np.pad(points[:, 1], (window // 2, window - 1 - window // 2), mode="edge")
     smooth = np.convolve(padded, np.ones(window) / window, mode="valid")
     keep = np.unique(np.linspace(0, len(points) - 1, min(len(points), MAX_POINTS)).astype(int))

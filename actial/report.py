@@ -223,8 +223,7 @@ def _card(card: dict[str, Any], heads: dict[str, Any], run_dir: Path) -> dict[st
     images = [f"data:image/png;base64,{base64.b64encode((run_dir / path).read_bytes()).decode()}" for path in card["images"]]
     unread = defaultdict(lambda: "not readable", truncated="cut before the answer")
     replies = [
-        heads[m] | a | {"choice": a["choice"] or unread[a["outcome"]], "text": a["text"] or "(empty)"}
-        for m, a in card["answers"].items()
-        if m in heads
+        head | a | {"choice": a["choice"] or unread[a["outcome"]], "text": a["text"] or "(empty)"}
+        for head, a in ((heads[m], card["answers"][m]) for m in heads if m in card["answers"])
     ]
     return card | {"images": images, "replies": replies}

@@ -79,9 +79,10 @@ def test_missing_results_are_named(tmp_path):
 
 
 def test_curves_sort_metrics_into_panels():
-    rows = [{"stage": "grpo", "step": s, "reward/format": 1.0, "kl": 0.1, "response_length": 9, "lr": 1e-6} for s in range(3)]
+    row = {"stage": "grpo", "reward/format": 1.0, "kl": 0.1, "length": 9, "lr": 1e-6, "accuracy/static": 0.5, "reward_std_within": 0.3}
+    rows = [row | {"step": s} for s in range(3)]
     [stage] = curves(rows)
     assert stage["name"] == "GRPO"
-    assert all(title in stage["svg"] for title in ("reward", "KL to the reference", "response length"))
-    assert "loss" not in stage["svg"]
+    assert all(title in stage["svg"] for title in ("reward", "KL to the reference", "response length", "accuracy by question type"))
+    assert not any(word in stage["svg"] for word in ("loss", "accuracy and form", "reward_std_within"))
     assert curves([{"stage": "x", "step": 1, "lr": 1.0}]) == []
