@@ -52,11 +52,18 @@ def _sha256(path: Path) -> str | None:
     return sha256(path.read_bytes()).hexdigest() if path.is_file() else None  # whoever reads it says that it is missing
 
 
+def _differs(begun: Any, known: Any) -> bool:
+    """What was missing when the run began cannot have been trained on: it may be there by now."""
+    if isinstance(begun, dict) and isinstance(known, dict):
+        return any(_differs(value, known.get(key)) for key, value in begun.items())
+    return begun is not None and begun != known
+
+
 def refuse_changed_data(config: TrainConfig, folder: Path) -> None:
     """Raise UserError when the run in `folder` was begun with other data than are there now."""
     path = folder / "passport.json"
     begun = json.loads(path.read_text()).get("data", {}) if path.is_file() else {}
-    if changed := sorted(name for name, known in data_identity(config).items() if name in begun and begun[name] != known):
+    if changed := sorted(name for name, known in data_identity(config).items() if _differs(begun.get(name), known)):
         raise UserError(
             f"run_dir={folder} was begun with another data set {changed[0]}, which has been built or written anew since: "
             "put the old one back, or give another run_dir."
