@@ -227,3 +227,17 @@ def _card(card: dict[str, Any], heads: dict[str, Any], run_dir: Path) -> dict[st
         for head, a in ((heads[m], card["answers"][m]) for m in heads if m in card["answers"])
     ]
     return card | {"images": images, "replies": replies}
+
+
+def summary(run_dir: Path) -> str:
+    """The figures of results.json as lines of text: a set each, its models side by side in per cent."""
+    results: dict[str, Any] = json.loads((run_dir / "results.json").read_text(encoding="utf-8"))
+    models = results["models"]
+    lines = ["% right".ljust(32) + "".join(f"{model:>8}" for model in models)]
+    for name, cells in results["sets"].items():
+        for key, label in (("overall", name), ("joint", f"{name}, all of a pair right"), ("format", f"{name}, form")):
+            values = [cells[model].get(key) for model in models]
+            shares = [value["value"] if isinstance(value, dict) else value for value in values]
+            if None not in shares:
+                lines.append(label.ljust(32) + "".join(f"{100 * share:8.1f}" for share in shares))
+    return "\n".join(lines)

@@ -30,7 +30,7 @@ def train(config: TrainConfig) -> float | None:
         refuse_changed_data(config, run.folder)
         from actial import scoreboard, stages  # torch and Lightning come in only once the input is known to be right
         from actial.callbacks import tracking
-        from actial.report import write_report
+        from actial.report import summary, write_report
 
         stages.prepare(config, run)
         models = {"base": config.model.path}
@@ -40,6 +40,7 @@ def train(config: TrainConfig) -> float | None:
                 models[stage.name] = stages.train_stage(stage, config, source, run, tracker)
             scoreboard.score_models(models, config, run, tracker)
         write_report(run.folder)
+        print(summary(run.folder))
         print(f"finished: {run.folder / 'report.html'}")
         return objective(run)
 

@@ -11,7 +11,7 @@ from actial.errors import UserError
 from actial.evaluate import evaluate_examples
 from actial.files import write_json
 from actial.plots import curves
-from actial.report import sample_answers, set_results, write_report
+from actial.report import sample_answers, set_results, summary, write_report
 from actial.types import Example, SamplingParams
 
 KINDS = ("ego_translation", "object_translation", "ego_rotation")
@@ -45,6 +45,14 @@ def run_folder(tmp_path, texts):
     metrics = [{"stage": "sft", "step": s, "loss": 1 / (s + 1), "note": "x"} for s in range(20)]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in metrics))
     return results
+
+
+def test_the_summary_has_a_line_for_each_figure(tmp_path):
+    run_folder(tmp_path, {"base": "C is", "sft": ""})
+    assert [line.split("  ") [0] for line in summary(tmp_path).splitlines()] == [
+        "% right", "held out", "held out, all of a pair right", "held out, form",
+    ]  # fmt: skip
+    assert summary(tmp_path).splitlines()[1].split()[-2:] == ["0.0", "100.0"]
 
 
 def test_set_results_count(tmp_path):
