@@ -106,7 +106,7 @@ def run_ranks(build, folder, ranks: int, *, strategy: str = "ddp", stop: int = S
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     folder.mkdir(exist_ok=True)
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
     children = [context.Process(target=process, args=(build, folder, rank, ranks, port, strategy, stop)) for rank in range(ranks)]
     for child in children:
         child.start()
