@@ -32,7 +32,7 @@ from actial.errors import UserError
 from actial.files import write_json, write_text
 
 CONFIG = "config.yaml"
-MAY_DIFFER = ("run_dir", "logger.")  # where a run lies and who watches it do not change what it computes
+MAY_DIFFER = ("run_dir", "logger.", "share")  # where a run lies, who watches it and what it takes over do not change what it computes
 PACKAGES = ("actial", "torch", "transformers", "lightning", "peft", "numpy", "hydra-core", "omegaconf")
 
 
@@ -183,10 +183,15 @@ def provenance() -> dict[str, Any]:
     """Versions of Python and of the packages that decide the numbers, and the commit of this package's checkout."""
     return {
         "python": sys.version.split()[0],
-        "packages": {name: version(name) for name in PACKAGES},
+        "packages": package_versions(),
         "commit": _git("rev-parse", "HEAD"),
         "uncommitted_changes": bool(_git("status", "--porcelain", "--untracked-files=no")),
     }
+
+
+def package_versions() -> dict[str, str]:
+    """Of the packages that decide the numbers."""
+    return {name: version(name) for name in PACKAGES}
 
 
 def _git(*arguments: str) -> str | None:

@@ -23,6 +23,7 @@ from actial.rendering import ImageLimits, PromptRenderer
 from actial.report import sample_answers, set_results
 from actial.runs import Run
 from actial.scoring import Prediction, accuracy
+from actial.sharing import take_over_answers
 from actial.types import Example, SamplingParams
 
 Answers = dict[str, dict[str, list[Prediction]]]  # task -> model -> one per question
@@ -39,6 +40,7 @@ def score_models(models: dict[str, str], config: TrainConfig, run: Run, tracker:
         tasks = tasks or open_tasks(asked, runner.limits)
         for task in tasks:
             folder, settings = run.folder / "scores" / model / task.name, runner.settings | task.settings
+            take_over_answers(folder, settings, config, run)
             log = PredictionLog(folder, settings)
             answers.setdefault(task.name, {})[model] = runner.ask(task.examples, f"scoring {model} on {task.name}", log)
             if count := config.benchmark.diagnostics:

@@ -30,6 +30,7 @@ from actial.runs import Run, provenance, stop_requested
 from actial.scoreboard import accuracies, open_sampler, tasks_of
 from actial.sft import SFTModule
 from actial.sharding import lightning_strategy
+from actial.sharing import sources_hash, stage_key, take_over_stage
 from actial.step import StepModule, num_ranks, step_loader
 from actial.types import AnswerMode
 
@@ -43,7 +44,8 @@ def prepare(config: TrainConfig, run: Run) -> None:
     if config.trainer.threads:
         torch.set_num_threads(config.trainer.threads)
     renderer = PromptRenderer.load(config.model, config.prompt)
-    run.stamp({**provenance(), "seed": config.seed, "prompts": renderer.fingerprint, "data": data_identity(config)})
+    facts = {"seed": config.seed, "prompts": renderer.fingerprint, "data": data_identity(config)}
+    run.stamp({**provenance(), "sources": sources_hash(), **facts})
 
 
 def train_stage(stage: StageName, config: TrainConfig, source: str, run: Run, tracker: Tracker) -> str:
@@ -53,6 +55,9 @@ def train_stage(stage: StageName, config: TrainConfig, source: str, run: Run, tr
     """
     out = run.stage_folder(stage.name) / "model"
     if out.exists():
+        return str(out)
+    key = stage_key(stage, config, source)
+    if take_over_stage(stage, key, config, run, tracker):
         return str(out)
     torch.manual_seed(config.seed)
     job = {StageName.sft: sft_job, StageName.grpo: grpo_job}[stage](config, source, run)
@@ -76,7 +81,7 @@ def train_stage(stage: StageName, config: TrainConfig, source: str, run: Run, tr
     if module.completed_steps < module.stage.steps:
         print(f"stopped at step {module.completed_steps} of {stage.name}, all saved: run the same command again to go on.")
         raise Exit(STOPPED)
-    run.stamp({stage.name: {"steps": module.completed_steps, "last_metrics": module.metrics}})
+    run.stamp({stage.name: {"steps": module.completed_steps, "last_metrics": module.metrics, "key": key}})
     module.policy.save_pretrained(out)
     return str(out)
 

@@ -140,3 +140,38 @@ def test_the_second_stage_starts_from_the_first(compose, tmp_path: Path) -> None
     train(compose(tmp_path / "run", "sft.steps=1", "grpo.steps=1", "grpo.optim.lr=1e-30", "sft.optim.lr=0.1", "benchmark=none"))
     sft, grpo = (load_file(tmp_path / "run" / stage / "model" / "model.safetensors") for stage in ("sft", "grpo"))
     assert all(sft[name].equal(grpo[name]) for name in sft)
+
+
+@pytest.mark.slow
+def test_a_run_takes_over_what_another_has_computed_and_ends_with_the_same_bytes(compose, tmp_path: Path, capsys) -> None:
+    runs = tmp_path / "runs"
+    first, alone, shared, other = (runs / "first", tmp_path / "alone", runs / "shared", runs / "other")
+    train(compose(first, "logger=none", "stages=[sft]"))
+    train(compose(alone, "logger=none"))
+    capsys.readouterr()
+    train(compose(shared, "logger=none", f"share={runs}"))
+    said = capsys.readouterr().out
+    assert f"sft: the same stage is finished in {first}" in said
+    assert "grpo: the same stage" not in said
+    assert "scoring base on" not in said  # its answers were taken over
+    for name in ("metrics.jsonl", "sft/first_batch.txt", "sft/model/model.safetensors", "grpo/model/model.safetensors"):
+        assert (shared / name).read_bytes() == (alone / name).read_bytes(), name
+    for path in alone.glob("scores/*/*/predictions.jsonl"):
+        assert (shared / path.relative_to(alone)).read_bytes() == path.read_bytes(), path
+    assert json.loads((shared / "passport.json").read_text())["sft"]["taken_from"] == str(first)
+
+    train(compose(other, "logger=none", f"share={runs}", "sft.optim.lr=2e-3", "stages=[sft]"))  # another setting: another stage
+    assert "the same stage" not in capsys.readouterr().out
+    assert (other / "sft/model/model.safetensors").read_bytes() != (first / "sft/model/model.safetensors").read_bytes()
+
+    train(compose(runs / "both", "logger=none", f"share={runs}"))
+    said = capsys.readouterr().out
+    assert said.count("the same stage is finished") == 2
+    assert (runs / "both/metrics.jsonl").read_bytes() == (alone / "metrics.jsonl").read_bytes()
+    rollouts = sorted(path.name for path in (alone / "rollouts.parquet").glob("*"))
+    assert sorted(path.name for path in (runs / "both/rollouts.parquet").glob("*")) == rollouts
+
+
+def test_sharing_between_jobs_of_several_devices_is_refused(compose, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"share=.*several devices.*share=null"):
+        compose(tmp_path / "run", "trainer.devices=2", "trainer.strategy=ddp", f"share={tmp_path}")

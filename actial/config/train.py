@@ -69,6 +69,7 @@ class TrainConfig:
     """`python -m actial.train +experiment=NAME`: the stages run one after the other, each from the model the last one left."""
 
     run_dir: str = MISSING  # resumed when it holds the same config, refused when it holds another
+    share: str | None = None  # a folder of runs whose finished stages and answers are taken over where all that decides them is equal
     seed: int = num(0, "[0, 4294967295]")
     stages: list[StageName] = MISSING
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -94,6 +95,8 @@ class TrainConfig:
                 reject(f"benchmark.sets.{name}", source, f"data.sets has only {', '.join(self.data.sets)}")
         if StageName.grpo in self.stages:
             self._check_grpo()
+        if self.share and self.trainer.devices * self.trainer.nodes > 1:
+            reject("share", self.share, "stages on several devices are not shared between runs: set share=null")
 
     def _check_mix(self, stage: str, mix: MixConfig) -> None:
         for name in mix.weights:

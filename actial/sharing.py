@@ -1,0 +1,119 @@
+"""Stages and answers that another run has already computed: taken over, not computed twice.
+
+A sweep is full of them: each arm's supervised stage, the base model's answers, the arm that two sweeps have in common. Two stages are the
+same where weights, data, settings, seed, packages and this package's own sources are; on one machine they then give the same bits.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from functools import cache
+from hashlib import sha256
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+
+from actial.benchmarks.runners import fingerprint
+from actial.callbacks import Tracker
+from actial.config import StageName, TrainConfig
+from actial.files import write_json
+from actial.inputs import data_identity
+from actial.runs import Run, flat, package_versions
+
+DECISIVE = {
+    StageName.sft: ("seed", "model.", "prompt.", "data.", "trainer.", "sft.", "cold_start."),
+    StageName.grpo: ("seed", "model.", "prompt.", "data.", "trainer.", "grpo.", "reward.", "sampler."),
+}
+
+
+def stage_key(stage: StageName, config: TrainConfig, source: str) -> str:
+    """A hash of everything that the outcome of `stage`, started from the model folder `source`, depends on."""
+    settings = flat(OmegaConf.create(OmegaConf.to_yaml(OmegaConf.structured(config))))
+    scored = ("benchmark.",) if getattr(config, stage.name).eval_every else ()
+    facts = {
+        "settings": {k: v for k, v in settings.items() if k.startswith(DECISIVE[stage] + scored) and k != "model.path"},
+        "weights": _weights(fingerprint(replace(config.model, path=source))),
+        "data": data_identity(replace(config, stages=[stage], **({} if scored else {"benchmark": replace(config.benchmark, sets={})}))),
+        "packages": package_versions(),
+        "sources": sources_hash(),
+        "threads": torch.get_num_threads(),
+    }
+    return sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+@cache
+def sources_hash() -> str:
+    """Of every Python file of this package, as they are when first asked for."""
+    root = Path(str(files("actial")))
+    digest = sha256()
+    for path in sorted(root.rglob("*.py")):
+        digest.update(str(path.relative_to(root)).encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def take_over_stage(stage: StageName, key: str, config: TrainConfig, run: Run, tracker: Tracker) -> bool:
+    """Copy the finished stage that another run below `config.share` has under this key; False where there is none."""
+    for folder, passport in _others(config, run):
+        found = passport.get(stage.name, {})
+        if found.get("key") != key or not (folder / stage.name / "model").is_dir():
+            continue
+        other = Run(folder, None, True)
+        for log, theirs in ((run.metrics, other.metrics), (run.timings, other.timings)):
+            log.rewind(stage.name, 0)
+            for row in theirs.rows():
+                if row["stage"] == stage.name:
+                    values = {name: value for name, value in row.items() if name not in ("stage", "step")}
+                    log.write(stage.name, row["step"], values)
+                    tracker.log(stage.name, row["step"], values)
+        for path in (folder / "rollouts.parquet").glob(f"{stage.name}-*.parquet"):
+            (run.folder / "rollouts.parquet").mkdir(exist_ok=True)
+            shutil.copy2(path, run.folder / "rollouts.parquet" / path.name)
+        mix = {name: passport[name] for name in (f"{stage.name}_mix",) if name in passport}
+        run.stamp({**mix, stage.name: {**found, "taken_from": found.get("taken_from", str(folder))}})
+        with tempfile.TemporaryDirectory(dir=run.folder, prefix=f".{stage.name}.") as name:
+            shutil.copytree(folder / stage.name, Path(name) / stage.name)
+            shutil.rmtree(run.stage_folder(stage.name))
+            (Path(name) / stage.name).rename(run.folder / stage.name)
+        print(f"{stage.name}: the same stage is finished in {folder}, and taken over")
+        return True
+    return False
+
+
+def take_over_answers(out: Path, settings: Mapping[str, Any], config: TrainConfig, run: Run) -> None:
+    """Copy to the empty folder `out` the answers that a finished run below `config.share` holds of the same model on the same questions."""
+    if (out / "settings.json").exists():
+        return
+    wanted = _placeless(json.loads(json.dumps(dict(settings))))
+    for folder, passport in _others(config, run):
+        if passport.get("sources") != sources_hash() or not (folder / "results.json").exists():
+            continue
+        for path in folder.glob(f"scores/*/{out.name}/settings.json"):
+            if _placeless(json.loads(path.read_text())) == wanted:
+                out.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(path.with_name("predictions.jsonl"), out / "predictions.jsonl")
+                write_json(out / "settings.json", dict(settings))
+                return
+
+
+def _others(config: TrainConfig, run: Run) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """The other runs below `config.share` with their passports, in order of their names."""
+    for path in sorted(Path(config.share).rglob("passport.json")) if config.share else []:
+        if path.parent.resolve() != run.folder.resolve():
+            yield path.parent, json.loads(path.read_text())
+
+
+def _weights(fingerprinted: str) -> str:
+    """A folder's weights whatever it is called; a hub id with its revision."""
+    path, _, digest = fingerprinted.rpartition("@")
+    return digest if Path(path).is_dir() else fingerprinted
+
+
+def _placeless(settings: dict[str, Any]) -> dict[str, Any]:
+    return {**settings, "model": _weights(str(settings["model"]))}
