@@ -37,10 +37,11 @@ def stage_key(stage: StageName, config: TrainConfig, source: str) -> str:
     """A hash of everything that the outcome of `stage`, started from the model folder `source`, depends on."""
     settings = flat(OmegaConf.create(OmegaConf.to_yaml(OmegaConf.structured(config))))
     scored = ("benchmark.",) if getattr(config, stage.name).eval_every else ()
+    benchmark = config.benchmark if scored else replace(config.benchmark, sets={})
     facts = {
         "settings": {k: v for k, v in settings.items() if k.startswith(DECISIVE[stage] + scored) and k != "model.path"},
         "weights": _weights(fingerprint(replace(config.model, path=source))),
-        "data": data_identity(replace(config, stages=[stage], **({} if scored else {"benchmark": replace(config.benchmark, sets={})}))),
+        "data": data_identity(replace(config, stages=[stage], benchmark=benchmark)),
         "packages": package_versions(),
         "sources": sources_hash(),
         "threads": torch.get_num_threads(),
