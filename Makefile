@@ -29,6 +29,8 @@ WORLD := source=procedural dataset=world
 export MALLOC_MMAP_THRESHOLD_ := 4294967296
 export MALLOC_TRIM_THRESHOLD_ := 17179869184
 export MALLOC_TOP_PAD_ := 268435456
+# compiled modules are kept: every process would compile those of torch and transformers again, for 15 seconds
+unexport PYTHONDONTWRITEBYTECODE
 
 data: setup ## make the procedural world and its data sets (data/)
 	$(BIN)/python -m actial.world out=data/world seed=7

@@ -27,7 +27,7 @@ from typing import IO, Any
 from omegaconf import OmegaConf
 
 from actial.cli import ERROR
-from actial.config import TrainConfig
+from actial.config import StageName, TrainConfig
 from actial.errors import UserError
 from actial.files import write_json, write_text
 
@@ -125,7 +125,7 @@ def refuse_unfit(config: TrainConfig) -> bool:
     if folder.exists() and not folder.is_dir():
         raise UserError(f"run_dir={folder} is a file: give a folder.")
     if (folder / CONFIG).exists():
-        _refuse_other(folder, flat(OmegaConf.load(folder / CONFIG)), flat(OmegaConf.create(config_text(config))))
+        _refuse_other(folder, flat(OmegaConf.load(folder / CONFIG)), flat(OmegaConf.create(config_text(config))), unused(config))
         return True
     if folder.is_dir() and any(not path.name.startswith(".") and path.name != ERROR for path in folder.iterdir()):
         raise UserError(f"run_dir={folder} holds files but no {CONFIG}, so it is no run of ours: give a new folder.")
@@ -155,8 +155,15 @@ def flat(config: Any) -> dict[str, Any]:
     return dict(leaves(OmegaConf.to_container(config), ""))
 
 
-def _refuse_other(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
-    differing = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key) and not key.startswith(MAY_DIFFER)]
+def unused(config: TrainConfig) -> tuple[str, ...]:
+    """Beginnings of the settings that belong to stages which this run does not have."""
+    named = {StageName.sft: ("sft.", "cold_start."), StageName.grpo: ("grpo.", "reward.")}
+    return tuple(key for stage, keys in named.items() if stage not in config.stages for key in keys)
+
+
+def _refuse_other(folder: Path, old: dict[str, Any], new: dict[str, Any], idle: tuple[str, ...]) -> None:
+    free = MAY_DIFFER + idle
+    differing = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key) and not key.startswith(free)]
     if differing:
         key, rest = differing[0], len(differing) - 1
         more = f" and {rest} more settings differ" if rest else ""

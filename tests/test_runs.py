@@ -55,6 +55,15 @@ def test_another_config_is_refused_with_the_key(tmp_path: Path) -> None:
         open_run(config(tmp_path / "run", "grpo.kl.beta=0.5", "seed=1"))
 
 
+def test_settings_of_a_stage_that_is_not_run_may_differ(tmp_path: Path) -> None:
+    with open_run(config(tmp_path / "run", "stages=[sft]")):
+        pass
+    with open_run(config(tmp_path / "run", "stages=[sft]", "grpo.steps=77", "reward.gated=true")) as run:
+        assert run.resumed
+    with pytest.raises(UserError, match=r"sft\.steps=\d+ where this command has 77: give another run_dir"):
+        open_run(config(tmp_path / "run", "stages=[sft]", "sft.steps=77"))
+
+
 def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("keep me")
     with pytest.raises(UserError, match="holds files but no config"):
