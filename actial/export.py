@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from omegaconf import OmegaConf
+
 from actial.cli import hydra_command
 from actial.config import ExportConfig, ExportFormat
 from actial.errors import UserError
 from actial.files import write_text
+from actial.runs import CONFIG
 
 
 def export(config: ExportConfig) -> None:
@@ -28,13 +31,18 @@ def export(config: ExportConfig) -> None:
         results = json.loads(path.read_text())
         models = results.get("models") or list(next(iter(results["sets"].values())))
         out.mkdir(parents=True, exist_ok=True)
-        write_text(out / "README.md", model_card(results, models[-1], models[0]))
+        write_text(out / "README.md", model_card(results, models[-1], _base(Path(config.run_dir))))
         return
     benchmark, _, items = open_benchmark(config.benchmark)
     if config.format is ExportFormat.vlmeval:
         export_vlmeval(items, out / f"actial_{benchmark.name}.tsv")  # a registered name would be downloaded again
     else:
         export_lmms(items, out, f"actial_{benchmark.name}", style_of(config.benchmark, benchmark), config.benchmark.max_tokens)
+
+
+def _base(run_dir: Path) -> str | None:
+    """The hub id or folder that a training run started from; None for an evaluation, which does not know it."""
+    return str(OmegaConf.load(run_dir / CONFIG).model.path) if (run_dir / CONFIG).is_file() else None
 
 
 @hydra_command("export", folder_key="out")

@@ -84,12 +84,12 @@ class PromptRenderer:
         multiple = processor.patch_size * processor.merge_size
         return cls(tokenizer, ImageLimits(multiple, model.min_pixels, model.max_pixels), SYSTEM_PROMPTS[prompt.system_prompt])
 
-    def _text(self, question: str, num_images: int) -> str:
+    def _text(self, question: str, num_images: int, text_first: bool = False) -> str:
         messages: list[dict] = []
         if self.system_prompt is not None:
             messages.append({"role": "system", "content": [{"type": "text", "text": self.system_prompt}]})
-        content: list[dict] = [{"type": "image"}] * num_images + [{"type": "text", "text": question}]
-        messages.append({"role": "user", "content": content})
+        pictures, text = [{"type": "image"}] * num_images, [{"type": "text", "text": question}]
+        messages.append({"role": "user", "content": text + pictures if text_first else pictures + text})
         return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
 
     def _encode(self, text: str) -> list[int]:
@@ -107,7 +107,7 @@ class PromptRenderer:
 
     def prompt(self, example: Example, question: Question) -> Prompt:
         """The whole prompt up to where the assistant starts."""
-        ids = self._encode(self._text(question.text, len(example.images)))
+        ids = self._encode(self._text(question.text, len(example.images), example.text_first))
         return Prompt(uid=question.uid, engine_ids=ids, trunk_ids=self._expand(ids, example.images, example.uid), images=example.images)
 
     def supervised_trunk(self, example: Example, first_image: int = 0) -> Trunk:

@@ -211,7 +211,8 @@ def threedsr(predictions: Sequence[Prediction]) -> dict[str, dict[str, Cell]]:
     """3DSRBench (arXiv 2412.07825): metric -> {overall, 4 types, 12 subtypes}.
 
     vanilla: rows. flip: a row and its mirrored twin, when it has one. circ: all rotations of one image, mirrored images counted apart
-    (the published number). flip_circ: all rotations of both. Needs categories["category"]; UserError when a rotation is missing.
+    (the published number). flip_circ: all rotations of both. random: circ of a coin that picks one of the options in every row, in
+    expectation, where group["options"] is known. Needs categories["category"]; UserError when a rotation is missing.
     """
     metrics: dict[str, Callable[[Prediction], Hashable]] = {
         "vanilla": lambda p: p.uid,
@@ -220,18 +221,28 @@ def threedsr(predictions: Sequence[Prediction]) -> dict[str, dict[str, Cell]]:
         "flip_circ": lambda p: p.group["base"],
     }
     rotation_groups(predictions, metrics["flip_circ"])
+    ways = [(name, key, all_right) for name, key in metrics.items()]
     result = {}
-    for metric, key in metrics.items():
+    if all("options" in p.group for p in predictions):
+        ways.append(("random", metrics["circ"], coin))
+    for metric, key, score in ways:
         groups: dict[Hashable, list[Prediction]] = defaultdict(list)
         for p in predictions:
             groups[key(p)].append(p)
-        cells = {"overall": all_right(groups)}
+        cells = {"overall": score(groups)}
         category = {name: rows[0].categories["category"] for name, rows in groups.items()}
         for kind, members in THREEDSR_TYPES.items():
             for label, names in [(kind, members), *((member, (member,)) for member in members)]:
-                cells[label] = all_right({g: rows for g, rows in groups.items() if category[g] in names})
+                cells[label] = score({g: rows for g, rows in groups.items() if category[g] in names})
         result[metric] = cells
     return result
+
+
+def coin(groups: Mapping[Hashable, Sequence[Prediction]]) -> Cell:
+    """Expected share of groups that guessing among `group["options"]` options gets right throughout; its own value is its interval."""
+    shares = [Fraction(1, math.prod(p.group["options"] for p in rows)) for rows in groups.values()]
+    value = sum(shares, start=Fraction(0)) / max(1, len(shares))
+    return Cell(n=len(shares), value=value, low=float(value), high=float(value), unparsed=0.0, truncated=0.0)
 
 
 def cvbench(predictions: Sequence[Prediction]) -> dict[str, Cell]:

@@ -106,6 +106,7 @@ class Example:
     questions: list[Question]
     task: str  # "viewpoint", "sat", ...
     row: dict = field(default_factory=dict)  # the index row it came from
+    text_first: bool = False  # the question before the images
 
 
 # ---------------------------------------------------------------- rollouts

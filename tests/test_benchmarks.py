@@ -4,6 +4,7 @@ import io
 import os
 import subprocess
 import sys
+from fractions import Fraction
 from pathlib import Path
 
 import benchmark_files as files
@@ -17,7 +18,12 @@ from actial.benchmarks.base import Source, Style, answer_position, clean_options
 from actial.benchmarks.examples import BenchmarkExamples, decode, fit
 from actial.benchmarks.mmsi import category_name
 from actial.benchmarks.prompts import prompt_text
+from actial.benchmarks.results import benchmark_scores
+from actial.benchmarks.server import chat_messages
+from actial.config import ModelConfig, PromptConfig
 from actial.errors import UserError
+from actial.predictions import predict
+from actial.rendering import PromptRenderer
 
 
 def load(name, root, **options):
@@ -130,6 +136,10 @@ def test_threedsrbench(tmp_path):
     assert items[3].images == items[0].images  # vector (f): a reference resolves
     assert items[4].images != items[0].images
     assert len(source.hashes["3dsrbench_v1_vlmevalkit_circular.tsv"]) == 64
+    examples = BenchmarkExamples(items, Style.VLMEVAL, multiple=28, min_pixels=784, max_pixels=100_000)
+    scores = BENCHMARKS["3dsrbench"].score([predict(e, e.questions[0], "A") for e in examples])
+    assert scores["random"]["overall"].value == (Fraction(1, 4) + Fraction(1, 4) + Fraction(1, 4**4)) / 3  # k options: 1 / k^k
+    assert scores["random"]["orientation_viewpoint"].value == Fraction(1, 4**4)
 
 
 def test_threedsrbench_refuses_other_qids(tmp_path):
@@ -256,7 +266,9 @@ def test_spar(tmp_path):
 
 
 def test_missing_file_and_changed_columns(tmp_path):
-    with pytest.raises(UserError, match=r"has none of test_2d.parquet: download it from the hub data set nyu-visionx/CV-Bench"):
+    with pytest.raises(
+        UserError, match=r"none of test_2d.parquet \(columns idx, .*, source\): download it from the hub data set nyu-visionx"
+    ):
         load("cv_bench", tmp_path)
     write_parquet(tmp_path / "test_2d.parquet", [{"idx": 0, "question": "?"}])
     with pytest.raises(UserError, match=r"lacks the columns type, task, image, choices"):
@@ -267,6 +279,52 @@ def test_missing_file_and_changed_columns(tmp_path):
     (tmp_path / "data.json").write_text("{")
     with pytest.raises(UserError, match="not valid JSON"):
         load("omnispatial", tmp_path)
+
+
+@pytest.mark.parametrize("name", sorted(BENCHMARKS))
+def test_a_missing_file_is_refused_with_its_columns(name, tmp_path):
+    with pytest.raises(UserError, match=rf"^{name}: .* has none of .* \(columns .*\): download it"):
+        load(name, tmp_path)
+
+
+def test_groups_of_a_circular_tsv(tmp_path):
+    offset = 10**6
+    row = {"question": "?", "category": "c", "image": b64()}
+    rows = [
+        row | {"index": 0, "g_index": 0, "A": "x", "B": "y", "answer": "A"},
+        row | {"index": 1, "g_index": 1, "A": "A or B", "B": "z", "answer": "B"},  # letters inside an option: it stays unrotated
+        row | {"index": offset, "g_index": 0, "A": "y", "B": "x", "answer": "B", "image": "0"},
+    ]
+    write_tsv(tmp_path / "s.tsv", rows)
+    items, source = load("tsv", tmp_path, split="s")
+    assert [right(item) for item in items] == ["x", "z", "x"]
+    places = [(item.circular["base"], item.circular["rotation"], item.circular["rotations"]) for item in items]
+    assert places == [("0", 0, 2), ("1", 0, 1), ("0", 1, 2)]
+    examples = BenchmarkExamples(items, Style.VLMEVAL, multiple=28, min_pixels=784, max_pixels=100_000)
+    answers = [predict(e, e.questions[0], letter) for e, letter in zip(examples, ("A", "B", "A"), strict=True)]
+    scores = benchmark_scores(BENCHMARKS["tsv"], source, answers)["scores"]
+    assert (scores["overall"]["n"], scores["overall"]["value"]) == (3, pytest.approx(2 / 3))
+    assert (scores["circular"]["n"], scores["circular"]["value"]) == (2, 0.5)
+    write_tsv(tmp_path / "s.tsv", rows[1:])
+    with pytest.raises(UserError, match="group 0 lacks its first row"):
+        load("tsv", tmp_path, split="s")
+
+
+def test_the_text_may_come_before_the_pictures(tmp_path, untrained_model):
+    files.write_blink(tmp_path)
+    items, _ = load("blink", tmp_path)
+    renderer = PromptRenderer.load(ModelConfig(path=str(untrained_model), min_pixels=256, max_pixels=16384), PromptConfig())
+    limits = renderer.limits
+    asked = {}
+    for style in (Style.DATASET, Style.DATASET_TEXT_FIRST):
+        examples = BenchmarkExamples(items, style, multiple=limits.multiple, min_pixels=256, max_pixels=16384)
+        example = examples[0]
+        text = renderer.decode(renderer.prompt(example, example.questions[0]).engine_ids)
+        kinds = [part["type"] for part in chat_messages(example, example.questions[0], None)[0]["content"]]
+        asked[style] = (text.index(items[0].raw_prompt) < text.index("<|image_pad|>"), kinds)
+        assert text.count("<|image_pad|>") == len(items[0].images)
+    pictures = ["image_url"] * len(items[0].images)
+    assert asked == {Style.DATASET: (False, [*pictures, "text"]), Style.DATASET_TEXT_FIRST: (True, ["text", *pictures])}
 
 
 def test_examples_load_lazily_and_carry_what_scoring_needs(tmp_path):

@@ -85,7 +85,7 @@ def test_circular_and_pinned_files(mcq, untrained_model, tmp_path):
         open_benchmark(benchmark(mcq, sha256={"sides.tsv": "00"}))
     with pytest.raises(UserError, match=r"pins side\.tsv, but the files read are sides\.tsv"):
         open_benchmark(benchmark(mcq, sha256={"side.tsv": "00"}))
-    with pytest.raises(UserError, match=r"none of other\.tsv, sha256 00: download"):
+    with pytest.raises(UserError, match=r"none of other\.tsv, sha256 00 \(columns index, "):
         open_benchmark(benchmark(mcq, split="other", sha256={"other.tsv": "00"}))
     with pytest.raises(UserError, match=r"style=loud is unknown"):
         evaluate(local(mcq, untrained_model, tmp_path / "x", style="loud"))
@@ -286,8 +286,12 @@ def test_model_card(tmp_path):
     }
     (tmp_path / "results.json").write_text(json.dumps(results))
     export(ExportConfig(out=str(tmp_path / "card"), format=ExportFormat.model_card, run_dir=str(tmp_path)))
+    assert "base_model" not in (tmp_path / "card/README.md").read_text()  # an evaluation alone does not know
+    (tmp_path / "config.yaml").write_text("model: {path: Qwen/Qwen2.5-VL-7B-Instruct}\n")
+    export(ExportConfig(out=str(tmp_path / "card"), format=ExportFormat.model_card, run_dir=str(tmp_path)))
     card = (tmp_path / "card/README.md").read_text()
     assert card.startswith("---\nlibrary_name: transformers\n")
+    assert "\nbase_model: Qwen/Qwen2.5-VL-7B-Instruct\n" in card
     assert "value: 0.7500" in card
     assert "| held out | 4 | 75.0 | 30.0 to 95.0 | 0.0 |" in card
     read = ModelCard(card)  # as hubs read it

@@ -25,12 +25,13 @@ Scores = dict[str, Any]  # names -> Cell, nested
 
 
 class Style(StrEnum):
-    """How the user's text is written; the images come first in all of them."""
+    """How the user's text is written; the images come first in all of them but one."""
 
     THINK = "think"  # question and options on one line; the system prompt asks for think and answer tags
     LETTER = "letter"  # the same with a request for the letter alone
     VLMEVAL = "vlmeval"  # VLMEvalKit's multiple-choice form
     DATASET = "dataset"  # the prompt column of the data set (CV-Bench, BLINK)
+    DATASET_TEXT_FIRST = "dataset_text_first"  # the same before the images, as BLINK's own runner sends it
     MMSI = "mmsi"
     VIEWSPATIAL = "viewspatial"
     FRAMES = "frames"  # VSI-Bench, STI-Bench, SPAR-Bench
@@ -67,11 +68,11 @@ class Source:
     hashes: dict[str, str] = field(default_factory=dict)  # file name -> sha256, of everything read
     dropped: Counter[str] = field(default_factory=Counter)  # rows left out, by reason
 
-    def file(self, *names: str) -> Path:
-        """The first of `names` that exists.
+    def file(self, *names: str, columns: Sequence[str] = ()) -> Path:
+        """The first of `names` that exists; `columns` are those of the published form, for the message.
 
         Raises:
-            UserError: none does, naming them and where they are published; or the file does not have its pinned hash.
+            UserError: none does, naming them, their columns and where they are published; or the file does not have its pinned hash.
         """
         if self.root is None:
             return self._noted(*self._download(names))
@@ -79,8 +80,9 @@ class Source:
             if (path := self.root / name).is_file():
                 return self._noted(name, path)
         pins = [f"sha256 {self.pinned[name]}" for name in names if name in self.pinned]
+        form = f" (columns {', '.join(columns)})" if columns else ""
         raise UserError(
-            f"{self.name}: {self.root} has none of {', '.join(names + tuple(pins))}: download it from the hub data set {self.hub}, "
+            f"{self.name}: {self.root} has none of {', '.join(names + tuple(pins))}{form}: download it from the hub data set {self.hub}, "
             "or leave benchmark.root empty to fetch it."
         )
 

@@ -34,7 +34,7 @@ def load(source: Source, subtasks: Sequence[str] = SPATIAL) -> list[Item]:
     """Raises UserError for rows whose answer is hidden."""
     items = []
     for subtask in subtasks:
-        path = source.file(f"{subtask}/{source.split}-00000-of-00001.parquet", f"{subtask}.parquet")
+        path = source.file(f"{subtask}/{source.split}-00000-of-00001.parquet", f"{subtask}.parquet", columns=COLUMNS)
         for row in parquet_rows(path, COLUMNS):
             if row["answer"] == "hidden":
                 raise UserError(f"{path}: the answers of BLINK's {source.split} split are hidden: set benchmark.split=val.")

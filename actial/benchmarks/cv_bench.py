@@ -16,7 +16,7 @@ def load(source: Source) -> list[Item]:
     """Both parquet files; `split` "2d" or "3d" takes one of them."""
     items = []
     for part in [source.split] if source.split in ("2d", "3d") else ["2d", "3d"]:
-        path = source.file(f"test_{part}.parquet")
+        path = source.file(f"test_{part}.parquet", columns=COLUMNS)
         for row in parquet_rows(path, COLUMNS):
             options = clean_options(row["choices"])
             items.append(

@@ -55,7 +55,8 @@ def as_example(item: Item, style: Style, images: list[np.ndarray]) -> Example:
         mode=AnswerMode.DIRECT if style is Style.LETTER else AnswerMode.THINK,
     )
     row = {"categories": item.categories, "circular": item.circular, "open": item.open}
-    return Example(uid=item.uid, images=images, questions=[question], task="benchmark", row=row)
+    text_first = style is Style.DATASET_TEXT_FIRST
+    return Example(uid=item.uid, images=images, questions=[question], task="benchmark", row=row, text_first=text_first)
 
 
 def decode(picture: Picture, name: str) -> np.ndarray:

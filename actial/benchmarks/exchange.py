@@ -258,13 +258,13 @@ def _once(path: Path, rows: Sequence[tuple[Any, Answer]]) -> dict[str, Answer]:
 # ---------------------------------------------------------------- model card
 
 
-def model_card(results: Mapping[str, Any], model: str, base: str) -> str:
-    """README.md of a model: front matter that hubs read, and a table with every set's figure and interval."""
+def model_card(results: Mapping[str, Any], model: str, base: str | None) -> str:
+    """README.md of a model made from `base`: front matter that hubs read, and a table with every set's figure and interval."""
     head = [
         "---",
         "library_name: transformers",
         "pipeline_tag: image-text-to-text",
-        f"base_model: {base}",
+        *([f"base_model: {base}"] if base else []),
         "model-index:",
         f"- name: {model}",
     ]

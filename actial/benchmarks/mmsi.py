@@ -13,9 +13,10 @@ from actial.scoring import Prediction
 
 def load(source: Source) -> list[Item]:
     """The parquet file, or the TSV of the same release."""
-    path = source.file("MMSI_Bench.parquet", "MMSI_bench.tsv", "MMSI_Bench.tsv")
+    columns = ("id", "images", "question_type", "question", "answer")
+    path = source.file("MMSI_Bench.parquet", "MMSI_bench.tsv", "MMSI_Bench.tsv", columns=columns)
     if path.suffix == ".parquet":
-        rows = list(parquet_rows(path, ("id", "images", "question_type", "question", "answer")))
+        rows = list(parquet_rows(path, columns))
         pictures = [[picture_bytes(cell) for cell in row["images"]] for row in rows]
         named = [(row["id"], row["question_type"]) for row in rows]
     else:

@@ -18,7 +18,7 @@ VIEWSPATIAL_REQUEST = "Reply only to the corresponding option.\nAnswer:"
 def prompt_text(item: Item, style: Style) -> str:
     """Raises UserError when the data set has no prompt of its own and style asks for it."""
     lettered = [f"{letter}. {text}" for letter, text in zip(LETTERS, item.options, strict=False)]
-    if style is Style.DATASET:
+    if style in (Style.DATASET, Style.DATASET_TEXT_FIRST):
         if item.raw_prompt is None:
             raise UserError(f"{item.uid} has no prompt of its own: set benchmark.style to one of think, letter, vlmeval.")
         return item.raw_prompt

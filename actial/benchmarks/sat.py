@@ -28,8 +28,9 @@ FIRST_FRAME = re.compile(r"\s*in the first frame\.?$", re.IGNORECASE)  # slipped
 
 def load(source: Source) -> list[Item]:
     """Both orders of every two-option question, all rotations of longer ones; rows whose answer is not exactly one option are dropped."""
-    path = source.file(f"SAT_{source.split}.parquet", f"data/{source.split}-00000-of-00001.parquet")
     columns = ("question", "answers", "question_type", "correct_answer")
+    names = (f"SAT_{source.split}.parquet", f"data/{source.split}-00000-of-00001.parquet")
+    path = source.file(*names, columns=(*columns, "image_bytes"))
     items = []
     for number, row in enumerate(parquet_rows(path, columns)):
         pictures = row.get("image_bytes", row.get("images"))

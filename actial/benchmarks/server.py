@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import openai
+from openai.types.chat import ChatCompletion
 from PIL import Image
 
 from actial.errors import UserError
@@ -103,12 +104,13 @@ async def _ask(
     messages = await asyncio.to_thread(chat_messages, example, question, server.system_prompt)
     settings = {"temperature": params.temperature, "top_p": params.top_p, "max_tokens": params.max_tokens}
     settings["seed"] = hash_int(params.seed, question.uid) % 2**31  # its own: equal prompts are not to get equal answers
+    body = {"model": server.model, "messages": messages, **settings}  # ready to send: chat.completions.create would walk through all of it
     problem = ""
     for attempt in range(server.retries + 1):
         if attempt:
             await asyncio.sleep(min(LONGEST_WAIT_S, server.first_wait_s * 2**attempt) * (0.5 + hash_unit(question.uid, attempt)))
         try:
-            text, finish, tokens = _read(await client.chat.completions.create(model=server.model, messages=messages, **settings))
+            text, finish, tokens = _read(await client.post("/chat/completions", body=body, cast_to=ChatCompletion))
         except (openai.AuthenticationError, openai.PermissionDeniedError):
             raise UserError(f"{server.url} does not accept the key: put the right one into the variable named by server.key_env.") from None
         except openai.NotFoundError as error:
@@ -143,9 +145,10 @@ def _message(error: openai.APIStatusError) -> str:
 
 
 def chat_messages(example: Example, question: Question, system_prompt: str | None) -> list[dict[str, Any]]:
-    """System turn, then one user turn: pictures in order, then the text."""
+    """System turn, then one user turn: pictures in order, then the text, or the other way round where the example says so."""
     pictures = [{"type": "image_url", "image_url": {"url": f"data:image/png;base64,{png(image)}"}} for image in example.images]
-    user = {"role": "user", "content": [*pictures, {"type": "text", "text": question.text}]}
+    text = [{"type": "text", "text": question.text}]
+    user = {"role": "user", "content": text + pictures if example.text_first else pictures + text}
     return [{"role": "system", "content": system_prompt}, user] if system_prompt is not None else [user]
 
 

@@ -12,10 +12,11 @@ from actial.scoring import Prediction
 
 def load_omnispatial(source: Source) -> list[Item]:
     """data.json with 0-based answers; the picture of id "12_3" is <task type>/12.png. A missing answer is wrong here, not option A."""
-    path = source.file("data.json", "OmniSpatial-test/data.json")
+    columns = ("id", "question", "options", "answer", "task_type", "sub_task_type")
+    path = source.file("data.json", "OmniSpatial-test/data.json", columns=columns)
     folder = "OmniSpatial-test/" if path.parent.name == "OmniSpatial-test" else ""
     items = []
-    for row in json_rows(path, ("id", "question", "options", "answer", "task_type", "sub_task_type")):
+    for row in json_rows(path, columns):
         options = clean_options(row["options"])
         picture = f"{folder}{row['task_type']}/{str(row['id']).split('_')[0]}.png"
         items.append(
@@ -43,9 +44,10 @@ def score_omnispatial(predictions: Sequence[Prediction]) -> Scores:
 
 def load_spatialeval(source: Source) -> list[Item]:
     """vqa, tqa or vtqa (`split`); right when the answer's text is contained in the output, lower-cased."""
-    path = source.file(f"{source.split}/test-00000-of-00001.parquet", f"{source.split}.parquet")
+    columns = ("id", "text", "oracle_answer")
+    path = source.file(f"{source.split}/test-00000-of-00001.parquet", f"{source.split}.parquet", columns=columns)
     items = []
-    for row in parquet_rows(path, ("id", "text", "oracle_answer")):
+    for row in parquet_rows(path, columns):
         task = str(row["id"]).split(".")[0]
         items.append(
             Item(
@@ -63,8 +65,9 @@ def load_spatialeval(source: Source) -> list[Item]:
 
 def load_omni3d(source: Source) -> list[Item]:
     """omni3dbench.tsv: counts, yes/no, choices and lengths, told apart by answer_type and the answer."""
-    path = source.file("omni3dbench.tsv")
-    rows = tsv_rows(path, ("index", "question", "answer", "answer_type"))
+    columns = ("index", "question", "answer", "answer_type")
+    path = source.file("omni3dbench.tsv", columns=columns)
+    rows = tsv_rows(path, columns)
     items = []
     for row, images in zip(rows, tsv_pictures(rows, path), strict=True):
         metric = {"int": "count", "float": "mra_strict"}.get(row["answer_type"], "text")

@@ -75,9 +75,13 @@ def _listed(cell: str) -> list[str]:
     return [cell] if cell else []
 
 
+MCQ_COLUMNS = ("index", "question", "A", "B", "answer")
+
+
 def mcq_items(source: Source, path: Path, *, categories: Sequence[str] = ("category",), type_from: str = "category") -> list[Item]:
     """Items of a VLMEvalKit multiple-choice TSV: index, question, A.., answer, category, image."""
-    rows = tsv_rows(path, ("index", "question", "A", "B", "answer", *categories))
+    rows = tsv_rows(path, (*MCQ_COLUMNS, *categories))
+    groups = _groups(rows, path)
     items = []
     for row, images in zip(rows, tsv_pictures(rows, path), strict=True):
         options = clean_options(row.get(letter) for letter in LETTERS[:6])
@@ -90,11 +94,32 @@ def mcq_items(source: Source, path: Path, *, categories: Sequence[str] = ("categ
                 answer_index=answer_position(row["answer"], options, f"{path} row {row['index']}"),
                 type=row[type_from],
                 categories={name: row[name] for name in categories},
+                circular=groups.get(row["index"], {}),
                 hint="" if (row.get("hint") or "").lower() == "nan" else row.get("hint") or "",
                 source_index=row["index"],
             )
         )
     return items
+
+
+def _groups(rows: Sequence[dict[str, str]], path: Path) -> dict[str, dict[str, Any]]:
+    """Index -> its place in a question's rotations, for a file with VLMEvalKit's `g_index`; none for the others.
+
+    Raises UserError for an index that is no number, or a group without its first row.
+    """
+    groups: dict[int, list[int]] = {}
+    for row in rows if rows and "g_index" in rows[0] else ():
+        try:
+            groups.setdefault(int(row["g_index"]), []).append(int(row["index"]))
+        except ValueError:
+            raise UserError(f"{path}: index {row['index']} or g_index {row['g_index']} is no number: fetch the file again.") from None
+    if headless := [head for head, members in groups.items() if head not in members]:
+        raise UserError(f"{path}: group {headless[0]} lacks its first row, index {headless[0]}: fetch the file again.")
+    return {
+        str(index): {"base": str(head), "rotation": rotation, "rotations": len(members), "flip": False}
+        for head, members in groups.items()
+        for rotation, index in enumerate(sorted(members))
+    }
 
 
 def picture_bytes(cell: Any) -> bytes:

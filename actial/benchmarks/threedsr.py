@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from actial import scoring
 from actial.benchmarks.base import Benchmark, Scores, Source
-from actial.benchmarks.tables import Item, mcq_items
+from actial.benchmarks.tables import MCQ_COLUMNS, Item, mcq_items
 from actial.errors import UserError
 from actial.scoring import Prediction
 
@@ -17,7 +17,8 @@ QID = re.compile(r"(?P<base>[^-]{8})(?P<flip>-flip)?(?:-(?P<rotation>[1-3]))?")
 def load(source: Source) -> list[Item]:
     """Raises UserError on a qid outside the published scheme: X, X-1..X-3, X-flip, X-flip-1.."""
     name = "3dsrbench_v1_vlmevalkit_circular.tsv"
-    path = source.file(name, "3dsrbench_v1_vlmevalkit.tsv", "3DSRBench.tsv")
+    columns = (*MCQ_COLUMNS, "category", "qid", "image")
+    path = source.file(name, "3dsrbench_v1_vlmevalkit.tsv", "3DSRBench.tsv", columns=columns)
     items = mcq_items(source, path, categories=("category", "qid"))
     rotated = any(QID.fullmatch(item.categories["qid"]) and item.categories["qid"][-2] == "-" for item in items)
     for item in items:
@@ -30,6 +31,7 @@ def load(source: Source) -> list[Item]:
             "rotation": int(match["rotation"] or 0),
             "rotations": len(item.options) if rotated else 1,
             "flip": bool(match["flip"]),
+            "options": len(item.options),
         }
     return items
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from actial.benchmarks.base import Benchmark, Item, Source, score_types
-from actial.benchmarks.tables import mcq_items
+from actial.benchmarks.tables import MCQ_COLUMNS, mcq_items
 
 
 def load(source: Source) -> list[Item]:
-    return mcq_items(source, source.file(f"{source.split}.tsv"))
+    """A file with VLMEvalKit's `g_index` is scored circularly too."""
+    return mcq_items(source, source.file(f"{source.split}.tsv", columns=(*MCQ_COLUMNS, "category", "image")))
 
 
 BENCHMARK = Benchmark(name="tsv", hub="(any)", load=load, score=score_types)

@@ -50,8 +50,8 @@ def frames(source: Source, folder: str, count: int) -> list[Path]:
 
 
 def load_vsi(source: Source) -> list[Item]:
-    path = source.file("test.jsonl", "test.parquet", "test_debiased.parquet")
     columns = ("id", "dataset", "scene_name", "question_type", "question", "options", "ground_truth")
+    path = source.file("test.jsonl", "test.parquet", "test_debiased.parquet", columns=columns)
     items = []
     for row in json_rows(path, columns) if path.suffix == ".jsonl" else parquet_rows(path, columns):
         options = clean_options(text.partition(". ")[2] or text for text in row["options"] or [])
@@ -85,9 +85,10 @@ def score_vsi(predictions: Sequence[Prediction]) -> Scores:
 
 def load_sti(source: Source) -> list[Item]:
     """qa.parquet: Candidates maps letters to texts (in VLMEvalKit's TSV form, a list written as text)."""
-    path = source.file("qa.parquet")
+    columns = ("Video", "ID", "Question", "Candidates", "Answer", "Task", "time_start", "time_end")
+    path = source.file("qa.parquet", columns=columns)
     items = []
-    for number, row in enumerate(parquet_rows(path, ("Video", "ID", "Question", "Candidates", "Answer", "Task", "time_start", "time_end"))):
+    for number, row in enumerate(parquet_rows(path, columns)):
         given = ast.literal_eval(row["Candidates"]) if isinstance(row["Candidates"], str) else row["Candidates"]
         options = clean_options([given[key] for key in sorted(given)] if isinstance(given, dict) else given)
         items.append(
@@ -106,8 +107,9 @@ def load_sti(source: Source) -> list[Item]:
 
 
 def load_spar(source: Source) -> list[Item]:
-    path = source.file("data/test-00000-of-00001.parquet", "test.parquet")
-    return [_spar_item(source, number, row) for number, row in enumerate(parquet_rows(path, ("task", "question", "answer", "image")))]
+    columns = ("task", "question", "answer", "image")
+    path = source.file("data/test-00000-of-00001.parquet", "test.parquet", columns=columns)
+    return [_spar_item(source, number, row) for number, row in enumerate(parquet_rows(path, columns))]
 
 
 def _spar_item(source: Source, number: int, row: dict) -> Item:

@@ -10,9 +10,10 @@ from actial.benchmarks.tables import json_rows, mcq_items
 
 def load_viewspatial(source: Source) -> list[Item]:
     """ViewSpatial-Bench.json: `choices` is one text of lines "A. right", the answer one of these lines."""
-    path = source.file("ViewSpatial-Bench.json")
+    columns = ("question_type", "image_path", "question", "answer", "choices")
+    path = source.file("ViewSpatial-Bench.json", columns=columns)
     items = []
-    for number, row in enumerate(json_rows(path, ("question_type", "image_path", "question", "answer", "choices"))):
+    for number, row in enumerate(json_rows(path, columns)):
         options = clean_options(re.sub(r"^[A-F][.:)]\s*", "", line.strip()) for line in row["choices"].splitlines() if line.strip())
         items.append(
             Item(
@@ -32,9 +33,10 @@ def load_viewspatial(source: Source) -> list[Item]:
 def load_mindcube(source: Source) -> list[Item]:
     """raw/MindCube_tinybench.jsonl or raw/MindCube.jsonl: options inside the question, the setting in the id."""
     name = "MindCube.jsonl" if source.split == "full" else "MindCube_tinybench.jsonl"
-    path = source.file(f"raw/{name}", f"data/raw/{name}", name)
+    columns = ("id", "images", "question", "gt_answer")
+    path = source.file(f"raw/{name}", f"data/raw/{name}", name, columns=columns)
     items = []
-    for row in json_rows(path, ("id", "images", "question", "gt_answer")):
+    for row in json_rows(path, columns):
         stem, options = inline_options(row["question"])
         setting = re.sub(r"new$", "", re.match(r"[a-z]+", row["id"])[0])  # type: ignore[index]
         items.append(
@@ -54,11 +56,13 @@ def load_mindcube(source: Source) -> list[Item]:
 
 def load_all_angles(source: Source) -> list[Item]:
     """The authors' TSV, or data.json with pictures unpacked beside it."""
-    path = source.file("data.json", "bench_tsv/all_angles_bench_huggingface.tsv", "all_angles_bench_huggingface.tsv")
+    columns = ("index", "category", "image_path", "question", "A", "B", "answer")
+    tables = ("bench_tsv/all_angles_bench_huggingface.tsv", "all_angles_bench_huggingface.tsv")
+    path = source.file("data.json", *tables, columns=columns)
     if path.suffix == ".tsv":
         return mcq_items(source, path)
     items = []
-    for row in json_rows(path, ("index", "category", "image_path", "question", "A", "B", "answer")):
+    for row in json_rows(path, columns):
         options = clean_options(row.get(letter) for letter in "ABCDEF")
         items.append(
             Item(

@@ -18,8 +18,9 @@ JOINT = re.compile(r"([lrn]),\s*([A-F])")
 
 def load(source: Source) -> list[Item]:
     """Rows {messages | conversations, images}; one item for a three-option row, an open one for a joint answer such as "r,A"."""
-    path = source.file("test.parquet", "viewpoint_test.parquet", "test.json", "test.jsonl")
     columns: tuple[str, ...] = ("images",)
+    names = ("test.parquet", "viewpoint_test.parquet", "test.json", "test.jsonl")
+    path = source.file(*names, columns=("images", "messages or conversations"))
     rows: Any = parquet_rows(path, columns) if path.suffix == ".parquet" else json_rows(path, columns)
     return [_item(source, number, row) for number, row in enumerate(rows)]
 
