@@ -18,7 +18,7 @@ from actial.batch import TrainBatch
 from actial.callbacks import Evaluator, FirstBatch, SampleTable, StepRecorder, Tracker
 from actial.checkpoint import CheckpointCallback, resume
 from actial.cli import STOPPED, Exit
-from actial.config import MixConfig, Reference, StageName, TrainConfig
+from actial.config import Accelerator, MixConfig, Reference, StageName, TrainConfig
 from actial.data.examples import Mixture, open_set
 from actial.grpo.module import GRPOModule
 from actial.grpo.rollout_log import RolloutLog
@@ -43,6 +43,10 @@ def prepare(config: TrainConfig, run: Run) -> None:
     disable_progress_bar()  # transformers' own, one for every weight file
     if config.trainer.threads:
         torch.set_num_threads(config.trainer.threads)
+    if config.trainer.accelerator is Accelerator.cpu or not torch.cuda.is_available():
+        # threads would add up the gradient of an indexed tensor in any order
+        torch.use_deterministic_algorithms(True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # nothing reads such memory, and filling it takes time
     renderer = PromptRenderer.load(config.model, config.prompt)
     facts = {"seed": config.seed, "prompts": renderer.fingerprint, "data": data_identity(config)}
     run.stamp({**provenance(), "sources": sources_hash(), **facts})

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import hydra
 import pytest
+import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText
 
@@ -47,6 +48,14 @@ def test_every_strategy_of_the_config_is_one_of_lightnings(compose, tmp_path: Pa
     assert type(make_trainer(config, Run(tmp_path, None, False), []).strategy).__name__ == name
 
 
+@pytest.fixture
+def threads():
+    """Sets how many threads torch uses; what it used before comes back."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
 @pytest.mark.slow
 def test_two_stages_leave_what_they_promise_twice_the_same(compose, tmp_path: Path, untrained_model: Path) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
@@ -77,6 +86,16 @@ def test_two_stages_leave_what_they_promise_twice_the_same(compose, tmp_path: Pa
         weight = model.state_dict()["model.language_model.norm.weight"]
         assert weight.shape == next(value for name, value in before.items() if name.endswith("norm.weight") and "layers" not in name).shape
         assert (first / "checkpoints" / stage).is_dir()
+
+
+def test_two_threads_give_one_result(compose, tmp_path: Path, threads) -> None:
+    threads(2)
+    found = set()
+    for number in range(3):
+        folder = tmp_path / str(number)
+        train(compose(folder, "logger=none", "benchmark=none", "stages=[sft]", "sft.batch_size=16", "trainer.threads=2"))
+        found.add((folder / "sft/model/model.safetensors").read_bytes())
+    assert len(found) == 1
 
 
 def test_a_stopped_run_goes_on_as_if_it_had_not_been(compose, tmp_path: Path) -> None:
