@@ -90,6 +90,7 @@ def hydra_command(
                 if "--help" in words or "-h" in words:
                     print(help_text(config_name, plus, run.__doc__ or ""))
                     return
+                sys.argv[1:] = words = values_quoted(words)
                 fixed.update(fixed_keys(words))
                 os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises what it would print, and errors_reported says it in a sentence
                 hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
@@ -97,6 +98,29 @@ def hydra_command(
         return command
 
     return decorate
+
+
+def values_quoted(words: Sequence[str]) -> list[str]:
+    """The words with quotes around values that hold "=", as paths into a sweep do; Hydra's grammar refuses them bare.
+
+    >>> values_quoted(["model.path=runs/sweep/seed=1/sft/model", "seed=1"])
+    ["model.path='runs/sweep/seed=1/sft/model'", 'seed=1']
+    """
+    sweeping = not {"-m", "--multirun"}.isdisjoint(words)
+
+    def bare(value: str) -> bool:
+        return "=" in value and value[0] not in "'\"[{" and not set("($").intersection(value) and not (sweeping and "," in value)
+
+    cut = [word.partition("=") for word in words]
+    return [f"{key}={quoted(value)}" if bare(value) else f"{key}{sign}{value}" for key, sign, value in cut]
+
+
+def quoted(text: str) -> str:
+    """For Hydra, in single quotes; as it is where it has quotes already."""
+    if text[:1] in "'\"":
+        return text
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
 
 
 def fixed_keys(words: Sequence[str]) -> set[str]:

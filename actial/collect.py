@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from actial.cli import hydra_command
+from actial.cli import hydra_command, quoted
 from actial.config import CollectConfig
 from actial.files import write_text
 
@@ -190,16 +190,9 @@ def main() -> None:
     words = sys.argv[1:]
     place = next((i for i, word in enumerate(words) if "=" not in word and not word.startswith("-")), None)
     if place is not None:
-        words[place] = f"runs={_quoted(words[place])}"
-    sys.argv[1:] = [f"against={_quoted(word.removeprefix('against='))}" if word.startswith("against=") else word for word in words]
+        words[place] = f"runs={quoted(words[place])}"
+    sys.argv[1:] = [f"against={quoted(word.removeprefix('against='))}" if word.startswith("against=") else word for word in words]
     _main()
-
-
-def _quoted(text: str) -> str:
-    if text[:1] in "'\"":
-        return text
-    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{escaped}'"
 
 
 if __name__ == "__main__":

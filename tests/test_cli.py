@@ -9,8 +9,9 @@ import time
 from pathlib import Path
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from actial.cli import CONF, Exit, disk_full, errors_reported, job_name
+from actial.cli import CONF, Exit, disk_full, errors_reported, job_name, values_quoted
 from actial.errors import UserError
 
 ROOT = CONF.parent
@@ -107,6 +108,28 @@ def test_a_failed_job_of_a_multirun_leaves_its_reason_and_does_not_stop_the_othe
     for seed in (3, 4):
         note = tmp_path / "sweep" / f"seed={seed}" / "error.txt"
         assert note.read_text().startswith("error: data.sets.sat.root=data/sat is no finished data set")
+
+
+@pytest.mark.parametrize(
+    ("word", "value"),
+    [
+        ("model.path=runs/a/seed=1/sft/model", "runs/a/seed=1/sft/model"),
+        ("model.path=runs/cold_start=none,seed=1/model", "runs/cold_start=none,seed=1/model"),
+        ("model.path='runs/seed=1'", "runs/seed=1"),
+        (r"model.path=it's/seed=1", "it's/seed=1"),
+        ("data.sets={x: {root: a=b}}", None),
+        ("seed=choice(1,2)", None),
+        ("run_dir=runs/plain", "runs/plain"),
+        ("+experiment=smoke", "smoke"),
+    ],
+)
+def test_a_value_may_hold_an_equals_sign(word: str, value: str | None) -> None:
+    (shown,) = values_quoted([word])
+    assert shown == word if value is None else OverridesParser.create().parse_override(shown).value() == value
+
+
+def test_lists_of_a_sweep_are_left_alone() -> None:
+    assert values_quoted(["-m", "model.path=runs/seed=1,runs/seed=2"]) == ["-m", "model.path=runs/seed=1,runs/seed=2"]
 
 
 def test_every_job_of_a_sweep_has_a_folder_of_its_own() -> None:
