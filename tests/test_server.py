@@ -152,9 +152,9 @@ def test_wrong_key_and_model_end_at_once(tmp_path, status, match):
     with FakeServer(lambda n, body: (status, b'{"error": {"message": "no"}}', "application/json")) as fake:
         with pytest.raises(UserError, match=match):
             ask(fake, PredictionLog(tmp_path, {}))
-        assert len(fake.bodies) <= 4
+        assert len(fake.bodies) <= 2 * 4  # those under way, and those that took their places before the first failure was seen
 
 
 def test_dead_server_is_named(tmp_path):
-    with pytest.raises(UserError, match=r"http://127\.0\.0\.1:9/v1 did not answer q0"):
+    with pytest.raises(UserError, match=r"http://127\.0\.0\.1:9/v1 did not answer q\d+ in 2 tries \(.*Cannot connect"):
         ask("http://127.0.0.1:9/v1", PredictionLog(tmp_path, {}), retries=1, concurrency=1)

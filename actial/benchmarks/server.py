@@ -28,6 +28,7 @@ from actial.scoring import Prediction
 from actial.types import Example, FinishReason, Question, SamplingParams
 
 PERMANENT = (400, 413, 422)  # the same request would fail again
+AHEAD = 16  # examples made ready while all requests are under way, so that the server never waits for us
 LONGEST_WAIT_S = 30.0
 
 
@@ -63,27 +64,32 @@ async def _evaluate(
     refused: dict[str, str] = {}
     waiting = iter(range(len(examples)))
     running: set[asyncio.Task[list[Prediction]]] = set()
-    async with openai.AsyncOpenAI(base_url=server.url, api_key=server.key, timeout=server.timeout_s, max_retries=0) as client:
-        ask = partial(_ask, client, server, params)
+    gate = asyncio.Semaphore(server.concurrency)
+    transport = openai.DefaultAioHttpClient()  # the default one looks at every idle connection before each request
+    settings: dict[str, Any] = {"timeout": server.timeout_s, "max_retries": 0, "http_client": transport}
+    async with openai.AsyncOpenAI(base_url=server.url, api_key=server.key, **settings) as client:
+        ask = partial(_ask, client, gate, server, params, refused)
 
         async def answer(index: int) -> list[Prediction]:
             example = await asyncio.to_thread(examples.__getitem__, index)
             asked[index] = [question.uid for question in example.questions]
-            found = await asyncio.gather(*(ask(example, q, refused) for q in example.questions if q.uid not in log.done))
+            found = await asyncio.gather(*(ask(example, q) for q in example.questions if q.uid not in log.done))
             return [p for p in found if p]
 
         try:
             with Progress(label, total=len(examples), unit="examples") as progress:
+                done: set[asyncio.Task[list[Prediction]]] = set()
                 while True:
-                    running |= {asyncio.create_task(answer(i)) for i in itertools.islice(waiting, server.concurrency - len(running))}
-                    if not running:
-                        break
-                    done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                    free = server.concurrency + AHEAD - len(running)
+                    running |= {asyncio.create_task(answer(i)) for i in itertools.islice(waiting, free)}
                     answered = [p for task in done if not task.exception() for p in task.result()]
                     await asyncio.to_thread(log.append, answered)  # the disk may be slow, and the next requests need not wait for it
                     for task in done:
                         task.result()  # raises what ended it
                     progress.advance(len(done))
+                    if not running:
+                        break
+                    done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for task in running:
                 task.cancel()
@@ -98,7 +104,13 @@ async def _evaluate(
 
 
 async def _ask(
-    client: Any, server: Server, params: SamplingParams, example: Example, question: Question, refused: dict[str, str]
+    client: Any,
+    gate: asyncio.Semaphore,
+    server: Server,
+    params: SamplingParams,
+    refused: dict[str, str],
+    example: Example,
+    question: Question,
 ) -> Prediction | None:
     """The graded answer; None when the server refuses this question for good, with the reason in `refused`."""
     messages = await asyncio.to_thread(chat_messages, example, question, server.system_prompt)
@@ -110,7 +122,9 @@ async def _ask(
         if attempt:
             await asyncio.sleep(min(LONGEST_WAIT_S, server.first_wait_s * 2**attempt) * (0.5 + hash_unit(question.uid, attempt)))
         try:
-            text, finish, tokens = _read(await client.post("/chat/completions", body=body, cast_to=ChatCompletion))
+            async with gate:
+                reply = await client.post("/chat/completions", body=body, cast_to=ChatCompletion)
+            text, finish, tokens = _read(reply)
         except (openai.AuthenticationError, openai.PermissionDeniedError):
             raise UserError(f"{server.url} does not accept the key: put the right one into the variable named by server.key_env.") from None
         except openai.NotFoundError as error:
