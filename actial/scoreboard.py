@@ -23,7 +23,7 @@ from actial.rendering import ImageLimits, PromptRenderer
 from actial.report import sample_answers, set_results
 from actial.runs import Run
 from actial.scoring import Prediction, accuracy
-from actial.sharing import take_over_answers
+from actial.sharing import answers_key, take_over_answers
 from actial.types import Example, SamplingParams
 
 Answers = dict[str, dict[str, list[Prediction]]]  # task -> model -> one per question
@@ -34,13 +34,15 @@ def score_models(models: dict[str, str], config: TrainConfig, run: Run, tracker:
     tasks: list[Task] = []
     answers: Answers = {}
     diagnostics: dict[str, dict[str, Any]] = {}
+    keys: dict[str, str] = {}
     for model, path in models.items() if asks_anything(config) else ():
         asked = evaluation(config, path)
         runner = open_runner(asked)
         tasks = tasks or open_tasks(asked, runner.limits)
         for task in tasks:
             folder, settings = run.folder / "scores" / model / task.name, runner.settings | task.settings
-            take_over_answers(folder, settings, config, run)
+            keys[f"{model}/{task.name}"] = key = answers_key(settings, config)
+            take_over_answers(folder, key, settings, config, run)
             log = PredictionLog(folder, settings)
             answers.setdefault(task.name, {})[model] = runner.ask(task.examples, f"scoring {model} on {task.name}", log)
             if count := config.benchmark.diagnostics:
@@ -58,6 +60,7 @@ def score_models(models: dict[str, str], config: TrainConfig, run: Run, tracker:
     }
     for name, shown in examples.items():
         tracker.table(f"answers/{name}", *answer_table(shown, answers[name], tracker.table_rows))
+    run.stamp({"answers": keys})
     write_json(run.folder / "results.json", results)
 
 

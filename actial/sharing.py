@@ -1,7 +1,7 @@
 """Stages and answers that another run has already computed: taken over, not computed twice.
 
-A sweep is full of them: each arm's supervised stage, the base model's answers, the arm that two sweeps have in common. Two stages are the
-same where weights, data, settings, seed, packages and this package's own sources are; on one machine they then give the same bits.
+A sweep is full of them: each arm's supervised stage, the base model's answers, the arm that two sweeps have in common. Two are the same
+where weights, data, settings, seed, packages and this package's own sources are; on one machine they then give the same bits.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from actial.callbacks import Tracker
 from actial.config import StageName, TrainConfig
 from actial.files import write_json
 from actial.inputs import data_identity
-from actial.runs import Run, flat, package_versions
+from actial.runs import Run, config_text, flat, package_versions
 
 DECISIVE = {
     StageName.sft: ("seed", "model.", "prompt.", "data.", "trainer.", "sft.", "cold_start."),
@@ -35,18 +35,30 @@ DECISIVE = {
 
 def stage_key(stage: StageName, config: TrainConfig, source: str) -> str:
     """A hash of everything that the outcome of `stage`, started from the model folder `source`, depends on."""
-    settings = flat(OmegaConf.create(OmegaConf.to_yaml(OmegaConf.structured(config))))
     scored = ("benchmark.",) if getattr(config, stage.name).eval_every else ()
     benchmark = config.benchmark if scored else replace(config.benchmark, sets={})
-    facts = {
-        "settings": {k: v for k, v in settings.items() if k.startswith(DECISIVE[stage] + scored) and k != "model.path"},
-        "weights": _weights(fingerprint(replace(config.model, path=source))),
-        "data": data_identity(replace(config, stages=[stage], benchmark=benchmark)),
+    data = data_identity(replace(config, stages=[stage], benchmark=benchmark))
+    weights = _weights(fingerprint(replace(config.model, path=source)))
+    return _key(config, DECISIVE[stage] + scored, {"weights": weights, "data": data})
+
+
+def answers_key(settings: Mapping[str, Any], config: TrainConfig) -> str:
+    """A hash of everything that a model's answers to a set depend on; `settings` are those of its predictions."""
+    asked = {**settings, "model": _weights(str(settings["model"]))}
+    data = data_identity(replace(config, stages=[]))
+    return _key(config, ("model.", "prompt.", "data.", "benchmark.", "sampler.", "trainer."), {"asked": asked, "data": data})
+
+
+def _key(config: TrainConfig, beginnings: tuple[str, ...], facts: Mapping[str, Any]) -> str:
+    settings = flat(OmegaConf.create(config_text(config)))
+    same = {
+        "settings": {k: v for k, v in settings.items() if k.startswith(beginnings) and k != "model.path"},
         "packages": package_versions(),
         "sources": sources_hash(),
         "threads": torch.get_num_threads(),
+        **facts,
     }
-    return sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    return sha256(json.dumps(same, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 @cache
@@ -87,18 +99,15 @@ def take_over_stage(stage: StageName, key: str, config: TrainConfig, run: Run, t
     return False
 
 
-def take_over_answers(out: Path, settings: Mapping[str, Any], config: TrainConfig, run: Run) -> None:
-    """Copy to the empty folder `out` the answers that a finished run below `config.share` holds of the same model on the same questions."""
+def take_over_answers(out: Path, key: str, settings: Mapping[str, Any], config: TrainConfig, run: Run) -> None:
+    """Copy to the folder `out` the answers that another run below `config.share` has under this key, unless there are some already."""
     if (out / "settings.json").exists():
         return
-    wanted = _placeless(json.loads(json.dumps(dict(settings))))
     for folder, passport in _others(config, run):
-        if passport.get("sources") != sources_hash() or not (folder / "results.json").exists():
-            continue
-        for path in folder.glob(f"scores/*/{out.name}/settings.json"):
-            if _placeless(json.loads(path.read_text())) == wanted:
+        for place, known in passport.get("answers", {}).items():
+            if known == key:
                 out.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(path.with_name("predictions.jsonl"), out / "predictions.jsonl")
+                shutil.copy2(folder / "scores" / place / "predictions.jsonl", out / "predictions.jsonl")
                 write_json(out / "settings.json", dict(settings))
                 return
 
@@ -114,7 +123,3 @@ def _weights(fingerprinted: str) -> str:
     """A folder's weights whatever it is called; a hub id with its revision."""
     path, _, digest = fingerprinted.rpartition("@")
     return digest if Path(path).is_dir() else fingerprinted
-
-
-def _placeless(settings: dict[str, Any]) -> dict[str, Any]:
-    return {**settings, "model": _weights(str(settings["model"]))}

@@ -30,7 +30,7 @@ from actial.runs import Run, provenance, stop_requested
 from actial.scoreboard import accuracies, open_sampler, tasks_of
 from actial.sft import SFTModule
 from actial.sharding import lightning_strategy
-from actial.sharing import sources_hash, stage_key, take_over_stage
+from actial.sharing import stage_key, take_over_stage
 from actial.step import StepModule, num_ranks, step_loader
 from actial.types import AnswerMode
 
@@ -49,7 +49,7 @@ def prepare(config: TrainConfig, run: Run) -> None:
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # nothing reads such memory, and filling it takes time
     renderer = PromptRenderer.load(config.model, config.prompt)
     facts = {"seed": config.seed, "prompts": renderer.fingerprint, "data": data_identity(config)}
-    run.stamp({**provenance(), "sources": sources_hash(), **facts})
+    run.stamp({**provenance(), **facts})
 
 
 def train_stage(stage: StageName, config: TrainConfig, source: str, run: Run, tracker: Tracker) -> str:
