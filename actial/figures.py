@@ -59,7 +59,7 @@ def arm_figure(table: pd.DataFrame, means: pd.DataFrame, metric: str = "accuracy
             for y, arm in enumerate(arms):
                 for i, model in enumerate(models):
                     place = y + 0.8 * ((i + 0.5) / len(models) - 0.5)
-                    _point(axes, shown, table, {"set": name, "arm": arm, "model": model, "metric": metric}, place, i, y == 0)
+                    _point(axes, shown, table, {"set": name, "arm": arm, "model": model, "metric": metric}, place, i)
             if chance and name in chance:
                 axes.axvline(100 * chance[name], color="#b9bec6", lw=1.2, zorder=0, label="guessing")
             axes.set_title(name, loc="left", fontsize=10)
@@ -68,14 +68,15 @@ def arm_figure(table: pd.DataFrame, means: pd.DataFrame, metric: str = "accuracy
             axes.set_ylim(len(arms) - 0.5, -0.5)
             axes.grid(axis="y", visible=False)
             axes.tick_params(length=0)
-        handles, names = grid[0].get_legend_handles_labels()
-        handles += [Line2D([], [], color=GREY, lw=2), Line2D([], [], color=GREY, marker="|", ms=8, ls="")]
-        names += ["95 % interval over seeds", "one seed"]
-        figure.legend(handles, names, loc="outside upper left", ncols=len(names), frameon=False, fontsize=9)
+        drawn, said = grid[0].get_legend_handles_labels()
+        named = dict(zip(said, drawn, strict=True))  # a model is drawn in every arm that has it, and named once
+        named["95 % interval over seeds"] = Line2D([], [], color=GREY, lw=2)
+        named["one seed"] = Line2D([], [], color=GREY, marker="|", ms=8, ls="")
+        figure.legend(named.values(), named.keys(), loc="outside upper left", ncols=len(named), frameon=False, fontsize=9)
     return figure
 
 
-def _point(axes: Any, means: pd.DataFrame, table: pd.DataFrame, where: dict[str, str], y: float, index: int, named: bool) -> None:
+def _point(axes: Any, means: pd.DataFrame, table: pd.DataFrame, where: dict[str, str], y: float, index: int) -> None:
     found, single = means[_matches(means, where)], table[_matches(table, where)]
     if found.empty:
         return
@@ -83,8 +84,7 @@ def _point(axes: Any, means: pd.DataFrame, table: pd.DataFrame, where: dict[str,
     axes.plot(factor * single["value"], [y] * len(single), "|", color=colour(index), ms=8)
     if row["low"] == row["low"]:
         axes.plot([factor * row["low"], factor * row["high"]], [y, y], color=colour(index), lw=2, solid_capstyle="butt")
-    name = label(where["model"]) if named else None
-    axes.plot(factor * row["mean"], y, MARKERS[index % len(MARKERS)], color=colour(index), ms=6, label=name)
+    axes.plot(factor * row["mean"], y, MARKERS[index % len(MARKERS)], color=colour(index), ms=6, label=label(where["model"]))
 
 
 def _matches(table: pd.DataFrame, where: Mapping[str, Any]) -> pd.Series:

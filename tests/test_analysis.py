@@ -17,6 +17,7 @@ from actial import analysis, records
 from actial.collect import collect, figure_text
 from actial.config import CollectConfig
 from actial.errors import UserError
+from actial.figures import arm_figure
 
 SAMPLE = Path(__file__).resolve().parent.parent / "notebooks" / "sample"
 
@@ -51,6 +52,14 @@ def test_bootstrap_of_many_seeds_is_close_to_the_normal_interval() -> None:
     assert mean == pytest.approx(0.5)
     assert (low, high) == (pytest.approx(0.5 - half, abs=0.01), pytest.approx(0.5 + half, abs=0.01))
     assert analysis.bootstrap(values) == (mean, low, high)
+
+
+def test_a_figure_names_every_model_once_though_the_first_arm_lacks_some() -> None:
+    table = analysis.tidy(records.load_runs(SAMPLE))
+    first = table["arm"].iloc[0]
+    table = table[(table["arm"] != first) | (table["model"] != "grpo")]
+    legend = arm_figure(table, analysis.summary(table)).legends[0]
+    assert [text.get_text() for text in legend.get_texts()] == ["base", "SFT", "GRPO", "95 % interval over seeds", "one seed"]
 
 
 def frame(values: dict[tuple[str, int], float]) -> pd.DataFrame:
