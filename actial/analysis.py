@@ -117,7 +117,8 @@ class Drop:
 def sudden_drop(frame: pd.DataFrame, column: str = "loss", least: float = 0.2) -> Drop | None:
     """The step that splits the curve best into two levels (least squares), the first tenth left out: it is the answers' form being learnt.
 
-    None where the lower level is not at least the share `least` below the upper one (paper, appendix B: a plateau, then a sudden drop).
+    None where the lower level is not at least the share `least` below the upper one (paper, appendix B: a plateau, then a sudden drop), or
+    where an exponential decay, which has as many parameters, is closer to the curve than the two levels.
     """
     if column not in frame:
         return None
@@ -129,7 +130,17 @@ def sudden_drop(frame: pd.DataFrame, column: str = "loss", least: float = 0.2) -
     costs = [values[:i].var() * i + values[i:].var() * (len(values) - i) for i in splits]
     best = splits[int(np.argmin(costs))]
     before, after = float(values[:best].mean()), float(values[best:].mean())
-    return Drop(int(curve.index[best]), before, after) if after < (1 - least) * before else None
+    if after >= (1 - least) * before or _decay_cost(curve.index.to_numpy(dtype=float), values) <= min(costs):
+        return None
+    return Drop(int(curve.index[best]), before, after)
+
+
+def _decay_cost(steps: np.ndarray, values: np.ndarray) -> float:
+    """Squared error of the best a + b exp(-step / tau); tau from half a logged step to four times the curve's length, which is a line."""
+    steps = steps - steps[0]
+    taus = np.geomspace(steps[1] / 2, 4 * steps[-1], 60)
+    designs = [np.stack([np.ones_like(steps), np.exp(-steps / tau)], axis=1) for tau in taus]
+    return min(float(((design @ np.linalg.lstsq(design, values)[0] - values) ** 2).sum()) for design in designs)
 
 
 # ---------------------------------------------------------------- over seeds

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullFormatter, ScalarFormatter
 
 from actial.files import atomic
 from actial.plots import LABELS, MARKERS, STYLE, colour, label
@@ -106,6 +106,10 @@ def curve_figure(curves: Mapping[str, pd.DataFrame]) -> Figure:
                     axes.fill_between(values.index, values.min(axis=1), values.max(axis=1), color=colour(i + 1), alpha=0.15, lw=0)
                     style = LINES[(i // 5) % len(LINES)]
                     axes.plot(values.index, values.mean(axis=1), color=colour(i + 1), ls=style, lw=1.6, label=arm)
+            if metric == "loss":  # its first fall, of the answers' form, would flatten the rest
+                axes.set_yscale("log")
+                axes.yaxis.set_major_formatter(ScalarFormatter())
+                axes.yaxis.set_minor_formatter(NullFormatter())
             axes.set_ylabel(axis_label(metric), fontsize=9)
             axes.set_xlabel("step", fontsize=9)
             axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))

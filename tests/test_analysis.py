@@ -90,6 +90,8 @@ def test_the_sudden_drop_is_found_behind_the_first_fall() -> None:
     assert drop.before == pytest.approx(1.0, abs=0.01)
     assert drop.after == pytest.approx(0.2)
     assert analysis.sudden_drop(pd.DataFrame({"loss": np.linspace(1.0, 0.9, 100)}, index=steps)) is None
+    smooth = {tau: 0.1 + 3 * np.exp(-steps / tau) * (1 + 0.1 * (-1.0) ** steps) for tau in (5, 20, 80)}
+    assert [tau for tau, loss in smooth.items() if analysis.sudden_drop(pd.DataFrame({"loss": loss}, index=steps))] == []
 
 
 def test_runs_are_sorted_and_nothing_is_dropped_silently(sweep: Path) -> None:
