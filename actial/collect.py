@@ -107,7 +107,12 @@ def _set_section(means: Any, name: str) -> str:
 
 
 def _paper_row(name: str, models: Sequence[str]) -> list[list[str]]:
-    """The paper's 7B figures on its own Viewpoint-100K test, under ours on view pairs: directions compare, levels do not."""
+    """The paper's 7B figures on its own Viewpoint-100K test, under ours on view pairs: directions compare, levels do not.
+
+    Only where SFT stands between the two others, as in the paper: GRPO straight from the base, or a "base" that was trained, is another thing.
+    """
+    if "sft" not in models:
+        return []
     from actial.benchmarks.reference import table
     from actial.benchmarks.results import PAPER_COLUMNS
 
