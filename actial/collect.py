@@ -109,7 +109,7 @@ def _set_section(means: Any, name: str) -> str:
 def _paper_row(name: str, models: Sequence[str]) -> list[list[str]]:
     """The paper's 7B figures on its own Viewpoint-100K test, under ours on view pairs: directions compare, levels do not.
 
-    Only where SFT stands between the two others, as in the paper: GRPO straight from the base, or a "base" that was trained, is another thing.
+    Only where SFT stands between the two others, as in the paper: GRPO straight from the base, or from a trained "base", is another thing.
     """
     if "sft" not in models:
         return []
