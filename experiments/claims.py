@@ -36,6 +36,7 @@ from actial.files import write_text
 
 ROOT = Path(__file__).resolve().parent
 WORDS = "words.txt"  # beside claim.yaml
+KINDS = ("holds", "open", "contradicted")
 
 
 @dataclass(slots=True, frozen=True)
@@ -155,10 +156,15 @@ def checked(claim: Claim, tables: dict[str, pd.DataFrame]) -> list[list[str]]:
     return lines
 
 
+def read_tables(claim: Claim) -> dict[str, pd.DataFrame]:
+    """Experiment -> its committed figures, where there are any."""
+    return {name: pd.read_csv(path) for name, sweep in claim.sweeps.items() if (path := sweep.out / "tidy.csv").exists()}
+
+
 def readme(claim: Claim) -> str:
     """README.md of a claim, from claim.yaml, the committed tables and notes.md."""
     facts, sweeps = claim.facts, claim.sweeps
-    tables = {name: pd.read_csv(path) for name, sweep in sweeps.items() if (path := sweep.out / "tidy.csv").exists()}
+    tables = read_tables(claim)
     words = read_words(claim)
     commands = [f"python {' '.join(sweep.command(words))}" for sweep in sweeps.values()]
     minutes = sum(table.drop_duplicates("run")["minutes"].sum() for table in tables.values())
@@ -180,6 +186,26 @@ def readme(claim: Claim) -> str:
         notes.read_text().strip() if notes.exists() else "",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def index(claims: Sequence[Claim]) -> str:
+    """README.md of this folder: every claim with its verdicts, then the other questions asked here."""
+    rows = []
+    for claim in claims:
+        verdicts = Counter(line[-1] for line in checked(claim, read_tables(claim)))
+        rows.append(
+            [f"[{claim.facts['title']}]({claim.name}/README.md)", *[str(verdicts.pop(kind, 0)) for kind in KINDS], str(verdicts.total())]
+        )
+    others = sorted(path.parent for path in ROOT.glob("*/README.md") if not (path.parent / "claim.yaml").exists())
+    titles = [f"* [{(folder / 'README.md').read_text().splitlines()[0].lstrip('# ')}]({folder.name}/README.md)" for folder in others]
+    return "\n\n".join(
+        [
+            "# Questions asked, with results",
+            "The paper's claims on the tiny world: how many lines of each are seen to hold, over seeds (`python experiments/claims.py --tables`).",
+            markdown(["claim", *KINDS, "not run"], rows),
+            "\n".join(titles) + "\n",
+        ]
+    )
 
 
 def read_words(claim: Claim) -> list[str]:
@@ -221,6 +247,7 @@ def main() -> int:
                 collect(CollectConfig(runs=str(sweep.runs), out=os.path.relpath(sweep.out), against=sweep.against))
         write_text(claim.folder / "README.md", readme(claim))
         print(claim.folder / "README.md")
+    write_text(ROOT / "README.md", index([load(name) for name in names()]))
     for sweep in failed:
         print(f"{sweep.experiment} did not end well: the same command goes on with what is missing.", file=sys.stderr)
     return 1 if failed else 0

@@ -63,6 +63,10 @@ def test_the_readme_is_what_the_tables_say(name: str) -> None:
     assert (claim.folder / "README.md").read_text() == claims.readme(claim)
 
 
+def test_the_index_is_what_the_tables_say() -> None:
+    assert (claims.ROOT / "README.md").read_text() == claims.index([claims.load(name) for name in claims.names()])
+
+
 @pytest.mark.parametrize(
     ("low", "high", "expect", "said"),
     [
