@@ -201,7 +201,7 @@ def index(claims: Sequence[Claim]) -> str:
     return "\n\n".join(
         [
             "# Questions asked, with results",
-            "The paper's claims on the tiny world: how many lines of each are seen to hold, over seeds (`python experiments/claims.py --tables`).",
+            "The paper's claims on the tiny world: how many lines of each hold, over seeds (written by `python experiments/claims.py`).",
             markdown(["claim", *KINDS, "not run"], rows),
             "\n".join(titles) + "\n",
         ]
