@@ -128,9 +128,9 @@ def test_a_claim_with_runs_gets_its_verdicts_and_remarks(tmp_path: Path, monkeyp
         {"arm": "cold_start=none", "model": "last", "set": "sat", "metric": "accuracy"},
     )
     assert f"| {claims.figure_text(difference, 100, signed=True)} | 2 | {claims.verdict(difference, 'above')} |" in lines[4]
-    steps = "grpo.steps=40 grpo.batch_size=16 benchmark.limit=300"
-    assert f"\npython -m actial.train -m +experiment=ablate_cold_start {steps} seed=1,2 sft.steps=12\n" in text
-    assert "14 runs with 14 SFT and 14 GRPO stages" in text
+    own = "grpo.steps=40 grpo.batch_size=16 benchmark.limit=300 cold_start=none,share_5,hybrid,share_50,all"
+    assert f"\npython -m actial.train -m +experiment=ablate_cold_start {own} seed=1,2 sft.steps=12\n" in text
+    assert "10 runs with 10 SFT and 10 GRPO stages" in text
     assert text.endswith("[ablate_cold_start](ablation.md)\n\nRuns of a test.\n")
     with pytest.raises(UserError, match="no claim is called nothing: there are cold_start"):
         claims.load("nothing")
