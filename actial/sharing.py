@@ -105,10 +105,11 @@ def take_over_answers(out: Path, key: str, settings: Mapping[str, Any], config: 
         return
     for folder, passport in _others(config, run):
         for place, known in passport.get("answers", {}).items():
-            if known == key:
+            theirs = folder / "scores" / place / "predictions.jsonl"
+            if known == key and theirs.is_file():
                 out.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(folder / "scores" / place / "predictions.jsonl", out / "predictions.jsonl")
-                write_json(out / "settings.json", dict(settings))
+                write_json(out / "settings.json", dict(settings))  # first: answers that a kill cuts short are then asked for
+                shutil.copy2(theirs, out / "predictions.jsonl")
                 return
 
 
