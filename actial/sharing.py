@@ -88,8 +88,8 @@ def take_over_stage(stage: StageName, key: str, config: TrainConfig, run: Run, t
         for path in (folder / "rollouts.parquet").glob(f"{stage.name}-*.parquet"):
             (run.folder / "rollouts.parquet").mkdir(exist_ok=True)
             shutil.copy2(path, run.folder / "rollouts.parquet" / path.name)
-        mix = {name: passport[name] for name in (f"{stage.name}_mix",) if name in passport}
-        run.stamp({**mix, stage.name: {**found, "taken_from": found.get("taken_from", str(folder))}})
+        mix = f"{stage.name}_mix"
+        run.stamp({mix: passport[mix], stage.name: {**found, "taken_from": found.get("taken_from", str(folder))}})
         with tempfile.TemporaryDirectory(dir=run.folder, prefix=f".{stage.name}.") as name:
             shutil.copytree(folder / stage.name, Path(name) / stage.name)
             shutil.rmtree(run.stage_folder(stage.name))

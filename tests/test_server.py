@@ -5,6 +5,7 @@ import io
 import json
 import re
 import threading
+import time
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -95,6 +96,24 @@ def test_answers_prompts_and_exact_pixels(tmp_path):
         head, data = part["image_url"]["url"].split(",")
         assert head == "data:image/png;base64"
         assert (np.asarray(Image.open(io.BytesIO(base64.b64decode(data)))) == image).all()
+
+
+def test_no_more_requests_are_under_way_than_the_concurrency(tmp_path):
+    """Though more examples are made ready meanwhile."""
+    lock, under_way, most = threading.Lock(), 0, 0
+
+    def slow(_, body):
+        nonlocal under_way, most
+        with lock:
+            under_way += 1
+            most = max(most, under_way)
+        time.sleep(0.02)
+        with lock:
+            under_way -= 1
+
+    with FakeServer(slow) as fake:
+        assert len(ask(fake, PredictionLog(tmp_path, {}), n=24, concurrency=3)) == 24
+    assert most == 3
 
 
 @pytest.mark.parametrize(
