@@ -25,6 +25,7 @@ UNITS = {
     "length": "length (tokens)",
     "format": "format kept (%)",
     "accuracy": "right (%)",
+    "joint": "all of a pair right (%)",
     "entropy": "entropy (nats per token)",
     "truncated": "cut short (%)",
 }
