@@ -22,7 +22,7 @@ from typing import Any, NoReturn
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
+from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
@@ -90,10 +90,25 @@ def hydra_command(
                 if "--help" in words or "-h" in words:
                     print(help_text(config_name, plus, run.__doc__ or ""))
                     return
-                sys.argv[1:] = words = values_quoted(words)
-                fixed.update(fixed_keys(words))
                 os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises what it would print, and errors_reported says it in a sentence
-                hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
+                lines = sweeps_apart(values_quoted(words), plus, folder_key)
+                codes = [one_sweep(line, keep_on=len(lines) > 1) for line in lines]
+                if any(codes):
+                    raise Exit(max(codes))
+
+        def one_sweep(words: Sequence[str], keep_on: bool) -> int:
+            """Runs a command line, a single run or a sweep; its exit code, where others are to follow whatever comes of it."""
+            sys.argv[1:] = words
+            fixed.clear()
+            fixed.update(fixed_keys(words))
+            try:
+                with errors_reported([]):
+                    hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
+            except Exit as left:
+                if not keep_on or left.code not in (USER_ERROR, OUR_FAULT):
+                    raise
+                return int(left.code)
+            return 0
 
         return command
 
@@ -132,6 +147,33 @@ def fixed_keys(words: Sequence[str]) -> set[str]:
             if not override.is_sweep_override():
                 found.add(override.get_key_element())
     return found
+
+
+def sweeps_apart(words: Sequence[str], plus: Sequence[str], folder_key: str) -> list[list[str]]:
+    """The command lines of a multirun over several choices of a group in `plus`: one sweep each, in a folder of its own.
+
+    What an experiment sweeps stands in its file, and Hydra reads no sweep from a file that only some of the jobs have: the experiments
+    would silently run at one point each. Raises MissingConfigException for a choice that conf/ does not have, before anything is run.
+
+    >>> sweeps_apart(["-m", "+experiment=ablate_kl,ablate_mix", "run_dir=runs/x"], ["experiment"], "run_dir")[0]
+    ['-m', '+experiment=ablate_kl', 'run_dir=runs/x/ablate_kl']
+    """
+    parser = OverridesParser.create()
+    at = [i for i, word in enumerate(words) if word.startswith(tuple(f"+{group}=" for group in plus))]
+    if {"-m", "--multirun"}.isdisjoint(words) or not at or not (sweep := parser.parse_override(words[at[0]])).is_sweep_override():
+        return [list(words)]
+    group, names = sweep.get_key_element().lstrip("+"), list(sweep.sweep_string_iterator())
+    there = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+    for name in names:
+        if name not in there:
+            raise MissingConfigException("", f"{group}/{name}", there)
+
+    def own(word: str, name: str) -> str:
+        if word.startswith(f"{folder_key}="):
+            return f"{folder_key}={quoted(f'{parser.parse_override(word).value()}/{name}')}"
+        return f"+{group}={name}" if word == words[at[0]] else word
+
+    return [[own(word, name) for word in words] for name in names]
 
 
 def job_name(overrides: str) -> str:

@@ -53,14 +53,11 @@ def objective(run: Run) -> float | None:
 
 
 def refuse_unswept() -> None:
-    """Raise UserError where an experiment names settings to sweep and this job was not given all of them.
-
-    That happens without -m, and where the experiment itself is swept: Hydra reads what to sweep before it has chosen the experiment.
-    """
+    """Raise UserError where an experiment names settings to sweep and this job was not given all of them: the -m was forgotten."""
     hydra = HydraConfig.get()
     given = {override.partition("=")[0] for override in hydra.overrides.task}
     if unswept := sorted(set(hydra.sweeper.get("params") or {}) - given):
-        raise UserError(f"{unswept[0]} is swept by this experiment: add -m, name one experiment at a time, or set {', '.join(unswept)}.")
+        raise UserError(f"{unswept[0]} is swept by this experiment: add -m, or set {', '.join(unswept)}.")
 
 
 @hydra_command("train", folder_key="run_dir", plus=("experiment",))

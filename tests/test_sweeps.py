@@ -184,7 +184,28 @@ def test_a_failed_job_does_not_lose_the_others_and_a_second_try_runs_what_is_mis
 def test_an_experiment_that_sweeps_says_so_without_m() -> None:
     done = train("+experiment=ablate_reward", "seed=1")
     assert done.returncode == 1
-    assert done.stderr == "error: reward is swept by this experiment: add -m, name one experiment at a time, or set reward.\n"
+    assert done.stderr == "error: reward is swept by this experiment: add -m, or set reward.\n"
+
+
+def test_several_experiments_are_one_sweep_each(tmp_path: Path) -> None:
+    """In folders of their own; that the first one's jobs fail does not keep the second from being run."""
+    settings = ["model.path=nowhere/sft/model", "benchmark=none", f"run_dir={tmp_path}/both"]
+    done = train("-m", "+experiment=ablate_reward,ablate_stages", "seed=1,2", "reward=actial,gated", *settings)
+    assert done.returncode == 1
+    swept = {folder.parent.name: [] for folder in tmp_path.glob("both/*/*")}
+    for note in sorted(tmp_path.glob("both/*/*/error.txt")):
+        assert note.read_text().startswith("error: model.path=nowhere/sft/model does not exist")
+        swept[note.parent.parent.name].append(note.parent.name)
+    assert len(swept["ablate_reward"]) == 4
+    assert swept["ablate_reward"][0] == "reward=actial,seed=1"
+    assert len(swept["ablate_stages"]) == 16  # four stages, as its file says, at two rewards and seeds
+
+
+def test_a_wrong_name_among_several_experiments_is_refused_before_any_is_run(tmp_path: Path) -> None:
+    done = train("-m", "+experiment=ablate_reward,ablate_stage", "model.path=nowhere", f"run_dir={tmp_path}/both")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: there is no experiment named 'ablate_stage' (did you mean ablate_stages?); there are ")
+    assert not list(tmp_path.iterdir())
 
 
 # ---------------------------------------------------------------- how many at once
