@@ -69,7 +69,7 @@ def _scores(run: RunRecord) -> Iterator[dict[str, Any]]:
         for model in results["models"]:
             found, where = results["sets"][name][model], {"model": model, "set": name}
             cells = {"accuracy": found["overall"], "joint": found.get("joint")}
-            cells |= {f"accuracy/{kind}": cell for kind, cell in found.get("by_type", {}).items()}
+            cells |= {f"accuracy/{kind}": cell for by in ("by_type", "by_angle") for kind, cell in found.get(by, {}).items()}
             cells |= dict(_cells(results.get("diagnostics", {}).get(name, {}).get(model) or {}, "diagnostics"))
             for metric, cell in cells.items():
                 if cell:

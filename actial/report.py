@@ -43,7 +43,7 @@ SHOWN_CHARACTERS = 4000  # of one answer's text
 
 
 def set_results(predictions: Sequence[Prediction], *, joint_size: int = 3) -> dict[str, Any]:
-    """One model on one set: overall, by type, joint over the questions of a pair, unread and cut shares, form, length; JSON values."""
+    """One model on one set: overall, by type, by angle, joint over a pair's questions, unread and cut shares, form, length; JSON values."""
     overall = scoring.accuracy(predictions)
     result: dict[str, Any] = {
         "overall": overall.to_json(),
@@ -52,6 +52,8 @@ def set_results(predictions: Sequence[Prediction], *, joint_size: int = 3) -> di
         "truncated": overall.truncated,
         "format": sum(p.format_ok for p in predictions) / max(1, len(predictions)),
     }
+    if angled := [p for p in predictions if "angle" in p.categories]:
+        result["by_angle"] = {name: cell.to_json() for name, cell in scoring.accuracy_by(angled, "angle").items()}
     pairs = scoring.joint(predictions, joint_size)
     if pairs.n:
         result["joint"] = pairs.to_json()

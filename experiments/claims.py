@@ -135,7 +135,10 @@ def verdict(found: dict[str, float], expect: str) -> str:
 
 
 def checked(claim: Claim, tables: dict[str, pd.DataFrame]) -> list[list[str]]:
-    """One line per check (an arm "*" stands for each of the sweep): what is said, the difference, seeds, verdict."""
+    """One line per check: what is said, the difference, seeds, verdict.
+
+    An arm "*" on the left stands for each of the sweep; on the right then stands the same arm, or the one that is named.
+    """
     lines = []
     for check in claim.facts["checks"]:
         table = tables.get(check.get("sweep", next(iter(claim.sweeps))))
@@ -144,7 +147,9 @@ def checked(claim: Claim, tables: dict[str, pd.DataFrame]) -> list[list[str]]:
             continue
         cells = [{"metric": "accuracy"} | check[side] for side in ("left", "right") if side in check]
         for arm in table["arm"].unique() if cells[0].get("arm") == "*" else [None]:
-            where = [cell | {"arm": arm} if arm else cell for cell in cells]
+            where = [cell | {"arm": arm} if arm and cell.get("arm", "*") == "*" else cell for cell in cells]
+            if where[0] == where[-1] and len(where) > 1:
+                continue  # an arm against itself
             said = f"{arm}: {check['say']}" if arm else check["say"]
             try:
                 found = analysis.compare(table, *where)

@@ -38,7 +38,7 @@ claims = driver()
 def test_the_supervised_models_come_first_and_no_sweep_is_run_twice() -> None:
     sweeps = [sweep.experiment for sweep in claims.needed([claims.load(name) for name in claims.names()])]
     assert sweeps[0] == "ablate_start"
-    assert len(sweeps) == len(set(sweeps)) == 8
+    assert len(sweeps) == len(set(sweeps)) == 10
 
 
 @pytest.mark.parametrize("name", claims.names())
@@ -96,6 +96,25 @@ def test_figures_are_compared_at_equal_seeds() -> None:
         analysis.compare(table, where, where)
     with pytest.raises(UserError, match="no run has arm=none"):
         analysis.compare(table, {"arm": "none"}, where)
+
+
+def test_every_arm_is_checked_against_itself_or_against_the_one_that_is_named(tmp_path: Path) -> None:
+    table = analysis.tidy(records.load_runs(SAMPLE))
+    claim = claims.load("cold_start")
+    where = {"model": "grpo", "set": "viewpoint", "metric": "accuracy/ego_rotation"}
+    star, named = {"arm": "*"} | where, {"arm": "cold_start=none"} | where
+    claim.facts["checks"] = [
+        {"say": "as right as none", "left": star, "right": named, "expect": "kept"},
+        {"say": "more than before", "left": star, "right": where | {"model": "sft"}, "expect": "above"},
+    ]
+    lines = claims.checked(claim, {"ablate_cold_start": table})
+    assert [line[0].partition(": ") for line in lines] == [
+        ("cold_start=hybrid", ": ", "as right as none"),
+        ("cold_start=none", ": ", "more than before"),
+        ("cold_start=hybrid", ": ", "more than before"),
+    ]
+    found = analysis.compare(table, where | {"arm": "cold_start=hybrid"}, named)
+    assert lines[0][1:] == [claims.figure_text(found, 100, signed=True), "2", claims.verdict(found, "kept")]
 
 
 def test_the_course_of_a_metric_is_in_the_table() -> None:

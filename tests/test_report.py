@@ -25,6 +25,7 @@ def run_folder(tmp_path, texts):
             images=[np.full((8, 8, 3), i, np.uint8)] * 2,
             questions=[question(f"e{i}/{k}", kind=k) for k in KINDS],
             task="viewpoint",
+            row={"geom": {"alpha_deg": (25.0, -25.0, 70.0, 100.0)[i]}},
         )
         for i in range(4)
     ]
@@ -60,6 +61,9 @@ def test_set_results_count(tmp_path):
     assert (found["sft"]["overall"]["value"], found["sft"]["joint"]["n"], found["sft"]["joint"]["value"]) == (1, 4, 1)
     assert (found["base"]["overall"]["value"], found["base"]["tokens"], found["base"]["format"]) == (0, 4, 0)
     assert set(found["sft"]["by_type"]) == set(KINDS)
+    assert {name: (cell["n"], cell["value"]) for name, cell in found["sft"]["by_angle"].items()} == {
+        "20-40": (6, 1), "60-80": (3, 1), "80-100": (3, 1),
+    }  # fmt: skip
 
 
 def test_page_is_one_self_contained_file(tmp_path):
