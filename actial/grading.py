@@ -85,7 +85,7 @@ def grade(
         raise UserError(f"compat={compat} is unknown: use one of {', '.join(m.value for m in Compat)}.") from None
     letter, rule, cut = _READERS[mode](text, options, finish)
     outcome = Outcome.PARSED if letter else Outcome.TRUNCATED if cut or finish is FinishReason.LENGTH else Outcome.NO_ANSWER
-    return Grade(letter=letter, rule=rule, outcome=outcome, correct=letter == LETTERS[answer_index], format_ok=format_ok(text))
+    return Grade(letter=letter, rule=rule, outcome=outcome, value=float(letter == LETTERS[answer_index]), format_ok=format_ok(text))
 
 
 # ---------------------------------------------------------------- the ladder

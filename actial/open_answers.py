@@ -6,8 +6,9 @@ import re
 from collections.abc import Callable
 
 from actial.errors import UserError
-from actial.grading import THINK_CLOSE, answer_bodies
+from actial.grading import THINK_CLOSE, THINK_OPEN, answer_bodies, format_ok
 from actial.scoring import mra
+from actial.types import FinishReason, Grade, Outcome
 
 NUMBER = re.compile(r"(?<!\^)\d+\.\d+|(?<!\^)\d+")
 AXES = (
@@ -20,18 +21,24 @@ AXES = (
 Result = tuple[float, str | None]
 
 
-def grade_open(text: str, metric: str, answer: str) -> tuple[float, str | None]:
-    """(value in [0, 1], what was read from the output; None when nothing could be)."""
+def grade_open(text: str, metric: str, answer: str, finish: FinishReason | None = None) -> tuple[Grade, str | None]:
+    """The grade, its value in [0, 1], and what was read from the output; None where nothing could be, as in an unfinished chain."""
     if metric not in _METRICS:
         raise UserError(f"metric {metric} of an open answer is unknown: use one of {', '.join(_METRICS)}.")
-    return _METRICS[metric](body_of(text), answer)
+    body = body_of(text)
+    value, read = (0.0, None) if body is None else _METRICS[metric](body, answer)
+    cut = body is None or finish is FinishReason.LENGTH
+    outcome = Outcome.PARSED if read is not None else Outcome.TRUNCATED if cut else Outcome.NO_ANSWER
+    return Grade(letter=None, rule=metric, outcome=outcome, value=value, format_ok=format_ok(text)), read
 
 
-def body_of(text: str) -> str:
-    """The last answer tag behind the chain of thought (`<ans>` too, Omni3D-Bench's), else all that follows the chain."""
+def body_of(text: str) -> str | None:
+    """The last answer tag behind the chain of thought (`<ans>` too, Omni3D-Bench's), else all that follows it; None in an open chain."""
     closes = list(THINK_CLOSE.finditer(text))
     tail = text[closes[-1].end() :] if closes else text
     bodies = answer_bodies(re.sub(r"<(/?)ans>", r"<\1answer>", tail))
+    if THINK_OPEN.search(tail) and not bodies:
+        return None
     return (bodies[-1] if bodies else tail).strip()
 
 
@@ -43,6 +50,12 @@ def _number(text: str, last: bool = False) -> str | None:
 def _mra_first(text: str, answer: str) -> Result:
     read = _number(text)
     return (mra(float(read), float(answer)), read) if read else (0.0, None)
+
+
+def _mra_token(text: str, answer: str) -> Result:
+    """VSI-Bench: the first word is the number, or there is none."""
+    read = next(iter(text.split()), "").rstrip(".")
+    return (mra(float(read), float(answer)), read) if re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)", read) else (0.0, None)
 
 
 def _mra_last(text: str, answer: str) -> Result:
@@ -108,6 +121,7 @@ def _motions(text: str) -> dict[str, float]:
 
 _METRICS: dict[str, Callable[[str, str], Result]] = {
     "mra_first": _mra_first,
+    "mra_token": _mra_token,
     "mra_last": _mra_last,
     "mra_strict": _mra_strict,
     "count": _count,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
@@ -12,10 +12,10 @@ from typing import Any
 
 from actial.errors import UserError
 from actial.files import write_json
-from actial.grading import LETTERS, Compat, format_ok, grade
+from actial.grading import LETTERS, Compat, grade
 from actial.open_answers import grade_open
 from actial.scoring import Prediction
-from actial.types import Example, FinishReason, Outcome, Question
+from actial.types import Example, FinishReason, Grade, Question
 
 ANGLE_BINS = tuple(range(20, 101, 20))  # degrees of |alpha|; four bins
 
@@ -29,25 +29,17 @@ def predict(
     compat: Compat | str = Compat.LADDER,
 ) -> Prediction:
     """Grade one answer and keep what scoring needs to know about the question."""
-    if question.options:
-        g = grade(text, question.options, question.answer_index, finish, compat)
-        choice = question.options[LETTERS.index(g.letter)] if g.letter else None
-        letter, rule, outcome, hit, answer = g.letter, g.rule, g.outcome, float(g.correct), question.answer_letter
-    else:
-        rule, answer = _open_metric(example, question)
-        hit, choice = grade_open(text, rule, answer)
-        cut = Outcome.TRUNCATED if finish is FinishReason.LENGTH else Outcome.NO_ANSWER
-        letter, outcome = None, cut if choice is None else Outcome.PARSED
+    g, choice = read_answer(example.row, question, text, finish, compat)
     return Prediction(
         uid=question.uid,
         text=text,
-        letter=letter,
+        letter=g.letter,
         choice=choice,
-        answer=answer,
-        rule=rule,
-        outcome=outcome.value,
-        hit=hit,
-        format_ok=format_ok(text),
+        answer=truth(example.row, question),
+        rule=g.rule,
+        outcome=g.outcome.value,
+        hit=g.value,
+        format_ok=g.format_ok,
         finish=finish.value if finish else None,
         tokens=tokens,
         type=question.type,
@@ -57,11 +49,26 @@ def predict(
     )
 
 
-def _open_metric(example: Example, question: Question) -> tuple[str, str]:
-    """How a question without options is graded: as its benchmark says, or by relative accuracy where the truth is a number."""
+def read_answer(
+    row: Mapping[str, Any], question: Question, text: str, finish: FinishReason | None = None, compat: Compat | str = Compat.LADDER
+) -> tuple[Grade, str | None]:
+    """The grade of one answer, and the option or the value that was read from it; `row` is the question's example's."""
+    if not question.options:
+        return grade_open(text, *open_metric(row, question), finish)
+    g = grade(text, question.options, question.answer_index, finish, compat)
+    return g, question.options[LETTERS.index(g.letter)] if g.letter else None
+
+
+def truth(row: Mapping[str, Any], question: Question) -> str:
+    """The right letter, or what a question without options has instead."""
+    return question.answer_letter if question.options else open_metric(row, question)[1]
+
+
+def open_metric(row: Mapping[str, Any], question: Question) -> tuple[str, str]:
+    """How a question without options is graded, and its truth: as its benchmark says, or by relative accuracy to its number."""
     if question.number is not None:
         return "mra_first", f"{question.number:g}"
-    return example.row["open"]["metric"], example.row["open"]["answer"]
+    return row["open"]["metric"], row["open"]["answer"]
 
 
 def categories(row: dict[str, Any]) -> dict[str, str]:

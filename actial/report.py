@@ -30,9 +30,10 @@ from actial import plots, scoring
 from actial.errors import UserError
 from actial.files import atomic, write_text
 from actial.hashing import hash_int
+from actial.predictions import truth
 from actial.runs import RowLog
 from actial.scoring import Prediction
-from actial.types import Example, Question
+from actial.types import Example
 
 ASSETS = Path(__file__).parent / "assets"
 ABSENT = "\N{EN DASH}"
@@ -84,15 +85,9 @@ def sample_answers(
         answers = {
             m: {"text": p.text[:SHOWN_CHARACTERS], "choice": p.choice, "outcome": p.outcome, "hit": p.hit == 1} for m, p in found.items()
         }
-        truth = (
-            f"{question.answer_letter}: {question.options[question.answer_index]}" if question.options else _open_truth(example, question)
-        )
-        cards.append({"uid": question.uid, "images": paths, "question": question.text, "answer": truth, "answers": answers})
+        right = truth(example.row, question) + (f": {question.options[question.answer_index]}" if question.options else "")
+        cards.append({"uid": question.uid, "images": paths, "question": question.text, "answer": right, "answers": answers})
     return cards
-
-
-def _open_truth(example: Example, question: Question) -> str:
-    return question.answer if question.number is not None else str(example.row["open"]["answer"])
 
 
 # ---------------------------------------------------------------- the page

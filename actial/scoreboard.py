@@ -18,7 +18,7 @@ from actial.files import write_json
 from actial.grpo.engine import open_engine_sampler
 from actial.grpo.sampler import HFSampler, RolloutSampler, Sampler
 from actial.policy import Policy
-from actial.predictions import PredictionLog
+from actial.predictions import PredictionLog, truth
 from actial.rendering import ImageLimits, PromptRenderer
 from actial.report import sample_answers, set_results
 from actial.runs import Run
@@ -119,5 +119,5 @@ def answer_table(examples: Sequence[Example], answers: dict[str, list[Prediction
     rows: list[list[Any]] = []
     for example in examples[:count]:
         shown = [*example.images, *[None] * (photos - len(example.images))]
-        rows += [[*shown, q.text, q.answer_letter, *[said[q.uid] for said in texts.values()]] for q in example.questions]
+        rows += [[*shown, q.text, truth(example.row, q), *[said[q.uid] for said in texts.values()]] for q in example.questions]
     return [*[f"photo {i + 1}" for i in range(photos)], "question", "truth", *texts], rows

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from actial.errors import UserError
+from actial.grading import LETTERS
 from actial.types import Outcome
 
 Z95 = 1.959963984540054
@@ -129,9 +130,11 @@ def macro(cells: Sequence[Cell], weights: Sequence[Fraction] | None = None) -> C
 
 
 def confusion(predictions: Iterable[Prediction]) -> dict[str, float]:
-    """Viewpoint answers by kind of mistake: right, side swapped, "no" chosen, unread; shares that sum to 1."""
+    """Viewpoint answers by kind of mistake: right, side swapped, "no" chosen, unread; shares that sum to 1. Numbers do not count."""
     counts = dict.fromkeys(("right", "swapped", "none", "unparsed"), 0)
     for p in predictions:
+        if p.answer not in LETTERS:
+            continue
         kind = "unparsed" if p.choice is None else "right" if p.hit else "none" if p.choice.lower().startswith("no ") else "swapped"
         counts[kind] += 1
     total = sum(counts.values())
@@ -177,6 +180,11 @@ def circular(predictions: Iterable[Prediction]) -> Cell:
     return all_right(rotation_groups(predictions, lambda p: (p.group["base"], p.group.get("flip", False))))
 
 
+def any_rotated(predictions: Iterable[Prediction]) -> bool:
+    """Whether some question was asked under more than one order of its options."""
+    return any(p.group.get("rotations", 1) > 1 for p in predictions)
+
+
 def rotation_groups(predictions: Iterable[Prediction], key: Callable[[Prediction], Hashable]) -> dict[Hashable, list[Prediction]]:
     """Groups that each hold every rotation exactly once per flip state; incomplete ones are refused."""
     groups: dict[Hashable, list[Prediction]] = defaultdict(list)
@@ -212,7 +220,8 @@ def threedsr(predictions: Sequence[Prediction]) -> dict[str, dict[str, Cell]]:
 
     vanilla: rows. flip: a row and its mirrored twin, when it has one. circ: all rotations of one image, mirrored images counted apart
     (the published number). flip_circ: all rotations of both. random: circ of a coin that picks one of the options in every row, in
-    expectation, where group["options"] is known. Needs categories["category"]; UserError when a rotation is missing.
+    expectation, where group["options"] is known. The last three only where options are rotated. Needs categories["category"]; UserError
+    when a rotation is missing.
     """
     metrics: dict[str, Callable[[Prediction], Hashable]] = {
         "vanilla": lambda p: p.uid,
@@ -221,9 +230,10 @@ def threedsr(predictions: Sequence[Prediction]) -> dict[str, dict[str, Cell]]:
         "flip_circ": lambda p: p.group["base"],
     }
     rotation_groups(predictions, metrics["flip_circ"])
-    ways = [(name, key, all_right) for name, key in metrics.items()]
+    turned = any_rotated(predictions)
+    ways = [(name, key, all_right) for name, key in metrics.items() if turned or "circ" not in name]
     result = {}
-    if all("options" in p.group for p in predictions):
+    if turned and all("options" in p.group for p in predictions):
         ways.append(("random", metrics["circ"], coin))
     for metric, key, score in ways:
         groups: dict[Hashable, list[Prediction]] = defaultdict(list)

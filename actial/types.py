@@ -162,5 +162,9 @@ class Grade:
     letter: str | None
     rule: str  # the rung of the extraction ladder that fired, or "none"
     outcome: Outcome
-    correct: bool
+    value: float  # 1 for the right option, else 0; of an open answer, what its metric gives
     format_ok: bool  # whole output is one think block and one answer block
+
+    @property
+    def correct(self) -> bool:
+        return self.value == 1

@@ -159,6 +159,12 @@ def test_vsi_and_spar_means():
     ("text", "metric", "answer", "want"),
     [
         ("about 15 m", "mra_first", "10", (0.1, "15")),
+        ("10 m", "mra_token", "10", (1.0, "10")),
+        ("-10.", "mra_token", "10", (0.0, "-10")),
+        ("about 10", "mra_token", "10", (0.0, None)),
+        ("1,200", "mra_token", "1200", (0.0, None)),
+        ("<think> The first photo shows 10 chairs", "mra_first", "10", (0.0, None)),
+        ("<think> yes, or", "yes_no", "yes", (0.0, None)),
         ("from 3 to 10", "mra_last", "10", (1.0, "10")),
         ("none", "mra_first", "10", (0.0, None)),
         ("<think>7</think><answer>10</answer>", "mra_first", "10", (1.0, "10")),
@@ -177,9 +183,11 @@ def test_vsi_and_spar_means():
     ],
 )
 def test_open_answers(text, metric, answer, want):
-    got = grade_open(text, metric, answer)
-    assert got[0] == pytest.approx(want[0])
-    assert got[1] == want[1]
+    grade, read = grade_open(text, metric, answer)
+    assert grade.value == pytest.approx(want[0])
+    assert read == want[1]
+    cut = text.startswith("<think>") and "</think>" not in text
+    assert grade.outcome.value == ("truncated" if cut else "no_answer" if read is None else "parsed")
 
 
 # ---------------------------------------------------------------- the paper's rows from hit counts
@@ -243,7 +251,8 @@ def test_mmsi_rows_of_the_paper():
 
 def test_height_scores_of_the_paper_are_multiples_of_1_in_690():
     for model, hits in zip(BLINK_ROWS, (295, 320, 310, 325), strict=True):
-        group = {"rotation": 0, "rotations": 1, "flip": False}
-        rows = [prediction(f"{i}", i < hits, group=group | {"base": str(i)}, categories={"category": "height_higher"}) for i in range(690)]
+        group = {"rotations": 2, "flip": False}
+        turns = [(i, turn, group | {"base": str(i), "rotation": turn}) for i in range(690) for turn in (0, 1)]
+        rows = [prediction(f"{i}-{turn}", turn or i < hits, group=g, categories={"category": "height_higher"}) for i, turn, g in turns]
         shown = BENCHMARKS["3dsrbench"].score(rows)["circ"]["height"].to_json()["round1"]
         assert shown == table("table1").row(model)["3DSR Height"]

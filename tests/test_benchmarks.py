@@ -18,9 +18,9 @@ from actial.benchmarks.base import Source, Style, answer_position, clean_options
 from actial.benchmarks.examples import BenchmarkExamples, decode, fit
 from actial.benchmarks.mmsi import category_name
 from actial.benchmarks.prompts import prompt_text
-from actial.benchmarks.results import benchmark_scores
+from actial.benchmarks.results import benchmark_scores, beside_paper, open_benchmark
 from actial.benchmarks.server import chat_messages
-from actial.config import ModelConfig, PromptConfig
+from actial.config import BenchmarkConfig, ModelConfig, PromptConfig
 from actial.errors import UserError
 from actial.predictions import predict
 from actial.rendering import PromptRenderer
@@ -142,6 +142,25 @@ def test_threedsrbench(tmp_path):
     assert scores["random"]["orientation_viewpoint"].value == Fraction(1, 4**4)
 
 
+def test_threedsrbench_without_rotations_has_no_circular_figure(tmp_path):
+    """Always "A" earns its share of the plain rows; the published figure needs all rotations, which benchmark.circular makes."""
+    plain = [row for row in threedsr_rows() if row["qid"].removesuffix("-flip")[-2] != "-"]
+    write_tsv(tmp_path / "3dsrbench_v1_vlmevalkit.tsv", plain)
+    for circular in (False, True):
+        config = BenchmarkConfig(name="3dsrbench", root=str(tmp_path), circular=circular)
+        benchmark, source, items = open_benchmark(config)
+        assert len(items) == (sum(len(item.options) for item in load("3dsrbench", tmp_path)[0]) if circular else len(plain))
+        assert len({(item.circular["base"], item.circular["flip"]) for item in items}) == len(plain)
+        examples = BenchmarkExamples(items, Style.VLMEVAL, multiple=28, min_pixels=784, max_pixels=100_000)
+        found = benchmark_scores(benchmark, source, [predict(e, e.questions[0], "A") for e in examples])
+        assert set(found["scores"]) == {"vanilla", "flip"} | ({"circ", "flip_circ", "random"} if circular else set())
+        assert any("no options were rotated" in note for note in found["notes"]) is not circular
+        if circular:
+            assert found["scores"]["circ"]["overall"]["value"] == 0
+        else:
+            assert beside_paper("3dsrbench", found)["ours"][0] is None
+
+
 def test_threedsrbench_refuses_other_qids(tmp_path):
     write_tsv(tmp_path / "3DSRBench.tsv", [threedsr_rows()[0] | {"qid": "SHORT"}])
     with pytest.raises(UserError, match="qid SHORT"):
@@ -237,7 +256,7 @@ def test_video_sets(tmp_path):
     files.write_sti(tmp_path)
     (first, second), (speed,) = load("vsi", tmp_path)[0], load("sti", tmp_path)[0]
     assert (right(first), len(first.images), first.images[0].name, first.images[-1].name) == ("right", 32, "000.jpg", "039.jpg")
-    assert second.open == {"metric": "mra_first", "answer": "4"}
+    assert second.open == {"metric": "mra_token", "answer": "4"}
     assert prompt_text(second, Style.FRAMES).startswith("These are frames of a video.\nHow many?\n")
     assert (right(speed), speed.question, len(speed.images)) == ("2 m/s", "From 1 seconds to 3 seconds. How fast?", 30)
     gone = {
@@ -307,6 +326,9 @@ def test_groups_of_a_circular_tsv(tmp_path):
     assert (scores["circular"]["n"], scores["circular"]["value"]) == (2, 0.5)
     write_tsv(tmp_path / "s.tsv", rows[1:])
     with pytest.raises(UserError, match="group 0 lacks its first row"):
+        load("tsv", tmp_path, split="s")
+    write_tsv(tmp_path / "s.tsv", [row | {"C": "w"} for row in rows])
+    with pytest.raises(UserError, match="group 0 has 2 rows for the 3 rotations of its options"):
         load("tsv", tmp_path, split="s")
 
 

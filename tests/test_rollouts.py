@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 from rollout_world import WordRenderer, example_at, reply
@@ -65,6 +66,16 @@ def test_faithful_accuracy_is_as_strict_as_the_release():
     texts = [f"<answer>{body}</answer>" for body in ("A", "a", "A.", "(A)")]
     values = [rewards.parts(Graded.of(question, text, FinishReason.STOP))["exact"] for text in texts]
     assert values == [1.0, 0.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize(("said", "value"), [("40", 1.0), ("about 44 degrees", 0.9), ("90", 0.0), ("none", 0.0)])
+def test_a_number_earns_its_relative_accuracy(said, value):
+    rewards = Rewards(RewardConfig(parts=PARTS))
+    question = replace(example_at(0).questions[0], options=(), answer_index=-1, number=40.0, type="rotation_number")
+    graded = Graded.of(question, f"<think>x</think><answer>{said}</answer>", FinishReason.STOP)
+    assert rewards.parts(graded) == {"format": 1.0, "accuracy": pytest.approx(value)}
+    assert graded.grade.correct == (value == 1)
+    assert graded.motion is None
 
 
 def test_an_unknown_part_is_refused():

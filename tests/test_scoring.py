@@ -52,7 +52,8 @@ def test_accuracy_by_and_joint():
 
 
 def test_confusion():
-    rows = [answer(), answer(hit=0, choice="No movement"), answer(hit=0, choice="Move to the left"), answer(hit=0, choice=None)]
+    number = answer(hit=0.1, letter=None, answer="40", choice="90")
+    rows = [number, answer(), answer(hit=0, choice="No movement"), answer(hit=0, choice="Move to the left"), answer(hit=0, choice=None)]
     assert S.confusion(rows) == {"right": 0.25, "swapped": 0.25, "none": 0.25, "unparsed": 0.25}
 
 

@@ -209,7 +209,7 @@ def rotated(items: Iterable[Item]) -> list[Item]:
     for item in items:
         k = len(item.options)
         for shift in range(k):
-            circular = {"base": item.uid, "rotation": shift, "rotations": k, "flip": False}
+            circular = {"base": item.uid, "flip": False, **item.circular, "rotation": shift, "rotations": k}
             options = item.options[shift:] + item.options[:shift]
             index = (item.answer_index - shift) % k
             turned.append(replace(item, uid=f"{item.uid}#{shift}", options=options, answer_index=index, circular=circular, raw_prompt=None))

@@ -72,7 +72,7 @@ def open_benchmark(config: BenchmarkConfig) -> tuple[Benchmark, Source, list[Ite
         raise UserError(f"{benchmark.name}: {root or benchmark.hub} holds no question of split {source.split}: fetch it again.")
     if config.limit:
         items = hash_shuffle(items, "limit", benchmark.name)[: config.limit]
-    if config.circular and not any(item.circular for item in items):
+    if config.circular and all(item.circular.get("rotations", 1) == 1 for item in items):
         items = rotated(items)
     return benchmark, source, items
 
@@ -91,7 +91,7 @@ def benchmark_scores(benchmark: Benchmark, source: Source, predictions: Sequence
     scores: dict[str, Any] = {"answers": overall, "type": scoring.accuracy_by(predictions, "type")} if partial else {}
     if not partial:
         scores = benchmark.score(predictions)
-        if "circular" not in scores and "circ" not in scores and any(p.group for p in predictions):
+        if "circular" not in scores and "circ" not in scores and scoring.any_rotated(predictions):
             scores["circular"] = scoring.circular([p for p in predictions if p.group])
     return {
         "benchmark": benchmark.name,
@@ -115,6 +115,9 @@ def notes(benchmark: Benchmark, source: Source, predictions: Sequence[Prediction
     asked = len({(p.group["base"], p.group.get("flip", False)) if p.group else p.uid for p in predictions})
     if source.split == benchmark.split and benchmark.questions not in (0, asked):
         found.append(f"{asked} questions were asked, {benchmark.questions} are published: not comparable with published figures")
+    circular = any(path.startswith("circ/") for path, _ in PAPER_COLUMNS.get(benchmark.name, {}).values())
+    if circular and not scoring.any_rotated(predictions):
+        found.append("no options were rotated, so the published circular figure has none beside it: benchmark.circular=true rotates them")
     return found
 
 

@@ -105,9 +105,10 @@ def mcq_items(source: Source, path: Path, *, categories: Sequence[str] = ("categ
 def _groups(rows: Sequence[dict[str, str]], path: Path) -> dict[str, dict[str, Any]]:
     """Index -> its place in a question's rotations, for a file with VLMEvalKit's `g_index`; none for the others.
 
-    Raises UserError for an index that is no number, or a group without its first row.
+    Raises UserError for an index that is no number, or a group that lacks a row: a question stands there under all its rotations, or once.
     """
     groups: dict[int, list[int]] = {}
+    options = {row["index"]: len(clean_options(row.get(letter) for letter in LETTERS[:6])) for row in rows}
     for row in rows if rows and "g_index" in rows[0] else ():
         try:
             groups.setdefault(int(row["g_index"]), []).append(int(row["index"]))
@@ -115,6 +116,9 @@ def _groups(rows: Sequence[dict[str, str]], path: Path) -> dict[str, dict[str, A
             raise UserError(f"{path}: index {row['index']} or g_index {row['g_index']} is no number: fetch the file again.") from None
     if headless := [head for head, members in groups.items() if head not in members]:
         raise UserError(f"{path}: group {headless[0]} lacks its first row, index {headless[0]}: fetch the file again.")
+    for head, members in groups.items():
+        if len(members) not in (1, count := options[str(head)]):
+            raise UserError(f"{path}: group {head} has {len(members)} rows for the {count} rotations of its options: fetch the file again.")
     return {
         str(index): {"base": str(head), "rotation": rotation, "rotations": len(members), "flip": False}
         for head, members in groups.items()

@@ -67,7 +67,7 @@ def load_vsi(source: Source) -> list[Item]:
         if options:
             item.answer_index = answer_position(row["ground_truth"], options, f"{path} {row['id']}")
         else:
-            item.open = {"metric": "mra_first", "answer": str(row["ground_truth"])}
+            item.open = {"metric": "mra_token", "answer": str(row["ground_truth"])}
             item.raw_prompt = f"{VIDEO_NOTE}\n{row['question']}\n{NUMBER_REQUEST}"
         items.append(item)
     return items

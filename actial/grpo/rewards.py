@@ -15,7 +15,8 @@ from actial.chains import claims
 from actial.config import RewardConfig
 from actial.diagnostics import SIGN, implied_motion
 from actial.errors import UserError
-from actial.grading import Compat, grade
+from actial.grading import Compat
+from actial.predictions import read_answer
 from actial.types import AnswerMode, FinishReason, Grade, Question
 
 SOFT_SHARE = 0.2  # of the length limit, over which the soft penalty grows (https://arxiv.org/abs/2503.14476, 4096 of 20480)
@@ -36,7 +37,7 @@ class Graded:
     @classmethod
     def of(cls, question: Question, text: str, finish: FinishReason, row: Mapping[str, Any] | None = None, turned: bool = False) -> Graded:
         """A completion with its grade; `others` are filled in when all are there."""
-        read = grade(text, question.options, question.answer_index, finish)
+        read, _ = read_answer(row or {}, question, text, finish)
         return cls(question=question, text=text, finish=finish, grade=read, row=row or {}, turned=turned)
 
     @property
@@ -57,15 +58,14 @@ def format_reward(graded: Graded) -> float | None:
 
 
 def accuracy_reward(graded: Graded) -> float | None:
-    """1 for the right option, however it is named."""
-    return float(graded.grade.correct)
+    """1 for the right option, however it is named; of a question whose answer is a number, its relative accuracy in tenths."""
+    return graded.grade.value
 
 
 def faithful_accuracy_reward(graded: Graded) -> float | None:
     """The Actial release: the first answer tag's body must equal the letter, character by character (paper 6)."""
-    question = graded.question
-    read = grade(graded.text, question.options, question.answer_index, graded.finish, Compat.ACTIAL)
-    return float(read.correct)
+    read, _ = read_answer(graded.row, graded.question, graded.text, graded.finish, Compat.ACTIAL)
+    return read.value
 
 
 def consistency_reward(graded: Graded) -> float | None:

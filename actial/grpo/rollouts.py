@@ -23,6 +23,7 @@ from actial.grpo.advantages import compute_advantages, informative_groups
 from actial.grpo.rewards import Graded, Rewards, over_long_penalty
 from actial.grpo.sampler import Groups, RolloutSampler, as_trunks, finished
 from actial.hashing import hash_choice, hash_int
+from actial.predictions import truth
 from actial.step import Sums, gathered, num_ranks, sum_over_ranks
 from actial.trunk import Branch, Trunk
 from actial.types import Completion, Example, FinishReason, Outcome, Prompt, Question, SamplingParams
@@ -243,7 +244,7 @@ class Rollouts:
             question = asked.question
             samples.append(
                 Sample(
-                    uid=asked.prompt.uid, member=member, type=question.type, question=question.text, answer=question.answer_letter,
+                    uid=asked.prompt.uid, member=member, type=question.type, question=question.text, answer=truth(asked.row, question),
                     text=read.text, letter=read.grade.letter, finish=completion.finish.value, length=len(completion.token_ids),
                     parts=parts, reward=reward,
                 )
