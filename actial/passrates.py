@@ -76,6 +76,7 @@ def measure(config: PassRatesConfig) -> None:
     from actial.benchmarks.runners import open_runner  # torch comes in only once the config is known to be right
     from actial.data.examples import open_set
     from actial.data.order import epoch_order
+    from actial.inputs import read_manifest
     from actial.predictions import PredictionLog
 
     out, source = Path(config.out), config.data.sets[config.set]
@@ -83,6 +84,7 @@ def measure(config: PassRatesConfig) -> None:
     order = epoch_order(f"passrates/{config.set}", 0, len(task))[: config.limit or None]
     runner = open_runner(evaluation(config))
     asked = {"set": config.set, "samples": config.samples, "limit": config.limit, "source": {**asdict(source), "task": source.task.value}}
+    asked["index"] = read_manifest(config.set, source)["index_sha256"]  # built anew, a set keeps its ids
     predictions = runner.ask(
         Tries(task, order.tolist(), config.samples), f"{runner.name} on {config.set}", PredictionLog(out, runner.settings | asked)
     )

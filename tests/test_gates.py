@@ -188,6 +188,14 @@ def test_masks_that_cover_nothing_everything_or_the_border_are_ignored(tmp_path)
     assert judge_capture(capture, GateConfig(), ordered=True).centre_method == "axes"
 
 
+def test_masks_through_a_lens_without_an_answer_are_ignored(tmp_path):
+    """So strong a barrel maps no ray to the masks' places."""
+    capture = masked(tmp_path, arc(), np.array([0.5, 0.3, 0.0]))
+    for frame in capture.frames:
+        frame.distortion = ("SIMPLE_RADIAL", (FOCAL, SIZE[0] / 2, SIZE[1] / 2, -40.0))
+    assert judge_capture(capture, GateConfig(), ordered=True).centre_method == "axes"
+
+
 def test_points_then_the_prior_stand_in_for_axes_that_miss_each_other():
     turns = 18.0 * np.resize([1, -1, 0.5, -0.5], 16)
     rng = np.random.default_rng(0)

@@ -163,6 +163,28 @@ def test_a_set_builds_into_shards_and_counts_what_it_leaves_out(root, tmp_path):
     assert content(tmp_path / "out") == content(tmp_path / "again")
 
 
+def test_records_of_one_id_are_questions_of_their_own_and_the_licence_is_the_set_s(tmp_path):
+    """LLaVA's form often has the scene as id."""
+    folder = tmp_path / "set"
+    folder.mkdir()
+    (folder / "a.png").write_bytes(png(1))
+    asked = ("A. Left B. Right", "A. Up B. Down", "A. In B. Out")
+    records = [llava(f"Which way? {options}", "AB"[i % 2], id="scene0000_00", image=["a.png"], type="x") for i, options in enumerate(asked)]
+    (folder / "train.json").write_text(json.dumps(records))
+    build(config(folder, tmp_path / "out", "spar_7m"))
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert manifest["licence"] == NAMED["spar_7m"].licence != "unknown"
+    rows = [row for split in manifest["rows"] for row in ShardSet(tmp_path / "out", split).rows]
+    assert {row["uid"]: row["options"] for row in rows} == {
+        "spar_7m:train:scene0000_00": ["Left", "Right"],
+        "spar_7m:train:scene0000_00~2": ["Up", "Down"],
+        "spar_7m:train:scene0000_00~3": ["In", "Out"],
+    }
+    (folder / "train.jsonl").write_text("")
+    with pytest.raises(UserError, match=r"train\.json and .*train\.jsonl would give their questions the same ids"):
+        build(config(folder, tmp_path / "again", "spar_7m"))
+
+
 def test_parquet_with_pictures_inside(tmp_path):
     rows = [{**llava(ASKED, "B", id=f"v{i}", type="rotation"), "images": [{"bytes": png(i), "path": None}]} for i in range(6)]
     (tmp_path / "set" / "data").mkdir(parents=True)

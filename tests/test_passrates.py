@@ -1,6 +1,7 @@
 """Pass rates: measured with a real model and with one whose answers are known, and what they leave to train on."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -10,8 +11,10 @@ from test_server import FakeServer
 
 import actial.passrates as command
 from actial.config import (
+    BenchmarkConfig,
     ColdStartConfig,
     DataConfig,
+    EvaluateConfig,
     ModelConfig,
     PassRatesConfig,
     ServerConfig,
@@ -21,6 +24,7 @@ from actial.config import (
 from actial.data.examples import open_set
 from actial.data.shards import ShardSet
 from actial.errors import UserError
+from actial.evaluate import evaluate
 from actial.passrates import measure
 from actial.questions import qa_question
 from actial.types import AnswerMode
@@ -49,6 +53,12 @@ def on_server(url: str, questions: Path, out: Path, **settings) -> PassRatesConf
     )
 
 
+def scored(config: PassRatesConfig) -> EvaluateConfig:
+    """The same set, asked once, as actial.evaluate does."""
+    asked = BenchmarkConfig(sets={"sat": "sat:train"}, max_tokens=4)
+    return EvaluateConfig(out=config.out, model=config.model, data=config.data, server=config.server, benchmark=asked)
+
+
 def opened(root: Path, rates: Path | None, task: Task = Task.qa, split: str = "train", **settings):
     config = SetConfig(task=task, root=str(root), pass_rates=rates and str(rates), **settings)
     return open_set(config, split, DataConfig(questions_per_pair=3), ColdStartConfig(), supervised=False, mode=AnswerMode.THINK)
@@ -74,6 +84,21 @@ def test_each_try_has_its_own_order_of_options_and_is_counted(measured, question
     counts = json.loads((measured / "summary.json").read_text())
     assert sum(sum(by_state.values()) for by_state in counts.values()) == 12
     assert sum(by_state["never"] for by_state in counts.values()) == sum(entry["solved"] == 0 for entry in found)
+
+
+@pytest.mark.parametrize("ask", [measure, lambda config: evaluate(scored(config))])
+def test_answers_are_not_continued_over_a_set_that_was_built_anew(ask, tmp_path):
+    """Its rows keep their ids, so old answers would pass for answers to the new pictures."""
+    tiny_world.write_questions(tmp_path / "set", 4)
+    with FakeServer(content="<answer>A</answer>") as fake:
+        config = on_server(fake.url, tmp_path / "set", tmp_path / "out", samples=1)
+        ask(config)
+        ask(config)
+        assert len(fake.bodies) == 4
+        shutil.rmtree(tmp_path / "set")
+        tiny_world.write_questions(tmp_path / "set", 5)
+        with pytest.raises(UserError, match=r"holds predictions made with index=\w+, now index=\w+: give another output folder"):
+            ask(config)
 
 
 def test_what_is_always_or_never_solved_is_not_trained_on(measured, questions):

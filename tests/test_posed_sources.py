@@ -2,6 +2,8 @@
 
 import gzip
 import json
+import math
+import shutil
 import sqlite3
 import struct
 import sys
@@ -253,12 +255,34 @@ def test_bad_fields_cost_one_capture(tmp_path):
         source_of(tmp_path, SourceKind.wildrgbd).read("apple/scenes/scene_257")
 
 
+def test_a_photo_without_stored_size_costs_itself_and_an_impossible_lens_its_capture(tmp_path, monkeypatch):
+    """Blender's files have no w and h: the photo is opened for them. The other capture is built all the same."""
+    write_blender(tmp_path / "root")
+    write_blender(tmp_path / "other")
+    shutil.move(tmp_path / "other" / "cup", tmp_path / "root" / "bowl")
+    (tmp_path / "root" / "cup" / "train" / "r_03.png").unlink()
+    (tmp_path / "root" / "cup" / "train" / "r_04.png").write_bytes(b"no photo")
+    capture, dropped = source_of(tmp_path / "root", SourceKind.blender).read("cup")
+    assert (len(capture.frames), capture.files_total, dropped) == (N - 2, N, {"frame_missing": 1, "frame_unreadable": 1})
+
+    poses = tmp_path / "root" / "bowl" / "transforms_train.json"
+    known = json.loads(poses.read_text())
+    for broken in ({"camera_angle_x": 0}, {"w": math.inf, "h": 4}):
+        poses.write_text(json.dumps(known | broken))
+        out = tmp_path / f"set{len(broken)}"
+        words = ["source=blender", f"source.root={tmp_path / 'root'}", f"out={out}", "dataset=captures", "workers=1"]
+        monkeypatch.setattr(sys, "argv", ["actial.build", *words])
+        command_line.main()
+        assert {row["object_id"] for row in ShardSet(out, "test").rows} == {"cup"}
+        assert json.loads((out / "rejects.json").read_text())["captures"]["poses_corrupt"] == 1
+
+
 def test_names_may_not_leave_the_capture_and_a_missing_video_rejects_it(tmp_path):
     write_nerfstudio(tmp_path / "n")
     path = tmp_path / "n" / "cup" / "transforms.json"
     path.write_text(path.read_text().replace("images/frame_00000.png", "../../secret.png"))
-    with pytest.raises(Rejected, match="frame_name"):
-        source_of(tmp_path / "n", SourceKind.nerfstudio).read("cup")
+    capture, dropped = source_of(tmp_path / "n", SourceKind.nerfstudio).read("cup")
+    assert (len(capture.frames), dropped) == (N - 1, {"frame_name": 1})
     write_uco3d(tmp_path / "u")
     video = tmp_path / "u" / "fruit" / "apple" / "1-2-3" / "rgb_video.mp4"
     video.write_bytes(video.read_bytes()[:900])

@@ -80,7 +80,10 @@ def test_further_motions_are_asked_and_told(motion):
     row = make_row(0.0) | {"motion": motion, "labels": labels, "questions": [kind], "question_type": kind}
     question = viewpoint_question(row, kinds_of(row, 3)[0], AnswerMode.THINK)
     assert question.options[question.answer_index] == option
-    assert grounded_chain(row, question).endswith(f"So {conclusion}.")
+    for told in (row, row | {"views": [{}, {}]}):  # of a known front, and of none
+        chain = grounded_chain(told, question)
+        assert chain.endswith(f"So {conclusion}.")
+        assert "different sides" not in chain
 
 
 def test_more_photos_are_asked_about_from_the_first_to_the_last():
@@ -89,6 +92,9 @@ def test_more_photos_are_asked_about_from_the_first_to_the_last():
         text = viewpoint_question(row, kind, AnswerMode.DIRECT).text
         assert "photo 3" in text
         assert "photo 2" not in text
+    assert grounded_chain(row | {"views": []}, viewpoint_question(row, kind, AnswerMode.THINK)).startswith(
+        "All 3 photos show a red mug.\nThey "
+    )
 
 
 def test_a_row_is_asked_the_question_it_was_built_for_or_several():

@@ -11,6 +11,7 @@ from actial.benchmarks.results import benchmark_scores, beside_paper, open_bench
 from actial.config import ColdStartConfig, EvaluateConfig
 from actial.data.examples import open_set
 from actial.data.order import epoch_order
+from actial.inputs import read_manifest
 from actial.rendering import ImageLimits
 from actial.report import set_results
 from actial.scoring import Prediction, confusion, to_json
@@ -59,11 +60,13 @@ def _published(config: EvaluateConfig, limits: ImageLimits) -> Task:
 def _built(config: EvaluateConfig, name: str, place: str) -> Task:
     data_set, _, split = place.partition(":")
     mode = AnswerMode(config.benchmark.mode.value)
-    found = open_set(config.data.sets[data_set], split, config.data, ColdStartConfig(), supervised=False, mode=mode)
+    source = config.data.sets[data_set]
+    found = open_set(source, split, config.data, ColdStartConfig(), supervised=False, mode=mode)
     order = epoch_order(f"benchmark/{data_set}/{split}", 0, len(found))
     if limit := config.benchmark.limit:
         order = order[: max(1, limit // len(found.example(int(order[0]), 0).questions))]
-    settings = {"set": place, "root": config.data.sets[data_set].root, "mode": mode.value, "limit": config.benchmark.limit}
+    settings = {"set": place, "root": source.root, "mode": mode.value, "limit": config.benchmark.limit}
+    settings["index"] = read_manifest(data_set, source)["index_sha256"]  # built anew, a set keeps its ids
     examples = [found.example(int(i), 0) for i in order]
     guess = _chance([len(question.options) for example in examples for question in example.questions])
     return Task(name=name, examples=examples, settings=settings, score=_set_scores, chance=guess)

@@ -54,11 +54,13 @@ def object_phrase(row: Mapping) -> str:
 
 def describe_views(row: Mapping) -> str:
     """First stages of every chain: what both photos show, and from where each is taken."""
+    count = len(row.get("frame_names", (1, 2)))
+    shown = f"{'Both' if count == 2 else f'All {count}'} photos show a {object_phrase(row)}."
     hours = known_hours(row)
     if hours is None:
-        return f"Both photos show a {object_phrase(row)}.\nThe two photos show different sides of it."
+        return shown if row.get("motion", "horizontal") != "horizontal" else f"{shown}\nThey show different sides of it."
     first, second = (HOURS[h] for h in hours)
-    return f"Both photos show a {object_phrase(row)}.\nPhoto 1 is taken from {first} o'clock, photo 2 from {second} o'clock."
+    return f"{shown}\nPhoto 1 is taken from {first} o'clock, photo 2 from {second} o'clock."
 
 
 def clock_walk(first: int, second: int) -> str:

@@ -129,11 +129,9 @@ def _centre_candidates(
     capture: Capture, frames: list[Frame], R: np.ndarray, C: np.ndarray, gates: GateConfig
 ) -> Iterator[tuple[str, g.Focus]]:
     masks = {i: mask for i, frame in enumerate(frames) if (mask := _read_mask(frame, gates)) is not None}
-    if len(masks) >= max(3, len(frames) / 2):
-        seen = sorted(masks)
-        rays = np.stack([pixel_ray(frames[i], _centroid(masks[i])) for i in seen])
-        usable = np.isfinite(rays).all(axis=1)
-        focus = g.focus_of_rays(C[seen][usable], rays[usable])
+    rays = {i: ray for i, mask in masks.items() if np.isfinite(ray := pixel_ray(frames[i], _centroid(mask))).all()}
+    if len(rays) >= max(3, len(frames) / 2):
+        focus = g.focus_of_rays(C[list(rays)], np.stack(list(rays.values())))
         by_points = _masked_points_centre(capture, frames, masks)
         if by_points is None:
             yield "masks", focus

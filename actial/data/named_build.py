@@ -32,10 +32,13 @@ SUFFIXES = (".jsonl", ".json", ".parquet")
 
 
 def find_records(root: Path) -> list[Path]:
-    """The set's files in `root` or in data/ below it, sorted; raises UserError when there are none."""
+    """The set's files in `root` or in data/ below it, sorted; raises UserError when there are none, or two of one name."""
     found = sorted(path for folder in (root, root / "data") if folder.is_dir() for path in folder.iterdir() if path.suffix in SUFFIXES)
     if not found:
         raise UserError(f"source.root={root} holds no {', '.join(SUFFIXES)} file: give the folder of the set's annotations and pictures.")
+    stems = {path.stem: path for path in found}
+    if twice := [path for path in found if stems[path.stem] is not path]:
+        raise UserError(f"{twice[0]} and {stems[twice[0].stem]} would give their questions the same ids: keep one, or rename it.")
     return found
 
 
@@ -53,6 +56,7 @@ def adapt_file(config: BuildConfig, path: Path, out: Path) -> None:
     counts: Counter[str] = Counter()
     barred = read_blacklist(config.qa.blacklist)
     rows = []
+    met: Counter[str] = Counter()
     for number, record in enumerate(records(path)):
         counts["seen"] += 1
         try:
@@ -65,7 +69,9 @@ def adapt_file(config: BuildConfig, path: Path, out: Path) -> None:
             counts["answer is not exactly one option"] += 1
             continue
         for row in adapted:
-            line = _line(config, row, f"{path.stem}:{row.id}", out.parent / PICTURES, barred, counts)
+            met[row.id] += 1  # some sets name a record by its scene, and have several of one
+            uid = f"{path.stem}:{row.id}" + (f"~{met[row.id]}" if met[row.id] > 1 else "")
+            line = _line(config, row, uid, out.parent / PICTURES, barred, counts)
             if line is not None:
                 rows.append(line)
     write_lines(out, [counts, *rows])
@@ -152,7 +158,8 @@ def build_named(config: BuildConfig, settings: Mapping[str, Any], identity: str)
         except UserError:
             shutil.rmtree(out)
             raise
-        finish_questions(config, settings, identity, indices, counts)
+        licence = NAMED[_name(config)].licence if config.source.licence == "unknown" else config.source.licence
+        finish_questions(config, settings, identity, indices, counts, licence)
         shutil.rmtree(out / PARTS)
     print(f"{out}: {counts['written']} questions of {counts['seen']} records; look at {out / 'audit.html'}")
 

@@ -59,7 +59,7 @@ class PosedSource(Source):
             return self.read_fields(reference)
         except FileNotFoundError as error:
             raise Rejected("no_poses", detail=str(error)) from error
-        except (KeyError, TypeError, ValueError, IndexError) as error:
+        except (KeyError, TypeError, ValueError, IndexError, ArithmeticError) as error:
             raise Rejected("poses_corrupt", detail=f"{reference}: {error!r}") from error
 
     def read_fields(self, reference: str) -> tuple[Capture, Counter[str]]:
@@ -69,9 +69,16 @@ class PosedSource(Source):
         return decode(inside(self.root / reference, name))
 
     def capture(
-        self, class_id: str, object_id: str, candidates: list[Frame], *, stored: bool = True, **known: Any
+        self,
+        class_id: str,
+        object_id: str,
+        candidates: list[Frame],
+        *,
+        stored: bool = True,
+        dropped: Counter[str] | None = None,
+        **known: Any,
     ) -> tuple[Capture, Counter[str]]:
-        dropped: Counter[str] = Counter()
+        dropped = dropped or Counter()
         frames = usable_frames(candidates, dropped, stored=stored)
         facts = {"class_name": class_id.replace("_", " "), "files_total": len(candidates), **known}
         group = f"{class_id}/{object_id}"
@@ -158,9 +165,15 @@ class TransformsSource(PosedSource):
         folder = self.root / reference
         name = next((name for name in self.FILES if (folder / name).is_file()), self.FILES[0])
         shared = json.loads((folder / name).read_text(encoding="utf-8"))
-        frames = [self._frame(folder, {**shared, **entry}) for entry in shared["frames"]]
+        frames, dropped = [], Counter[str]()
+        for entry in shared["frames"]:
+            try:
+                frames.append(self._frame(folder, {**shared, **entry}))
+            except Rejected as rejected:
+                dropped.update(rejected.reasons)
         label = self.root.resolve().name if reference == "." else reference
-        return self.capture(label, label, sorted(frames, key=lambda frame: frame.name))
+        frames.sort(key=lambda frame: frame.name)
+        return self.capture(label, label, frames, dropped=dropped, files_total=len(shared["frames"]))
 
     def _frame(self, folder: Path, fields: Mapping) -> Frame:
         name = os.path.normpath(str(PurePosixPath(fields["file_path"])))

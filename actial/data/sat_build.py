@@ -203,7 +203,7 @@ def build_sat(config: BuildConfig, settings: Mapping[str, Any], identity: str) -
         except UserError:
             shutil.rmtree(out)
             raise
-        finish_questions(config, settings, identity, indices, counts)
+        finish_questions(config, settings, identity, indices, counts, config.source.licence)
         shutil.rmtree(out / PARTS)
     print(f"{out}: {counts['written']} questions of {counts['seen']} rows; look at {out / 'audit.html'}")
 
@@ -246,7 +246,7 @@ def write_shards(config: BuildConfig, chosen: Sequence[dict], pool: ProcessPoolE
 
 
 def finish_questions(
-    config: BuildConfig, settings: Mapping[str, Any], identity: str, indices: Sequence[Path], counts: Counter[str]
+    config: BuildConfig, settings: Mapping[str, Any], identity: str, indices: Sequence[Path], counts: Counter[str], licence: str
 ) -> None:
     out = Path(config.out)
     rows = [row for path in indices for row in read_lines(path)[1]]
@@ -254,7 +254,7 @@ def finish_questions(
     write_json(out / "rejects.json", rejects)
     write_audit(out, rows, counts, config.audit_pairs)
     facts = {"config_hash": identity, "config": dict(settings), "source": config.source.name or "sat"}
-    facts |= {"licence": config.source.licence, "rejects": rejects}
+    facts |= {"licence": licence, "rejects": rejects}
     finish_set(out, rows, facts)
 
 
