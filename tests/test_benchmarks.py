@@ -20,6 +20,7 @@ from actial.benchmarks.mmsi import category_name
 from actial.benchmarks.prompts import prompt_text
 from actial.benchmarks.results import benchmark_scores, beside_paper, open_benchmark
 from actial.benchmarks.server import chat_messages
+from actial.benchmarks.tables import json_rows
 from actial.config import BenchmarkConfig, ModelConfig, PromptConfig
 from actial.errors import UserError
 from actial.predictions import predict
@@ -109,6 +110,10 @@ def test_exif_rotation_and_transparency():
     assert (decode(buffer.getvalue(), "x") == 255).all()
     with pytest.raises(UserError, match="picture of x"):
         decode(b"no image", "x")
+    buffer = io.BytesIO()
+    Image.new("1", (20_000, 10_000)).save(buffer, "PNG")  # 25 kB that would fill 600 MB
+    with pytest.raises(UserError, match=r"picture of x cannot be read .*decompression bomb"):
+        decode(buffer.getvalue(), "x")
 
 
 @pytest.mark.parametrize(
@@ -298,6 +303,19 @@ def test_missing_file_and_changed_columns(tmp_path):
     (tmp_path / "data.json").write_text("{")
     with pytest.raises(UserError, match="not valid JSON"):
         load("omnispatial", tmp_path)
+    (tmp_path / "data.json").write_text('{"a": 1}')
+    with pytest.raises(UserError, match="is no list of records"):
+        load("omnispatial", tmp_path)
+    for content in (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n", b"PAR1 cut short"):
+        (tmp_path / "test_2d.parquet").write_bytes(content)
+        with pytest.raises(UserError, match=r"test_2d\.parquet cannot be read as parquet .*: fetch it again"):
+            load("cv_bench", tmp_path)
+
+
+def test_a_line_of_json_ends_where_the_file_says_so(tmp_path):
+    """U+2028 within a text is no line's end."""
+    (tmp_path / "rows.jsonl").write_text('{"text": "a\u2028b"}\n\n{"text": "c"}\n', encoding="utf-8")
+    assert [row["text"] for row in json_rows(tmp_path / "rows.jsonl", ("text",))] == ["a\u2028b", "c"]
 
 
 @pytest.mark.parametrize("name", sorted(BENCHMARKS))

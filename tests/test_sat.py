@@ -158,7 +158,7 @@ def test_one_giant_row_group_is_never_held_as_a_whole(tmp_path: Path) -> None:
     pq.write_table(pa.table(rows), path, row_group_size=2000, write_batch_size=32, use_dictionary=False)
     assert pq.ParquetFile(path).metadata.num_row_groups == 1
     code = (
-        "import sys, pathlib, pyarrow; from actial.data.sat import stream\n"
+        "import sys, pathlib, pyarrow; from actial.parquet import stream\n"
         "print(sum(row['question'] == 'q' for row in stream(pathlib.Path(sys.argv[1]))), pyarrow.default_memory_pool().max_memory())"
     )
     count, peak = subprocess.run([sys.executable, "-c", code, str(path)], check=True, capture_output=True, text=True).stdout.split()

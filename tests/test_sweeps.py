@@ -125,7 +125,7 @@ def test_the_points_are_what_they_are_called() -> None:
     assert [config.grpo.all_questions for config in beyond] == [False, True, True, True, False, False]
     assert [config.grpo.counterfactual for config in beyond] == [False] * 5 + [True]
     prompts = [c.grpo.batch_size * (0.5 + 0.5 * (c.data.questions_per_pair if c.grpo.all_questions else 1)) for c in beyond]
-    assert set(prompts) == {24.0}  # on average, pairs being half of the mix
+    assert set(prompts) == {16.0}  # on average, pairs being half of the mix
     direct = [compose("ablate_direct_grpo", *job) for job in points("ablate_direct_grpo")]
     assert [(config.stages, list(config.grpo.mix.weights)) for config in direct] == [([StageName.grpo], [s]) for s in ("sat", "viewpoint")]
     assert compose("ablate_kl", "seed=2").model.path == "runs/ablate_start/seed=2/sft/model"

@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 from actial.benchmarks.base import Item, Picture, Style
 from actial.benchmarks.prompts import prompt_text
 from actial.config import ImageConfig
-from actial.data.pictures import fitted_size
+from actial.data.pictures import UNREADABLE, fitted_size
 from actial.errors import UserError
 from actial.types import AnswerMode, Example, Question
 
@@ -69,7 +69,7 @@ def decode(picture: Picture, name: str) -> np.ndarray:
                 white = Image.new("RGBA", rgba.size, "white")
                 return np.asarray(Image.alpha_composite(white, rgba).convert("RGB"))
             return np.asarray(upright.convert("RGB"))
-    except OSError as error:
+    except UNREADABLE as error:
         raise UserError(f"a picture of {name} cannot be read ({error}): fetch the file again.") from None
 
 

@@ -210,6 +210,8 @@ def _jsonl(path: Path) -> Answers:
             text = row["text"] if ours else row["resps"]
             while isinstance(text, list):
                 text = text[0]
+            if not isinstance(text, str):
+                raise TypeError
             finish = FinishReason(row["finish"]) if row.get("finish") else None
             key = row["uid"] if ours else row["doc_id"]
             rows.append((key, (text, finish)))

@@ -14,27 +14,26 @@ from typing import Any
 from actial.benchmarks.base import Item, Picture, Source, answer_position, clean_options, require
 from actial.errors import UserError
 from actial.grading import LETTERS
+from actial.parquet import open_parquet, stream
 
 REFERENCE_LENGTH = 64  # a TSV image cell of at most this many characters names another row
 
 
 def parquet_rows(path: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Rows in batches small enough for nested columns in one giant row group (SAT's train split has 5 GB in one)."""
-    import pyarrow.parquet as pq
-
-    file = pq.ParquetFile(path, pre_buffer=False)
-    require(str(path), file.schema_arrow.names, columns)
-    for batch in file.iter_batches(64):
-        yield from batch.to_pylist()
+    """Rows one by one, the columns checked."""
+    require(str(path), open_parquet(path).schema_arrow.names, columns)
+    yield from stream(path)
 
 
 def json_rows(path: Path, columns: Sequence[str]) -> list[dict[str, Any]]:
     """A JSON list, or one JSON object per line."""
     text = path.read_text(encoding="utf-8")
     try:
-        rows = [json.loads(line) for line in text.splitlines() if line.strip()] if path.suffix == ".jsonl" else json.loads(text)
+        rows = [json.loads(line) for line in text.split("\n") if line.strip()] if path.suffix == ".jsonl" else json.loads(text)
     except ValueError as error:
         raise UserError(f"{path} is not valid JSON ({error}): fetch it again.") from None
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise UserError(f"{path} is no list of records: fetch the file again.")
     for row in rows:
         require(f"{path}, row {row.get('id', '')}", row, columns)
     return rows

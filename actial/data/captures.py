@@ -20,7 +20,7 @@ from PIL import Image, UnidentifiedImageError
 
 from actial.config import SourceConfig, SourceKind
 from actial.data.colmap import Rejected, View, read_model
-from actial.data.pictures import header_size, rgb
+from actial.data.pictures import UNREADABLE, header_size, rgb
 from actial.errors import UserError
 from actial.geometry import are_rotations
 from actial.types import Capture, Frame
@@ -29,7 +29,6 @@ FORMATS = ("JPEG", "PNG", "WEBP")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 SIDECAR = "object.json"
 PIXELS_MAX = 2 * (Image.MAX_IMAGE_PIXELS or 0)  # Pillow's own limit for a decompression bomb
-UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow raises on broken files
 
 
 class Source(ABC):

@@ -15,6 +15,7 @@ from PIL import Image
 from actial import geometry as g
 from actial.config import GateConfig
 from actial.data.colmap import Rejected, pixel_ray, project
+from actial.data.pictures import UNREADABLE
 from actial.types import Capture, Frame
 
 MASK_LEVEL = 225  # masks have grey edges
@@ -159,7 +160,7 @@ def _read_mask(frame: Frame, gates: GateConfig) -> np.ndarray | None:
     try:
         with Image.open(frame.mask_path) as image:
             mask = np.asarray(image.convert("L").resize((frame.width, frame.height), Image.Resampling.NEAREST)) > MASK_LEVEL
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+    except UNREADABLE:
         return None  # as good as no mask; the chain goes on without it
     b = MASK_BORDER
     rim = np.concatenate([mask[:b].ravel(), mask[-b:].ravel(), mask[:, :b].ravel(), mask[:, -b:].ravel()])

@@ -19,7 +19,7 @@ from actial.data.captures import FORMATS, inside
 from actial.data.colmap import Rejected
 from actial.data.named_sets import NAMED, AdaptedRow, adapt
 from actial.data.parts import PARTS, claimed, processes, run_parts
-from actial.data.pictures import encode
+from actial.data.pictures import UNREADABLE, encode
 from actial.data.records import records
 from actial.data.sat import Unusable, pictures_of
 from actial.data.sat_build import PICTURES, balanced, finish_questions, read_lines, without_leaks, write_shards
@@ -93,7 +93,7 @@ def _line(config: BuildConfig, row: AdaptedRow, uid: str, folder: Path, barred: 
         return None
     try:
         pictures = [_store(_bytes(config, image), config, folder) for image in row.images]
-    except (Rejected, Unusable, OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+    except (Rejected, Unusable, *UNREADABLE):
         counts["picture unreadable"] += 1
         return None
     if not pictures:

@@ -13,6 +13,7 @@ from PIL import Image
 
 from actial.config import ImageConfig, ImageFormat
 
+UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow raises on broken files
 PNG = b"\x89PNG\r\n\x1a\n"
 HEAD = 2048  # bytes that mostly hold all that comes before the size
 NO_FRAME = {0xC4, 0xC8, 0xCC}  # JPEG markers within C0..CF that are no frame header

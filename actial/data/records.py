@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from actial.data.sat import stream
 from actial.errors import UserError
+from actial.parquet import stream
 
 JSON_BLOCK = 1 << 20  # characters read at a time
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,6 @@ from actial.benchmarks.base import answer_position, inline_options
 from actial.benchmarks.sat import TYPES, sat_options
 from actial.errors import UserError
 
-BATCH = 64  # rows decoded at a time
-READ_AHEAD = 1 << 20  # bytes; without it the whole column chunk is read at once
 LETTERS = "ABCDEF"
 NEARNESS = re.compile(r"\b(closer|closest|nearer|nearest|farther|further|depth)\b")
 
@@ -43,33 +41,6 @@ def find_files(root: Path) -> dict[str, list[Path]]:
     if not found:
         raise UserError(f"source.root={root} holds no SAT_train.parquet, train-*.parquet, or their like: fetch them first.")
     return found
-
-
-def open_parquet(path: Path) -> Any:
-    """A parquet file without read-ahead of whole row groups; raises UserError for a broken one."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        return pq.ParquetFile(path, pre_buffer=False, buffer_size=READ_AHEAD)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"{path} cannot be read as parquet ({error}): fetch it again.") from error
-
-
-def stream(path: Path, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
-    """Rows one by one: a row group is never held as a whole."""
-    import pyarrow as pa
-
-    file = open_parquet(path)
-    batches = file.iter_batches(BATCH, columns=[c for c in columns if c in file.schema_arrow.names] if columns else None)
-    while True:
-        try:
-            batch = next(batches, None)
-        except (pa.ArrowException, OSError) as error:
-            raise UserError(f"{path} is damaged ({error}): fetch it again.") from error
-        if batch is None:
-            return
-        yield from batch.to_pylist()
 
 
 # ---------------------------------------------------------------- one row

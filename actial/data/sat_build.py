@@ -23,11 +23,12 @@ from PIL import Image
 
 from actial.config import BuildConfig, ImageConfig, QuestionConfig
 from actial.data.parts import PARTS, claimed, processes, run_parts
-from actial.data.pictures import encode
-from actial.data.sat import Unusable, find_files, open_parquet, parse_row, pictures_of, stream
+from actial.data.pictures import UNREADABLE, encode
+from actial.data.sat import Unusable, find_files, parse_row, pictures_of
 from actial.data.shards import Sample, ShardFiles, atomic, finish_set, shard_name, write_json, write_lines, write_shard
 from actial.errors import UserError
 from actial.hashing import hash_int
+from actial.parquet import open_parquet, stream
 
 SPLITS = ("train", "val", "test")
 PICTURES = "pictures"
@@ -141,7 +142,7 @@ def extract_file(path: Path, wanted: frozenset[str], image: ImageConfig, folder:
             try:
                 with Image.open(io.BytesIO(data)) as opened:
                     pixels = np.asarray(opened.convert("RGB"))  # as stored: an orientation tag is not applied
-            except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+            except UNREADABLE:
                 counts["picture unreadable"] += 1
                 continue
             with atomic(target) as file:

@@ -306,6 +306,7 @@ def measure(answered: Sequence[_Answered], rewards_PG: torch.Tensor, banned_ids:
             _add(sums, f"accuracy/{sample.type}", float(read.correct))
             _add(sums, "accuracy", float(read.correct))
             _add(sums, "format", float(read.format_ok))
+            _add(sums, f"length/{sample.type}", float(sample.length))
             _add(sums, "length", float(sample.length))
             _add(sums, "truncated", float(completion.finish is FinishReason.LENGTH))
             _add(sums, "unparsed", float(read.outcome is not Outcome.PARSED))
