@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.stats import t as student
 
 from actial.data.order import splitmix64
 from actial.data.shards import INDEX
@@ -30,7 +31,8 @@ from actial.records import RunRecord, arms, finished, provenance, setting, swept
 from actial.scoring import confusion, split_by, to_json
 
 TRAINING = ("loss", "reward", "format", "accuracy", "kl", "length", "truncated", "entropy")  # of metrics.jsonl, means over the last tenth
-RISES = ("format", "kl", "length")  # of GRPO, whose course over the steps a claim may be about: "<metric>_rise"
+RISES = ("format", "length")  # of GRPO, whose course over the steps a claim may be about: "<metric>_rise", second half less first
+LATE = ("kl",)  # which begin at 0 and have spikes: "<metric>_late", median of the last quarter of the steps less that of the one before
 EXACT_RESAMPLES = 50_000  # up to this many, the bootstrap takes every resample there is
 DRAWS = 10_000
 KEYS = ["arm", "model", "set", "metric"]
@@ -67,7 +69,7 @@ def _scores(run: RunRecord) -> Iterator[dict[str, Any]]:
     results = run.results
     for name in results["set_names"]:
         for model in results["models"]:
-            found, where = results["sets"][name][model], {"model": model, "set": name}
+            found, where = results["sets"][name][model], {"model": run.label(model), "set": name}
             cells = {"accuracy": found["overall"], "joint": found.get("joint")}
             cells |= {f"accuracy/{kind}": cell for by in ("by_type", "by_angle") for kind, cell in found.get(by, {}).items()}
             cells |= dict(_cells(results.get("diagnostics", {}).get(name, {}).get(model) or {}, "diagnostics"))
@@ -77,6 +79,8 @@ def _scores(run: RunRecord) -> Iterator[dict[str, Any]]:
             for metric in ("unparsed", "truncated", "format", "tokens"):
                 if metric in found:
                     yield where | {"metric": metric, "value": found[metric]}
+            if found["unparsed"] < 1:  # more of them right, or only more of them readable?
+                yield where | {"metric": "right_of_read", "value": found["overall"]["value"] / (1 - found["unparsed"])}
 
 
 def _cells(node: dict[str, Any], path: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -100,6 +104,11 @@ def _training(run: RunRecord) -> Iterator[dict[str, Any]]:
             if metric in frame:
                 rise = float(frame[metric].iloc[half:].mean() - frame[metric].iloc[:half].mean())
                 yield {"model": stage, "set": "training", "metric": f"{metric}_rise", "value": rise}
+        quarter = len(frame) // 4
+        for metric in LATE if stage == "grpo" and quarter else ():
+            if metric in frame:
+                late = float(frame[metric].iloc[-quarter:].median() - frame[metric].iloc[-2 * quarter : -quarter].median())
+                yield {"model": stage, "set": "training", "metric": f"{metric}_late", "value": late}
         if stage == "sft":
             drop = sudden_drop(frame)
             yield {"model": stage, "set": "training", "metric": "drop", "value": float(drop is not None)}
@@ -175,21 +184,32 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
 def paired(table: pd.DataFrame, against: str) -> pd.DataFrame:
     """Each arm minus the arm `against` at equal seeds: seeds, mean, low, high of the differences per model, set and metric.
 
+    Where arms end with different stages, their last models are compared, as "last", and not what one of them still trains further.
     Raises UserError for an arm that is not in the table.
     """
     names = list(table["arm"].unique())
     if against not in names:
         raise UserError(f"against={against} is no arm of these runs: use one of {'; '.join(names)}.")
+    final = table["model"] == _last_models(table)
+    if table["model"][final & (table["set"] != "training")].nunique() > 1:
+        table = pd.concat([table[table["set"] == "training"], table[final & (table["set"] != "training")].assign(model="last")])
     reference = table[table["arm"] == against]
     others = table[table["arm"] != against]
     both = others.merge(reference, on=["seed", "model", "set", "metric"], suffixes=("", "_against"))
     return _over_seeds(both, KEYS, lambda part: part["value"] - part["value_against"])
 
 
+def _last_models(table: pd.DataFrame) -> pd.Series:
+    """For every row, the last model that its run has scored."""
+    scored = table[table["set"] != "training"].groupby("run", sort=False)["model"].last()
+    return table["run"].map(scored)
+
+
 def compare(table: pd.DataFrame, left: Mapping[str, str], right: Mapping[str, str] | None = None) -> dict[str, float]:
     """Cell `left` (columns -> values, such as arm, model, set, metric), minus cell `right` at equal seeds: seeds, mean, low, high.
 
-    The model "last" is the last that each run has scored. Raises UserError for a cell that no run has.
+    Beside the bootstrap's low and high, those of Student's t (`t_low`, `t_high`), which do not shrink when seeds are few. The model
+    "last" is the last that each run has scored. Raises UserError for a cell that no run has.
     """
     values = _cell(table, left)
     if right is not None:
@@ -197,7 +217,8 @@ def compare(table: pd.DataFrame, left: Mapping[str, str], right: Mapping[str, st
     if values.empty:
         raise UserError(f"no seed has both {_words(left)} and {_words(right or {})}.")
     mean, low, high = bootstrap(values)
-    return {"seeds": len(values), "mean": mean, "low": low, "high": high}
+    reach = float(student.ppf(0.975, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.nan
+    return {"seeds": len(values), "mean": mean, "low": low, "high": high, "t_low": mean - reach, "t_high": mean + reach}
 
 
 def _cell(table: pd.DataFrame, where: Mapping[str, str]) -> pd.Series:
@@ -205,8 +226,7 @@ def _cell(table: pd.DataFrame, where: Mapping[str, str]) -> pd.Series:
     chosen = table
     for key, value in where.items():
         if key == "model" and value == "last":
-            scored = chosen[chosen["set"] != "training"]
-            chosen = scored[scored["model"] == scored.groupby("run", sort=False)["model"].transform("last")]
+            chosen = chosen[(chosen["set"] != "training") & (chosen["model"] == _last_models(chosen))]
         else:
             chosen = chosen[chosen[key] == value]
     if chosen.empty:

@@ -50,11 +50,11 @@ class JobFailed(Exception):
 
 
 def hydra_command(
-    config_name: str, *, folder_key: str, plus: tuple[str, ...] = (), shared: Callable[[DictConfig], bool] = lambda raw: False
+    config_name: str, *, folder_key: str | None, plus: tuple[str, ...] = (), shared: Callable[[DictConfig], bool] = lambda raw: False
 ) -> Callable[[Callable[[Any], Any]], Callable[[], None]]:
     """Decorate `run(config)` into the command line of conf/<config_name>.yaml, whose first default is its schema.
 
-    `folder_key` names the config's output folder; in a multirun each job gets a subfolder of it, named by what is swept.
+    `folder_key` names the config's output folder, None where a command writes none; in a multirun each job gets a subfolder of it, named by what is swept.
     Jobs for which `shared` holds work in the one folder the command names.
     A sweep that looks for something, as Optuna's does, gets what `run` returns.
     `plus` are groups outside the defaults list, chosen by `+group=name`. The docstring of `run` heads the --help page.
@@ -69,14 +69,16 @@ def hydra_command(
         def job(raw: DictConfig) -> Any:
             register()  # the worker process of a launcher starts without our resolvers
             sweeping = HydraConfig.get().mode is RunMode.MULTIRUN
-            if sweeping and not shared(raw) and not OmegaConf.is_missing(raw, folder_key):
+            has_folder = folder_key is not None and not OmegaConf.is_missing(raw, folder_key)
+            if sweeping and has_folder and not shared(raw):
                 swept = [word for word in HydraConfig.get().overrides.task if word.partition("=")[0] not in fixed]
                 raw[folder_key] = str(Path(raw[folder_key]) / job_name(",".join(sorted(swept))))
-            folder = [] if OmegaConf.is_missing(raw, folder_key) else [Path(raw[folder_key])]
+            folder = [Path(raw[folder_key])] if has_folder else []
             try:
                 with errors_reported(folder):
                     result = run(typed(raw))
-                (folder[0] / ERROR).unlink(missing_ok=True)  # of an earlier try
+                for place in folder:
+                    (place / ERROR).unlink(missing_ok=True)  # of an earlier try
                 return result
             except Exit as left:
                 if sweeping and left.code in (USER_ERROR, OUR_FAULT):
@@ -90,6 +92,8 @@ def hydra_command(
                 if "--help" in words or "-h" in words:
                     print(help_text(config_name, plus, run.__doc__ or ""))
                     return
+                if not {"-m", "--multirun"}.isdisjoint(words) and not {"-c", "--cfg"}.isdisjoint(words):
+                    raise UserError("--cfg shows the settings of one run: leave out -m, and name one value of what is swept.")
                 os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises what it would print, and errors_reported says it in a sentence
                 lines = sweeps_apart(values_quoted(words), plus, folder_key)
                 codes = [one_sweep(line, keep_on=len(lines) > 1) for line in lines]
@@ -149,7 +153,7 @@ def fixed_keys(words: Sequence[str]) -> set[str]:
     return found
 
 
-def sweeps_apart(words: Sequence[str], plus: Sequence[str], folder_key: str) -> list[list[str]]:
+def sweeps_apart(words: Sequence[str], plus: Sequence[str], folder_key: str | None) -> list[list[str]]:
     """The command lines of a multirun over several choices of a group in `plus`: one sweep each, in a folder of its own.
 
     What an experiment sweeps stands in its file, and Hydra reads no sweep from a file that only some of the jobs have: the experiments

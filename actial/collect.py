@@ -17,7 +17,7 @@ DASH = "\N{EN DASH}"
 PAPER_MODELS = {"base": "Qwen2.5-VL-7B-Instruct", "sft": "Actial-7B without G.E.", "grpo": "Actial-7B"}
 NOTE = (
     "Means over seeds in percent, in brackets the 95 % bootstrap interval over seeds: with three seeds it reaches from the least to the "
-    "greatest and covers about 75 %."
+    "greatest and covers about 75 %. `right_of_read` is the share of right answers among those that can be read."
 )
 
 
@@ -101,7 +101,7 @@ def _grid(means: Any, metrics: Sequence[str], columns: Sequence[str], column: st
 
 def _set_section(means: Any, name: str) -> str:
     here = means[means["set"] == name]
-    rows, models = _grid(here, (*HEADLINE, "unparsed"), list(dict.fromkeys(here["model"])), "model")
+    rows, models = _grid(here, (*HEADLINE, "right_of_read", "unparsed"), list(dict.fromkeys(here["model"])), "model")
     paper = _paper_row(name, models)
     return f"## {name}\n\n" + markdown(["arm", "metric", "seeds", *models], [*rows, *paper])
 
@@ -147,8 +147,8 @@ def _training_section(means: Any) -> str:
         return ""
     rows, stages = _grid(here, list(dict.fromkeys(here["metric"])), list(dict.fromkeys(here["model"])), "model")
     text = (
-        "Means of the last tenth of the steps; `.._rise` is the mean of the second half less that of the first; `drop_step` is where the "
-        "supervised loss falls from its plateau, where it does."
+        "Means of the last tenth of the steps; `.._rise` is the mean of the second half less that of the first, `.._late` the median of "
+        "the last quarter less that of the one before; `drop_step` is where the supervised loss falls from its plateau, where it does."
     )
     return f"## Training\n\n{text}\n\n" + markdown(["arm", "metric", "seeds", *stages], rows)
 

@@ -48,7 +48,7 @@ def workspace(config: DashboardConfig) -> Workspace:
         from wandb_workspaces import workspaces
         from wandb_workspaces.reports import v2
     except ModuleNotFoundError as error:
-        raise UserError("the dashboard needs wandb-workspaces: pip install 'actial[sweeps]'.") from error
+        raise UserError("the dashboard needs wandb-workspaces: pip install -e '.[sweeps]'.") from error
     sections = [
         workspaces.Section(name=name, panels=[_panel(v2.LinePlot, *panel) for panel in panels], is_open=name != "Speed")
         for name, panels in PANELS.items()
@@ -63,13 +63,21 @@ def _panel(plot: type, title: str, metrics: list[str], unit: str) -> Any:
     return plot(title=title, x=f"{stage}/step", y=metrics, title_x="step", title_y=unit or None, groupby_rangefunc="minmax")
 
 
-@hydra_command("dashboard", folder_key="name")
+@hydra_command("dashboard", folder_key=None)
 def main(config: DashboardConfig) -> None:
     """python -m actial.dashboard entity=NAME [project=actial] [group=KEY]
 
     Saves the workspace to wandb: a section per stage, runs grouped by the setting KEY, such as cold_start.ratio.
     """
-    print(workspace(config).save().url)
+    made = workspace(config)
+    from wandb.errors import Error
+
+    try:
+        print(made.save().url)
+    except Error as error:
+        raise UserError(
+            f"entity={config.entity}: wandb did not save the workspace ({error}): run `wandb login`, then this again."
+        ) from error
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, NullFormatter, ScalarFormatter
 
 from actial.files import atomic
-from actial.plots import LABELS, MARKERS, STYLE, colour, label
+from actial.plots import LABELS, MARKERS, STYLE, colour, label, places
 
 UNITS = {
     "loss": "loss (nats per token)",
@@ -29,7 +29,7 @@ UNITS = {
     "entropy": "entropy (nats per token)",
     "truncated": "cut short (%)",
 }
-SHARES = ("format", "accuracy", "truncated", "joint", "unparsed", "drop")
+SHARES = ("format", "accuracy", "truncated", "joint", "unparsed", "drop", "right_of_read")
 GREY = "#5c6675"
 LINES = ("-", "--", ":", "-.")
 
@@ -60,7 +60,7 @@ def arm_figure(table: pd.DataFrame, means: pd.DataFrame, metric: str = "accuracy
             for y, arm in enumerate(arms):
                 for i, model in enumerate(models):
                     place = y + 0.8 * ((i + 0.5) / len(models) - 0.5)
-                    _point(axes, shown, table, {"set": name, "arm": arm, "model": model, "metric": metric}, place, i)
+                    _point(axes, shown, table, {"set": name, "arm": arm, "model": model, "metric": metric}, place, places(models)[model])
             if chance and name in chance:
                 axes.axvline(100 * chance[name], color="#b9bec6", lw=1.2, zorder=0, label="guessing")
             axes.set_title(name, loc="left", fontsize=10)
@@ -98,7 +98,7 @@ def curve_figure(curves: Mapping[str, pd.DataFrame]) -> Figure:
     columns = min(3, max(1, len(curves)))
     lines = max(1, -(-len(curves) // columns))
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(3.6 * columns, 2.6 * lines + 0.3 * len(arms) / 3), layout="constrained")
+        figure = Figure(figsize=(3.6 * columns, 2.6 * lines + 0.3 * len(arms) / columns), layout="constrained")
         grid = figure.subplots(lines, columns, squeeze=False)
         for axes, (metric, frame) in zip(grid.flat, curves.items(), strict=False):
             for i, arm in enumerate(arms):
@@ -107,7 +107,7 @@ def curve_figure(curves: Mapping[str, pd.DataFrame]) -> Figure:
                     axes.fill_between(values.index, values.min(axis=1), values.max(axis=1), color=colour(i + 1), alpha=0.15, lw=0)
                     style = LINES[(i // 5) % len(LINES)]
                     axes.plot(values.index, values.mean(axis=1), color=colour(i + 1), ls=style, lw=1.6, label=arm)
-            if metric == "loss":  # its first fall, of the answers' form, would flatten the rest
+            if metric in ("loss", "kl"):  # the first fall of the one, of the answers' form, and spikes of the other would flatten the rest
                 axes.set_yscale("log")
                 axes.yaxis.set_major_formatter(ScalarFormatter())
                 axes.yaxis.set_minor_formatter(NullFormatter())
@@ -118,7 +118,7 @@ def curve_figure(curves: Mapping[str, pd.DataFrame]) -> Figure:
         for axes in list(grid.flat)[len(curves) :]:
             axes.set_visible(False)
         handles, names = grid.flat[0].get_legend_handles_labels()
-        figure.legend(handles, names, loc="outside upper left", ncols=3, frameon=False, fontsize=8)
+        figure.legend(handles, names, loc="outside upper left", ncols=columns, frameon=False, fontsize=8)
     return figure
 
 

@@ -13,7 +13,8 @@ from matplotlib.figure import Figure  # not pyplot: importing this module must n
 
 COLOURS = ("#8a8f98", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9")  # Okabe and Ito, grey first
 MARKERS = ("o", "s", "D", "^", "v", "P")
-LABELS = {"base": "base", "sft": "SFT", "grpo": "GRPO"}
+LABELS = {"base": "base", "start": "start (SFT)", "sft": "SFT", "grpo": "GRPO"}
+PLACES = {"base": 0, "start": 1, "sft": 1, "grpo": 2}  # of colours and markers, the same in every figure
 STYLE: Any = {
     "font.size": 10,
     "font.family": "sans-serif",
@@ -46,6 +47,12 @@ def colour(index: int) -> str:
     return COLOURS[index % len(COLOURS)]
 
 
+def places(models: Sequence[str]) -> dict[str, int]:
+    """Model -> its place among colours and markers; what has no place of its own gets the next one."""
+    others = [model for model in models if model not in PLACES]
+    return {model: PLACES.get(model, 3 + others.index(model) if model in others else 0) for model in models}
+
+
 def label(model: str) -> str:
     return LABELS.get(model, model)
 
@@ -66,7 +73,7 @@ def forest(sets: dict[str, Any], models: Sequence[str], chance: dict[str, float]
             if guessing is not None:
                 axes.plot([100 * guessing] * 2, [y - 0.33, y + 0.33], color="#b9bec6", lw=1.5)
             for i, (model, cell) in enumerate(cells.items()):
-                _interval(axes, cell, y + 0.2 * (i - (len(cells) - 1) / 2), list(models).index(model), label(model) if y == 0 else None)
+                _interval(axes, cell, y + 0.2 * (i - (len(cells) - 1) / 2), places(models)[model], label(model) if y == 0 else None)
         axes.set_yticks(range(len(rows)), [text for text, _, _ in rows])
         axes.set_ylim(len(rows) - 0.4, -0.6)
         axes.set_xlim(0, 100)

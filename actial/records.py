@@ -15,6 +15,7 @@ import pandas as pd
 from omegaconf import OmegaConf
 
 from actial.cli import ERROR
+from actial.config import StageName
 from actial.errors import UserError
 from actial.predictions import read_predictions
 from actial.runs import CONFIG, MAY_DIFFER, RowLog, flat
@@ -34,6 +35,16 @@ class RunRecord:
         return int(self.settings.get("seed", -1))
 
     @property
+    def started_trained(self) -> bool:
+        """Whether it set out from a model that a stage of another run has left, and not from a base model."""
+        folder = Path(str(self.settings.get("model.path")))
+        return folder.name == "model" and folder.parent.name in {stage.value for stage in StageName}
+
+    def label(self, model: str) -> str:
+        """A model's name in tables: what a run sets out from is "base" to itself, and "start" where it was trained before."""
+        return "start" if model == "base" and self.started_trained else model
+
+    @property
     def minutes(self) -> float | None:
         """From its first file to its last, rests of a resumed run included; None where its clocks are not kept."""
         if not (self.folder / "timings.jsonl").exists():
@@ -47,9 +58,9 @@ class RunRecord:
         return found
 
     def predictions(self) -> dict[tuple[str, str], list[Prediction]]:
-        """(model, set) -> its graded answers."""
+        """(model's label, set) -> its graded answers."""
         paths = sorted((self.folder / "scores").glob("*/*/predictions.jsonl"))
-        return {(path.parts[-3], path.parts[-2]): read_predictions(path) for path in paths}
+        return {(self.label(path.parts[-3]), path.parts[-2]): read_predictions(path) for path in paths}
 
     def metrics(self, stage: str) -> pd.DataFrame:
         """metrics.jsonl of one stage: a row per logged step, indexed by step."""

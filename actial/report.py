@@ -112,7 +112,7 @@ def render_report(results: dict[str, Any], metrics: Sequence[dict[str, Any]], ru
     meta = dict(results.get("meta", {}))
     sets = {name: results["sets"][name] for name in results.get("set_names", results["sets"])}
     models = results.get("models") or list(dict.fromkeys(model for found in sets.values() for model in found))
-    heads = {model: {"label": plots.label(model), "colour": plots.colour(i)} for i, model in enumerate(models)}
+    heads = {model: {"label": plots.label(model), "colour": plots.colour(i)} for model, i in plots.places(models).items()}
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
     template = environment.from_string((ASSETS / "report.html.j2").read_text())
     examples = [{"name": name, "cards": [_card(c, heads, run_dir) for c in cards]} for name, cards in results.get("examples", {}).items()]

@@ -17,6 +17,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +37,19 @@ from actial.files import write_text
 
 ROOT = Path(__file__).resolve().parent
 WORDS = "words.txt"  # beside claim.yaml
-KINDS = ("holds", "open", "contradicted")
+KINDS = ("holds", "leans to it", "open", "leans against", "contradicted")
+MARGIN = 0.02  # of a share: what is "kept" may be lower by so much
+
+
+def key_of(word: str) -> str:
+    return word.partition("=")[0]
 
 
 @dataclass(slots=True, frozen=True)
 class Sweep:
     experiment: str
     words: tuple[str, ...]  # overrides of its settings: shorter runs, fewer points, more seeds
+    more: tuple[tuple[str, ...], ...]  # further commands, each with words of its own beside those: more seeds of some points
     out: Path  # of its tables
     against: str | None
 
@@ -50,8 +57,22 @@ class Sweep:
     def runs(self) -> Path:
         return Path("runs") / self.experiment
 
-    def command(self, words: Sequence[str] = ()) -> list[str]:
-        return ["-m", "actial.train", "-m", f"+experiment={self.experiment}", *self.words, *words]
+    def variants(self, words: Sequence[str] = ()) -> list[list[str]]:
+        """The overrides of each command; `words` come instead of what is set for their keys, and of commands that differ in those."""
+        own = [one for one in ((), *self.more) if not set(map(key_of, one)) & set(map(key_of, words))]
+        return [list({key_of(word): word for word in (*self.words, *one, *words)}.values()) for one in own]
+
+    def commands(self, words: Sequence[str] = ()) -> list[list[str]]:
+        return [["-m", "actial.train", "-m", f"+experiment={self.experiment}", *one] for one in self.variants(words)]
+
+    def follows(self, other: Sweep) -> bool:
+        """Whether its runs start from models that the other's have left."""
+        return compose(self.experiment).model.path.startswith(f"{other.runs}/")
+
+    def given(self, words: Sequence[str], claims: Sequence[Claim]) -> list[str]:
+        """Those of the command line's words that are for it: what only other sweeps of these claims vary is theirs."""
+        elsewhere = {key for claim in claims for sweep in claim.sweeps.values() for key in params(sweep.experiment)}
+        return [word for word in words if key_of(word) in params(self.experiment) or key_of(word) not in elsewhere]
 
 
 @dataclass(slots=True, frozen=True)
@@ -73,7 +94,13 @@ def load(name: str) -> Claim:
     facts: Any = OmegaConf.to_container(OmegaConf.load(path))
     found = {key: value or {} for key, value in facts["sweeps"].items()}
     sweeps = {
-        key: Sweep(key, tuple(value.get("words", ())), path.parent if len(found) == 1 else path.parent / key, value.get("against"))
+        key: Sweep(
+            experiment=key,
+            words=tuple(value.get("words", ())),
+            more=tuple(tuple(own) for own in value.get("more", ())),
+            out=path.parent if len(found) == 1 else path.parent / key,
+            against=value.get("against"),
+        )
         for key, value in found.items()
     }
     return Claim(name, facts, sweeps)
@@ -86,23 +113,36 @@ def names() -> list[str]:
 # ---------------------------------------------------------------- runs
 
 
-def jobs(sweep: Sweep, words: Sequence[str] = ()) -> list[tuple[str, ...]]:
-    """The overrides of every job of a sweep."""
+def compose(experiment: str, *words: str) -> Any:
     register()
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        params = hydra.compose("train", [f"+experiment={sweep.experiment}"], return_hydra_config=True).hydra.sweeper.params
-    chosen = dict(params) | dict(word.split("=", 1) for word in (*sweep.words, *words) if not word.startswith("hydra/"))
+        return hydra.compose("train", [f"+experiment={experiment}", *words], return_hydra_config=True)
+
+
+@cache
+def params(experiment: str) -> dict[str, str]:
+    """What its file sweeps: key -> values."""
+    return dict(compose(experiment).hydra.sweeper.params)
+
+
+def jobs(sweep: Sweep, words: Sequence[str] = ()) -> list[tuple[str, ...]]:
+    """The overrides of every job of a sweep, over all of its commands."""
+    return [job for one in sweep.variants(words) for job in _jobs(sweep.experiment, one)]
+
+
+def _jobs(experiment: str, words: Sequence[str]) -> list[tuple[str, ...]]:
+    chosen = params(experiment) | dict(word.split("=", 1) for word in words if not word.startswith("hydra/"))
     overrides = OverridesParser.create().parse_overrides([f"{key}={value}" for key, value in chosen.items()])
     (found,) = BasicSweeper.split_arguments(overrides, None)
     return [tuple(job) for job in found]
 
 
 def needed(claims: Sequence[Claim]) -> Iterator[Sweep]:
-    """Sweeps in the order they are run: the supervised models that others start from come first, and nothing is run twice."""
+    """Sweeps in the order they are run: the supervised models come first where another starts from them, and nothing is run twice."""
     every = [sweep for claim in claims for sweep in claim.sweeps.values()]
     (start,) = load("knowledge_injection").sweeps.values()
     seen: set[tuple[str, tuple[str, ...]]] = set()
-    for sweep in [start, *every]:
+    for sweep in [*([start] if any(sweep.follows(start) for sweep in every) else []), *every]:
         if (key := (sweep.experiment, sweep.words)) not in seen:
             seen.add(key)
             yield sweep
@@ -112,10 +152,9 @@ def cost(sweeps: Sequence[Sweep], words: Sequence[str] = ()) -> str:
     """How many runs, and how many stages of each kind they train."""
     points = [(sweep.experiment, tuple(w for w in job if not w.startswith("seed="))) for sweep in sweeps for job in jobs(sweep, words)]
     counts: Counter[str] = Counter()
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        for (experiment, settings), seeds in Counter(points).items():
-            for stage in hydra.compose("train", [f"+experiment={experiment}", *settings]).stages:
-                counts[stage.name] += seeds
+    for (experiment, settings), seeds in Counter(points).items():
+        for stage in compose(experiment, *settings).stages:
+            counts[stage.name] += seeds
     return f"{len(points)} runs with {counts['sft']} SFT and {counts['grpo']} GRPO stages"
 
 
@@ -123,15 +162,20 @@ def cost(sweeps: Sequence[Sweep], words: Sequence[str] = ()) -> str:
 
 
 def verdict(found: dict[str, float], expect: str) -> str:
-    """`found`: mean, low and high of a difference; expect: above or below zero, "kept" (not shown to be below), or "all" (a share of 1)."""
+    """One of KINDS for a difference as from analysis.compare; expect: above or below zero, "kept" (above -MARGIN), or "all" (a share of 1).
+
+    It holds, or is contradicted, where Student's interval over seeds lies on one side; where only the bootstrap's does, it leans: with
+    three seeds that is no more than all of them on one side, which chance gives one time in four.
+    """
     if found["low"] != found["low"]:
-        return "one seed: open"
+        return "open"  # a single seed
     if expect == "all":
         return "holds" if found["low"] == 1 else "contradicted" if found["high"] == 0 else "open"
-    low, high = (found["low"], found["high"]) if expect != "below" else (-found["high"], -found["low"])
-    if expect == "kept":
-        return "holds" if high >= 0 else "contradicted"
-    return "holds" if low > 0 else "contradicted" if high < 0 else "open"
+    side, moved = (-1, 0.0) if expect == "below" else (1, MARGIN if expect == "kept" else 0.0)
+    (low, high), (t_low, t_high) = (sorted(side * found[name] + moved for name in pair) for pair in (("low", "high"), ("t_low", "t_high")))
+    if low > 0 or high < 0:
+        return ("holds" if t_low > 0 else "leans to it") if low > 0 else ("contradicted" if t_high < 0 else "leans against")
+    return "open"
 
 
 def checked(claim: Claim, tables: dict[str, pd.DataFrame]) -> list[list[str]]:
@@ -171,7 +215,7 @@ def readme(claim: Claim) -> str:
     facts, sweeps = claim.facts, claim.sweeps
     tables = read_tables(claim)
     words = read_words(claim)
-    commands = [f"python {' '.join(sweep.command(words))}" for sweep in sweeps.values()]
+    commands = [f"python {' '.join(command)}" for sweep in sweeps.values() for command in sweep.commands(words)]
     minutes = sum(table.drop_duplicates("run")["minutes"].sum() for table in tables.values())
     measured = f" The runs in these tables took {minutes:.0f} minutes, added up." if minutes else ""
     smaller = ", but for these settings" if words or any(sweep.words for sweep in sweeps.values()) else ""
@@ -185,7 +229,7 @@ def readme(claim: Claim) -> str:
         + "\n".join(commands)
         + "\n```",
         f"**Cost.** {cost(list(sweeps.values()), words)} of the quickstart's size{smaller}; what they share is computed once.{measured}",
-        "**Result.** Not run yet." if not tables else "**Result.** " + facts.get("reading", READING),
+        "**Result.** Not run yet." if not tables else f"**Result.** {facts.get('reading', DIFFERENCES)} {VERDICTS}",
         markdown(["what is said", "difference", "seeds", "verdict"], checked(claim, tables)),
         "**Tables.** " + ", ".join(links) if links else "",
         notes.read_text().strip() if notes.exists() else "",
@@ -219,13 +263,20 @@ def read_words(claim: Claim) -> list[str]:
     return path.read_text().split() if path.exists() else []
 
 
-READING = (
-    "Differences in points of percent, or in the metric's own unit, with the 95 % bootstrap interval over seeds. A claim holds where the "
-    "interval lies on the side that the paper says, is contradicted where it lies on the other, and is open where it holds zero."
+DIFFERENCES = "Differences in points of percent, or in the metric's own unit, with the 95 % bootstrap interval over seeds."
+VERDICTS = (
+    "A line leans to where the whole interval lies, as three seeds do by chance one time in four; it holds, or is contradicted, where "
+    f"Student's interval, wider for few seeds, lies there too. What is kept, or enough, may be {100 * MARGIN:.0f} points lower."
 )
 
 
 # ---------------------------------------------------------------- command line
+
+
+def _run(commands: Sequence[Sequence[str]]) -> bool:
+    """All of them, whatever comes of each; whether each ended well."""
+    codes = [subprocess.run([sys.executable, *command], check=False).returncode for command in commands]
+    return not any(codes)
 
 
 def main() -> int:
@@ -237,16 +288,16 @@ def main() -> int:
     words = [f"seed=choice({word[5:]})" if word[:5] == "seed=" and word[5:].isdigit() else word for word in given.words if "=" in word]
     claims = [load(name) for name in [word for word in given.words if "=" not in word] or names()]
     if given.cost:
-        for sweep in (sweeps := list(needed(claims))):
-            print(f"{sweep.experiment}: {cost([sweep], words)}")
-        print(f"together: {cost(sweeps, words)}")
+        for sweep in needed(claims):
+            print(f"{sweep.experiment}: {cost([sweep], sweep.given(words, claims))}")
         return 0
-    failed = (
-        [] if given.tables else [s for s in needed(claims) if subprocess.run([sys.executable, *s.command(words)], check=False).returncode]
-    )
+    sweeps = [] if given.tables else list(needed(claims))
+    failed = [sweep for sweep in sweeps if not _run(sweep.commands(sweep.given(words, claims)))]
+    parts = {key for claim in claims for sweep in claim.sweeps.values() for key in params(sweep.experiment)} - {"seed"}
     for claim in claims:
-        if not given.tables:
-            write_text(claim.folder / WORDS, " ".join(words) + "\n")
+        if not given.tables:  # some of a sweep's points are no other sweep
+            kept = [word for word in words if key_of(word) not in parts]
+            write_text(claim.folder / WORDS, " ".join(kept) + "\n")
         for sweep in claim.sweeps.values():
             if list(sweep.runs.glob("*/results.json")):
                 collect(CollectConfig(runs=str(sweep.runs), out=os.path.relpath(sweep.out), against=sweep.against))

@@ -39,6 +39,19 @@ def test_the_supervised_models_come_first_and_no_sweep_is_run_twice() -> None:
     sweeps = [sweep.experiment for sweep in claims.needed([claims.load(name) for name in claims.names()])]
     assert sweeps[0] == "ablate_start"
     assert len(sweeps) == len(set(sweeps)) == 10
+    assert [sweep.experiment for sweep in claims.needed([claims.load("cold_start")])] == ["ablate_cold_start"]  # it starts from the base
+
+
+def test_words_go_to_the_sweeps_that_they_are_for() -> None:
+    chosen = [claims.load("cold_start"), claims.load("reward_weights")]
+    words = ["cold_start=share_2", "reward=gated", "seed=1,2", "sft.steps=12"]
+    given = {sweep.experiment: sweep.given(words, chosen) for sweep in claims.needed(chosen)}
+    shared = ["seed=1,2", "sft.steps=12"]
+    assert given == {
+        "ablate_start": shared,
+        "ablate_cold_start": ["cold_start=share_2", *shared],
+        "ablate_reward": ["reward=gated", *shared],
+    }
 
 
 @pytest.mark.parametrize("name", claims.names())
@@ -53,7 +66,7 @@ def test_checks_are_about_arms_models_and_sets_of_their_sweep(name: str) -> None
         assert check["expect"] in ("above", "below", "kept", "all")
         for cell in (check["left"], *([check["right"]] if "right" in check else [])):
             assert cell.get("arm", "*") in {"*", *arms}
-            assert cell["model"] in ("base", "sft", "grpo", "last")
+            assert cell["model"] in ("base", "start", "sft", "grpo", "last")
             assert cell["set"] in ("viewpoint", "unseen", "sat", "sat_test", "training")
 
 
@@ -69,17 +82,30 @@ def test_the_index_is_what_the_tables_say() -> None:
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "expect", "said"),
+    ("low", "high", "reach", "expect", "said"),
     [
-        (0.1, 0.2, "above", "holds"), (-0.1, 0.2, "above", "open"), (-0.2, -0.1, "above", "contradicted"),
-        (-0.2, -0.1, "below", "holds"), (0.1, 0.2, "below", "contradicted"), (-0.1, 0.1, "below", "open"),
-        (-0.2, 0.0, "kept", "holds"), (-0.2, -0.1, "kept", "contradicted"),
-        (1.0, 1.0, "all", "holds"), (0.5, 1.0, "all", "open"), (0.0, 0.0, "all", "contradicted"),
-        (math.nan, math.nan, "above", "one seed: open"),
+        (0.1, 0.2, 0.05, "above", "holds"), (0.1, 0.2, 0.11, "above", "leans to it"), (-0.1, 0.2, 0.3, "above", "open"),
+        (-0.2, -0.1, 0.05, "above", "contradicted"), (-0.2, -0.1, 0.2, "above", "leans against"),
+        (-0.2, -0.1, 0.05, "below", "holds"), (-0.2, -0.1, 0.2, "below", "leans to it"), (0.1, 0.2, 0.05, "below", "contradicted"),
+        (-0.1, 0.1, 0.2, "below", "open"), (-0.01, 0.0, 0.005, "kept", "holds"), (-0.01, 0.0, 0.02, "kept", "leans to it"),
+        (-0.10, 0.04, 0.2, "kept", "open"), (-0.2, -0.1, 0.05, "kept", "contradicted"), (-0.2, -0.1, 0.2, "kept", "leans against"),
+        (1.0, 1.0, 0.0, "all", "holds"), (0.5, 1.0, 0.1, "all", "open"), (0.0, 0.0, 0.0, "all", "contradicted"),
+        (math.nan, math.nan, math.nan, "above", "open"),
     ],
 )  # fmt: skip
-def test_a_verdict_is_where_the_interval_lies(low: float, high: float, expect: str, said: str) -> None:
-    assert claims.verdict({"mean": 0.0, "low": low, "high": high}, expect) == said
+def test_a_verdict_is_where_the_intervals_lie(low: float, high: float, reach: float, expect: str, said: str) -> None:
+    """Student's interval reaches `reach` beyond the bootstrap's; 2 points less is still kept."""
+    found = {"mean": (low + high) / 2, "low": low, "high": high, "t_low": low - reach, "t_high": high + reach}
+    assert claims.verdict(found, expect) == said
+    assert said in claims.KINDS
+
+
+def test_student_s_interval_is_the_textbook_s() -> None:
+    """Three differences 1, 2, 3: mean 2, standard error 1 / sqrt 3, 4.303 of them to each side."""
+    where = {"model": "sft", "set": "s", "metric": "accuracy"}
+    rows = [{"run": str(i), "arm": "a", "seed": i, "value": float(i), **where} for i in (1, 2, 3)]
+    found = analysis.compare(pd.DataFrame(rows), where)
+    assert (found["t_low"], found["t_high"]) == (pytest.approx(2 - 4.3027 / 3**0.5, abs=1e-3), pytest.approx(2 + 4.3027 / 3**0.5, abs=1e-3))
 
 
 def test_figures_are_compared_at_equal_seeds() -> None:
@@ -147,9 +173,10 @@ def test_a_claim_with_runs_gets_its_verdicts_and_remarks(tmp_path: Path, monkeyp
         {"arm": "cold_start=none", "model": "last", "set": "sat", "metric": "accuracy"},
     )
     assert f"| {claims.figure_text(difference, 100, signed=True)} | 2 | {claims.verdict(difference, 'above')} |" in lines[4]
-    own = "grpo.steps=40 grpo.batch_size=16 benchmark.limit=300 cold_start=none,share_5,hybrid,share_50,all"
+    own = "grpo.steps=40 grpo.batch_size=16 benchmark.limit=300"
     assert f"\npython -m actial.train -m +experiment=ablate_cold_start {own} seed=1,2 sft.steps=12\n" in text
-    assert "10 runs with 10 SFT and 10 GRPO stages" in text
+    assert "seed=4,5" not in text  # other seeds were asked for
+    assert "seed=4,5" in (ROOT / "experiments" / "cold_start" / "README.md").read_text()
     assert text.endswith("[ablate_cold_start](ablation.md)\n\nRuns of a test.\n")
     with pytest.raises(UserError, match="no claim is called nothing: there are cold_start"):
         claims.load("nothing")

@@ -100,6 +100,12 @@ def test_a_missing_data_set_or_model_is_named_before_anything_is_written(tmp_pat
     assert not list(tmp_path.iterdir())
 
 
+def test_the_settings_of_a_sweep_are_not_one_run_s(tmp_path: Path) -> None:
+    done = run("-m", "+experiment=ablate_reward", "--cfg", "job", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "error: --cfg shows the settings of one run: leave out -m, and name one value of what is swept.\n"
+
+
 def test_a_failed_job_of_a_multirun_leaves_its_reason_and_does_not_stop_the_others(tmp_path: Path) -> None:
     done = run("-m", "+experiment=smoke", "seed=3,4", f"run_dir={tmp_path / 'sweep'}", cwd=tmp_path)
     assert done.returncode == 1

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -25,6 +28,24 @@ def test_the_workspace_holds_every_panel_and_groups_by_a_setting() -> None:
     assert sections[1]["panels"][2]["config"]["metrics"] == ["grpo/kl"]
     grouping = view["spec"]["section"]["run_sets"][0]["grouping"]
     assert grouping == [{"section": "config", "name": "cold_start.value.ratio"}]  # wandb keeps a setting as {value: ..} under its first key
+
+
+def test_without_an_account_it_says_what_to_do_and_leaves_nothing(tmp_path: Path) -> None:
+    bare = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
+    done = subprocess.run(
+        [sys.executable, "-m", "actial.dashboard", "entity=nobody"],
+        cwd=tmp_path,
+        env=bare | {"HOME": str(tmp_path), "WANDB_BASE_URL": "http://127.0.0.1:9"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1, done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("error: entity=nobody: wandb did not save the workspace (")
+    assert "run `wandb login`" in last
+    assert not list(tmp_path.rglob("error.txt"))
+    assert not (CONF.parent / "actial" / "error.txt").exists()
 
 
 def test_runs_are_logged_with_settings_below_their_groups(tmp_path: Path) -> None:

@@ -103,8 +103,8 @@ def test_batch_of_two_prompts_in_worked_numbers():
     means = {name[6:]: batch.sums[name] / batch.sums["count/" + name[6:]] for name in batch.sums if name.startswith("total/")}
     expected = {
         "reward": 0.4375, "reward/format": 0.5, "reward/accuracy": 0.375, "accuracy/turn": 0.5, "accuracy/move": 0.25,
-        "accuracy": 0.375, "format": 0.5, "length": 4.5, "length/turn": 4.5, "truncated": 0.0, "unparsed": 0.25, "kept": 1.0, "refills": 0.0,
-        "uniform_groups": 0.0, "stray_placeholders": 0.0,
+        "accuracy": 0.375, "format": 0.5, "length": 4.5, "length/turn": 4.5, "truncated": 0.0, "unparsed": 0.25, "kept": 1.0,
+        "refills": 0.0, "uniform_groups": 0.0, "stray_placeholders": 0.0,
     }  # fmt: skip
     assert {name: means[name] for name in expected} == expected
 

