@@ -54,7 +54,8 @@ def hydra_command(
 ) -> Callable[[Callable[[Any], Any]], Callable[[], None]]:
     """Decorate `run(config)` into the command line of conf/<config_name>.yaml, whose first default is its schema.
 
-    `folder_key` names the config's output folder, None where a command writes none; in a multirun each job gets a subfolder of it, named by what is swept.
+    `folder_key` names the config's output folder, None where a command writes none; in a multirun each job gets a subfolder of it, named
+    by what is swept.
     Jobs for which `shared` holds work in the one folder the command names.
     A sweep that looks for something, as Optuna's does, gets what `run` returns.
     `plus` are groups outside the defaults list, chosen by `+group=name`. The docstring of `run` heads the --help page.
