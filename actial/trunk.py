@@ -100,7 +100,7 @@ class TrunkBatch:
 def pack(
     trunks: Sequence[Trunk], images: Sequence[np.ndarray], spec: TrunkSpec, row_tokens: int, *, always_see: bool = False
 ) -> TrunkBatch:
-    """Pack groups into rows of `row_tokens` (a longer group gets a row of its own); each image used is patchified once.
+    """Pack groups into rows of `row_tokens`, or of the longest group's length where that is more; each image used is patchified once.
 
     `always_see` adds one blank image that no token refers to where there is none, so that the tower runs on every rank.
     `images` are uint8 (H, W, 3) at their final size. Raises ValueError, naming the trunk, on a placeholder count that does
@@ -111,7 +111,8 @@ def pack(
     used = list(dict.fromkeys(index for trunk in trunks for index in trunk.images))
     grids = {index: _grid(images[index], spec) for index in used}
     feature_start = _feature_starts(used, grids, spec)
-    place, num_rows, length = _first_fit([trunk.num_tokens for trunk in trunks], row_tokens)
+    lengths = [trunk.num_tokens for trunk in trunks]
+    place, num_rows, length = _first_fit(lengths, max(row_tokens, *lengths))  # all rows get as long as the longest: fill them
 
     ids = np.zeros((num_rows, length), dtype=np.int64)
     positions = np.zeros((3, num_rows, length), dtype=np.int64)

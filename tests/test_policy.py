@@ -147,6 +147,14 @@ def test_layout_of_a_small_batch(policies):
     assert visible[8].tolist() == [0, 0, 0, 0, 0, 1, 1, 1, 1]
 
 
+def test_rows_that_a_long_group_has_made_long_are_filled(policies):
+    """One group of 12 tokens and six of 4, where a row should have 8: three rows of 12, all full."""
+    spec = policies["qwen2_5_vl"].spec
+    trunks = [Trunk(str(i), [1] * (n - 1), [], [Branch([2], [True])]) for i, n in enumerate((4, 4, 12, 4, 4, 4, 4))]
+    batch = pack(trunks, [], spec, row_tokens=8)
+    assert sorted((batch.trunk_of >= 0).sum(dim=1).tolist()) == [12, 12, 12]
+
+
 def test_an_image_used_by_two_trunks_is_computed_once(policies):
     policy = policies["qwen2_5_vl"]
     images = [random_image(random.Random(n), policy, 2, 2) for n in range(3)]

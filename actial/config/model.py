@@ -46,7 +46,7 @@ class ModelConfig:
     gradient_checkpointing: bool = False
     min_pixels: int = num(3136, "[1, 1e8]")
     max_pixels: int = num(518_400, "[1, 1e8]")  # 960 x 540, paper release
-    row_tokens: int = num(512, "[16, 1e7]")  # capacity of one packed row
+    row_tokens: int = num(512, "[16, 1e7]")  # of one packed row; more where a group is longer
     micro_tokens: int = num(16_384, "[16, 1e8]")  # budget of one micro-batch (all its rows)
     head_chunk_tokens: int = num(256, "[1, 1e7]")  # scored positions per vocabulary projection; peak memory is about 5 x this x vocabulary
     lora: LoraConfig = field(default_factory=LoraConfig)
