@@ -70,11 +70,12 @@ def hydra_command(
         def job(raw: DictConfig) -> Any:
             register()  # the worker process of a launcher starts without our resolvers
             sweeping = HydraConfig.get().mode is RunMode.MULTIRUN
-            has_folder = folder_key is not None and not OmegaConf.is_missing(raw, folder_key)
+            key = folder_key or ""
+            has_folder = bool(key) and not OmegaConf.is_missing(raw, key)
             if sweeping and has_folder and not shared(raw):
                 swept = [word for word in HydraConfig.get().overrides.task if word.partition("=")[0] not in fixed]
-                raw[folder_key] = str(Path(raw[folder_key]) / job_name(",".join(sorted(swept))))
-            folder = [Path(raw[folder_key])] if has_folder else []
+                raw[key] = str(Path(raw[key]) / job_name(",".join(sorted(swept))))
+            folder = [Path(raw[key])] if has_folder else []
             try:
                 with errors_reported(folder):
                     result = run(typed(raw))

@@ -138,11 +138,10 @@ def first_trunks(config: TrainConfig, stage: StageName) -> tuple[list[Trunk], li
     from actial.rendering import PromptRenderer
     from actial.stages import open_mixture, supervised_batch
     from actial.trunk import Branch
-    from actial.types import AnswerMode
 
     renderer = PromptRenderer.load(config.model, config.prompt)
     settings, supervised = getattr(config, stage.name), stage is StageName.sft
-    mixture = open_mixture(config, settings.mix, supervised=supervised, mode=None if supervised else AnswerMode.THINK)
+    mixture = open_mixture(config, stage)
     positions = range(min(settings.batch_size, 32))
     if supervised:
         batch = supervised_batch(mixture, renderer, positions)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from actial.config import GRPOConfig, ImportanceSampling, KLEstimator, KLGradient, KLPlace, LossType
+from actial.config import GRPOConfig, ImportanceSampling, KLConfig, KLEstimator, KLGradient, KLPlace, LossType
 
 Metrics = dict[str, torch.Tensor]
 MAX_LOG_RATIO = 20.0  # e^20 lies beyond every cap; exp of more overflows, and 0 * inf is NaN in the backward pass
@@ -79,7 +79,7 @@ def policy_gradient(scores: Scores, config: GRPOConfig, denominators: Denominato
             values = values * correction
             metrics["importance_weight"] = correction.sum() * per_token
     if config.kl.estimator is not KLEstimator.none and (scores.reference_logprobs is not None or scores.exact_kl is not None):
-        kl = kl_penalty(scores, config.kl.estimator, config.kl.gradient, log_ratio.detach().exp())
+        kl = kl_penalty(scores, config.kl, log_ratio.detach().exp())
         metrics["kl"] = kl.detach().sum() * per_token
         if config.kl.place is KLPlace.loss:
             values = values + config.kl.beta * kl
@@ -130,13 +130,15 @@ def _surrogate(scores: Scores, log_ratio: torch.Tensor, advantage: torch.Tensor,
     return values, outside.detach()
 
 
-def kl_penalty(scores: Scores, estimator: KLEstimator, gradient: KLGradient, ratio: torch.Tensor) -> torch.Tensor:
+def kl_penalty(scores: Scores, config: KLConfig, ratio: torch.Tensor) -> torch.Tensor:
     """(N,) estimates of KL(policy || reference) on sampled tokens; `ratio` (N,) corrects off-policy samples.
 
     The value is the estimator's (http://joschu.net/blog/kl-approx.html). Its gradient as it stands (plain) is not that of the KL except
     for k2 and full: k1's is zero in expectation and k3's is that of KL(reference || policy). `unbiased` keeps the value and
-    takes the gradient from k2, weighted by the ratio (https://github.com/huggingface/trl/issues/4967).
+    takes the gradient from k2, weighted by the ratio (https://github.com/huggingface/trl/issues/4967). A token that the policy has made
+    very improbable would have a k3 of thousands, and the whole step's gradient: `config.cap` bounds it.
     """
+    estimator = config.estimator
     if estimator is KLEstimator.full:
         if scores.exact_kl is None:
             raise ValueError("the full-vocabulary KL needs Scores.exact_kl")
@@ -149,9 +151,9 @@ def kl_penalty(scores: Scores, estimator: KLEstimator, gradient: KLGradient, rat
         KLEstimator.k1: -difference,
         KLEstimator.abs: difference.abs(),
         KLEstimator.k2: half_square,
-        KLEstimator.k3: difference.exp() - difference - 1.0,
+        KLEstimator.k3: (difference.exp() - difference - 1.0).clamp(max=config.cap),
     }[estimator]
-    if gradient is KLGradient.plain:
+    if config.gradient is KLGradient.plain:
         return value
     return value.detach() + ratio * (half_square - half_square.detach())
 

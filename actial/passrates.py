@@ -105,6 +105,7 @@ def evaluation(config: PassRatesConfig) -> EvaluateConfig:
         benchmark=BenchmarkConfig(sets={config.set: f"{config.set}:train"}, max_tokens=config.max_tokens, batch_size=config.batch_size),
         sampler=config.sampler,
         server=config.server,
+        accelerator=config.accelerator,
         temperature=config.temperature,
     )
 

@@ -74,6 +74,7 @@ def evaluation(config: TrainConfig, path: str) -> EvaluateConfig:
         data=config.data,
         benchmark=config.benchmark,
         sampler=config.sampler,
+        accelerator=config.trainer.accelerator,
     )
 
 

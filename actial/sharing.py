@@ -35,7 +35,7 @@ DECISIVE = {
 
 def stage_key(stage: StageName, config: TrainConfig, source: str) -> str:
     """A hash of everything that the outcome of `stage`, started from the model folder `source`, depends on."""
-    scored = ("benchmark.",) if getattr(config, stage.name).eval_every else ()
+    scored = ("benchmark.", "sampler.") if getattr(config, stage.name).eval_every else ()
     benchmark = config.benchmark if scored else replace(config.benchmark, sets={})
     data = data_identity(replace(config, stages=[stage], benchmark=benchmark))
     weights = _weights(fingerprint(replace(config.model, path=source)))

@@ -18,7 +18,7 @@ from actial.batch import TrainBatch
 from actial.callbacks import Evaluator, FirstBatch, SampleTable, StepRecorder, Tracker
 from actial.checkpoint import CheckpointCallback, resume
 from actial.cli import STOPPED, Exit
-from actial.config import Accelerator, MixConfig, Reference, StageName, TrainConfig
+from actial.config import Accelerator, Reference, SamplerKind, StageName, TrainConfig
 from actial.data.examples import Mixture, open_set
 from actial.grpo.module import GRPOModule
 from actial.grpo.rollout_log import RolloutLog
@@ -26,7 +26,7 @@ from actial.grpo.rollouts import Rollouts
 from actial.inputs import data_identity
 from actial.policy import Policy
 from actial.rendering import PromptRenderer
-from actial.runs import Run, provenance, stop_requested
+from actial.runs import Run, is_main_process, provenance, stop_requested
 from actial.scoreboard import accuracies, open_sampler, tasks_of
 from actial.sft import SFTModule
 from actial.sharding import lightning_strategy
@@ -50,6 +50,8 @@ def prepare(config: TrainConfig, run: Run) -> None:
     renderer = PromptRenderer.load(config.model, config.prompt)
     facts = {"seed": config.seed, "prompts": renderer.fingerprint, "data": data_identity(config)}
     run.stamp({**provenance(), **facts})
+    for stage in config.stages[1:]:  # what is wrong with a later stage's data is said before the first one trains
+        open_mixture(config, stage)
 
 
 def train_stage(stage: StageName, config: TrainConfig, source: str, run: Run, tracker: Tracker) -> str:
@@ -90,6 +92,16 @@ def train_stage(stage: StageName, config: TrainConfig, source: str, run: Run, tr
     return str(out)
 
 
+def goes_on_alone(config: TrainConfig) -> bool:
+    """Whether this process is the one that scores, after the last stage: what the ranks did together is over.
+
+    Their group is dissolved, but where an engine within the process lives in it.
+    """
+    if num_ranks() > 1 and config.sampler.kind is not SamplerKind.vllm:
+        torch.distributed.destroy_process_group()
+    return is_main_process()
+
+
 def make_trainer(config: TrainConfig, run: Run, callbacks: list[lightning.Callback]) -> lightning.Trainer:
     """A Trainer that does one pass over the loader and writes nothing of its own."""
     return lightning.Trainer(
@@ -126,7 +138,7 @@ def sft_job(config: TrainConfig, source: str, run: Run) -> Job:
     renderer = PromptRenderer.load(config.model, config.prompt, path=source)
     policy = Policy.load(replace(config.model, path=source))
     module = SFTModule(policy, config.sft, config.model, crash_folder=run.folder / "crashes")
-    mixture = open_mixture(config, config.sft.mix, supervised=True)
+    mixture = open_mixture(config, StageName.sft)
 
     def make_batch(step: int) -> TrainBatch:
         first = step * config.sft.batch_size
@@ -139,7 +151,7 @@ def grpo_job(config: TrainConfig, source: str, run: Run) -> Job:
     renderer = PromptRenderer.load(config.model, config.prompt, path=source)
     reference = config.grpo.kl.reference if config.grpo.kl.beta > 0 else Reference.none
     policy = Policy.load(replace(config.model, path=source), reference=reference)
-    mixture = open_mixture(config, config.grpo.mix, supervised=False, mode=AnswerMode.THINK)
+    mixture = open_mixture(config, StageName.grpo)
     sampler = open_sampler(config.sampler, policy, renderer)
     rank = int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")))
     rollouts = Rollouts(mixture.example, renderer, sampler, config.reward, config.grpo, seed=config.seed, rank=rank)
@@ -148,8 +160,10 @@ def grpo_job(config: TrainConfig, source: str, run: Run) -> Job:
     return Job(module=module, renderer=renderer, mixture=mixture, make_batch=make_batch, workers=0)
 
 
-def open_mixture(config: TrainConfig, mix: MixConfig, *, supervised: bool, mode: AnswerMode | None = None) -> Mixture:
-    """The stream of training examples of a stage."""
+def open_mixture(config: TrainConfig, stage: StageName) -> Mixture:
+    """The stream of training examples of a stage. Raises UserError for data that are not there or give no question."""
+    supervised, mix = stage is StageName.sft, getattr(config, stage.name).mix
+    mode = None if supervised else AnswerMode.THINK
     sets = {
         name: open_set(config.data.sets[name], "train", config.data, config.cold_start, supervised=supervised, mode=mode)
         for name, weight in mix.weights.items()

@@ -12,11 +12,12 @@ import pytest
 import torch
 
 from actial.cli import CONF, typed
-from actial.config import ModelConfig, SamplerConfig, SamplerKind, register
+from actial.config import SamplerConfig, SamplerKind, register
 from actial.errors import UserError
 from actial.grpo.vllm_release import check_vllm
-from actial.grpo.vllm_sampler import VLLMEngine, engine_arguments, import_vllm
+from actial.grpo.vllm_sampler import VLLMEngine, import_vllm
 from actial.train import train
+from actial.validation import validate
 
 COLOCATED = SamplerConfig(kind=SamplerKind.vllm)
 SERVER = "http://127.0.0.1:8000"
@@ -88,8 +89,8 @@ def test_a_run_ends_before_it_has_begun(monkeypatch, tiny_set: Path, untrained_m
 
 def test_raw_log_probabilities_are_refused() -> None:
     raw = SamplerConfig(kind=SamplerKind.vllm, engine={"logprobs_mode": "raw_logprobs"})
-    with pytest.raises(UserError, match=r"sampler.engine.logprobs_mode=raw_logprobs: .* under the sampling temperature"):
-        engine_arguments(raw, ModelConfig(path="x"))
+    with pytest.raises(UserError, match=r"sampler.engine.logprobs_mode=raw_logprobs cannot be used: .* under the sampling temperature"):
+        validate(raw, "sampler.")
 
 
 class CallsOfLLM:

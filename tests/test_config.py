@@ -104,6 +104,9 @@ def test_what_does_not_compose_is_one_sentence(override: str, words: str) -> Non
     assert words in sentence("+experiment=smoke", override)
 
 
+SHARDED = {"trainer.strategy": "fsdp2", "stages": ["sft"]}
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -139,6 +142,13 @@ def test_what_does_not_compose_is_one_sentence(override: str, words: str) -> Non
         ),
         ({"model.min_pixels": 20000}, "model.min_pixels=20000 cannot be used: it must not exceed model.max_pixels=16384"),
         ({"model.row_tokens": 10000}, "model.row_tokens=10000 cannot be used: a row must fit in model.micro_tokens=8192"),
+        ({"reward.parts.accuracy.kind": "acuracy"}, "reward.parts.accuracy.kind=acuracy cannot be used: use one of format, accuracy,"),
+        ({"sampler.kind": "scripted"}, "sampler.kind=scripted cannot be used: it is for tests"),
+        ({"sampler.engine": {"logprobs_mode": "raw_logprobs"}}, "sampler.engine.logprobs_mode=raw_logprobs cannot be used: the trainer"),
+        ({"trainer.strategy": "fsdp2"}, "sampler.kind=hf cannot be used: with trainer.strategy=fsdp2 a rank cannot decode by itself"),
+        ({"trainer.strategy": "fsdp2", "model.lora.enabled": True}, "trainer.strategy=fsdp2 cannot be used: adapters are small"),
+        ({**SHARDED, "sft.eval_every": 5}, "sft.eval_every=5 cannot be used: with trainer.strategy=fsdp2 a rank cannot score by itself"),
+        ({**SHARDED, "trainer.devices": 8}, "sft.batch_size=4 cannot be used: each of 8 ranks needs an example of its own"),
         ({"data.sets.viewpoint.root": ""}, "data.sets.viewpoint.root='' cannot be used"),
     ],
 )

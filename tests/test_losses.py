@@ -148,7 +148,8 @@ def expected_gradient(estimator: KLEstimator, gradient: KLGradient, behaviour: t
         reference_logprobs=REFERENCE,
     )
     ratio = (log_p.detach() - behaviour).exp()
-    (behaviour.exp() * kl_penalty(scores, estimator, gradient, ratio)).sum().backward()
+    config = KLConfig(estimator=estimator, gradient=gradient)
+    (behaviour.exp() * kl_penalty(scores, config, ratio)).sum().backward()
     return logits.grad
 
 
@@ -189,8 +190,18 @@ def test_k1_and_k3_have_the_exact_kl_as_mean(estimator):
     log_p = LOGITS.log_softmax(-1)
     scores = scores_of([[1.0] * 5], [0.0], [0], reference_logprobs=REFERENCE)
     scores.logprobs = log_p
-    values = kl_penalty(scores, estimator, KLGradient.plain, torch.ones(5))
+    values = kl_penalty(scores, KLConfig(estimator=estimator), torch.ones(5))
     torch.testing.assert_close((log_p.exp() * values).sum(), exact_kl(log_p))
+
+
+def test_a_token_made_improbable_does_not_take_the_whole_step():
+    """k3 of log-ratios 1, 3 and 12 is 0.72, 16.1 and 162,742: what is beyond the cap counts as the cap, and pulls no more."""
+    scores = scores_of([[1.0, 1.0, 1.0]], [0.0], [0], reference_logprobs=torch.tensor([1.0, 3.0, 12.0]))
+    scores.logprobs = torch.zeros(3, requires_grad=True)
+    values = kl_penalty(scores, KLConfig(cap=10.0), torch.ones(3))
+    assert values.tolist() == pytest.approx([math.e - 2, 10.0, 10.0])
+    values.sum().backward()
+    assert scores.logprobs.grad.tolist() == pytest.approx([1 - math.e, 0.0, 0.0])
 
 
 def test_full_kl_passes_the_exact_values_through():

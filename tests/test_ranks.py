@@ -12,18 +12,21 @@ import torch
 from rollout_world import WordRenderer, example_at
 from test_grpo import ACCURACY, BANNED
 from tiny_models import EOS, tiny_policy
+from torch.distributed.device_mesh import init_device_mesh
 from training import Recorder, make_trainer, sft_batch, sft_module
 
 from actial.batch import TrainBatch
 from actial.checkpoint import CheckpointCallback, resume
 from actial.config import AdvantageScale, GRPOConfig, KLConfig, KLPlace, ModelConfig, OptimConfig, Reference, Strategy, TrainerConfig
+from actial.grpo.engine import EngineSampler, Reply
 from actial.grpo.module import GRPOModule
 from actial.grpo.rollouts import Rollouts
 from actial.grpo.sampler import HFSampler, ScriptedSampler
 from actial.policy import Policy
-from actial.sharding import lightning_strategy, whole
-from actial.step import num_ranks, step_loader
+from actial.sharding import lightning_strategy, shard, whole
+from actial.step import num_ranks, step_loader, sum_over_ranks
 from actial.trunk import Trunk
+from actial.types import Prompt, SamplingParams
 
 STEPS = 3
 
@@ -73,6 +76,11 @@ def grpo_run(folder, *, sampler=None, **values):
     return module, make
 
 
+def batch_run(folder):
+    """Advantages over the deviation of all ranks' rewards, of which one rank has three prompts and the other two."""
+    return grpo_run(folder, advantage=AdvantageScale.batch, filter_zero_variance=False)
+
+
 def scripted_run(folder):
     """Fixed completions, KL in the reward and two updates a batch: every forward pass that the stage knows."""
     sampler = ScriptedSampler(lambda prompt, member: [14 + member % 3, EOS], stop_ids=[EOS])
@@ -80,7 +88,7 @@ def scripted_run(folder):
     return grpo_run(folder, sampler=sampler, kl=kl, updates_per_batch=2, batch_size=4, max_tokens=2, filter_zero_variance=False)
 
 
-def process(build, folder, rank: int, ranks: int, port: int, strategy: str, stop: int) -> None:
+def process(build, folder, strategy: str, stop: int, rank: int, ranks: int, port: int) -> None:
     torch.set_num_threads(1)
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), WORLD_SIZE=str(ranks), RANK=str(rank), LOCAL_RANK=str(rank))
     os.environ["TORCHELASTIC_RUN_ID"] = "test"  # Lightning then takes the processes as started from outside
@@ -101,13 +109,19 @@ def process(build, folder, rank: int, ranks: int, port: int, strategy: str, stop
 
 
 def run_ranks(build, folder, ranks: int, *, strategy: str = "ddp", stop: int = STEPS) -> list[list[dict[str, float]]]:
-    """Rows of each rank; fails instead of hanging."""
+    """Rows of each rank."""
+    folder.mkdir(exist_ok=True)
+    run_processes(process, [(build, folder, strategy, stop, rank, ranks) for rank in range(ranks)])
+    return [json.loads((folder / f"rows-{rank}-of-{ranks}.json").read_text()) for rank in range(ranks)]
+
+
+def run_processes(target, arguments: list[tuple]) -> None:
+    """One process for each tuple, which gets a free port behind it; fails instead of hanging."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    folder.mkdir(exist_ok=True)
     context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
-    children = [context.Process(target=process, args=(build, folder, rank, ranks, port, strategy, stop)) for rank in range(ranks)]
+    children = [context.Process(target=target, args=(*own, port)) for own in arguments]
     for child in children:
         child.start()
     for child in children:
@@ -116,11 +130,10 @@ def run_ranks(build, folder, ranks: int, *, strategy: str = "ddp", stop: int = S
     for child in hung:
         child.kill()
     assert not hung, "a rank hung"
-    assert [child.exitcode for child in children] == [0] * ranks
-    return [json.loads((folder / f"rows-{rank}-of-{ranks}.json").read_text()) for rank in range(ranks)]
+    assert [child.exitcode for child in children] == [0] * len(children)
 
 
-@pytest.mark.parametrize(("build", "compared"), [(sft_run, STEPS), (grpo_run, 1)])
+@pytest.mark.parametrize(("build", "compared"), [(sft_run, STEPS), (grpo_run, 1), (batch_run, 1)])
 def test_two_ranks_equal_one(tmp_path, build, compared):
     """Rollouts are compared in the first step only: later a rounding error may tip a sample over."""
     (alone,) = run_ranks(build, tmp_path / "one", 1)
@@ -144,6 +157,51 @@ def test_sharded_ranks_equal_one_and_leave_whole_checkpoints(tmp_path):
             assert found[name] == other[name] == pytest.approx(expected[name], rel=1e-4), name
     assert [row["loss"] for row in resumed] == pytest.approx([alone[2]["loss"]], rel=1e-3)
     assert Policy.load(ModelConfig(path=str(tmp_path / "two" / "model")))
+
+
+class CountingEngine:
+    """Takes weights and asks nothing of them."""
+
+    max_model_len, synced_to, background, under_way, shows_weights = 4096, None, None, None, False
+
+    def __init__(self) -> None:
+        self.memory: dict[str, float] = {}
+        self.loaded = 0
+
+    def load(self, weights) -> None:
+        self.loaded = sum(1 for _ in weights)
+
+    def run(self, requests) -> list[Reply]:
+        return [Reply(prompt_ids=request.prompt_ids, outputs=[], first={}) for request in requests]
+
+    def sleep(self) -> None:
+        pass
+
+
+def sample_unevenly(folder, rank: int, ranks: int, port: int) -> None:
+    """In a second round, as of a refill, the second rank has nothing to ask; the weights changed before it."""
+    torch.set_num_threads(1)
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), WORLD_SIZE=str(ranks), RANK=str(rank), LOCAL_RANK=str(rank))
+    torch.distributed.init_process_group("gloo")
+    policy = tiny_policy()
+    shard(policy, init_device_mesh("cpu", (ranks,)))
+    engine = CountingEngine()
+    sampler = EngineSampler(lambda: engine, policy, stop_ids=[EOS], banned_ids=[])
+    sampler.check = lambda prompt: None  # this engine has no probabilities to compare
+    prompt = Prompt(uid="a", engine_ids=[5, 6], trunk_ids=[5, 6], images=[])
+    for number, prompts in enumerate(([prompt], [prompt] if rank == 0 else [])):
+        engine.synced_to, engine.loaded = None, 0
+        asked = len(sampler.begin(prompts, 2, SamplingParams(max_tokens=4)).result())
+        total = sum_over_ranks({"asked": float(asked)})["asked"]
+        (folder / f"round-{number}-of-{rank}.json").write_text(json.dumps([asked, total, engine.loaded]))
+
+
+def test_a_rank_without_prompts_takes_part_in_sending_sharded_weights(tmp_path):
+    run_processes(sample_unevenly, [(tmp_path, rank, 2) for rank in range(2)])
+    rounds = [[json.loads((tmp_path / f"round-{n}-of-{rank}.json").read_text()) for n in range(2)] for rank in range(2)]
+    sent = rounds[0][0][2]
+    assert sent > 0
+    assert rounds == [[[1, 2.0, sent], [1, 1.0, sent]], [[1, 2.0, sent], [0, 1.0, sent]]]
 
 
 def test_sharded_rollouts_equal_one_process(tmp_path):

@@ -10,8 +10,8 @@ from rollout_world import WordRenderer, example_at, reply
 from tiny_models import EOS, IMAGE
 
 from actial.config import AdvantageScale, GRPOConfig, OverLong, RewardConfig, RewardPart
-from actial.errors import UserError
-from actial.grpo.rewards import Graded, Rewards, over_long_penalty
+from actial.config.stages import REWARDS
+from actial.grpo.rewards import KINDS, Graded, Rewards, over_long_penalty
 from actial.grpo.rollouts import RolloutBatch, Rollouts
 from actial.grpo.sampler import ScriptedSampler
 from actial.types import AnswerMode, FinishReason
@@ -78,9 +78,8 @@ def test_a_number_earns_its_relative_accuracy(said, value):
     assert graded.motion is None
 
 
-def test_an_unknown_part_is_refused():
-    with pytest.raises(UserError, match=r"reward.parts.x.kind=speed is unknown: use one of format, accuracy"):
-        Rewards(RewardConfig(parts={"x": RewardPart(kind="speed", weight=1.0)}))
+def test_every_part_that_a_config_may_name_is_there():
+    assert tuple(KINDS) == REWARDS
 
 
 @pytest.mark.parametrize(("length", "penalty"), [(80, 0.0), (90, -0.5), (100, -1.0), (79, 0.0)])

@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,15 @@ def test_a_server_killed_during_generation_is_started_again_and_nothing_is_lost(
     (tmp_path / "die").touch()
     assert samples(engine) == expected
     assert engine.server.process.pid != first
+
+
+def test_a_joined_server_that_went_away_is_not_asked_again_with_other_weights(start, tmp_path: Path) -> None:
+    owner = start()
+    joined = ServerEngine(replace(owner.config, start=False), owner.source)
+    assert samples(joined) == samples(owner)
+    owner.close()
+    with pytest.raises(UserError, match=r"went away; one that comes back has not this run's weights: .* run the same command again"):
+        samples(joined)
 
 
 def test_a_server_that_dies_again_and_again_is_given_up(start, tmp_path: Path) -> None:

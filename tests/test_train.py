@@ -6,6 +6,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -44,8 +46,27 @@ STRATEGIES = [("auto", "SingleDeviceStrategy"), ("ddp", "DDPStrategy"), ("fsdp2"
 
 @pytest.mark.parametrize(("strategy", "name"), STRATEGIES)
 def test_every_strategy_of_the_config_is_one_of_lightnings(compose, tmp_path: Path, strategy: str, name: str) -> None:
-    config = compose(tmp_path, f"trainer.strategy={strategy}")
+    config = compose(tmp_path, f"trainer.strategy={strategy}", "stages=[sft]")
     assert type(make_trainer(config, Run(tmp_path, None, False), []).strategy).__name__ == name
+
+
+def test_a_later_stage_s_data_are_looked_at_before_the_first_one_trains(compose, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"has no pair .* with a question of \['ego_depth'\]"):
+        train(compose(tmp_path / "run", "mix@grpo.mix=sat", "data.sets.sat.task=viewpoint", "data.sets.sat.types=[ego_depth]"))
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+@pytest.mark.slow
+def test_of_several_ranks_one_scores(untrained_model: Path, tiny_set: Path, tmp_path: Path) -> None:
+    words = ["+experiment=smoke", "stages=[sft]", "sft.steps=2", "benchmark=viewpoint", f"run_dir={tmp_path / 'run'}"]
+    words += [f"data.sets.{name}.root={tiny_set}" for name in ("viewpoint", "sat")] + [f"model.path={untrained_model}"]
+    words += ["trainer.devices=2", "trainer.strategy=ddp", "trainer.threads=1"]
+    done = subprocess.run([sys.executable, "-m", "actial.train", *words], capture_output=True, text=True, cwd=CONF.parent, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("finished: ") == 1
+    for model in ("base", "sft"):
+        uids = [json.loads(line)["uid"] for line in (tmp_path / f"run/scores/{model}/viewpoint/predictions.jsonl").open()]
+        assert len(uids) == len(set(uids)) > 0
 
 
 @pytest.fixture

@@ -9,8 +9,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Protocol
 
-from actial.config import EvaluateConfig, LoraConfig, ModelConfig, SamplerKind
+from actial.config import Accelerator, EvaluateConfig, LoraConfig, ModelConfig, SamplerKind
 from actial.diagnostics import Score
+from actial.errors import UserError
 from actial.predictions import PredictionLog
 from actial.rendering import SYSTEM_PROMPTS, ImageLimits, PromptRenderer
 from actial.scoring import Prediction
@@ -95,7 +96,7 @@ def _local_runner(config: EvaluateConfig, params: SamplingParams, sampling: dict
 
     model = replace(config.model, lora=LoraConfig())  # a stage's model folder has its adapters merged
     renderer = PromptRenderer.load(model, config.prompt)
-    policy = Policy.load(model)
+    policy = Policy.load(model).to(_device(config.accelerator))
     sampler = open_sampler(config.sampler, policy, renderer)
     settings = {"model": fingerprint(model), "prompts": renderer.fingerprint, **sampling}
 
@@ -105,6 +106,14 @@ def _local_runner(config: EvaluateConfig, params: SamplingParams, sampling: dict
     name = Path(model.path).parent.name if Path(model.path).name == "model" else Path(model.path).name
     batch = config.benchmark.batch_size * (1 if config.sampler.kind is SamplerKind.hf else ENGINE_BATCHES)
     return LocalRunner(name, settings, renderer.limits, score, sampler, renderer, params, batch)
+
+
+def _device(accelerator: Accelerator) -> str:
+    import torch
+
+    if accelerator is Accelerator.cuda and not torch.cuda.is_available():
+        raise UserError("accelerator=cuda, but torch sees no CUDA device: set accelerator=cpu, or auto.")
+    return "cpu" if accelerator is Accelerator.cpu or not torch.cuda.is_available() else "cuda"
 
 
 def fingerprint(model: ModelConfig) -> str:

@@ -9,7 +9,7 @@ from omegaconf import MISSING
 
 from actial.config.data import DataConfig, Task
 from actial.config.model import ModelConfig, PromptConfig
-from actial.config.sampling import BenchmarkConfig, SamplerConfig
+from actial.config.sampling import Accelerator, BenchmarkConfig, SamplerConfig
 from actial.validation import num, reject
 
 
@@ -42,6 +42,7 @@ class EvaluateConfig:
     benchmark: BenchmarkConfig = field(default_factory=BenchmarkConfig)
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     server: ServerConfig = field(default_factory=ServerConfig)
+    accelerator: Accelerator = Accelerator.auto
     temperature: float = num(0.0, "[0, inf)")
 
     def check(self, path: str) -> None:
@@ -69,6 +70,7 @@ class PassRatesConfig:
     data: DataConfig = field(default_factory=DataConfig)
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     server: ServerConfig = field(default_factory=ServerConfig)
+    accelerator: Accelerator = Accelerator.auto
 
     def check(self, path: str) -> None:
         if self.set not in self.data.sets:

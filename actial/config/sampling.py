@@ -9,6 +9,14 @@ from typing import Any
 from actial.validation import num, reject
 
 
+class Accelerator(Enum):
+    """Where a model of this process computes; auto = CUDA where there is any."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
 class SamplerKind(Enum):
     hf = "hf"
     vllm = "vllm"
@@ -31,6 +39,9 @@ class SamplerConfig:
     restarts: int = num(2, "[0, 100]")  # vllm_server: on the same prompts
 
     def check(self, path: str) -> None:
+        if (mode := self.engine.get("logprobs_mode", "processed_logprobs")) != "processed_logprobs":
+            needed = "the trainer needs log-probabilities under the sampling temperature: leave it at processed_logprobs"
+            reject(f"{path}engine.logprobs_mode", mode, needed)
         if self.kind is not SamplerKind.vllm_server:
             return
         if not self.url:

@@ -114,6 +114,7 @@ class KLConfig:
     estimator: KLEstimator = KLEstimator.k3
     place: KLPlace = KLPlace.loss
     gradient: KLGradient = KLGradient.plain
+    cap: float = num(10.0, "(0, inf)")  # nats a token: the most that k3 counts, without a gradient beyond (verl's low_var_kl has 10)
     reference: Reference = Reference.frozen_copy
 
     def check(self, path: str) -> None:
@@ -154,10 +155,17 @@ class GRPOConfig(StageConfig):
             reject(f"{path}one_step_off", True, f"samples of older weights need weights of their own: set {path}importance=token_truncate")
 
 
+REWARDS = ("format", "accuracy", "accuracy_faithful", "consistency", "joint", "verified")  # functions of actial.grpo.rewards
+
+
 @dataclass(kw_only=True, slots=True)
 class RewardPart:
-    kind: str = MISSING  # a name of actial.grpo.rewards
+    kind: str = MISSING  # one of REWARDS
     weight: float = num(MISSING, "[-100, 100]")
+
+    def check(self, path: str) -> None:
+        if self.kind not in REWARDS:
+            reject(f"{path}kind", self.kind, f"use one of {', '.join(REWARDS)}")
 
 
 @dataclass(kw_only=True, slots=True)

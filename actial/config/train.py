@@ -9,7 +9,7 @@ from omegaconf import MISSING
 
 from actial.config.data import ColdStartConfig, DataConfig, MixConfig
 from actial.config.model import ModelConfig, PromptConfig
-from actial.config.sampling import BenchmarkConfig, SamplerConfig
+from actial.config.sampling import Accelerator, BenchmarkConfig, SamplerConfig, SamplerKind
 from actial.config.stages import GRPOConfig, Reference, RewardConfig, SFTConfig
 from actial.validation import num, reject
 
@@ -17,12 +17,6 @@ from actial.validation import num, reject
 class StageName(Enum):
     sft = "sft"
     grpo = "grpo"
-
-
-class Accelerator(Enum):
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
 
 
 class Strategy(Enum):
@@ -95,8 +89,25 @@ class TrainConfig:
                 reject(f"benchmark.sets.{name}", source, f"data.sets has only {', '.join(self.data.sets)}")
         if StageName.grpo in self.stages:
             self._check_grpo()
+        if self.sampler.kind is SamplerKind.scripted:
+            reject("sampler.kind", "scripted", "it is for tests: use hf, vllm or vllm_server")
+        if self.trainer.strategy is Strategy.fsdp2:
+            self._check_sharded(names)
         if self.share and self.trainer.devices * self.trainer.nodes > 1:
             reject("share", self.share, "stages on several devices are not shared between runs: set share=null")
+
+    def _check_sharded(self, names: list[str]) -> None:
+        """What cannot be done with a model whose forward is collective."""
+        if self.model.lora.enabled:
+            reject("trainer.strategy", "fsdp2", "adapters are small, and not supported by it: set ddp")
+        if "grpo" in names and self.sampler.kind is SamplerKind.hf:
+            reject("sampler.kind", "hf", "with trainer.strategy=fsdp2 a rank cannot decode by itself: use a vllm sampler")
+        ranks = self.trainer.devices * self.trainer.nodes
+        for name in names:
+            if (size := getattr(self, name).batch_size) < ranks:
+                reject(f"{name}.batch_size", size, f"each of {ranks} ranks needs an example of its own: give {ranks} or more")
+            if every := getattr(self, name).eval_every:
+                reject(f"{name}.eval_every", every, "with trainer.strategy=fsdp2 a rank cannot score by itself: set 0, or use ddp")
 
     def _check_mix(self, stage: str, mix: MixConfig) -> None:
         for name in mix.weights:

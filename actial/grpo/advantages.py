@@ -9,11 +9,11 @@ from actial.config import AdvantageScale
 EPSILON = 1e-6  # keeps a uniform group's 0 / 0 at 0
 
 
-def compute_advantages(rewards_PG: torch.Tensor, scale: AdvantageScale) -> torch.Tensor:
+def compute_advantages(rewards_PG: torch.Tensor, scale: AdvantageScale, deviation: float | None = None) -> torch.Tensor:
     """(P, G) advantages; ungradable completions get 0 and do not enter their group's mean.
 
     group: divide by the group's standard deviation (https://arxiv.org/abs/2402.03300, eq. 3; sample deviation, as the release).
-    batch: centre per group, divide by the deviation over all prompts. none: centre only (https://arxiv.org/abs/2503.20783).
+    batch: centre per group, divide by the deviation over all prompts, `deviation` where some are on other ranks. none: centre only (https://arxiv.org/abs/2503.20783).
     leave_one_out: minus the mean of the others (https://arxiv.org/abs/2402.14740).
     """
     graded = ~rewards_PG.isnan()
@@ -24,10 +24,10 @@ def compute_advantages(rewards_PG: torch.Tensor, scale: AdvantageScale) -> torch
     if scale is AdvantageScale.leave_one_out:
         return centred * count / (count - 1).clamp(min=1)
     if scale is AdvantageScale.group:
-        deviation = (centred.square().sum(1, keepdim=True) / (count - 1).clamp(min=1)).sqrt()
-    else:
+        return centred / ((centred.square().sum(1, keepdim=True) / (count - 1).clamp(min=1)).sqrt() + EPSILON)
+    if deviation is None:
         known = rewards_PG[graded]
-        deviation = known.std() if len(known) > 1 else known.new_zeros(())
+        deviation = float(known.std()) if len(known) > 1 else 0.0
     return centred / (deviation + EPSILON)
 
 

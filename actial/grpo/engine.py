@@ -117,6 +117,8 @@ class EngineSampler:
                 "ratio; set top_p=1 and top_k=0."
             )
         if not prompts:
+            if self.probe is not None:
+                self.sync([])  # where weights are sharded, every rank takes part
             return finished([])
         for prompt in prompts:
             if len(prompt.trunk_ids) + params.max_tokens > self.engine.max_model_len:

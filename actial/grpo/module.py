@@ -179,7 +179,7 @@ class GRPOModule(StepModule):
                 reference_logprobs=result.reference_logprobs,
                 exact_kl=result.kl,
             )
-            kl = kl_penalty(scores, self.stage.kl.estimator, self.stage.kl.gradient, torch.ones_like(scores.logprobs))
+            kl = kl_penalty(scores, self.stage.kl, torch.ones_like(scores.logprobs))
             sums = kl.new_zeros(packed.num_branches).index_add(0, packed.branch_index, kl)
             costs += (self.stage.kl.beta * sums).tolist()
         return costs
@@ -215,10 +215,15 @@ def _sampler_logprobs(batch: RolloutBatch, part: list[int]) -> torch.Tensor:
 # ---------------------------------------------------------------- the gap to the sampler
 
 
+def _sampled_from(scores: Scores) -> torch.Tensor:
+    """(N,) the trainer's log-probabilities under the weights that were sampled from, not those of an update on the same batch."""
+    return scores.logprobs.detach() if scores.old_logprobs is None else scores.old_logprobs
+
+
 def _gap_moments(scores: Scores) -> Metrics:
     """Additive moments of trainer's (x) and sampler's (y) log-probabilities, and the largest gap."""
     assert scores.sampler_logprobs is not None
-    x, y = scores.logprobs.detach().double(), scores.sampler_logprobs.double()
+    x, y = _sampled_from(scores).double(), scores.sampler_logprobs.double()
     moments = {"n": torch.ones_like(x), "x": x, "y": y, "xx": x * x, "yy": y * y, "xy": x * y}
     largest = (x - y).abs().max() if len(x) else x.new_zeros(())
     return {f"moment/{name}": values.sum() for name, values in moments.items()} | {"max/logprob_gap": largest}
@@ -227,7 +232,7 @@ def _gap_moments(scores: Scores) -> Metrics:
 def _gap_by_length(scores: Scores) -> Metrics:
     """Additive gap and count of the tokens of completions whose length falls under each bound of `LENGTHS`, and above the one before."""
     assert scores.sampler_logprobs is not None
-    gap = (scores.logprobs.detach() - scores.sampler_logprobs).abs().double()
+    gap = (_sampled_from(scores) - scores.sampler_logprobs).abs().double()
     length = scores.branch_index.bincount()[scores.branch_index] if len(gap) else scores.branch_index
     sums: Metrics = {}
     for low, high in zip((0, *LENGTHS), LENGTHS, strict=False):

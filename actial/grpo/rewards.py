@@ -14,7 +14,6 @@ from typing import Any
 from actial.chains import claims
 from actial.config import RewardConfig
 from actial.diagnostics import SIGN, implied_motion
-from actial.errors import UserError
 from actial.grading import Compat
 from actial.predictions import read_answer
 from actial.types import AnswerMode, FinishReason, Grade, Question
@@ -118,9 +117,6 @@ class Rewards:
     """The configured parts, ready to score."""
 
     def __init__(self, config: RewardConfig) -> None:
-        for name, part in config.parts.items():
-            if part.kind not in KINDS:
-                raise UserError(f"reward.parts.{name}.kind={part.kind} is unknown: use one of {', '.join(KINDS)}.")
         self.config = config
 
     def parts(self, graded: Graded) -> dict[str, float | None]:

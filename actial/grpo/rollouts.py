@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from actial.batch import TrainBatch
-from actial.config import GRPOConfig, OverLong, RewardConfig
+from actial.config import AdvantageScale, GRPOConfig, OverLong, RewardConfig
 from actial.diagnostics import SIGN, swap_views
 from actial.grpo.advantages import compute_advantages, informative_groups
 from actial.grpo.rewards import Graded, Rewards, over_long_penalty
@@ -271,7 +271,9 @@ class Rollouts:
             for sample, cost in zip(samples, penalty(trunks, images), strict=True):
                 sample.reward -= cost
                 _add(sums, "kl_penalty", cost)
-        advantages = compute_advantages(self._rewards(answered), self.config.advantage).flatten().tolist() if answered else []
+        rewards = self._rewards(answered)
+        spread = deviation_over_ranks(rewards) if self.config.advantage is AdvantageScale.batch and num_ranks() > 1 else None
+        advantages = compute_advantages(rewards, self.config.advantage, spread).flatten().tolist() if answered else []
         for sample, advantage in zip(samples, advantages, strict=True):
             sample.advantage = advantage
         return RolloutBatch(
@@ -284,6 +286,15 @@ class Rollouts:
         masked = self.config.over_long is OverLong.mask and completion.finish is FinishReason.LENGTH
         banned = set(self.renderer.banned_ids)
         return Branch(completion.token_ids, [not masked and token not in banned for token in completion.token_ids])
+
+
+def deviation_over_ranks(rewards_PG: torch.Tensor) -> float:
+    """The sample deviation of all ranks' gradable rewards; every rank takes part, with or without some of its own."""
+    known = rewards_PG[~rewards_PG.isnan()]
+    sums = sum_over_ranks({"n": float(len(known)), "total": float(known.sum())})
+    mean = sums["total"] / max(1.0, sums["n"])
+    squares = sum_over_ranks({"squares": float((known - mean).square().sum())})["squares"]
+    return math.sqrt(squares / (sums["n"] - 1)) if sums["n"] > 1 else 0.0
 
 
 def _examples(answered: Sequence[_Answered]) -> int:

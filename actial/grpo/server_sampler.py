@@ -182,12 +182,14 @@ class ServerEngine:
             return None
 
     def _revive(self) -> None:
-        """Restart our own server; wait for another's to come back."""
-        if self.server is not None:
-            self.server.stop()
-            self._start()
-        else:
-            self._wait_until_healthy()
+        """Restart our own server, which starts with the weights of the last transfer; raises UserError for one that was joined."""
+        if self.server is None:
+            raise UserError(
+                f"the vLLM server at {self.url} went away; one that comes back has not this run's weights: see that it is up, and run the "
+                "same command again, which goes on from the last checkpoint."
+            )
+        self.server.stop()
+        self._start()
 
     # ------------------------------------------------------------ weights
 
@@ -219,7 +221,7 @@ class ServerEngine:
         try:
             self._post("/collective_rpc", {"method": "reload_weights", "kwargs": {"weights_path": str(fresh)}})
         except ServerGone:
-            self._revive()  # it starts with the new weights
+            self._revive()
         self.reset_encoder_cache()
         self.reset_prefix_cache()
         if Path(old).parent == self.folder:

@@ -28,15 +28,7 @@ IMAGES_PER_PROMPT = 4
 
 
 def engine_arguments(config: SamplerConfig, model: ModelConfig) -> dict[str, Any]:
-    """Keyword arguments of vLLM's engine: what parity with the trainer demands, and what `sampler.engine` adds.
-
-    Raises UserError for a setting that would break parity.
-    """
-    if config.engine.get("logprobs_mode", "processed_logprobs") != "processed_logprobs":
-        raise UserError(
-            f"sampler.engine.logprobs_mode={config.engine['logprobs_mode']}: the trainer needs log-probabilities under the sampling "
-            "temperature; leave it at processed_logprobs."
-        )
+    """Keyword arguments of vLLM's engine: what parity with the trainer demands, and what `sampler.engine` adds."""
     on_gpu = torch.cuda.is_available()
     return {
         "model": model.path,
