@@ -35,7 +35,7 @@ def install(monkeypatch: pytest.MonkeyPatch, **versions: str) -> None:
 @pytest.mark.parametrize("kind", [SamplerKind.vllm, SamplerKind.vllm_server])
 def test_an_absent_vllm_is_named(monkeypatch, kind) -> None:
     install(monkeypatch)
-    with pytest.raises(UserError, match=rf"^sampler.kind={kind.value} needs vLLM, which is not installed: pip install 'actial\[vllm\]' .*"):
+    with pytest.raises(UserError, match=rf"^sampler.kind={kind.value} needs vLLM, which is not installed: pip install -e '\.\[vllm\]' .*"):
         check_vllm(SamplerConfig(kind=kind, url=SERVER))
 
 

@@ -63,7 +63,11 @@ def test_every_experiment_composes_and_validates(name: str) -> None:
 
 @pytest.mark.parametrize("group", ["model", "data", "mix@sft.mix", "cold_start", "sft", "grpo", "reward", "sampler", "trainer", "logger"])
 def test_every_choice_of_a_group_fits_its_schema(group: str) -> None:
-    needed = {"mix@sft.mix": ["data=base"], "reward": ["grpo.all_questions=true"]}.get(group, [])  # every set of a mix; others to compare
+    needed = {  # every set of a mix; others to compare; an engine for sharded trainers
+        "mix@sft.mix": ["data=base"],
+        "reward": ["grpo.all_questions=true"],
+        "trainer": ["sampler=vllm"],
+    }.get(group, [])
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         for path in (CONF / group.partition("@")[0]).glob("*.yaml"):
             typed(hydra.compose("train", ["run_dir=x", "stages=[sft,grpo]", *needed, f"{group}={path.stem}"]))
@@ -146,7 +150,7 @@ SHARDED = {"trainer.strategy": "fsdp2", "stages": ["sft"]}
         ({"sampler.kind": "scripted"}, "sampler.kind=scripted cannot be used: it is for tests"),
         ({"sampler.engine": {"logprobs_mode": "raw_logprobs"}}, "sampler.engine.logprobs_mode=raw_logprobs cannot be used: the trainer"),
         ({"trainer.strategy": "fsdp2"}, "sampler.kind=hf cannot be used: with trainer.strategy=fsdp2 a rank cannot decode by itself"),
-        ({"trainer.strategy": "fsdp2", "model.lora.enabled": True}, "trainer.strategy=fsdp2 cannot be used: adapters are small"),
+        ({**SHARDED, "model.lora.enabled": True}, "trainer.strategy=fsdp2 cannot be used: adapters are small"),
         ({**SHARDED, "sft.eval_every": 5}, "sft.eval_every=5 cannot be used: with trainer.strategy=fsdp2 a rank cannot score by itself"),
         ({**SHARDED, "trainer.devices": 8}, "sft.batch_size=4 cannot be used: each of 8 ranks needs an example of its own"),
         ({"data.sets.viewpoint.root": ""}, "data.sets.viewpoint.root='' cannot be used"),
