@@ -21,6 +21,8 @@ from actial.predictions import read_predictions
 from actial.runs import CONFIG, MAY_DIFFER, RowLog, flat
 from actial.scoring import Prediction
 
+OWN_ASSETS = re.compile(r"^/.*/(?=actial/assets/)")
+
 
 @dataclass(slots=True, kw_only=True)
 class RunRecord:
@@ -110,7 +112,7 @@ def finished(runs: Sequence[RunRecord]) -> list[RunRecord]:
 
 
 def swept_keys(runs: Sequence[RunRecord]) -> list[str]:
-    """Settings that differ between runs; where a path names the run's own seed, that alone is no difference."""
+    """Settings that differ between runs; the seed within a path, and where the checkout lies, are no difference."""
     keys = sorted({key for run in runs for key in run.settings})
     return [
         key for key in keys if key != "seed" and not key.startswith(MAY_DIFFER) and len({json.dumps(setting(run, key)) for run in runs}) > 1
@@ -119,7 +121,9 @@ def swept_keys(runs: Sequence[RunRecord]) -> list[str]:
 
 def setting(run: RunRecord, key: str) -> Any:
     value = run.settings.get(key)
-    return value.replace(f"seed={run.seed}", "seed=*") if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    return OWN_ASSETS.sub("", value).replace(f"seed={run.seed}", "seed=*")
 
 
 def arms(runs: Sequence[RunRecord]) -> dict[str, str]:

@@ -63,8 +63,8 @@ def test_a_figure_names_every_model_once_though_the_first_arm_lacks_some() -> No
 
 
 def frame(values: dict[tuple[str, int], float]) -> pd.DataFrame:
-    rows = [{"arm": arm, "seed": seed, "model": "sft", "set": "s", "metric": "accuracy", "value": v} for (arm, seed), v in values.items()]
-    return pd.DataFrame(rows)
+    where = {"model": "sft", "set": "s", "metric": "accuracy"}
+    return pd.DataFrame([{"run": f"{arm}{seed}", "arm": arm, "seed": seed, "value": v, **where} for (arm, seed), v in values.items()])
 
 
 def test_differences_are_taken_at_equal_seeds() -> None:
@@ -80,6 +80,27 @@ def test_differences_are_taken_at_equal_seeds() -> None:
         analysis.paired(table, "c")
 
 
+def test_arms_that_end_with_different_stages_are_compared_by_their_last_models() -> None:
+    """SFT alone (0.9) against SFT, 0.2, and GRPO after it, 0.7: 0.2 above, not 0.7."""
+    where = {"set": "s", "metric": "accuracy"}
+    rows = [
+        {"run": f"{arm}{seed}", "arm": arm, "seed": seed, "model": model, "value": value, **where}
+        for seed in (1, 2)
+        for arm, model, value in (("one", "sft", 0.9), ("two", "sft", 0.2), ("two", "grpo", 0.7))
+    ]
+    (row,) = analysis.paired(pd.DataFrame(rows), "two").to_dict("records")
+    assert (row["arm"], row["model"], row["mean"]) == ("one", "last", pytest.approx(0.2))
+
+
+def test_what_a_run_of_grpo_alone_starts_from_has_a_name_of_its_own() -> None:
+    def record(path: str) -> records.RunRecord:
+        return records.RunRecord(name="x", folder=Path(), settings={"model.path": path}, state="finished")
+
+    assert record("runs/ablate_start/seed=1/sft/model").label("base") == "start"
+    assert record("actial/assets/tiny_base").label("base") == "base"
+    assert record("runs/ablate_start/seed=1/sft/model").label("grpo") == "grpo"
+
+
 def test_the_sudden_drop_is_found_behind_the_first_fall() -> None:
     """Form learnt in the first tenth (5 to 1), a plateau to step 59, then 0.2."""
     steps = np.arange(1, 101)
@@ -92,6 +113,16 @@ def test_the_sudden_drop_is_found_behind_the_first_fall() -> None:
     assert analysis.sudden_drop(pd.DataFrame({"loss": np.linspace(1.0, 0.9, 100)}, index=steps)) is None
     smooth = {tau: 0.1 + 3 * np.exp(-steps / tau) * (1 + 0.1 * (-1.0) ** steps) for tau in (5, 20, 80)}
     assert [tau for tau, loss in smooth.items() if analysis.sudden_drop(pd.DataFrame({"loss": loss}, index=steps))] == []
+
+
+def test_where_a_checkout_lies_is_no_arm() -> None:
+    places = ("/home/a/actial/actial/assets/tiny_base", "/scratch/b/actial/assets/tiny_base", "/models/qwen")
+    runs = [
+        records.RunRecord(name=f"seed={i}", folder=Path(), settings={"seed": i, "model.path": path}, state="finished")
+        for i, path in enumerate(places)
+    ]
+    assert records.swept_keys(runs[:2]) == []
+    assert records.swept_keys(runs) == ["model.path"]
 
 
 def test_runs_are_sorted_and_nothing_is_dropped_silently(sweep: Path) -> None:
