@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator, NullFormatter, ScalarFormatter
+from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from actial.files import atomic
 from actial.plots import LABELS, MARKERS, STYLE, colour, label, places
@@ -108,8 +108,8 @@ def curve_figure(curves: Mapping[str, pd.DataFrame]) -> Figure:
                     style = LINES[(i // 5) % len(LINES)]
                     axes.plot(values.index, values.mean(axis=1), color=colour(i + 1), ls=style, lw=1.6, label=arm)
             if metric in ("loss", "kl"):  # the first fall of the one, of the answers' form, and spikes of the other would flatten the rest
-                axes.set_yscale("log")
-                axes.yaxis.set_major_formatter(ScalarFormatter())
+                axes.set_yscale("log", nonpositive="mask")
+                axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
                 axes.yaxis.set_minor_formatter(NullFormatter())
             axes.set_ylabel(axis_label(metric), fontsize=9)
             axes.set_xlabel("step", fontsize=9)
