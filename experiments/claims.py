@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import subprocess
 import sys
 from collections import Counter
@@ -215,7 +216,7 @@ def readme(claim: Claim) -> str:
     facts, sweeps = claim.facts, claim.sweeps
     tables = read_tables(claim)
     words = read_words(claim)
-    commands = [f"python {' '.join(command)}" for sweep in sweeps.values() for command in sweep.commands(words)]
+    commands = [f"python {shlex.join(command)}" for sweep in sweeps.values() for command in sweep.commands(words)]
     minutes = sum(table.drop_duplicates("run")["minutes"].sum() for table in tables.values())
     measured = f" The runs in these tables took {minutes:.0f} minutes, added up." if minutes else ""
     smaller = ", but for these settings" if words or any(sweep.words for sweep in sweeps.values()) else ""

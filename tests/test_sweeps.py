@@ -187,9 +187,10 @@ def test_an_experiment_that_sweeps_says_so_without_m() -> None:
     assert done.stderr == "error: reward is swept by this experiment: add -m, or set reward.\n"
 
 
-def test_several_experiments_are_one_sweep_each(tmp_path: Path) -> None:
+def test_several_experiments_are_one_sweep_each(tiny_set: Path, tmp_path: Path) -> None:
     """In folders of their own; that the first one's jobs fail does not keep the second from being run."""
     settings = ["model.path=nowhere/sft/model", "benchmark=none", f"run_dir={tmp_path}/both"]
+    settings += [f"data.sets.{name}.root={tiny_set}" for name in ("viewpoint", "sat")]
     done = train("-m", "+experiment=ablate_reward,ablate_stages", "seed=1,2", "reward=actial,gated", *settings)
     assert done.returncode == 1
     swept = {folder.parent.name: [] for folder in tmp_path.glob("both/*/*")}
