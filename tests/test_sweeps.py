@@ -191,15 +191,14 @@ def test_several_experiments_are_one_sweep_each(tiny_set: Path, tmp_path: Path) 
     """In folders of their own; that the first one's jobs fail does not keep the second from being run."""
     settings = ["model.path=nowhere/sft/model", "benchmark=none", f"run_dir={tmp_path}/both"]
     settings += [f"data.sets.{name}.root={tiny_set}" for name in ("viewpoint", "sat")]
-    done = train("-m", "+experiment=ablate_reward,ablate_stages", "seed=1,2", "reward=actial,gated", *settings)
+    done = train("-m", "+experiment=ablate_reward,ablate_stages", "seed=choice(1)", "reward=actial,gated", *settings)
     assert done.returncode == 1
     swept = {folder.parent.name: [] for folder in tmp_path.glob("both/*/*")}
     for note in sorted(tmp_path.glob("both/*/*/error.txt")):
         assert note.read_text().startswith("error: model.path=nowhere/sft/model does not exist")
         swept[note.parent.parent.name].append(note.parent.name)
-    assert len(swept["ablate_reward"]) == 4
-    assert swept["ablate_reward"][0] == "reward=actial,seed=1"
-    assert len(swept["ablate_stages"]) == 16  # four stages, as its file says, at two rewards and seeds
+    assert swept["ablate_reward"] == ["reward=actial,seed=1", "reward=gated,seed=1"]
+    assert len(swept["ablate_stages"]) == 8  # four stages, as its file says, at two rewards
 
 
 def test_a_wrong_name_among_several_experiments_is_refused_before_any_is_run(tmp_path: Path) -> None:
