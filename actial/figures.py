@@ -54,7 +54,8 @@ def arm_figure(table: pd.DataFrame, means: pd.DataFrame, metric: str = "accuracy
     shown = means[(means["metric"] == metric) & (means["set"] != "training")]
     sets, arms, models = (list(dict.fromkeys(shown[name])) for name in ("set", "arm", "model"))
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(3.0 * max(1, len(sets)) + 1.8, 1.1 + 0.22 * len(arms) * (1 + len(models))), layout="constrained")
+        named_by = max(1.8, 0.085 * max((len(arm) for arm in arms), default=0))  # inches of the arms' names
+        figure = Figure(figsize=(3.0 * max(1, len(sets)) + named_by, 1.1 + 0.22 * len(arms) * (1 + len(models))), layout="constrained")
         grid = figure.subplots(1, max(1, len(sets)), sharey=True, squeeze=False)[0]
         for axes, name in zip(grid, sets, strict=False):
             for y, arm in enumerate(arms):
@@ -73,7 +74,9 @@ def arm_figure(table: pd.DataFrame, means: pd.DataFrame, metric: str = "accuracy
         named = dict(zip(said, drawn, strict=True))  # a model is drawn in every arm that has it, and named once
         named["95 % interval over seeds"] = Line2D([], [], color=GREY, lw=2)
         named["one seed"] = Line2D([], [], color=GREY, marker="|", ms=8, ls="")
-        figure.legend(named.values(), named.keys(), loc="outside upper left", ncols=len(named), frameon=False, fontsize=9)
+        figure.legend(
+            named.values(), named.keys(), loc="outside upper left", ncols=len(named) if len(sets) > 1 else 3, frameon=False, fontsize=9
+        )
     return figure
 
 
