@@ -3,11 +3,13 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import hydra
 import pandas as pd
 import pytest
+import torch
 from benchmark_files import b64, picture, threedsr_rows, write_parquet, write_tsv
 from huggingface_hub import ModelCard
 from test_server import FakeServer
@@ -17,6 +19,7 @@ from actial.benchmarks.exchange import read_answers
 from actial.benchmarks.results import open_benchmark
 from actial.cli import typed
 from actial.config import (
+    Accelerator,
     BenchmarkConfig,
     DataConfig,
     EvaluateConfig,
@@ -91,6 +94,13 @@ def test_circular_and_pinned_files(mcq, untrained_model, tmp_path):
         evaluate(local(mcq, untrained_model, tmp_path / "x", style="loud"))
     with pytest.raises(UserError, match=r"benchmark\.name=cvbench is unknown: use one of .*cv_bench"):
         open_benchmark(benchmark(mcq, name="cvbench"))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_device_that_is_not_there_is_named(mcq, untrained_model, tmp_path):
+    config = local(mcq, untrained_model, tmp_path / "out")
+    with pytest.raises(UserError, match=r"accelerator=cuda, but torch sees no CUDA device: set accelerator=cpu, or auto"):
+        evaluate(replace(config, accelerator=Accelerator.cuda))
 
 
 def test_diagnostics_of_a_built_set(tiny_set, untrained_model, tmp_path):
