@@ -149,9 +149,13 @@ def needed(claims: Sequence[Claim]) -> Iterator[Sweep]:
             yield sweep
 
 
-def cost(sweeps: Sequence[Sweep], words: Sequence[str] = ()) -> str:
+def planned(sweep: Sweep, words: Sequence[str] = ()) -> list[tuple[str, tuple[str, ...]]]:
+    """(experiment, settings but for the seed) of every job."""
+    return [(sweep.experiment, tuple(word for word in job if key_of(word) != "seed")) for job in jobs(sweep, words)]
+
+
+def cost(points: Sequence[tuple[str, tuple[str, ...]]]) -> str:
     """How many runs, and how many stages of each kind they train."""
-    points = [(sweep.experiment, tuple(w for w in job if not w.startswith("seed="))) for sweep in sweeps for job in jobs(sweep, words)]
     counts: Counter[str] = Counter()
     for (experiment, settings), seeds in Counter(points).items():
         for stage in compose(experiment, *settings).stages:
@@ -216,6 +220,7 @@ def readme(claim: Claim) -> str:
     facts, sweeps = claim.facts, claim.sweeps
     tables = read_tables(claim)
     words = read_words(claim)
+    points = [point for sweep in sweeps.values() for point in planned(sweep, words)]
     commands = [f"python {shlex.join(command)}" for sweep in sweeps.values() for command in sweep.commands(words)]
     minutes = sum(table.drop_duplicates("run")["minutes"].sum() for table in tables.values())
     measured = f" The runs in these tables took {minutes:.0f} minutes, added up." if minutes else ""
@@ -229,7 +234,7 @@ def readme(claim: Claim) -> str:
         f"**Command.** `{' '.join(['python experiments/claims.py', claim.name, *words])}`, after `make data`; it runs\n\n```sh\n"
         + "\n".join(commands)
         + "\n```",
-        f"**Cost.** {cost(list(sweeps.values()), words)} of the quickstart's size{smaller}; what they share is computed once.{measured}",
+        f"**Cost.** {cost(points)} of the quickstart's size{smaller}; what they share is computed once.{measured}",
         "**Result.** Not run yet." if not tables else f"**Result.** {facts.get('reading', DIFFERENCES)} {VERDICTS}",
         markdown(["what is said", "difference", "seeds", "verdict"], checked(claim, tables)),
         "**Tables.** " + ", ".join(links) if links else "",
@@ -289,8 +294,10 @@ def main() -> int:
     words = [f"seed=choice({word[5:]})" if word[:5] == "seed=" and word[5:].isdigit() else word for word in given.words if "=" in word]
     claims = [load(name) for name in [word for word in given.words if "=" not in word] or names()]
     if given.cost:
-        for sweep in needed(claims):
-            print(f"{sweep.experiment}: {cost([sweep], sweep.given(words, claims))}")
+        found = {sweep.experiment: planned(sweep, sweep.given(words, claims)) for sweep in needed(claims)}
+        for experiment, points in found.items():
+            print(f"{experiment}: {cost(points)}")
+        print(f"together: {cost([point for points in found.values() for point in points])}")
         return 0
     sweeps = [] if given.tables else list(needed(claims))
     failed = [sweep for sweep in sweeps if not _run(sweep.commands(sweep.given(words, claims)))]

@@ -159,12 +159,16 @@ def test_sharded_ranks_equal_one_and_leave_whole_checkpoints(tmp_path):
     assert Policy.load(ModelConfig(path=str(tmp_path / "two" / "model")))
 
 
+PROBED = Prompt(uid="a", engine_ids=[5, 6], trunk_ids=[5, 6], images=[])
+
+
 class CountingEngine:
-    """Takes weights and asks nothing of them."""
+    """Counts the weights it is sent, and answers probes as the trainer does, whose sharded forward needs every rank."""
 
     max_model_len, synced_to, background, under_way, shows_weights = 4096, None, None, None, False
 
-    def __init__(self) -> None:
+    def __init__(self, trainer_probe) -> None:
+        self.trainer_probe = trainer_probe
         self.memory: dict[str, float] = {}
         self.loaded = 0
 
@@ -172,7 +176,11 @@ class CountingEngine:
         self.loaded = sum(1 for _ in weights)
 
     def run(self, requests) -> list[Reply]:
-        return [Reply(prompt_ids=request.prompt_ids, outputs=[], first={}) for request in requests]
+        return [Reply(prompt_ids=r.prompt_ids, outputs=[], first=self._first(r.sampling)) for r in requests]
+
+    def _first(self, sampling) -> dict[int, float]:
+        asked = sampling.get("logprob_token_ids", [])
+        return dict(zip(asked, self.trainer_probe(PROBED), strict=True)) if asked else {}
 
     def sleep(self) -> None:
         pass
@@ -185,11 +193,9 @@ def sample_unevenly(folder, rank: int, ranks: int, port: int) -> None:
     torch.distributed.init_process_group("gloo")
     policy = tiny_policy()
     shard(policy, init_device_mesh("cpu", (ranks,)))
-    engine = CountingEngine()
     sampler = EngineSampler(lambda: engine, policy, stop_ids=[EOS], banned_ids=[])
-    sampler.check = lambda prompt: None  # this engine has no probabilities to compare
-    prompt = Prompt(uid="a", engine_ids=[5, 6], trunk_ids=[5, 6], images=[])
-    for number, prompts in enumerate(([prompt], [prompt] if rank == 0 else [])):
+    engine = CountingEngine(sampler.trainer_probe)
+    for number, prompts in enumerate(([PROBED], [PROBED] if rank == 0 else [])):
         engine.synced_to, engine.loaded = None, 0
         asked = len(sampler.begin(prompts, 2, SamplingParams(max_tokens=4)).result())
         total = sum_over_ranks({"asked": float(asked)})["asked"]
