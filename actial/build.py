@@ -18,16 +18,16 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from actial.cli import hydra_command
 from actial.config import BuildConfig, SourceKind
-from actial.data.audit import write_audit
-from actial.data.captures import open_source
-from actial.data.parts import PARTS, claimed, processes, refuse_other, run_parts
-from actial.data.passes import Rejects, label_chunk, pack_chunk, packed_path, write_part
-from actial.data.plan import Plan, make_plan
+from actial.config.hydra_app import hydra_command
+from actial.core.atomic_io import write_json
+from actial.core.errors import UserError
+from actial.data.build.audit_page import write_audit
+from actial.data.build.resumable import PARTS, claimed, processes, refuse_other, run_parts
+from actial.data.build.shard_plan import Plan, make_plan
+from actial.data.build.tasks import Rejects, label_chunk, pack_chunk, packed_path, write_part
 from actial.data.shards import MANIFEST, finish_set, shard_name
-from actial.errors import UserError
-from actial.files import write_json
+from actial.data.sources.open_source import open_source
 
 CHUNK = 64  # captures labelled by one task
 FREE_SETTINGS = ("out", "workers", "audit_pairs", "audit_classes", "build")  # they change no byte of the shards
@@ -43,12 +43,12 @@ def build(config: BuildConfig) -> None:
         print(f"{out} is already built with this configuration; nothing to do.")
         return
     if config.source.kind is SourceKind.sat:
-        from actial.data.sat_build import build_sat  # brings the benchmarks' readers along
+        from actial.data.qa.build_sat import build_sat  # brings the benchmarks' readers along
 
         build_sat(config, fixed_settings(config), identity)
         return
     if config.source.kind is SourceKind.named:
-        from actial.data.named_build import build_named
+        from actial.data.qa.build_public_set import build_named
 
         build_named(config, fixed_settings(config), identity)
         return

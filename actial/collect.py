@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from actial.cli import hydra_command, quoted
 from actial.config import CollectConfig
-from actial.files import write_text
+from actial.config.hydra_app import hydra_command, quoted
+from actial.core.atomic_io import write_text
 
 HEADLINE = ("accuracy", "joint")
 CURVES = {"sft": ("loss",), "grpo": ("reward", "format", "accuracy", "kl", "length", "entropy")}
@@ -23,11 +23,12 @@ NOTE = (
 
 def collect(config: CollectConfig) -> None:
     """Read every run below `config.runs` and write its tables. Raises UserError where no run is finished."""
-    from actial import analysis, figures, records  # pandas and matplotlib
+    from actial.reporting import analysis, figures  # pandas and matplotlib
+    from actial.runs import run_index
 
-    runs = records.load_runs(config.runs)
+    runs = run_index.load_runs(config.runs)
     table = analysis.tidy(runs)
-    done = records.finished(runs)
+    done = run_index.finished(runs)
     against = config.against or str(table["arm"].iloc[0])
     differences = analysis.paired(table, against)
     out = Path(config.out)
@@ -47,7 +48,7 @@ def collect(config: CollectConfig) -> None:
     sections = [
         f"# {Path(config.runs).name}",
         f"`python -m actial.collect {config.runs} out={config.out}{f' against={config.against}' if config.against else ''}`",
-        _overview(runs, records.swept_keys(done)),
+        _overview(runs, run_index.swept_keys(done)),
         *[_set_section(means, name) for name in dict.fromkeys(means["set"]) if name != "training"],
         _difference_section(differences, against),
         _training_section(means),
@@ -86,7 +87,7 @@ def _overview(runs: Sequence[Any], keys: Sequence[str]) -> str:
 
 def _grid(means: Any, metrics: Sequence[str], columns: Sequence[str], column: str) -> tuple[list[list[str]], list[str]]:
     """Rows arm x metric, one column per value of `column` ("model" or "set"), and the columns that are there."""
-    from actial.figures import scale
+    from actial.reporting.figures import scale
 
     present = [name for name in columns if name in set(means[column])]
     rows = []
@@ -113,8 +114,8 @@ def _paper_row(name: str, models: Sequence[str]) -> list[list[str]]:
     """
     if "sft" not in models:
         return []
-    from actial.benchmarks.reference import table
-    from actial.benchmarks.results import PAPER_COLUMNS
+    from actial.evaluation.benchmark_results import PAPER_COLUMNS
+    from actial.evaluation.benchmarks.reference import table
 
     source = {"viewpoint": "viewpoint", "viewpoint_100k": "viewpoint", "mmsi": "table_a1"}.get(name)
     if source is None:
@@ -126,7 +127,7 @@ def _paper_row(name: str, models: Sequence[str]) -> list[list[str]]:
 
 
 def _difference_section(differences: Any, against: str) -> str:
-    from actial.figures import scale
+    from actial.reporting.figures import scale
 
     asked = differences["metric"].isin(HEADLINE) & (differences["set"] != "training")
     shown = differences[asked & (differences[["mean", "low", "high"]] != 0).any(axis=1)]  # the base is the same in every arm

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from actial.cli import hydra_command
 from actial.config import DashboardConfig
-from actial.errors import UserError
+from actial.config.hydra_app import hydra_command
+from actial.core.errors import UserError
 
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Workspace

@@ -10,16 +10,17 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from actial.cli import USER_ERROR, Exit, hydra_command
 from actial.config import Accelerator, Reference, SamplerKind, StageName, Strategy, TrainConfig
-from actial.errors import UserError
-from actial.grpo.vllm_release import check_vllm
-from actial.inputs import check_data_sets, check_model_path, read_manifest, used_sets
+from actial.config.hydra_app import USER_ERROR, Exit, hydra_command
+from actial.core.errors import UserError
+from actial.data.shards import read_manifest
+from actial.inference.vllm_version import check_vllm
+from actial.pipeline.preflight import check_data_sets, check_model_path, used_sets
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from actial.trunk import Trunk
+    from actial.modeling.prefix_packing import Trunk
 
 GIB = 2**30
 
@@ -60,7 +61,7 @@ Lines = Iterator[tuple[Status, str]]
 
 
 def check_run_folder(config: TrainConfig) -> Lines:
-    from actial.runs import refuse_unfit
+    from actial.runs.run_dir import refuse_unfit
 
     folder = Path(config.run_dir)
     state = "goes on with the run in" if refuse_unfit(config) else "starts a new run in"
@@ -97,8 +98,9 @@ def check_schedule(config: TrainConfig) -> Lines:
 
 
 def check_model(config: TrainConfig) -> Lines:
-    from actial.policy import PARTS, Policy
-    from actial.rendering import PromptRenderer
+    from actial.modeling.policy import Policy
+    from actial.modeling.prompt_renderer import PromptRenderer
+    from actial.modeling.trainable_modules import PARTS
 
     check_model_path(config)
     renderer = PromptRenderer.load(config.model, config.prompt)
@@ -134,10 +136,9 @@ def check_first_batch(config: TrainConfig) -> Lines:
 
 def first_trunks(config: TrainConfig, stage: StageName) -> tuple[list[Trunk], list[np.ndarray]]:
     """The first trunks of a stage with their images, 32 at most; GRPO's completions are taken as long as they may get."""
-    from actial.grpo.sampler import as_trunks
-    from actial.rendering import PromptRenderer
-    from actial.stages import open_mixture, supervised_batch
-    from actial.trunk import Branch
+    from actial.modeling.prefix_packing import Branch, as_trunks
+    from actial.modeling.prompt_renderer import PromptRenderer
+    from actial.pipeline.stages import open_mixture, supervised_batch
 
     renderer = PromptRenderer.load(config.model, config.prompt)
     settings, supervised = getattr(config, stage.name), stage is StageName.sft
@@ -154,8 +155,8 @@ def first_trunks(config: TrainConfig, stage: StageName) -> tuple[list[Trunk], li
 
 def check_cost(config: TrainConfig) -> Lines:
     """Memory of a rank at its peak against what its device has, and the operations of one optimiser step."""
-    from actial.estimate import load_of, step_flops, step_memory
-    from actial.policy import Policy
+    from actial.modeling.cost_model import load_of, step_flops, step_memory
+    from actial.modeling.policy import Policy
 
     policy, there = Policy.from_hub_config(config.model), device_memory(config)
     ranks = config.trainer.devices * config.trainer.nodes

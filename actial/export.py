@@ -7,11 +7,11 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from actial.cli import hydra_command
 from actial.config import ExportConfig, ExportFormat
-from actial.errors import UserError
-from actial.files import write_text
-from actial.runs import CONFIG
+from actial.config.hydra_app import hydra_command
+from actial.core.atomic_io import write_text
+from actial.core.errors import UserError
+from actial.runs.run_dir import CONFIG
 
 
 def export(config: ExportConfig) -> None:
@@ -20,8 +20,8 @@ def export(config: ExportConfig) -> None:
     Raises:
         UserError: the benchmark or the run is not there, or has open answers that the form cannot hold.
     """
-    from actial.benchmarks.exchange import export_lmms, export_vlmeval, model_card
-    from actial.benchmarks.results import open_benchmark, style_of
+    from actial.evaluation.benchmark_results import open_benchmark, style_of
+    from actial.evaluation.harness_io import export_lmms, export_vlmeval, model_card
 
     out = Path(config.out)
     if config.format is ExportFormat.model_card:

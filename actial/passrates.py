@@ -12,12 +12,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, overload
 
-from actial.cli import hydra_command
 from actial.config import BenchmarkConfig, ColdStartConfig, EvaluateConfig, PassRatesConfig
+from actial.config.hydra_app import hydra_command
+from actial.core.atomic_io import write_json
+from actial.core.records import AnswerMode, Example
 from actial.data.shards import write_lines
-from actial.files import write_json
-from actial.scoring import Prediction
-from actial.types import AnswerMode, Example
+from actial.grading.metrics import Prediction
 
 RATES, SUMMARY = "passrates.jsonl", "summary.json"
 DRAW = "#"  # between a question's id and the number of the try
@@ -73,11 +73,11 @@ def measure(config: PassRatesConfig) -> None:
     Asks the model every training question of a set several times and counts the right answers. Writes out/passrates.jsonl, to be named by
     data.sets.NAME.pass_rates in training; run the same command again to go on where it stopped.
     """
-    from actial.benchmarks.runners import open_runner  # torch comes in only once the config is known to be right
-    from actial.data.examples import open_set
-    from actial.data.order import epoch_order
-    from actial.inputs import read_manifest
-    from actial.predictions import PredictionLog
+    from actial.data.datasets import open_set
+    from actial.data.sampling_order import epoch_order
+    from actial.data.shards import read_manifest
+    from actial.evaluation.runners import open_runner  # torch comes in only once the config is known to be right
+    from actial.grading.predictions import PredictionLog
 
     out, source = Path(config.out), config.data.sets[config.set]
     task = open_set(source, "train", config.data, ColdStartConfig(), supervised=False, mode=AnswerMode.THINK)

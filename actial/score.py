@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from actial.cli import hydra_command
 from actial.config import ScoreConfig
-from actial.files import write_json
+from actial.config.hydra_app import hydra_command
+from actial.core.atomic_io import write_json
 
 
 def score(config: ScoreConfig) -> None:
@@ -18,12 +18,13 @@ def score(config: ScoreConfig) -> None:
     Raises:
         UserError: an unknown file form, missing or doubled answers, or files of the benchmark that are missing or changed.
     """
-    from actial.benchmarks.base import Style
-    from actial.benchmarks.examples import as_example
-    from actial.benchmarks.exchange import read_answers
-    from actial.benchmarks.results import benchmark_scores, beside_paper, open_benchmark
-    from actial.predictions import predict
-    from actial.report import set_results, write_report
+    from actial.evaluation.benchmark_examples import as_example
+    from actial.evaluation.benchmark_results import benchmark_scores, beside_paper, open_benchmark
+    from actial.evaluation.benchmarks.base import Style
+    from actial.evaluation.harness_io import read_answers
+    from actial.evaluation.set_results import set_results
+    from actial.grading.predictions import predict
+    from actial.reporting.html_report import write_report
 
     benchmark, source, items = open_benchmark(config.benchmark)
     path, out = Path(config.predictions), Path(config.out)

@@ -7,12 +7,12 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 
-from actial.cli import hydra_command
 from actial.config import TrainConfig
-from actial.errors import UserError
-from actial.grpo.vllm_release import check_vllm
-from actial.inputs import check_data_sets, check_model_path, refuse_changed_data
-from actial.runs import Run, open_run
+from actial.config.hydra_app import hydra_command
+from actial.core.errors import UserError
+from actial.inference.vllm_version import check_vllm
+from actial.pipeline.preflight import check_data_sets, check_model_path, refuse_changed_data
+from actial.runs.run_dir import Run, open_run
 
 
 def train(config: TrainConfig) -> float | None:
@@ -28,9 +28,10 @@ def train(config: TrainConfig) -> float | None:
             print(f"{run.folder} is finished: its results are in {run.folder / 'report.html'}.")
             return objective(run)
         refuse_changed_data(config, run.folder)
-        from actial import scoreboard, stages  # torch and Lightning come in only once the input is known to be right
-        from actial.callbacks import tracking
-        from actial.report import summary, write_report
+        from actial.pipeline import score_models as scoreboard  # torch and Lightning come in only once the input is known to be right
+        from actial.pipeline import stages
+        from actial.reporting.html_report import summary, write_report
+        from actial.runs.tracking import tracking
 
         stages.prepare(config, run)
         models = {"base": config.model.path}

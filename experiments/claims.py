@@ -28,13 +28,13 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from actial import analysis
-from actial.cli import CONF
 from actial.collect import collect, figure_text, markdown
 from actial.config import CollectConfig, register
-from actial.errors import UserError
-from actial.figures import scale
-from actial.files import write_text
+from actial.core.atomic_io import write_text
+from actial.core.errors import UserError
+from actial.core.paths import CONF
+from actial.reporting import analysis
+from actial.reporting.figures import scale
 
 ROOT = Path(__file__).resolve().parent
 WORDS = "words.txt"  # beside claim.yaml

@@ -26,8 +26,8 @@ from actial.config import (
 @pytest.fixture(scope="session")
 def tiny_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """View pairs of 24 procedural objects at 64 x 64 pixels, splits train, val and test."""
-    from actial.world.captures import capture_jobs, write_captures
-    from actial.world.objects import SEEN
+    from actial.synthetic.captures import capture_jobs, write_captures
+    from actial.viewpoint.vocabulary import SEEN
 
     root = tmp_path_factory.mktemp("world")
     for _ in write_captures(root / "captures", capture_jobs(24, 12, 64, 0, list(SEEN)[:4]), workers=1):
@@ -47,8 +47,8 @@ def tiny_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def untrained_model(tiny_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random Qwen2.5-VL folder whose tokenizer knows the set's questions and chains."""
-    from actial.data.examples import open_set
-    from actial.world.tiny import save_untrained, train_tokenizer
+    from actial.data.datasets import open_set
+    from actial.synthetic.tiny_model import save_untrained, train_tokenizer
 
     pairs = open_set(
         SetConfig(task=Task.viewpoint, root=str(tiny_set)),
@@ -71,7 +71,7 @@ def untrained_model(tiny_set: Path, tmp_path_factory: pytest.TempPathFactory) ->
 @pytest.fixture(scope="session")
 def spread_model(untrained_model: Path) -> Path:
     """The untrained model with its weights spread so widely that attention and laws are far from uniform."""
-    from engine_world import load_policy, shake
+    from support.engine_world import load_policy, shake
 
     policy = load_policy(untrained_model)
     shake(policy, seed=0, scale=0.06)

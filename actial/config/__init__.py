@@ -7,8 +7,6 @@ Rules: `@dataclass(kw_only=True, slots=True)` (slots make an unknown key fail), 
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
@@ -34,8 +32,9 @@ from actial.config.evaluate import (
     ScoreConfig,
     ServerConfig,
 )
+from actial.config.inference import Accelerator, AnswerForm, BenchmarkConfig, SamplerConfig, SamplerKind
+from actial.config.job_slots import jobs_at_once
 from actial.config.model import Attention, LoraConfig, ModelConfig, PartConfig, Precision, PromptConfig, SystemPrompt
-from actial.config.sampling import AnswerForm, BenchmarkConfig, SamplerConfig, SamplerKind
 from actial.config.stages import (
     AdvantageScale,
     GRPOConfig,
@@ -54,12 +53,10 @@ from actial.config.stages import (
     SFTConfig,
     StageConfig,
 )
-from actial.config.train import Accelerator, LoggerConfig, StageName, Strategy, TrainConfig, TrainerConfig, WandbMode
-from actial.config.world import ChainsConfig, TinyConfig, WorldConfig
-from actial.pool import jobs_at_once
+from actial.config.synthetic import ChainsConfig, TinyConfig, WorldConfig
+from actial.config.train import LoggerConfig, StageName, Strategy, TrainConfig, TrainerConfig, WandbMode
 
 __all__ = [
-    "ASSETS",
     "SCHEMAS",
     "Accelerator",
     "AdvantageScale",
@@ -124,7 +121,8 @@ __all__ = [
     "register",
 ]
 
-ASSETS = Path(__file__).parent.parent / "assets"
+from actial.core.paths import ASSETS
+
 SCHEMAS: dict[str, type] = {
     "train_schema": TrainConfig,
     "collect_schema": CollectConfig,

@@ -7,8 +7,8 @@ from enum import Enum
 
 from omegaconf import MISSING
 
-from actial.types import QuestionType
-from actial.validation import num, reject
+from actial.config.validation import num, reject
+from actial.core.records import QuestionType
 
 
 class SourceKind(Enum):
@@ -100,7 +100,7 @@ class PairConfig:
     views: int = num(2, "[2, 6]")  # photos of a row; questions are about the first and the last
     questions: list[str] = field(
         default_factory=lambda: ["ego_translation", "object_translation", "ego_rotation"]
-    )  # actial.types.QuestionType
+    )  # actial.core.records.QuestionType
     angle_bins: int = num(8, "[1, inf)")
     seed: int = 0
     val_fraction: float = num(0.02, "[0, 1]")

@@ -7,8 +7,8 @@ from enum import Enum
 
 from omegaconf import MISSING
 
-from actial.types import QuestionType
-from actial.validation import num, reject
+from actial.config.validation import num, reject
+from actial.core.records import QuestionType
 
 
 class EpochRule(Enum):
@@ -41,7 +41,7 @@ class ColdStartConfig:
 
 
 class Task(Enum):
-    """How the rows of a set become examples (actial/data/examples.py)."""
+    """How the rows of a set become examples (actial/data/datasets.py)."""
 
     viewpoint = "viewpoint"  # pair rows: the three question types
     qa = "qa"  # multiple-choice rows (SAT and its like)

@@ -8,9 +8,9 @@ from enum import Enum
 from omegaconf import MISSING
 
 from actial.config.data import DataConfig, Task
+from actial.config.inference import Accelerator, BenchmarkConfig, SamplerConfig
 from actial.config.model import ModelConfig, PromptConfig
-from actial.config.sampling import Accelerator, BenchmarkConfig, SamplerConfig
-from actial.validation import num, reject
+from actial.config.validation import num, reject
 
 
 @dataclass(kw_only=True, slots=True)
@@ -86,7 +86,7 @@ class ScoreConfig:
     out: str = MISSING
     benchmark: BenchmarkConfig = field(default_factory=BenchmarkConfig)
     predictions: str = MISSING  # ours (.jsonl), lmms-eval's samples (.jsonl) or VLMEvalKit's (.xlsx, .tsv, .json)
-    compat: str = "ladder"  # how answers are read (actial/grading.py)
+    compat: str = "ladder"  # how answers are read (actial/grading/multiple_choice.py)
 
 
 class ExportFormat(Enum):

@@ -7,7 +7,7 @@ from enum import Enum
 
 from omegaconf import MISSING
 
-from actial.validation import num, reject
+from actial.config.validation import num, reject
 
 
 class Attention(Enum):

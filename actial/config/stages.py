@@ -8,7 +8,7 @@ from enum import Enum
 from omegaconf import MISSING
 
 from actial.config.data import MixConfig
-from actial.validation import num, reject
+from actial.config.validation import num, reject
 
 
 class Schedule(Enum):
@@ -155,7 +155,7 @@ class GRPOConfig(StageConfig):
             reject(f"{path}one_step_off", True, f"samples of older weights need weights of their own: set {path}importance=token_truncate")
 
 
-REWARDS = ("format", "accuracy", "accuracy_faithful", "consistency", "joint", "verified")  # functions of actial.grpo.rewards
+REWARDS = ("format", "accuracy", "accuracy_faithful", "consistency", "joint", "verified")  # functions of actial.rl.rewards
 
 
 @dataclass(kw_only=True, slots=True)

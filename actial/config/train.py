@@ -8,10 +8,10 @@ from enum import Enum
 from omegaconf import MISSING
 
 from actial.config.data import ColdStartConfig, DataConfig, MixConfig
+from actial.config.inference import Accelerator, BenchmarkConfig, SamplerConfig, SamplerKind
 from actial.config.model import ModelConfig, PromptConfig
-from actial.config.sampling import Accelerator, BenchmarkConfig, SamplerConfig, SamplerKind
 from actial.config.stages import GRPOConfig, Reference, RewardConfig, SFTConfig
-from actial.validation import num, reject
+from actial.config.validation import num, reject
 
 
 class StageName(Enum):

@@ -21,9 +21,26 @@ from typing import IO, Any
 
 import numpy as np
 
-from actial.data.pictures import decode_bytes, header_size
-from actial.errors import UserError
-from actial.files import atomic, write_json
+from actial.config import SetConfig
+from actial.core.atomic_io import atomic, write_json
+from actial.core.errors import UserError
+from actial.core.image_codec import header_size
+from actial.data.images import decode_bytes
+
+
+def read_manifest(name: str, config: SetConfig) -> dict[str, Any]:
+    """The manifest of a finished data set; UserError when there is none."""
+    path = Path(config.root) / "manifest.json"
+    if not path.is_file():
+        raise UserError(
+            f"data.sets.{name}.root={config.root} is no finished data set (no manifest.json): write it with actial.build first."
+        )
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} cannot be read ({error}): build the set again.") from error
+    return manifest
+
 
 MANIFEST, INDEX = "manifest.json", "index.jsonl"
 SCHEMA = 1

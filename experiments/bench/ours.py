@@ -12,7 +12,6 @@ import lightning
 import torch
 from setting import Setting
 
-from actial.batch import TrainBatch
 from actial.config import (
     AdvantageScale,
     GRPOConfig,
@@ -25,13 +24,14 @@ from actial.config import (
     RewardConfig,
     SFTConfig,
 )
-from actial.grpo.module import GRPOModule
-from actial.grpo.rollouts import RolloutBatch, Rollouts
-from actial.grpo.sampler import HFSampler
-from actial.policy import Policy
-from actial.sft import SFTModule
-from actial.step import StepModule, step_loader
-from actial.trunk import Branch, Trunk, TrunkBatch
+from actial.inference.samplers import HFSampler
+from actial.modeling.policy import Policy
+from actial.modeling.prefix_packing import Branch, Trunk, TrunkBatch
+from actial.rl.grpo_module import GRPOModule
+from actial.rl.rollouts import RolloutBatch, Rollouts
+from actial.training.batch import TrainBatch
+from actial.training.sft_module import SFTModule
+from actial.training.train_module import StepModule, step_loader
 
 LR = 1e-4
 OPTIM = {"lr": LR, "weight_decay": 0.0, "warmup_steps": 0, "grad_clip": 1.0}

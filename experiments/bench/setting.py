@@ -13,10 +13,10 @@ import torch
 from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration
 
 from actial.config import ModelConfig, PromptConfig, SystemPrompt
-from actial.questions import TYPES, viewpoint_question
-from actial.rendering import PromptRenderer
-from actial.types import AnswerMode, Example, Question
-from actial.world.tiny import save_untrained
+from actial.core.records import AnswerMode, Example, Question
+from actial.modeling.prompt_renderer import PromptRenderer
+from actial.synthetic.tiny_model import save_untrained
+from actial.viewpoint.questions import TYPES, viewpoint_question
 
 PATCH = 14  # Qwen2.5-VL's own: a 448-pixel image is 256 visual tokens, one of 224 pixels 64
 MAX_PIXELS = 10**6

@@ -20,9 +20,9 @@ from ours import Ours
 from peer import Peer
 from setting import Setting
 
-from actial.estimate import Flops, load_of, step_flops
-from actial.rows import scored_hidden, see
-from actial.trunk import TrunkBatch, pack
+from actial.modeling.cost_model import Flops, load_of, step_flops
+from actial.modeling.prefix_packing import TrunkBatch, pack
+from actial.modeling.vlm_forward import scored_hidden, see
 
 ORDER = ("peer", "ours", "ours", "peer")
 BEST_OF = 20

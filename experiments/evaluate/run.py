@@ -30,15 +30,15 @@ import httpx
 import numpy as np
 from PIL import Image
 
-from actial.benchmarks.base import Item
-from actial.benchmarks.exchange import export_vlmeval
-from actial.benchmarks.runners import LocalRunner, open_runner
-from actial.benchmarks.server import chat_messages
-from actial.benchmarks.tasks import open_tasks
 from actial.config import BenchmarkConfig, EvaluateConfig, ModelConfig, SamplerConfig, SamplerKind, ServerConfig
+from actial.core.atomic_io import write_json
 from actial.evaluate import evaluate
-from actial.files import write_json
-from actial.predictions import PredictionLog
+from actial.evaluation.benchmarks.base import Item
+from actial.evaluation.harness_io import export_vlmeval
+from actial.evaluation.runners import LocalRunner, open_runner
+from actial.evaluation.server_client import chat_messages
+from actial.evaluation.tasks import open_tasks
+from actial.grading.predictions import PredictionLog
 
 SIDES = ("left", "right", "ahead", "behind")
 WARM_UP = 64

@@ -17,12 +17,13 @@ from pathlib import Path
 import hydra
 import lightning
 
-from actial.cli import CONF, typed
 from actial.config import TrainConfig, register
-from actial.inputs import check_data_sets
-from actial.runs import open_run
-from actial.stages import Job, make_trainer, prepare, sft_job
-from actial.step import step_loader
+from actial.config.hydra_app import typed
+from actial.core.paths import CONF
+from actial.pipeline.preflight import check_data_sets
+from actial.pipeline.stages import Job, make_trainer, prepare, sft_job
+from actial.runs.run_dir import open_run
+from actial.training.train_module import step_loader
 
 WARM_UP = 2  # steps not counted: lazy imports, first pages of the shards
 

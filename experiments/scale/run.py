@@ -109,8 +109,8 @@ def seconds_of(said: str, label: str) -> float:
 def code_alone(photos: Path, count: int) -> float:
     """Pictures a second of decoding, resizing and encoding alone, in this process."""
     from actial.config import ImageConfig
-    from actial.data.captures import decode
-    from actial.data.pictures import encode
+    from actial.data.images import encode
+    from actial.data.sources.base import decode
 
     begun = time.monotonic()
     for i in range(count):
@@ -121,7 +121,7 @@ def code_alone(photos: Path, count: int) -> float:
 def full_size_ms() -> float:
     """Milliseconds of one process for a photo as phones take them: decode 1920 x 1080, shrink, encode for the default data set."""
     from actial.config import ImageConfig
-    from actial.data.pictures import decode_bytes, encode
+    from actial.data.images import decode_bytes, encode
 
     coarse = np.random.default_rng(0).integers(0, 256, (68, 120, 3), dtype=np.uint8)
     photo = io.BytesIO()

@@ -1,0 +1,62 @@
+"""What Hydra and OmegaConf have to say about a command line or a config file, as one sentence each."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import fields, is_dataclass
+from difflib import get_close_matches
+
+from hydra.errors import MissingConfigException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
+
+from actial.core.paths import CONF
+
+
+def explain(error: BaseException) -> str:
+    """One sentence naming the key or the group, the value and what would be right."""
+    if isinstance(error, MissingConfigException):
+        return _missing_choice(error)
+    override = re.match(r"Could not override '([^@']+)(@\S+)?'\.", str(error))
+    if override and (CONF / override[1]).is_dir():
+        return f"{override[1]} is not in the defaults of this command: write +{override[1]}=NAME."
+    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
+    if isinstance(cause, ConfigKeyError | ConfigAttributeError) and isinstance(cause.object_type, type):
+        return unknown_key(cause.full_key or str(cause.key), cause.object_type)
+    if isinstance(cause, ValidationError) and "is not a subclass of" in str(cause):
+        return f"{cause.full_key} is a new entry with settings of its own: name it in a file of conf/, not on the command line."
+    if isinstance(cause, ValidationError) and cause.full_key:
+        return f"{cause.full_key} cannot be set: {str(cause).splitlines()[0].rstrip('.')}."
+    return " ".join(str(error).split()).rstrip(".") + "."
+
+
+def unknown_key(full_key: str, owner: type) -> str:
+    """The sentence for a key that a dataclass, or a mapping, does not have."""
+    if not is_dataclass(owner):
+        return f"{full_key} does not exist: write +{full_key} to add it."
+    names = [item.name for item in fields(owner)]
+    return f"{full_key} is not a setting of {owner.__name__}{_nearest(full_key.rpartition('.')[2], names)}; it has {', '.join(names)}."
+
+
+def unknown_keys(node: object) -> Iterable[tuple[str, type]]:
+    """Keys that `+key=value` attached to typed nodes without a word, with the dataclass that has no such field."""
+    if not isinstance(node, DictConfig) or node._is_none() or node._is_missing():
+        return
+    owner = OmegaConf.get_type(node)
+    for key in node:
+        if owner is not None and is_dataclass(owner) and key not in owner.__dataclass_fields__:
+            yield node._get_full_key(key), owner
+        else:
+            yield from unknown_keys(node._get_node(key))
+
+
+def _missing_choice(error: MissingConfigException) -> str:
+    group, _, name = (error.missing_cfg_file or "").rpartition("/")
+    choices = sorted(error.options or [])
+    return f"there is no {group or 'config'} named {name!r}{_nearest(name, choices)}; there are {', '.join(choices)}."
+
+
+def _nearest(word: str, choices: Iterable[str]) -> str:
+    close = get_close_matches(word, list(choices), n=1, cutoff=0.6)
+    return f" (did you mean {close[0]}?)" if close else ""

@@ -1,0 +1,70 @@
+"""The procedural world, the untrained tiny model, and a teacher's chains."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from omegaconf import MISSING
+
+from actial.config.validation import num
+
+
+@dataclass(kw_only=True, slots=True)
+class WorldConfig:
+    """`python -m actial.world`: object captures and SAT-format questions out of nothing."""
+
+    out: str = MISSING
+    objects: int = num(1000, "[0, inf)")  # of the categories to train on
+    unseen_objects: int = num(60, "[0, inf)")  # of the held-out categories
+    frames: int = num(12, "[12, 200]")  # photos of each object; the gates want 12
+    size: int = num(48, "[32, 512]")  # pixels, both sides, of a capture's photos
+    scene_size: int = num(96, "[32, 512]")  # of the scenes' photos: their objects then look as large as a capture's
+    sat_train: int = num(2000, "[0, inf)")
+    sat_val: int = num(400, "[0, inf)")
+    sat_test: int = num(300, "[0, inf)")
+    seed: int = 0
+    workers: int = num(0, "[0, inf)")  # processes; 0 = one per core
+
+
+@dataclass(kw_only=True, slots=True)
+class TinyConfig:
+    """`python -m actial.synthetic.tiny_model`: the tiny model before its training on language, its tower already pre-trained."""
+
+    out: str = MISSING
+    pairs: str = MISSING  # pair set of the procedural world: photos for the tower, words for the tokenizer
+    sat: str = MISSING  # question set of the procedural world: words for the tokenizer
+    vocab_size: int = num(900, "[300, 10000]")
+    width: int = num(128, "[64, 1024]")
+    layers: int = num(3, "[1, 32]")
+    vision_width: int = num(96, "[32, 1024]")
+    vision_layers: int = num(4, "[1, 32]")
+    patch: int = num(8, "[2, 32]")
+    tower_steps: int = num(2500, "[0, inf)")
+    tower_batch: int = num(96, "[1, 4096]")
+    tower_lr: float = num(1e-3, "(0, 1]")
+    seed: int = 0
+
+
+@dataclass(kw_only=True, slots=True)
+class ChainsConfig:
+    """`python -m actial.chains`: a teacher behind an OpenAI-compatible server writes chains of thought for pairs of a built set."""
+
+    pairs: str = MISSING  # a set that actial.build wrote
+    split: str = "train"
+    out: str = MISSING
+    url: str = "https://api.openai.com/v1"
+    teacher: str = MISSING  # the model's name on that server
+    key_variable: str = "OPENAI_API_KEY"  # environment variable that holds the key; a local server needs none
+    limit: int = num(1000, "[1, inf)")  # pairs, drawn by hash (paper: about 1,000)
+    attempts: int = num(2, "[1, 100]")  # answers asked for one pair until the verifier accepts one
+    concurrency: int = num(8, "[1, 4096]")  # requests in flight
+    retries: int = num(6, "[0, 100]")  # of a request that met a fault of the server or the line
+    backoff_s: float = num(1.0, "[0, 3600]")  # before the first retry; doubles each time
+    max_backoff_s: float = num(60.0, "[0, 3600]")
+    timeout_s: float = num(180.0, "(0, 1e6]")
+    max_tokens: int = num(1500, "[1, 1e6]")
+    temperature: float = num(0.7, "[0, 10]")
+    price_in: float = num(0.0, "[0, inf)")  # per million prompt tokens, in any currency; for the ledger
+    price_out: float = num(0.0, "[0, inf)")
+    max_cost: float = num(0.0, "[0, inf)")  # stop asking beyond it; 0 = no limit
+    seed: int = 0

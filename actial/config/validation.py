@@ -1,0 +1,53 @@
+"""Ranges beside the fields they bound, and one walk that checks a whole typed config and names the full key of what is wrong."""
+
+from __future__ import annotations
+
+from dataclasses import field, fields, is_dataclass
+from typing import Any, NoReturn
+
+from actial.core.errors import UserError
+
+
+def num(default: Any, interval: str) -> Any:
+    """A numeric field (or list or optional number) with its range in mathematical notation: "[0, 1)", "(0, inf)"."""
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata={"interval": interval})
+    return field(default=default, metadata={"interval": interval})
+
+
+def reject(key: str, value: object, remedy: str) -> NoReturn:
+    """Raise the one sentence that every bad value ends with."""
+    raise UserError(f"{key}={value} cannot be used: {remedy}.")
+
+
+def inside(value: float, interval: str) -> bool:
+    """Whether a number lies in an interval; nan lies in none.
+
+    >>> inside(1, "(0, 1]"), inside(1, "[0, 1)")
+    (True, False)
+    """
+    low, high = (float(bound) for bound in interval[1:-1].split(","))
+    above = value >= low if interval[0] == "[" else value > low
+    return above and (value <= high if interval[-1] == "]" else value < high)
+
+
+def validate(node: Any, path: str = "") -> None:
+    """Check every `num` field below `node`, then the cross-field rules of each dataclass that has `check(path)`.
+
+    Raises UserError with the full key ("sft.optim.lr"), the value and the remedy. Inner nodes are checked first.
+    """
+    if isinstance(node, dict):
+        for key, value in node.items():
+            validate(value, f"{path}{key}.")
+    if not is_dataclass(node):
+        return
+    for item in fields(node):
+        value = getattr(node, item.name)
+        if interval := item.metadata.get("interval"):
+            numbers = value if isinstance(value, list) else [] if value is None else [value]
+            for number in numbers:
+                if not inside(number, interval):
+                    reject(path + item.name, number, f"give a number in {interval}")
+        validate(value, f"{path}{item.name}.")
+    if hasattr(node, "check"):
+        node.check(path)

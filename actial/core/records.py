@@ -1,0 +1,173 @@
+"""Records handed from module to module; numpy only, no torch.
+
+Capture -> ViewPair row -> Example -> (rendering) Prompt / Trunk -> Completion -> Grade.
+Axes in array names: P prompt, G group member, T token, L row position.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+
+import numpy as np
+
+Lens = tuple[str, tuple[float, ...]]  # COLMAP model name and parameters
+
+
+# ---------------------------------------------------------------- captures
+
+
+@dataclass(slots=True, kw_only=True)
+class Frame:
+    """One registered photo. Axes are OpenCV's: x right, y down, z forward; x_cam = R x_world + t."""
+
+    name: str
+    path: Path | None  # None: the pixels come from Capture.source's opener (video)
+    width: int
+    height: int
+    K: np.ndarray  # (3, 3) pixels
+    distortion: tuple[str, tuple[float, ...]]  # COLMAP model name and its parameters
+    R: np.ndarray  # (3, 3) world -> camera; rows = right, down, forward
+    t: np.ndarray  # (3,)
+    time_index: int
+    mask_path: Path | None = None
+
+    @property
+    def centre(self) -> np.ndarray:
+        return -self.R.T @ self.t
+
+
+@dataclass(slots=True, kw_only=True)
+class Capture:
+    """One object photographed from many sides; the world frame has arbitrary rotation, scale and origin."""
+
+    source: str
+    class_id: str
+    class_name: str
+    object_id: str
+    group_id: str  # captures of one physical object share it; splits are disjoint over it
+    frames: list[Frame]
+    files_total: int  # photos on disk, registered or not
+    points: np.ndarray | None = None  # (N, 3)
+    point_tracks: np.ndarray | None = None  # (N,) number of frames that see each point
+    reprojection_error_px: float | None = None  # mean
+    up_prior: np.ndarray | None = None  # (3,) unit, world
+    front_prior: np.ndarray | None = None  # (3,) unit, world: where the object's semantic front points (procedural only)
+    centre_prior: np.ndarray | None = None  # (3,)
+    attributes: dict = field(default_factory=dict)  # e.g. colours; procedural only
+    licence: str = ""
+
+
+# ---------------------------------------------------------------- questions
+
+
+class QuestionType(str, Enum):
+    EGO_TRANSLATION = "ego_translation"  # the camera's own translation
+    OBJECT_TRANSLATION = "object_translation"  # the same, seen from the object
+    EGO_ROTATION = "ego_rotation"  # the camera's own rotation
+    ROTATION_DEGREES = "rotation_degrees"  # by how many degrees it turned: a choice
+    ROTATION_NUMBER = "rotation_number"  # the same as a number, without options
+    EGO_VERTICAL = "ego_vertical"  # up or down
+    EGO_DEPTH = "ego_depth"  # forward or backward
+
+
+class AnswerMode(str, Enum):
+    DIRECT = "direct"  # the option letter alone
+    THINK = "think"  # <think> .. </think> <answer> .. </answer>
+
+
+@dataclass(slots=True, kw_only=True)
+class Question:
+    """One multiple-choice question about an Example's images."""
+
+    uid: str  # "<row uid>/<type>"
+    type: str  # a QuestionType value or a SAT type
+    text: str
+    options: tuple[str, ...]  # in displayed order; option i has letter "ABCDEF"[i]
+    answer_index: int
+    mode: AnswerMode
+    target: str | None = None  # supervised assistant text (SFT)
+    number: float | None = None  # the truth of a question without options
+
+    @property
+    def answer_letter(self) -> str:
+        return "ABCDEF"[self.answer_index]
+
+    @property
+    def answer(self) -> str:
+        """What stands in the answer tags: the letter, or the number of a question without options."""
+        return self.answer_letter if self.options or self.number is None else f"{self.number:.0f}"
+
+
+@dataclass(slots=True, kw_only=True)
+class Example:
+    """One trunk: images, and one or more questions about them."""
+
+    uid: str
+    images: list[np.ndarray]  # uint8 (H, W, 3), already at the size the model sees
+    questions: list[Question]
+    task: str  # "viewpoint", "sat", ...
+    row: dict = field(default_factory=dict)  # the index row it came from
+    text_first: bool = False  # the question before the images
+
+
+# ---------------------------------------------------------------- rollouts
+
+
+@dataclass(slots=True, kw_only=True)
+class Prompt:
+    """A rendered question, in the two forms that must not be confused (vLLM expands placeholders itself).
+
+    engine_ids: one image placeholder per image. trunk_ids: the placeholder repeated once per visual token.
+    """
+
+    uid: str
+    engine_ids: list[int]
+    trunk_ids: list[int]
+    images: list[np.ndarray]  # uint8 (H, W, 3)
+
+
+class FinishReason(str, Enum):
+    STOP = "stop"  # the end-of-turn token was sampled
+    LENGTH = "length"  # cut at max_tokens
+
+
+@dataclass(slots=True, kw_only=True)
+class Completion:
+    """Sampled tokens, end-of-turn included when sampled; logprobs under the sampling temperature, one per token."""
+
+    token_ids: list[int]
+    logprobs: list[float]
+    finish: FinishReason
+
+
+@dataclass(slots=True, kw_only=True)
+class SamplingParams:
+    temperature: float = 1.0  # 0 = greedy
+    max_tokens: int = 128
+    top_p: float = 1.0
+    top_k: int = 0  # 0 = off
+    seed: int = 0
+
+
+# ---------------------------------------------------------------- grading
+
+
+class Outcome(str, Enum):
+    PARSED = "parsed"
+    NO_ANSWER = "no_answer"  # nothing that names an option
+    TRUNCATED = "truncated"  # the chain was cut before the answer
+
+
+@dataclass(slots=True, kw_only=True)
+class Grade:
+    letter: str | None
+    rule: str  # the rung of the extraction ladder that fired, or "none"
+    outcome: Outcome
+    value: float  # 1 for the right option, else 0; of an open answer, what its metric gives
+    format_ok: bool  # whole output is one think block and one answer block
+
+    @property
+    def correct(self) -> bool:
+        return self.value == 1

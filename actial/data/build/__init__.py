@@ -1,0 +1,1 @@
+"""Captures to shards: work divided over processes, resumable, audited."""

@@ -1,0 +1,226 @@
+"""The audit page: a person sees in a minute whether the answers of a built set are right.
+
+Contact sheets show both photos of a pair, the true motion as arrows on the first photo, and a map from above; beside them stand the
+distribution of angles, the balance of labels and what each gate rejected. One file, no links.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from actial.core.atomic_io import atomic, write_json
+from actial.core.seeding import hash_int
+from actial.data.build.leak_checks import Checks, Rows, check_set, letter_table
+from actial.data.shards import ShardFiles
+
+PHOTO = 200  # height of a photo on a sheet, pixels
+GAP = 8
+CARDS_PER_LINE = 2
+INK, MOVE, TURN, OBJECT = (30, 30, 30), (214, 60, 40), (30, 90, 200), (60, 140, 60)
+STYLE = (
+    "body{font:15px system-ui,sans-serif;margin:2em;max-width:1300px}table{border-collapse:collapse;margin:1em 0}"
+    "td,th{padding:2px 10px;text-align:left;border-bottom:1px solid #ddd}td.n{text-align:right}img{max-width:100%}"
+    ".bar{background:#4a7;height:12px}h2{margin-top:2em}"
+)
+
+
+# ---------------------------------------------------------------- drawing
+
+
+def pair_card(row: Mapping, photos: list[np.ndarray]) -> Image.Image:
+    """Both photos of a pair with the answer drawn on the first, and the map from above."""
+    resized = [_to_height(pixels) for pixels in photos]
+    if row["motion"] == "horizontal":
+        _draw_answer(resized[0], row["labels"])
+    parts = [*resized, _map(row["geom"])]
+    card = Image.new("RGB", (sum(p.width for p in parts) + GAP * (len(parts) + 1), PHOTO + 46), "white")
+    x = GAP
+    for part in parts:
+        card.paste(part, (x, 40))
+        x += part.width + GAP
+    draw = ImageDraw.Draw(card)
+    draw.text((GAP, 2), _answer_line(row), fill=INK, font=_font(14))
+    draw.text((GAP, 20), f"{row['class_name']} {row['object_id']}: {' -> '.join(row['frame_names'])}", fill=(110, 110, 110), font=_font(12))
+    return card
+
+
+def _answer_line(row: Mapping) -> str:
+    labels = row["labels"]
+    if row["motion"] != "horizontal":
+        return f"camera moved {next(iter(labels.values()))}"
+    degrees = "" if labels["ego_rotation_deg"] is None else f" {labels['ego_rotation_deg']:.0f} deg"
+    moved = f"camera moved {labels['ego_translation']}, turned {labels['ego_rotation']}{degrees}"
+    return f"{moved}; from the object: {labels['object_translation']}"
+
+
+def _to_height(pixels: np.ndarray) -> Image.Image:
+    image = Image.fromarray(pixels)
+    return image.resize((round(image.width * PHOTO / image.height), PHOTO), Image.Resampling.BICUBIC)
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size)
+
+
+def _draw_answer(photo: Image.Image, labels: Mapping) -> None:
+    """A straight arrow for where the camera moved (seen from the camera), a curved one for how it turned."""
+    draw = ImageDraw.Draw(photo)
+    w, h = photo.size
+    sign = 1 if labels["ego_translation"] == "right" else -1
+    _arrow(draw, [(w / 2 - sign * w / 5, h - 14), (w / 2 + sign * w / 5, h - 14)], MOVE)
+    sign = 1 if labels["ego_rotation"] == "right" else -1
+    angles = np.radians(np.linspace(-45, 45, 13)) * sign
+    _arrow(draw, [(w / 2 + 40 * math.sin(a), 52 - 40 * math.cos(a)) for a in angles], TURN)
+
+
+def _arrow(draw: ImageDraw.ImageDraw, points: list[tuple[float, float]], colour: tuple[int, int, int]) -> None:
+    draw.line(points, fill="white", width=7, joint="curve")
+    draw.line(points, fill=colour, width=4, joint="curve")
+    (x0, y0), (x1, y1) = points[-2:]
+    a = math.atan2(y1 - y0, x1 - x0)
+    head = [(x1 + r * math.cos(a + b), y1 + r * math.sin(a + b)) for r, b in ((11, 0), (9, 2.3), (9, -2.3))]
+    draw.polygon(head, fill=colour, outline="white")
+
+
+def _map(geom: Mapping) -> Image.Image:
+    """Seen from above: the object in the middle, camera 1 below it, camera 2 at the angle alpha, both with their view direction."""
+    image = Image.new("RGB", (PHOTO, PHOTO), (245, 245, 245))
+    draw = ImageDraw.Draw(image)
+    ratio, middle = geom["rho_ratio"], PHOTO / 2
+    reach = (middle - 24) / max(1.0, ratio)
+    draw.ellipse([middle - 7, middle - 7, middle + 7, middle + 7], fill=OBJECT)
+    for number, (bearing, rho) in enumerate([(0.0, 1.0), (geom["alpha_deg"], ratio)]):
+        a = math.radians(bearing)
+        x, y = middle + reach * rho * math.sin(a), middle + reach * rho * math.cos(a)
+        heading = a + math.radians(geom["heading_off_deg"][number])
+        _arrow(draw, [(x, y), (x - 26 * math.sin(heading), y - 26 * math.cos(heading))], INK)
+        draw.text((x - 4 + 14 * math.sin(a), y - 8 + 14 * math.cos(a)), str(number + 1), fill=MOVE, font=_font(15))
+    return image
+
+
+def sheet(rows: list[Mapping], shards: ShardFiles) -> Image.Image:
+    """Cards of several pairs on one picture."""
+    cards = [pair_card(row, shards.images(row)) for row in rows]
+    width, height = max(c.width for c in cards), max(c.height for c in cards)
+    lines = -(-len(cards) // CARDS_PER_LINE)
+    page = Image.new("RGB", (width * min(CARDS_PER_LINE, len(cards)), height * lines), "white")
+    for i, card in enumerate(cards):
+        page.paste(card, (i % CARDS_PER_LINE * width, i // CARDS_PER_LINE * height))
+    return page
+
+
+# ---------------------------------------------------------------- the page
+
+
+def sampled_rows(rows: Iterable[Mapping], per_class: int, classes: int) -> dict[str, list[Mapping]]:
+    """Up to `per_class` rows of up to `classes` classes, drawn by hash; half of them labelled left where there are enough."""
+    found: dict[str, list[Mapping]] = {}
+    for row in rows:
+        kept = found.setdefault(row["class_name"], [])
+        kept.append(row)
+        if len(kept) > 4 * per_class:
+            kept.sort(key=_draw)
+            del kept[2 * per_class :]
+    names = sorted(sorted(found, key=lambda name: hash_int("audit class", name))[:classes])
+    return {name: _balanced(sorted(found[name], key=_draw), per_class) for name in names}
+
+
+def _draw(row: Mapping) -> int:
+    return hash_int("audit", row["uid"])
+
+
+def _balanced(rows: list[Mapping], count: int) -> list[Mapping]:
+    left = [row for row in rows if next(iter(row["labels"].values())) == "left"]
+    right = [row for row in rows if next(iter(row["labels"].values())) != "left"]
+    head = [row for pair in zip(left, right, strict=False) for row in pair]
+    return [*head, *left[len(right) :], *right[len(left) :]][:count]
+
+
+def write_audit(out: Path, rows: Rows, rejects: Mapping[str, Any], *, per_class: int, classes: int) -> None:
+    """Write out/audit.html and out/audit.json from the finished shards in `out`; `rows()` is the whole index, read anew each time."""
+    angles: Counter[int] = Counter()
+    labels: Counter[tuple[str, str, str]] = Counter()
+
+    def counted() -> Iterable[Mapping]:
+        for row in rows():
+            if row["motion"] == "horizontal":
+                angles[int(abs(row["geom"]["alpha_deg"]) // 10)] += 1
+            labels.update((row["split"], kind, side) for kind, side in row["labels"].items() if isinstance(side, str))
+            yield row
+
+    drawn = sampled_rows(counted(), per_class, classes)
+    shards = ShardFiles(out)
+    checks = check_set(rows, shards)
+    write_json(out / "audit.json", checks.as_dict())
+    body = [
+        "<h1>Audit of the built pairs</h1>",
+        "<p>Red: where the camera moved, seen from the camera. Blue: how it turned. Map from above: camera 1 below the object.</p>",
+        "<h2>Checks</h2>",
+        _check_list(checks),
+        "<h2>Angle between the photos</h2>",
+        _bars({f"{ten * 10} to {ten * 10 + 10} degrees": n for ten, n in sorted(angles.items())}),
+        "<h2>Labels</h2>",
+        _label_table(labels),
+        "<h2>Position of the right answer</h2>",
+        *(f"<p>{escape(kind)}</p>{_bars(counts)}" for kind, counts in letter_table(checks.letters)),
+        *_reject_tables(rejects),
+        *(f"<h2>{escape(name)}</h2>{_picture(sheet(chosen, shards))}" for name, chosen in drawn.items()),
+    ]
+    page = f"<!doctype html><meta charset=utf-8><title>actial audit</title><style>{STYLE}</style>{''.join(body)}"
+    with atomic(out / "audit.html") as file:
+        file.write(page.encode())
+    for warning in checks.warnings():
+        print(f"warning: {warning}.")
+
+
+def _check_list(checks: Checks) -> str:
+    lines = [
+        f"objects in more than one split: {checks.shared_groups}",
+        f"pictures in more than one split: {checks.shared_pictures}",
+        f"nearly equal pictures in training and held-out rows (of a sample): {len(checks.near_duplicates)}",
+        f"always the most frequent answer: {float(checks.prior.value):.3f} of {checks.prior.n} questions",
+        f"only from where the object stands in the pictures: {float(checks.centroids.value):.3f} of {checks.centroids.n} questions",
+        *(f"<b>Warning: {escape(warning)}.</b>" for warning in checks.warnings()),
+    ]
+    return f"<ul><li>{'<li>'.join(lines)}</ul>"
+
+
+def _picture(image: Image.Image) -> str:
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=85)
+    return f'<img src="data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
+
+
+def _bars(counts: Mapping[str, int]) -> str:
+    most = max(counts.values(), default=1)
+    lines = (
+        f"<tr><td>{escape(name)}<td class=n>{n}<td><div class=bar style='width:{300 * n / most:.0f}px'></div>" for name, n in counts.items()
+    )
+    return f"<table>{''.join(lines)}</table>"
+
+
+def _label_table(labels: Mapping[tuple[str, str, str], int]) -> str:
+    lines = []
+    for split, kind in sorted({(split, kind) for split, kind, _ in labels}):
+        sides = {side: n for (s, k, side), n in sorted(labels.items()) if (s, k) == (split, kind)}
+        shares = ", ".join(f"{side} {n} ({n / sum(sides.values()):.3f})" for side, n in sides.items())
+        lines.append(f"<tr><td>{split}<td>{kind}<td>{shares}")
+    return f"<table><tr><th>split<th>question<th>answers</tr>{''.join(lines)}</table>"
+
+
+def _reject_tables(rejects: Mapping[str, Any]) -> list[str]:
+    return [
+        f"<h2>{escape(kind.capitalize())}</h2>" + _bars(dict(sorted(counts.items(), key=lambda item: -item[1])))
+        for kind, counts in rejects.items()
+        if kind != "examples" and counts
+    ]

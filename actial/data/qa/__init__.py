@@ -1,0 +1,1 @@
+"""Question sets of others (SAT, published sets) converted to shards."""

@@ -1,0 +1,1 @@
+"""Posed photographs on disk read as captures, one source per layout."""

@@ -1,0 +1,1 @@
+"""Models scored on benchmarks, with diagnostics that tell geometry from shortcuts."""

@@ -1,0 +1,86 @@
+"""Items -> Examples: pictures decoded on demand, brought to a size the model sees, and the text in the chosen style."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import overload
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from actial.config import ImageConfig
+from actial.core.errors import UserError
+from actial.core.image_codec import UNREADABLE
+from actial.core.records import AnswerMode, Example, Question
+from actial.data.images import fitted_size
+from actial.evaluation.benchmarks.base import Item, Picture, Style
+from actial.evaluation.benchmarks.prompts import prompt_text
+
+
+class BenchmarkExamples(Sequence[Example]):
+    """A lazily loaded sequence of one-question examples."""
+
+    def __init__(self, items: Sequence[Item], style: Style, *, multiple: int, min_pixels: int, max_pixels: int) -> None:
+        self.items, self.style = items, style
+        self.multiple, self.min_pixels, self.max_pixels = multiple, min_pixels, max_pixels
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    @overload
+    def __getitem__(self, index: int) -> Example: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Example]: ...
+    def __getitem__(self, index: int | slice) -> Example | Sequence[Example]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        item = self.items[index]
+        images = [fit(decode(picture, item.uid), self.multiple, self.min_pixels, self.max_pixels) for picture in item.images]
+        return as_example(item, self.style, images)
+
+    def __iter__(self) -> Iterator[Example]:
+        return (self[i] for i in range(len(self)))
+
+
+def as_example(item: Item, style: Style, images: list[np.ndarray]) -> Example:
+    """The item's question in a style, about pictures already at the size the model sees."""
+    question = Question(
+        uid=item.uid,
+        type=item.type,
+        text=prompt_text(item, style),
+        options=item.options,
+        answer_index=item.answer_index,
+        mode=AnswerMode.DIRECT if style is Style.LETTER else AnswerMode.THINK,
+    )
+    row = {"categories": item.categories, "circular": item.circular, "open": item.open}
+    text_first = style is Style.DATASET_TEXT_FIRST
+    return Example(uid=item.uid, images=images, questions=[question], task="benchmark", row=row, text_first=text_first)
+
+
+def decode(picture: Picture, name: str) -> np.ndarray:
+    """uint8 (H, W, 3), turned upright as its EXIF tag says, transparency on white."""
+    try:
+        with Image.open(picture if isinstance(picture, Path) else io.BytesIO(picture)) as image:
+            upright = ImageOps.exif_transpose(image)
+            if upright.mode in ("RGBA", "LA", "PA") or "transparency" in upright.info:
+                rgba = upright.convert("RGBA")
+                white = Image.new("RGBA", rgba.size, "white")
+                return np.asarray(Image.alpha_composite(white, rgba).convert("RGB"))
+            return np.asarray(upright.convert("RGB"))
+    except UNREADABLE as error:
+        raise UserError(f"a picture of {name} cannot be read ({error}): fetch the file again.") from None
+
+
+def fit(pixels: np.ndarray, multiple: int, min_pixels: int, max_pixels: int) -> np.ndarray:
+    """The one resize: sides in multiples of `multiple`, area within the limits, about the same aspect; enlarged only below the minimum."""
+    image = Image.fromarray(pixels)
+    width, height = fitted_size(image.width, image.height, ImageConfig(multiple=multiple, max_pixels=max_pixels))
+    if width * height < min_pixels:
+        scale = math.sqrt(min_pixels / (image.width * image.height))
+        width, height = (math.ceil(side * scale / multiple) * multiple for side in image.size)
+    if (width, height) == image.size:
+        return pixels
+    return np.asarray(image.resize((width, height), Image.Resampling.LANCZOS))

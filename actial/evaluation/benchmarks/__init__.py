@@ -1,0 +1,27 @@
+"""The benchmarks by name."""
+
+from actial.evaluation.benchmarks import blink, cv_bench, mmsi, sat, single_image, threedsr, tsv, video, view_sets, viewpoint
+from actial.evaluation.benchmarks.base import Benchmark
+
+BENCHMARKS: dict[str, Benchmark] = {
+    benchmark.name: benchmark
+    for benchmark in (
+        viewpoint.BENCHMARK,
+        sat.BENCHMARK,
+        cv_bench.BENCHMARK,
+        blink.BENCHMARK,
+        blink.BENCHMARK_ALL,
+        threedsr.BENCHMARK,
+        mmsi.BENCHMARK,
+        view_sets.VIEWSPATIAL,
+        view_sets.MINDCUBE,
+        view_sets.ALL_ANGLES,
+        single_image.OMNISPATIAL,
+        single_image.SPATIALEVAL,
+        single_image.OMNI3D,
+        video.VSI,
+        video.STI,
+        video.SPAR,
+        tsv.BENCHMARK,
+    )
+}

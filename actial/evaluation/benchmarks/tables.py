@@ -1,0 +1,133 @@
+"""Rows of the published file kinds, with their columns checked: TSV of VLMEvalKit, parquet, JSON and JSON lines."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import csv
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from actial.core.errors import UserError
+from actial.core.multiple_choice_format import LETTERS, answer_position, clean_options
+from actial.core.parquet import open_parquet, stream
+from actial.evaluation.benchmarks.base import Item, Picture, Source, require
+
+REFERENCE_LENGTH = 64  # a TSV image cell of at most this many characters names another row
+
+
+def parquet_rows(path: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Rows one by one, the columns checked."""
+    require(str(path), open_parquet(path).schema_arrow.names, columns)
+    yield from stream(path)
+
+
+def json_rows(path: Path, columns: Sequence[str]) -> list[dict[str, Any]]:
+    """A JSON list, or one JSON object per line."""
+    text = path.read_text(encoding="utf-8")
+    try:
+        rows = [json.loads(line) for line in text.split("\n") if line.strip()] if path.suffix == ".jsonl" else json.loads(text)
+    except ValueError as error:
+        raise UserError(f"{path} is not valid JSON ({error}): fetch it again.") from None
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise UserError(f"{path} is no list of records: fetch the file again.")
+    for row in rows:
+        require(f"{path}, row {row.get('id', '')}", row, columns)
+    return rows
+
+
+def tsv_rows(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
+    csv.field_size_limit(sys.maxsize)  # base64 pictures
+    with path.open(encoding="utf-8", newline="") as file:
+        reader = csv.DictReader(file, delimiter="\t")
+        require(str(path), reader.fieldnames or (), columns)
+        return list(reader)
+
+
+def tsv_pictures(rows: Sequence[dict[str, str]], path: Path) -> list[list[Picture]]:
+    """Every row's pictures: base64, a list of base64, or the index of the row that has them; else the files of `image_path`."""
+    by_index = {row["index"]: row for row in rows}
+
+    def pictures(row: dict[str, str], hops: int = 0) -> list[Picture]:
+        cell = row.get("image", "")
+        if not cell:
+            return [path.parent / name for name in _listed(row.get("image_path", ""))]
+        if len(cell) <= REFERENCE_LENGTH:
+            if cell not in by_index or hops > 1:
+                raise UserError(f"{path}: row {row['index']} points at picture row {cell}, which the file does not have: fetch it again.")
+            return pictures(by_index[cell], hops + 1)
+        try:
+            return [base64.b64decode(part, validate=True) for part in _listed(cell)]
+        except binascii.Error:
+            raise UserError(f"{path}: the picture of row {row['index']} is not base64: fetch the file again.") from None
+
+    return [pictures(row) for row in rows]
+
+
+def _listed(cell: str) -> list[str]:
+    """A cell that may be one value or a list written as JSON or Python text."""
+    if cell.startswith("[") and cell.endswith("]"):
+        return [part.strip().strip("\"'") for part in cell[1:-1].split(",") if part.strip()]
+    return [cell] if cell else []
+
+
+MCQ_COLUMNS = ("index", "question", "A", "B", "answer")
+
+
+def mcq_items(source: Source, path: Path, *, categories: Sequence[str] = ("category",), type_from: str = "category") -> list[Item]:
+    """Items of a VLMEvalKit multiple-choice TSV: index, question, A.., answer, category, image."""
+    rows = tsv_rows(path, (*MCQ_COLUMNS, *categories))
+    groups = _groups(rows, path)
+    items = []
+    for row, images in zip(rows, tsv_pictures(rows, path), strict=True):
+        options = clean_options(row.get(letter) for letter in LETTERS[:6])
+        items.append(
+            Item(
+                uid=f"{source.name}/{row['index']}",
+                images=images,
+                question=row["question"],
+                options=options,
+                answer_index=answer_position(row["answer"], options, f"{path} row {row['index']}"),
+                type=row[type_from],
+                categories={name: row[name] for name in categories},
+                circular=groups.get(row["index"], {}),
+                hint="" if (row.get("hint") or "").lower() == "nan" else row.get("hint") or "",
+                source_index=row["index"],
+            )
+        )
+    return items
+
+
+def _groups(rows: Sequence[dict[str, str]], path: Path) -> dict[str, dict[str, Any]]:
+    """Index -> its place in a question's rotations, for a file with VLMEvalKit's `g_index`; none for the others.
+
+    Raises UserError for an index that is no number, or a group that lacks a row: a question stands there under all its rotations, or once.
+    """
+    groups: dict[int, list[int]] = {}
+    options = {row["index"]: len(clean_options(row.get(letter) for letter in LETTERS[:6])) for row in rows}
+    for row in rows if rows and "g_index" in rows[0] else ():
+        try:
+            groups.setdefault(int(row["g_index"]), []).append(int(row["index"]))
+        except ValueError:
+            raise UserError(f"{path}: index {row['index']} or g_index {row['g_index']} is no number: fetch the file again.") from None
+    if headless := [head for head, members in groups.items() if head not in members]:
+        raise UserError(f"{path}: group {headless[0]} lacks its first row, index {headless[0]}: fetch the file again.")
+    for head, members in groups.items():
+        if len(members) not in (1, count := options[str(head)]):
+            raise UserError(f"{path}: group {head} has {len(members)} rows for the {count} rotations of its options: fetch the file again.")
+    return {
+        str(index): {"base": str(head), "rotation": rotation, "rotations": len(members), "flip": False}
+        for head, members in groups.items()
+        for rotation, index in enumerate(sorted(members))
+    }
+
+
+def picture_bytes(cell: Any) -> bytes:
+    """A parquet image cell: raw bytes, or the hub's {"bytes": .., "path": ..}."""
+    found = cell.get("bytes") if isinstance(cell, dict) else cell
+    if not isinstance(found, bytes):
+        raise UserError(f"a picture cell holds {type(cell).__name__} without bytes: fetch the parquet file with embedded pictures.")
+    return found

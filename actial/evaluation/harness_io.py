@@ -1,0 +1,286 @@
+"""Files for and from the two public harnesses, neither of which installs beside Hydra (their antlr4 pins clash).
+
+Out: a VLMEvalKit TSV and an lmms-eval task. In: what either harness says a model answered, to be graded by us.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import json
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from actial.core.atomic_io import atomic, write_text
+from actial.core.errors import UserError
+from actial.core.multiple_choice_format import LETTERS, answer_position
+from actial.core.records import FinishReason
+from actial.evaluation.benchmarks.base import Item, Picture, Style
+from actial.evaluation.benchmarks.prompts import prompt_text
+
+OPTION_COLUMNS = LETTERS[:6]
+
+
+# ---------------------------------------------------------------- out
+
+
+def export_vlmeval(items: Sequence[Item], path: Path) -> None:
+    """A multiple-choice TSV for $LMUData: integer index below a million, pictures as base64 of their own bytes.
+
+    Raises:
+        UserError: an item has no options, which that form cannot hold.
+    """
+    closed(items, "a VLMEvalKit TSV")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic(path) as file:
+        text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
+        writer = csv.writer(text, delimiter="\t", quoting=csv.QUOTE_ALL, lineterminator="\n")
+        writer.writerow(["index", "question", "hint", *OPTION_COLUMNS, "answer", "category", "image", "uid"])
+        for index, item in enumerate(items):
+            options = [*item.options, *[""] * (len(OPTION_COLUMNS) - len(item.options))]
+            row = [index, item.question, item.hint, *options, LETTERS[item.answer_index], item.type, _image_cell(item), item.uid]
+            writer.writerow(row)
+        text.detach()
+
+
+def _image_cell(item: Item) -> str:
+    encoded = [base64.b64encode(picture_data(picture)).decode() for picture in item.images]
+    return encoded[0] if len(encoded) == 1 else str(encoded)
+
+
+def picture_data(picture: Picture) -> bytes:
+    return picture.read_bytes() if isinstance(picture, Path) else picture
+
+
+def closed(items: Sequence[Item], form: str) -> None:
+    for item in items:
+        if not item.options:
+            raise UserError(f"{item.uid} has no options, so {form} cannot hold it: export a multiple-choice set.")
+
+
+LMMS_YAML = """\
+task: {name}
+dataset_path: parquet
+dataset_kwargs:
+  data_files:
+    test: {parquet}
+test_split: test
+output_type: generate_until
+doc_to_visual: !function utils.doc_to_visual
+doc_to_text: !function utils.doc_to_text
+doc_to_target: answer
+process_results: !function utils.process_results
+generation_kwargs:
+  max_new_tokens: {max_tokens}
+  temperature: 0
+  do_sample: false
+metric_list:
+  - metric: accuracy
+    aggregation: mean
+    higher_is_better: true
+metadata:
+  - version: 1.0
+"""
+LMMS_UTILS = '''\
+"""Task functions for lmms-eval. The harness's own figure is a first look: actial.score grades its samples file with the full ladder."""
+
+import io
+import re
+
+from PIL import Image
+
+
+def doc_to_visual(doc):
+    return [Image.open(io.BytesIO(data)).convert("RGB") for data in doc["images"]]
+
+
+def doc_to_text(doc, lmms_eval_specific_kwargs=None):
+    return doc["prompt"]
+
+
+def process_results(doc, results):
+    tail = results[0].rpartition("</think>")[2]
+    tags = re.findall(r"<answer>(.*?)</answer>", tail, re.DOTALL | re.IGNORECASE)
+    letters = re.findall(r"\\b([A-F])\\b", tags[-1] if tags else tail)
+    return {"accuracy": float(bool(letters) and letters[-1] == doc["answer"])}
+'''
+
+
+def export_lmms(items: Sequence[Item], folder: Path, name: str, style: Style, max_tokens: int) -> None:
+    """A task folder for `lmms_eval --include_path`: NAME.yaml, utils.py and NAME.parquet with the prompts as we ask them."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    closed(items, "an lmms-eval task")
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = [
+        {
+            "uid": item.uid,
+            "images": [picture_data(picture) for picture in item.images],
+            "prompt": prompt_text(item, style),
+            "options": list(item.options),
+            "answer": LETTERS[item.answer_index],
+            "category": item.type,
+        }
+        for item in items
+    ]
+    parquet = folder / f"{name}.parquet"
+    with atomic(parquet) as file:
+        pq.write_table(pa.Table.from_pylist(rows), file)
+    write_text(folder / "utils.py", LMMS_UTILS)
+    write_text(folder / f"{name}.yaml", LMMS_YAML.format(name=name, parquet=parquet.resolve(), max_tokens=max_tokens))
+
+
+# ---------------------------------------------------------------- in
+
+
+Answer = tuple[str, FinishReason | None]  # raw text, and why it ended where that is known
+
+
+@dataclass(slots=True)
+class Answers:
+    """Answers by key, and what the keys are: items' uids, rows' names in the benchmark's file, or places in the order of the items."""
+
+    keys: Callable[[Sequence[Item]], list[str]]
+    answers: dict[str, Answer]
+    truths: dict[str, str] = field(default_factory=dict)  # what the harness took for right, where it says so
+
+
+def read_answers(path: Path, items: Sequence[Item]) -> dict[str, Answer]:
+    """uid -> answer, from our predictions.jsonl, lmms-eval's samples (.jsonl) or VLMEvalKit's predictions (.xlsx, .tsv, .json).
+
+    Raises:
+        UserError: unknown form, an answer twice, items without an answer, or rows that have other right answers than the items (the
+            harness ran on another revision, or in another order).
+    """
+    if not path.is_file():
+        raise UserError(f"predictions={path} is no file: give a predictions file of ours, of lmms-eval or of VLMEvalKit.")
+    found = _jsonl(path) if path.suffix == ".jsonl" else _vlmeval(path)
+    keys = found.keys(items)
+    missing = [item.uid for item, key in zip(items, keys, strict=True) if key not in found.answers]
+    if missing:
+        raise UserError(
+            f"{path} has no answer to {len(missing)} of {len(items)} questions, the first {missing[0]}: run the harness to its end."
+        )
+    for item, key in zip(items, keys, strict=True):
+        _check_truth(path, item, key, found.truths.get(key))
+    return {item.uid: found.answers[key] for item, key in zip(items, keys, strict=True)}
+
+
+def _check_truth(path: Path, item: Item, key: str, truth: str | None) -> None:
+    if truth is None or not item.options:
+        return
+    try:
+        position = answer_position(truth, item.options, item.uid)
+    except UserError:
+        return  # written in a way of the harness's own
+    if position != item.answer_index:
+        ours = LETTERS[item.answer_index]
+        raise UserError(
+            f"{path}: the right answer of row {key} is {truth}, of {item.uid} it is {ours}: the harness ran on another revision, or its "
+            "rows have other names or another order; score the files that it read."
+        )
+
+
+def _uids(items: Sequence[Item]) -> list[str]:
+    return [item.uid for item in items]
+
+
+def _rows(items: Sequence[Item]) -> list[str]:
+    return [str(item.source_index) for item in items]
+
+
+def _places(items: Sequence[Item]) -> list[str]:
+    return [str(place) for place in range(len(items))]
+
+
+def _jsonl(path: Path) -> Answers:
+    """Ours by uid; lmms-eval's by doc_id, the row's place in the set, with the first raw response before the task's own filters."""
+    rows, truths, ours = [], {}, False
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
+        if not line:
+            continue
+        try:
+            row = json.loads(line)
+            ours = "uid" in row
+            text = row["text"] if ours else row["resps"]
+            while isinstance(text, list):
+                text = text[0]
+            if not isinstance(text, str):
+                raise TypeError
+            finish = FinishReason(row["finish"]) if row.get("finish") else None
+            key = row["uid"] if ours else row["doc_id"]
+            rows.append((key, (text, finish)))
+            truths[str(key)] = str(row.get("answer" if ours else "target", ""))
+        except (ValueError, KeyError, IndexError, TypeError):
+            raise UserError(
+                f"{path} line {number} has neither uid and text nor doc_id and resps: give ours or lmms-eval's samples."
+            ) from None
+    return Answers(_uids if ours else _places, _once(path, rows), truths)
+
+
+def _vlmeval(path: Path) -> Answers:
+    """By the uid that our TSV carries along, else by the row's index in the benchmark's file."""
+    import pandas as pd
+
+    readers = {
+        ".xlsx": lambda: pd.read_excel(path, dtype=str),
+        ".tsv": lambda: pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False),
+        ".json": lambda: pd.DataFrame(json.loads(path.read_text(encoding="utf-8"))),
+    }
+    if path.suffix not in readers:
+        raise UserError(f"predictions={path} has the ending {path.suffix}: give .jsonl, .xlsx, .tsv or .json.")
+    try:
+        frame = readers[path.suffix]()
+    except (ValueError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} is not a readable {path.suffix} file ({str(error).splitlines()[0]}): copy it again.") from None
+    if not {"index", "prediction"} <= set(frame.columns):
+        raise UserError(
+            f"{path} lacks the columns index and prediction of VLMEvalKit's output; it has {', '.join(map(str, frame.columns))}."
+        )
+    name = "uid" if "uid" in frame.columns else "index"
+    rows = [(key, (str(text), None)) for key, text in zip(frame[name], frame["prediction"].fillna(""), strict=True)]
+    truths = dict(zip(map(str, frame[name]), map(str, frame["answer"]), strict=True)) if "answer" in frame.columns else {}
+    return Answers(_uids if name == "uid" else _rows, _once(path, rows), truths)
+
+
+def _once(path: Path, rows: Sequence[tuple[Any, Answer]]) -> dict[str, Answer]:
+    found: dict[str, Answer] = {}
+    for key, answer in rows:
+        if str(key) in found:
+            raise UserError(f"{path} answers question {key} twice: merge the runs' files into one.")
+        found[str(key)] = answer
+    return found
+
+
+# ---------------------------------------------------------------- model card
+
+
+def model_card(results: Mapping[str, Any], model: str, base: str | None) -> str:
+    """README.md of a model made from `base`: front matter that hubs read, and a table with every set's figure and interval."""
+    head = [
+        "---",
+        "library_name: transformers",
+        "pipeline_tag: image-text-to-text",
+        *([f"base_model: {base}"] if base else []),
+        "model-index:",
+        f"- name: {model}",
+    ]
+    head.append("  results:")
+    lines = ["| set | n | right | 95 % interval | unread |", "|---|---|---|---|---|"]
+    for name, found in results["sets"].items():
+        if model not in found:
+            continue
+        cell = found[model]["overall"]
+        head += ["  - task: {type: visual-question-answering}", f"    dataset: {{name: {json.dumps(name)}, type: {json.dumps(name)}}}"]
+        head.append(f"    metrics: [{{type: accuracy, value: {cell['value']:.4f}}}]")
+        interval = f"{100 * cell['low']:.1f} to {100 * cell['high']:.1f}"
+        lines.append(f"| {name} | {cell['n']} | {100 * cell['value']:.1f} | {interval} | {100 * cell['unparsed']:.1f} |")
+    if len(lines) == 2:
+        raise UserError(f"the run has no scores of {model}: its models are {', '.join(results.get('models', []))}.")
+    facts = [f"- {key}: {value}" for key, value in results.get("meta", {}).items()]
+    return "\n".join([*head, "---", "", f"# {model}", "", *lines, "", *facts, ""])

@@ -1,0 +1,1 @@
+"""Completions sampled by Hugging Face generation, vLLM in the process, or a vLLM server."""

@@ -1,0 +1,1 @@
+"""The stages of a run put together: data, module and trainer, then every model scored."""

@@ -1,0 +1,1 @@
+"""GRPO: rollouts, rewards, advantages and the Lightning module."""

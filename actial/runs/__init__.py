@@ -1,0 +1,1 @@
+"""Run folders, their provenance, and experiment tracking."""

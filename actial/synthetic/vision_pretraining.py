@@ -1,0 +1,94 @@
+"""Pre-training of the tiny model's vision tower on what a photo shows, as a real model's tower is trained on captions first.
+
+Read through an untrained language model, the side of an object stays at chance for tens of thousands of photos; from the pooled
+features of the tower alone it is learnt several times faster, and the language model then only has to put it into words.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from actial.core.seeding import hash_int
+from actial.data.sampling_order import epoch_order
+from actial.data.shards import ShardSet
+from actial.modeling.policy import Policy
+from actial.modeling.prefix_packing import patchify
+
+SHIFT = 4  # pixels of random displacement: the object's place must not matter
+BINS = 24  # of the azimuth
+
+
+@dataclass(slots=True)
+class Photos:
+    """Every distinct photo of a split with its labels."""
+
+    images: np.ndarray  # uint8 (N, H, W, 3)
+    azimuth: torch.Tensor  # (N,) radians, counter-clockwise from the object's front
+    classes: torch.Tensor  # (N,)
+    colours: torch.Tensor  # (N,)
+
+
+def load_photos(shards: ShardSet) -> Photos:
+    """Photos of pair rows of the procedural world, each once, in index order."""
+    seen: dict[tuple[str, str], tuple[np.ndarray, float, str, str]] = {}
+    for row in shards.rows:
+        if all((row["key"], image["name"]) in seen for image in row["images"]):
+            continue
+        for picture, image, view in zip(shards.images(row), row["images"], row["views"], strict=True):
+            seen[row["key"], image["name"]] = (picture, view["azimuth_deg"], row["class_name"], row["attributes"]["body_colour"])
+    pictures, azimuths, names, colours = zip(*seen.values(), strict=True)
+    return Photos(np.stack(pictures), torch.tensor(azimuths).deg2rad(), _numbers(names), _numbers(colours))
+
+
+def _numbers(names: tuple[str, ...]) -> torch.Tensor:
+    number = {name: i for i, name in enumerate(sorted(set(names)))}
+    return torch.tensor([number[name] for name in names])
+
+
+def _shifted(images: np.ndarray, key: str) -> list[np.ndarray]:
+    """Each photo displaced by up to SHIFT pixels, its border repeated."""
+    padded = np.pad(images, ((0, 0), (SHIFT, SHIFT), (SHIFT, SHIFT), (0, 0)), mode="edge")
+    _, height, width, _ = images.shape
+    draws = [hash_int(key, i) for i in range(len(images))]
+    span = 2 * SHIFT + 1
+    return [p[d % span : d % span + height, d // span % span : d // span % span + width] for p, d in zip(padded, draws, strict=True)]
+
+
+def pretrain_tower(policy: Policy, shards: ShardSet, *, steps: int, batch_size: int, lr: float, seed: int) -> Iterator[dict[str, float]]:
+    """Train `policy`'s tower and merger in place; yields loss and accuracy (azimuth within 20 degrees) of each step."""
+    photos = load_photos(shards)
+    tower = policy.core.model
+    num_classes, num_colours = int(photos.classes.max()) + 1, int(photos.colours.max()) + 1
+    torch.manual_seed(seed)
+    head = nn.Linear(policy.hf_config.vision_config.out_hidden_size, BINS + num_classes + num_colours)
+    parameters = [*tower.visual.parameters(), *head.parameters()]
+    optimiser = torch.optim.AdamW(parameters, lr=lr, betas=(0.9, 0.98), weight_decay=0.02)
+    size = len(photos.images)
+    for step in range(steps):
+        for group in optimiser.param_groups:
+            group["lr"] = lr * min(1.0, (step + 1) / 100) * 0.5 * (1 + math.cos(math.pi * step / steps))
+        places = [divmod(step * batch_size + i, size) for i in range(batch_size)]
+        index = torch.tensor([int(epoch_order(f"{seed}/tower", epoch, size)[place]) for epoch, place in places])
+        pixels, grid = patchify(_shifted(photos.images[index], f"{seed}/{step}"), policy.spec)
+        features = torch.stack(tuple(tower.get_image_features(pixels, grid, return_dict=True).pooler_output)).mean(1)
+        bins, classes, colours = head(features).split([BINS, num_classes, num_colours], dim=1)
+        truth = photos.azimuth[index]
+        target = (truth / (2 * math.pi) * BINS).round().long() % BINS
+        loss = (
+            cross_entropy(bins, target)
+            + 0.3 * cross_entropy(classes, photos.classes[index])
+            + 0.3 * cross_entropy(colours, photos.colours[index])
+        )
+        optimiser.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimiser.step()
+        off = (bins.argmax(1) - target + BINS // 2) % BINS - BINS // 2
+        yield {"loss": float(loss.detach()), "azimuth_within_one_bin": float((off.abs() <= 1).float().mean())}

@@ -1,0 +1,1 @@
+"""The training step shared by SFT and GRPO: batches, losses, checkpoints, ranks."""

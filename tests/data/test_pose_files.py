@@ -1,0 +1,300 @@
+"""The other public layouts, written by the test as their projects document them: the same cameras give the same labels through each."""
+
+import gzip
+import json
+import math
+import shutil
+import sqlite3
+import struct
+import sys
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+from support.posed_captures import FOCAL, SIZE, Rig, random_similarity, write_capture
+
+import actial.build as command_line
+from actial.config import GateConfig, PairConfig, SourceConfig, SourceKind
+from actial.core.errors import Rejected, UserError
+from actial.data.shards import ShardSet
+from actial.data.sources.open_source import open_source
+from actial.viewpoint import geometry as g
+from actial.viewpoint.pairs import pair_rows
+from actial.viewpoint.quality_gates import judge_capture
+
+N = 16
+W, H = SIZE
+RIG = Rig(azimuth=np.linspace(0, 150, N), **random_similarity(np.random.default_rng(3)))
+
+
+def photo(i: int) -> Image.Image:
+    return Image.new("RGB", SIZE, (10 * i, 255 - 10 * i, 40))
+
+
+def save_photos(folder: Path, name: str) -> list[str]:
+    folder.mkdir(parents=True)
+    names = [name.format(i) for i in range(N)]
+    for i, file in enumerate(names):
+        photo(i).save(folder / file, quality=95)
+    return names
+
+
+def write_mvimgnet(root: Path) -> None:
+    write_capture(root / "7" / "0000abcd", RIG)
+
+
+def write_mvimgnet2(root: Path) -> None:
+    write_capture(root / "7" / "0000abcd", RIG)
+    (root / "7" / "0000abcd" / "masks").mkdir()
+    (root / "names.json").write_text('{"7": "toy butterfly"}')
+
+
+def viewpoint(i: int, form: str = "ndc_norm_image_bounds") -> dict:
+    R, t = g.to_pytorch3d(*(v[i] for v in RIG.poses()))
+    half = (W / 2, H / 2) if form == "ndc_norm_image_bounds" else (min(SIZE) / 2,) * 2
+    focal = [FOCAL / half[0], FOCAL / half[1]]
+    return {"R": R.tolist(), "T": t.tolist(), "focal_length": focal, "principal_point": [0, 0], "intrinsics_format": form}
+
+
+def write_jgz(path: Path, value: list) -> None:
+    with gzip.open(path, "wt", encoding="utf-8") as file:
+        json.dump(value, file)
+
+
+def write_co3d(root: Path, form: str = "ndc_norm_image_bounds") -> None:
+    names = save_photos(root / "apple" / "110_13051" / "images", "frame{:06d}.jpg")
+    frames = [
+        {
+            "sequence_name": "110_13051",
+            "frame_number": i,
+            "frame_timestamp": i / 10,
+            "image": {"path": f"apple/110_13051/images/{name}", "size": [H, W]},
+            "mask": {"path": f"apple/110_13051/masks/{name}.png", "mass": 9.0},
+            "viewpoint": viewpoint(i, form),
+        }
+        for i, name in enumerate(names)
+    ]
+    frames.append({**frames[0], "frame_number": N, "viewpoint": None})
+    other = [{**frames[0], "sequence_name": "9_9", "frame_number": i} for i in range(3)]
+    write_jgz(root / "apple" / "frame_annotations.jgz", [*other, *reversed(frames)])
+    sequences = [{"sequence_name": "110_13051", "viewpoint_quality_score": 0.9}, {"sequence_name": "9_9", "viewpoint_quality_score": -2.0}]
+    write_jgz(root / "apple" / "sequence_annotations.jgz", sequences)
+
+
+def write_uco3d(root: Path) -> None:
+    folder = root / "fruit" / "apple" / "1-2-3"
+    folder.mkdir(parents=True)
+    with av.open(str(folder / "rgb_video.mp4"), "w") as video:
+        stream = video.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt, stream.bit_rate = W, H, "yuv420p", 4_000_000
+        for i in range(2 * N):
+            video.mux(stream.encode(av.VideoFrame.from_image(photo(i // 2))))
+        video.mux(stream.encode())
+    base = sqlite3.connect(root / "metadata.sqlite")
+    base.execute(
+        "CREATE TABLE frame_annots (sequence_name, frame_number, frame_timestamp, _image_path, _image_size, _viewpoint_R, _viewpoint_T,"
+        " _viewpoint_focal_length, _viewpoint_principal_point, _viewpoint_colmap_distortion_coeffs, _viewpoint_intrinsics_format)"
+    )
+    base.execute("CREATE TABLE sequence_annots (sequence_name, category, super_category, _video_path, _reconstruction_quality_viewpoint)")
+    base.execute("INSERT INTO sequence_annots VALUES ('1-2-3', 'apple', 'fruit', 'fruit/apple/1-2-3/rgb_video.mp4', 0.8)")
+    for i in range(N):
+        v = viewpoint(i)
+        row = [
+            struct.pack("2i", H, W),
+            struct.pack("9f", *np.ravel(v["R"])),
+            struct.pack("3f", *v["T"]),
+            struct.pack("2f", *v["focal_length"]),
+            struct.pack("2f", 0, 0),
+            struct.pack("12f", *([0.0] * 12)),
+            "ndc_norm_image_bounds",
+        ]
+        base.execute(f"INSERT INTO frame_annots VALUES ({', '.join('?' * 11)})", ["1-2-3", i, 0.2 * i, "unused", *row])
+    base.commit()
+    base.close()
+
+
+def write_wildrgbd(root: Path) -> None:
+    scene = root / "apple" / "scenes" / "scene_257"
+    save_photos(scene / "rgb", "{:05d}.png")
+    K = np.array([[FOCAL, 0, W / 2], [0, FOCAL, H / 2], [0, 0, 1]])
+    (scene / "metadata").write_text(json.dumps({"w": W, "h": H, "K": K.T.ravel().tolist()}))
+    poses = [g.to_camera_to_world(R, t) for R, t in zip(*RIG.poses(), strict=True)]
+    (scene / "cam_poses.txt").write_text("".join(f"{i} {' '.join(map(repr, map(float, p.ravel())))}\n" for i, p in enumerate(poses)))
+    (root / "apple" / "scenes" / "scene_3" / "rgb").mkdir(parents=True)
+    (root / "apple" / "types.json").write_text('{"scene_257": "single", "scene_3": "hand"}')
+
+
+def transforms(names: list[str]) -> dict:
+    poses = [g.to_camera_to_world(R, t, g.OPENGL_AXES) for R, t in zip(*RIG.poses(), strict=True)]
+    return {"frames": [{"file_path": name, "transform_matrix": p.tolist()} for name, p in zip(names, poses, strict=True)]}
+
+
+def write_nerfstudio(root: Path) -> None:
+    names = save_photos(root / "cup" / "images", "frame_{:05d}.png")
+    known = {"camera_model": "OPENCV", "fl_x": FOCAL, "fl_y": FOCAL, "cx": W / 2, "cy": H / 2, "w": W, "h": H, "k1": 0.01}
+    (root / "cup" / "transforms.json").write_text(json.dumps({**known, **transforms([f"images/{name}" for name in names])}))
+
+
+def write_blender(root: Path) -> None:
+    save_photos(root / "cup" / "train", "r_{:02d}.png")
+    known = {"camera_angle_x": 2 * np.arctan(W / 2 / FOCAL)}
+    (root / "cup" / "transforms_train.json").write_text(json.dumps({**known, **transforms([f"./train/r_{i:02d}" for i in range(N)])}))
+
+
+def write_isotropic_co3d(root: Path) -> None:
+    write_co3d(root, "ndc_isotropic")
+
+
+LAYOUTS = {
+    "mvimgnet": (SourceKind.mvimgnet, write_mvimgnet, {}),
+    "mvimgnet2": (SourceKind.mvimgnet2, write_mvimgnet2, {}),
+    "co3d": (SourceKind.co3d, write_co3d, {"min_quality": 0.0}),
+    "co3d isotropic": (SourceKind.co3d, write_isotropic_co3d, {"min_quality": 0.0}),
+    "uco3d": (SourceKind.uco3d, write_uco3d, {}),
+    "wildrgbd": (SourceKind.wildrgbd, write_wildrgbd, {}),
+    "nerfstudio": (SourceKind.nerfstudio, write_nerfstudio, {}),
+    "blender": (SourceKind.blender, write_blender, {}),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_same_cameras_give_the_same_labels_through_every_layout(layout, tmp_path):
+    kind, write, settings = LAYOUTS[layout]
+    write(tmp_path)
+    source = open_source(SourceConfig(kind=kind, root=str(tmp_path), **settings))
+    (reference,) = source.captures()
+    capture, dropped = source.read(reference)
+    assert not dropped
+    R, t = RIG.poses()
+    assert np.stack([f.R for f in capture.frames]) == pytest.approx(R, abs=1e-5)  # uCO3D stores 32 bits
+    assert np.stack([f.t for f in capture.frames]) == pytest.approx(t, abs=1e-5)
+    assert np.stack([f.K for f in capture.frames]) == pytest.approx(np.array([[[FOCAL, 0, W / 2], [0, FOCAL, H / 2], [0, 0, 1]]] * N))
+    rows, _ = pair_rows(capture, judge_capture(capture, GateConfig(), ordered=True), GateConfig(), PairConfig())
+    assert len(rows) == 12
+    for row in rows:
+        first, second = (next(i for i, f in enumerate(capture.frames) if f.name == name) for name in row["frame_names"])
+        alpha = RIG.azimuth[second] - RIG.azimuth[first]
+        assert row["geom"]["alpha_deg"] == pytest.approx(alpha, abs=0.01)
+        assert row["labels"]["ego_translation"] == ("right" if alpha > 0 else "left")
+        assert row["labels"]["ego_rotation_deg"] == pytest.approx(abs(alpha), abs=0.01)
+    if kind not in (SourceKind.mvimgnet, SourceKind.mvimgnet2):
+        for i in (3, 11, 4):  # back in a video too
+            pixels = source.pixels(reference, capture.frames[i].name)
+            assert np.abs(pixels.reshape(-1, 3).mean(axis=0) - [10 * i, 255 - 10 * i, 40]).max() < 4
+
+
+@pytest.mark.parametrize("layout", ["co3d", "uco3d", "wildrgbd", "nerfstudio", "blender"])
+def test_every_layout_builds_by_the_command(layout, tmp_path, monkeypatch):
+    """From the config group to pictures in shards: the frames the rows name, resized, whatever file they lie in."""
+    _, write, settings = LAYOUTS[layout]
+    write(tmp_path / "root")
+    words = [f"source={layout}", f"source.root={tmp_path / 'root'}", f"out={tmp_path / 'set'}", "dataset=captures", "workers=1"]
+    monkeypatch.setattr(sys, "argv", ["actial.build", *words, *(f"source.{key}={value}" for key, value in settings.items())])
+    command_line.main()
+    built = ShardSet(tmp_path / "set", "test")
+    assert len(built) == 12
+    for row in built.rows:
+        for name, pixels in zip(row["frame_names"], built.images(row), strict=True):
+            i = int("".join(c for c in Path(name).stem if c.isdigit()))
+            assert np.abs(pixels.reshape(-1, 3).mean(axis=0) - [10 * i, 255 - 10 * i, 40]).max() < 4
+
+
+def test_mvimgnet2_names_classes_by_its_json(tmp_path):
+    write_mvimgnet2(tmp_path)
+    names = tmp_path / "names.json"
+
+    def class_name() -> str:
+        return source_of(tmp_path, SourceKind.mvimgnet2, category_file=str(names)).read("7/0000abcd")[0].class_name
+
+    assert class_name() == "toy butterfly"
+    names.write_text('{"Toy butterfly ": 7}')
+    assert class_name() == "Toy butterfly"
+    names.write_text("[7]")
+    with pytest.raises(UserError, match=r"category_file=.* is not a JSON object"):
+        class_name()
+
+
+def source_of(root: Path, kind: SourceKind, **settings):
+    return open_source(SourceConfig(kind=kind, root=str(root), **settings))
+
+
+def test_annotations_that_are_cut_short_or_no_array_are_one_sentence(tmp_path):
+    write_co3d(tmp_path)
+    path = tmp_path / "apple" / "frame_annotations.jgz"
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(UserError, match=r"frame_annotations\.jgz cannot be read"):
+        source_of(tmp_path, SourceKind.co3d).read("apple/110_13051")
+    with gzip.open(path, "wt") as file:
+        file.write('[{"sequence_name": "a", ')
+    with pytest.raises(UserError, match="cut short"):
+        source_of(tmp_path, SourceKind.co3d).read("apple/110_13051")
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "metadata.sqlite").write_bytes(b"no database at all" * 100)
+    with pytest.raises(UserError, match="cannot be read"):
+        source_of(tmp_path / "broken", SourceKind.uco3d).captures()
+
+
+def test_bad_fields_cost_one_capture(tmp_path):
+    write_wildrgbd(tmp_path)
+    scene = tmp_path / "apple" / "scenes" / "scene_257"
+    poses = (scene / "cam_poses.txt").read_text().splitlines()
+    (scene / "cam_poses.txt").write_text("\n".join([*poses[:2], poses[2].rsplit(" ", 1)[0], *poses[3:]]))
+    with pytest.raises(Rejected, match="poses_corrupt"):
+        source_of(tmp_path, SourceKind.wildrgbd).read("apple/scenes/scene_257")
+    mirrored = " ".join(["2", *map(str, np.diag([-1.0, 1, 1, 1]).ravel())])
+    (scene / "cam_poses.txt").write_text("\n".join([*poses[:2], mirrored, *poses[3:-1], poses[-1].replace(poses[-1].split()[1], "nan", 1)]))
+    (scene / "rgb" / "00005.png").unlink()
+    capture, dropped = source_of(tmp_path, SourceKind.wildrgbd).read("apple/scenes/scene_257")
+    assert dropped == {"frame_pose": 2, "frame_missing": 1}
+    assert len(capture.frames) == N - 3
+    (scene / "cam_poses.txt").unlink()
+    with pytest.raises(Rejected, match="no_poses"):
+        source_of(tmp_path, SourceKind.wildrgbd).read("apple/scenes/scene_257")
+
+
+def test_a_photo_without_stored_size_costs_itself_and_an_impossible_lens_its_capture(tmp_path, monkeypatch):
+    """Blender's files have no w and h: the photo is opened for them. The other capture is built all the same."""
+    write_blender(tmp_path / "root")
+    write_blender(tmp_path / "other")
+    shutil.move(tmp_path / "other" / "cup", tmp_path / "root" / "bowl")
+    (tmp_path / "root" / "cup" / "train" / "r_03.png").unlink()
+    (tmp_path / "root" / "cup" / "train" / "r_04.png").write_bytes(b"no photo")
+    capture, dropped = source_of(tmp_path / "root", SourceKind.blender).read("cup")
+    assert (len(capture.frames), capture.files_total, dropped) == (N - 2, N, {"frame_missing": 1, "frame_unreadable": 1})
+
+    poses = tmp_path / "root" / "bowl" / "transforms_train.json"
+    known = json.loads(poses.read_text())
+    for broken in ({"camera_angle_x": 0}, {"w": math.inf, "h": 4}):
+        poses.write_text(json.dumps(known | broken))
+        out = tmp_path / f"set{len(broken)}"
+        words = ["source=blender", f"source.root={tmp_path / 'root'}", f"out={out}", "dataset=captures", "workers=1"]
+        monkeypatch.setattr(sys, "argv", ["actial.build", *words])
+        command_line.main()
+        assert {row["object_id"] for row in ShardSet(out, "test").rows} == {"cup"}
+        assert json.loads((out / "rejects.json").read_text())["captures"]["poses_corrupt"] == 1
+
+
+def test_names_may_not_leave_the_capture_and_a_missing_video_rejects_it(tmp_path):
+    write_nerfstudio(tmp_path / "n")
+    path = tmp_path / "n" / "cup" / "transforms.json"
+    path.write_text(path.read_text().replace("images/frame_00000.png", "../../secret.png"))
+    capture, dropped = source_of(tmp_path / "n", SourceKind.nerfstudio).read("cup")
+    assert (len(capture.frames), dropped) == (N - 1, {"frame_name": 1})
+    write_uco3d(tmp_path / "u")
+    video = tmp_path / "u" / "fruit" / "apple" / "1-2-3" / "rgb_video.mp4"
+    video.write_bytes(video.read_bytes()[:900])
+    source = source_of(tmp_path / "u", SourceKind.uco3d)
+    assert len(source.read("1-2-3")[0].frames) == N
+    with pytest.raises(Rejected, match="frame_unreadable"):
+        source.pixels("1-2-3", "000004")
+    video.unlink()
+    with pytest.raises(Rejected, match="no_video"):
+        source.read("1-2-3")
+
+
+@pytest.mark.parametrize("kind", [SourceKind.co3d, SourceKind.uco3d, SourceKind.wildrgbd, SourceKind.nerfstudio, SourceKind.blender])
+def test_an_empty_root_names_the_layout_it_wants(tmp_path, kind):
+    with pytest.raises(UserError, match=rf"holds no capture: expected .* \(source={kind.value}\)"):
+        source_of(tmp_path, kind).captures()

@@ -1,0 +1,144 @@
+"""The answer reader, string by string: letter, rule and outcome."""
+
+import time
+
+import pytest
+
+from actial.core.errors import UserError
+from actial.core.records import FinishReason, Outcome
+from actial.grading.multiple_choice import format_ok, grade
+
+AB = ("left", "right")
+ABC = ("Move to the left", "Move to the right", "No movement")
+
+LADDER = [
+    # benchmarks.md 6.5, with options A=left, B=right
+    ("B", AB, "B", "whole"),
+    ("(B)", AB, "B", "whole"),
+    ("B. left", AB, "B", "leading"),
+    ("<answer>B</answer>", AB, "B", "whole"),
+    ("<answer>\nB\n</answer>", AB, "B", "whole"),
+    ("The answer is B.", AB, "B", "answer_is"),
+    ("The correct option is B", AB, "B", "answer_is"),
+    ("Answer: B", AB, "B", "answer_is"),
+    ("I think A is wrong so B", AB, "B", "sole_letter"),
+    ("B. left of the chair because it is visible", AB, "B", "leading"),
+    ("right", AB, "B", "option_text"),
+    ("<answer>Between</answer>", AB, None, "none"),
+    ("I put <think> reasoning process here </think> <answer> answer here </answer>", AB, None, "none"),
+    ("a chair, so B", AB, "B", "sole_letter"),
+    # unwrapping
+    ("<think>A or B? A.</think><answer>B</answer>", ABC, "B", "whole"),
+    ("<think>it says <answer>answer here</answer></think> <answer>C</answer>", ABC, "C", "whole"),
+    ("<answer>A</answer> wait <answer>B</answer>", ABC, "B", "whole"),
+    ("<THINK>x</THINK><ANSWER>c</ANSWER>", ABC, "C", "whole"),
+    ("<think>A</think> so it is C", ABC, "C", "sole_letter"),
+    ("<think>never closed <answer>B</answer>", ABC, "B", "whole"),
+    # letters
+    ("``C``", ABC, "C", "marked"),
+    ("not `A` but `B. Move to the right`", ABC, "B", "marked"),
+    (r"so \boxed{\text{A}}", ABC, "A", "marked"),
+    (r"\boxed{left}", AB, "A", "option_text"),
+    ("**B**", ABC, "B", "whole"),
+    ("**B.** it moved", ABC, "B", "leading"),
+    ("a) because", ABC, "A", "leading"),
+    ("The answer is A. Or rather, the answer is (C).", ABC, "C", "answer_is"),
+    ("The answer is a chair", AB, None, "none"),
+    ("Answer: A chair", AB, None, "none"),
+    ("Answer: A because it turned", AB, "A", "answer_is"),
+    ("comparing (A) with (B)", AB, "B", "bracketed"),
+    ("A chair stands there, so C", ABC, "C", "sole_letter"),
+    ("either A or B", AB, None, "none"),
+    ("D", ABC, None, "none"),
+    ("The answer is D", ABC, None, "none"),
+    ("Isn't it? I can't tell", ABC, None, "none"),
+    # option text
+    ("it will move to the right.", ABC, "B", "option_text"),
+    ("No movement", ABC, "C", "option_text"),
+    ("no, it would stay", ("no", "no, it would stay"), "B", "option_text"),
+    ("surely no, it would stay", ("no", "no, it would stay"), None, "none"),
+    ("left", ("left", "left"), None, "none"),
+    ("There are 3 chairs", ("2", "3", "13"), "B", "option_text"),
+    ("", ABC, None, "none"),
+]
+
+
+@pytest.mark.parametrize(("text", "options", "letter", "rule"), LADDER)
+def test_ladder(text, options, letter, rule):
+    got = grade(text, options, 1)
+    assert (got.letter, got.rule) == (letter, rule)
+    assert got.correct == (letter == "B")
+    assert got.outcome is (Outcome.PARSED if letter else Outcome.NO_ANSWER)
+
+
+@pytest.mark.parametrize(
+    ("text", "letter", "outcome"),
+    [
+        ("<think>the first photo shows A", None, Outcome.TRUNCATED),
+        ("The left side (B) is visible and then", None, Outcome.TRUNCATED),
+        ("The format is <think> </think> <answer> a letter </answer>. First I", None, Outcome.TRUNCATED),
+        ("B. Move to the right, as the", "B", Outcome.PARSED),
+        ("<think>x</think><answer>B</answer> and", "B", Outcome.PARSED),
+    ],
+)
+def test_cut_output(text, letter, outcome):
+    got = grade(text, ABC, 1, FinishReason.LENGTH)
+    assert (got.letter, got.outcome) == (letter, outcome)
+
+
+def test_unclosed_chain_is_truncated_even_without_finish_reason():
+    assert grade("<think>so the answer is B", ABC, 1).outcome is Outcome.TRUNCATED
+
+
+@pytest.mark.parametrize(
+    ("text", "actial", "actial_eval", "vlmeval"),
+    [
+        ("<answer>B</answer>", "B", "B", None),
+        ("<answer>\nB\n</answer>", "B", "B", "B"),
+        ("<answer>B.</answer>", None, "B", None),
+        ("<answer>b</answer>", None, None, None),
+        ("<answer>A</answer><answer>B</answer>", "A", None, None),
+        ("B. left of the chair because it is visible", None, "B", "B"),
+        ("The answer is B.", None, "B", "B"),
+        ("Answer: B", None, "B", "B"),
+        ("I think A is wrong so B", None, None, None),
+        ("right", None, "B", "B"),
+        ("<answer>Between</answer>", None, None, None),
+        ("Cannot determine the answer B", None, None, None),
+        ("None", None, None, None),
+    ],
+)
+def test_other_readers(text, actial, actial_eval, vlmeval):
+    got = [grade(text, AB, 1, compat=mode).letter for mode in ("actial", "actial_eval", "vlmeval_exact")]
+    assert got == [actial, actial_eval, vlmeval]
+
+
+@pytest.mark.parametrize(
+    ("text", "ok"),
+    [
+        ("<think>x</think><answer>B</answer>", True),
+        ("  <Think>\nx</Think>\n\n<ANSWER></ANSWER>\n", True),
+        ("<think>a</think><answer>b</answer> <answer>c</answer>", True),  # bodies reach to the last closing tag
+        ("<think>x</think> so <answer>B</answer>", False),
+        ("<answer>B</answer>", False),
+        ("<think>x</think><answer>B", False),
+        ("ok <think>x</think><answer>B</answer>", False),
+    ],
+)
+def test_format(text, ok):
+    assert format_ok(text) is ok
+
+
+def test_bad_arguments():
+    with pytest.raises(UserError, match="answer_index=3"):
+        grade("A", ABC, 3)
+    with pytest.raises(UserError, match="compat=judge"):
+        grade("A", ABC, 0, compat="judge")
+
+
+def test_degenerate_output_stays_cheap():
+    repeats = ["<answer>", "<think>", "</think> <answer>", "</answer>", "`", " ", "("]
+    texts = ["</answer>" + unit * (100_000 // len(unit)) for unit in repeats]
+    began = time.process_time()
+    assert [grade(text, ABC, 1).letter for text in texts] == [None] * len(texts)
+    assert time.process_time() - began < 5

@@ -1,0 +1,130 @@
+"""The estimate of a step's operations and memory against what the tiny models really do, and the paper's model on the meta device."""
+
+from __future__ import annotations
+
+import weakref
+
+import pytest
+import torch
+from support.random_batches import FAMILIES, random_batch
+from support.tiny_models import tiny_policy
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+from transformers import Qwen2_5_VLConfig
+
+from actial.config import LoraConfig, ModelConfig, PartConfig, Precision
+from actial.modeling.cost_model import Load, load_of, step_flops, step_memory
+from actial.modeling.policy import Policy
+from actial.modeling.prefix_packing import Branch, Trunk, pack
+
+FROZEN_TOWER = {"vision": PartConfig(train=False), "merger": PartConfig(train=False)}
+CPU_ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+
+
+def test_load_of_a_small_batch():
+    """A trunk of 3 with branches of 2 and 1 tokens: 6 pairs of its own, then 4 + 5 and 4."""
+    trunk = Trunk("t", [1, 2, 3], [], [Branch([4, 5], [True, True]), Branch([6], [False])])
+    assert load_of([trunk], [], tiny_policy()) == Load(tokens=6, longest=6, pairs=6 + 9 + 4, keys=9, scored=2, patches=[])
+
+
+def counted_flops(policy, batch) -> tuple[float, float]:
+    """Operations of the forward and of the backward pass, attention's forward included (its backward has no rule on a CPU)."""
+    rule = {CPU_ATTENTION: lambda q, k, v, *_, out_shape=None, **__: sdpa_flop_count(q, k, v)}
+    with FlopCounterMode(display=False, custom_mapping=rule) as forward:
+        total = policy.token_logprobs(batch).logprobs.sum()
+    with FlopCounterMode(display=False, custom_mapping=rule) as backward:
+        total.backward()
+    return forward.get_total_flops(), backward.get_total_flops()
+
+
+@pytest.mark.parametrize("settings", [{}, {"gradient_checkpointing": True}, {"head_chunk_tokens": 10_000}, FROZEN_TOWER])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_operations_are_those_of_a_counted_step(family, settings):
+    policy = tiny_policy(family, **settings).train()
+    trunks, images = random_batch(5, policy, counts=(2, 1, 3))
+    found = step_flops(policy, load_of(trunks, images, policy))
+    forward, backward = counted_flops(policy, pack(trunks, images, policy.spec, 10_000))
+    assert sum(part.forward for part in found.values()) == pytest.approx(forward, rel=0.15)
+    assert sum(part.backward + part.again for part in found.values()) == pytest.approx(backward, rel=0.3)
+
+
+class Live(TorchDispatchMode):
+    """Bytes of the tensors made inside, at the highest."""
+
+    def __init__(self, known: list[torch.Tensor]) -> None:
+        super().__init__()
+        self.known = {tensor.untyped_storage()._cdata for tensor in known}
+        self.now = self.peak = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, torch.Tensor) and (key := tensor.untyped_storage()._cdata) not in self.known:
+                size = tensor.untyped_storage().nbytes()
+                self.known.add(key)
+                self.now += size
+                self.peak = max(self.peak, self.now)
+                weakref.finalize(tensor.untyped_storage(), self.forget, key, size)
+        return out
+
+    def forget(self, key: int, size: int) -> None:
+        self.known.discard(key)
+        self.now -= size
+
+
+@pytest.mark.parametrize("settings", [{}, {"gradient_checkpointing": True}, {"precision": Precision.bf16}, FROZEN_TOWER])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_memory_is_near_what_a_step_holds(family, settings):
+    """Passing gradients and the padding of attention come on top of what is kept: a third at most."""
+    policy = tiny_policy(family, **settings).train()
+    trunks, images = random_batch(5, policy, counts=(2, 1, 3, 2, 3) * 4)
+    batch = pack(trunks, images, policy.spec, 10_000)
+    for parameter in policy.parameters():
+        parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
+    weights = list(policy.parameters())
+    held = [*weights, *(p.grad for p in weights if p.grad is not None), *(getattr(batch, name) for name in ("ids", "positions"))]
+    with Live(held) as live:
+        policy.token_logprobs(batch).logprobs.sum().backward()
+    estimate = step_memory(policy, load_of(trunks, images, policy))
+    casts = estimate.state - 4 * sum(p.numel() * (4 if p.requires_grad else 1) for p in weights)
+    assert 0.95 < live.peak / (estimate.activations + estimate.head + casts) < 1.35
+
+
+def test_state_of_adapters_copies_and_shards():
+    load = Load(tokens=10, longest=10, pairs=50, keys=10, scored=4, patches=[])
+    full = tiny_policy()
+    size = sum(p.numel() for p in full.parameters())
+    assert step_memory(full, load).state == 16 * size
+    assert step_memory(full, load, frozen_copy=True, shards=4).state == 5 * size
+    adapters = tiny_policy(lora=LoraConfig(enabled=True, rank=2))
+    small = sum(p.numel() for p in adapters.parameters() if p.requires_grad)
+    assert step_memory(adapters, load).state == 4 * (size + small) + 12 * small
+
+
+def qwen2_5_vl_7b() -> Qwen2_5_VLConfig:
+    """Shapes of Qwen2.5-VL-7B-Instruct."""
+    text = {
+        "hidden_size": 3584, "intermediate_size": 18_944, "num_hidden_layers": 28, "num_attention_heads": 28, "num_key_value_heads": 4,
+        "vocab_size": 152_064,
+    }  # fmt: skip
+    vision = {"hidden_size": 1280, "intermediate_size": 3420, "out_hidden_size": 3584}
+    return Qwen2_5_VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=False)
+
+
+def test_the_papers_model_fits_eight_ranks_and_not_one():
+    """On the meta device: 8.29 B parameters, 133 GB of state in full training, and a group's forward of about 83 TFLOP when shared."""
+    policy = Policy.from_config(qwen2_5_vl_7b(), ModelConfig(path="7b", row_tokens=8192, gradient_checkpointing=True))
+    assert sum(p.numel() for p in policy.parameters()) == pytest.approx(8.29e9, rel=2e-3)
+    prompt, completion, group, image = 1520, 250, 16, 2640
+    load = Load(
+        tokens=prompt + group * completion,
+        longest=prompt + group * completion,
+        pairs=prompt * prompt // 2 + group * (prompt * completion + completion**2 // 2),
+        keys=group * (prompt + completion),
+        scored=group * completion,
+        patches=[image, image],
+    )
+    assert step_memory(policy, load).state == pytest.approx(133e9, rel=0.01)
+    assert step_memory(policy, load, shards=8).state == pytest.approx(16.6e9, rel=0.01)
+    assert sum(part.forward for part in step_flops(policy, load).values()) == pytest.approx(83e12, rel=0.1)

@@ -1,0 +1,46 @@
+"""Packed scoring equals the padded forward for every family, whichever parts train: log-probabilities and every gradient."""
+
+from __future__ import annotations
+
+from functools import cache
+from itertools import combinations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.oracle import assert_same_gradients, gradients, padded_logprobs
+from support.random_batches import FAMILIES, random_batch
+from support.tiny_models import tiny_model, tiny_policy
+
+from actial.config import PartConfig
+from actial.modeling.prefix_packing import pack
+from actial.modeling.trainable_modules import PARTS, part_of
+
+SWITCHES = [chosen for size in (1, 2, 3) for chosen in combinations(PARTS, size)]
+
+
+@cache
+def plain(family: str):
+    return tiny_model(family)
+
+
+@cache
+def policy_of(family: str, trained: tuple[str, ...]):
+    return tiny_policy(family, **{part: PartConfig(train=part in trained) for part in PARTS})
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@settings(max_examples=7, deadline=None, derandomize=True)
+@given(
+    seed=st.integers(0, 2**20), trained=st.sampled_from(SWITCHES), counts=st.lists(st.sampled_from((0, 1, 2, 3)), min_size=1, max_size=3)
+)
+def test_random_ragged_batches_equal_the_padded_forward_whatever_trains(family, seed, trained, counts):
+    policy, model = policy_of(family, trained), plain(family)
+    trunks, images = random_batch(seed, policy, counts=(*counts, 1))  # at least one image, so that every part takes part
+    result = policy.token_logprobs(pack(trunks, images, policy.spec, 96)).logprobs
+    expected = padded_logprobs(model, trunks, images, policy.spec)
+    torch.testing.assert_close(result, expected, rtol=1e-5, atol=1e-5)
+    weights = torch.randn(len(result), generator=torch.Generator().manual_seed(seed))
+    wanted = {n: g if part_of(n) in trained else 0 * g for n, g in gradients(model, expected, weights).items()}
+    assert_same_gradients(gradients(policy.core, result, weights), wanted, 1e-5)

@@ -1,0 +1,101 @@
+"""The page from fabricated figures: complete, self-contained, safe against what models write."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from support.scripted import ByteRenderer, FunctionSampler, letter_of, question
+
+from actial.core.atomic_io import write_json
+from actial.core.errors import UserError
+from actial.core.records import Example, SamplingParams
+from actial.evaluation.loop import evaluate_examples
+from actial.evaluation.set_results import sample_answers, set_results
+from actial.reporting.html_report import summary, write_report
+from actial.reporting.plots import curves
+
+KINDS = ("ego_translation", "object_translation", "ego_rotation")
+
+
+def run_folder(tmp_path, texts):
+    """A run with one set answered by one scripted model per text; "" means the right letter every time."""
+    examples = [
+        Example(
+            uid=f"e{i}",
+            images=[np.full((8, 8, 3), i, np.uint8)] * 2,
+            questions=[question(f"e{i}/{k}", kind=k) for k in KINDS],
+            task="viewpoint",
+            row={"geom": {"alpha_deg": (25.0, -25.0, 70.0, 100.0)[i]}},
+        )
+        for i in range(4)
+    ]
+
+    def ask(text):
+        sampler = FunctionSampler(lambda _, asked: text or letter_of(asked, "left"))
+        return evaluate_examples(sampler, ByteRenderer(), examples, SamplingParams(max_tokens=9999))
+
+    rows = {model: ask(text) for model, text in texts.items()}
+    results = {
+        "meta": {"title": "A <test>", "subtitle": "here", "commit": "abc"},
+        "models": list(texts),
+        "sets": {"held out": {model: set_results(p) for model, p in rows.items()}},
+        "chance": {"held out": 1 / 3},
+        "examples": {"held out": sample_answers(tmp_path, "held out", examples, rows, count=2)},
+    }
+    write_json(tmp_path / "results.json", results)
+    metrics = [{"stage": "sft", "step": s, "loss": 1 / (s + 1), "note": "x"} for s in range(20)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in metrics))
+    return results
+
+
+def test_the_summary_has_a_line_for_each_figure(tmp_path):
+    run_folder(tmp_path, {"base": "C is", "sft": ""})
+    assert [line.split("  ") [0] for line in summary(tmp_path).splitlines()] == [
+        "% right", "held out", "held out, all of a pair right", "held out, form",
+    ]  # fmt: skip
+    assert summary(tmp_path).splitlines()[1].split()[-2:] == ["0.0", "100.0"]
+
+
+def test_set_results_count(tmp_path):
+    found = run_folder(tmp_path, {"base": "C is", "sft": ""})["sets"]["held out"]
+    assert (found["sft"]["overall"]["value"], found["sft"]["joint"]["n"], found["sft"]["joint"]["value"]) == (1, 4, 1)
+    assert (found["base"]["overall"]["value"], found["base"]["tokens"], found["base"]["format"]) == (0, 4, 0)
+    assert set(found["sft"]["by_type"]) == set(KINDS)
+    assert {name: (cell["n"], cell["value"]) for name, cell in found["sft"]["by_angle"].items()} == {
+        "20-40": (6, 1), "60-80": (3, 1), "80-100": (3, 1),
+    }  # fmt: skip
+
+
+def test_page_is_one_self_contained_file(tmp_path):
+    run_folder(tmp_path, {"base": "<script>alert(1)</script>", "sft": "", "grpo": "<think>x</think><answer>B</answer>"})
+    page = write_report(tmp_path).read_text()
+    assert not re.search(r"""(src|href)=["'](?!data:|#)""", page)
+    assert "<script" not in page
+    assert "&lt;script&gt;alert(1)" in page
+    assert "A &lt;test&gt;" in page
+    assert page.count("data:image/png;base64,") == 4
+    assert page.count("<svg") == 2  # accuracy and the loss curve
+    assert "<?xml" not in page
+    for text in ("100.0", "0.0 to 24.2", "all questions of a pair right", "not readable", "SFT", "GRPO", "75.8 to 100.0"):
+        assert text in page
+
+
+def test_same_input_same_page(tmp_path):
+    run_folder(tmp_path, {"base": "", "sft": "B"})
+    assert write_report(tmp_path).read_bytes() == write_report(tmp_path).read_bytes()
+
+
+def test_missing_results_are_named(tmp_path):
+    with pytest.raises(UserError, match=r"results\.json"):
+        write_report(tmp_path)
+
+
+def test_curves_sort_metrics_into_panels():
+    row = {"stage": "grpo", "reward/format": 1.0, "kl": 0.1, "length": 9, "lr": 1e-6, "accuracy/static": 0.5, "reward_std_within": 0.3}
+    rows = [row | {"step": s} for s in range(3)]
+    [stage] = curves(rows)
+    assert stage["name"] == "GRPO"
+    assert all(title in stage["svg"] for title in ("reward", "KL to the reference", "response length", "accuracy by question type"))
+    assert not any(word in stage["svg"] for word in ("loss", "accuracy and form", "reward_std_within"))
+    assert curves([{"stage": "x", "step": 1, "lr": 1.0}]) == []

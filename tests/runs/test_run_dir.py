@@ -1,0 +1,151 @@
+"""The run folder: resumed, refused, locked; its rows continue as if never interrupted."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import hydra
+import pytest
+from omegaconf import OmegaConf
+
+from actial.config import TrainConfig, register
+from actial.config.hydra_app import typed
+from actial.core.atomic_io import atomic, write_json
+from actial.core.errors import UserError
+from actial.core.paths import CONF
+from actial.runs.run_dir import RowLog, open_run, provenance, stop_requested
+
+
+def config(folder: Path, *overrides: str) -> TrainConfig:
+    register()
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        return typed(hydra.compose("train", ["+experiment=smoke", f"run_dir={folder}", *overrides]))
+
+
+def test_a_new_folder_holds_the_resolved_config(tmp_path: Path) -> None:
+    wanted = config(tmp_path / "a" / "run", "seed=3")
+    with open_run(wanted) as run:
+        assert not run.resumed
+        assert not run.finished
+    written = OmegaConf.load(tmp_path / "a" / "run" / "config.yaml")
+    assert written.seed == 3
+    assert "${" not in run.config_text
+    assert OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TrainConfig), written)) == wanted
+
+
+def test_the_same_config_resumes(tmp_path: Path) -> None:
+    with open_run(config(tmp_path / "run")) as run:
+        before = run.config_text
+    with open_run(config(tmp_path / "run", "logger.mode=offline")) as run:  # who watches does not matter
+        assert run.resumed
+        assert run.config_text == before
+
+
+def test_another_config_is_refused_with_the_key(tmp_path: Path) -> None:
+    with open_run(config(tmp_path / "run")):
+        pass
+    with pytest.raises(UserError, match=r"holds a run with seed=0 where this command has 1: give another run_dir"):
+        open_run(config(tmp_path / "run", "seed=1"))
+    with pytest.raises(UserError, match=r"grpo\.kl\.beta=0\.01 where this command has 0\.5 and 1 more settings differ"):
+        open_run(config(tmp_path / "run", "grpo.kl.beta=0.5", "seed=1"))
+
+
+def test_settings_of_a_stage_that_is_not_run_may_differ(tmp_path: Path) -> None:
+    with open_run(config(tmp_path / "run", "stages=[sft]")):
+        pass
+    with open_run(config(tmp_path / "run", "stages=[sft]", "grpo.steps=77", "reward.gated=true")) as run:
+        assert run.resumed
+    with pytest.raises(UserError, match=r"sft\.steps=\d+ where this command has 77: give another run_dir"):
+        open_run(config(tmp_path / "run", "stages=[sft]", "sft.steps=77"))
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("keep me")
+    with pytest.raises(UserError, match="holds files but no config"):
+        open_run(config(tmp_path))
+    with pytest.raises(UserError, match="is a file"):
+        open_run(config(tmp_path / "thesis.txt"))
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_two_processes_cannot_write_one_run(tmp_path: Path) -> None:
+    with open_run(config(tmp_path / "run")), pytest.raises(UserError, match="being written by another process"):
+        open_run(config(tmp_path / "run"))
+    with open_run(config(tmp_path / "run")) as run:
+        assert run.resumed
+
+
+def test_rows_after_a_rewind_are_those_of_an_uninterrupted_run(tmp_path: Path) -> None:
+    straight, resumed = RowLog(tmp_path / "straight.jsonl"), RowLog(tmp_path / "resumed.jsonl")
+    for log in (straight, resumed):
+        log.write("sft", 1, {"loss": 1.5})
+        log.write("grpo", 1, {"reward": 0.1})
+        log.write("grpo", 2, {"reward": 1 / 3})
+    straight.write("grpo", 3, {"reward": float("nan")})
+    resumed.write("grpo", 3, {"reward": 0.9})
+    with resumed.path.open("ab") as file:
+        file.write(b'{"stage": "grpo", "st')  # killed while writing
+    resumed.rewind("grpo", 2)
+    resumed.write("grpo", 3, {"reward": float("nan")})
+    assert resumed.path.read_bytes() == straight.path.read_bytes()
+    assert straight.rows()[-1] == {"stage": "grpo", "step": 3, "reward": None}
+
+
+def test_rewinding_one_stage_keeps_the_others(tmp_path: Path) -> None:
+    log = RowLog(tmp_path / "rows.jsonl")
+    for step in (1, 2, 3):
+        log.write("sft", step, {"loss": float(step)})
+    log.rewind("grpo", 0)
+    assert [row["step"] for row in log.rows()] == [1, 2, 3]
+    log.rewind("sft", 1)
+    assert [row["step"] for row in log.rows()] == [1]
+
+
+def test_the_passport_gathers_facts(tmp_path: Path) -> None:
+    with open_run(config(tmp_path / "run")) as run:
+        run.stamp({"seed": 0, "gap": 1.0})
+        run.stamp({"gap": 1e-6})
+    assert json.loads((tmp_path / "run" / "passport.json").read_text()) == {"seed": 0, "gap": 1e-6}
+
+
+def test_provenance_names_what_decides_the_numbers() -> None:
+    facts = provenance()
+    assert facts["packages"]["torch"].startswith("2.14")
+    assert facts["commit"] is None or len(facts["commit"]) == 40
+
+
+def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "facts.json"
+    write_json(path, {"a": 1})
+    with suppress(RuntimeError), atomic(path) as file:
+        file.write(b"half")
+        raise RuntimeError
+    assert json.loads(path.read_text()) == {"a": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["facts.json"]
+
+
+def test_sigterm_only_sets_a_flag_inside_the_block() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with stop_requested() as stop:
+        assert not stop()
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop()
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_lock_ends_with_its_process(tmp_path: Path) -> None:
+    code = (
+        "import os, sys; from pathlib import Path; sys.path.insert(0, 'tests/runs');"
+        "from test_run_dir import config; from actial.runs.run_dir import open_run;"
+        f"open_run(config(Path({str(tmp_path / 'run')!r}))); os._exit(9)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=CONF.parent, check=False)
+    assert done.returncode == 9
+    with open_run(config(tmp_path / "run")) as run:
+        assert run.resumed

@@ -1,0 +1,341 @@
+"""Chains by a teacher, against a real HTTP server that speaks OpenAI's chat format and breaks in every way a server does."""
+
+import base64
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+import pytest
+
+import actial.chains as command_line
+from actial.config import ChainsConfig, ColdStartConfig, DataConfig, ImageConfig, ImageFormat
+from actial.core.errors import UserError
+from actial.core.records import AnswerMode
+from actial.data.datasets import ViewpointSet
+from actial.data.images import decode_bytes, encode
+from actial.data.shards import Sample, ShardSet, write_set
+from actial.teacher.collect import teach
+from actial.teacher.prompt import read_reply
+from actial.viewpoint.rationale_verifier import contradictions
+
+PAIRS = 12
+KEY = "sk-secret-of-the-test"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    root = tmp_path_factory.mktemp("pairs") / "set"
+    samples = []
+    for i in range(PAIRS):
+        rng = np.random.default_rng(i)
+        image = ImageConfig(max_pixels=1024, multiple=8, format=ImageFormat.png)
+        images = {f"f{k}.png": encode(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8), image) for k in range(2)}
+        side, other = ("right", "left") if i % 2 else ("left", "right")
+        labels = {"ego_translation": side, "object_translation": other, "ego_rotation": other, "ego_rotation_deg": 40.0 + i}
+        kinds = ["ego_translation", "object_translation", "ego_rotation"]
+        row = {
+            "uid": f"pair{i}",
+            "split": "train",
+            "kind": "pair",
+            "class_name": "mug",
+            "motion": "horizontal",
+            "geom": {"alpha_deg": (40.0 + i) * (1 if side == "right" else -1)},
+            "labels": labels,
+            "questions": kinds,
+            "question_type": kinds[i % 3],
+            "images": ["f0.png", "f1.png"],
+        }
+        samples.append(Sample(key=f"k{i}", images=images, rows=[row]))
+    write_set(root, {"train": samples}, 4, {"licence": "none"})
+    return root
+
+
+def truthful(prompt: str) -> str:
+    """What a good teacher says: from the answers it was told, in free prose."""
+    ego = re.search(r"seen from the camera, it moved: (\w+)", prompt).group(1)
+    seen = re.search(r"seen from the object, the camera moved: (\w+)", prompt).group(1)
+    turn = re.search(r"the camera turned: (\w+); by about (\d+)", prompt)
+    question = re.search(r"Question: (.*?)\n(A: .*?)\n", prompt, re.S)
+    side = turn.group(1) if "turn" in question.group(1) else seen if "from the object" in question.group(1) else ego
+    letter = re.search(rf"([A-C]): \w+ to the {side}", question.group(2)).group(1)
+    text = f"Both photos show a mug. The camera clearly moved to its own {ego}."
+    text += f" It rotated to the {turn.group(1)} by {turn.group(2)} degrees."
+    return f"{text} From the object's point of view, it went to the {seen}.\n\nAnswer: {letter}"
+
+
+class Server(ThreadingHTTPServer):
+    """Replies by `says`; before that, each prompt meets the faults of `plan` one after the other."""
+
+    daemon_threads = True
+
+    def __init__(self, plan=(), says=truthful, delay=0.0):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.plan, self.says, self.delay = plan, says, delay
+        self.bodies, self.seen, self.headers_seen = [], Counter(), []
+        self.busy = self.most_busy = 0
+        self.lock = threading.Lock()
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self.server_address[1]}/v1"
+
+    def handle_error(self, *_):
+        """A dropped connection is meant."""
+
+
+class Handler(BaseHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+    def send(self, status, body, **headers):
+        self.send_response(status)
+        for name, value in {"Content-Type": "application/json", "Content-Length": str(len(body)), **headers}.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def do_POST(self):
+        server = self.server
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        prompt = body["messages"][0]["content"][-1]["text"]
+        with server.lock:
+            server.bodies.append(body)
+            server.headers_seen.append({name.lower(): value for name, value in self.headers.items()})
+            turn = server.seen[prompt]
+            server.seen[prompt] += 1
+            server.busy += 1
+            server.most_busy = max(server.most_busy, server.busy)
+        time.sleep(server.delay)
+        with server.lock:
+            server.busy -= 1
+        fault = server.plan[turn] if turn < len(server.plan) else None
+        if fault == "drop":
+            self.connection.close()
+        elif fault == "garbage":
+            self.send(200, b"<html>not json</html>")
+        elif fault:
+            said = json.dumps({"error": {"message": f"Incorrect API key provided: {KEY}"}}).encode()
+            self.send(fault, said, **({"Retry_After": "0"} if fault == 429 else {}))
+        else:
+            text = server.says(prompt) if server.says.__code__.co_argcount == 1 else server.says(prompt, turn)
+            message = {"role": "assistant", "content": text}
+            usage = {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110}
+            choice = {"index": 0, "message": message, "finish_reason": "stop"}
+            self.send(
+                200,
+                json.dumps(
+                    {"id": "1", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice], "usage": usage}
+                ).encode(),
+            )
+
+
+@pytest.fixture
+def serve():
+    started = []
+
+    def start(**settings) -> Server:
+        started.append(Server(**settings))
+        return started[-1]
+
+    yield start
+    for server in started:
+        server.shutdown()
+        server.server_close()
+
+
+def config(server: Server, data, out, **settings) -> ChainsConfig:
+    known = {"teacher": "tutor", "backoff_s": 0.001, "concurrency": 4, "timeout_s": 5.0}
+    return ChainsConfig(url=server.url, pairs=str(data), out=str(out), **{**known, **settings})
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def content(folder):
+    return {name: (folder / name).read_bytes() for name in ("chains.jsonl", "rejected.jsonl", "ledger.json")}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(data, tmp_path_factory):
+    out = tmp_path_factory.mktemp("plain") / "chains"
+    server = Server()
+    teach(config(server, data, out))
+    server.shutdown()
+    return out
+
+
+def test_every_pair_gets_a_verified_chain(data, serve, tmp_path, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    server = serve(delay=0.05)
+    teach(config(server, data, tmp_path / "out", price_in=2.0, price_out=10.0))
+    chains = lines(tmp_path / "out" / "chains.jsonl")
+    assert [chain["uid"] for chain in chains] == [f"pair{i}" for i in range(PAIRS)]
+    rows = {row["uid"]: row for row in ShardSet(data, "train").rows}
+    for chain in chains:
+        assert contradictions(chain["target"], rows[chain["uid"]]) == []
+        assert "Answer:" not in chain["chain"]
+        assert chain["target"].endswith("</answer>")
+    ledger = json.loads((tmp_path / "out" / "ledger.json").read_text())
+    assert (ledger["accepted"], ledger["prompt_tokens"], ledger["completion_tokens"]) == (PAIRS, 100 * PAIRS, 10 * PAIRS)
+    assert ledger["cost"] == pytest.approx(PAIRS * (100 * 2 + 10 * 10) / 1e6)
+    assert 1 < server.most_busy <= 4
+    sent = server.bodies[0]["messages"][0]["content"]
+    pictures = [decode_bytes(base64.b64decode(part["image_url"]["url"].split(",")[1])) for part in sent[:2]]
+    assert any(
+        all(np.array_equal(a, b) for a, b in zip(pictures, ShardSet(data, "train").images(row), strict=True)) for row in rows.values()
+    )
+    assert server.headers_seen[0]["authorization"] == f"Bearer {KEY}"
+    assert not [path for path in (tmp_path / "out").iterdir() if KEY.encode() in path.read_bytes()]
+
+
+def test_faults_are_retried_to_the_same_chains(data, serve, tmp_path, uninterrupted):
+    server = serve(plan=(500, 429, "garbage", "drop", 503))
+    teach(config(server, data, tmp_path / "out"))
+    assert content(tmp_path / "out") == content(uninterrupted)
+    assert set(server.seen.values()) == {6}
+
+
+def test_a_killed_run_resumes_to_the_same_chains_and_asks_nothing_twice(data, serve, tmp_path, uninterrupted):
+    server = serve(delay=0.3)
+    out = tmp_path / "out"
+    words = [f"pairs={data}", f"out={out}", f"url={server.url}", "teacher=tutor", "concurrency=2"]
+    process = subprocess.Popen([sys.executable, "-m", "actial.chains", *words], stderr=subprocess.PIPE)
+    replies = out / "replies.jsonl"
+    while process.poll() is None and (not replies.is_file() or replies.read_bytes().count(b"\n") < 3):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    done = replies.read_bytes().count(b"\n")
+    assert 3 <= done < PAIRS
+    with replies.open("ab") as file:
+        file.write(b'{"key": "torn')
+    server.delay = 0.0
+    teach(config(server, data, out))
+    assert content(out) == content(uninterrupted)
+    assert len(server.bodies) <= PAIRS + 2  # what was in flight at the kill
+    asked = len(server.bodies)
+    teach(config(server, data, out))
+    assert len(server.bodies) == asked
+
+
+def test_chains_that_contradict_the_geometry_are_rejected_with_the_reason(data, serve, tmp_path):
+    def slips(prompt, turn):
+        said = truthful(prompt)
+        swap = {"left": "right", "right": "left"}
+        return re.sub(r"(it went to the )(\w+)", lambda m: m.group(1) + swap[m.group(2)], said) if turn == 0 else said
+
+    server = serve(says=slips)
+    teach(config(server, data, tmp_path / "out", limit=5))
+    assert len(lines(tmp_path / "out" / "chains.jsonl")) == 5
+    rejected = lines(tmp_path / "out" / "rejected.jsonl")
+    assert [[r["reason"] for r in entry["reasons"]] for entry in rejected] == [["object_translation"]] * 5
+    assert json.loads((tmp_path / "out" / "ledger.json").read_text())["rejected_by"] == {"object_translation": 5}
+    teach(config(serve(says=lambda prompt: "I cannot say."), data, tmp_path / "none", limit=3))
+    assert lines(tmp_path / "none" / "chains.jsonl") == []
+    assert json.loads((tmp_path / "none" / "ledger.json").read_text())["rejected_by"] == {"no_answer": 6}
+
+
+def test_a_refusal_is_one_sentence_without_the_key(data, serve, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("TEACHER_KEY", KEY)
+    server = serve(plan=(401,) * 99)
+    words = [f"pairs={data}", f"out={tmp_path / 'out'}", f"url={server.url}", "teacher=tutor", "key_variable=TEACHER_KEY"]
+    monkeypatch.setattr(sys, "argv", ["actial.chains", *words])
+    with pytest.raises(SystemExit) as left:
+        command_line.main()
+    said = capsys.readouterr()
+    assert left.value.code == 1
+    assert "status 401" in said.err
+    assert "TEACHER_KEY" in said.err
+    assert KEY not in said.err + said.out
+    assert len([line for line in said.err.splitlines() if line.startswith("error:")]) == 1
+
+
+def test_a_server_that_is_gone_ends_the_run_with_one_sentence(data, serve, tmp_path):
+    server = serve(plan=(503,) * 99)
+    with pytest.raises(UserError, match=r"gives no answer \(status 503 .*run the same command to resume"):
+        teach(config(server, data, tmp_path / "out", retries=1))
+
+
+def test_one_request_that_always_fails_costs_only_itself(data, serve, tmp_path):
+    server = serve()
+    server.says = lambda prompt: truthful(prompt) if "44 degrees" not in prompt else None
+    teach(config(server, data, tmp_path / "out", attempts=1))
+    assert len(lines(tmp_path / "out" / "chains.jsonl")) == PAIRS - 1
+
+
+def test_asking_stops_at_the_cost_limit_and_a_higher_one_goes_on(data, serve, tmp_path):
+    prices = {"price_in": 10_000.0, "concurrency": 1}
+    teach(config(serve(), data, tmp_path / "out", max_cost=3.0, **prices))
+    assert len(lines(tmp_path / "out" / "chains.jsonl")) == 3
+    teach(config(serve(), data, tmp_path / "out", max_cost=5.0, **prices))
+    assert len(lines(tmp_path / "out" / "chains.jsonl")) == 5
+
+
+def test_chains_take_the_cold_start_s_share_of_the_draws(data, uninterrupted, tmp_path):
+    shards = ShardSet(data, "train")
+    few = tmp_path / "chains.jsonl"
+    few.write_text("".join((uninterrupted / "chains.jsonl").read_text().splitlines(keepends=True)[:3]))
+    cold = ColdStartConfig(ratio=0.25, source=str(few))
+    viewpoint = ViewpointSet(shards, DataConfig(questions_per_pair=3), cold, supervised=True, mode=None)
+    drawn = [viewpoint.example(i, epoch) for epoch in range(60) for i in range(PAIRS)]
+    told = [example for example in drawn if example.questions[0].mode is AnswerMode.THINK]
+    assert len(told) / len(drawn) == pytest.approx(0.25, abs=0.05)
+    assert {example.uid for example in told} == {"pair0", "pair1", "pair2"}
+    for example in told:
+        (question,) = example.questions
+        assert contradictions(question.target, example.row) == []
+        assert question.target.endswith(f"<answer>{question.answer_letter}</answer>")  # of this epoch's order of options
+    with pytest.raises(UserError, match="does not exist"):
+        ViewpointSet(shards, DataConfig(), ColdStartConfig(source=str(tmp_path / "none")), supervised=True, mode=None)
+
+
+def test_replies_are_read_in_any_dress():
+    assert read_reply("It moved.\nAnswer: B") == ("It moved.", "B")
+    assert read_reply("<think>It moved.</think>\n<answer>Answer: (c)</answer>") == ("It moved.", "C")
+    assert read_reply("It moved.\n**Answer:** A.") == ("It moved.", "A")
+    assert read_reply("The answer: a matter of taste") == ("The answer: a matter of taste", None)
+
+
+RIGHT = {
+    "class_name": "toy car",
+    "geom": {"alpha_deg": 50.0},
+    "labels": {"ego_translation": "right", "object_translation": "left", "ego_rotation": "left"},
+}
+
+
+@pytest.mark.parametrize(
+    ("prose", "reasons"),
+    [
+        ("The camera shifted rightward around the car and panned left.", []),
+        ("The camera has clearly moved towards its left.", ["ego_translation"]),
+        ("From the car's perspective, the camera went left.", []),
+        ("From the perspective of the object it moved to the right.", ["object_translation"]),
+        ("In the second photo, it turned to its right by 50 degrees.", ["ego_rotation"]),
+        ("The camera did not move to the left.", []),
+        ("Seen from the toy, the camera moved to the left; from the camera it moved to the right.", []),
+        ("The camera passes from the car's left side to its right side.", ["object_translation"]),
+        ("It went anticlockwise, about 50°, from 10 degrees of elevation.", []),
+        ("The camera orbits clockwise.", ["turn"]),
+        ("The camera turned left by 80 degrees.", ["degrees"]),
+        ("The camera moved away from the car to the right.", []),
+    ],
+)
+def test_the_verifier_reads_free_prose(prose, reasons):
+    assert [c.reason for c in contradictions(prose, RIGHT)] == reasons
+
+
+def test_no_environment_variable_is_needed_for_a_local_server(data, serve, tmp_path, monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    assert "OPENAI_API_KEY" not in os.environ
+    teach(config(serve(), data, tmp_path / "out", limit=1))
+    assert len(lines(tmp_path / "out" / "chains.jsonl")) == 1

@@ -1,0 +1,129 @@
+"""A run killed at any step and resumed computes bit-identical losses; a checkpoint of another prompt is refused."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+
+import lightning
+import pytest
+import torch
+from support.tiny_models import tiny_policy
+from support.training import Recorder, fit_sft, make_trainer, sft_batch, sft_module
+
+from actial.config import LoraConfig, PartConfig
+from actial.core.errors import UserError
+from actial.runs.run_dir import stop_requested
+from actial.training.checkpoint import CheckpointCallback, latest, resume
+from actial.training.train_module import step_loader
+
+STEPS = 7
+FINGERPRINT = {"chat_template": "abc", "pixel_limits": "16:256:4096"}
+
+
+def new_module(folder, dropout: float = 0.0):
+    lora = LoraConfig(enabled=dropout > 0, rank=4, dropout=dropout)
+    return sft_module(folder, steps=STEPS, policy=tiny_policy(lora=lora))
+
+
+class KillAt(lightning.Callback):
+    def __init__(self, step: int, number: int) -> None:
+        self.step, self.number = step, number
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        if pl_module.completed_steps == self.step:
+            os.kill(os.getpid(), self.number)
+
+
+def run(folder, kill_step: int = -1, number: int = signal.SIGKILL, dropout: float = 0.0) -> None:
+    """One process's life: resume, train, write losses; the signal comes from itself after `kill_step`."""
+    torch.manual_seed(1)
+    torch.set_num_threads(1)
+    with stop_requested() as stop, (folder / "losses.txt").open("a") as file:
+        module = new_module(folder, dropout)
+        resume(folder / "checkpoints", module, FINGERPRINT)
+
+        def note(done) -> None:
+            file.write(f"{done.completed_steps} {done.metrics['loss'].hex()}\n")
+            file.flush()
+
+        loader = step_loader(lambda step: sft_batch(step, module.policy), module.completed_steps, STEPS)
+        saver = CheckpointCallback(folder / "checkpoints", 2, FINGERPRINT, stop)
+        make_trainer(Recorder(note), KillAt(kill_step, number), saver).fit(module, loader)
+
+
+def in_process(*arguments) -> int:
+    process = multiprocessing.get_context("fork").Process(target=run, args=arguments)
+    process.start()
+    process.join()
+    return process.exitcode
+
+
+def losses(folder) -> dict[int, str]:
+    """Last loss written for each step."""
+    return dict(line.split() for line in (folder / "losses.txt").read_text().splitlines())
+
+
+@pytest.fixture(scope="module", params=[0.0, 0.2])
+def uninterrupted(request, tmp_path_factory):
+    """(dropout, losses) of a run that nothing stopped."""
+    folder = tmp_path_factory.mktemp("whole")
+    new_module(folder, request.param)  # so that children find every import done
+    assert in_process(folder, -1, signal.SIGKILL, request.param) == 0
+    found = losses(folder)
+    assert len(set(found.values())) == len(found) == STEPS
+    return request.param, found
+
+
+@pytest.mark.parametrize("kill_step", [1, 3, 4])
+def test_killed_and_resumed_losses_are_bit_identical(tmp_path, uninterrupted, kill_step):
+    dropout, expected = uninterrupted
+    assert in_process(tmp_path, kill_step, signal.SIGKILL, dropout) == -signal.SIGKILL
+    assert in_process(tmp_path, -1, signal.SIGKILL, dropout) == 0
+    assert losses(tmp_path) == expected
+
+
+def test_sigterm_saves_the_step_it_falls_into(tmp_path):
+    code = in_process(tmp_path, 3, signal.SIGTERM)
+    assert code != -signal.SIGTERM
+    assert latest(tmp_path / "checkpoints").name == "step-00000003"
+    assert in_process(tmp_path) == 0
+    assert sorted(map(int, losses(tmp_path))) == list(range(1, STEPS + 1))
+
+
+def test_only_the_newest_two_are_kept_and_nothing_is_pickled(tmp_path):
+    fit_sft(new_module(tmp_path), CheckpointCallback(tmp_path, 2, FINGERPRINT))
+    assert sorted(p.name for p in tmp_path.glob("step-*")) == ["step-00000006", "step-00000007"]
+    assert sorted(p.name for p in latest(tmp_path).iterdir()) == ["state.json", "state.safetensors"]
+
+
+def test_a_half_written_checkpoint_is_not_taken(tmp_path):
+    fit_sft(new_module(tmp_path), CheckpointCallback(tmp_path, 7, FINGERPRINT))
+    (tmp_path / ".step-00000009.1.tmp").mkdir()
+    assert resume(tmp_path, new_module(tmp_path), FINGERPRINT) == 7
+
+
+@pytest.mark.parametrize("key", list(FINGERPRINT))
+def test_a_checkpoint_of_another_prompt_is_refused_by_name(tmp_path, key):
+    fit_sft(new_module(tmp_path), CheckpointCallback(tmp_path, 7, FINGERPRINT))
+    with pytest.raises(UserError, match=f"made with {key}={FINGERPRINT[key]}, but this run has other"):
+        resume(tmp_path, new_module(tmp_path), {**FINGERPRINT, key: "other"})
+
+
+def test_a_checkpoint_of_other_trainable_parts_is_refused(tmp_path):
+    fit_sft(new_module(tmp_path), CheckpointCallback(tmp_path, 7, FINGERPRINT))
+    frozen = sft_module(tmp_path, policy=tiny_policy(vision=PartConfig(train=False)))
+    with pytest.raises(UserError, match="disagree on whether"):
+        resume(tmp_path, frozen, FINGERPRINT)
+
+
+def test_frozen_weights_are_not_stored(tmp_path):
+    module = sft_module(tmp_path, steps=2, policy=tiny_policy(vision=PartConfig(train=False)))
+    fit_sft(module, CheckpointCallback(tmp_path, 2, FINGERPRINT))
+    facts = json.loads((latest(tmp_path) / "state.json").read_text())
+    assert facts["step"] == 2
+    header = (latest(tmp_path) / "state.safetensors").read_bytes()
+    assert b"lm_head" in header
+    assert b"visual.blocks" not in header

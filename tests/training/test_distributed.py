@@ -1,0 +1,220 @@
+"""Two gloo processes compute what one does, with uneven work, image-free batches and different numbers of micro-batches."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import socket
+
+import pytest
+import torch
+from support.grpo_settings import ACCURACY, BANNED
+from support.rollout_world import WordRenderer, example_at
+from support.tiny_models import EOS, tiny_policy
+from support.training import Recorder, make_trainer, sft_batch, sft_module
+from torch.distributed.device_mesh import init_device_mesh
+
+from actial.config import AdvantageScale, GRPOConfig, KLConfig, KLPlace, ModelConfig, OptimConfig, Reference, Strategy, TrainerConfig
+from actial.core.records import Prompt, SamplingParams
+from actial.inference.engine import Reply
+from actial.inference.engine_sampler import EngineSampler
+from actial.inference.samplers import HFSampler, ScriptedSampler
+from actial.modeling.dtensor import whole
+from actial.modeling.policy import Policy
+from actial.modeling.prefix_packing import Trunk
+from actial.rl.grpo_module import GRPOModule
+from actial.rl.rollouts import Rollouts
+from actial.training.batch import TrainBatch
+from actial.training.checkpoint import CheckpointCallback, resume
+from actial.training.distributed import lightning_strategy, num_ranks, shard, sum_over_ranks
+from actial.training.train_module import step_loader
+
+STEPS = 3
+
+
+def share(batch: TrainBatch, rank: int, ranks: int) -> TrainBatch:
+    """Every R-th trunk; rank 1 keeps no image at all."""
+    chosen = [0, 1, 2] if ranks == 1 else ([1, 2], [0])[rank]
+    tags = [tag for i in chosen for tag in batch.tags[2 * i : 2 * i + 2]]
+    return TrainBatch(trunks=[batch.trunks[i] for i in chosen], images=batch.images, tags=tags)
+
+
+def without_images(batch: TrainBatch) -> TrainBatch:
+    trunks = [Trunk(t.uid, [1, 2, 3], [], t.branches) for t in batch.trunks]
+    return TrainBatch(trunks=trunks, images=[], tags=batch.tags)
+
+
+def sft_run(folder):
+    """Step 1 has no image on any rank: the tower then has no gradient, as in one process."""
+    module = sft_module(folder, steps=STEPS, policy=tiny_policy(micro_tokens=60))
+
+    def make(step: int) -> TrainBatch:
+        whole = sft_batch(step, module.policy)
+        return share(without_images(whole) if step == 1 else whole, module.global_rank, num_ranks())
+
+    return module, make
+
+
+def grpo_run(folder, *, sampler=None, **values):
+    """Five prompts for two ranks, and a filter that keeps another number on each."""
+    config = GRPOConfig(
+        **{
+            "steps": STEPS, "batch_size": 5, "group_size": 4, "max_tokens": 1, "filter_zero_variance": True, "max_refills": 2,
+            "advantage": AdvantageScale.group, "kl": KLConfig(beta=0.1), "optim": OptimConfig(lr=1e-2, warmup_steps=0), **values,
+        }
+    )  # fmt: skip
+    policy = tiny_policy(reference=Reference.frozen_copy, micro_tokens=60)
+    renderer = WordRenderer(4)
+    renderer.banned_ids = BANNED
+    sampler = sampler or HFSampler(policy, stop_ids=[EOS], banned_ids=BANNED)
+    rollouts = Rollouts(example_at, renderer, sampler, ACCURACY, config, seed=5)
+    module = GRPOModule(policy, config, policy.config, crash_folder=folder, rollouts=rollouts)
+
+    def make(step: int):
+        rollouts.rank = module.global_rank
+        return module.make_batch(step)
+
+    return module, make
+
+
+def batch_run(folder):
+    """Advantages over the deviation of all ranks' rewards, of which one rank has three prompts and the other two."""
+    return grpo_run(folder, advantage=AdvantageScale.batch, filter_zero_variance=False)
+
+
+def scripted_run(folder):
+    """Fixed completions, KL in the reward and two updates a batch: every forward pass that the stage knows."""
+    sampler = ScriptedSampler(lambda prompt, member: [14 + member % 3, EOS], stop_ids=[EOS])
+    kl = KLConfig(beta=0.1, place=KLPlace.reward)
+    return grpo_run(folder, sampler=sampler, kl=kl, updates_per_batch=2, batch_size=4, max_tokens=2, filter_zero_variance=False)
+
+
+def process(build, folder, strategy: str, stop: int, rank: int, ranks: int, port: int) -> None:
+    torch.set_num_threads(1)
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), WORLD_SIZE=str(ranks), RANK=str(rank), LOCAL_RANK=str(rank))
+    os.environ["TORCHELASTIC_RUN_ID"] = "test"  # Lightning then takes the processes as started from outside
+    module, make = build(folder)
+    module.policy.config.path = str(folder)
+    rows: list[dict[str, float]] = []
+    start = resume(folder / "checkpoints", module, {})
+    chosen = lightning_strategy(TrainerConfig(devices=ranks, strategy=Strategy(strategy)))
+    settings = {"devices": ranks, "strategy": chosen} if ranks > 1 else {}
+
+    def note(done) -> None:
+        rows.append({**done.metrics, "weights": float(whole(done.policy.core.lm_head.weight.detach()).double().sum())})
+
+    saver = CheckpointCallback(folder / "checkpoints", stop, {})
+    make_trainer(Recorder(note), saver, **settings).fit(module, step_loader(make, start, stop))
+    module.policy.save_pretrained(folder / "model")
+    (folder / f"rows-{rank}-of-{ranks}.json").write_text(json.dumps(rows))
+
+
+def run_ranks(build, folder, ranks: int, *, strategy: str = "ddp", stop: int = STEPS) -> list[list[dict[str, float]]]:
+    """Rows of each rank."""
+    folder.mkdir(exist_ok=True)
+    run_processes(process, [(build, folder, strategy, stop, rank, ranks) for rank in range(ranks)])
+    return [json.loads((folder / f"rows-{rank}-of-{ranks}.json").read_text()) for rank in range(ranks)]
+
+
+def run_processes(target, arguments: list[tuple]) -> None:
+    """One process for each tuple, which gets a free port behind it; fails instead of hanging."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
+    children = [context.Process(target=target, args=(*own, port)) for own in arguments]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join(120)
+    hung = [child for child in children if child.is_alive()]
+    for child in hung:
+        child.kill()
+    assert not hung, "a rank hung"
+    assert [child.exitcode for child in children] == [0] * len(children)
+
+
+@pytest.mark.parametrize(("build", "compared"), [(sft_run, STEPS), (grpo_run, 1), (batch_run, 1)])
+def test_two_ranks_equal_one(tmp_path, build, compared):
+    """Rollouts are compared in the first step only: later a rounding error may tip a sample over."""
+    (alone,) = run_ranks(build, tmp_path / "one", 1)
+    first, second = run_ranks(build, tmp_path / "two", 2)
+    assert first == second
+    assert len(first) == STEPS
+    for step in range(compared):
+        row, expected = first[step], alone[step]
+        assert row.keys() == expected.keys()
+        for name in row.keys() - {"weights"}:  # Adam turns the rounding of tiny gradients into steps of full size
+            assert row[name] == pytest.approx(expected[name], rel=1e-5 if step == 0 else 1e-3, abs=1e-5), (step, name)
+
+
+def test_sharded_ranks_equal_one_and_leave_whole_checkpoints(tmp_path):
+    """FSDP2 on two ranks; its checkpoint after two steps is taken up by one process, its model folder is a plain one."""
+    (alone,) = run_ranks(sft_run, tmp_path / "one", 1)
+    first, second = run_ranks(sft_run, tmp_path / "two", 2, strategy="fsdp2", stop=2)
+    (resumed,) = run_ranks(sft_run, tmp_path / "two", 1)
+    for found, other, expected in zip(first, second, alone[:2], strict=True):
+        for name in expected.keys() - {"weights"}:
+            assert found[name] == other[name] == pytest.approx(expected[name], rel=1e-4), name
+    assert [row["loss"] for row in resumed] == pytest.approx([alone[2]["loss"]], rel=1e-3)
+    assert Policy.load(ModelConfig(path=str(tmp_path / "two" / "model")))
+
+
+PROBED = Prompt(uid="a", engine_ids=[5, 6], trunk_ids=[5, 6], images=[])
+
+
+class CountingEngine:
+    """Counts the weights it is sent, and answers probes as the trainer does, whose sharded forward needs every rank."""
+
+    max_model_len, synced_to, background, under_way, shows_weights = 4096, None, None, None, False
+
+    def __init__(self, trainer_probe) -> None:
+        self.trainer_probe = trainer_probe
+        self.memory: dict[str, float] = {}
+        self.loaded = 0
+
+    def load(self, weights) -> None:
+        self.loaded = sum(1 for _ in weights)
+
+    def run(self, requests) -> list[Reply]:
+        return [Reply(prompt_ids=r.prompt_ids, outputs=[], first=self._first(r.sampling)) for r in requests]
+
+    def _first(self, sampling) -> dict[int, float]:
+        asked = sampling.get("logprob_token_ids", [])
+        return dict(zip(asked, self.trainer_probe(PROBED), strict=True)) if asked else {}
+
+    def sleep(self) -> None:
+        pass
+
+
+def sample_unevenly(folder, rank: int, ranks: int, port: int) -> None:
+    """In a second round, as of a refill, the second rank has nothing to ask; the weights changed before it."""
+    torch.set_num_threads(1)
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), WORLD_SIZE=str(ranks), RANK=str(rank), LOCAL_RANK=str(rank))
+    torch.distributed.init_process_group("gloo")
+    policy = tiny_policy()
+    shard(policy, init_device_mesh("cpu", (ranks,)))
+    sampler = EngineSampler(lambda: engine, policy, stop_ids=[EOS], banned_ids=[])
+    engine = CountingEngine(sampler.trainer_probe)
+    for number, prompts in enumerate(([PROBED], [PROBED] if rank == 0 else [])):
+        engine.synced_to, engine.loaded = None, 0
+        asked = len(sampler.begin(prompts, 2, SamplingParams(max_tokens=4)).result())
+        total = sum_over_ranks({"asked": float(asked)})["asked"]
+        (folder / f"round-{number}-of-{rank}.json").write_text(json.dumps([asked, total, engine.loaded]))
+
+
+def test_a_rank_without_prompts_takes_part_in_sending_sharded_weights(tmp_path):
+    run_processes(sample_unevenly, [(tmp_path, rank, 2) for rank in range(2)])
+    rounds = [[json.loads((tmp_path / f"round-{n}-of-{rank}.json").read_text()) for n in range(2)] for rank in range(2)]
+    sent = rounds[0][0][2]
+    assert sent > 0
+    assert rounds == [[[1, 2.0, sent], [1, 1.0, sent]], [[1, 2.0, sent], [0, 1.0, sent]]]
+
+
+def test_sharded_rollouts_equal_one_process(tmp_path):
+    (alone,) = run_ranks(scripted_run, tmp_path / "one", 1, stop=1)
+    first, second = run_ranks(scripted_run, tmp_path / "two", 2, strategy="fsdp2", stop=1)
+    assert first == second
+    for name, value in alone[0].items():
+        assert first[0][name] == pytest.approx(value, rel=1e-3, abs=1e-4), name

@@ -1,0 +1,40 @@
+"""Figures of the gap between the trainer's and the sampler's log-probabilities."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from actial.rl.grpo_module import _gap_by_length, _gap_moments, _gap_summary, _mean_of
+from actial.training.losses import Scores
+
+
+def scores(trainer: list[float], sampler: list[float], branch: list[int]) -> Scores:
+    count = max(branch) + 1
+    return Scores(
+        logprobs=torch.tensor(trainer), sampler_logprobs=torch.tensor(sampler), branch_index=torch.tensor(branch),
+        group_of_branch=torch.zeros(count, dtype=torch.long), advantages=torch.zeros(count),
+    )  # fmt: skip
+
+
+def summary(*parts: Scores) -> dict[str, float]:
+    sums: dict[str, float] = {}
+    for part in parts:
+        for name, value in {**_gap_moments(part), **_gap_by_length(part)}.items():
+            sums[name] = max(sums.get(name, 0.0), float(value)) if name.startswith("max/") else sums.get(name, 0.0) + float(value)
+    return _gap_summary(sums)
+
+
+def test_gap_by_length_does_not_depend_on_the_split_into_micro_batches() -> None:
+    short = scores([-1.0, -2.0], [-1.1, -2.3], [0, 0])  # gaps 0.1, 0.3
+    long = scores([-1.0] * 65, [-1.0] * 64 + [-7.5], [0] * 65)  # 65 tokens, one gap of 6.5
+    both = scores([-1.0, -2.0] + [-1.0] * 65, [-1.1, -2.3] + [-1.0] * 64 + [-7.5], [0, 0] + [1] * 65)
+    expected = {"logprob_gap/length<=64": 0.2, "logprob_gap/length<=256": 0.1, "logprob_gap_max": 6.5}
+    for found in (summary(short, long), summary(both)):
+        assert {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-5)
+        assert "logprob_gap/length<=1024" not in found
+
+
+def test_a_figure_that_one_update_lacks_is_averaged_over_the_others() -> None:
+    assert _mean_of([{"a": 1.0, "b": 4.0}, {"a": 2.0}]) == {"a": 1.5, "b": 4.0}
+    assert _mean_of([]) == {}

@@ -1,0 +1,204 @@
+"""Questions, chains and the verifier, on hand-written rows."""
+
+import pytest
+
+from actial.core.records import AnswerMode, QuestionType
+from actial.viewpoint.perception_exercises import KINDS, clock_question, perception_questions, photo_question, pick_question
+from actial.viewpoint.questions import LETTER_ONLY, NUMBER_ONLY, TYPES, kinds_of, qa_question, viewpoint_question
+from actial.viewpoint.rationale_verifier import contradictions
+from actial.viewpoint.rationales import HOURS, clock_steps, clock_walk, grounded_chain, hour, think_target
+
+RIGHT = {"ego_translation": "right", "object_translation": "left", "ego_rotation": "left"}
+LEFT = {"ego_translation": "left", "object_translation": "right", "ego_rotation": "right"}
+
+
+def make_row(alpha=60.0, azimuths=(0.0, 60.0), uid="pair0"):
+    views = [{"azimuth_deg": a, "elevation_deg": 10.0} for a in azimuths] if azimuths else [{"azimuth_deg": None}] * 2
+    return {
+        "uid": uid,
+        "class_name": "Mug",
+        "geom": {"alpha_deg": alpha},
+        "labels": RIGHT if alpha > 0 else LEFT,
+        "views": views,
+        "attributes": {"body_colour": "red"},
+    }
+
+
+def test_hours_run_clockwise_from_the_front():
+    assert [HOURS[hour(a)] for a in (0, 90, 180, 270, -30, 14, 16)] == ["twelve", "nine", "six", "three", "one", "twelve", "eleven"]
+
+
+@pytest.mark.parametrize(("first", "second", "steps"), [(0, 3, 3), (11, 1, 2), (1, 11, -2), (4, 4, 0), (0, 6, 6)])
+def test_clock_steps_take_the_shorter_way(first, second, steps):
+    assert clock_steps(first, second) == steps
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_the_answer_letter_names_the_true_option(kind):
+    row = make_row()
+    letters = set()
+    for epoch in range(30):
+        question = viewpoint_question(row, kind, AnswerMode.DIRECT, epoch=epoch)
+        assert row["labels"][kind.value] in question.options[question.answer_index]
+        assert f"{question.answer_letter}: {question.options[question.answer_index]}" in question.text
+        assert question.text.endswith(LETTER_ONLY)
+        letters.add(question.answer_letter)
+    assert letters == {"A", "B", "C"}
+
+
+@pytest.mark.parametrize("degrees", [21.0, 34.9, 35.1, 60.0, 99.0])
+def test_a_choice_of_degrees_has_one_option_within_five(degrees):
+    row = make_row(degrees) | {"labels": {**RIGHT, "ego_rotation_deg": degrees}}
+    question = viewpoint_question(row, QuestionType.ROTATION_DEGREES, AnswerMode.DIRECT)
+    values = [int(option.split()[1]) for option in question.options]
+    assert len(values) == 4
+    assert min(abs(a - b) for i, a in enumerate(values) for b in values[:i]) >= 20
+    assert abs(values[question.answer_index] - degrees) <= 5
+    assert abs(values[question.answer_index] - degrees) == min(abs(v - degrees) for v in values)
+
+
+def test_a_number_of_degrees_is_answered_by_the_number():
+    row = make_row(34.6) | {"labels": {**RIGHT, "ego_rotation_deg": 34.6}}
+    question = viewpoint_question(row, QuestionType.ROTATION_NUMBER, AnswerMode.DIRECT)
+    assert (question.options, question.answer, question.number) == ((), "35", 34.6)
+    assert question.text.endswith(NUMBER_ONLY)
+    assert "A:" not in question.text
+    chain = grounded_chain(row, question)
+    assert contradictions(think_target(chain, question.answer), row) == []
+
+
+FURTHER = {
+    "vertical": ({"ego_vertical": "down"}, "Move down", "the camera moved down"),
+    "depth": ({"ego_depth": "backward"}, "Move backward", "the camera moved backward"),
+    "still": ({"ego_rotation": "none"}, "No rotation", "the camera did not turn"),
+}
+
+
+@pytest.mark.parametrize("motion", FURTHER)
+def test_further_motions_are_asked_and_told(motion):
+    labels, option, conclusion = FURTHER[motion]
+    (kind,) = labels
+    row = make_row(0.0) | {"motion": motion, "labels": labels, "questions": [kind], "question_type": kind}
+    question = viewpoint_question(row, kinds_of(row, 3)[0], AnswerMode.THINK)
+    assert question.options[question.answer_index] == option
+    for told in (row, row | {"views": [{}, {}]}):  # of a known front, and of none
+        chain = grounded_chain(told, question)
+        assert chain.endswith(f"So {conclusion}.")
+        assert "different sides" not in chain
+
+
+def test_more_photos_are_asked_about_from_the_first_to_the_last():
+    row = make_row() | {"frame_names": ["a", "b", "c"]}
+    for kind in TYPES:
+        text = viewpoint_question(row, kind, AnswerMode.DIRECT).text
+        assert "photo 3" in text
+        assert "photo 2" not in text
+    assert grounded_chain(row | {"views": []}, viewpoint_question(row, kind, AnswerMode.THINK)).startswith(
+        "All 3 photos show a red mug.\nThey "
+    )
+
+
+def test_a_row_is_asked_the_question_it_was_built_for_or_several():
+    row = make_row() | {"questions": [k.value for k in TYPES], "question_type": "ego_rotation"}
+    assert kinds_of(row, 1) == (QuestionType.EGO_ROTATION,)
+    assert kinds_of(row, 3) == TYPES
+    two = {kinds_of(make_row(uid=f"p{i}"), 2) for i in range(50)}
+    assert two == {TYPES[:2], TYPES[1:], TYPES[::2]}
+
+
+def test_qa_rows_keep_their_answer_through_the_shuffle():
+    row = {"uid": "sat:1", "type": "static", "question": "How many?", "options": ["1", "2", "3", "4"], "answer_index": 2}
+    for epoch in range(20):
+        question = qa_question(row, AnswerMode.THINK, epoch=epoch)
+        assert question.options[question.answer_index] == "3"
+        assert LETTER_ONLY not in question.text
+
+
+@pytest.mark.parametrize("alpha", [-100.0, -20.0, 20.0, 100.0])
+@pytest.mark.parametrize("kind", TYPES)
+def test_grounded_chains_pass_their_own_verifier_and_fail_the_opposite_truth(alpha, kind):
+    row = make_row(alpha, (15.0, 15.0 + alpha))
+    question = viewpoint_question(row, kind, AnswerMode.THINK)
+    text = think_target(grounded_chain(row, question), question.answer_letter, question.options)
+    assert text.count("is it.") == 1
+    assert contradictions(text, row, question.answer_letter, question) == []
+    opposite = make_row(-alpha, (15.0, 15.0 - alpha))
+    assert {kind.value, "turn", "hour"} <= {c.reason for c in contradictions(text, opposite)}
+
+
+def test_the_slip_of_the_papers_template_is_caught():
+    """Camera moved left; the text derives right from the object's view and closes with left."""
+    text = "Seen from the object, the camera moved to the right, so seen from the object it moved to the left."
+    assert [c.reason for c in contradictions(text, make_row(-60.0))] == ["object_translation"]
+
+
+def test_the_slip_of_figure_a2_is_caught():
+    """Camera moved right; the derivation places it on the wrong side of the object before the right conclusion."""
+    text = "Seen from the object it moved to the right. Therefore, seen from the object the camera moved to the left."
+    assert [c.reason for c in contradictions(text, make_row(60.0))] == ["object_translation"]
+
+
+def test_wrong_degrees_hour_and_letter_are_named():
+    row = make_row(60.0, (0.0, 60.0))
+    question = viewpoint_question(row, QuestionType.EGO_ROTATION, AnswerMode.THINK)
+    wrong = "ABC"[(question.answer_index + 1) % 3]
+    text = "Photo 1 is taken from twelve o'clock, photo 2 from two o'clock: about 90 degrees."
+    assert {c.reason for c in contradictions(text, row, wrong, question)} == {"hour", "degrees", "letter"}
+
+
+def test_a_capture_without_known_front_still_gets_a_chain():
+    row = make_row(40.0, azimuths=None)
+    chain = grounded_chain(row, viewpoint_question(row, QuestionType.EGO_TRANSLATION, AnswerMode.THINK))
+    assert "o'clock" not in chain
+    assert "moved to its right" in chain
+
+
+MOTION_WORDS = ("move", "moved", "rotate", "turned", "went", "camera went", "motion")
+
+
+@pytest.mark.parametrize("kind", sorted(set(KINDS)))
+def test_no_perception_exercise_speaks_of_motion_and_each_answer_is_true(kind):
+    row = make_row(60.0, (0.0, 60.0))
+    for draw in range(8):
+        question = photo_question(row, kind, str(draw), ["mug", "car", "chair", "duck"])
+        assert question.target
+        words = f"{question.text} {question.target}".lower().split()
+        assert not any(word in words for word in MOTION_WORDS)
+        if "photo 1" in question.target.lower():
+            assert contradictions(question.target, row) == []
+        if len(question.options) == 3:
+            assert question.target.rstrip("</answer>").endswith(question.answer_letter)
+
+
+def test_clock_exercises_are_right():
+    for draw in range(200):
+        question = clock_question(str(draw))
+        first, second = (HOURS.index(word) for word in question.text.split() if word in HOURS)
+        steps = clock_steps(first, second)
+        assert question.target is not None
+        assert ("counter-clockwise" in question.target) == ("is not on this way" in question.target) == (steps < 0)
+        assert f"about {30 * abs(steps)} degrees" in question.target
+
+
+def test_pick_exercises_weigh_the_options_up_to_the_right_one():
+    for draw in range(200):
+        question = pick_question(str(draw))
+        assert question.target is not None
+        right = f"{question.answer_letter}: {question.options[question.answer_index]}"
+        if question.mode is AnswerMode.THINK:
+            assert question.target.splitlines()[-3] == f"{right} is it."
+            assert question.target.count("is not it.") == question.answer_index
+        else:
+            assert question.target == question.answer_letter
+        assert right in question.text
+
+
+def test_the_walk_lists_the_four_hours_that_follow():
+    assert clock_walk(10, 1) == "The clock from ten on: eleven, twelve, one, two. one is on this way."
+    assert clock_walk(1, 10).endswith("ten is not on this way.")
+
+
+def test_perception_draws_differ_by_epoch():
+    row = make_row()
+    names = ["mug", "car", "chair"]
+    assert [q.uid for q in perception_questions(row, "0", names, 4)] != [q.uid for q in perception_questions(row, "1", names, 4)]
