@@ -30,7 +30,13 @@ from actial.data.shards import MANIFEST, finish_set, shard_name
 from actial.data.sources.open_source import open_source
 
 CHUNK = 64  # captures labelled by one task
-FREE_SETTINGS = ("out", "workers", "audit_pairs", "audit_classes", "build")  # they change no byte of the shards
+FREE_SETTINGS = (
+    "out",
+    "workers",
+    "audit_pairs",
+    "audit_classes",
+    "build",
+)  # they change no byte of the shards
 
 
 def build(config: BuildConfig) -> None:
@@ -39,7 +45,9 @@ def build(config: BuildConfig) -> None:
     identity = config_hash(config)
     if (out / MANIFEST).is_file():
         refuse_other(json.loads((out / MANIFEST).read_text()), identity, out, "finished")
-        shutil.rmtree(out / PARTS, ignore_errors=True)  # left by a kill between the manifest and this
+        shutil.rmtree(
+            out / PARTS, ignore_errors=True
+        )  # left by a kill between the manifest and this
         print(f"{out} is already built with this configuration; nothing to do.")
         return
     if config.source.kind is SourceKind.sat:
@@ -53,9 +61,15 @@ def build(config: BuildConfig) -> None:
         build_named(config, fixed_settings(config), identity)
         return
     references = open_source(config.source).captures()
-    claim = {"config_hash": identity, "captures": sha256("\n".join(references).encode()).hexdigest()}
+    claim = {
+        "config_hash": identity,
+        "captures": sha256("\n".join(references).encode()).hexdigest(),
+    }
     divided = config.build.parts > 1
-    with claimed(out, claim, part=config.build.part if divided else None), processes(config.workers or os.cpu_count() or 1) as pool:
+    with (
+        claimed(out, claim, part=config.build.part if divided else None),
+        processes(config.workers or os.cpu_count() or 1) as pool,
+    ):
         labels = _label_all(config, references, pool)
         if divided:
             _pack_all(config, labels, pool)
@@ -69,28 +83,46 @@ def build(config: BuildConfig) -> None:
                 counts.add(json.loads(file.readline()))
         if not counts.pairs["written"]:
             shutil.rmtree(out)
-            raise UserError(f"no pair could be made from the {len(references)} captures of {config.source.root}: {counts.most_common()}.")
+            raise UserError(
+                f"no pair could be made from the {len(references)} captures of {config.source.root}: {counts.most_common()}."
+            )
         write_json(out / "rejects.json", counts.as_dict())
         _finish(config, identity, indices, counts)
         shutil.rmtree(out / PARTS)
-    print(f"{out}: {counts.pairs['written']} pairs of {counts.captures['accepted']} captures; look at {out / 'audit.html'}")
+    print(
+        f"{out}: {counts.pairs['written']} pairs of {counts.captures['accepted']} captures; look at {out / 'audit.html'}"
+    )
 
 
-def _label_all(config: BuildConfig, references: Sequence[str], pool: ProcessPoolExecutor | None) -> list[Path]:
+def _label_all(
+    config: BuildConfig, references: Sequence[str], pool: ProcessPoolExecutor | None
+) -> list[Path]:
     """Label files of all chunks, or of this part's: every parts-th chunk, so that parts meet the same mixture of classes."""
     starts = range(0, len(references), CHUNK)[config.build.part :: config.build.parts]
     paths = [Path(config.out) / PARTS / f"labels-{start // CHUNK:06d}.jsonl" for start in starts]
     chunks = [references[start : start + CHUNK] for start in starts]
-    tasks = [(path, (label_chunk, (config, chunk, path)), len(chunk)) for path, chunk in zip(paths, chunks, strict=True)]
+    tasks = [
+        (path, (label_chunk, (config, chunk, path)), len(chunk))
+        for path, chunk in zip(paths, chunks, strict=True)
+    ]
     run_parts(pool, "labels", tasks, "captures")
     return paths
 
 
-def _pack_all(config: BuildConfig, labels: Sequence[Path], pool: ProcessPoolExecutor | None) -> None:
-    run_parts(pool, "pictures", [(packed_path(path), (pack_chunk, (config, path)), 1) for path in labels], "chunks")
+def _pack_all(
+    config: BuildConfig, labels: Sequence[Path], pool: ProcessPoolExecutor | None
+) -> None:
+    run_parts(
+        pool,
+        "pictures",
+        [(packed_path(path), (pack_chunk, (config, path)), 1) for path in labels],
+        "chunks",
+    )
 
 
-def _write_all(config: BuildConfig, labels: Sequence[Path], pool: ProcessPoolExecutor | None, counts: Rejects) -> list[Path]:
+def _write_all(
+    config: BuildConfig, labels: Sequence[Path], pool: ProcessPoolExecutor | None, counts: Rejects
+) -> list[Path]:
     parts = Path(config.out) / PARTS
     for path in labels:
         with path.open("rb") as file:
@@ -98,7 +130,13 @@ def _write_all(config: BuildConfig, labels: Sequence[Path], pool: ProcessPoolExe
     plan = Plan(parts / "plan.sqlite")
     if not plan.base.is_file():
         pairs = config.pairs
-        make_plan(plan.base, labels, per_class=pairs.max_per_class, per_split=pairs.max_rows, per_shard=config.groups_per_shard)
+        make_plan(
+            plan.base,
+            labels,
+            per_class=pairs.max_per_class,
+            per_split=pairs.max_rows,
+            per_shard=config.groups_per_shard,
+        )
     counts.pairs["over_cap"] += plan.dropped()
     shards = list(plan.shards())
     indices = [parts / f"{shard_name(split, number)}.jsonl" for split, number, _ in shards]
@@ -119,7 +157,13 @@ def _finish(config: BuildConfig, identity: str, indices: Sequence[Path], counts:
         "licence": config.source.licence,
         "rejects": {k: v for k, v in counts.as_dict().items() if k != "examples"},
     }
-    write_audit(out, lambda: _rows(indices), counts.as_dict(), per_class=config.audit_pairs, classes=config.audit_classes)
+    write_audit(
+        out,
+        lambda: _rows(indices),
+        counts.as_dict(),
+        per_class=config.audit_pairs,
+        classes=config.audit_classes,
+    )
     finish_set(out, _rows(indices), facts)
 
 
@@ -147,7 +191,9 @@ def config_hash(config: BuildConfig) -> str:
     return sha256(json.dumps(fixed_settings(config), sort_keys=True).encode()).hexdigest()
 
 
-main: Callable[[], None] = hydra_command("build", folder_key="out", shared=lambda raw: raw.build.parts > 1)(build)
+main: Callable[[], None] = hydra_command(
+    "build", folder_key="out", shared=lambda raw: raw.build.parts > 1
+)(build)
 
 if __name__ == "__main__":
     main()

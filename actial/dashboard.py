@@ -26,7 +26,11 @@ PANELS = {  # section -> (title, metrics as the trackers name them, what the axi
     ],
     "GRPO": [
         ("reward and its parts", ["grpo/reward", "grpo/reward/format", "grpo/reward/accuracy"], ""),
-        ("accuracy, format, cut short", ["grpo/accuracy", "grpo/format", "grpo/truncated"], "share"),
+        (
+            "accuracy, format, cut short",
+            ["grpo/accuracy", "grpo/format", "grpo/truncated"],
+            "share",
+        ),
         ("KL to the reference", ["grpo/kl"], "nats per token"),
         ("response length", ["grpo/length"], "tokens"),
         ("entropy", ["grpo/entropy"], "nats per token"),
@@ -48,19 +52,38 @@ def workspace(config: DashboardConfig) -> Workspace:
         from wandb_workspaces import workspaces
         from wandb_workspaces.reports import v2
     except ModuleNotFoundError as error:
-        raise UserError("the dashboard needs wandb-workspaces: pip install -e '.[sweeps]'.") from error
+        raise UserError(
+            "the dashboard needs wandb-workspaces: pip install -e '.[sweeps]'."
+        ) from error
     sections = [
-        workspaces.Section(name=name, panels=[_panel(v2.LinePlot, *panel) for panel in panels], is_open=name != "Speed")
+        workspaces.Section(
+            name=name,
+            panels=[_panel(v2.LinePlot, *panel) for panel in panels],
+            is_open=name != "Speed",
+        )
         for name, panels in PANELS.items()
     ]
     grouped: list[Any] = [workspaces.Config(config.group)] if config.group else []
     runs = workspaces.RunsetSettings(groupby=grouped)
-    return workspaces.Workspace(entity=config.entity, project=config.project, name=config.name, sections=sections, runset_settings=runs)
+    return workspaces.Workspace(
+        entity=config.entity,
+        project=config.project,
+        name=config.name,
+        sections=sections,
+        runset_settings=runs,
+    )
 
 
 def _panel(plot: type, title: str, metrics: list[str], unit: str) -> Any:
     stage = metrics[0].partition("/")[0]
-    return plot(title=title, x=f"{stage}/step", y=metrics, title_x="step", title_y=unit or None, groupby_rangefunc="minmax")
+    return plot(
+        title=title,
+        x=f"{stage}/step",
+        y=metrics,
+        title_x="step",
+        title_y=unit or None,
+        groupby_rangefunc="minmax",
+    )
 
 
 @hydra_command("dashboard", folder_key=None)

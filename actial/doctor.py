@@ -78,23 +78,46 @@ def check_data(config: TrainConfig) -> Lines:
         manifest, root = read_manifest(name, source), Path(source.root)
         missing = [shard for shard in manifest["shards"] if not (root / shard).is_file()]
         if missing:
-            yield Status.FAIL, f"{name}: {len(missing)} shards of {root} are missing, such as {missing[0]}: build the set again."
+            yield (
+                Status.FAIL,
+                f"{name}: {len(missing)} shards of {root} are missing, such as {missing[0]}: build the set again.",
+            )
         elif file_sha256(root / INDEX) != manifest["index_sha256"]:
-            yield Status.FAIL, f"{name}: {root / INDEX} is not the one its manifest names: build the set again."
+            yield (
+                Status.FAIL,
+                f"{name}: {root / INDEX} is not the one its manifest names: build the set again.",
+            )
         else:
-            yield Status.PASS, f"{name}: " + ", ".join(f"{rows} {split}" for split, rows in manifest["rows"].items())
+            yield (
+                Status.PASS,
+                f"{name}: "
+                + ", ".join(f"{rows} {split}" for split, rows in manifest["rows"].items()),
+            )
 
 
 def check_schedule(config: TrainConfig) -> Lines:
-    sizes = {name: read_manifest(name, source)["rows"].get("train", 0) for name, source in used_sets(config).items()}
+    sizes = {
+        name: read_manifest(name, source)["rows"].get("train", 0)
+        for name, source in used_sets(config).items()
+    }
     for stage in config.stages:
         settings = getattr(config, stage.name)
         draws, total = settings.steps * settings.batch_size, sum(settings.mix.weights.values())
-        passes = {name: draws * weight / total / sizes[name] for name, weight in settings.mix.weights.items() if weight and sizes.get(name)}
+        passes = {
+            name: draws * weight / total / sizes[name]
+            for name, weight in settings.mix.weights.items()
+            if weight and sizes.get(name)
+        }
         shown = ", ".join(f"{name} {times:.2g} times" for name, times in passes.items())
-        yield Status.PASS, f"{stage.name}: {settings.steps} steps of {settings.batch_size} draw {shown or 'exercises without files'}"
+        yield (
+            Status.PASS,
+            f"{stage.name}: {settings.steps} steps of {settings.batch_size} draw {shown or 'exercises without files'}",
+        )
         if settings.optim.warmup_steps >= settings.steps:
-            yield Status.WARN, f"{stage.name}.optim.warmup_steps={settings.optim.warmup_steps} is never over: take fewer, or more steps."
+            yield (
+                Status.WARN,
+                f"{stage.name}.optim.warmup_steps={settings.optim.warmup_steps} is never over: take fewer, or more steps.",
+            )
 
 
 def check_model(config: TrainConfig) -> Lines:
@@ -111,7 +134,10 @@ def check_model(config: TrainConfig) -> Lines:
             f"the tokenizer's image placeholder is {renderer.image_token_id}, the model's {policy.spec.image_token_id}: other files.",
         )
     if renderer.limits.multiple != policy.spec.factor:
-        yield Status.FAIL, f"the processor cuts into {renderer.limits.multiple} pixels, the model into {policy.spec.factor}: other files."
+        yield (
+            Status.FAIL,
+            f"the processor cuts into {renderer.limits.multiple} pixels, the model into {policy.spec.factor}: other files.",
+        )
     counts = {part: sum(p.numel() for p in policy.part_parameters(part)) for part in PARTS}
     trained = sum(p.numel() for p in policy.parameters() if p.requires_grad)
     shown = ", ".join(f"{part} {count / 1e6:.2f} M" for part, count in counts.items())
@@ -131,7 +157,10 @@ def check_first_batch(config: TrainConfig) -> Lines:
             text = f"prompts of up to {prompt} tokens, groups of up to {longest} with {config.grpo.group_size} completions"
         yield Status.PASS, f"{stage.name}: {text}"
         if longest > config.model.micro_tokens:
-            yield Status.WARN, f"{stage.name}: {longest} tokens exceed model.micro_tokens={config.model.micro_tokens}: memory may not do."
+            yield (
+                Status.WARN,
+                f"{stage.name}: {longest} tokens exceed model.micro_tokens={config.model.micro_tokens}: memory may not do.",
+            )
 
 
 def first_trunks(config: TrainConfig, stage: StageName) -> tuple[list[Trunk], list[np.ndarray]]:
@@ -147,9 +176,16 @@ def first_trunks(config: TrainConfig, stage: StageName) -> tuple[list[Trunk], li
     if supervised:
         batch = supervised_batch(mixture, renderer, positions)
         return batch.trunks, batch.images
-    trunks, images = as_trunks([renderer.prompt(example, example.questions[0]) for example in map(mixture.example, positions)])
+    trunks, images = as_trunks(
+        [
+            renderer.prompt(example, example.questions[0])
+            for example in map(mixture.example, positions)
+        ]
+    )
     for trunk in trunks:
-        trunk.branches = [Branch([0] * config.grpo.max_tokens, [True] * config.grpo.max_tokens)] * config.grpo.group_size
+        trunk.branches = [
+            Branch([0] * config.grpo.max_tokens, [True] * config.grpo.max_tokens)
+        ] * config.grpo.group_size
     return trunks, images
 
 
@@ -168,13 +204,21 @@ def check_cost(config: TrainConfig) -> Lines:
         copy = compares and config.grpo.kl.reference is Reference.frozen_copy
         memory = step_memory(policy, load, frozen_copy=copy, shards=shards)
         share = getattr(config, stage.name).batch_size / len(trunks) / ranks
-        flops = share * sum(part.total for part in step_flops(policy, load, reference=compares).values())
+        flops = share * sum(
+            part.total for part in step_flops(policy, load, reference=compares).values()
+        )
         parts = f"{memory.state / GIB:.2f} state, {memory.activations / GIB:.2f} activations, {memory.head / GIB:.2f} logits"
         text = f"{stage.name}: about {memory.total / GIB:.2f} GiB a rank ({parts}) of {there / GIB:.0f}, {flops / 1e12:.3g} TFLOP a step"
         if memory.state > there:
-            yield Status.FAIL, f"{text}: train an adapter (model.lora.enabled=true), fewer parts, or a smaller model, or shard it (fsdp2)."
+            yield (
+                Status.FAIL,
+                f"{text}: train an adapter (model.lora.enabled=true), fewer parts, or a smaller model, or shard it (fsdp2).",
+            )
         elif memory.total > 0.7 * there:
-            yield Status.WARN, f"{text}: lower model.micro_tokens if it runs out, or set model.gradient_checkpointing=true."
+            yield (
+                Status.WARN,
+                f"{text}: lower model.micro_tokens if it runs out, or set model.gradient_checkpointing=true.",
+            )
         else:
             yield Status.PASS, text
 
@@ -193,7 +237,10 @@ def check_device(config: TrainConfig) -> Lines:
 
     found = torch.cuda.device_count()
     if config.trainer.accelerator is Accelerator.cuda and found < config.trainer.devices:
-        yield Status.FAIL, f"trainer.devices={config.trainer.devices} but {found} CUDA devices are here: set trainer=cpu or fewer devices."
+        yield (
+            Status.FAIL,
+            f"trainer.devices={config.trainer.devices} but {found} CUDA devices are here: set trainer=cpu or fewer devices.",
+        )
     elif config.trainer.accelerator is Accelerator.cpu or not found:
         yield Status.PASS, f"CPU with {config.trainer.threads or torch.get_num_threads()} threads"
     else:
@@ -220,7 +267,10 @@ def _check_server(url: str) -> Lines:
         with urlopen(f"{url.rstrip('/')}/health", timeout=5) as answer:
             yield Status.PASS, f"{url} answers with {answer.status}"
     except (URLError, TimeoutError) as error:
-        yield Status.FAIL, f"sampler.url={url} does not answer ({error}): start the server, or set sampler=hf."
+        yield (
+            Status.FAIL,
+            f"sampler.url={url} does not answer ({error}): start the server, or set sampler=hf.",
+        )
 
 
 CHECKS: dict[str, Callable[[TrainConfig], Lines]] = {
@@ -233,13 +283,19 @@ CHECKS: dict[str, Callable[[TrainConfig], Lines]] = {
     "cost": check_cost,
     "sampler": check_sampler,
 }
-NEEDS = {"schedule": {"data"}, "first batch": {"data", "model"}, "cost": {"data", "model", "first batch"}}
+NEEDS = {
+    "schedule": {"data"},
+    "first batch": {"data", "model"},
+    "cost": {"data", "model", "first batch"},
+}
 
 
 def table(findings: list[Finding]) -> str:
     """One line per finding, in columns."""
     width = max(len(finding.check) for finding in findings)
-    return "\n".join(f"{finding.status.value}  {finding.check:{width}}  {finding.text}" for finding in findings)
+    return "\n".join(
+        f"{finding.status.value}  {finding.check:{width}}  {finding.text}" for finding in findings
+    )
 
 
 @hydra_command("train", folder_key="run_dir", plus=("experiment",))

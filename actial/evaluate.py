@@ -21,7 +21,9 @@ def evaluate(config: EvaluateConfig) -> None:
         UserError: the benchmark's files, the model or the server are not what the config says.
     """
     from actial.evaluation.diagnostics import diagnose
-    from actial.evaluation.runners import open_runner  # torch comes in only once the config is known to be right
+    from actial.evaluation.runners import (
+        open_runner,
+    )  # torch comes in only once the config is known to be right
     from actial.evaluation.set_results import sample_answers, set_results
     from actial.evaluation.tasks import open_tasks
     from actial.reporting.html_report import write_report
@@ -29,27 +31,37 @@ def evaluate(config: EvaluateConfig) -> None:
     out = Path(config.out)
     runner = open_runner(config)
     scores: dict[str, Any] = {}
-    results: dict[str, Any] = {key: {} for key in ("sets", "chance", "diagnostics", "examples", "paper")}
+    results: dict[str, Any] = {
+        key: {} for key in ("sets", "chance", "diagnostics", "examples", "paper")
+    }
     for task in open_tasks(config, runner.limits):
         folder = out if config.benchmark.name else out / task.name
         settings = runner.settings | task.settings
-        predictions = runner.ask(task.examples, f"{runner.name} on {task.name}", PredictionLog(folder, settings))
+        predictions = runner.ask(
+            task.examples, f"{runner.name} on {task.name}", PredictionLog(folder, settings)
+        )
         scores[task.name] = task.score(predictions) | {"settings": settings}
         results["sets"][task.name] = {runner.name: set_results(predictions)}
         if task.chance:
             results["chance"][task.name] = task.chance
         results["paper"][task.name] = task.paper(scores[task.name])
-        results["examples"][task.name] = sample_answers(out, task.name, task.examples, {runner.name: predictions})
+        results["examples"][task.name] = sample_answers(
+            out, task.name, task.examples, {runner.name: predictions}
+        )
         if count := config.benchmark.diagnostics:
             probes = PredictionLog(folder / "diagnostics", settings)
             ask = partial(runner.ask, label=f"diagnostics of {runner.name}", log=probes)
-            results["diagnostics"][task.name] = {runner.name: diagnose(ask, task.examples[:count], score=runner.score)}
+            results["diagnostics"][task.name] = {
+                runner.name: diagnose(ask, task.examples[:count], score=runner.score)
+            }
     results |= {
         "models": [runner.name],
         "set_names": list(scores),
         "meta": {"title": f"{runner.name} on {', '.join(scores)}"} | runner.settings,
     }
-    write_json(out / "scores.json", scores[config.benchmark.name] if config.benchmark.name else scores)
+    write_json(
+        out / "scores.json", scores[config.benchmark.name] if config.benchmark.name else scores
+    )
     write_json(out / "results.json", results)
     print(f"finished: {write_report(out)}")
 

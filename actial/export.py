@@ -35,14 +35,24 @@ def export(config: ExportConfig) -> None:
         return
     benchmark, _, items = open_benchmark(config.benchmark)
     if config.format is ExportFormat.vlmeval:
-        export_vlmeval(items, out / f"actial_{benchmark.name}.tsv")  # a registered name would be downloaded again
+        export_vlmeval(
+            items, out / f"actial_{benchmark.name}.tsv"
+        )  # a registered name would be downloaded again
     else:
-        export_lmms(items, out, f"actial_{benchmark.name}", style_of(config.benchmark, benchmark), config.benchmark.max_tokens)
+        export_lmms(
+            items,
+            out,
+            f"actial_{benchmark.name}",
+            style_of(config.benchmark, benchmark),
+            config.benchmark.max_tokens,
+        )
 
 
 def _base(run_dir: Path) -> str | None:
     """The hub id or folder that a training run started from; None for an evaluation, which does not know it."""
-    return str(OmegaConf.load(run_dir / CONFIG).model.path) if (run_dir / CONFIG).is_file() else None
+    return (
+        str(OmegaConf.load(run_dir / CONFIG).model.path) if (run_dir / CONFIG).is_file() else None
+    )
 
 
 @hydra_command("export", folder_key="out")

@@ -45,7 +45,9 @@ class Tries(Sequence[Example]):
             raise IndexError(index)
         place, draw = divmod(index, self.samples)
         example = self.task.example(int(self.order[place]), draw)
-        return replace(example, questions=[replace(q, uid=f"{q.uid}{DRAW}{draw}") for q in example.questions])
+        return replace(
+            example, questions=[replace(q, uid=f"{q.uid}{DRAW}{draw}") for q in example.questions]
+        )
 
 
 def rates(predictions: Sequence[Prediction]) -> Iterator[dict[str, Any]]:
@@ -76,23 +78,38 @@ def measure(config: PassRatesConfig) -> None:
     from actial.data.datasets import open_set
     from actial.data.sampling_order import epoch_order
     from actial.data.shards import read_manifest
-    from actial.evaluation.runners import open_runner  # torch comes in only once the config is known to be right
+    from actial.evaluation.runners import (
+        open_runner,
+    )  # torch comes in only once the config is known to be right
     from actial.grading.predictions import PredictionLog
 
     out, source = Path(config.out), config.data.sets[config.set]
-    task = open_set(source, "train", config.data, ColdStartConfig(), supervised=False, mode=AnswerMode.THINK)
+    task = open_set(
+        source, "train", config.data, ColdStartConfig(), supervised=False, mode=AnswerMode.THINK
+    )
     order = epoch_order(f"passrates/{config.set}", 0, len(task))[: config.limit or None]
     runner = open_runner(evaluation(config))
-    asked = {"set": config.set, "samples": config.samples, "limit": config.limit, "source": {**asdict(source), "task": source.task.value}}
-    asked["index"] = read_manifest(config.set, source)["index_sha256"]  # built anew, a set keeps its ids
+    asked = {
+        "set": config.set,
+        "samples": config.samples,
+        "limit": config.limit,
+        "source": {**asdict(source), "task": source.task.value},
+    }
+    asked["index"] = read_manifest(config.set, source)[
+        "index_sha256"
+    ]  # built anew, a set keeps its ids
     predictions = runner.ask(
-        Tries(task, order.tolist(), config.samples), f"{runner.name} on {config.set}", PredictionLog(out, runner.settings | asked)
+        Tries(task, order.tolist(), config.samples),
+        f"{runner.name} on {config.set}",
+        PredictionLog(out, runner.settings | asked),
     )
     found = list(rates(predictions))
     write_lines(out / RATES, found)
     write_json(out / SUMMARY, summary(found))
     useful = sum(0 < row["solved"] < row["samples"] for row in found)
-    print(f"{out}: {useful} of {len(found)} questions are solved at times; data.sets.{config.set}.pass_rates={out / RATES} trains on them")
+    print(
+        f"{out}: {useful} of {len(found)} questions are solved at times; data.sets.{config.set}.pass_rates={out / RATES} trains on them"
+    )
 
 
 def evaluation(config: PassRatesConfig) -> EvaluateConfig:
@@ -102,7 +119,11 @@ def evaluation(config: PassRatesConfig) -> EvaluateConfig:
         model=config.model,
         prompt=config.prompt,
         data=config.data,
-        benchmark=BenchmarkConfig(sets={config.set: f"{config.set}:train"}, max_tokens=config.max_tokens, batch_size=config.batch_size),
+        benchmark=BenchmarkConfig(
+            sets={config.set: f"{config.set}:train"},
+            max_tokens=config.max_tokens,
+            batch_size=config.batch_size,
+        ),
         sampler=config.sampler,
         server=config.server,
         accelerator=config.accelerator,

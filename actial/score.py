@@ -31,7 +31,9 @@ def score(config: ScoreConfig) -> None:
     answers = read_answers(path, items)
     asked = [as_example(item, Style.LETTER, []) for item in items]  # grading looks at options only
     graded = [predict(e, e.questions[0], *answers[e.uid], compat=config.compat) for e in asked]
-    scores = benchmark_scores(benchmark, source, graded, partial=bool(config.benchmark.limit)) | {"compat": config.compat}
+    scores = benchmark_scores(benchmark, source, graded, partial=bool(config.benchmark.limit)) | {
+        "compat": config.compat
+    }
     results: dict[str, Any] = {
         "meta": {"title": f"{path.name} on {benchmark.name}", "answers read as": config.compat},
         "sets": {benchmark.name: {path.stem: set_results(graded)}},

@@ -28,7 +28,9 @@ def train(config: TrainConfig) -> float | None:
             print(f"{run.folder} is finished: its results are in {run.folder / 'report.html'}.")
             return objective(run)
         refuse_changed_data(config, run.folder)
-        from actial.pipeline import score_models as scoreboard  # torch and Lightning come in only once the input is known to be right
+        from actial.pipeline import (
+            score_models as scoreboard,
+        )  # torch and Lightning come in only once the input is known to be right
         from actial.pipeline import stages
         from actial.reporting.html_report import summary, write_report
         from actial.runs.tracking import tracking
@@ -51,7 +53,9 @@ def train(config: TrainConfig) -> float | None:
 def objective(run: Run) -> float | None:
     """What a search over settings maximises: the last model's accuracy, averaged over the benchmark sets; None where nothing is scored."""
     results: dict[str, Any] = json.loads((run.folder / "results.json").read_text())
-    found = [models[results["models"][-1]]["overall"]["value"] for models in results["sets"].values()]
+    found = [
+        models[results["models"][-1]]["overall"]["value"] for models in results["sets"].values()
+    ]
     return sum(found) / len(found) if found else None
 
 
@@ -60,7 +64,9 @@ def refuse_unswept() -> None:
     hydra = HydraConfig.get()
     given = {override.partition("=")[0] for override in hydra.overrides.task}
     if unswept := sorted(set(hydra.sweeper.get("params") or {}) - given):
-        raise UserError(f"{unswept[0]} is swept by this experiment: add -m, or set {', '.join(unswept)}.")
+        raise UserError(
+            f"{unswept[0]} is swept by this experiment: add -m, or set {', '.join(unswept)}."
+        )
 
 
 @hydra_command("train", folder_key="run_dir", plus=("experiment",))

@@ -34,14 +34,22 @@ def generate(config: WorldConfig) -> None:
         for count in write_captures(out / "captures", jobs, config.workers):
             progress.advance(count)
     (out / "sat").mkdir(exist_ok=True)
-    for split, rows in (("train", config.sat_train), ("val", config.sat_val), ("test", config.sat_test)):
+    for split, rows in (
+        ("train", config.sat_train),
+        ("val", config.sat_val),
+        ("test", config.sat_test),
+    ):
         path = out / "sat" / f"SAT_{split}.parquet"
         if rows and not path.is_file():
             with Progress(f"SAT {split}", total=rows, unit="questions") as progress:
-                for count in write_sat(path, split, rows, config.seed, config.scene_size, config.workers):
+                for count in write_sat(
+                    path, split, rows, config.seed, config.scene_size, config.workers
+                ):
                     progress.advance(count)
     write_json(out / IDENTITY, {"finished": True, **identity(config)})
-    print(f"{out}: {len(jobs)} captures, {config.sat_train + config.sat_val + config.sat_test} questions")
+    print(
+        f"{out}: {len(jobs)} captures, {config.sat_train + config.sat_val + config.sat_test} questions"
+    )
 
 
 def identity(config: WorldConfig) -> dict:
@@ -54,10 +62,16 @@ def claim(out: Path, config: WorldConfig) -> None:
 
     marker = out / IDENTITY
     if marker.is_file():
-        written = {key: value for key, value in json.loads(marker.read_text()).items() if key != "finished"}
+        written = {
+            key: value for key, value in json.loads(marker.read_text()).items() if key != "finished"
+        }
         if written != identity(config):
-            changed = ", ".join(sorted(key for key in identity(config) if written.get(key) != identity(config)[key]))
-            raise UserError(f"out={out} holds a world made with another {changed}: give another folder, or remove it.")
+            changed = ", ".join(
+                sorted(key for key in identity(config) if written.get(key) != identity(config)[key])
+            )
+            raise UserError(
+                f"out={out} holds a world made with another {changed}: give another folder, or remove it."
+            )
         return
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"out={out} holds other files: give a new folder.")

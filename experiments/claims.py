@@ -50,7 +50,9 @@ def key_of(word: str) -> str:
 class Sweep:
     experiment: str
     words: tuple[str, ...]  # overrides of its settings: shorter runs, fewer points, more seeds
-    more: tuple[tuple[str, ...], ...]  # further commands, each with words of its own beside those: more seeds of some points
+    more: tuple[
+        tuple[str, ...], ...
+    ]  # further commands, each with words of its own beside those: more seeds of some points
     out: Path  # of its tables
     against: str | None
 
@@ -60,11 +62,19 @@ class Sweep:
 
     def variants(self, words: Sequence[str] = ()) -> list[list[str]]:
         """The overrides of each command; `words` come instead of what is set for their keys, and of commands that differ in those."""
-        own = [one for one in ((), *self.more) if not set(map(key_of, one)) & set(map(key_of, words))]
-        return [list({key_of(word): word for word in (*self.words, *one, *words)}.values()) for one in own]
+        own = [
+            one for one in ((), *self.more) if not set(map(key_of, one)) & set(map(key_of, words))
+        ]
+        return [
+            list({key_of(word): word for word in (*self.words, *one, *words)}.values())
+            for one in own
+        ]
 
     def commands(self, words: Sequence[str] = ()) -> list[list[str]]:
-        return [["-m", "actial.train", "-m", f"+experiment={self.experiment}", *one] for one in self.variants(words)]
+        return [
+            ["-m", "actial.train", "-m", f"+experiment={self.experiment}", *one]
+            for one in self.variants(words)
+        ]
 
     def follows(self, other: Sweep) -> bool:
         """Whether its runs start from models that the other's have left."""
@@ -72,8 +82,17 @@ class Sweep:
 
     def given(self, words: Sequence[str], claims: Sequence[Claim]) -> list[str]:
         """Those of the command line's words that are for it: what only other sweeps of these claims vary is theirs."""
-        elsewhere = {key for claim in claims for sweep in claim.sweeps.values() for key in params(sweep.experiment)}
-        return [word for word in words if key_of(word) in params(self.experiment) or key_of(word) not in elsewhere]
+        elsewhere = {
+            key
+            for claim in claims
+            for sweep in claim.sweeps.values()
+            for key in params(sweep.experiment)
+        }
+        return [
+            word
+            for word in words
+            if key_of(word) in params(self.experiment) or key_of(word) not in elsewhere
+        ]
 
 
 @dataclass(slots=True, frozen=True)
@@ -117,7 +136,9 @@ def names() -> list[str]:
 def compose(experiment: str, *words: str) -> Any:
     register()
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        return hydra.compose("train", [f"+experiment={experiment}", *words], return_hydra_config=True)
+        return hydra.compose(
+            "train", [f"+experiment={experiment}", *words], return_hydra_config=True
+        )
 
 
 @cache
@@ -132,8 +153,12 @@ def jobs(sweep: Sweep, words: Sequence[str] = ()) -> list[tuple[str, ...]]:
 
 
 def _jobs(experiment: str, words: Sequence[str]) -> list[tuple[str, ...]]:
-    chosen = params(experiment) | dict(word.split("=", 1) for word in words if not word.startswith("hydra/"))
-    overrides = OverridesParser.create().parse_overrides([f"{key}={value}" for key, value in chosen.items()])
+    chosen = params(experiment) | dict(
+        word.split("=", 1) for word in words if not word.startswith("hydra/")
+    )
+    overrides = OverridesParser.create().parse_overrides(
+        [f"{key}={value}" for key, value in chosen.items()]
+    )
     (found,) = BasicSweeper.split_arguments(overrides, None)
     return [tuple(job) for job in found]
 
@@ -151,7 +176,10 @@ def needed(claims: Sequence[Claim]) -> Iterator[Sweep]:
 
 def planned(sweep: Sweep, words: Sequence[str] = ()) -> list[tuple[str, tuple[str, ...]]]:
     """(experiment, settings but for the seed) of every job."""
-    return [(sweep.experiment, tuple(word for word in job if key_of(word) != "seed")) for job in jobs(sweep, words)]
+    return [
+        (sweep.experiment, tuple(word for word in job if key_of(word) != "seed"))
+        for job in jobs(sweep, words)
+    ]
 
 
 def cost(points: Sequence[tuple[str, tuple[str, ...]]]) -> str:
@@ -177,9 +205,16 @@ def verdict(found: dict[str, float], expect: str) -> str:
     if expect == "all":
         return "holds" if found["low"] == 1 else "contradicted" if found["high"] == 0 else "open"
     side, moved = (-1, 0.0) if expect == "below" else (1, MARGIN if expect == "kept" else 0.0)
-    (low, high), (t_low, t_high) = (sorted(side * found[name] + moved for name in pair) for pair in (("low", "high"), ("t_low", "t_high")))
+    (low, high), (t_low, t_high) = (
+        sorted(side * found[name] + moved for name in pair)
+        for pair in (("low", "high"), ("t_low", "t_high"))
+    )
     if low > 0 or high < 0:
-        return ("holds" if t_low > 0 else "leans to it") if low > 0 else ("contradicted" if t_high < 0 else "leans against")
+        return (
+            ("holds" if t_low > 0 else "leans to it")
+            if low > 0
+            else ("contradicted" if t_high < 0 else "leans against")
+        )
     return "open"
 
 
@@ -194,9 +229,14 @@ def checked(claim: Claim, tables: dict[str, pd.DataFrame]) -> list[list[str]]:
         if table is None:
             lines.append([check["say"], "", "", "not run yet"])
             continue
-        cells = [{"metric": "accuracy"} | check[side] for side in ("left", "right") if side in check]
+        cells = [
+            {"metric": "accuracy"} | check[side] for side in ("left", "right") if side in check
+        ]
         for arm in table["arm"].unique() if cells[0].get("arm") == "*" else [None]:
-            where = [cell | {"arm": arm} if arm and cell.get("arm", "*") == "*" else cell for cell in cells]
+            where = [
+                cell | {"arm": arm} if arm and cell.get("arm", "*") == "*" else cell
+                for cell in cells
+            ]
             if where[0] == where[-1] and len(where) > 1:
                 continue  # an arm against itself
             said = f"{arm}: {check['say']}" if arm else check["say"]
@@ -212,7 +252,11 @@ def checked(claim: Claim, tables: dict[str, pd.DataFrame]) -> list[list[str]]:
 
 def read_tables(claim: Claim) -> dict[str, pd.DataFrame]:
     """Experiment -> its committed figures, where there are any."""
-    return {name: pd.read_csv(path) for name, sweep in claim.sweeps.items() if (path := sweep.out / "tidy.csv").exists()}
+    return {
+        name: pd.read_csv(path)
+        for name, sweep in claim.sweeps.items()
+        if (path := sweep.out / "tidy.csv").exists()
+    }
 
 
 def readme(claim: Claim) -> str:
@@ -221,11 +265,21 @@ def readme(claim: Claim) -> str:
     tables = read_tables(claim)
     words = read_words(claim)
     points = [point for sweep in sweeps.values() for point in planned(sweep, words)]
-    commands = [f"python {shlex.join(command)}" for sweep in sweeps.values() for command in sweep.commands(words)]
+    commands = [
+        f"python {shlex.join(command)}"
+        for sweep in sweeps.values()
+        for command in sweep.commands(words)
+    ]
     minutes = sum(table.drop_duplicates("run")["minutes"].sum() for table in tables.values())
     measured = f" The runs in these tables took {minutes:.0f} minutes, added up." if minutes else ""
-    smaller = ", but for these settings" if words or any(sweep.words for sweep in sweeps.values()) else ""
-    links = [f"[{name}]({(sweep.out / 'ablation.md').relative_to(claim.folder)})" for name, sweep in sweeps.items() if name in tables]
+    smaller = (
+        ", but for these settings" if words or any(sweep.words for sweep in sweeps.values()) else ""
+    )
+    links = [
+        f"[{name}]({(sweep.out / 'ablation.md').relative_to(claim.folder)})"
+        for name, sweep in sweeps.items()
+        if name in tables
+    ]
     notes = claim.folder / "notes.md"
     parts = [
         f"# {facts['title']}",
@@ -235,7 +289,9 @@ def readme(claim: Claim) -> str:
         + "\n".join(commands)
         + "\n```",
         f"**Cost.** {cost(points)} of the quickstart's size{smaller}; what they share is computed once.{measured}",
-        "**Result.** Not run yet." if not tables else f"**Result.** {facts.get('reading', DIFFERENCES)} {VERDICTS}",
+        "**Result.** Not run yet."
+        if not tables
+        else f"**Result.** {facts.get('reading', DIFFERENCES)} {VERDICTS}",
         markdown(["what is said", "difference", "seeds", "verdict"], checked(claim, tables)),
         "**Tables.** " + ", ".join(links) if links else "",
         notes.read_text().strip() if notes.exists() else "",
@@ -249,10 +305,21 @@ def index(claims: Sequence[Claim]) -> str:
     for claim in claims:
         verdicts = Counter(line[-1] for line in checked(claim, read_tables(claim)))
         rows.append(
-            [f"[{claim.facts['title']}]({claim.name}/README.md)", *[str(verdicts.pop(kind, 0)) for kind in KINDS], str(verdicts.total())]
+            [
+                f"[{claim.facts['title']}]({claim.name}/README.md)",
+                *[str(verdicts.pop(kind, 0)) for kind in KINDS],
+                str(verdicts.total()),
+            ]
         )
-    others = sorted(path.parent for path in ROOT.glob("*/README.md") if not (path.parent / "claim.yaml").exists())
-    titles = [f"* [{(folder / 'README.md').read_text().splitlines()[0].lstrip('# ')}]({folder.name}/README.md)" for folder in others]
+    others = sorted(
+        path.parent
+        for path in ROOT.glob("*/README.md")
+        if not (path.parent / "claim.yaml").exists()
+    )
+    titles = [
+        f"* [{(folder / 'README.md').read_text().splitlines()[0].lstrip('# ')}]({folder.name}/README.md)"
+        for folder in others
+    ]
     return "\n\n".join(
         [
             "# Questions asked, with results",
@@ -281,39 +348,68 @@ VERDICTS = (
 
 def _run(commands: Sequence[Sequence[str]]) -> bool:
     """All of them, whatever comes of each; whether each ended well."""
-    codes = [subprocess.run([sys.executable, *command], check=False).returncode for command in commands]
+    codes = [
+        subprocess.run([sys.executable, *command], check=False).returncode for command in commands
+    ]
     return not any(codes)
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("words", nargs="*", metavar="CLAIM or key=value", help=f"claims: {', '.join(names())}; without any, all")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "words",
+        nargs="*",
+        metavar="CLAIM or key=value",
+        help=f"claims: {', '.join(names())}; without any, all",
+    )
     parser.add_argument("--tables", action="store_true", help="run nothing")
-    parser.add_argument("--cost", action="store_true", help="say how many runs there are, and do nothing")
+    parser.add_argument(
+        "--cost", action="store_true", help="say how many runs there are, and do nothing"
+    )
     given = parser.parse_args()
-    words = [f"seed=choice({word[5:]})" if word[:5] == "seed=" and word[5:].isdigit() else word for word in given.words if "=" in word]
+    words = [
+        f"seed=choice({word[5:]})" if word[:5] == "seed=" and word[5:].isdigit() else word
+        for word in given.words
+        if "=" in word
+    ]
     claims = [load(name) for name in [word for word in given.words if "=" not in word] or names()]
     if given.cost:
-        found = {sweep.experiment: planned(sweep, sweep.given(words, claims)) for sweep in needed(claims)}
+        found = {
+            sweep.experiment: planned(sweep, sweep.given(words, claims)) for sweep in needed(claims)
+        }
         for experiment, points in found.items():
             print(f"{experiment}: {cost(points)}")
         print(f"together: {cost([point for points in found.values() for point in points])}")
         return 0
     sweeps = [] if given.tables else list(needed(claims))
     failed = [sweep for sweep in sweeps if not _run(sweep.commands(sweep.given(words, claims)))]
-    parts = {key for claim in claims for sweep in claim.sweeps.values() for key in params(sweep.experiment)} - {"seed"}
+    parts = {
+        key
+        for claim in claims
+        for sweep in claim.sweeps.values()
+        for key in params(sweep.experiment)
+    } - {"seed"}
     for claim in claims:
         if not given.tables:  # some of a sweep's points are no other sweep
             kept = [word for word in words if key_of(word) not in parts]
             write_text(claim.folder / WORDS, " ".join(kept) + "\n")
         for sweep in claim.sweeps.values():
             if list(sweep.runs.glob("*/results.json")):
-                collect(CollectConfig(runs=str(sweep.runs), out=os.path.relpath(sweep.out), against=sweep.against))
+                collect(
+                    CollectConfig(
+                        runs=str(sweep.runs), out=os.path.relpath(sweep.out), against=sweep.against
+                    )
+                )
         write_text(claim.folder / "README.md", readme(claim))
         print(claim.folder / "README.md")
     write_text(ROOT / "README.md", index([load(name) for name in names()]))
     for sweep in failed:
-        print(f"{sweep.experiment} did not end well: the same command goes on with what is missing.", file=sys.stderr)
+        print(
+            f"{sweep.experiment} did not end well: the same command goes on with what is missing.",
+            file=sys.stderr,
+        )
     return 1 if failed else 0
 
 

@@ -20,11 +20,14 @@ def draw(run: Path, out: Path) -> None:
     shown = next(
         example
         for example in results["examples"]["viewpoint"]
-        if not example["answers"]["base"]["hit"] and all(example["answers"][model]["hit"] for model in models[1:])
+        if not example["answers"]["base"]["hit"]
+        and all(example["answers"][model]["hit"] for model in models[1:])
     )
     figure = plt.figure(figsize=(11, 4.2), dpi=110, layout="constrained")
     left, middle, right = figure.subfigures(1, 3, width_ratios=[1.5, 2.3, 2.2])
-    for number, (axis, name) in enumerate(zip(left.subplots(2, 1), shown["images"], strict=True), 1):
+    for number, (axis, name) in enumerate(
+        zip(left.subplots(2, 1), shown["images"], strict=True), 1
+    ):
         axis.imshow(imread(run / name), interpolation="nearest")
         axis.set_title(f"photo {number}", fontsize=9)
         axis.axis("off")
@@ -32,7 +35,11 @@ def draw(run: Path, out: Path) -> None:
     for model in models:
         answer = shown["answers"][model]
         text = answer["text"].replace("\n", " ")
-        lines += ["", f"{model} ({'right' if answer['hit'] else 'wrong'})", *textwrap.wrap(text, 60, max_lines=5, placeholder=" ...")]
+        lines += [
+            "",
+            f"{model} ({'right' if answer['hit'] else 'wrong'})",
+            *textwrap.wrap(text, 60, max_lines=5, placeholder=" ..."),
+        ]
     middle.text(0.0, 0.97, "\n".join(lines), va="top", fontsize=7.6, family="monospace")
     axis = right.subplots()
     names = list(results["sets"])
@@ -40,7 +47,15 @@ def draw(run: Path, out: Path) -> None:
         cells = [results["sets"][name][model]["overall"] for name in names]
         places = [place + 0.2 * (offset - (len(models) - 1) / 2) for place in range(len(names))]
         errors = [[c["value"] - c["low"] for c in cells], [c["high"] - c["value"] for c in cells]]
-        axis.errorbar([c["value"] for c in cells], places, xerr=errors, fmt="o", color=COLOURS[model], label=model, capsize=3)
+        axis.errorbar(
+            [c["value"] for c in cells],
+            places,
+            xerr=errors,
+            fmt="o",
+            color=COLOURS[model],
+            label=model,
+            capsize=3,
+        )
     axis.set_yticks(range(len(names)), names)
     axis.invert_yaxis()
     axis.set_xlim(0, 1)

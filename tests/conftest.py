@@ -30,7 +30,9 @@ def tiny_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from actial.viewpoint.vocabulary import SEEN
 
     root = tmp_path_factory.mktemp("world")
-    for _ in write_captures(root / "captures", capture_jobs(24, 12, 64, 0, list(SEEN)[:4]), workers=1):
+    for _ in write_captures(
+        root / "captures", capture_jobs(24, 12, 64, 0, list(SEEN)[:4]), workers=1
+    ):
         pass
     build(
         BuildConfig(
@@ -64,7 +66,15 @@ def untrained_model(tiny_set: Path, tmp_path_factory: pytest.TempPathFactory) ->
         for text in (question.text, question.target)
     ]
     folder = tmp_path_factory.mktemp("models") / "untrained"
-    save_untrained(folder, train_tokenizer(corpus, 512), 0, width=64, layers=2, vision_width=64, vision_layers=2)
+    save_untrained(
+        folder,
+        train_tokenizer(corpus, 512),
+        0,
+        width=64,
+        layers=2,
+        vision_width=64,
+        vision_layers=2,
+    )
     return folder
 
 
@@ -85,7 +95,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 64 KiB, in memory; mounting takes root's rights."""
     folder = tmp_path / "small"
     folder.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", folder], capture_output=True).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", folder], capture_output=True
+    ).returncode:
         pytest.skip("may not mount a file system here")
     yield folder
     subprocess.run(["umount", "--lazy", folder], check=True)

@@ -32,9 +32,23 @@ from actial.config.evaluate import (
     ScoreConfig,
     ServerConfig,
 )
-from actial.config.inference import Accelerator, AnswerForm, BenchmarkConfig, SamplerConfig, SamplerKind
+from actial.config.inference import (
+    Accelerator,
+    AnswerForm,
+    BenchmarkConfig,
+    SamplerConfig,
+    SamplerKind,
+)
 from actial.config.job_slots import jobs_at_once
-from actial.config.model import Attention, LoraConfig, ModelConfig, PartConfig, Precision, PromptConfig, SystemPrompt
+from actial.config.model import (
+    Attention,
+    LoraConfig,
+    ModelConfig,
+    PartConfig,
+    Precision,
+    PromptConfig,
+    SystemPrompt,
+)
 from actial.config.stages import (
     AdvantageScale,
     GRPOConfig,
@@ -54,7 +68,14 @@ from actial.config.stages import (
     StageConfig,
 )
 from actial.config.synthetic import ChainsConfig, TinyConfig, WorldConfig
-from actial.config.train import LoggerConfig, StageName, Strategy, TrainConfig, TrainerConfig, WandbMode
+from actial.config.train import (
+    LoggerConfig,
+    StageName,
+    Strategy,
+    TrainConfig,
+    TrainerConfig,
+    WandbMode,
+)
 
 __all__ = [
     "SCHEMAS",
@@ -143,7 +164,15 @@ def register() -> None:
     for name, schema in SCHEMAS.items():
         ConfigStore.instance().store(name=name, node=schema)
     OmegaConf.register_new_resolver("asset", lambda name: str(ASSETS / name), replace=True)
-    OmegaConf.register_new_resolver("jobs_at_once", lambda threads, gb: jobs_at_once(int(threads), float(gb)), replace=True)
-    OmegaConf.register_new_resolver("div", lambda whole, parts: int(whole) // int(parts), replace=True)
+    OmegaConf.register_new_resolver(
+        "jobs_at_once", lambda threads, gb: jobs_at_once(int(threads), float(gb)), replace=True
+    )
+    OmegaConf.register_new_resolver(
+        "div", lambda whole, parts: int(whole) // int(parts), replace=True
+    )
     # Hydra keeps notes of a sweep in its folder; the jobs of a divided build share theirs with the build, so they go where it drops them.
-    OmegaConf.register_new_resolver("sweep_folder", lambda out, parts: out if int(parts) == 1 else f"{out}/.build/sweep", replace=True)
+    OmegaConf.register_new_resolver(
+        "sweep_folder",
+        lambda out, parts: out if int(parts) == 1 else f"{out}/.build/sweep",
+        replace=True,
+    )

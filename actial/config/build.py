@@ -33,9 +33,13 @@ class SourceConfig:
     root: str = MISSING
     mask_root: str | None = None  # None: masks/ inside each capture, when there
     category_file: str | None = None  # lines `id,name`; None: the folder's name is the class
-    ordered: bool = True  # names follow time (a video); only then are jumps between neighbours an error
+    ordered: bool = (
+        True  # names follow time (a video); only then are jumps between neighbours an error
+    )
     name: str | None = None  # named: which set
-    min_quality: float | None = None  # co3d, uco3d: least viewpoint quality score of a sequence; None = all
+    min_quality: float | None = (
+        None  # co3d, uco3d: least viewpoint quality score of a sequence; None = all
+    )
     licence: str = "unknown"
 
 
@@ -50,13 +54,19 @@ class GateConfig:
     min_up_cameras: int = num(8, "[3, inf)")
     min_up_sv2: float = num(0.17, "[0, 1]")
     max_up_roll: float = num(8.0, "[0, 90]")  # rms; beyond it sides stay, degrees are dropped
-    max_up_axis_angle: float = num(15.0, "[0, 90]")  # between the two estimators of up, unless elevation drifts
+    max_up_axis_angle: float = num(
+        15.0, "[0, 90]"
+    )  # between the two estimators of up, unless elevation drifts
     drift_elevation_std: float = num(8.0, "[0, 90]")
-    max_drift_roll: float = num(4.0, "[0, 90]")  # rms; a roll that grows steadily looks like a drift, but for a larger rms: no degrees then
+    max_drift_roll: float = num(
+        4.0, "[0, 90]"
+    )  # rms; a roll that grows steadily looks like a drift, but for a larger rms: no degrees then
     max_centre_condition: float = num(50.0, "[1, inf]")
     max_centre_residual: float = num(0.12, "[0, inf]")
     min_centre_in_front: float = num(0.95, "[0, 1]")
-    max_mask_centre_gap: float = num(0.25, "[0, inf]")  # between the centres by masks and by masked points
+    max_mask_centre_gap: float = num(
+        0.25, "[0, inf]"
+    )  # between the centres by masks and by masked points
     min_mask_area: float = num(0.01, "[0, 1]")
     max_mask_area: float = num(0.8, "[0, 1]")
     max_mask_border: float = num(0.4, "[0, 1]")  # share of the photo's border that the mask touches
@@ -77,10 +87,16 @@ class GateConfig:
     max_distance_ratio: float = num(2.0, "[1, inf]")
     max_roll: float = num(15.0, "[0, 180]")
     min_s: float = num(0.15, "[0, inf)")
-    max_side_angle: float = num(10.0, "[0, 90]")  # of alpha and yaw, in pairs that go up or down, forward or backward
+    max_side_angle: float = num(
+        10.0, "[0, 90]"
+    )  # of alpha and yaw, in pairs that go up or down, forward or backward
     min_rise: float = num(12.0, "[0, 90]")  # change of elevation in pairs that go up or down
-    min_approach: float = num(1.25, "[1, inf]")  # ratio of the distances in pairs that go forward or backward
-    central_share: float = num(0.8, "[0, 1]")  # of both sides of the photo, in which the object's centre must lie
+    min_approach: float = num(
+        1.25, "[1, inf]"
+    )  # ratio of the distances in pairs that go forward or backward
+    central_share: float = num(
+        0.8, "[0, 1]"
+    )  # of both sides of the photo, in which the object's centre must lie
 
     def check(self, path: str) -> None:
         if self.min_angle + self.angle_margin >= self.max_angle - self.angle_margin:
@@ -96,7 +112,9 @@ class PairConfig:
     per_object: int = num(12, "[1, inf)")  # horizontal pairs
     vertical_per_object: int = num(0, "[0, inf)")  # pairs that go up or down and hardly sideways
     depth_per_object: int = num(0, "[0, inf)")  # forward or backward
-    still_per_object: int = num(0, "[0, inf)")  # the same frame twice, once cropped by up to 5 %: "no movement" is right
+    still_per_object: int = num(
+        0, "[0, inf)"
+    )  # the same frame twice, once cropped by up to 5 %: "no movement" is right
     views: int = num(2, "[2, 6]")  # photos of a row; questions are about the first and the last
     questions: list[str] = field(
         default_factory=lambda: ["ego_translation", "object_translation", "ego_rotation"]
@@ -105,20 +123,34 @@ class PairConfig:
     seed: int = 0
     val_fraction: float = num(0.02, "[0, 1]")
     test_fraction: float = num(0.02, "[0, 1]")
-    unseen_classes: list[str] = field(default_factory=list)  # class names or ids that make up the split test_unseen
-    unseen_class_fraction: float = num(0.0, "[0, 1)")  # of the classes, drawn by hash, beside those listed
+    unseen_classes: list[str] = field(
+        default_factory=list
+    )  # class names or ids that make up the split test_unseen
+    unseen_class_fraction: float = num(
+        0.0, "[0, 1)"
+    )  # of the classes, drawn by hash, beside those listed
     max_per_class: int = num(0, "[0, inf)")  # pairs of one class in one split; 0 = no cap
-    max_rows: dict[str, int] = field(default_factory=dict)  # split -> most rows; drawn evenly over angle and side
+    max_rows: dict[str, int] = field(
+        default_factory=dict
+    )  # split -> most rows; drawn evenly over angle and side
 
     def check(self, path: str) -> None:
         if self.val_fraction + self.test_fraction > 1:
-            reject(path + "val_fraction", self.val_fraction, f"with test_fraction={self.test_fraction} it must add up to at most 1")
+            reject(
+                path + "val_fraction",
+                self.val_fraction,
+                f"with test_fraction={self.test_fraction} it must add up to at most 1",
+            )
         known = [kind.value for kind in QuestionType]
         if not self.questions or not set(self.questions) <= set(known):
             reject(path + "questions", self.questions, f"name some of {', '.join(known)}")
         for split, rows in self.max_rows.items():
             if split not in ("train", "val", "test", "test_unseen") or rows < 0:
-                reject(f"{path}max_rows.{split}", rows, "give a number of 0 or more for train, val, test or test_unseen")
+                reject(
+                    f"{path}max_rows.{split}",
+                    rows,
+                    "give a number of 0 or more for train, val, test or test_unseen",
+                )
 
 
 class ImageFormat(Enum):
@@ -137,21 +169,33 @@ class ImageConfig:
 
     def check(self, path: str) -> None:
         if self.max_pixels < self.multiple**2:
-            reject(path + "max_pixels", self.max_pixels, f"give at least multiple x multiple = {self.multiple**2}")
+            reject(
+                path + "max_pixels",
+                self.max_pixels,
+                f"give at least multiple x multiple = {self.multiple**2}",
+            )
 
 
 @dataclass(kw_only=True, slots=True)
 class QuestionConfig:
     """Which multiple-choice rows stay (source=sat); val and test are kept whole."""
 
-    shares: dict[str, float] = field(default_factory=dict)  # type -> share of the training rows; empty = as they come
+    shares: dict[str, float] = field(
+        default_factory=dict
+    )  # type -> share of the training rows; empty = as they come
     max_rows: int = num(0, "[0, inf)")  # training rows; 0 = no cap
-    blacklist: str | None = None  # named: a file of scene names, one a line, that benchmarks use; questions that show them are left out
+    blacklist: str | None = (
+        None  # named: a file of scene names, one a line, that benchmarks use; questions that show them are left out
+    )
     seed: int = 0
 
     def check(self, path: str) -> None:
         if self.shares and (min(self.shares.values()) < 0 or sum(self.shares.values()) <= 0):
-            reject(path + "shares", self.shares, "give non-negative shares, at least one of them positive")
+            reject(
+                path + "shares",
+                self.shares,
+                "give non-negative shares, at least one of them positive",
+            )
 
 
 @dataclass(kw_only=True, slots=True)

@@ -31,13 +31,21 @@ class MixConfig:
             if not 0 <= weight < float("inf"):
                 reject(f"{path}weights.{name}", weight, "give a weight of 0 or more")
         if self.epoch_rule is EpochRule.draws and self.epoch_draws == 0:
-            reject(f"{path}epoch_draws", 0, f"{path}epoch_rule=draws needs the number of draws in an epoch")
+            reject(
+                f"{path}epoch_draws",
+                0,
+                f"{path}epoch_rule=draws needs the number of draws in an epoch",
+            )
 
 
 @dataclass(kw_only=True, slots=True)
 class ColdStartConfig:
-    ratio: float = num(0.1, "[0, 1]")  # share of viewpoint draws answered with a chain of thought (paper 4.3)
-    source: str = "grounded"  # grounded = written from the known geometry; otherwise a chains.jsonl file
+    ratio: float = num(
+        0.1, "[0, 1]"
+    )  # share of viewpoint draws answered with a chain of thought (paper 4.3)
+    source: str = (
+        "grounded"  # grounded = written from the known geometry; otherwise a chains.jsonl file
+    )
 
 
 class Task(Enum):
@@ -45,7 +53,9 @@ class Task(Enum):
 
     viewpoint = "viewpoint"  # pair rows: the three question types
     qa = "qa"  # multiple-choice rows (SAT and its like)
-    perception = "perception"  # pair rows of the procedural world: what each photo shows; never motion
+    perception = (
+        "perception"  # pair rows of the procedural world: what each photo shows; never motion
+    )
     clock = "clock"  # text only: the order of the hours; needs no root
 
 
@@ -55,18 +65,40 @@ class SetConfig:
 
     task: Task = MISSING
     root: str = ""
-    types: list[str] = field(default_factory=list)  # qa: only these types; viewpoint: only these are trained on; empty = all
-    angles: list[float] = num([], "[0, 180]")  # viewpoint: smallest and largest angle of the pairs trained on; empty = all
-    pass_rates: str | None = None  # qa, viewpoint: passrates.jsonl of actial.passrates; questions outside pass_between are not trained on
-    pass_between: list[float] | None = num(None, "[0, 1]")  # kept: solved in a share of the tries strictly between; None = [0,1]
+    types: list[str] = field(
+        default_factory=list
+    )  # qa: only these types; viewpoint: only these are trained on; empty = all
+    angles: list[float] = num(
+        [], "[0, 180]"
+    )  # viewpoint: smallest and largest angle of the pairs trained on; empty = all
+    pass_rates: str | None = (
+        None  # qa, viewpoint: passrates.jsonl of actial.passrates; questions outside pass_between are not trained on
+    )
+    pass_between: list[float] | None = num(
+        None, "[0, 1]"
+    )  # kept: solved in a share of the tries strictly between; None = [0,1]
 
     def check(self, path: str) -> None:
         if self.angles and (len(self.angles) != 2 or self.angles[0] >= self.angles[1]):
-            reject(f"{path}angles", self.angles, "give the smallest and the largest angle in degrees, such as [20,60]")
-        if self.pass_between is not None and (len(self.pass_between) != 2 or self.pass_between[0] >= self.pass_between[1]):
-            reject(f"{path}pass_between", self.pass_between, "give the two shares that bound what is kept, such as [0.1,0.9]")
+            reject(
+                f"{path}angles",
+                self.angles,
+                "give the smallest and the largest angle in degrees, such as [20,60]",
+            )
+        if self.pass_between is not None and (
+            len(self.pass_between) != 2 or self.pass_between[0] >= self.pass_between[1]
+        ):
+            reject(
+                f"{path}pass_between",
+                self.pass_between,
+                "give the two shares that bound what is kept, such as [0.1,0.9]",
+            )
         if self.pass_rates and self.task not in (Task.qa, Task.viewpoint):
-            reject(f"{path}pass_rates", self.pass_rates, "only the questions of task qa or viewpoint have pass rates")
+            reject(
+                f"{path}pass_rates",
+                self.pass_rates,
+                "only the questions of task qa or viewpoint have pass rates",
+            )
         known = [kind.value for kind in QuestionType]
         if self.task is Task.viewpoint and not set(self.types) <= set(known):
             reject(f"{path}types", self.types, f"name some of {', '.join(known)}")
@@ -77,6 +109,8 @@ class SetConfig:
 @dataclass(kw_only=True, slots=True)
 class DataConfig:
     sets: dict[str, SetConfig] = field(default_factory=dict)
-    questions_per_pair: int = num(1, "[1, 3]")  # 1 = paper; 3 = all three types as branches of one trunk
+    questions_per_pair: int = num(
+        1, "[1, 3]"
+    )  # 1 = paper; 3 = all three types as branches of one trunk
     exercises_per_pair: int = num(6, "[1, 64]")  # perception branches on one trunk
     workers: int = num(0, "[0, 1024]")

@@ -9,7 +9,12 @@ from difflib import get_close_matches
 
 from hydra.errors import MissingConfigException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    OmegaConfBaseException,
+    ValidationError,
+)
 
 from actial.core.paths import CONF
 
@@ -22,7 +27,9 @@ def explain(error: BaseException) -> str:
     if override and (CONF / override[1]).is_dir():
         return f"{override[1]} is not in the defaults of this command: write +{override[1]}=NAME."
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
-    if isinstance(cause, ConfigKeyError | ConfigAttributeError) and isinstance(cause.object_type, type):
+    if isinstance(cause, ConfigKeyError | ConfigAttributeError) and isinstance(
+        cause.object_type, type
+    ):
         return unknown_key(cause.full_key or str(cause.key), cause.object_type)
     if isinstance(cause, ValidationError) and "is not a subclass of" in str(cause):
         return f"{cause.full_key} is a new entry with settings of its own: name it in a file of conf/, not on the command line."

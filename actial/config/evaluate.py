@@ -23,7 +23,9 @@ class ServerConfig:
     concurrency: int = num(64, "[1, 4096]")  # examples in flight
     timeout_s: float = num(600.0, "(0, inf)")
     retries: int = num(6, "[0, 100]")
-    multiple: int = num(28, "[1, 1024]")  # both sides of every picture; patch size x merge size of the served model
+    multiple: int = num(
+        28, "[1, 1024]"
+    )  # both sides of every picture; patch size x merge size of the served model
 
     def check(self, path: str) -> None:
         if self.url and not self.model:
@@ -47,10 +49,18 @@ class EvaluateConfig:
 
     def check(self, path: str) -> None:
         if bool(self.benchmark.name) == bool(self.benchmark.sets):
-            reject("benchmark.name", self.benchmark.name, "give either a published benchmark or sets of data.sets")
+            reject(
+                "benchmark.name",
+                self.benchmark.name,
+                "give either a published benchmark or sets of data.sets",
+            )
         for name, source in self.benchmark.sets.items():
             if source.partition(":")[0] not in self.data.sets:
-                reject(f"benchmark.sets.{name}", source, f"data.sets has only {', '.join(self.data.sets)}")
+                reject(
+                    f"benchmark.sets.{name}",
+                    source,
+                    f"data.sets has only {', '.join(self.data.sets)}",
+                )
 
 
 @dataclass(kw_only=True, slots=True)
@@ -59,7 +69,9 @@ class PassRatesConfig:
 
     out: str = MISSING  # continued when it holds answers under the same settings, refused when under others
     set: str = MISSING  # a name of data.sets
-    samples: int = num(16, "[2, 4096]")  # tries at each question; as many as GRPO's group tells what GRPO will meet
+    samples: int = num(
+        16, "[2, 4096]"
+    )  # tries at each question; as many as GRPO's group tells what GRPO will meet
     limit: int = num(0, "[0, 1e9]")  # examples, drawn by hash; 0 = all
     temperature: float = num(1.0, "(0, inf)")
     max_tokens: int = num(128, "[1, 1e6]")
@@ -76,7 +88,11 @@ class PassRatesConfig:
         if self.set not in self.data.sets:
             reject("set", self.set, f"data.sets has only {', '.join(self.data.sets)}")
         elif self.data.sets[self.set].task not in (Task.qa, Task.viewpoint):
-            reject("set", self.set, "its questions are drawn anew every epoch: name a set of task qa or viewpoint")
+            reject(
+                "set",
+                self.set,
+                "its questions are drawn anew every epoch: name a set of task qa or viewpoint",
+            )
 
 
 @dataclass(kw_only=True, slots=True)
@@ -85,7 +101,9 @@ class ScoreConfig:
 
     out: str = MISSING
     benchmark: BenchmarkConfig = field(default_factory=BenchmarkConfig)
-    predictions: str = MISSING  # ours (.jsonl), lmms-eval's samples (.jsonl) or VLMEvalKit's (.xlsx, .tsv, .json)
+    predictions: str = (
+        MISSING  # ours (.jsonl), lmms-eval's samples (.jsonl) or VLMEvalKit's (.xlsx, .tsv, .json)
+    )
     compat: str = "ladder"  # how answers are read (actial/grading/multiple_choice.py)
 
 
@@ -121,4 +139,6 @@ class DashboardConfig:
     entity: str = MISSING  # wandb account or team
     project: str = "actial"
     name: str = "actial"  # of the workspace
-    group: str = ""  # a setting whose values make the groups, such as cold_start.ratio; "" = single runs
+    group: str = (
+        ""  # a setting whose values make the groups, such as cold_start.ratio; "" = single runs
+    )

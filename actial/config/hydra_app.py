@@ -35,7 +35,12 @@ from actial.core.paths import CONF
 
 ERROR = "error.txt"  # in the folder of a run: why it ended
 LONGEST_NAME = 140  # characters of a job's folder
-USER_ERROR, OUR_FAULT, INTERRUPTED, STOPPED = 1, 2, 130, 143  # the last two are 128 + SIGINT, 128 + SIGTERM, as shells report them
+USER_ERROR, OUR_FAULT, INTERRUPTED, STOPPED = (
+    1,
+    2,
+    130,
+    143,
+)  # the last two are 128 + SIGINT, 128 + SIGTERM, as shells report them
 
 
 class Exit(SystemExit):
@@ -51,7 +56,11 @@ class JobFailed(Exception):
 
 
 def hydra_command(
-    config_name: str, *, folder_key: str | None, plus: tuple[str, ...] = (), shared: Callable[[DictConfig], bool] = lambda raw: False
+    config_name: str,
+    *,
+    folder_key: str | None,
+    plus: tuple[str, ...] = (),
+    shared: Callable[[DictConfig], bool] = lambda raw: False,
 ) -> Callable[[Callable[[Any], Any]], Callable[[], None]]:
     """Decorate `run(config)` into the command line of conf/<config_name>.yaml, whose first default is its schema.
 
@@ -74,7 +83,11 @@ def hydra_command(
             key = folder_key or ""
             has_folder = bool(key) and not OmegaConf.is_missing(raw, key)
             if sweeping and has_folder and not shared(raw):
-                swept = [word for word in HydraConfig.get().overrides.task if word.partition("=")[0] not in fixed]
+                swept = [
+                    word
+                    for word in HydraConfig.get().overrides.task
+                    if word.partition("=")[0] not in fixed
+                ]
                 raw[key] = str(Path(raw[key]) / job_name(",".join(sorted(swept))))
             folder = [Path(raw[key])] if has_folder else []
             try:
@@ -95,9 +108,15 @@ def hydra_command(
                 if "--help" in words or "-h" in words:
                     print(help_text(config_name, plus, run.__doc__ or ""))
                     return
-                if not {"-m", "--multirun"}.isdisjoint(words) and not {"-c", "--cfg"}.isdisjoint(words):
-                    raise UserError("--cfg shows the settings of one run: leave out -m, and name one value of what is swept.")
-                os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises what it would print, and errors_reported says it in a sentence
+                if not {"-m", "--multirun"}.isdisjoint(words) and not {"-c", "--cfg"}.isdisjoint(
+                    words
+                ):
+                    raise UserError(
+                        "--cfg shows the settings of one run: leave out -m, and name one value of what is swept."
+                    )
+                os.environ["HYDRA_FULL_ERROR"] = (
+                    "1"  # Hydra then raises what it would print, and errors_reported says it in a sentence
+                )
                 lines = sweeps_apart(values_quoted(words), plus, folder_key)
                 codes = [one_sweep(line, keep_on=len(lines) > 1) for line in lines]
                 if any(codes):
@@ -110,7 +129,9 @@ def hydra_command(
             fixed.update(fixed_keys(words))
             try:
                 with errors_reported([]):
-                    hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
+                    hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(
+                        job
+                    )()
             except Exit as left:
                 if not keep_on or left.code not in (USER_ERROR, OUR_FAULT):
                     raise
@@ -131,10 +152,18 @@ def values_quoted(words: Sequence[str]) -> list[str]:
     sweeping = not {"-m", "--multirun"}.isdisjoint(words)
 
     def bare(value: str) -> bool:
-        return "=" in value and value[0] not in "'\"[{" and not set("($").intersection(value) and not (sweeping and "," in value)
+        return (
+            "=" in value
+            and value[0] not in "'\"[{"
+            and not set("($").intersection(value)
+            and not (sweeping and "," in value)
+        )
 
     cut = [word.partition("=") for word in words]
-    return [f"{key}={quoted(value)}" if bare(value) else f"{key}{sign}{value}" for key, sign, value in cut]
+    return [
+        f"{key}={quoted(value)}" if bare(value) else f"{key}{sign}{value}"
+        for key, sign, value in cut
+    ]
 
 
 def quoted(text: str) -> str:
@@ -149,14 +178,18 @@ def fixed_keys(words: Sequence[str]) -> set[str]:
     """The keys that a command line sets to one value for all jobs of a sweep."""
     parser, found = OverridesParser.create(), set()
     for word in words:
-        with suppress(HydraException):  # a flag or its argument; a word that is meant as an override is Hydra's to complain about
+        with suppress(
+            HydraException
+        ):  # a flag or its argument; a word that is meant as an override is Hydra's to complain about
             override = parser.parse_override(word)
             if not override.is_sweep_override():
                 found.add(override.get_key_element())
     return found
 
 
-def sweeps_apart(words: Sequence[str], plus: Sequence[str], folder_key: str | None) -> list[list[str]]:
+def sweeps_apart(
+    words: Sequence[str], plus: Sequence[str], folder_key: str | None
+) -> list[list[str]]:
     """The command lines of a multirun over several choices of a group in `plus`: one sweep each, in a folder of its own.
 
     What an experiment sweeps stands in its file, and Hydra reads no sweep from a file that only some of the jobs have: the experiments
@@ -166,8 +199,14 @@ def sweeps_apart(words: Sequence[str], plus: Sequence[str], folder_key: str | No
     ['-m', '+experiment=ablate_kl', 'run_dir=runs/x/ablate_kl']
     """
     parser = OverridesParser.create()
-    at = [i for i, word in enumerate(words) if word.startswith(tuple(f"+{group}=" for group in plus))]
-    if {"-m", "--multirun"}.isdisjoint(words) or not at or not (sweep := parser.parse_override(words[at[0]])).is_sweep_override():
+    at = [
+        i for i, word in enumerate(words) if word.startswith(tuple(f"+{group}=" for group in plus))
+    ]
+    if (
+        {"-m", "--multirun"}.isdisjoint(words)
+        or not at
+        or not (sweep := parser.parse_override(words[at[0]])).is_sweep_override()
+    ):
         return [list(words)]
     group, names = sweep.get_key_element().lstrip("+"), list(sweep.sweep_string_iterator())
     there = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
@@ -201,7 +240,9 @@ def _job_failed(left: Exit, folder: list[Path]) -> JobFailed:
         folder[0].mkdir(parents=True, exist_ok=True)
         (folder[0] / ERROR).write_text(f"error: {left.message}\n")
     where = f"{folder[0] / ERROR}" if folder else "the line above"
-    return JobFailed(f"a job of the sweep failed, see {where}; the other jobs have run: the same command again runs only what is missing")
+    return JobFailed(
+        f"a job of the sweep failed, see {where}; the other jobs have run: the same command again runs only what is missing"
+    )
 
 
 def help_text(config_name: str, plus: tuple[str, ...], about: str) -> str:
@@ -211,13 +252,28 @@ def help_text(config_name: str, plus: tuple[str, ...], about: str) -> str:
     """
     chosen: dict[str, str | None] = {f"+{group}": None for group in plus}
     for entry in OmegaConf.load(CONF / f"{config_name}.yaml").defaults:
-        if isinstance(entry, DictConfig) and not any(str(key).startswith("override ") for key in entry):
-            chosen |= {str(key): None if OmegaConf.is_missing(entry, key) else str(entry[key]) for key in entry}
+        if isinstance(entry, DictConfig) and not any(
+            str(key).startswith("override ") for key in entry
+        ):
+            chosen |= {
+                str(key): None if OmegaConf.is_missing(entry, key) else str(entry[key])
+                for key in entry
+            }
     lines = [inspect.cleandoc(about), "", "choices (group=name), in brackets the default:"]
     for group, used in chosen.items():
-        names = sorted(path.stem for path in (CONF / group.lstrip("+").partition("@")[0]).glob("*.yaml"))
-        lines.append(f"  {group}: " + ", ".join(f"[{name}]" if name == used else name for name in names))
-    return "\n".join([*lines, "", "Add --cfg job to see every setting (key=value) as composed, -m and comma lists to sweep."])
+        names = sorted(
+            path.stem for path in (CONF / group.lstrip("+").partition("@")[0]).glob("*.yaml")
+        )
+        lines.append(
+            f"  {group}: " + ", ".join(f"[{name}]" if name == used else name for name in names)
+        )
+    return "\n".join(
+        [
+            *lines,
+            "",
+            "Add --cfg job to see every setting (key=value) as composed, -m and comma lists to sweep.",
+        ]
+    )
 
 
 def typed(raw: DictConfig) -> Any:
@@ -230,7 +286,9 @@ def typed(raw: DictConfig) -> Any:
     try:
         config = OmegaConf.to_object(raw)
     except MissingMandatoryValue as missing:
-        raise UserError(f"{missing.full_key} is not set: add {missing.full_key}=VALUE to the command.") from missing
+        raise UserError(
+            f"{missing.full_key} is not set: add {missing.full_key}=VALUE to the command."
+        ) from missing
     validate(config)
     return config
 
@@ -251,11 +309,16 @@ def errors_reported(folder: list[Path]) -> Iterator[None]:
     except KeyboardInterrupt:
         _leave("interrupted: run the same command again to go on.", INTERRUPTED)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader left (`| head`): nothing to report
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+        )  # the reader left (`| head`): nothing to report
     except Exception as error:
         if disk_full(error):
             where = f" ({name})" if (name := getattr(error, "filename", None)) else ""
-            _leave(f"the disk is full{where}: free some space and run the same command again.", USER_ERROR)
+            _leave(
+                f"the disk is full{where}: free some space and run the same command again.",
+                USER_ERROR,
+            )
         _leave(_keep_traceback(error, folder), OUR_FAULT)
 
 

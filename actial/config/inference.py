@@ -32,7 +32,9 @@ class SamplerConfig:
     url: str | None = None  # vllm_server
     start: bool = True  # vllm_server: run it as a process of ours; false = join one that is running
     devices: str | None = None  # vllm_server of ours: its CUDA_VISIBLE_DEVICES
-    folder: str | None = None  # vllm_server: where weights are handed over, seen by both sides; None = a temporary folder
+    folder: str | None = (
+        None  # vllm_server: where weights are handed over, seen by both sides; None = a temporary folder
+    )
     concurrency: int = num(256, "[1, 4096]")  # vllm_server: requests in flight
     start_timeout_s: float = num(900.0, "(0, inf)")
     timeout_s: float = num(1800.0, "(0, inf)")  # vllm_server: of one request
@@ -45,11 +47,23 @@ class SamplerConfig:
         if self.kind is not SamplerKind.vllm_server:
             return
         if not self.url:
-            reject(f"{path}url", self.url, "a vllm_server sampler needs its address, such as http://127.0.0.1:8000")
+            reject(
+                f"{path}url",
+                self.url,
+                "a vllm_server sampler needs its address, such as http://127.0.0.1:8000",
+            )
         if self.start and not any(f"//{host}:" in self.url for host in ("127.0.0.1", "localhost")):
-            reject(f"{path}start", True, f"a server on another machine ({self.url}) is not ours to run: set {path}start=false")
+            reject(
+                f"{path}start",
+                True,
+                f"a server on another machine ({self.url}) is not ours to run: set {path}start=false",
+            )
         if not self.start and self.folder is None:
-            reject(f"{path}folder", None, "a server that is joined gets its weights through a folder that both sides see: name one")
+            reject(
+                f"{path}folder",
+                None,
+                "a server that is joined gets its weights through a folder that both sides see: name one",
+            )
 
 
 class AnswerForm(Enum):
@@ -75,4 +89,6 @@ class BenchmarkConfig:
     circular: bool = False  # ask every rotation of the options
     sha256: dict[str, str] = field(default_factory=dict)  # file name -> the hash it must have
     # what tells geometry from shortcuts, in sets of view pairs
-    diagnostics: int = num(0, "[0, 1e9]")  # examples per set; asks about ten times as much as scoring them
+    diagnostics: int = num(
+        0, "[0, 1e9]"
+    )  # examples per set; asks about ten times as much as scoring them

@@ -8,7 +8,9 @@ from pathlib import Path
 CGROUP = Path("/sys/fs/cgroup/memory.max")
 
 
-def jobs_at_once(threads: int, gb_per_job: float, *, cores: int | None = None, memory_gb: float | None = None) -> int:
+def jobs_at_once(
+    threads: int, gb_per_job: float, *, cores: int | None = None, memory_gb: float | None = None
+) -> int:
     """At least 1; `threads` a job (0 = all cores), `gb_per_job` its peak of main memory. Cores and memory are this process's by default."""
     cores = cores or len(os.sched_getaffinity(0))
     memory_gb = free_memory_gb() if memory_gb is None else memory_gb

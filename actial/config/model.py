@@ -39,7 +39,9 @@ class PartConfig:
 
 @dataclass(kw_only=True, slots=True)
 class ModelConfig:
-    path: str = MISSING  # a Hugging Face id or folder; ${asset:tiny_base} is the one kept in the package
+    path: str = (
+        MISSING  # a Hugging Face id or folder; ${asset:tiny_base} is the one kept in the package
+    )
     revision: str | None = None
     attention: Attention = Attention.sdpa
     precision: Precision = Precision.fp32  # of the arithmetic; weights stay in fp32
@@ -48,7 +50,9 @@ class ModelConfig:
     max_pixels: int = num(518_400, "[1, 1e8]")  # 960 x 540, paper release
     row_tokens: int = num(512, "[16, 1e7]")  # of one packed row; more where a group is longer
     micro_tokens: int = num(16_384, "[16, 1e8]")  # budget of one micro-batch (all its rows)
-    head_chunk_tokens: int = num(256, "[1, 1e7]")  # scored positions per vocabulary projection; peak memory is about 5 x this x vocabulary
+    head_chunk_tokens: int = num(
+        256, "[1, 1e7]"
+    )  # scored positions per vocabulary projection; peak memory is about 5 x this x vocabulary
     lora: LoraConfig = field(default_factory=LoraConfig)
     vision: PartConfig = field(default_factory=PartConfig)
     merger: PartConfig = field(default_factory=PartConfig)
@@ -56,11 +60,23 @@ class ModelConfig:
 
     def check(self, path: str) -> None:
         if self.min_pixels > self.max_pixels:
-            reject(f"{path}min_pixels", self.min_pixels, f"it must not exceed {path}max_pixels={self.max_pixels}")
+            reject(
+                f"{path}min_pixels",
+                self.min_pixels,
+                f"it must not exceed {path}max_pixels={self.max_pixels}",
+            )
         if self.row_tokens > self.micro_tokens:
-            reject(f"{path}row_tokens", self.row_tokens, f"a row must fit in {path}micro_tokens={self.micro_tokens}")
+            reject(
+                f"{path}row_tokens",
+                self.row_tokens,
+                f"a row must fit in {path}micro_tokens={self.micro_tokens}",
+            )
         if not (self.vision.train or self.merger.train or self.language.train):
-            reject(f"{path}language.train", False, f"one of {path}vision, {path}merger and {path}language must train")
+            reject(
+                f"{path}language.train",
+                False,
+                f"one of {path}vision, {path}merger and {path}language must train",
+            )
 
 
 class SystemPrompt(Enum):

@@ -114,14 +114,24 @@ class KLConfig:
     estimator: KLEstimator = KLEstimator.k3
     place: KLPlace = KLPlace.loss
     gradient: KLGradient = KLGradient.plain
-    cap: float = num(10.0, "(0, inf)")  # nats a token: the most that k3 counts, without a gradient beyond (verl's low_var_kl has 10)
+    cap: float = num(
+        10.0, "(0, inf)"
+    )  # nats a token: the most that k3 counts, without a gradient beyond (verl's low_var_kl has 10)
     reference: Reference = Reference.frozen_copy
 
     def check(self, path: str) -> None:
         if self.beta > 0 and self.reference is Reference.none:
-            reject(f"{path}beta", self.beta, f"a KL penalty needs a reference: set {path}beta=0 or {path}reference=frozen_copy")
+            reject(
+                f"{path}beta",
+                self.beta,
+                f"a KL penalty needs a reference: set {path}beta=0 or {path}reference=frozen_copy",
+            )
         if self.beta > 0 and self.estimator is KLEstimator.none:
-            reject(f"{path}beta", self.beta, f"a KL penalty needs an estimator: set {path}beta=0 or {path}estimator=k3")
+            reject(
+                f"{path}beta",
+                self.beta,
+                f"a KL penalty needs an estimator: set {path}beta=0 or {path}estimator=k3",
+            )
 
 
 @dataclass(kw_only=True, slots=True)
@@ -134,28 +144,53 @@ class GRPOConfig(StageConfig):
     dual_clip: float | None = num(3.0, "(1, 1e6]")
     advantage: AdvantageScale = AdvantageScale.group
     kl: KLConfig = field(default_factory=KLConfig)
-    all_questions: bool = False  # ask a pair all of its questions in one step; batch_size counts pairs then
-    counterfactual: bool = False  # half of a group sees a pair's photos in reverse order, with the answer turned
+    all_questions: bool = (
+        False  # ask a pair all of its questions in one step; batch_size counts pairs then
+    )
+    counterfactual: bool = (
+        False  # half of a group sees a pair's photos in reverse order, with the answer turned
+    )
     filter_zero_variance: bool = False
     max_refills: int = num(3, "[0, 100]")
     over_long: OverLong = OverLong.keep
     importance: ImportanceSampling = ImportanceSampling.off
     importance_cap: float = num(2.0, "[1, 1e6]")
-    max_logprob_gap: float = num(0.0, "[0, 100]")  # abort above this mean |trainer - sampler| gap; 0 = only log
+    max_logprob_gap: float = num(
+        0.0, "[0, 100]"
+    )  # abort above this mean |trainer - sampler| gap; 0 = only log
     one_step_off: bool = False  # draw the next step's samples beside this one's update: they, and the gap, are one update old
     temperature: float = num(1.0, "(0, 10]")
     max_tokens: int = num(4096, "[1, 1e6]")
 
     def check(self, path: str) -> None:
         if self.batch_size % self.updates_per_batch:
-            reject(f"{path}updates_per_batch", self.updates_per_batch, f"it must divide {path}batch_size={self.batch_size}")
+            reject(
+                f"{path}updates_per_batch",
+                self.updates_per_batch,
+                f"it must divide {path}batch_size={self.batch_size}",
+            )
         if self.counterfactual and self.group_size % 2:
-            reject(f"{path}group_size", self.group_size, f"{path}counterfactual halves a group: give an even number")
+            reject(
+                f"{path}group_size",
+                self.group_size,
+                f"{path}counterfactual halves a group: give an even number",
+            )
         if self.one_step_off and self.importance is ImportanceSampling.off:
-            reject(f"{path}one_step_off", True, f"samples of older weights need weights of their own: set {path}importance=token_truncate")
+            reject(
+                f"{path}one_step_off",
+                True,
+                f"samples of older weights need weights of their own: set {path}importance=token_truncate",
+            )
 
 
-REWARDS = ("format", "accuracy", "accuracy_faithful", "consistency", "joint", "verified")  # functions of actial.rl.rewards
+REWARDS = (
+    "format",
+    "accuracy",
+    "accuracy_faithful",
+    "consistency",
+    "joint",
+    "verified",
+)  # functions of actial.rl.rewards
 
 
 @dataclass(kw_only=True, slots=True)

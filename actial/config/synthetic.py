@@ -18,7 +18,9 @@ class WorldConfig:
     unseen_objects: int = num(60, "[0, inf)")  # of the held-out categories
     frames: int = num(12, "[12, 200]")  # photos of each object; the gates want 12
     size: int = num(48, "[32, 512]")  # pixels, both sides, of a capture's photos
-    scene_size: int = num(96, "[32, 512]")  # of the scenes' photos: their objects then look as large as a capture's
+    scene_size: int = num(
+        96, "[32, 512]"
+    )  # of the scenes' photos: their objects then look as large as a capture's
     sat_train: int = num(2000, "[0, inf)")
     sat_val: int = num(400, "[0, inf)")
     sat_test: int = num(300, "[0, inf)")
@@ -31,7 +33,9 @@ class TinyConfig:
     """`python -m actial.synthetic.tiny_model`: the tiny model before its training on language, its tower already pre-trained."""
 
     out: str = MISSING
-    pairs: str = MISSING  # pair set of the procedural world: photos for the tower, words for the tokenizer
+    pairs: str = (
+        MISSING  # pair set of the procedural world: photos for the tower, words for the tokenizer
+    )
     sat: str = MISSING  # question set of the procedural world: words for the tokenizer
     vocab_size: int = num(900, "[300, 10000]")
     width: int = num(128, "[64, 1024]")
@@ -54,7 +58,9 @@ class ChainsConfig:
     out: str = MISSING
     url: str = "https://api.openai.com/v1"
     teacher: str = MISSING  # the model's name on that server
-    key_variable: str = "OPENAI_API_KEY"  # environment variable that holds the key; a local server needs none
+    key_variable: str = (
+        "OPENAI_API_KEY"  # environment variable that holds the key; a local server needs none
+    )
     limit: int = num(1000, "[1, inf)")  # pairs, drawn by hash (paper: about 1,000)
     attempts: int = num(2, "[1, 100]")  # answers asked for one pair until the verifier accepts one
     concurrency: int = num(8, "[1, 4096]")  # requests in flight
@@ -64,7 +70,9 @@ class ChainsConfig:
     timeout_s: float = num(180.0, "(0, 1e6]")
     max_tokens: int = num(1500, "[1, 1e6]")
     temperature: float = num(0.7, "[0, 10]")
-    price_in: float = num(0.0, "[0, inf)")  # per million prompt tokens, in any currency; for the ledger
+    price_in: float = num(
+        0.0, "[0, inf)"
+    )  # per million prompt tokens, in any currency; for the ledger
     price_out: float = num(0.0, "[0, inf)")
     max_cost: float = num(0.0, "[0, inf)")  # stop asking beyond it; 0 = no limit
     seed: int = 0

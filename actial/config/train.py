@@ -35,10 +35,20 @@ class TrainerConfig:
     threads: int = num(0, "[0, 1024]")  # CPU threads of torch; 0 = its own choice
 
     def check(self, path: str) -> None:
-        if self.strategy is Strategy.deepspeed:  # its engine averages over ranks at every backward pass, and shows no gradient to clip
-            reject(f"{path}strategy", "deepspeed", "it cannot sum token-weighted micro-batches exactly: set fsdp2, or ddp for adapters")
+        if (
+            self.strategy is Strategy.deepspeed
+        ):  # its engine averages over ranks at every backward pass, and shows no gradient to clip
+            reject(
+                f"{path}strategy",
+                "deepspeed",
+                "it cannot sum token-weighted micro-batches exactly: set fsdp2, or ddp for adapters",
+            )
         if self.strategy is Strategy.auto and self.devices * self.nodes > 1:
-            reject(f"{path}strategy", "auto", f"name one for {self.devices * self.nodes} devices: ddp or fsdp2")
+            reject(
+                f"{path}strategy",
+                "auto",
+                f"name one for {self.devices * self.nodes} devices: ddp or fsdp2",
+            )
 
 
 class WandbMode(Enum):
@@ -63,7 +73,9 @@ class TrainConfig:
     """`python -m actial.train +experiment=NAME`: the stages run one after the other, each from the model the last one left."""
 
     run_dir: str = MISSING  # resumed when it holds the same config, refused when it holds another
-    share: str | None = None  # a folder of runs whose finished stages and answers are taken over where all that decides them is equal
+    share: str | None = (
+        None  # a folder of runs whose finished stages and answers are taken over where all that decides them is equal
+    )
     seed: int = num(0, "[0, 4294967295]")
     stages: list[StageName] = MISSING
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -86,7 +98,11 @@ class TrainConfig:
             self._check_mix(name, getattr(self, name).mix)
         for name, source in self.benchmark.sets.items():
             if source.partition(":")[0] not in self.data.sets:
-                reject(f"benchmark.sets.{name}", source, f"data.sets has only {', '.join(self.data.sets)}")
+                reject(
+                    f"benchmark.sets.{name}",
+                    source,
+                    f"data.sets has only {', '.join(self.data.sets)}",
+                )
         if StageName.grpo in self.stages:
             self._check_grpo()
         if self.sampler.kind is SamplerKind.scripted:
@@ -94,36 +110,72 @@ class TrainConfig:
         if self.trainer.strategy is Strategy.fsdp2:
             self._check_sharded(names)
         if self.share and self.trainer.devices * self.trainer.nodes > 1:
-            reject("share", self.share, "stages on several devices are not shared between runs: set share=null")
+            reject(
+                "share",
+                self.share,
+                "stages on several devices are not shared between runs: set share=null",
+            )
 
     def _check_sharded(self, names: list[str]) -> None:
         """What cannot be done with a model whose forward is collective."""
         if self.model.lora.enabled:
-            reject("trainer.strategy", "fsdp2", "adapters are small, and not supported by it: set ddp")
+            reject(
+                "trainer.strategy", "fsdp2", "adapters are small, and not supported by it: set ddp"
+            )
         if "grpo" in names and self.sampler.kind is SamplerKind.hf:
-            reject("sampler.kind", "hf", "with trainer.strategy=fsdp2 a rank cannot decode by itself: use a vllm sampler")
+            reject(
+                "sampler.kind",
+                "hf",
+                "with trainer.strategy=fsdp2 a rank cannot decode by itself: use a vllm sampler",
+            )
         ranks = self.trainer.devices * self.trainer.nodes
         for name in names:
             if (size := getattr(self, name).batch_size) < ranks:
-                reject(f"{name}.batch_size", size, f"each of {ranks} ranks needs an example of its own: give {ranks} or more")
+                reject(
+                    f"{name}.batch_size",
+                    size,
+                    f"each of {ranks} ranks needs an example of its own: give {ranks} or more",
+                )
             if every := getattr(self, name).eval_every:
-                reject(f"{name}.eval_every", every, "with trainer.strategy=fsdp2 a rank cannot score by itself: set 0, or use ddp")
+                reject(
+                    f"{name}.eval_every",
+                    every,
+                    "with trainer.strategy=fsdp2 a rank cannot score by itself: set 0, or use ddp",
+                )
 
     def _check_mix(self, stage: str, mix: MixConfig) -> None:
         for name in mix.weights:
             if name not in self.data.sets:
-                reject(f"{stage}.mix.weights.{name}", mix.weights[name], f"data.sets has only {', '.join(self.data.sets)}")
+                reject(
+                    f"{stage}.mix.weights.{name}",
+                    mix.weights[name],
+                    f"data.sets has only {', '.join(self.data.sets)}",
+                )
         if not any(mix.weights.values()):
-            reject(f"{stage}.mix.weights", mix.weights, f"give a set of data.sets a weight above 0: {', '.join(self.data.sets)}")
+            reject(
+                f"{stage}.mix.weights",
+                mix.weights,
+                f"give a set of data.sets a weight above 0: {', '.join(self.data.sets)}",
+            )
 
     def _check_grpo(self) -> None:
         reference, lora = self.grpo.kl.reference, self.model.lora.enabled
         if not any(part.weight for part in self.reward.parts.values()):
-            reject("reward.parts", list(self.reward.parts), "name at least one part with a weight other than 0")
+            reject(
+                "reward.parts",
+                list(self.reward.parts),
+                "name at least one part with a weight other than 0",
+            )
         if self.grpo.all_questions and self.data.questions_per_pair < 2:
-            reject("grpo.all_questions", True, "pairs have one question each: set data.questions_per_pair=3")
+            reject(
+                "grpo.all_questions",
+                True,
+                "pairs have one question each: set data.questions_per_pair=3",
+            )
         for name, part in self.reward.parts.items():
-            if part.kind in ("consistency", "joint") and not (self.grpo.all_questions or self.grpo.counterfactual):
+            if part.kind in ("consistency", "joint") and not (
+                self.grpo.all_questions or self.grpo.counterfactual
+            ):
                 needed = "it compares answers about the same photos: set grpo.all_questions=true or grpo.counterfactual=true"
                 reject(f"reward.parts.{name}.kind", part.kind, needed)
         if reference is Reference.adapter_off and not lora:
@@ -133,4 +185,8 @@ class TrainConfig:
                 "without an adapter there is nothing to turn off: set frozen_copy or model.lora.enabled=true",
             )
         if self.grpo.kl.beta > 0 and reference is Reference.frozen_copy and lora:
-            reject("grpo.kl.reference", "frozen_copy", "with model.lora.enabled the base model is the reference: set adapter_off")
+            reject(
+                "grpo.kl.reference",
+                "frozen_copy",
+                "with model.lora.enabled the base model is the reference: set adapter_off",
+            )

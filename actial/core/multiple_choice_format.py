@@ -13,7 +13,12 @@ from actial.core.errors import UserError
 
 def clean_options(options: Iterable[Any]) -> tuple[str, ...]:
     """Option texts without trailing empty ones (None, NaN, "", "nan" fill unused columns)."""
-    texts = ["" if option is None or (isinstance(option, float) and math.isnan(option)) else str(option).strip() for option in options]
+    texts = [
+        ""
+        if option is None or (isinstance(option, float) and math.isnan(option))
+        else str(option).strip()
+        for option in options
+    ]
     while texts and texts[-1].lower() in ("", "nan"):
         texts.pop()
     return tuple(texts)
@@ -34,7 +39,9 @@ def answer_position(answer: Any, options: Sequence[str], name: str) -> int:
             return position
     hits = [i for i, option in enumerate(options) if option.strip().casefold() == text.casefold()]
     if len(hits) != 1:
-        raise UserError(f"{name}: answer {text!r} names {len(hits)} of the options {list(options)}: the file is not the published one.")
+        raise UserError(
+            f"{name}: answer {text!r} names {len(hits)} of the options {list(options)}: the file is not the published one."
+        )
     return hits[0]
 
 
@@ -44,14 +51,19 @@ def inline_options(text: str) -> tuple[str, tuple[str, ...]]:
     body = tail if marked else text
     starts: list[tuple[int, int]] = []
     for letter in LETTERS:
-        match = re.compile(rf"(?:(?<=\s)|(?<=,)|^)\(?{letter}[.:)]\s").search(body, starts[-1][1] if starts else 0)
+        match = re.compile(rf"(?:(?<=\s)|(?<=,)|^)\(?{letter}[.:)]\s").search(
+            body, starts[-1][1] if starts else 0
+        )
         if match is None:
             break
         starts.append(match.span())
     if len(starts) < 2:
         return text, ()
     ends = [begin for begin, _ in starts[1:]] + [len(body)]
-    options = tuple(body[begin:end].strip().rstrip(",;").strip() for (_, begin), end in zip(starts, ends, strict=True))
+    options = tuple(
+        body[begin:end].strip().rstrip(",;").strip()
+        for (_, begin), end in zip(starts, ends, strict=True)
+    )
     stem = head if marked else body[: starts[0][0]]
     return stem.strip(), options
 

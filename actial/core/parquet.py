@@ -28,7 +28,9 @@ def stream(path: Path, columns: Sequence[str] | None = None) -> Iterator[dict[st
     import pyarrow as pa
 
     file = open_parquet(path)
-    batches = file.iter_batches(BATCH, columns=[c for c in columns if c in file.schema_arrow.names] if columns else None)
+    batches = file.iter_batches(
+        BATCH, columns=[c for c in columns if c in file.schema_arrow.names] if columns else None
+    )
     while True:
         try:
             batch = next(batches, None)

@@ -31,7 +31,16 @@ class Progress:
     `start` is work done before this process began (a resumed run); it counts as done but not towards the rate.
     """
 
-    def __init__(self, label: str, *, total: int, unit: str, start: int = 0, stream: IO[str] | None = None, every_s: float = 10.0) -> None:
+    def __init__(
+        self,
+        label: str,
+        *,
+        total: int,
+        unit: str,
+        start: int = 0,
+        stream: IO[str] | None = None,
+        every_s: float = 10.0,
+    ) -> None:
         self.label, self.total, self.unit = label, total, unit
         self.start = self.done = start
         self.note = ""
@@ -44,7 +53,9 @@ class Progress:
         if self.stream.isatty():
             self._bar = _bar(self.stream)
             self._bar.start()
-            self._task = self._bar.add_task(self.label, total=self.total, completed=self.start, rate="", note="")
+            self._task = self._bar.add_task(
+                self.label, total=self.total, completed=self.start, rate="", note=""
+            )
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
@@ -58,7 +69,9 @@ class Progress:
         self.done += n
         self.note = note or self.note
         if self._bar is not None:
-            self._bar.update(self._task, completed=self.done, rate=self._rate_text(), note=self.note)
+            self._bar.update(
+                self._task, completed=self.done, rate=self._rate_text(), note=self.note
+            )
         elif time.monotonic() - self._last_line >= self.every_s:
             self._last_line = time.monotonic()
             self._print(f"{clock((self.total - self.done) / max(self.rate, 1e-9))} left")
@@ -72,7 +85,12 @@ class Progress:
         return f"{self.rate:.3g} {self.unit}/s"
 
     def _print(self, time_text: str) -> None:
-        parts = [f"{self.label}: {self.done}/{self.total} {self.unit}", self._rate_text(), time_text, self.note]
+        parts = [
+            f"{self.label}: {self.done}/{self.total} {self.unit}",
+            self._rate_text(),
+            time_text,
+            self.note,
+        ]
         print(", ".join(part for part in parts if part), file=self.stream, flush=True)
 
 
@@ -89,5 +107,15 @@ def _bar(stream: IO[str]) -> Any:
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
-    return Bar(*columns, TimeRemainingColumn(compact=True), TextColumn("{task.fields[note]}"), console=Console(file=stream))
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+    )
+    return Bar(
+        *columns,
+        TimeRemainingColumn(compact=True),
+        TextColumn("{task.fields[note]}"),
+        console=Console(file=stream),
+    )

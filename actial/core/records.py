@@ -53,7 +53,9 @@ class Capture:
     point_tracks: np.ndarray | None = None  # (N,) number of frames that see each point
     reprojection_error_px: float | None = None  # mean
     up_prior: np.ndarray | None = None  # (3,) unit, world
-    front_prior: np.ndarray | None = None  # (3,) unit, world: where the object's semantic front points (procedural only)
+    front_prior: np.ndarray | None = (
+        None  # (3,) unit, world: where the object's semantic front points (procedural only)
+    )
     centre_prior: np.ndarray | None = None  # (3,)
     attributes: dict = field(default_factory=dict)  # e.g. colours; procedural only
     licence: str = ""

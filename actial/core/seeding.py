@@ -38,13 +38,21 @@ def hash_shuffle(items: Sequence[Item], *parts: object) -> list[Item]:
 def splitmix64(values: np.ndarray, seed: int) -> np.ndarray:
     """uint64 hash of each value under a seed (Steele, Lea, Flood 2014); vectorised."""
     with np.errstate(over="ignore"):
-        z = values.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(seed & 0xFFFFFFFFFFFFFFFF) + np.uint64(0x9E3779B97F4A7C15)
+        z = (
+            values.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+            + np.uint64(seed & 0xFFFFFFFFFFFFFFFF)
+            + np.uint64(0x9E3779B97F4A7C15)
+        )
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         return z ^ (z >> np.uint64(31))
 
 
-_STEP, _MASK, _MIX = 0x9E3779B97F4A7C15, 2**64 - 1, ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))  # splitmix64
+_STEP, _MASK, _MIX = (
+    0x9E3779B97F4A7C15,
+    2**64 - 1,
+    ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)),
+)  # splitmix64
 
 
 class Draw:
@@ -63,7 +71,10 @@ class Draw:
         self.state = (self.state + _STEP * count) & _MASK
         for shift, factor in _MIX:
             x = (x ^ (x >> np.uint64(shift))) * np.uint64(factor)
-        return low + (high - low) * ((x ^ (x >> np.uint64(31))) >> np.uint64(11)).reshape(shape) / 2.0**53
+        return (
+            low
+            + (high - low) * ((x ^ (x >> np.uint64(31))) >> np.uint64(11)).reshape(shape) / 2.0**53
+        )
 
     def pick(self, items: Sequence[Item]) -> Item:
         return items[self._next() % len(items)]

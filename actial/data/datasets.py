@@ -37,15 +37,29 @@ class ViewpointSet:
     """Pairs with 1 to 3 questions; a share `cold_start.ratio` of the pairs is answered by chains (hybrid cold start, paper 4)."""
 
     def __init__(
-        self, shards: ShardSet, data: DataConfig, cold_start: ColdStartConfig, *, supervised: bool, mode: AnswerMode | None
+        self,
+        shards: ShardSet,
+        data: DataConfig,
+        cold_start: ColdStartConfig,
+        *,
+        supervised: bool,
+        mode: AnswerMode | None,
     ) -> None:
-        self.shards, self.data, self.cold_start, self.supervised, self.mode = shards, data, cold_start, supervised, mode
+        self.shards, self.data, self.cold_start, self.supervised, self.mode = (
+            shards,
+            data,
+            cold_start,
+            supervised,
+            mode,
+        )
         self.chains: dict[str, dict] = {}
         if supervised and mode is not AnswerMode.DIRECT and cold_start.source != "grounded":
             self.chains = read_chains(Path(cold_start.source))
             self.told = [row for row in shards.rows if row["uid"] in self.chains]
             if not self.told:
-                raise UserError(f"cold_start.source={cold_start.source} has no chain for a pair of {shards.root}: make it from this set.")
+                raise UserError(
+                    f"cold_start.source={cold_start.source} has no chain for a pair of {shards.root}: make it from this set."
+                )
 
     def __len__(self) -> int:
         return len(self.shards)
@@ -53,52 +67,97 @@ class ViewpointSet:
     def _mode(self, uid: str, epoch: int) -> AnswerMode:
         if self.mode is not None:
             return self.mode
-        return AnswerMode.THINK if hash_unit("cold_start", uid, epoch) < self.cold_start.ratio else AnswerMode.DIRECT
+        return (
+            AnswerMode.THINK
+            if hash_unit("cold_start", uid, epoch) < self.cold_start.ratio
+            else AnswerMode.DIRECT
+        )
 
     def _question(self, row: dict, kind: QuestionType, epoch: int) -> Question:
         question = viewpoint_question(row, kind, self._mode(row["uid"], epoch), epoch=epoch)
         if not self.supervised:
             return question
         answer = question.answer
-        target = answer if question.mode is AnswerMode.DIRECT else think_target(grounded_chain(row, question), answer, question.options)
+        target = (
+            answer
+            if question.mode is AnswerMode.DIRECT
+            else think_target(grounded_chain(row, question), answer, question.options)
+        )
         return replace(question, target=target)
 
     def _told(self, draw: str, epoch: int) -> Example:
         """A pair that a teacher told about, in the place of another: a small set of chains is drawn with the ratio, again and again."""
         row = self.told[hash_int("chain", draw, epoch) % len(self.told)]
         chain = self.chains[row["uid"]]
-        question = viewpoint_question(row, QuestionType(chain["type"]), AnswerMode.THINK, epoch=epoch)
+        question = viewpoint_question(
+            row, QuestionType(chain["type"]), AnswerMode.THINK, epoch=epoch
+        )
         question = replace(question, target=think_target(chain["chain"], question.answer))
-        return Example(uid=row["uid"], images=self.shards.images(row), questions=[question], task="viewpoint", row=row)
+        return Example(
+            uid=row["uid"],
+            images=self.shards.images(row),
+            questions=[question],
+            task="viewpoint",
+            row=row,
+        )
 
     def example(self, index: int, epoch: int) -> Example:
         row = self.shards.rows[index]
         if self.chains and self._mode(row["uid"], epoch) is AnswerMode.THINK:
             return self._told(row["uid"], epoch)
-        questions = [self._question(row, kind, epoch) for kind in kinds_of(row, self.data.questions_per_pair)]
-        return Example(uid=row["uid"], images=self.shards.images(row), questions=questions, task="viewpoint", row=row)
+        questions = [
+            self._question(row, kind, epoch) for kind in kinds_of(row, self.data.questions_per_pair)
+        ]
+        return Example(
+            uid=row["uid"],
+            images=self.shards.images(row),
+            questions=questions,
+            task="viewpoint",
+            row=row,
+        )
 
 
 def read_chains(path: Path) -> dict[str, dict]:
     """Pair id -> {type, chain}, as `python -m actial.chains` wrote them; raises UserError."""
     if not path.is_file():
-        raise UserError(f"cold_start.source={path} does not exist: give chains.jsonl of `python -m actial.chains`, or grounded.")
+        raise UserError(
+            f"cold_start.source={path} does not exist: give chains.jsonl of `python -m actial.chains`, or grounded."
+        )
     try:
-        return {entry["uid"]: {"type": entry["type"], "chain": entry["chain"]} for entry in map(json.loads, path.open(encoding="utf-8"))}
+        return {
+            entry["uid"]: {"type": entry["type"], "chain": entry["chain"]}
+            for entry in map(json.loads, path.open(encoding="utf-8"))
+        }
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"cold_start.source={path} is not what `python -m actial.chains` writes ({error!r}): make it anew.") from error
+        raise UserError(
+            f"cold_start.source={path} is not what `python -m actial.chains` writes ({error!r}): make it anew."
+        ) from error
 
 
 class QASet:
     """Multiple-choice rows; up to `together` of those about the same images are branches of one trunk."""
 
-    def __init__(self, shards: ShardSet, types: Sequence[str], *, supervised: bool, mode: AnswerMode | None, together: int = 1) -> None:
+    def __init__(
+        self,
+        shards: ShardSet,
+        types: Sequence[str],
+        *,
+        supervised: bool,
+        mode: AnswerMode | None,
+        together: int = 1,
+    ) -> None:
         self.shards, self.supervised, self.mode = shards, supervised, mode
         scenes: dict[tuple, list[dict]] = {}
         for row in shards.rows:
             if not types or row["type"] in types:
-                scenes.setdefault((row["shard"], row["key"]) if together > 1 else (row["uid"],), []).append(row)
-        self.scenes = [rows[first : first + together] for rows in scenes.values() for first in range(0, len(rows), together)]
+                scenes.setdefault(
+                    (row["shard"], row["key"]) if together > 1 else (row["uid"],), []
+                ).append(row)
+        self.scenes = [
+            rows[first : first + together]
+            for rows in scenes.values()
+            for first in range(0, len(rows), together)
+        ]
         if not self.scenes:
             raise UserError(
                 f"set {shards.root} has no row of type {', '.join(types)}: its types are {sorted({r['type'] for r in shards.rows})}."
@@ -108,18 +167,30 @@ class QASet:
         return len(self.scenes)
 
     def _question(self, row: dict, epoch: int) -> Question:
-        drawn = AnswerMode.THINK if hash_unit("mode", row["uid"], epoch) < 0.5 else AnswerMode.DIRECT
+        drawn = (
+            AnswerMode.THINK if hash_unit("mode", row["uid"], epoch) < 0.5 else AnswerMode.DIRECT
+        )
         question = qa_question(row, self.mode or drawn, epoch=epoch)
         if not self.supervised:
             return question
         letter, answer = question.answer_letter, question.options[question.answer_index]
-        target = letter if question.mode is AnswerMode.DIRECT else think_target(f"So {answer}.", letter, question.options)
+        target = (
+            letter
+            if question.mode is AnswerMode.DIRECT
+            else think_target(f"So {answer}.", letter, question.options)
+        )
         return replace(question, target=target)
 
     def example(self, index: int, epoch: int) -> Example:
         rows = self.scenes[index]
         questions = [self._question(row, epoch) for row in rows]
-        return Example(uid=str(rows[0]["uid"]), images=self.shards.images(rows[0]), questions=questions, task="qa", row=rows[0])
+        return Example(
+            uid=str(rows[0]["uid"]),
+            images=self.shards.images(rows[0]),
+            questions=questions,
+            task="qa",
+            row=rows[0],
+        )
 
 
 class PerceptionSet:
@@ -135,7 +206,13 @@ class PerceptionSet:
     def example(self, index: int, epoch: int) -> Example:
         row = self.shards.rows[index]
         questions = perception_questions(row, str(epoch), self.names, self.exercises)
-        return Example(uid=row["uid"], images=self.shards.images(row), questions=questions, task="perception", row=row)
+        return Example(
+            uid=row["uid"],
+            images=self.shards.images(row),
+            questions=questions,
+            task="perception",
+            row=row,
+        )
 
 
 class ClockSet:
@@ -146,17 +223,29 @@ class ClockSet:
 
     def example(self, index: int, epoch: int) -> Example:
         draws = [f"{epoch}/{index}/{i}" for i in range(CLOCK_QUESTIONS_PER_TRUNK)]
-        return Example(uid=f"clock/{epoch}/{index}", images=[], questions=[word_question(d) for d in draws], task="clock")
+        return Example(
+            uid=f"clock/{epoch}/{index}",
+            images=[],
+            questions=[word_question(d) for d in draws],
+            task="clock",
+        )
 
 
 def read_rates(path: Path) -> dict[str, float]:
     """Question id -> share of the tries that a model solved, as `python -m actial.passrates` wrote them; raises UserError."""
     if not path.is_file():
-        raise UserError(f"pass_rates={path} does not exist: give passrates.jsonl of `python -m actial.passrates`, or leave it out.")
+        raise UserError(
+            f"pass_rates={path} does not exist: give passrates.jsonl of `python -m actial.passrates`, or leave it out."
+        )
     try:
-        return {row["uid"]: row["solved"] / row["samples"] for row in map(json.loads, path.open(encoding="utf-8"))}
+        return {
+            row["uid"]: row["solved"] / row["samples"]
+            for row in map(json.loads, path.open(encoding="utf-8"))
+        }
     except (ValueError, KeyError, TypeError, ZeroDivisionError) as error:
-        raise UserError(f"pass_rates={path} is not what `python -m actial.passrates` writes ({error!r}): make it anew.") from error
+        raise UserError(
+            f"pass_rates={path} is not what `python -m actial.passrates` writes ({error!r}): make it anew."
+        ) from error
 
 
 def learnable(rows: list[dict], config: SetConfig) -> list[dict]:
@@ -176,7 +265,11 @@ def learnable(rows: list[dict], config: SetConfig) -> list[dict]:
         met += sum(uid in known for uid in asked.values())
         left = [kind for kind, uid in asked.items() if uid not in barred]
         built_for = row.get("question_type")
-        kept += [row | {"questions": left, "question_type": built_for if built_for in left else None}] if left else []
+        kept += (
+            [row | {"questions": left, "question_type": built_for if built_for in left else None}]
+            if left
+            else []
+        )
     if not met or not kept:
         raise UserError(
             f"pass_rates={config.pass_rates} leaves {len(kept)} of {len(rows)} rows of {config.root} and knows {met} of their questions: "
@@ -190,17 +283,30 @@ def narrowed(shards: ShardSet, config: SetConfig) -> list[dict]:
     low, high = config.angles or (0.0, 180.0)
     rows = []
     for row in shards.rows:
-        kinds = [kind.value for kind in askable(row) if not config.types or kind.value in config.types]
+        kinds = [
+            kind.value for kind in askable(row) if not config.types or kind.value in config.types
+        ]
         if kinds and low <= abs(row["geom"]["alpha_deg"]) <= high:
             built_for = row.get("question_type")
-            rows.append(row | {"questions": kinds, "question_type": built_for if built_for in kinds else None})
+            rows.append(
+                row
+                | {"questions": kinds, "question_type": built_for if built_for in kinds else None}
+            )
     if not rows:
-        raise UserError(f"set {shards.root} has no pair {low:g} to {high:g} degrees apart with a question of {config.types or 'any type'}.")
+        raise UserError(
+            f"set {shards.root} has no pair {low:g} to {high:g} degrees apart with a question of {config.types or 'any type'}."
+        )
     return rows
 
 
 def open_set(
-    config: SetConfig, split: str, data: DataConfig, cold_start: ColdStartConfig, *, supervised: bool, mode: AnswerMode | None = None
+    config: SetConfig,
+    split: str,
+    data: DataConfig,
+    cold_start: ColdStartConfig,
+    *,
+    supervised: bool,
+    mode: AnswerMode | None = None,
 ) -> TaskSet:
     """One split of a named set; `mode` forces an answer form (evaluation, GRPO), None lets the stage's own rule draw it."""
     if config.task is Task.clock:
@@ -213,5 +319,11 @@ def open_set(
             shards.rows = narrowed(shards, config)
         return ViewpointSet(shards, data, cold_start, supervised=supervised, mode=mode)
     if config.task is Task.qa:
-        return QASet(shards, config.types, supervised=supervised, mode=mode, together=data.questions_per_pair if supervised else 1)
+        return QASet(
+            shards,
+            config.types,
+            supervised=supervised,
+            mode=mode,
+            together=data.questions_per_pair if supervised else 1,
+        )
     return PerceptionSet(shards, data.exercises_per_pair)

@@ -48,7 +48,12 @@ def _png(pixels: np.ndarray) -> bytes:
     np.subtract(flat[1:], flat[:-1], out=lines[1:, 1:])
     packer = zlib.compressobj(1, zlib.DEFLATED, zlib.MAX_WBITS, zlib.DEF_MEM_LEVEL, zlib.Z_RLE)
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return PNG + _chunk(b"IHDR", header) + _chunk(b"IDAT", packer.compress(lines.tobytes()) + packer.flush()) + _chunk(b"IEND", b"")
+    return (
+        PNG
+        + _chunk(b"IHDR", header)
+        + _chunk(b"IDAT", packer.compress(lines.tobytes()) + packer.flush())
+        + _chunk(b"IEND", b"")
+    )
 
 
 def _chunk(kind: bytes, data: bytes) -> bytes:

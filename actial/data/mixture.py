@@ -21,7 +21,9 @@ class Mixture:
         self.names = [name for name, weight in mix.weights.items() if weight > 0]
         missing = sorted(set(self.names) - set(sets))
         if missing:
-            raise UserError(f"mix.weights names {', '.join(missing)}, but data.sets has only {', '.join(sorted(sets))}.")
+            raise UserError(
+                f"mix.weights names {', '.join(missing)}, but data.sets has only {', '.join(sorted(sets))}."
+            )
         self.sets = sets
         self.mix = mix
         self.draw = mixture_draw([mix.weights[name] for name in self.names], seed)
@@ -39,7 +41,11 @@ class Mixture:
         by_first = round(len(self.sets[first]) / shares[first])
         epoch = by_first if self.mix.epoch_rule is EpochRule.first else self.mix.epoch_draws
         sets = {
-            name: {"share": round(share, 6), "rows": len(self.sets[name]), "passes": round(draws * share / len(self.sets[name]), 4)}
+            name: {
+                "share": round(share, 6),
+                "rows": len(self.sets[name]),
+                "passes": round(draws * share / len(self.sets[name]), 4),
+            }
             for name, share in shares.items()
         }
         return {

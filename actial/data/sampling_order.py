@@ -28,7 +28,10 @@ def mixture_draw(weights: Sequence[float], seed: int) -> Callable[[int], tuple[i
 
     @lru_cache(maxsize=64)
     def block(index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        unit = splitmix64(np.arange(index * BLOCK, (index + 1) * BLOCK), key).astype(np.float64) / 2.0**64
+        unit = (
+            splitmix64(np.arange(index * BLOCK, (index + 1) * BLOCK), key).astype(np.float64)
+            / 2.0**64
+        )
         sources = np.minimum(np.searchsorted(edges, unit, side="right"), len(edges) - 1)
         hits = sources[:, None] == np.arange(len(edges))
         within = np.take_along_axis(np.cumsum(hits, axis=0) - 1, sources[:, None], axis=1)[:, 0]
@@ -36,7 +39,11 @@ def mixture_draw(weights: Sequence[float], seed: int) -> Callable[[int], tuple[i
 
     @cache
     def before(index: int) -> np.ndarray:
-        return np.zeros(len(edges), dtype=np.int64) if index == 0 else before(index - 1) + block(index - 1)[2]
+        return (
+            np.zeros(len(edges), dtype=np.int64)
+            if index == 0
+            else before(index - 1) + block(index - 1)[2]
+        )
 
     def draw(position: int) -> tuple[int, int]:
         index, offset = divmod(position, BLOCK)

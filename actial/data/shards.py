@@ -45,7 +45,9 @@ def read_manifest(name: str, config: SetConfig) -> dict[str, Any]:
 MANIFEST, INDEX = "manifest.json", "index.jsonl"
 SCHEMA = 1
 BLOCK, RECORD = 512, 10_240  # bytes: a tar is made of blocks and padded to whole records
-USTAR = struct.Struct("100s8s8s8s12s12s8s1s100s6s2s247x")  # name, mode, owner, group, size, time, checksum, kind, link, magic, version
+USTAR = struct.Struct(
+    "100s8s8s8s12s12s8s1s100s6s2s247x"
+)  # name, mode, owner, group, size, time, checksum, kind, link, magic, version
 KEY = re.compile(r"[0-9a-z_]{1,64}")  # a dot would make WebDataset merge samples
 MEMBER = re.compile(r"[0-9a-z_]+\.(jpg|png)")
 TOOLS = ("numpy", "pillow", "pycolmap")  # their versions can change bytes
@@ -78,23 +80,58 @@ def write_shard(path: Path, samples: Iterable[Sample]) -> list[dict]:
     index: list[dict] = []
     with atomic(path) as file:
         for sample in samples:
-            if not KEY.fullmatch(sample.key) or not all(MEMBER.fullmatch(name) for name in sample.images):
-                raise ValueError(f"shard key {sample.key!r} and picture names may hold 0-9, a-z and _ only")
+            if not KEY.fullmatch(sample.key) or not all(
+                MEMBER.fullmatch(name) for name in sample.images
+            ):
+                raise ValueError(
+                    f"shard key {sample.key!r} and picture names may hold 0-9, a-z and _ only"
+                )
             places = {}
             for name, data in sorted(sample.images.items()):
                 width, height = header_size(io.BytesIO(data)) or (0, 0)
                 offset = _add(file, f"{sample.key}.{name}", data)
                 digest = sha256(data).hexdigest()
-                places[name] = {"name": name, "offset": offset, "size": len(data), "sha256": digest, "width": width, "height": height}
-            _add(file, f"{sample.key}.json", json.dumps(sample.rows, ensure_ascii=False, separators=(",", ":")).encode())
-            index += [{**row, "shard": path.name, "key": sample.key, "images": [places[n] for n in row["images"]]} for row in sample.rows]
+                places[name] = {
+                    "name": name,
+                    "offset": offset,
+                    "size": len(data),
+                    "sha256": digest,
+                    "width": width,
+                    "height": height,
+                }
+            _add(
+                file,
+                f"{sample.key}.json",
+                json.dumps(sample.rows, ensure_ascii=False, separators=(",", ":")).encode(),
+            )
+            index += [
+                {
+                    **row,
+                    "shard": path.name,
+                    "key": sample.key,
+                    "images": [places[n] for n in row["images"]],
+                }
+                for row in sample.rows
+            ]
         file.write(bytes(2 * BLOCK + -(file.tell() + 2 * BLOCK) % RECORD))
     return index
 
 
 def _add(file: IO[bytes], name: str, data: bytes) -> int:
     """Append one member with nothing but its name and content (tarfile's own way takes longer than a small picture's encoding)."""
-    fields = (name.encode(), b"0000644", b"0000000", b"0000000", b"%011o" % len(data), b"00000000000", b" " * 8, b"0", b"", b"ustar", b"00")
+    fields = (
+        name.encode(),
+        b"0000644",
+        b"0000000",
+        b"0000000",
+        b"%011o" % len(data),
+        b"00000000000",
+        b" " * 8,
+        b"0",
+        b"",
+        b"ustar",
+        b"00",
+    )
     header = USTAR.pack(*fields)
     header = header[:148] + b"%06o\0 " % sum(header) + header[156:]
     file.write(header)
@@ -134,7 +171,12 @@ def finish_set(out: Path, index: Iterable[Mapping], facts: Mapping[str, Any]) ->
     write_json(out / MANIFEST, manifest)
 
 
-def write_set(out: Path, splits: Mapping[str, Sequence[Sample]], groups_per_shard: int, facts: Mapping[str, Any]) -> None:
+def write_set(
+    out: Path,
+    splits: Mapping[str, Sequence[Sample]],
+    groups_per_shard: int,
+    facts: Mapping[str, Any],
+) -> None:
     """A whole data set by one process, for sets made from other files than captures (SAT); `out` must be new or empty."""
     if out.exists() and any(out.iterdir()):
         raise UserError(f"{out} is not empty: give a new folder, or remove it first.")
@@ -142,7 +184,9 @@ def write_set(out: Path, splits: Mapping[str, Sequence[Sample]], groups_per_shar
     index: list[dict] = []
     for split, samples in splits.items():
         for number, start in enumerate(range(0, len(samples), groups_per_shard)):
-            index += write_shard(out / shard_name(split, number), samples[start : start + groups_per_shard])
+            index += write_shard(
+                out / shard_name(split, number), samples[start : start + groups_per_shard]
+            )
     finish_set(out, index, facts)
 
 
@@ -175,7 +219,9 @@ class ShardFiles:
     def _read(self, row: Mapping, place: Mapping) -> bytes:
         data = os.pread(self._file(row["shard"]).fileno(), place["size"], place["offset"])
         if sha256(data).hexdigest() != place["sha256"]:
-            raise OSError(f"{self.root / row['shard']}: picture {row['key']}.{place['name']} is not what was written; rebuild the set")
+            raise OSError(
+                f"{self.root / row['shard']}: picture {row['key']}.{place['name']} is not what was written; rebuild the set"
+            )
         return data
 
     def _file(self, shard: str) -> IO[bytes]:
@@ -196,17 +242,25 @@ class ShardSet(ShardFiles):
         super().__init__(root)
         self.split = split
         if not (self.root / MANIFEST).is_file():
-            raise UserError(f"data set {self.root} is missing or unfinished (no {MANIFEST}): build it first, or give another folder.")
+            raise UserError(
+                f"data set {self.root} is missing or unfinished (no {MANIFEST}): build it first, or give another folder."
+            )
         try:
-            self.manifest: dict[str, Any] = json.loads((self.root / MANIFEST).read_text(encoding="utf-8"))
+            self.manifest: dict[str, Any] = json.loads(
+                (self.root / MANIFEST).read_text(encoding="utf-8")
+            )
             if file_sha256(self.root / INDEX) != self.manifest["index_sha256"]:
                 raise ValueError(f"{INDEX} is not the one that {MANIFEST} names")
         except (OSError, ValueError, KeyError) as error:
-            raise UserError(f"data set {self.root} is damaged ({error}): build it again.") from error
+            raise UserError(
+                f"data set {self.root} is damaged ({error}): build it again."
+            ) from error
         with (self.root / INDEX).open(encoding="utf-8") as file:
             self.rows: list[dict] = [row for row in map(json.loads, file) if row["split"] == split]
         if not self.rows:
-            raise UserError(f"data set {self.root} has no split {split!r}: it has {', '.join(self.manifest['rows']) or 'no rows at all'}.")
+            raise UserError(
+                f"data set {self.root} has no split {split!r}: it has {', '.join(self.manifest['rows']) or 'no rows at all'}."
+            )
 
     def __len__(self) -> int:
         return len(self.rows)

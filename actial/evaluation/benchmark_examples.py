@@ -23,7 +23,15 @@ from actial.evaluation.benchmarks.prompts import prompt_text
 class BenchmarkExamples(Sequence[Example]):
     """A lazily loaded sequence of one-question examples."""
 
-    def __init__(self, items: Sequence[Item], style: Style, *, multiple: int, min_pixels: int, max_pixels: int) -> None:
+    def __init__(
+        self,
+        items: Sequence[Item],
+        style: Style,
+        *,
+        multiple: int,
+        min_pixels: int,
+        max_pixels: int,
+    ) -> None:
         self.items, self.style = items, style
         self.multiple, self.min_pixels, self.max_pixels = multiple, min_pixels, max_pixels
 
@@ -38,7 +46,10 @@ class BenchmarkExamples(Sequence[Example]):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         item = self.items[index]
-        images = [fit(decode(picture, item.uid), self.multiple, self.min_pixels, self.max_pixels) for picture in item.images]
+        images = [
+            fit(decode(picture, item.uid), self.multiple, self.min_pixels, self.max_pixels)
+            for picture in item.images
+        ]
         return as_example(item, self.style, images)
 
     def __iter__(self) -> Iterator[Example]:
@@ -57,7 +68,14 @@ def as_example(item: Item, style: Style, images: list[np.ndarray]) -> Example:
     )
     row = {"categories": item.categories, "circular": item.circular, "open": item.open}
     text_first = style is Style.DATASET_TEXT_FIRST
-    return Example(uid=item.uid, images=images, questions=[question], task="benchmark", row=row, text_first=text_first)
+    return Example(
+        uid=item.uid,
+        images=images,
+        questions=[question],
+        task="benchmark",
+        row=row,
+        text_first=text_first,
+    )
 
 
 def decode(picture: Picture, name: str) -> np.ndarray:
@@ -71,13 +89,17 @@ def decode(picture: Picture, name: str) -> np.ndarray:
                 return np.asarray(Image.alpha_composite(white, rgba).convert("RGB"))
             return np.asarray(upright.convert("RGB"))
     except UNREADABLE as error:
-        raise UserError(f"a picture of {name} cannot be read ({error}): fetch the file again.") from None
+        raise UserError(
+            f"a picture of {name} cannot be read ({error}): fetch the file again."
+        ) from None
 
 
 def fit(pixels: np.ndarray, multiple: int, min_pixels: int, max_pixels: int) -> np.ndarray:
     """The one resize: sides in multiples of `multiple`, area within the limits, about the same aspect; enlarged only below the minimum."""
     image = Image.fromarray(pixels)
-    width, height = fitted_size(image.width, image.height, ImageConfig(multiple=multiple, max_pixels=max_pixels))
+    width, height = fitted_size(
+        image.width, image.height, ImageConfig(multiple=multiple, max_pixels=max_pixels)
+    )
     if width * height < min_pixels:
         scale = math.sqrt(min_pixels / (image.width * image.height))
         width, height = (math.ceil(side * scale / multiple) * multiple for side in image.size)

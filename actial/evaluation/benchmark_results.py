@@ -37,7 +37,10 @@ PAPER_COLUMNS: dict[str, dict[str, tuple[str, str]]] = {
         "BLINK RelDepth": ("sub_task/Relative_Depth", "trunc1"),
         "BLINK SpRel": ("sub_task/Spatial_Relation", "trunc1"),
     },
-    "mmsi": {name: ("overall" if name == "Avg" else f"category/{name}", "round1") for name in table("table_a1").columns},
+    "mmsi": {
+        name: ("overall" if name == "Avg" else f"category/{name}", "round1")
+        for name in table("table_a1").columns
+    },
     "viewpoint_100k": {"Viewpoint-100K test": ("overall", "round1")},
 }
 
@@ -52,7 +55,9 @@ def open_benchmark(config: BenchmarkConfig) -> tuple[Benchmark, Source, list[Ite
         UserError: unknown name, files that are missing, changed, or do not have the pinned hash.
     """
     if config.name not in BENCHMARKS:
-        raise UserError(f"benchmark.name={config.name} is unknown: use one of {', '.join(BENCHMARKS)}.")
+        raise UserError(
+            f"benchmark.name={config.name} is unknown: use one of {', '.join(BENCHMARKS)}."
+        )
     benchmark = BENCHMARKS[config.name]
     root = Path(config.root) if config.root else None
     source = Source(
@@ -69,7 +74,9 @@ def open_benchmark(config: BenchmarkConfig) -> tuple[Benchmark, Source, list[Ite
             f"{benchmark.name}: benchmark.sha256 pins {unread[0]}, but the files read are {', '.join(source.hashes)}: name one."
         )
     if not items:
-        raise UserError(f"{benchmark.name}: {root or benchmark.hub} holds no question of split {source.split}: fetch it again.")
+        raise UserError(
+            f"{benchmark.name}: {root or benchmark.hub} holds no question of split {source.split}: fetch it again."
+        )
     if config.limit:
         items = hash_shuffle(items, "limit", benchmark.name)[: config.limit]
     if config.circular and all(item.circular.get("rotations", 1) == 1 for item in items):
@@ -82,13 +89,23 @@ def style_of(config: BenchmarkConfig, benchmark: Benchmark) -> Style:
     try:
         return Style(config.style) if config.style else benchmark.style
     except ValueError:
-        raise UserError(f"benchmark.style={config.style} is unknown: use one of {', '.join(Style)}.") from None
+        raise UserError(
+            f"benchmark.style={config.style} is unknown: use one of {', '.join(Style)}."
+        ) from None
 
 
-def benchmark_scores(benchmark: Benchmark, source: Source, predictions: Sequence[Prediction], *, partial: bool = False) -> dict[str, Any]:
+def benchmark_scores(
+    benchmark: Benchmark,
+    source: Source,
+    predictions: Sequence[Prediction],
+    *,
+    partial: bool = False,
+) -> dict[str, Any]:
     """scores.json: every cell with n, value, interval, unread and cut shares, both display forms; `partial` skips figures over groups."""
     overall = metrics.accuracy(predictions)
-    scores: dict[str, Any] = {"answers": overall, "type": metrics.accuracy_by(predictions, "type")} if partial else {}
+    scores: dict[str, Any] = (
+        {"answers": overall, "type": metrics.accuracy_by(predictions, "type")} if partial else {}
+    )
     if not partial:
         scores = benchmark.score(predictions)
         if "circular" not in scores and "circ" not in scores and metrics.any_rotated(predictions):
@@ -112,12 +129,20 @@ def benchmark_scores(benchmark: Benchmark, source: Source, predictions: Sequence
 def notes(benchmark: Benchmark, source: Source, predictions: Sequence[Prediction]) -> list[str]:
     """What keeps the figures from being compared with published ones, and what a reader must know."""
     found = [benchmark.note] if benchmark.note else []
-    asked = len({(p.group["base"], p.group.get("flip", False)) if p.group else p.uid for p in predictions})
+    asked = len(
+        {(p.group["base"], p.group.get("flip", False)) if p.group else p.uid for p in predictions}
+    )
     if source.split == benchmark.split and benchmark.questions not in (0, asked):
-        found.append(f"{asked} questions were asked, {benchmark.questions} are published: not comparable with published figures")
-    circular = any(path.startswith("circ/") for path, _ in PAPER_COLUMNS.get(benchmark.name, {}).values())
+        found.append(
+            f"{asked} questions were asked, {benchmark.questions} are published: not comparable with published figures"
+        )
+    circular = any(
+        path.startswith("circ/") for path, _ in PAPER_COLUMNS.get(benchmark.name, {}).values()
+    )
     if circular and not metrics.any_rotated(predictions):
-        found.append("no options were rotated, so the published circular figure has none beside it: benchmark.circular=true rotates them")
+        found.append(
+            "no options were rotated, so the published circular figure has none beside it: benchmark.circular=true rotates them"
+        )
     return found
 
 
@@ -130,7 +155,11 @@ def beside_paper(name: str, found: dict[str, Any]) -> dict[str, Any] | None:
         return None
     columns = PAPER_COLUMNS[name]
     reference = table(BENCHMARKS[name].reference)
-    rows = {model: [row[c] for c in columns] for model, row in reference.rows.items() if any(row[c] is not None for c in columns)}
+    rows = {
+        model: [row[c] for c in columns]
+        for model, row in reference.rows.items()
+        if any(row[c] is not None for c in columns)
+    }
     ours = [_find(found["scores"], path, form) for path, form in columns.values()]
     return {"columns": list(columns), "rows": rows, "ours": ours, "notes": found["notes"]}
 

@@ -21,12 +21,34 @@ import numpy as np
 
 from actial.core.records import Example
 from actial.core.seeding import hash_shuffle
-from actial.grading.metrics import Cell, Prediction, accuracy, accuracy_by, difference, mean_cell, split_by, to_json
+from actial.grading.metrics import (
+    Cell,
+    Prediction,
+    accuracy,
+    accuracy_by,
+    difference,
+    mean_cell,
+    split_by,
+    to_json,
+)
 from actial.viewpoint.shortcut_probes import answer_prior, centroid_probe
-from actial.viewpoint.symmetry import SIGN, _variant, implied_motion, mirror_views, opposite, rotate_options, swap_views, turns
+from actial.viewpoint.symmetry import (
+    SIGN,
+    _variant,
+    implied_motion,
+    mirror_views,
+    opposite,
+    rotate_options,
+    swap_views,
+    turns,
+)
 
-Answer = Callable[[list[Example]], list[Prediction]]  # asks the model; one prediction per question, in order
-Score = Callable[[list[Example]], list[float]]  # mean log-probability of each question's target, in order
+Answer = Callable[
+    [list[Example]], list[Prediction]
+]  # asks the model; one prediction per question, in order
+Score = Callable[
+    [list[Example]], list[float]
+]  # mean log-probability of each question's target, in order
 
 GREY = 128
 
@@ -40,7 +62,9 @@ def without_images(example: Example) -> Example:
 
 def masked(example: Example, keep: Sequence[int] = ()) -> Example:
     """Photos replaced by flat grey of their size, but for those at the positions `keep`."""
-    images = [image if i in keep else np.full_like(image, GREY) for i, image in enumerate(example.images)]
+    images = [
+        image if i in keep else np.full_like(image, GREY) for i, image in enumerate(example.images)
+    ]
     return _variant(example, f"masked{''.join(map(str, keep))}", images, example.questions)
 
 
@@ -54,17 +78,31 @@ def wrong_pairs(examples: Sequence[Example]) -> list[Example]:
         ring = hash_shuffle(same, "wrong_pair", len(same))
         for example, partner in zip(ring, ring[1:] + ring[:1], strict=True):
             if partner is not example:
-                result.append(_variant(example, "wrong", [*example.images[:-1], partner.images[-1]], example.questions))
+                result.append(
+                    _variant(
+                        example,
+                        "wrong",
+                        [*example.images[:-1], partner.images[-1]],
+                        example.questions,
+                    )
+                )
     return result
 
 
 # ---------------------------------------------------------------- scorers
 
 
-def consistency(original: Sequence[Prediction], others: Sequence[Sequence[Prediction]], turn: Callable[[str], str]) -> dict[str, Cell]:
+def consistency(
+    original: Sequence[Prediction],
+    others: Sequence[Sequence[Prediction]],
+    turn: Callable[[str], str],
+) -> dict[str, Cell]:
     """consistent: every other answer is the `turn`ed first one. consistent_right: and all are right. Unread answers are inconsistent."""
     rows = list(zip(original, *others, strict=True))
-    same = [first.choice is not None and all(p.choice == turn(first.choice) for p in rest) for first, *rest in rows]
+    same = [
+        first.choice is not None and all(p.choice == turn(first.choice) for p in rest)
+        for first, *rest in rows
+    ]
     right = [ok and all(p.hit == 1 for p in row) for ok, row in zip(same, rows, strict=True)]
     answers = [p for row in rows for p in row]
     return {"consistent": _share(same, answers), "consistent_right": _share(right, answers)}
@@ -75,7 +113,11 @@ def three_questions(predictions: Sequence[Prediction]) -> dict[str, Cell]:
     sided = split_by([p for p in predictions if p.type in SIGN], lambda p: p.example)
     pairs = [rows for rows in sided.values() if {p.type for p in rows} == set(SIGN)]
     answers = [p for rows in pairs for p in rows]
-    same = [len({implied_motion(p.type, p.choice or "") for p in rows}) == 1 and all(p.choice for p in rows) for rows in pairs]
+    same = [
+        len({implied_motion(p.type, p.choice or "") for p in rows}) == 1
+        and all(p.choice for p in rows)
+        for rows in pairs
+    ]
     right = [all(p.hit == 1 for p in rows) for rows in pairs]
     return {"consistent": _share(same, answers), "consistent_right": _share(right, answers)}
 
@@ -84,24 +126,40 @@ def _share(flags: Sequence[bool], answers: Sequence[Prediction]) -> Cell:
     return mean_cell([Fraction(flag) for flag in flags], answers)
 
 
-def visual_dependence(score: Score, examples: Sequence[Example], answers: Sequence[Prediction]) -> dict[str, float]:
+def visual_dependence(
+    score: Score, examples: Sequence[Example], answers: Sequence[Prediction]
+) -> dict[str, float]:
     """Mean drop, in nats per token, of the log-probability of the model's own answers when the photos turn grey; 95 % interval."""
     said = {p.uid: p.text for p in answers}
-    targeted = [replace(e, questions=[replace(q, target=said[q.uid]) for q in e.questions]) for e in examples]
+    targeted = [
+        replace(e, questions=[replace(q, target=said[q.uid]) for q in e.questions])
+        for e in examples
+    ]
     drops = np.subtract(score(targeted), score([masked(e) for e in targeted]))
     half = 1.96 * float(drops.std(ddof=1)) / math.sqrt(len(drops)) if len(drops) > 1 else 0.0
-    return {"n": len(drops), "value": float(drops.mean()), "low": float(drops.mean()) - half, "high": float(drops.mean()) + half}
+    return {
+        "n": len(drops),
+        "value": float(drops.mean()),
+        "low": float(drops.mean()) - half,
+        "high": float(drops.mean()) + half,
+    }
 
 
 # ---------------------------------------------------------------- all of them
 
 
-def diagnose(answer: Answer, examples: Sequence[Example], *, score: Score | None = None) -> dict[str, Any]:
+def diagnose(
+    answer: Answer, examples: Sequence[Example], *, score: Score | None = None
+) -> dict[str, Any]:
     """Every diagnostic of one model on one set of view pairs, ready for results.json (cells in `Cell.to_json` form).
 
     Questions that do not turn with the photos are left out. `score` adds visual dependence. Asks the model about ten times.
     """
-    kept = [replace(e, questions=[q for q in e.questions if turns(q)]) for e in examples if len(e.images) > 1]
+    kept = [
+        replace(e, questions=[q for q in e.questions if turns(q)])
+        for e in examples
+        if len(e.images) > 1
+    ]
     kept = [e for e in kept if e.questions]
     if not kept:
         return {}
@@ -128,7 +186,9 @@ def diagnose(answer: Answer, examples: Sequence[Example], *, score: Score | None
         "shortcuts": measured,
     }
     report = to_json(report)
-    report["above best shortcut"] = {"shortcut": best} | difference(accuracy(original), measured[best])
+    report["above best shortcut"] = {"shortcut": best} | difference(
+        accuracy(original), measured[best]
+    )
     if score is not None:
         report["visual dependence"] = visual_dependence(score, kept, original)
     return report

@@ -39,10 +39,21 @@ def export_vlmeval(items: Sequence[Item], path: Path) -> None:
     with atomic(path) as file:
         text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
         writer = csv.writer(text, delimiter="\t", quoting=csv.QUOTE_ALL, lineterminator="\n")
-        writer.writerow(["index", "question", "hint", *OPTION_COLUMNS, "answer", "category", "image", "uid"])
+        writer.writerow(
+            ["index", "question", "hint", *OPTION_COLUMNS, "answer", "category", "image", "uid"]
+        )
         for index, item in enumerate(items):
             options = [*item.options, *[""] * (len(OPTION_COLUMNS) - len(item.options))]
-            row = [index, item.question, item.hint, *options, LETTERS[item.answer_index], item.type, _image_cell(item), item.uid]
+            row = [
+                index,
+                item.question,
+                item.hint,
+                *options,
+                LETTERS[item.answer_index],
+                item.type,
+                _image_cell(item),
+                item.uid,
+            ]
             writer.writerow(row)
         text.detach()
 
@@ -59,7 +70,9 @@ def picture_data(picture: Picture) -> bytes:
 def closed(items: Sequence[Item], form: str) -> None:
     for item in items:
         if not item.options:
-            raise UserError(f"{item.uid} has no options, so {form} cannot hold it: export a multiple-choice set.")
+            raise UserError(
+                f"{item.uid} has no options, so {form} cannot hold it: export a multiple-choice set."
+            )
 
 
 LMMS_YAML = """\
@@ -110,7 +123,9 @@ def process_results(doc, results):
 '''
 
 
-def export_lmms(items: Sequence[Item], folder: Path, name: str, style: Style, max_tokens: int) -> None:
+def export_lmms(
+    items: Sequence[Item], folder: Path, name: str, style: Style, max_tokens: int
+) -> None:
     """A task folder for `lmms_eval --include_path`: NAME.yaml, utils.py and NAME.parquet with the prompts as we ask them."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -132,7 +147,10 @@ def export_lmms(items: Sequence[Item], folder: Path, name: str, style: Style, ma
     with atomic(parquet) as file:
         pq.write_table(pa.Table.from_pylist(rows), file)
     write_text(folder / "utils.py", LMMS_UTILS)
-    write_text(folder / f"{name}.yaml", LMMS_YAML.format(name=name, parquet=parquet.resolve(), max_tokens=max_tokens))
+    write_text(
+        folder / f"{name}.yaml",
+        LMMS_YAML.format(name=name, parquet=parquet.resolve(), max_tokens=max_tokens),
+    )
 
 
 # ---------------------------------------------------------------- in
@@ -147,7 +165,9 @@ class Answers:
 
     keys: Callable[[Sequence[Item]], list[str]]
     answers: dict[str, Answer]
-    truths: dict[str, str] = field(default_factory=dict)  # what the harness took for right, where it says so
+    truths: dict[str, str] = field(
+        default_factory=dict
+    )  # what the harness took for right, where it says so
 
 
 def read_answers(path: Path, items: Sequence[Item]) -> dict[str, Answer]:
@@ -158,7 +178,9 @@ def read_answers(path: Path, items: Sequence[Item]) -> dict[str, Answer]:
             harness ran on another revision, or in another order).
     """
     if not path.is_file():
-        raise UserError(f"predictions={path} is no file: give a predictions file of ours, of lmms-eval or of VLMEvalKit.")
+        raise UserError(
+            f"predictions={path} is no file: give a predictions file of ours, of lmms-eval or of VLMEvalKit."
+        )
     found = _jsonl(path) if path.suffix == ".jsonl" else _vlmeval(path)
     keys = found.keys(items)
     missing = [item.uid for item, key in zip(items, keys, strict=True) if key not in found.answers]
@@ -233,18 +255,29 @@ def _vlmeval(path: Path) -> Answers:
         ".json": lambda: pd.DataFrame(json.loads(path.read_text(encoding="utf-8"))),
     }
     if path.suffix not in readers:
-        raise UserError(f"predictions={path} has the ending {path.suffix}: give .jsonl, .xlsx, .tsv or .json.")
+        raise UserError(
+            f"predictions={path} has the ending {path.suffix}: give .jsonl, .xlsx, .tsv or .json."
+        )
     try:
         frame = readers[path.suffix]()
     except (ValueError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} is not a readable {path.suffix} file ({str(error).splitlines()[0]}): copy it again.") from None
+        raise UserError(
+            f"{path} is not a readable {path.suffix} file ({str(error).splitlines()[0]}): copy it again."
+        ) from None
     if not {"index", "prediction"} <= set(frame.columns):
         raise UserError(
             f"{path} lacks the columns index and prediction of VLMEvalKit's output; it has {', '.join(map(str, frame.columns))}."
         )
     name = "uid" if "uid" in frame.columns else "index"
-    rows = [(key, (str(text), None)) for key, text in zip(frame[name], frame["prediction"].fillna(""), strict=True)]
-    truths = dict(zip(map(str, frame[name]), map(str, frame["answer"]), strict=True)) if "answer" in frame.columns else {}
+    rows = [
+        (key, (str(text), None))
+        for key, text in zip(frame[name], frame["prediction"].fillna(""), strict=True)
+    ]
+    truths = (
+        dict(zip(map(str, frame[name]), map(str, frame["answer"]), strict=True))
+        if "answer" in frame.columns
+        else {}
+    )
     return Answers(_uids if name == "uid" else _rows, _once(path, rows), truths)
 
 
@@ -276,11 +309,18 @@ def model_card(results: Mapping[str, Any], model: str, base: str | None) -> str:
         if model not in found:
             continue
         cell = found[model]["overall"]
-        head += ["  - task: {type: visual-question-answering}", f"    dataset: {{name: {json.dumps(name)}, type: {json.dumps(name)}}}"]
+        head += [
+            "  - task: {type: visual-question-answering}",
+            f"    dataset: {{name: {json.dumps(name)}, type: {json.dumps(name)}}}",
+        ]
         head.append(f"    metrics: [{{type: accuracy, value: {cell['value']:.4f}}}]")
         interval = f"{100 * cell['low']:.1f} to {100 * cell['high']:.1f}"
-        lines.append(f"| {name} | {cell['n']} | {100 * cell['value']:.1f} | {interval} | {100 * cell['unparsed']:.1f} |")
+        lines.append(
+            f"| {name} | {cell['n']} | {100 * cell['value']:.1f} | {interval} | {100 * cell['unparsed']:.1f} |"
+        )
     if len(lines) == 2:
-        raise UserError(f"the run has no scores of {model}: its models are {', '.join(results.get('models', []))}.")
+        raise UserError(
+            f"the run has no scores of {model}: its models are {', '.join(results.get('models', []))}."
+        )
     facts = [f"- {key}: {value}" for key, value in results.get("meta", {}).items()]
     return "\n".join([*head, "---", "", f"# {model}", "", *lines, "", *facts, ""])

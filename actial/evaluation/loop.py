@@ -15,7 +15,9 @@ BATCH_BYTES = 1 << 30  # of pictures; two batches are in memory at a time
 
 
 class Sampler(Protocol):
-    def generate(self, prompts: list[Prompt], n: int, params: SamplingParams) -> list[list[Completion]]: ...
+    def generate(
+        self, prompts: list[Prompt], n: int, params: SamplingParams
+    ) -> list[list[Completion]]: ...
 
 
 class Renderer(Protocol):
@@ -44,13 +46,18 @@ def evaluate_examples(
     done = dict(log.done) if log else {}
     asked: list[str] = []
     batches = _batches(examples, batch_size)
-    with Progress(label, total=len(examples), unit="examples") as progress, ThreadPoolExecutor(1) as reader:
+    with (
+        Progress(label, total=len(examples), unit="examples") as progress,
+        ThreadPoolExecutor(1) as reader,
+    ):
         reading = reader.submit(next, batches, None)
         while batch := reading.result():
             reading = reader.submit(next, batches, None)
             pairs = [(example, question) for example in batch for question in example.questions]
             asked += [question.uid for _, question in pairs]
-            if unanswered := [(example, question) for example, question in pairs if question.uid not in done]:
+            if unanswered := [
+                (example, question) for example, question in pairs if question.uid not in done
+            ]:
                 fresh = _ask(sampler, renderer, unanswered, params)
                 if log:
                     log.append(fresh)
@@ -59,7 +66,12 @@ def evaluate_examples(
     return [done[uid] for uid in asked]
 
 
-def _ask(sampler: Sampler, renderer: Renderer, pairs: list[tuple[Example, Question]], params: SamplingParams) -> list[Prediction]:
+def _ask(
+    sampler: Sampler,
+    renderer: Renderer,
+    pairs: list[tuple[Example, Question]],
+    params: SamplingParams,
+) -> list[Prediction]:
     prompts = [renderer.prompt(example, question) for example, question in pairs]
     completions = [group[0] for group in sampler.generate(prompts, 1, params)]
     return [

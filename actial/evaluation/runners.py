@@ -26,7 +26,9 @@ class Runner(Protocol):
     limits: ImageLimits
     score: Score | None  # log-probabilities of given answers, where the model's are to be had
 
-    def ask(self, examples: Sequence[Example], label: str, log: PredictionLog) -> list[Prediction]: ...
+    def ask(
+        self, examples: Sequence[Example], label: str, log: PredictionLog
+    ) -> list[Prediction]: ...
 
 
 @dataclass(slots=True)
@@ -43,7 +45,15 @@ class LocalRunner:
     def ask(self, examples: Sequence[Example], label: str, log: PredictionLog) -> list[Prediction]:
         from actial.evaluation.loop import evaluate_examples
 
-        return evaluate_examples(self.sampler, self.renderer, examples, self.params, log=log, batch_size=self.batch_size, label=label)
+        return evaluate_examples(
+            self.sampler,
+            self.renderer,
+            examples,
+            self.params,
+            log=log,
+            batch_size=self.batch_size,
+            label=label,
+        )
 
 
 @dataclass(slots=True)
@@ -63,12 +73,24 @@ class ServerRunner:
 
 def open_runner(config: EvaluateConfig) -> Runner:
     """The model or the server of the config. Raises UserError when the model cannot be loaded."""
-    params = SamplingParams(temperature=config.temperature, max_tokens=config.benchmark.max_tokens, seed=config.seed)
-    sampling = {"temperature": params.temperature, "max_tokens": params.max_tokens, "seed": params.seed}
-    return _server_runner(config, params, sampling) if config.server.url else _local_runner(config, params, sampling)
+    params = SamplingParams(
+        temperature=config.temperature, max_tokens=config.benchmark.max_tokens, seed=config.seed
+    )
+    sampling = {
+        "temperature": params.temperature,
+        "max_tokens": params.max_tokens,
+        "seed": params.seed,
+    }
+    return (
+        _server_runner(config, params, sampling)
+        if config.server.url
+        else _local_runner(config, params, sampling)
+    )
 
 
-def _server_runner(config: EvaluateConfig, params: SamplingParams, sampling: dict[str, Any]) -> ServerRunner:
+def _server_runner(
+    config: EvaluateConfig, params: SamplingParams, sampling: dict[str, Any]
+) -> ServerRunner:
     from actial.evaluation.server_client import Server
 
     given = config.server
@@ -88,12 +110,16 @@ def _server_runner(config: EvaluateConfig, params: SamplingParams, sampling: dic
     return ServerRunner(given.model, settings, limits, None, server, params)
 
 
-def _local_runner(config: EvaluateConfig, params: SamplingParams, sampling: dict[str, Any]) -> LocalRunner:
+def _local_runner(
+    config: EvaluateConfig, params: SamplingParams, sampling: dict[str, Any]
+) -> LocalRunner:
     from actial.inference.open_sampler import open_sampler
     from actial.modeling.answer_logprobs import answer_logprobs
     from actial.modeling.policy import Policy
 
-    model = replace(config.model, lora=LoraConfig())  # a stage's model folder has its adapters merged
+    model = replace(
+        config.model, lora=LoraConfig()
+    )  # a stage's model folder has its adapters merged
     renderer = PromptRenderer.load(model, config.prompt)
     policy = Policy.load(model).to(_device(config.accelerator))
     sampler = open_sampler(config.sampler, policy, renderer)
@@ -102,8 +128,12 @@ def _local_runner(config: EvaluateConfig, params: SamplingParams, sampling: dict
     def score(examples: list[Example]) -> list[float]:
         return answer_logprobs(policy, renderer, examples)
 
-    name = Path(model.path).parent.name if Path(model.path).name == "model" else Path(model.path).name
-    batch = config.benchmark.batch_size * (1 if config.sampler.kind is SamplerKind.hf else ENGINE_BATCHES)
+    name = (
+        Path(model.path).parent.name if Path(model.path).name == "model" else Path(model.path).name
+    )
+    batch = config.benchmark.batch_size * (
+        1 if config.sampler.kind is SamplerKind.hf else ENGINE_BATCHES
+    )
     return LocalRunner(name, settings, renderer.limits, score, sampler, renderer, params, batch)
 
 
@@ -111,5 +141,7 @@ def _device(accelerator: Accelerator) -> str:
     import torch
 
     if accelerator is Accelerator.cuda and not torch.cuda.is_available():
-        raise UserError("accelerator=cuda, but torch sees no CUDA device: set accelerator=cpu, or auto.")
+        raise UserError(
+            "accelerator=cuda, but torch sees no CUDA device: set accelerator=cpu, or auto."
+        )
     return "cpu" if accelerator is Accelerator.cpu or not torch.cuda.is_available() else "cuda"

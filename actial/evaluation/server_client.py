@@ -42,7 +42,12 @@ class Server:
 
 
 def evaluate_on_server(
-    server: Server, examples: Sequence[Example], params: SamplingParams, *, log: PredictionLog, label: str = ""
+    server: Server,
+    examples: Sequence[Example],
+    params: SamplingParams,
+    *,
+    log: PredictionLog,
+    label: str = "",
 ) -> list[Prediction]:
     """One answer per question, in order of the examples; answers are written as they come.
 
@@ -55,22 +60,34 @@ def evaluate_on_server(
 
 
 async def _evaluate(
-    server: Server, examples: Sequence[Example], params: SamplingParams, log: PredictionLog, label: str
+    server: Server,
+    examples: Sequence[Example],
+    params: SamplingParams,
+    log: PredictionLog,
+    label: str,
 ) -> list[Prediction]:
     asked: list[list[str]] = [[] for _ in examples]
     refused: dict[str, str] = {}
     waiting = iter(range(len(examples)))
     running: set[asyncio.Task[list[Prediction]]] = set()
     gate = asyncio.Semaphore(server.concurrency)
-    transport = openai.DefaultAioHttpClient()  # the default one looks at every idle connection before each request
-    settings: dict[str, Any] = {"timeout": server.timeout_s, "max_retries": 0, "http_client": transport}
+    transport = (
+        openai.DefaultAioHttpClient()
+    )  # the default one looks at every idle connection before each request
+    settings: dict[str, Any] = {
+        "timeout": server.timeout_s,
+        "max_retries": 0,
+        "http_client": transport,
+    }
     async with openai.AsyncOpenAI(base_url=server.url, api_key=server.key, **settings) as client:
         ask = partial(_ask, client, gate, server, params, refused)
 
         async def answer(index: int) -> list[Prediction]:
             example = await asyncio.to_thread(examples.__getitem__, index)
             asked[index] = [question.uid for question in example.questions]
-            found = await asyncio.gather(*(ask(example, q) for q in example.questions if q.uid not in log.done))
+            found = await asyncio.gather(
+                *(ask(example, q) for q in example.questions if q.uid not in log.done)
+            )
             return [p for p in found if p]
 
         try:
@@ -78,9 +95,13 @@ async def _evaluate(
                 done: set[asyncio.Task[list[Prediction]]] = set()
                 while True:
                     free = server.concurrency + AHEAD - len(running)
-                    running |= {asyncio.create_task(answer(i)) for i in itertools.islice(waiting, free)}
+                    running |= {
+                        asyncio.create_task(answer(i)) for i in itertools.islice(waiting, free)
+                    }
                     answered = [p for task in done if not task.exception() for p in task.result()]
-                    await asyncio.to_thread(log.append, answered)  # the disk may be slow, and the next requests need not wait for it
+                    await asyncio.to_thread(
+                        log.append, answered
+                    )  # the disk may be slow, and the next requests need not wait for it
                     for task in done:
                         task.result()  # raises what ended it
                     progress.advance(len(done))
@@ -111,21 +132,38 @@ async def _ask(
 ) -> Prediction | None:
     """The graded answer; None when the server refuses this question for good, with the reason in `refused`."""
     messages = await asyncio.to_thread(chat_messages, example, question, server.system_prompt)
-    settings = {"temperature": params.temperature, "top_p": params.top_p, "max_tokens": params.max_tokens}
-    settings["seed"] = hash_int(params.seed, question.uid) % 2**31  # its own: equal prompts are not to get equal answers
-    body = {"model": server.model, "messages": messages, **settings}  # ready to send: chat.completions.create would walk through all of it
+    settings = {
+        "temperature": params.temperature,
+        "top_p": params.top_p,
+        "max_tokens": params.max_tokens,
+    }
+    settings["seed"] = (
+        hash_int(params.seed, question.uid) % 2**31
+    )  # its own: equal prompts are not to get equal answers
+    body = {
+        "model": server.model,
+        "messages": messages,
+        **settings,
+    }  # ready to send: chat.completions.create would walk through all of it
     problem = ""
     for attempt in range(server.retries + 1):
         if attempt:
-            await asyncio.sleep(min(LONGEST_WAIT_S, server.first_wait_s * 2**attempt) * (0.5 + hash_unit(question.uid, attempt)))
+            await asyncio.sleep(
+                min(LONGEST_WAIT_S, server.first_wait_s * 2**attempt)
+                * (0.5 + hash_unit(question.uid, attempt))
+            )
         try:
             async with gate:
                 reply = await client.post("/chat/completions", body=body, cast_to=ChatCompletion)
             text, finish, tokens = _read(reply)
         except (openai.AuthenticationError, openai.PermissionDeniedError):
-            raise UserError(f"{server.url} does not accept the key: put the right one into the variable named by server.key_env.") from None
+            raise UserError(
+                f"{server.url} does not accept the key: put the right one into the variable named by server.key_env."
+            ) from None
         except openai.NotFoundError as error:
-            raise UserError(f"{server.url} has no model {server.model} ({_message(error)}): set server.model or server.url.") from None
+            raise UserError(
+                f"{server.url} has no model {server.model} ({_message(error)}): set server.model or server.url."
+            ) from None
         except openai.APIStatusError as error:
             problem = f"status {error.status_code}: {_message(error)}"
             if error.status_code in PERMANENT:
@@ -137,7 +175,9 @@ async def _ask(
             problem = "its answer is not a chat completion"
         else:
             return predict(example, question, text, finish, tokens)
-    raise UserError(f"{server.url} did not answer {question.uid} in {server.retries + 1} tries ({problem}): repair it and run again.")
+    raise UserError(
+        f"{server.url} did not answer {question.uid} in {server.retries + 1} tries ({problem}): repair it and run again."
+    )
 
 
 def _read(reply: Any) -> tuple[str, FinishReason, int | None]:
@@ -155,9 +195,18 @@ def _message(error: openai.APIStatusError) -> str:
     return str(body.get("message", error.message))[:300]
 
 
-def chat_messages(example: Example, question: Question, system_prompt: str | None) -> list[dict[str, Any]]:
+def chat_messages(
+    example: Example, question: Question, system_prompt: str | None
+) -> list[dict[str, Any]]:
     """System turn, then one user turn: pictures in order, then the text, or the other way round where the example says so."""
-    pictures = [{"type": "image_url", "image_url": {"url": f"data:image/png;base64,{png(image)}"}} for image in example.images]
+    pictures = [
+        {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{png(image)}"}}
+        for image in example.images
+    ]
     text = [{"type": "text", "text": question.text}]
     user = {"role": "user", "content": text + pictures if example.text_first else pictures + text}
-    return [{"role": "system", "content": system_prompt}, user] if system_prompt is not None else [user]
+    return (
+        [{"role": "system", "content": system_prompt}, user]
+        if system_prompt is not None
+        else [user]
+    )

@@ -23,13 +23,17 @@ def set_results(predictions: Sequence[Prediction], *, joint_size: int = 3) -> di
     overall = metrics.accuracy(predictions)
     result: dict[str, Any] = {
         "overall": overall.to_json(),
-        "by_type": {name: cell.to_json() for name, cell in metrics.accuracy_by(predictions, "type").items()},
+        "by_type": {
+            name: cell.to_json() for name, cell in metrics.accuracy_by(predictions, "type").items()
+        },
         "unparsed": overall.unparsed,
         "truncated": overall.truncated,
         "format": sum(p.format_ok for p in predictions) / max(1, len(predictions)),
     }
     if angled := [p for p in predictions if "angle" in p.categories]:
-        result["by_angle"] = {name: cell.to_json() for name, cell in metrics.accuracy_by(angled, "angle").items()}
+        result["by_angle"] = {
+            name: cell.to_json() for name, cell in metrics.accuracy_by(angled, "angle").items()
+        }
     pairs = metrics.joint(predictions, joint_size)
     if pairs.n:
         result["joint"] = pairs.to_json()
@@ -39,7 +43,11 @@ def set_results(predictions: Sequence[Prediction], *, joint_size: int = 3) -> di
 
 
 def sample_answers(
-    run_dir: Path | str, set_name: str, examples: Sequence[Example], predictions: Mapping[str, Sequence[Prediction]], count: int = 6
+    run_dir: Path | str,
+    set_name: str,
+    examples: Sequence[Example],
+    predictions: Mapping[str, Sequence[Prediction]],
+    count: int = 6,
 ) -> list[dict[str, Any]]:
     """The first questions of `count` examples drawn by hash, with every model's answer; their images are written to run_dir/samples."""
     folder = Path(run_dir) / "samples"
@@ -56,10 +64,28 @@ def sample_answers(
             with atomic(path) as file:
                 Image.fromarray(image).save(file, format="png")
             paths.append(str(path.relative_to(run_dir)))
-        found = {model: rows[question.uid] for model, rows in by_uid.items() if question.uid in rows}
-        answers = {
-            m: {"text": p.text[:SHOWN_CHARACTERS], "choice": p.choice, "outcome": p.outcome, "hit": p.hit == 1} for m, p in found.items()
+        found = {
+            model: rows[question.uid] for model, rows in by_uid.items() if question.uid in rows
         }
-        right = truth(example.row, question) + (f": {question.options[question.answer_index]}" if question.options else "")
-        cards.append({"uid": question.uid, "images": paths, "question": question.text, "answer": right, "answers": answers})
+        answers = {
+            m: {
+                "text": p.text[:SHOWN_CHARACTERS],
+                "choice": p.choice,
+                "outcome": p.outcome,
+                "hit": p.hit == 1,
+            }
+            for m, p in found.items()
+        }
+        right = truth(example.row, question) + (
+            f": {question.options[question.answer_index]}" if question.options else ""
+        )
+        cards.append(
+            {
+                "uid": question.uid,
+                "images": paths,
+                "question": question.text,
+                "answer": right,
+                "answers": answers,
+            }
+        )
     return cards

@@ -12,7 +12,12 @@ from actial.data.datasets import open_set
 from actial.data.sampling_order import epoch_order
 from actial.data.shards import read_manifest
 from actial.evaluation.benchmark_examples import BenchmarkExamples
-from actial.evaluation.benchmark_results import benchmark_scores, beside_paper, open_benchmark, style_of
+from actial.evaluation.benchmark_results import (
+    benchmark_scores,
+    beside_paper,
+    open_benchmark,
+    style_of,
+)
 from actial.evaluation.set_results import set_results
 from actial.grading.metrics import Prediction, confusion, to_json
 from actial.modeling.prompt_renderer import ImageLimits
@@ -49,9 +54,17 @@ def _published(config: EvaluateConfig, limits: ImageLimits) -> Task:
     }
     return Task(
         name=benchmark.name,
-        examples=BenchmarkExamples(items, style, multiple=limits.multiple, min_pixels=limits.min_pixels, max_pixels=limits.max_pixels),
+        examples=BenchmarkExamples(
+            items,
+            style,
+            multiple=limits.multiple,
+            min_pixels=limits.min_pixels,
+            max_pixels=limits.max_pixels,
+        ),
         settings=settings,
-        score=lambda predictions: benchmark_scores(benchmark, source, predictions, partial=bool(asked.limit)),
+        score=lambda predictions: benchmark_scores(
+            benchmark, source, predictions, partial=bool(asked.limit)
+        ),
         chance=_chance([len(item.options) for item in items]),
         paper=lambda scores: beside_paper(benchmark.name, scores),
     )
@@ -65,10 +78,19 @@ def _built(config: EvaluateConfig, name: str, place: str) -> Task:
     order = epoch_order(f"benchmark/{data_set}/{split}", 0, len(found))
     if limit := config.benchmark.limit:
         order = order[: max(1, limit // len(found.example(int(order[0]), 0).questions))]
-    settings = {"set": place, "root": source.root, "mode": mode.value, "limit": config.benchmark.limit}
-    settings["index"] = read_manifest(data_set, source)["index_sha256"]  # built anew, a set keeps its ids
+    settings = {
+        "set": place,
+        "root": source.root,
+        "mode": mode.value,
+        "limit": config.benchmark.limit,
+    }
+    settings["index"] = read_manifest(data_set, source)[
+        "index_sha256"
+    ]  # built anew, a set keeps its ids
     examples = [found.example(int(i), 0) for i in order]
-    guess = _chance([len(question.options) for example in examples for question in example.questions])
+    guess = _chance(
+        [len(question.options) for example in examples for question in example.questions]
+    )
     return Task(name=name, examples=examples, settings=settings, score=_set_scores, chance=guess)
 
 
@@ -78,4 +100,8 @@ def _chance(counts: Sequence[int]) -> float:
 
 
 def _set_scores(predictions: Sequence[Prediction]) -> dict[str, Any]:
-    return {"n": len(predictions), **set_results(predictions), "answers": to_json(confusion(predictions))}
+    return {
+        "n": len(predictions),
+        **set_results(predictions),
+        "answers": to_json(confusion(predictions)),
+    }

@@ -39,7 +39,9 @@ class Prediction:
     type: str = ""
     example: str = ""  # uid of the Example; questions about one pair share it
     categories: dict[str, str] = field(default_factory=dict)
-    group: dict[str, Any] = field(default_factory=dict)  # base, rotation, rotations (how many belong together), flip
+    group: dict[str, Any] = field(
+        default_factory=dict
+    )  # base, rotation, rotations (how many belong together), flip
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)
@@ -53,7 +55,11 @@ class Cell:
 
     def to_json(self) -> dict[str, float | int]:
         """Floats, and the percentage in both printed forms: `round1` (half up) and `trunc1` (cut), one decimal."""
-        return asdict(self) | {"value": float(self.value), "round1": round1(self.value), "trunc1": trunc1(self.value)}
+        return asdict(self) | {
+            "value": float(self.value),
+            "round1": round1(self.value),
+            "trunc1": trunc1(self.value),
+        }
 
 
 def to_json(node: Any) -> Any:
@@ -76,7 +82,10 @@ def wilson(hits: float, n: int, z: float = Z95) -> tuple[float, float]:
     if n == 0:
         return 0.0, 1.0
     p, z2n = hits / n, z * z / n
-    centre, half = (p + z2n / 2) / (1 + z2n), z * math.sqrt(p * (1 - p) / n + z2n / (4 * n)) / (1 + z2n)
+    centre, half = (
+        (p + z2n / 2) / (1 + z2n),
+        z * math.sqrt(p * (1 - p) / n + z2n / (4 * n)) / (1 + z2n),
+    )
     return centre - half if hits else 0.0, centre + half if hits < n else 1.0
 
 
@@ -88,21 +97,30 @@ def accuracy(predictions: Sequence[Prediction]) -> Cell:
     return mean_cell([_exact(p.hit) for p in predictions], predictions)
 
 
-def accuracy_by(predictions: Iterable[Prediction], key: str | Callable[[Prediction], Hashable]) -> dict[str, Cell]:
+def accuracy_by(
+    predictions: Iterable[Prediction], key: str | Callable[[Prediction], Hashable]
+) -> dict[str, Cell]:
     """Accuracy per value of a category name, of "type", or of a function of the prediction; sorted by name."""
     return {name: accuracy(rows) for name, rows in split_by(predictions, key).items()}
 
 
-def split_by(predictions: Iterable[Prediction], key: str | Callable[[Prediction], Hashable]) -> dict[str, list[Prediction]]:
+def split_by(
+    predictions: Iterable[Prediction], key: str | Callable[[Prediction], Hashable]
+) -> dict[str, list[Prediction]]:
     parts: dict[str, list[Prediction]] = defaultdict(list)
     for p in predictions:
-        parts[str(key(p) if callable(key) else p.type if key == "type" else p.categories[key])].append(p)
+        parts[
+            str(key(p) if callable(key) else p.type if key == "type" else p.categories[key])
+        ].append(p)
     return dict(sorted(parts.items()))
 
 
 def all_right(groups: Mapping[Hashable, Sequence[Prediction]]) -> Cell:
     """Share of groups whose answers are all right."""
-    return mean_cell([Fraction(all(p.hit == 1 for p in rows)) for rows in groups.values()], [p for rows in groups.values() for p in rows])
+    return mean_cell(
+        [Fraction(all(p.hit == 1 for p in rows)) for rows in groups.values()],
+        [p for rows in groups.values() for p in rows],
+    )
 
 
 def joint(predictions: Iterable[Prediction], size: int = 3) -> Cell:
@@ -122,11 +140,24 @@ def macro(cells: Sequence[Cell], weights: Sequence[Fraction] | None = None) -> C
         return mean_cell([], [])
     weights = weights or [Fraction(1, len(cells))] * len(cells)
     value = sum((w * c.value for w, c in zip(weights, cells, strict=True)), Fraction(0))
-    below = math.hypot(*(float(w) * (float(c.value) - c.low) for w, c in zip(weights, cells, strict=True)))
-    above = math.hypot(*(float(w) * (c.high - float(c.value)) for w, c in zip(weights, cells, strict=True)))
+    below = math.hypot(
+        *(float(w) * (float(c.value) - c.low) for w, c in zip(weights, cells, strict=True))
+    )
+    above = math.hypot(
+        *(float(w) * (c.high - float(c.value)) for w, c in zip(weights, cells, strict=True))
+    )
     n = sum(c.n for c in cells)
-    rates = {name: sum(getattr(c, name) * c.n for c in cells) / n if n else 0.0 for name in ("unparsed", "truncated")}
-    return Cell(n=n, value=value, low=max(0.0, float(value) - below), high=min(1.0, float(value) + above), **rates)
+    rates = {
+        name: sum(getattr(c, name) * c.n for c in cells) / n if n else 0.0
+        for name in ("unparsed", "truncated")
+    }
+    return Cell(
+        n=n,
+        value=value,
+        low=max(0.0, float(value) - below),
+        high=min(1.0, float(value) + above),
+        **rates,
+    )
 
 
 def confusion(predictions: Iterable[Prediction]) -> dict[str, float]:
@@ -135,7 +166,15 @@ def confusion(predictions: Iterable[Prediction]) -> dict[str, float]:
     for p in predictions:
         if p.answer not in LETTERS:
             continue
-        kind = "unparsed" if p.choice is None else "right" if p.hit else "none" if p.choice.lower().startswith("no ") else "swapped"
+        kind = (
+            "unparsed"
+            if p.choice is None
+            else "right"
+            if p.hit
+            else "none"
+            if p.choice.lower().startswith("no ")
+            else "swapped"
+        )
         counts[kind] += 1
     total = sum(counts.values())
     return {kind: count / total if total else 0.0 for kind, count in counts.items()}
@@ -177,7 +216,9 @@ def circular(predictions: Iterable[Prediction]) -> Cell:
     Raises:
         UserError: a question lacks some of its `group["rotations"]` members or has one twice.
     """
-    return all_right(rotation_groups(predictions, lambda p: (p.group["base"], p.group.get("flip", False))))
+    return all_right(
+        rotation_groups(predictions, lambda p: (p.group["base"], p.group.get("flip", False)))
+    )
 
 
 def any_rotated(predictions: Iterable[Prediction]) -> bool:
@@ -185,7 +226,9 @@ def any_rotated(predictions: Iterable[Prediction]) -> bool:
     return any(p.group.get("rotations", 1) > 1 for p in predictions)
 
 
-def rotation_groups(predictions: Iterable[Prediction], key: Callable[[Prediction], Hashable]) -> dict[Hashable, list[Prediction]]:
+def rotation_groups(
+    predictions: Iterable[Prediction], key: Callable[[Prediction], Hashable]
+) -> dict[Hashable, list[Prediction]]:
     """Groups that each hold every rotation exactly once per flip state; incomplete ones are refused."""
     groups: dict[Hashable, list[Prediction]] = defaultdict(list)
     for p in predictions:
@@ -195,7 +238,9 @@ def rotation_groups(predictions: Iterable[Prediction], key: Callable[[Prediction
         want = sorted((flip, r) for flip in flips for r in range(rows[0].group["rotations"]))
         have = sorted((p.group.get("flip", False), p.group["rotation"]) for p in rows)
         if have != want:
-            raise UserError(f"circular group {name} holds rotations {have} of {want}: predict the missing ones and score again.")
+            raise UserError(
+                f"circular group {name} holds rotations {have} of {want}: predict the missing ones and score again."
+            )
     return groups
 
 
@@ -243,7 +288,9 @@ def threedsr(predictions: Sequence[Prediction]) -> dict[str, dict[str, Cell]]:
         category = {name: rows[0].categories["category"] for name, rows in groups.items()}
         for kind, members in THREEDSR_TYPES.items():
             for label, names in [(kind, members), *((member, (member,)) for member in members)]:
-                cells[label] = score({g: rows for g, rows in groups.items() if category[g] in names})
+                cells[label] = score(
+                    {g: rows for g, rows in groups.items() if category[g] in names}
+                )
         result[metric] = cells
     return result
 
@@ -252,7 +299,9 @@ def coin(groups: Mapping[Hashable, Sequence[Prediction]]) -> Cell:
     """Expected share of groups that guessing among `group["options"]` options gets right throughout; its own value is its interval."""
     shares = [Fraction(1, math.prod(p.group["options"] for p in rows)) for rows in groups.values()]
     value = sum(shares, start=Fraction(0)) / max(1, len(shares))
-    return Cell(n=len(shares), value=value, low=float(value), high=float(value), unparsed=0.0, truncated=0.0)
+    return Cell(
+        n=len(shares), value=value, low=float(value), high=float(value), unparsed=0.0, truncated=0.0
+    )
 
 
 def cvbench(predictions: Sequence[Prediction]) -> dict[str, Cell]:
@@ -262,12 +311,17 @@ def cvbench(predictions: Sequence[Prediction]) -> dict[str, Cell]:
     Needs categories["task"] and categories["source"].
     """
     tasks, sources = accuracy_by(predictions, "task"), accuracy_by(predictions, "source")
-    cells = {f"task/{name}": cell for name, cell in tasks.items()} | {f"source/{name}": cell for name, cell in sources.items()}
+    cells = {f"task/{name}": cell for name, cell in tasks.items()} | {
+        f"source/{name}": cell for name, cell in sources.items()
+    }
     cells["micro"] = accuracy(predictions)
     if set(tasks) == {"Count", "Relation", "Depth", "Distance"}:
         cells["macro4"] = macro(list(tasks.values()))
     if set(sources) == {"ADE20K", "COCO", "Omni3D"}:
-        cells["cambrian"] = macro([sources[s] for s in ("ADE20K", "COCO", "Omni3D")], [Fraction(1, 4), Fraction(1, 4), Fraction(1, 2)])
+        cells["cambrian"] = macro(
+            [sources[s] for s in ("ADE20K", "COCO", "Omni3D")],
+            [Fraction(1, 4), Fraction(1, 4), Fraction(1, 2)],
+        )
     return cells
 
 

@@ -39,7 +39,11 @@ def format_ok(text: str) -> bool:
     tags inside a body pass.
     """
     whole = text.strip().lower()
-    return whole.startswith("<think>") and whole.endswith("</answer>") and THINK_THEN_ANSWER.search(whole, len("<think>")) is not None
+    return (
+        whole.startswith("<think>")
+        and whole.endswith("</answer>")
+        and THINK_THEN_ANSWER.search(whole, len("<think>")) is not None
+    )
 
 
 def answer_bodies(text: str) -> list[str]:
@@ -77,14 +81,30 @@ def grade(
         UserError: answer_index outside the options, or an unknown compat mode.
     """
     if not 0 <= answer_index < len(options) <= len(LETTERS):
-        raise UserError(f"answer_index={answer_index} does not fit {len(options)} options: give the 0-based position of the right one.")
+        raise UserError(
+            f"answer_index={answer_index} does not fit {len(options)} options: give the 0-based position of the right one."
+        )
     try:
         mode = Compat(compat)
     except ValueError:
-        raise UserError(f"compat={compat} is unknown: use one of {', '.join(m.value for m in Compat)}.") from None
+        raise UserError(
+            f"compat={compat} is unknown: use one of {', '.join(m.value for m in Compat)}."
+        ) from None
     letter, rule, cut = _READERS[mode](text, options, finish)
-    outcome = Outcome.PARSED if letter else Outcome.TRUNCATED if cut or finish is FinishReason.LENGTH else Outcome.NO_ANSWER
-    return Grade(letter=letter, rule=rule, outcome=outcome, value=float(letter == LETTERS[answer_index]), format_ok=format_ok(text))
+    outcome = (
+        Outcome.PARSED
+        if letter
+        else Outcome.TRUNCATED
+        if cut or finish is FinishReason.LENGTH
+        else Outcome.NO_ANSWER
+    )
+    return Grade(
+        letter=letter,
+        rule=rule,
+        outcome=outcome,
+        value=float(letter == LETTERS[answer_index]),
+        format_ok=format_ok(text),
+    )
 
 
 # ---------------------------------------------------------------- the ladder
@@ -155,7 +175,11 @@ def _plain(text: str) -> str:
 def _option_text(body: str, options: Sequence[str]) -> str | None:
     said, texts = _plain(body), [_plain(option) for option in options]
     exact = [i for i, option in enumerate(texts) if option == said]
-    inside = [i for i, option in enumerate(texts) if option and re.search(rf"(?<!\w){re.escape(option)}(?!\w)", said)]
+    inside = [
+        i
+        for i, option in enumerate(texts)
+        if option and re.search(rf"(?<!\w){re.escape(option)}(?!\w)", said)
+    ]
     hits = exact or inside
     return LETTERS[hits[0]] if len(hits) == 1 else None
 
@@ -179,7 +203,11 @@ def _read_actial(text: str, options: Sequence[str], finish: FinishReason | None)
     """The release compares the stripped first tag body with the letter; without a tag it compares the text "None"."""
     match = FIRST_ANSWER.search(text)
     body = match[1].strip() if match else ""
-    return (body, "first_tag", False) if len(body) == 1 and body in LETTERS[: len(options)] else (None, "none", False)
+    return (
+        (body, "first_tag", False)
+        if len(body) == 1 and body in LETTERS[: len(options)]
+        else (None, "none", False)
+    )
 
 
 def _read_actial_eval(text: str, options: Sequence[str], finish: FinishReason | None) -> Read:

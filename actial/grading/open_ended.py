@@ -21,15 +21,23 @@ AXES = (
 Result = tuple[float, str | None]
 
 
-def grade_open(text: str, metric: str, answer: str, finish: FinishReason | None = None) -> tuple[Grade, str | None]:
+def grade_open(
+    text: str, metric: str, answer: str, finish: FinishReason | None = None
+) -> tuple[Grade, str | None]:
     """The grade, its value in [0, 1], and what was read from the output; None where nothing could be, as in an unfinished chain."""
     if metric not in _METRICS:
-        raise UserError(f"metric {metric} of an open answer is unknown: use one of {', '.join(_METRICS)}.")
+        raise UserError(
+            f"metric {metric} of an open answer is unknown: use one of {', '.join(_METRICS)}."
+        )
     body = body_of(text)
     value, read = (0.0, None) if body is None else _METRICS[metric](body, answer)
     cut = body is None or finish is FinishReason.LENGTH
-    outcome = Outcome.PARSED if read is not None else Outcome.TRUNCATED if cut else Outcome.NO_ANSWER
-    return Grade(letter=None, rule=metric, outcome=outcome, value=value, format_ok=format_ok(text)), read
+    outcome = (
+        Outcome.PARSED if read is not None else Outcome.TRUNCATED if cut else Outcome.NO_ANSWER
+    )
+    return Grade(
+        letter=None, rule=metric, outcome=outcome, value=value, format_ok=format_ok(text)
+    ), read
 
 
 def body_of(text: str) -> str | None:
@@ -55,7 +63,11 @@ def _mra_first(text: str, answer: str) -> Result:
 def _mra_token(text: str, answer: str) -> Result:
     """VSI-Bench: the first word is the number, or there is none."""
     read = next(iter(text.split()), "").rstrip(".")
-    return (mra(float(read), float(answer)), read) if re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)", read) else (0.0, None)
+    return (
+        (mra(float(read), float(answer)), read)
+        if re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)", read)
+        else (0.0, None)
+    )
 
 
 def _mra_last(text: str, answer: str) -> Result:
@@ -69,7 +81,11 @@ def _mra_strict(text: str, answer: str) -> Result:
     read = _number(text)
     if read is None:
         return 0.0, None
-    error = abs(float(read) - float(answer)) / abs(float(answer)) if float(answer) else float(float(read) != 0)
+    error = (
+        abs(float(read) - float(answer)) / abs(float(answer))
+        if float(answer)
+        else float(float(read) != 0)
+    )
     return sum(error < 0.05 * i for i in range(1, 11)) / 10, read
 
 
@@ -81,7 +97,11 @@ def _count(text: str, answer: str) -> Result:
 
 def _yes_no(text: str, answer: str) -> Result:
     said = text.lower()
-    read = answer.lower() if answer.lower() in said else next((word for word in ("yes", "no") if word in said), None)
+    read = (
+        answer.lower()
+        if answer.lower() in said
+        else next((word for word in ("yes", "no") if word in said), None)
+    )
     return float(answer.lower() in said), read
 
 
@@ -116,7 +136,10 @@ def _view_change(text: str, answer: str) -> Result:
 
 
 def _motions(text: str) -> dict[str, float]:
-    return {name: float(value) for name, value in re.findall(r"((?:move|rotate)_[a-z]+)\s*:\s*(-?\d+(?:\.\d+)?)", text)}
+    return {
+        name: float(value)
+        for name, value in re.findall(r"((?:move|rotate)_[a-z]+)\s*:\s*(-?\d+(?:\.\d+)?)", text)
+    }
 
 
 _METRICS: dict[str, Callable[[str, str], Result]] = {

@@ -51,7 +51,11 @@ def predict(
 
 
 def read_answer(
-    row: Mapping[str, Any], question: Question, text: str, finish: FinishReason | None = None, compat: Compat | str = Compat.LADDER
+    row: Mapping[str, Any],
+    question: Question,
+    text: str,
+    finish: FinishReason | None = None,
+    compat: Compat | str = Compat.LADDER,
 ) -> tuple[Grade, str | None]:
     """The grade of one answer, and the option or the value that was read from it; `row` is the question's example's."""
     if not question.options:
@@ -76,7 +80,10 @@ def categories(row: dict[str, Any]) -> dict[str, str]:
     """What a figure may be split by: a benchmark's own categories, or a view pair's class and angle bin."""
     found = dict(row.get("categories", {}))
     if "geom" in row:
-        found |= {"class": str(row.get("class_name", "")), "angle": angle_bin(abs(row["geom"]["alpha_deg"]))}
+        found |= {
+            "class": str(row.get("class_name", "")),
+            "angle": angle_bin(abs(row["geom"]["alpha_deg"])),
+        }
     return found
 
 
@@ -102,13 +109,21 @@ class PredictionLog:
         self.path = self.folder / "predictions.jsonl"
         self.folder.mkdir(parents=True, exist_ok=True)
         self._check_settings(json.loads(json.dumps(settings)))
-        self.done = {p.uid: p for p in read_predictions(self.path, repair=True)} if self.path.exists() else {}
+        self.done = (
+            {p.uid: p for p in read_predictions(self.path, repair=True)}
+            if self.path.exists()
+            else {}
+        )
 
     def _check_settings(self, settings: dict[str, Any]) -> None:
         kept = self.folder / "settings.json"
         if kept.exists():
             before = json.loads(kept.read_text())
-            changed = sorted(key for key in before.keys() | settings.keys() if before.get(key) != settings.get(key))
+            changed = sorted(
+                key
+                for key in before.keys() | settings.keys()
+                if before.get(key) != settings.get(key)
+            )
             if changed:
                 key = changed[0]
                 raise UserError(
@@ -116,7 +131,9 @@ class PredictionLog:
                     "give another output folder, or remove this one."
                 )
         elif self.path.exists():
-            raise UserError(f"{self.path} has no settings.json beside it, so its answers cannot be continued: give another output folder.")
+            raise UserError(
+                f"{self.path} has no settings.json beside it, so its answers cannot be continued: give another output folder."
+            )
         else:
             write_json(kept, settings)
 
@@ -145,5 +162,7 @@ def read_predictions(path: Path | str, *, repair: bool = False) -> list[Predicti
         try:
             rows.append(Prediction(**json.loads(line)))
         except (ValueError, TypeError):
-            raise UserError(f"{path} line {number} is not a prediction of this version: remove that line or give another folder.") from None
+            raise UserError(
+                f"{path} line {number} is not a prediction of this version: remove that line or give another folder."
+            ) from None
     return rows

@@ -32,18 +32,26 @@ class Output:
 class Reply:
     prompt_ids: list[int]  # placeholders expanded, as the engine saw the prompt
     outputs: list[Output]
-    first: dict[int, float] = field(default_factory=dict)  # log-probabilities of the ids asked for, in first position
+    first: dict[int, float] = field(
+        default_factory=dict
+    )  # log-probabilities of the ids asked for, in first position
 
 
 class Engine(Protocol):
     """What runs requests elsewhere: in this process (vllm_sampler.py) or in a server (server_sampler.py)."""
 
     max_model_len: int
-    synced_to: int | None  # `weights_version` of the weights in place, once they are proven; None: unknown or given up
-    background: Executor | None  # runs requests beside the trainer, one call at a time; None where both share a device
+    synced_to: (
+        int | None
+    )  # `weights_version` of the weights in place, once they are proven; None: unknown or given up
+    background: (
+        Executor | None
+    )  # runs requests beside the trainer, one call at a time; None where both share a device
     under_way: Future[Any] | None  # the last of these calls
     shows_weights: bool  # whether `compare` can tell
-    memory: dict[str, float]  # GiB of the device in use at the last sleep and at each stage of waking, where it sleeps
+    memory: dict[
+        str, float
+    ]  # GiB of the device in use at the last sleep and at each stage of waking, where it sleeps
 
     def run(self, requests: list[Request]) -> list[Reply]: ...
 

@@ -39,7 +39,14 @@ class EngineSampler:
     `figures` describe the last sync (seconds, gap of the probe, how far the probe moved) and the last samples (seconds, tokens a second).
     """
 
-    def __init__(self, open_engine: Callable[[], Engine], policy: Policy, *, stop_ids: Sequence[int], banned_ids: Sequence[int]) -> None:
+    def __init__(
+        self,
+        open_engine: Callable[[], Engine],
+        policy: Policy,
+        *,
+        stop_ids: Sequence[int],
+        banned_ids: Sequence[int],
+    ) -> None:
         self.open_engine = open_engine
         self.policy = policy
         self.stop_ids = list(stop_ids)
@@ -81,15 +88,26 @@ class EngineSampler:
         engine.under_way = engine.background.submit(self._sample, engine, prompts, n, params)
         return engine.under_way
 
-    def _sample(self, engine: Engine, prompts: list[Prompt], n: int, params: SamplingParams) -> Groups:
+    def _sample(
+        self, engine: Engine, prompts: list[Prompt], n: int, params: SamplingParams
+    ) -> Groups:
         started = time.perf_counter()
-        replies = engine.run([self._request(prompt, self._sampling(prompt, n, params)) for prompt in prompts])
+        replies = engine.run(
+            [self._request(prompt, self._sampling(prompt, n, params)) for prompt in prompts]
+        )
         seconds = time.perf_counter() - started
         engine.sleep()
-        groups = [self._completions(prompt, reply) for prompt, reply in zip(prompts, replies, strict=True)]
+        groups = [
+            self._completions(prompt, reply) for prompt, reply in zip(prompts, replies, strict=True)
+        ]
         tokens = sum(len(completion.token_ids) for group in groups for completion in group)
         memory = {f"device_gib/{stage}": used for stage, used in engine.memory.items()}
-        self.figures = {**self.figures, **memory, "sampling_seconds": seconds, "sampled_tokens_per_second": tokens / seconds}
+        self.figures = {
+            **self.figures,
+            **memory,
+            "sampling_seconds": seconds,
+            "sampled_tokens_per_second": tokens / seconds,
+        }
         return groups
 
     # ------------------------------------------------------------ requests and replies
@@ -99,7 +117,8 @@ class EngineSampler:
             "n": n,
             "temperature": params.temperature,
             "max_tokens": params.max_tokens,
-            "seed": hash_int("sample", params.seed, prompt.uid) >> 2,  # below 2**62: the engine adds the sample's number
+            "seed": hash_int("sample", params.seed, prompt.uid)
+            >> 2,  # below 2**62: the engine adds the sample's number
             "logprobs": 0,  # the sampled id's alone
             "logit_bias": dict.fromkeys(self.banned_ids, NEVER),
             "stop_token_ids": self.stop_ids,
@@ -108,7 +127,9 @@ class EngineSampler:
         }
 
     def _request(self, prompt: Prompt, sampling: dict[str, Any]) -> Request:
-        return Request(uid=prompt.uid, prompt_ids=prompt.engine_ids, images=prompt.images, sampling=sampling)
+        return Request(
+            uid=prompt.uid, prompt_ids=prompt.engine_ids, images=prompt.images, sampling=sampling
+        )
 
     def _completions(self, prompt: Prompt, reply: Reply) -> list[Completion]:
         self._check_prompt(prompt, reply)
@@ -148,9 +169,13 @@ class EngineSampler:
         if engine.synced_to == version:
             return
         if engine.under_way is not None:
-            wait([engine.under_way])  # no request may see two sets of weights; who asked for it gets its error
+            wait(
+                [engine.under_way]
+            )  # no request may see two sets of weights; who asked for it gets its error
         if self.probe is None:
-            self.probe = max(prompts, key=lambda prompt: (len(prompt.images), len(prompt.trunk_ids)))
+            self.probe = max(
+                prompts, key=lambda prompt: (len(prompt.images), len(prompt.trunk_ids))
+            )
         started = time.perf_counter()
         engine.load(named_weights(self.policy))
         seconds = time.perf_counter() - started
@@ -163,12 +188,18 @@ class EngineSampler:
         ours = self.trainer_probe(prompt)
         theirs = self.engine_probe(prompt)
         gap = float(np.abs(ours - theirs).mean())
-        moved = 0.0 if self.probe_logprobs is None else float(np.abs(theirs - self.probe_logprobs).mean())
+        moved = (
+            0.0
+            if self.probe_logprobs is None
+            else float(np.abs(theirs - self.probe_logprobs).mean())
+        )
         self.probe_logprobs = theirs
         self.figures |= {"probe_gap": gap, "probe_moved": moved}
         if gap > self._tolerance:
             cause = self._cause(prompt, ours, theirs)
-            raise EngineFault(f"engine and trainer differ by {gap:.2e} per token on the probe {prompt.uid}: {cause}")
+            raise EngineFault(
+                f"engine and trainer differ by {gap:.2e} per token on the probe {prompt.uid}: {cause}"
+            )
 
     @property
     def _tolerance(self) -> float:
@@ -176,17 +207,25 @@ class EngineSampler:
 
     def _probe_ids(self, prompt: Prompt) -> list[int]:
         allowed = sorted(set(range(self.policy.core.lm_head.out_features)) - set(self.banned_ids))
-        return list(dict.fromkeys(allowed[hash_int("probe", i) % len(allowed)] for i in range(PROBE_TOKENS)))
+        return list(
+            dict.fromkeys(allowed[hash_int("probe", i) % len(allowed)] for i in range(PROBE_TOKENS))
+        )
 
     def engine_probe(self, prompt: Prompt) -> np.ndarray:
         """(N,) the engine's log-probabilities of the probe's ids right after the prompt."""
         ids = self._probe_ids(prompt)
         params = SamplingParams(temperature=PROBE_TEMPERATURE, max_tokens=1)
-        sampling = {**self._sampling(prompt, 1, params), "logprobs": len(ids), "logprob_token_ids": ids}
+        sampling = {
+            **self._sampling(prompt, 1, params),
+            "logprobs": len(ids),
+            "logprob_token_ids": ids,
+        }
         (reply,) = self.engine.run([self._request(prompt, sampling)])
         self._check_prompt(prompt, reply)
         if absent := [token for token in ids if token not in reply.first]:
-            raise EngineFault(f"prompt {prompt.uid}: the engine left out the log-probabilities of {len(absent)} of {len(ids)} ids.")
+            raise EngineFault(
+                f"prompt {prompt.uid}: the engine left out the log-probabilities of {len(absent)} of {len(ids)} ids."
+            )
         return np.array([reply.first[token] for token in ids])
 
     @torch.no_grad()
@@ -195,7 +234,9 @@ class EngineSampler:
         law = law or Law(PROBE_TEMPERATURE, tuple(self.banned_ids))
         (trunk,), images = as_trunks([prompt])
         trunk.branches = [Branch([token], [True]) for token in self._probe_ids(prompt)]
-        batch = pack([trunk], images, self.policy.spec, self.policy.config.row_tokens).to(self.policy.device)
+        batch = pack([trunk], images, self.policy.spec, self.policy.config.row_tokens).to(
+            self.policy.device
+        )
         training = self.policy.training
         self.policy.eval()
         logprobs = self.policy.token_logprobs(batch, law).logprobs.cpu().numpy()
@@ -212,7 +253,9 @@ class EngineSampler:
 
         if agrees(self.trainer_probe(prompt, Law(1.0)), theirs):
             return "its log-probabilities are not divided by the temperature; set sampler.engine.logprobs_mode=processed_logprobs."
-        if len(prompt.images) > 1 and agrees(self.trainer_probe(replace(prompt, images=prompt.images[::-1])), theirs):
+        if len(prompt.images) > 1 and agrees(
+            self.trainer_probe(replace(prompt, images=prompt.images[::-1])), theirs
+        ):
             return "it gets the images in another order."
         if wrong := self._wrong_weight():
             return wrong
@@ -223,7 +266,9 @@ class EngineSampler:
         self.engine.reset_prefix_cache()
         if agrees(ours, self.engine_probe(prompt)):
             return "its encoder cache was not reset and served image features of the old weights."
-        otherwise = "it sees other pixels (limits or normalisation) or computes in another precision"
+        otherwise = (
+            "it sees other pixels (limits or normalisation) or computes in another precision"
+        )
         if self.engine.shows_weights:
             return f"weights agree and caches are clear: {otherwise}."
         return f"caches are clear and its weights cannot be read back: the transfer is at fault, {otherwise}."

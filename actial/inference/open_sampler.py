@@ -14,16 +14,28 @@ from actial.modeling.prompt_renderer import PromptRenderer
 _ENGINES: dict[str, Engine] = {}
 
 
-def open_engine_sampler(config: SamplerConfig, policy: Policy, renderer: PromptRenderer) -> EngineSampler:
+def open_engine_sampler(
+    config: SamplerConfig, policy: Policy, renderer: PromptRenderer
+) -> EngineSampler:
     """A sampler on an engine that starts with the first prompts; samplers of one architecture share it, whichever weights they hold."""
-    key = repr((config, policy.hf_config.to_json_string(), policy.config.min_pixels, policy.config.max_pixels, policy.config.precision))
+    key = repr(
+        (
+            config,
+            policy.hf_config.to_json_string(),
+            policy.config.min_pixels,
+            policy.config.max_pixels,
+            policy.config.precision,
+        )
+    )
 
     def shared() -> Engine:
         if key not in _ENGINES:
             _ENGINES[key] = _start(config, policy)
         return _ENGINES[key]
 
-    return EngineSampler(shared, policy, stop_ids=[renderer.stop_id], banned_ids=renderer.banned_ids)
+    return EngineSampler(
+        shared, policy, stop_ids=[renderer.stop_id], banned_ids=renderer.banned_ids
+    )
 
 
 def _start(config: SamplerConfig, policy: Policy) -> Engine:
@@ -41,4 +53,9 @@ def open_sampler(config: SamplerConfig, policy: Policy, renderer: PromptRenderer
         return open_engine_sampler(config, policy, renderer)
     if config.kind is not SamplerKind.hf:
         raise UserError(f"sampler.kind={config.kind.value} cannot be opened here: use sampler=hf.")
-    return HFSampler(policy, stop_ids=[renderer.stop_id], banned_ids=renderer.banned_ids, batch_size=config.batch_size)
+    return HFSampler(
+        policy,
+        stop_ids=[renderer.stop_id],
+        banned_ids=renderer.banned_ids,
+        batch_size=config.batch_size,
+    )

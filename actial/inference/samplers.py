@@ -20,7 +20,9 @@ from actial.modeling.token_scoring import Law
 class Sampler(Protocol):
     """n completions of each prompt, in order. Log-probabilities are those of the law sampled from, banned ids excluded."""
 
-    def generate(self, prompts: list[Prompt], n: int, params: SamplingParams) -> list[list[Completion]]: ...
+    def generate(
+        self, prompts: list[Prompt], n: int, params: SamplingParams
+    ) -> list[list[Completion]]: ...
 
 
 Groups = list[list[Completion]]
@@ -34,7 +36,9 @@ class RolloutSampler(Sampler, Protocol):
 class AtOnce:
     """A sampler that is done when `begin` returns: the next update would change the weights under its hands."""
 
-    def begin(self: Sampler, prompts: list[Prompt], n: int, params: SamplingParams) -> Future[Groups]:
+    def begin(
+        self: Sampler, prompts: list[Prompt], n: int, params: SamplingParams
+    ) -> Future[Groups]:
         return finished(self.generate(prompts, n, params))
 
 
@@ -51,40 +55,62 @@ class HFSampler(AtOnce):
     prompt's uid and the sample's number, not on what is decoded beside it.
     """
 
-    def __init__(self, policy: Policy, *, stop_ids: Sequence[int], banned_ids: Sequence[int], batch_size: int = 256) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        *,
+        stop_ids: Sequence[int],
+        banned_ids: Sequence[int],
+        batch_size: int = 256,
+    ) -> None:
         self.policy = policy
         self.stop_ids = tuple(stop_ids)
         self.banned_ids = tuple(banned_ids)
         self.batch_size = batch_size
 
     @torch.no_grad()
-    def generate(self, prompts: list[Prompt], n: int, params: SamplingParams) -> list[list[Completion]]:
+    def generate(
+        self, prompts: list[Prompt], n: int, params: SamplingParams
+    ) -> list[list[Completion]]:
         """Raises UserError for top_p or top_k, whose cut law the trainer could not score."""
         if params.top_p != 1.0 or params.top_k != 0:
-            raise UserError(f"top_p={params.top_p}, top_k={params.top_k}: this sampler draws from the whole law; set top_p=1 and top_k=0.")
+            raise UserError(
+                f"top_p={params.top_p}, top_k={params.top_k}: this sampler draws from the whole law; set top_p=1 and top_k=0."
+            )
         training = self.policy.training
         self.policy.eval()
         size = max(1, self.batch_size // n)
         try:
             with self.policy.autocast():
                 chunks = [prompts[i : i + size] for i in range(0, len(prompts), size)]
-                return [group for chunk in chunks for group in self._generate_chunk(chunk, n, params)]
+                return [
+                    group for chunk in chunks for group in self._generate_chunk(chunk, n, params)
+                ]
         finally:
             self.policy.train(training)
 
-    def _generate_chunk(self, prompts: list[Prompt], n: int, params: SamplingParams) -> list[list[Completion]]:
+    def _generate_chunk(
+        self, prompts: list[Prompt], n: int, params: SamplingParams
+    ) -> list[list[Completion]]:
         trunks, images = as_trunks(prompts)
         config = self.policy.config
         groups: list[list[Completion]] = []
         for part in split_micro(trunks, max(config.micro_tokens, config.row_tokens)):
-            batch = pack([trunks[i] for i in part], images, self.policy.spec, config.row_tokens).to(self.policy.device)
+            batch = pack([trunks[i] for i in part], images, self.policy.spec, config.row_tokens).to(
+                self.policy.device
+            )
             cache, hidden, positions = prefill(self.policy.core, batch, n, params.max_tokens)
             noise = _noise([prompts[i].uid for i in part], n, params, self.policy.device)
             groups += self._decode(cache, hidden, positions, noise, params)
         return groups
 
     def _decode(
-        self, cache: GroupCache, hidden: torch.Tensor, positions: torch.Tensor, noise: torch.Tensor, params: SamplingParams
+        self,
+        cache: GroupCache,
+        hidden: torch.Tensor,
+        positions: torch.Tensor,
+        noise: torch.Tensor,
+        params: SamplingParams,
     ) -> list[list[Completion]]:
         """Sample until every sequence has stopped; finished ones leave the batch whenever that makes it a quarter smaller."""
         prompts, group, limit = noise.shape
@@ -93,7 +119,9 @@ class HFSampler(AtOnce):
         logprobs = torch.zeros((prompts, group, limit), device=noise.device)
         lengths = torch.full((prompts, group), limit, device=noise.device)
         stops = torch.tensor(self.stop_ids, device=noise.device)
-        rows = torch.arange(prompts, device=noise.device)[:, None].expand(prompts, group)  # where each live sequence is kept
+        rows = torch.arange(prompts, device=noise.device)[:, None].expand(
+            prompts, group
+        )  # where each live sequence is kept
         columns = torch.arange(group, device=noise.device).expand(prompts, group)
         live = torch.ones((prompts, group), dtype=torch.bool, device=noise.device)
         states = hidden[:, None].expand(-1, group, -1)
@@ -112,7 +140,9 @@ class HFSampler(AtOnce):
                 kept = live.any(1).nonzero()[:, 0]
                 members = live[kept].int().argsort(dim=1, descending=True, stable=True)[:, :most]
                 cache.keep(kept, members)
-                rows, columns, live, tokens = (x[kept[:, None], members] for x in (rows, columns, live, tokens))
+                rows, columns, live, tokens = (
+                    x[kept[:, None], members] for x in (rows, columns, live, tokens)
+                )
                 positions = positions[kept]
             states = decode_step(self.policy.core, cache, tokens, positions)
         return _completions(token_ids, logprobs, lengths, self.stop_ids)
@@ -128,7 +158,11 @@ def _noise(uids: list[str], n: int, params: SamplingParams, device: torch.device
         generator.manual_seed(hash_int("sample", params.seed, uid, member) >> 1)
         return torch.rand(params.max_tokens, generator=generator, dtype=torch.float64)
 
-    return torch.stack([draw(uid, member) for uid in uids for member in range(n)]).view(len(uids), n, -1).to(device)
+    return (
+        torch.stack([draw(uid, member) for uid in uids for member in range(n)])
+        .view(len(uids), n, -1)
+        .to(device)
+    )
 
 
 def _draw(log_law: torch.Tensor, uniform: torch.Tensor, *, greedy: bool) -> torch.Tensor:
@@ -141,7 +175,10 @@ def _draw(log_law: torch.Tensor, uniform: torch.Tensor, *, greedy: bool) -> torc
 
 
 def _completions(
-    token_ids: torch.Tensor, logprobs: torch.Tensor, lengths: torch.Tensor, stop_ids: tuple[int, ...]
+    token_ids: torch.Tensor,
+    logprobs: torch.Tensor,
+    lengths: torch.Tensor,
+    stop_ids: tuple[int, ...],
 ) -> list[list[Completion]]:
     def one(ids: list[int], scores: list[float], length: int) -> Completion:
         finish = FinishReason.STOP if ids[length - 1] in stop_ids else FinishReason.LENGTH
@@ -158,8 +195,13 @@ class ScriptedSampler(AtOnce):
         self.script = script
         self.stop_ids = tuple(stop_ids)
 
-    def generate(self, prompts: list[Prompt], n: int, params: SamplingParams) -> list[list[Completion]]:
-        return [[self._one(self.script(prompt, member)[: params.max_tokens]) for member in range(n)] for prompt in prompts]
+    def generate(
+        self, prompts: list[Prompt], n: int, params: SamplingParams
+    ) -> list[list[Completion]]:
+        return [
+            [self._one(self.script(prompt, member)[: params.max_tokens]) for member in range(n)]
+            for prompt in prompts
+        ]
 
     def _one(self, ids: list[int]) -> Completion:
         finish = FinishReason.STOP if ids and ids[-1] in self.stop_ids else FinishReason.LENGTH

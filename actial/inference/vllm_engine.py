@@ -37,7 +37,9 @@ def engine_arguments(config: SamplerConfig, model: ModelConfig) -> dict[str, Any
         "enforce_eager": not on_gpu,
         "max_model_len": 4096,
         "limit_mm_per_prompt": {"image": IMAGES_PER_PROMPT, "video": 0},
-        "mm_processor_kwargs": {"size": {"shortest_edge": model.min_pixels, "longest_edge": model.max_pixels}},
+        "mm_processor_kwargs": {
+            "size": {"shortest_edge": model.min_pixels, "longest_edge": model.max_pixels}
+        },
         "logprobs_mode": "processed_logprobs",
         "generation_config": "vllm",  # not the checkpoint's: Qwen's has a repetition penalty
         "seed": 0,
@@ -54,8 +56,13 @@ def import_vllm(config: SamplerConfig) -> Any:
         import vllm
         import vllm.logger  # configures logging, which would undo the levels set below
     except ModuleNotFoundError as error:
-        raise UserError(f"sampler.kind=vllm needs vLLM, whose {error.name} is not installed: {REMEDY}.") from error
-    for name in ("model_executor.model_loader.reload.layerwise", "v1.worker.cpu_worker"):  # load() checks better; threads are put back
+        raise UserError(
+            f"sampler.kind=vllm needs vLLM, whose {error.name} is not installed: {REMEDY}."
+        ) from error
+    for name in (
+        "model_executor.model_loader.reload.layerwise",
+        "v1.worker.cpu_worker",
+    ):  # load() checks better; threads are put back
         logging.getLogger(f"vllm.{name}").setLevel(logging.ERROR)
     return vllm
 
@@ -69,16 +76,26 @@ class VLLMEngine:
         vllm = import_vllm(config)
         arguments = engine_arguments(config, model)
         if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
-            arguments.setdefault("distributed_executor_backend", "external_launcher")  # one engine per trainer rank
+            arguments.setdefault(
+                "distributed_executor_backend", "external_launcher"
+            )  # one engine per trainer rank
         threads, set_num_threads = torch.get_num_threads(), torch.set_num_threads
         self.sampling_params = vllm.SamplingParams
         self.final_only = vllm.sampling_params.RequestOutputKind.FINAL_ONLY
-        self.images_per_prompt: int = arguments["limit_mm_per_prompt"].get("image", 999)  # vLLM's own default
+        self.images_per_prompt: int = arguments["limit_mm_per_prompt"].get(
+            "image", 999
+        )  # vLLM's own default
         try:
             self.llm: Any = vllm.LLM(**arguments)
-        except ValueError as error:  # pydantic's too: settings that do not fit each other, the model or the device
-            raise UserError(f"vLLM does not start with these settings ({_first_reason(error)}): change sampler.engine or model.") from error
-        torch.set_num_threads = set_num_threads  # the CPU build replaces it by a function that does nothing
+        except (
+            ValueError
+        ) as error:  # pydantic's too: settings that do not fit each other, the model or the device
+            raise UserError(
+                f"vLLM does not start with these settings ({_first_reason(error)}): change sampler.engine or model."
+            ) from error
+        torch.set_num_threads = (
+            set_num_threads  # the CPU build replaces it by a function that does nothing
+        )
         torch.set_num_threads(threads)
         self.max_model_len: int = self.llm.model_config.max_model_len
         self.synced_to: int | None = None
@@ -98,9 +115,14 @@ class VLLMEngine:
                 )
             prompt: dict[str, Any] = {"prompt_token_ids": request.prompt_ids}
             if request.images:
-                prompt["multi_modal_data"] = {"image": [Image.fromarray(image) for image in request.images]}
+                prompt["multi_modal_data"] = {
+                    "image": [Image.fromarray(image) for image in request.images]
+                }
             prompts.append(prompt)
-        sampling = [self.sampling_params(**request.sampling, output_kind=self.final_only) for request in requests]
+        sampling = [
+            self.sampling_params(**request.sampling, output_kind=self.final_only)
+            for request in requests
+        ]
         return [_reply(answer) for answer in self.llm.generate(prompts, sampling, use_tqdm=False)]
 
     # ------------------------------------------------------------ weights
@@ -114,9 +136,13 @@ class VLLMEngine:
 
         vLLM's own `reload_weights` only warns of a missing tensor, and fills a fused layer's missing part with noise.
         """
-        self._wake("weights")  # key-value memory only after the transfer (https://github.com/vllm-project/vllm/issues/36651)
+        self._wake(
+            "weights"
+        )  # key-value memory only after the transfer (https://github.com/vllm-project/vllm/issues/36651)
         sent: list[str] = []
-        self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": _recorded(weights, sent)})
+        self.llm.collective_rpc(
+            "reload_weights", kwargs={"weights_iterator": _recorded(weights, sent)}
+        )
         check_coverage(self.parameter_names(), sent)
         self._wake("kv_cache")
         self.asleep = False
@@ -125,7 +151,9 @@ class VLLMEngine:
 
     def reset_prefix_cache(self) -> None:
         if not self.llm.reset_prefix_cache():
-            raise EngineFault("the engine's prefix cache cannot be reset while requests are running.")
+            raise EngineFault(
+                "the engine's prefix cache cannot be reset while requests are running."
+            )
 
     def reset_encoder_cache(self) -> None:
         """Image features, in the scheduler's books and in the worker, and the processed images."""
@@ -141,7 +169,9 @@ class VLLMEngine:
     def sleep(self) -> None:
         """Give weights and key-value memory back to the trainer; does nothing unless enable_sleep_mode is set."""
         if self.sleeps and not self.asleep:
-            self.llm.sleep(level=2)  # the weights are dropped: the next sync sends them whether they changed or not
+            self.llm.sleep(
+                level=2
+            )  # the weights are dropped: the next sync sends them whether they changed or not
             self.asleep, self.synced_to = True, None
             self._note_memory("asleep")
 
@@ -159,7 +189,10 @@ class VLLMEngine:
 def _first_reason(error: ValueError) -> str:
     """The first sentence of vLLM's own, without pydantic's heading and the values that follow."""
     lines = [line.strip() for line in str(error).splitlines()]
-    reason = next((line for line in lines if line.startswith("Value error, ")), lines[0] if lines else "no reason given")
+    reason = next(
+        (line for line in lines if line.startswith("Value error, ")),
+        lines[0] if lines else "no reason given",
+    )
     return reason.removeprefix("Value error, ").partition(". ")[0].partition(" [type=")[0]
 
 
@@ -167,7 +200,10 @@ def _reply(answer: Any) -> Reply:
     outputs = [
         Output(
             token_ids=list(output.token_ids),
-            logprobs=[entry[token].logprob for token, entry in zip(output.token_ids, output.logprobs, strict=True)],
+            logprobs=[
+                entry[token].logprob
+                for token, entry in zip(output.token_ids, output.logprobs, strict=True)
+            ],
             stopped=output.finish_reason == "stop",
         )
         for output in answer.outputs
@@ -176,7 +212,9 @@ def _reply(answer: Any) -> Reply:
     return Reply(prompt_ids=list(answer.prompt_token_ids), outputs=outputs, first=first)
 
 
-def _recorded(weights: Iterable[tuple[str, torch.Tensor]], names: list[str]) -> Iterator[tuple[str, torch.Tensor]]:
+def _recorded(
+    weights: Iterable[tuple[str, torch.Tensor]], names: list[str]
+) -> Iterator[tuple[str, torch.Tensor]]:
     for name, tensor in weights:
         names.append(name)
         yield name, tensor
@@ -192,14 +230,22 @@ def _compare(model: Any, name: str, expected: torch.Tensor) -> str:
     module_name, _, leaf = name.rpartition(".")
     module = model.get_submodule(module_name)
     weight = getattr(module, leaf)
-    noise = torch.randn(4, expected.shape[-1], generator=torch.Generator().manual_seed(0)).to(weight)
+    noise = torch.randn(4, expected.shape[-1], generator=torch.Generator().manual_seed(0)).to(
+        weight
+    )
     matrix = expected.ndim == 2 and leaf == "weight" and hasattr(module, "quant_method")
     found = (
-        module.quant_method.apply(module, noise, None)[:, : len(expected)] if matrix else weight[: len(expected)]
+        module.quant_method.apply(module, noise, None)[:, : len(expected)]
+        if matrix
+        else weight[: len(expected)]
     )  # vocabularies are padded
 
     def agrees(candidate: torch.Tensor) -> bool:
-        ours = torch.nn.functional.linear(noise, candidate.to(weight)) if matrix else candidate.to(weight)
+        ours = (
+            torch.nn.functional.linear(noise, candidate.to(weight))
+            if matrix
+            else candidate.to(weight)
+        )
         scale = float(ours.abs().max())
         return found.shape == ours.shape and float((found - ours).abs().max()) <= 1e-2 * scale
 

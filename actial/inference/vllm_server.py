@@ -73,11 +73,17 @@ class ServerEngine:
 
     shows_weights = False
 
-    def __init__(self, config: SamplerConfig, model: ModelConfig, command: list[str] | None = None) -> None:
+    def __init__(
+        self, config: SamplerConfig, model: ModelConfig, command: list[str] | None = None
+    ) -> None:
         assert config.url is not None
         self.config = config
         self.url = config.url.rstrip("/")
-        self.folder = Path(config.folder) if config.folder else Path(tempfile.mkdtemp(prefix="actial-weights-"))
+        self.folder = (
+            Path(config.folder)
+            if config.folder
+            else Path(tempfile.mkdtemp(prefix="actial-weights-"))
+        )
         self.weights = model.path
         self.source = model
         self.command = command
@@ -87,7 +93,9 @@ class ServerEngine:
         self.background: Executor | None = ThreadPoolExecutor(1)
         self.under_way: Future[Any] | None = None
         self.memory: dict[str, float] = {}
-        self.leads = is_main_process()  # of several trainer ranks, one runs the server and hands the weights over
+        self.leads = (
+            is_main_process()
+        )  # of several trainer ranks, one runs the server and hands the weights over
         if config.start and self.leads:
             self._start()
         else:
@@ -107,13 +115,19 @@ class ServerEngine:
         self.folder.mkdir(parents=True, exist_ok=True)
         log = self.folder / "server.log"
         environment = {**ENVIRONMENT, **os.environ, "VLLM_SERVER_DEV_MODE": "1"}
-        environment.pop("VLLM_ENABLE_V1_MULTIPROCESSING", None)  # a server's engine is a process of its own
+        environment.pop(
+            "VLLM_ENABLE_V1_MULTIPROCESSING", None
+        )  # a server's engine is a process of its own
         if self.config.devices is not None:
             environment["CUDA_VISIBLE_DEVICES"] = self.config.devices
         output: IO[bytes]
         with log.open("ab") as output:  # what a died server said stays
             process = subprocess.Popen(
-                self.command or self._command(host, port), env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+                self.command or self._command(host, port),
+                env=environment,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
             )
         self.server = ServerProcess(process, log)
         weakref.finalize(self, self.server.stop)
@@ -166,13 +180,21 @@ class ServerEngine:
         answers: dict[int, Reply] = {}
         for _ in range(self.config.restarts + 1):
             missing = [index for index in range(len(requests)) if index not in answers]
-            with ThreadPoolExecutor(max_workers=min(self.config.concurrency, max(1, len(missing)))) as pool:
+            with ThreadPoolExecutor(
+                max_workers=min(self.config.concurrency, max(1, len(missing)))
+            ) as pool:
                 found = list(pool.map(self._try, [requests[index] for index in missing]))
-            answers |= {index: reply for index, reply in zip(missing, found, strict=True) if reply is not None}
+            answers |= {
+                index: reply
+                for index, reply in zip(missing, found, strict=True)
+                if reply is not None
+            }
             if len(answers) == len(requests):
                 return [answers[index] for index in range(len(requests))]
             self._revive()
-        raise UserError(f"the vLLM server at {self.url} died {self.config.restarts + 1} times on the same prompts (sampler.restarts).")
+        raise UserError(
+            f"the vLLM server at {self.url} died {self.config.restarts + 1} times on the same prompts (sampler.restarts)."
+        )
 
     def _try(self, request: Request) -> Reply | None:
         """None when the server is gone."""
@@ -209,17 +231,24 @@ class ServerEngine:
 
     def _hand_over(self, tensors: dict[str, torch.Tensor]) -> None:
         names = self.parameter_names()
-        tied = {"lm_head.weight"} if "language_model.lm_head.weight" not in names else set()  # the checksums list a tied weight once
+        tied = (
+            {"lm_head.weight"} if "language_model.lm_head.weight" not in names else set()
+        )  # the checksums list a tied weight once
         check_coverage(names, set(tensors) - tied)
         fresh = self.folder / f"weights-{time.time_ns()}"
         try:
             self._write(fresh, tensors)
         except (OSError, SafetensorError) as error:  # safetensors has its own for a full disk
             shutil.rmtree(fresh, ignore_errors=True)
-            raise UserError(f"weights could not be written to {fresh} ({error}): free space or set sampler.folder.") from error
+            raise UserError(
+                f"weights could not be written to {fresh} ({error}): free space or set sampler.folder."
+            ) from error
         old, self.weights = self.weights, str(fresh)
         try:
-            self._post("/collective_rpc", {"method": "reload_weights", "kwargs": {"weights_path": str(fresh)}})
+            self._post(
+                "/collective_rpc",
+                {"method": "reload_weights", "kwargs": {"weights_path": str(fresh)}},
+            )
         except ServerGone:
             self._revive()
         self.reset_encoder_cache()
@@ -232,16 +261,27 @@ class ServerEngine:
 
         source = Path(self.source.path)
         if not source.is_dir():
-            source = Path(snapshot_download(self.source.path, revision=self.source.revision, ignore_patterns=["*.safetensors", "*.bin"]))
+            source = Path(
+                snapshot_download(
+                    self.source.path,
+                    revision=self.source.revision,
+                    ignore_patterns=["*.safetensors", "*.bin"],
+                )
+            )
         folder.mkdir(parents=True)
         for file in source.iterdir():
-            if file.is_file() and (file.name == "config.json" or not any(file.match(pattern) for pattern in WEIGHT_FILES)):
+            if file.is_file() and (
+                file.name == "config.json"
+                or not any(file.match(pattern) for pattern in WEIGHT_FILES)
+            ):
                 shutil.copy2(file, folder / file.name)
         save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
     def reset_prefix_cache(self) -> None:
         if not self._post("/reset_prefix_cache", {})["success"]:
-            raise EngineFault("the server's prefix cache cannot be reset while requests are running.")
+            raise EngineFault(
+                "the server's prefix cache cannot be reset while requests are running."
+            )
 
     def reset_encoder_cache(self) -> None:
         self._post("/reset_encoder_cache", {})
@@ -283,7 +323,9 @@ class ServerEngine:
         if response.status_code >= 500 and self._ending():
             raise ServerGone(response.text)
         if response.status_code != 200:
-            raise EngineFault(f"the vLLM server at {self.url} refused {path} ({response.status_code}): {response.text[:500]}")
+            raise EngineFault(
+                f"the vLLM server at {self.url} refused {path} ({response.status_code}): {response.text[:500]}"
+            )
         return response.json() if response.content else None
 
 
@@ -298,11 +340,27 @@ def _flag(name: str, value: Any) -> list[str]:
 
 
 def _body(request: Request) -> dict[str, Any]:
-    sampling = {**request.sampling, "logit_bias": {str(token): bias for token, bias in request.sampling["logit_bias"].items()}}
-    if ids := sampling.get("logprob_token_ids"):  # the server lists the sampled id first and cuts the list at as many as were asked for:
-        sampling |= {"logprob_token_ids": [*ids, ids[-1]], "logprobs": len(ids) + 1}  # the last one, asked for twice, makes room
-    parts = [{"type": "image_url", "url": f"data:image/png;base64,{png(image)}"} for image in request.images]
-    return {"token_ids": request.prompt_ids, "content_parts": parts or None, "sampling_params": sampling, "return_token_ids": True}
+    sampling = {
+        **request.sampling,
+        "logit_bias": {str(token): bias for token, bias in request.sampling["logit_bias"].items()},
+    }
+    if ids := sampling.get(
+        "logprob_token_ids"
+    ):  # the server lists the sampled id first and cuts the list at as many as were asked for:
+        sampling |= {
+            "logprob_token_ids": [*ids, ids[-1]],
+            "logprobs": len(ids) + 1,
+        }  # the last one, asked for twice, makes room
+    parts = [
+        {"type": "image_url", "url": f"data:image/png;base64,{png(image)}"}
+        for image in request.images
+    ]
+    return {
+        "token_ids": request.prompt_ids,
+        "content_parts": parts or None,
+        "sampling_params": sampling,
+        "return_token_ids": True,
+    }
 
 
 def _reply(answer: dict[str, Any]) -> Reply:

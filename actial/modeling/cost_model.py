@@ -37,14 +37,18 @@ def load_of(trunks: Sequence[Trunk], images: Sequence[np.ndarray], policy: Polic
     for trunk in trunks:
         prompt = len(trunk.ids)
         pairs += prompt * (prompt + 1) // 2
-        pairs += sum(n * prompt + n * (n + 1) // 2 for n in (len(branch.ids) for branch in trunk.branches))
+        pairs += sum(
+            n * prompt + n * (n + 1) // 2 for n in (len(branch.ids) for branch in trunk.branches)
+        )
     return Load(
         tokens=sum(trunk.num_tokens for trunk in trunks),
         longest=max((trunk.num_tokens for trunk in trunks), default=0),
         pairs=pairs,
         keys=sum(len(trunk.ids) + len(branch.ids) for trunk in trunks for branch in trunk.branches),
         scored=sum(sum(branch.scored) for trunk in trunks for branch in trunk.branches),
-        patches=[images[i].shape[0] * images[i].shape[1] // policy.spec.patch_size**2 for i in used],
+        patches=[
+            images[i].shape[0] * images[i].shape[1] // policy.spec.patch_size**2 for i in used
+        ],
     )
 
 
@@ -66,11 +70,15 @@ def step_flops(policy: Policy, load: Load, *, reference: bool = False) -> dict[s
     text, config = policy.hf_config.text_config, policy.config
     sizes = _matrix_sizes(policy)
     patches = sum(load.patches)
-    text_width = text.num_attention_heads * (getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads)
+    text_width = text.num_attention_heads * (
+        getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    )
     forward = {
-        "vision": 2.0 * sizes["vision"] * patches + 4.0 * _vision_width(policy) * _vision_pairs(policy, load.patches),
+        "vision": 2.0 * sizes["vision"] * patches
+        + 4.0 * _vision_width(policy) * _vision_pairs(policy, load.patches),
         "merger": 2.0 * sizes["merger"] * patches / policy.spec.merge_size**2,
-        "language": 2.0 * sizes["language"] * load.tokens + 4.0 * text_width * text.num_hidden_layers * load.pairs,
+        "language": 2.0 * sizes["language"] * load.tokens
+        + 4.0 * text_width * text.num_hidden_layers * load.pairs,
         "head": 2.0 * text.hidden_size * text.vocab_size * load.scored,
     }
     trains = {part: getattr(config, part).train for part in PARTS}
@@ -78,11 +86,17 @@ def step_flops(policy: Policy, load: Load, *, reference: bool = False) -> dict[s
     for part, operations in forward.items():
         own = trains["language" if part == "head" else part]
         flows = flows or own
-        weights = own and not config.lora.enabled  # an adapter's own products are small, and are not counted
+        weights = (
+            own and not config.lora.enabled
+        )  # an adapter's own products are small, and are not counted
         checkpointed = config.gradient_checkpointing and flows and part != "merger"
         repeats = load.scored > config.head_chunk_tokens if part == "head" else checkpointed
         compares = reference and (part in ("language", "head") or policy.tower_trains)
-        found[part] = Flops(forward=operations * (1 + compares), backward=operations * (flows + weights), again=operations * repeats)
+        found[part] = Flops(
+            forward=operations * (1 + compares),
+            backward=operations * (flows + weights),
+            again=operations * repeats,
+        )
     return found
 
 
@@ -122,13 +136,19 @@ class Memory:
         return self.state + self.activations + self.head
 
 
-def step_memory(policy: Policy, load: Load, *, frozen_copy: bool = False, shards: int = 1) -> Memory:
+def step_memory(
+    policy: Policy, load: Load, *, frozen_copy: bool = False, shards: int = 1
+) -> Memory:
     """For micro-batches cut from `load` by the configured token budget; `shards` = ranks that FSDP2 spreads the state over.
 
     Activations are counted from what autograd keeps in a block: norms their input and normalised value, linear layers their input,
     attention its queries, keys, values and output. It is an estimate: allocators round, and libraries keep buffers of their own.
     """
-    config, text, vision = policy.config, policy.hf_config.text_config, policy.hf_config.vision_config
+    config, text, vision = (
+        policy.config,
+        policy.hf_config.text_config,
+        policy.hf_config.vision_config,
+    )
     weights = sum(p.numel() for p in policy.parameters())
     trained = sum(p.numel() for p in policy.parameters() if p.requires_grad)
     share = min(1.0, max(config.micro_tokens, load.longest) / max(load.tokens, 1))
@@ -139,16 +159,34 @@ def step_memory(policy: Policy, load: Load, *, frozen_copy: bool = False, shards
         inner=text.intermediate_size, gated=True, normed_keys=policy.hf_config.model_type == "qwen3_vl", half=half,
     )  # fmt: skip
     gathered = block.keys * (load.keys if config.attention is Attention.sdpa else load.tokens)
-    kept = block.kept(load.tokens, gathered, text.num_hidden_layers, checkpointed=config.gradient_checkpointing)
+    kept = block.kept(
+        load.tokens, gathered, text.num_hidden_layers, checkpointed=config.gradient_checkpointing
+    )
     if config.vision.train:
         width = _vision_width(policy)
         inner = getattr(vision, "intermediate_size", None) or int(width * vision.mlp_ratio)
         gated = policy.hf_config.model_type == "qwen2_5_vl"
-        block = _Block(width=width, heads=width, keys=2 * width, inner=inner, gated=gated, normed_keys=False, half=half)
+        block = _Block(
+            width=width,
+            heads=width,
+            keys=2 * width,
+            inner=inner,
+            gated=gated,
+            normed_keys=False,
+            half=half,
+        )
         patches = sum(load.patches)
-        kept += block.kept(patches, block.keys * patches, vision.depth, checkpointed=config.gradient_checkpointing)
-    pixels = FP32 * sum(load.patches) * 3 * policy.spec.temporal_patch_size * policy.spec.patch_size**2
-    casts = FP32 / 2 * sum(_matrix_sizes(policy).values()) if half and not config.gradient_checkpointing else 0.0
+        kept += block.kept(
+            patches, block.keys * patches, vision.depth, checkpointed=config.gradient_checkpointing
+        )
+    pixels = (
+        FP32 * sum(load.patches) * 3 * policy.spec.temporal_patch_size * policy.spec.patch_size**2
+    )
+    casts = (
+        FP32 / 2 * sum(_matrix_sizes(policy).values())
+        if half and not config.gradient_checkpointing
+        else 0.0
+    )
     return Memory(
         state=FP32 * (weights * (1 + frozen_copy) + 3 * trained) / shards + casts,
         activations=(kept + pixels) * share,
@@ -174,8 +212,12 @@ class _Block:
         Checkpointed, there are each block's input and one whole block.
         """
         small = FP32 / 2 if self.half else FP32
-        norms = 2 * (2 if self.gated else 1) * self.width + self.normed_keys * (2 * self.heads + self.keys)
-        copies = 5 if self.half else 2  # autocast casts the input of each of the five projections by itself
+        norms = 2 * (2 if self.gated else 1) * self.width + self.normed_keys * (
+            2 * self.heads + self.keys
+        )
+        copies = (
+            5 if self.half else 2
+        )  # autocast casts the input of each of the five projections by itself
         inputs = copies * self.width + self.heads + (4 if self.gated else 2) * self.inner
         one = rows * (FP32 * norms + small * (inputs + 2 * self.heads)) + small * gathered
         return rows * depth * FP32 * self.width + one if checkpointed else depth * one

@@ -22,7 +22,9 @@ def like(value: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
     """`value`, sharded as `parameter` is; scalars (Adam's step) stay whole."""
     if not isinstance(parameter, DTensor) or value.shape != parameter.shape:
         return value.clone()
-    return distribute_tensor(value.to(parameter.device), parameter.device_mesh, parameter.placements)
+    return distribute_tensor(
+        value.to(parameter.device), parameter.device_mesh, parameter.placements
+    )
 
 
 def whole_state(module: Any) -> dict[str, torch.Tensor]:

@@ -39,7 +39,9 @@ WEIGHT_FILES = ("*.safetensors", "*.safetensors.index.json", "*.bin", "config.js
 def image_normalisation(path: str, revision: str | None) -> tuple[Channels, Channels]:
     """(mean, std) the checkpoint was trained with; a folder without a processor file gets its family's values."""
     local = Path(path)
-    if local.is_dir() and not any((local / name).exists() for name in ("preprocessor_config.json", "processor_config.json")):
+    if local.is_dir() and not any(
+        (local / name).exists() for name in ("preprocessor_config.json", "processor_config.json")
+    ):
         if AutoConfig.from_pretrained(path).model_type.startswith("qwen3"):
             return (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
         return _channels(OPENAI_CLIP_MEAN), _channels(OPENAI_CLIP_STD)

@@ -73,11 +73,17 @@ class Policy(nn.Module):
         super().__init__()
         hf_config = model.config
         if hf_config.model_type not in FAMILIES:
-            raise UserError(f"model.path={config.path} is a {hf_config.model_type}; use one of {', '.join(FAMILIES)}.")
+            raise UserError(
+                f"model.path={config.path} is a {hf_config.model_type}; use one of {', '.join(FAMILIES)}."
+            )
         if reference is Reference.frozen_copy and config.lora.enabled:
-            raise UserError("reference=frozen_copy with model.lora.enabled=true would load a second model; use adapter_off.")
+            raise UserError(
+                "reference=frozen_copy with model.lora.enabled=true would load a second model; use adapter_off."
+            )
         if reference is Reference.adapter_off and not config.lora.enabled:
-            raise UserError("reference=adapter_off needs model.lora.enabled=true; use frozen_copy for full training.")
+            raise UserError(
+                "reference=adapter_off needs model.lora.enabled=true; use frozen_copy for full training."
+            )
         self.config = config
         self.hf_config: PretrainedConfig = hf_config
         self.reference_kind = reference
@@ -91,8 +97,12 @@ class Policy(nn.Module):
                 for parameter in self.part_parameters(part):
                     parameter.requires_grad_(switch(config, part).train)
         if config.gradient_checkpointing:
-            self.core.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        self.tower_trains = any(p.requires_grad for part in ("vision", "merger") for p in self.part_parameters(part))
+            self.core.gradient_checkpointing_enable(
+                gradient_checkpointing_kwargs={"use_reentrant": False}
+            )
+        self.tower_trains = any(
+            p.requires_grad for part in ("vision", "merger") for p in self.part_parameters(part)
+        )
         vision = hf_config.vision_config
         self.spec = TrunkSpec(
             image_token_id=hf_config.image_token_id,
@@ -109,23 +119,34 @@ class Policy(nn.Module):
         attention = {Attention.sdpa: "sdpa", Attention.flex: "flex_attention"}[config.attention]
         try:
             model = AutoModelForImageTextToText.from_pretrained(
-                config.path, revision=config.revision, dtype=torch.float32, attn_implementation=attention
+                config.path,
+                revision=config.revision,
+                dtype=torch.float32,
+                attn_implementation=attention,
             )
         except OSError as error:
-            raise UserError(f"model.path={config.path} cannot be loaded ({error}); give a model folder or hub id.") from error
+            raise UserError(
+                f"model.path={config.path} cannot be loaded ({error}); give a model folder or hub id."
+            ) from error
         mean, std = image_normalisation(config.path, config.revision)
         return cls(model, config, image_mean=mean, image_std=std, reference=reference)
 
     @classmethod
-    def from_config(cls, hf_config: PretrainedConfig, config: ModelConfig, *, device: str = "meta") -> Policy:
+    def from_config(
+        cls, hf_config: PretrainedConfig, config: ModelConfig, *, device: str = "meta"
+    ) -> Policy:
         """Random weights, or none at all on the meta device, where parameters are only counted."""
         with torch.device(device):
-            model = AutoModelForImageTextToText.from_config(hf_config, attn_implementation="sdpa", dtype=torch.float32)
+            model = AutoModelForImageTextToText.from_config(
+                hf_config, attn_implementation="sdpa", dtype=torch.float32
+            )
         return cls(model, config, image_mean=(0.5, 0.5, 0.5), image_std=(0.5, 0.5, 0.5))
 
     @classmethod
     def from_hub_config(cls, config: ModelConfig, *, device: str = "meta") -> Policy:
-        return cls.from_config(AutoConfig.from_pretrained(config.path, revision=config.revision), config, device=device)
+        return cls.from_config(
+            AutoConfig.from_pretrained(config.path, revision=config.revision), config, device=device
+        )
 
     # ------------------------------------------------------------ structure
 
@@ -152,9 +173,18 @@ class Policy(nn.Module):
                 if params:
                     scale = switch(self.config, part).lr_scale
                     decay = weight_decay if decays else 0.0
-                    groups.append({"params": params, "lr": lr * scale, "weight_decay": decay, "name": f"{part}/{decay:g}"})
+                    groups.append(
+                        {
+                            "params": params,
+                            "lr": lr * scale,
+                            "weight_decay": decay,
+                            "name": f"{part}/{decay:g}",
+                        }
+                    )
         if not groups:
-            raise UserError("no part of the model trains; set model.vision, model.merger or model.language .train=true.")
+            raise UserError(
+                "no part of the model trains; set model.vision, model.merger or model.language .train=true."
+            )
         return groups
 
     def _named_core(self) -> Iterator[tuple[str, nn.Parameter]]:
@@ -169,13 +199,22 @@ class Policy(nn.Module):
         return self
 
     def token_logprobs(
-        self, batch: TrunkBatch, law: Law = FULL_LAW, *, entropy: bool = False, compare: Compare = Compare.none
+        self,
+        batch: TrunkBatch,
+        law: Law = FULL_LAW,
+        *,
+        entropy: bool = False,
+        compare: Compare = Compare.none,
     ) -> TokenLogprobs:
         """Log-probability of each scored token under `law`, and what `compare` asks of the reference."""
-        result: TokenLogprobs = self(batch, law, entropy=entropy, compare=compare)  # through the hooks of sharded modules
+        result: TokenLogprobs = self(
+            batch, law, entropy=entropy, compare=compare
+        )  # through the hooks of sharded modules
         return result
 
-    def forward(self, batch: TrunkBatch, law: Law, *, entropy: bool, compare: Compare) -> TokenLogprobs:
+    def forward(
+        self, batch: TrunkBatch, law: Law, *, entropy: bool, compare: Compare
+    ) -> TokenLogprobs:
         chunk = self.config.head_chunk_tokens
         reference_logprobs, reference = None, None
         with self.autocast():
@@ -184,9 +223,14 @@ class Policy(nn.Module):
             if compare is not Compare.none:
                 with torch.no_grad(), self._reference() as model:
                     its_vision = see(model, batch) if self.tower_trains else vision
-                    reference = model.lm_head, scored_hidden(model, batch, self.config.attention, its_vision)
+                    reference = (
+                        model.lm_head,
+                        scored_hidden(model, batch, self.config.attention, its_vision),
+                    )
                     if compare is Compare.logprobs:
-                        reference_logprobs = score_tokens(*reference, batch.target, law, chunk=chunk)[0]
+                        reference_logprobs = score_tokens(
+                            *reference, batch.target, law, chunk=chunk
+                        )[0]
             logprobs, nats, kl = score_tokens(
                 self.core.lm_head, hidden, batch.target, law, chunk=chunk, entropy=entropy,
                 reference=reference if compare is Compare.full_kl else None,
@@ -203,7 +247,9 @@ class Policy(nn.Module):
 
     def autocast(self) -> AbstractContextManager[Any]:
         """bf16 where the configuration asks for it; weights stay float32."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision is Precision.bf16)
+        return torch.autocast(
+            self.device.type, torch.bfloat16, enabled=self.config.precision is Precision.bf16
+        )
 
     @contextmanager
     def _reference(self) -> Iterator[Any]:
@@ -214,9 +260,13 @@ class Policy(nn.Module):
         elif self.reference is not None:
             yield self.reference
         else:
-            raise UserError("kl.reference=none gives no reference to compare with; use frozen_copy or adapter_off.")
+            raise UserError(
+                "kl.reference=none gives no reference to compare with; use frozen_copy or adapter_off."
+            )
 
     def save_pretrained(self, folder: Path | str) -> None:
         """A plain Hugging Face checkpoint, adapters merged on a copy, with the base's tokenizer and processor files."""
-        core = copy.deepcopy(self.model).merge_and_unload() if self.config.lora.enabled else self.core
+        core = (
+            copy.deepcopy(self.model).merge_and_unload() if self.config.lora.enabled else self.core
+        )
         save_checkpoint(core, Path(folder), source=self.config.path, revision=self.config.revision)

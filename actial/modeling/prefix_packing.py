@@ -90,7 +90,9 @@ class TrunkBatch:
     trunk_of: torch.Tensor  # (R, L) trunk index, PAD_SEGMENT on padding
     branch_of: torch.Tensor  # (R, L) 0 on trunk and padding, 1 + index within the trunk on branches
     feature_slot: torch.Tensor  # (F,) flat row positions (r * L + l) that take an image feature
-    feature_index: torch.Tensor  # (F,) which feature: rows of the concatenated features of the unique images
+    feature_index: (
+        torch.Tensor
+    )  # (F,) which feature: rows of the concatenated features of the unique images
     pixel_values: torch.Tensor  # (patches, 3 * temporal * patch * patch)
     grid_thw: torch.Tensor  # (images, 3) patches along time, height, width
     predictor: torch.Tensor  # (N,) flat row position whose hidden state predicts the token
@@ -111,13 +113,22 @@ class TrunkBatch:
         return int((self.trunk_of != PAD_SEGMENT).sum())
 
     def to(self, device: torch.device | str) -> TrunkBatch:
-        tensors = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("segments", "uids")}
+        tensors = {
+            f.name: getattr(self, f.name)
+            for f in fields(self)
+            if f.name not in ("segments", "uids")
+        }
         moved: dict[str, Any] = {name: tensor.to(device) for name, tensor in tensors.items()}
         return replace(self, **moved)
 
 
 def pack(
-    trunks: Sequence[Trunk], images: Sequence[np.ndarray], spec: TrunkSpec, row_tokens: int, *, always_see: bool = False
+    trunks: Sequence[Trunk],
+    images: Sequence[np.ndarray],
+    spec: TrunkSpec,
+    row_tokens: int,
+    *,
+    always_see: bool = False,
 ) -> TrunkBatch:
     """Pack groups into rows of `row_tokens`, or of the longest group's length where that is more; each image used is patchified once.
 
@@ -131,7 +142,9 @@ def pack(
     grids = {index: _grid(images[index], spec) for index in used}
     feature_start = _feature_starts(used, grids, spec)
     lengths = [trunk.num_tokens for trunk in trunks]
-    place, num_rows, length = _first_fit(lengths, max(row_tokens, *lengths))  # all rows get as long as the longest: fill them
+    place, num_rows, length = _first_fit(
+        lengths, max(row_tokens, *lengths)
+    )  # all rows get as long as the longest: fill them
 
     ids = np.zeros((num_rows, length), dtype=np.int64)
     positions = np.zeros((3, num_rows, length), dtype=np.int64)
@@ -139,12 +152,20 @@ def pack(
     branch_of = np.zeros((num_rows, length), dtype=np.int64)
     slots, features, scored = [], [], _ScoredTokens()
     for index, (trunk, (row, start)) in enumerate(zip(trunks, place, strict=True)):
-        group_ids, group_positions, group_branch = _lay_out(trunk, [grids[i] for i in trunk.images], spec)
+        group_ids, group_positions, group_branch = _lay_out(
+            trunk, [grids[i] for i in trunk.images], spec
+        )
         span = slice(start, start + len(group_ids))
         ids[row, span], branch_of[row, span], trunk_of[row, span] = group_ids, group_branch, index
         positions[:, row, span] = group_positions
-        slots.append(np.flatnonzero(group_ids[: len(trunk.ids)] == spec.image_token_id) + row * length + start)
-        features += [np.arange(_num_features(grids[i], spec)) + feature_start[i] for i in trunk.images]
+        slots.append(
+            np.flatnonzero(group_ids[: len(trunk.ids)] == spec.image_token_id)
+            + row * length
+            + start
+        )
+        features += [
+            np.arange(_num_features(grids[i], spec)) + feature_start[i] for i in trunk.images
+        ]
         scored.add(trunk, index, row * length + start)
     shown = [images[index] for index in used]
     if always_see and not shown:
@@ -182,7 +203,9 @@ def split_micro(trunks: Sequence[Trunk], micro_tokens: int) -> list[list[int]]:
     return parts
 
 
-def mrope_positions(ids: np.ndarray, grids: Sequence[tuple[int, int]], spec: TrunkSpec) -> np.ndarray:
+def mrope_positions(
+    ids: np.ndarray, grids: Sequence[tuple[int, int]], spec: TrunkSpec
+) -> np.ndarray:
     """(3, T) positions of one trunk; `grids` are (height, width) in patches.
 
     Text counts on in all three axes; an image's tokens share the time of its start, spread over height and width, and the
@@ -209,7 +232,9 @@ def mrope_positions(ids: np.ndarray, grids: Sequence[tuple[int, int]], spec: Tru
 def patchify(images: Sequence[np.ndarray], spec: TrunkSpec) -> tuple[torch.Tensor, torch.Tensor]:
     """(pixel_values, grid_thw) bit-equal to Qwen2VLImageProcessor(do_resize=False), about 20 times cheaper on small images."""
     p, m, t = spec.patch_size, spec.merge_size, spec.temporal_patch_size
-    mean, std = (torch.tensor(v).mul(255.0).view(3, 1, 1) for v in (spec.image_mean, spec.image_std))
+    mean, std = (
+        torch.tensor(v).mul(255.0).view(3, 1, 1) for v in (spec.image_mean, spec.image_std)
+    )
     patches: list[torch.Tensor] = [torch.empty(0)] * len(images)
     by_shape: dict[tuple[int, ...], list[int]] = {}
     for index, image in enumerate(images):
@@ -218,12 +243,18 @@ def patchify(images: Sequence[np.ndarray], spec: TrunkSpec) -> tuple[torch.Tenso
         pixels = torch.from_numpy(np.stack([images[i] for i in members]))
         blocks = pixels.view(len(members), height // (p * m), m, p, width // (p * m), m, p, 3)
         blocks = blocks.permute(0, 1, 4, 2, 5, 7, 3, 6).contiguous().float().sub_(mean).div_(std)
-        frames = blocks.unsqueeze(-3).expand(*blocks.shape[:-2], t, p, p).reshape(len(members), -1, 3 * t * p * p)
+        frames = (
+            blocks.unsqueeze(-3)
+            .expand(*blocks.shape[:-2], t, p, p)
+            .reshape(len(members), -1, 3 * t * p * p)
+        )
         for member, frame in zip(members, frames, strict=True):
             patches[member] = frame
     grid = [(1, image.shape[0] // p, image.shape[1] // p) for image in images]
     empty = torch.empty(0, 3 * t * p * p)
-    return torch.cat(patches) if patches else empty, torch.tensor(grid, dtype=torch.long).view(-1, 3)
+    return torch.cat(patches) if patches else empty, torch.tensor(grid, dtype=torch.long).view(
+        -1, 3
+    )
 
 
 # ---------------------------------------------------------------- details of packing
@@ -248,7 +279,9 @@ class _ScoredTokens:
         for branch in trunk.branches:
             token = np.flatnonzero(np.asarray(branch.scored, dtype=bool))
             predictor = before + token - 1
-            predictor[token == 0] = start + len(trunk.ids) - 1  # the trunk's last token predicts every branch's first
+            predictor[token == 0] = (
+                start + len(trunk.ids) - 1
+            )  # the trunk's last token predicts every branch's first
             self.predictor.append(predictor)
             self.target.append(np.asarray(branch.ids, dtype=np.int64)[token])
             self.branch.append(np.full(len(token), len(self.trunk_of_branch)))
@@ -258,21 +291,33 @@ class _ScoredTokens:
             before += len(branch.ids)
 
 
-def _lay_out(trunk: Trunk, grids: list[tuple[int, int]], spec: TrunkSpec) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _lay_out(
+    trunk: Trunk, grids: list[tuple[int, int]], spec: TrunkSpec
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """ids (T,), positions (3, T) and branch number (T,) of one group."""
     if not trunk.ids:
-        raise ValueError(f"trunk {trunk.uid} is empty: nothing would predict its branches' first tokens")
+        raise ValueError(
+            f"trunk {trunk.uid} is empty: nothing would predict its branches' first tokens"
+        )
     trunk_ids = np.asarray(trunk.ids, dtype=np.int64)
     expected = sum(_num_features(grid, spec) for grid in grids)
     found = int((trunk_ids == spec.image_token_id).sum())
     if found != expected:
-        raise ValueError(f"trunk {trunk.uid} has {found} image placeholders but its {len(grids)} images give {expected}")
+        raise ValueError(
+            f"trunk {trunk.uid} has {found} image placeholders but its {len(grids)} images give {expected}"
+        )
     positions = mrope_positions(trunk_ids, grids, spec)
     after = positions.max() + 1
-    ids, all_positions, numbers = [trunk_ids], [positions], [np.zeros(len(trunk_ids), dtype=np.int64)]
+    ids, all_positions, numbers = (
+        [trunk_ids],
+        [positions],
+        [np.zeros(len(trunk_ids), dtype=np.int64)],
+    )
     for number, branch in enumerate(trunk.branches, start=1):
         if len(branch.ids) != len(branch.scored):
-            raise ValueError(f"trunk {trunk.uid}, branch {number - 1}: {len(branch.ids)} ids, {len(branch.scored)} marks")
+            raise ValueError(
+                f"trunk {trunk.uid}, branch {number - 1}: {len(branch.ids)} ids, {len(branch.scored)} marks"
+            )
         count = len(branch.ids)
         ids.append(np.asarray(branch.ids, dtype=np.int64))
         all_positions.append(np.broadcast_to(after + np.arange(count), (3, count)))
@@ -284,8 +329,12 @@ def _first_fit(lengths: list[int], capacity: int) -> tuple[list[tuple[int, int]]
     """First-fit decreasing: (row, start) of each group, number of rows, row length (that of the fullest row)."""
     place = [(0, 0)] * len(lengths)
     filled: list[int] = []
-    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):  # stable, so ties keep their order
-        row = next((r for r, used in enumerate(filled) if used + lengths[index] <= capacity), len(filled))
+    for index in sorted(
+        range(len(lengths)), key=lambda i: -lengths[i]
+    ):  # stable, so ties keep their order
+        row = next(
+            (r for r, used in enumerate(filled) if used + lengths[index] <= capacity), len(filled)
+        )
         if row == len(filled):
             filled.append(0)
         place[index] = (row, filled[row])
@@ -295,7 +344,13 @@ def _first_fit(lengths: list[int], capacity: int) -> tuple[list[tuple[int, int]]
 
 def _grid(image: np.ndarray, spec: TrunkSpec) -> tuple[int, int]:
     height, width = image.shape[:2]
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or height % spec.factor or width % spec.factor:
+    if (
+        image.dtype != np.uint8
+        or image.ndim != 3
+        or image.shape[2] != 3
+        or height % spec.factor
+        or width % spec.factor
+    ):
         raise ValueError(
             f"image of shape {image.shape} and type {image.dtype}: need uint8 (H, W, 3) with sides a multiple of {spec.factor}"
         )
@@ -306,11 +361,17 @@ def _num_features(grid: tuple[int, int], spec: TrunkSpec) -> int:
     return grid[0] * grid[1] // spec.merge_size**2
 
 
-def _feature_starts(used: list[int], grids: dict[int, tuple[int, int]], spec: TrunkSpec) -> dict[int, int]:
+def _feature_starts(
+    used: list[int], grids: dict[int, tuple[int, int]], spec: TrunkSpec
+) -> dict[int, int]:
     """Row of each image's first feature in the concatenated features."""
     ends = np.cumsum([0] + [_num_features(grids[index], spec) for index in used])
     return dict(zip(used, ends[:-1].tolist(), strict=True))
 
 
 def _long(parts: list[np.ndarray]) -> torch.Tensor:
-    return torch.from_numpy(np.concatenate(parts).astype(np.int64)) if parts else torch.empty(0, dtype=torch.long)
+    return (
+        torch.from_numpy(np.concatenate(parts).astype(np.int64))
+        if parts
+        else torch.empty(0, dtype=torch.long)
+    )

@@ -32,7 +32,13 @@ SYSTEM_PROMPTS = {
     # No placeholder text inside the tags: a model that repeats its instruction cannot be graded on it (paper 5, trap a).
     SystemPrompt.clean: "Reason inside <think> </think>, then give the letter inside <answer> </answer>.",
 }
-BANNED_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
+BANNED_TOKENS = (
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|vision_pad|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+)
 KEPT_TEXTS = 4096
 
 
@@ -47,7 +53,11 @@ class ImageLimits:
     def visual_tokens(self, image: np.ndarray, name: str) -> int:
         """Number of merged visual tokens of a uint8 (H, W, 3) image; UserError when its size is not one the model sees unresized."""
         height, width = image.shape[:2]
-        if height % self.multiple or width % self.multiple or not self.min_pixels <= height * width <= self.max_pixels:
+        if (
+            height % self.multiple
+            or width % self.multiple
+            or not self.min_pixels <= height * width <= self.max_pixels
+        ):
             raise UserError(
                 f"image of {name} is {width}x{height}, but the model needs sides in multiples of {self.multiple} and an area of "
                 f"{self.min_pixels}..{self.max_pixels} pixels: rebuild the data set with image.multiple={self.multiple} "
@@ -70,7 +80,9 @@ class PromptRenderer:
         self._known: dict[str, list[int]] = {}
 
     @classmethod
-    def load(cls, model: ModelConfig, prompt: PromptConfig, path: Path | str | None = None) -> PromptRenderer:
+    def load(
+        cls, model: ModelConfig, prompt: PromptConfig, path: Path | str | None = None
+    ) -> PromptRenderer:
         """From a model folder or hub id; `path` overrides `model.path` (a later stage's checkpoint). UserError when it cannot be read."""
         folder, revision = path or model.path, (model.revision if path is None else None) or "main"
         try:
@@ -82,15 +94,25 @@ class PromptRenderer:
                 f"model.path={folder} gives no tokenizer or image processor ({reason}): give a model folder or hub id."
             ) from error
         multiple = processor.patch_size * processor.merge_size
-        return cls(tokenizer, ImageLimits(multiple, model.min_pixels, model.max_pixels), SYSTEM_PROMPTS[prompt.system_prompt])
+        return cls(
+            tokenizer,
+            ImageLimits(multiple, model.min_pixels, model.max_pixels),
+            SYSTEM_PROMPTS[prompt.system_prompt],
+        )
 
     def _text(self, question: str, num_images: int, text_first: bool = False) -> str:
         messages: list[dict] = []
         if self.system_prompt is not None:
-            messages.append({"role": "system", "content": [{"type": "text", "text": self.system_prompt}]})
+            messages.append(
+                {"role": "system", "content": [{"type": "text", "text": self.system_prompt}]}
+            )
         pictures, text = [{"type": "image"}] * num_images, [{"type": "text", "text": question}]
-        messages.append({"role": "user", "content": text + pictures if text_first else pictures + text})
-        return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        messages.append(
+            {"role": "user", "content": text + pictures if text_first else pictures + text}
+        )
+        return self.tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=True
+        )
 
     def _encode(self, text: str) -> list[int]:
         """Ids of a text; heads, questions and letters recur from row to row, so the ids of recent ones are kept."""
@@ -103,12 +125,21 @@ class PromptRenderer:
 
     def _expand(self, ids: list[int], images: list[np.ndarray], name: str) -> list[int]:
         counts = iter([self.limits.visual_tokens(image, name) for image in images])
-        return [token for i in ids for token in ([i] * next(counts) if i == self.image_token_id else [i])]
+        return [
+            token
+            for i in ids
+            for token in ([i] * next(counts) if i == self.image_token_id else [i])
+        ]
 
     def prompt(self, example: Example, question: Question) -> Prompt:
         """The whole prompt up to where the assistant starts."""
         ids = self._encode(self._text(question.text, len(example.images), example.text_first))
-        return Prompt(uid=question.uid, engine_ids=ids, trunk_ids=self._expand(ids, example.images, example.uid), images=example.images)
+        return Prompt(
+            uid=question.uid,
+            engine_ids=ids,
+            trunk_ids=self._expand(ids, example.images, example.uid),
+            images=example.images,
+        )
 
     def supervised_trunk(self, example: Example, first_image: int = 0) -> Trunk:
         """Trunk = everything before the question's text; branches = question + target + end of turn, target tokens scored.
@@ -118,14 +149,23 @@ class PromptRenderer:
         head, branches = "", []
         for question in example.questions:
             if question.target is None:
-                raise UserError(f"question {question.uid} has no target to learn from: draw it from a supervised set.")
+                raise UserError(
+                    f"question {question.uid} has no target to learn from: draw it from a supervised set."
+                )
             text = self._text(question.text, len(example.images))
             cut = text.rindex(question.text)
             head = text[:cut]
             asked, answer = self._encode(text[cut:]), [*self._encode(question.target), self.stop_id]
-            branches.append(Branch(ids=asked + answer, scored=[False] * len(asked) + [True] * len(answer)))
+            branches.append(
+                Branch(ids=asked + answer, scored=[False] * len(asked) + [True] * len(answer))
+            )
         ids = self._expand(self._encode(head), example.images, example.uid)
-        return Trunk(uid=example.uid, ids=ids, images=list(range(first_image, first_image + len(example.images))), branches=branches)
+        return Trunk(
+            uid=example.uid,
+            ids=ids,
+            images=list(range(first_image, first_image + len(example.images))),
+            branches=branches,
+        )
 
     def decode(self, token_ids: list[int]) -> str:
         """Text for grading and tables only; never encoded again."""
@@ -139,6 +179,8 @@ class PromptRenderer:
         return {
             "chat_template": sha256(sample.encode()).hexdigest()[:16],
             "system_prompt": sha256(json.dumps(self.system_prompt).encode()).hexdigest()[:16],
-            "tokenizer": sha256(json.dumps(sorted(self.tokenizer.get_vocab().items())).encode()).hexdigest()[:16],
+            "tokenizer": sha256(
+                json.dumps(sorted(self.tokenizer.get_vocab().items())).encode()
+            ).hexdigest()[:16],
             "pixel_limits": f"{self.limits.multiple}:{self.limits.min_pixels}:{self.limits.max_pixels}",
         }

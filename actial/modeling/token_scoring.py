@@ -19,7 +19,9 @@ class Law:
 
     def logits(self, raw: torch.Tensor) -> torch.Tensor:
         """(.., V) float32 logits of the law from those of the head."""
-        scaled = raw.float() if self.temperature == 1.0 else raw.float() / self.temperature  # one (.., V) copy less
+        scaled = (
+            raw.float() if self.temperature == 1.0 else raw.float() / self.temperature
+        )  # one (.., V) copy less
         if not self.banned_ids:
             return scaled
         return scaled.index_fill(-1, torch.tensor(self.banned_ids, device=raw.device), -torch.inf)
@@ -27,7 +29,9 @@ class Law:
 
 FULL_LAW = Law()
 
-Scored = tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]  # (N,) log-probability, entropy, KL to the reference
+Scored = tuple[
+    torch.Tensor, torch.Tensor | None, torch.Tensor | None
+]  # (N,) log-probability, entropy, KL to the reference
 
 
 def score_tokens(
@@ -46,16 +50,26 @@ def score_tokens(
     """
     reference_head, reference_hidden = reference or (None, None)
     references: Sequence[torch.Tensor | None] = (
-        [None] * len(hidden.split(chunk)) if reference_hidden is None else reference_hidden.split(chunk)
+        [None] * len(hidden.split(chunk))
+        if reference_hidden is None
+        else reference_hidden.split(chunk)
     )
     # a lone chunk gains nothing from recomputation: its logits are the peak either way
     recompute = torch.is_grad_enabled() and len(hidden) > chunk
     parts = []
     for piece in zip(hidden.split(chunk), target.split(chunk), references, strict=True):
         arguments = (*piece, head, reference_head, law, entropy)
-        parts.append(checkpoint(_score_chunk, *arguments, use_reentrant=False) if recompute else _score_chunk(*arguments))
+        parts.append(
+            checkpoint(_score_chunk, *arguments, use_reentrant=False)
+            if recompute
+            else _score_chunk(*arguments)
+        )
     logprobs, entropies, kls = zip(*parts, strict=True)
-    return torch.cat(logprobs), torch.cat(entropies) if entropy else None, torch.cat(kls) if reference else None
+    return (
+        torch.cat(logprobs),
+        torch.cat(entropies) if entropy else None,
+        torch.cat(kls) if reference else None,
+    )
 
 
 def _score_chunk(

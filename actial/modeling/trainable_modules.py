@@ -39,7 +39,9 @@ def prepare(model: Any) -> None:
     for module in tower.modules():
         if hasattr(module, "config"):
             module.config._attn_implementation = VISION_ATTENTION
-    tower.patch_embed.forward = MethodType(_embed_patches, tower.patch_embed)  # a bound method follows a deep copy
+    tower.patch_embed.forward = MethodType(
+        _embed_patches, tower.patch_embed
+    )  # a bound method follows a deep copy
 
 
 def _embed_patches(embed: Any, pixels: torch.Tensor) -> torch.Tensor:
@@ -61,6 +63,13 @@ def add_lora(model: Any, config: ModelConfig) -> Any:
         and (wanted == "all-linear" or name.rsplit(".", 1)[-1] in wanted.split(","))
     ]
     if not targets:
-        raise UserError(f"model.lora.target={wanted} matches no linear layer of a part that trains; use all-linear.")
+        raise UserError(
+            f"model.lora.target={wanted} matches no linear layer of a part that trains; use all-linear."
+        )
     lora = config.lora
-    return get_peft_model(model, LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets))
+    return get_peft_model(
+        model,
+        LoraConfig(
+            r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets
+        ),
+    )

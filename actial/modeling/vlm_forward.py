@@ -25,7 +25,9 @@ def scored_hidden(model: Any, batch: TrunkBatch, attention: Attention, vision: A
         extra["attention_mask"] = block_mask(batch)
     else:
         extra |= layout_options(model, batch, embeds)
-    out = model.model.language_model(inputs_embeds=embeds, position_ids=batch.positions, use_cache=False, **extra)
+    out = model.model.language_model(
+        inputs_embeds=embeds, position_ids=batch.positions, use_cache=False, **extra
+    )
     return out.last_hidden_state.flatten(0, 1)[batch.predictor]
 
 
@@ -46,7 +48,9 @@ def embed_rows(model: Any, batch: TrunkBatch, vision: Any) -> tuple[torch.Tensor
         return embeds, {}
     features = torch.cat(tuple(vision.pooler_output)).to(embeds.dtype)
     deep = [torch.cat(tuple(layer)) for layer in getattr(vision, "deepstack_features", None) or []]
-    if not len(batch.feature_slot):  # an image shown only so that every rank runs the tower: no weight, but a gradient path
+    if not len(
+        batch.feature_slot
+    ):  # an image shown only so that every rank runs the tower: no weight, but a gradient path
         return embeds + 0.0 * sum((layer.sum() for layer in deep), start=features.sum()), {}
     flat = embeds.flatten(0, 1).index_copy(0, batch.feature_slot, features[batch.feature_index])
     extra: dict[str, Any] = {}

@@ -19,7 +19,13 @@ from actial.runs.tracking import Tracker
 from actial.training.batch import TrainBatch
 from actial.training.train_module import StepModule
 
-SHOWN = ("loss", "reward", "format", "accuracy", "kl")  # beside the progress bar, those that the stage has
+SHOWN = (
+    "loss",
+    "reward",
+    "format",
+    "accuracy",
+    "kl",
+)  # beside the progress bar, those that the stage has
 DESCRIBED = 2  # trunks written out
 
 
@@ -35,15 +41,25 @@ class StepRecorder(lightning.Callback):
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         assert isinstance(module, StepModule)
         if is_main_process():
-            self.progress = Progress(self.stage, total=module.stage.steps, unit="steps", start=module.completed_steps)
+            self.progress = Progress(
+                self.stage, total=module.stage.steps, unit="steps", start=module.completed_steps
+            )
             self.progress.__enter__()
 
-    def on_train_batch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule, *_: Any) -> None:
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, module: lightning.LightningModule, *_: Any
+    ) -> None:
         assert isinstance(module, StepModule)
         step = module.completed_steps
-        if self.progress is None or step == self.progress.done:  # not the writing process, or the step was skipped
+        if (
+            self.progress is None or step == self.progress.done
+        ):  # not the writing process, or the step was skipped
             return
-        self.progress.advance(note="  ".join(f"{name} {module.metrics[name]:.3f}" for name in SHOWN if name in module.metrics))
+        self.progress.advance(
+            note="  ".join(
+                f"{name} {module.metrics[name]:.3f}" for name in SHOWN if name in module.metrics
+            )
+        )
         if step % module.stage.log_every == 0 or step == module.stage.steps:
             self.run.metrics.write(self.stage, step, module.metrics)
             self.run.timings.write(self.stage, step, module.timings)
@@ -53,7 +69,12 @@ class StepRecorder(lightning.Callback):
         if self.progress is not None:
             self.progress.__exit__(None)
 
-    def on_exception(self, trainer: lightning.Trainer, module: lightning.LightningModule, exception: BaseException) -> None:
+    def on_exception(
+        self,
+        trainer: lightning.Trainer,
+        module: lightning.LightningModule,
+        exception: BaseException,
+    ) -> None:
         if self.progress is not None:
             self.progress.__exit__(type(exception))
 
@@ -67,35 +88,53 @@ class FirstBatch(lightning.Callback):
         self.image_token = image_token
 
     def on_train_batch_start(
-        self, trainer: lightning.Trainer, module: lightning.LightningModule, batch: TrainBatch, batch_index: int
+        self,
+        trainer: lightning.Trainer,
+        module: lightning.LightningModule,
+        batch: TrainBatch,
+        batch_index: int,
     ) -> None:
         if batch_index or self.path.exists() or not is_main_process():
             return
         tokens = sum(trunk.num_tokens for trunk in batch.trunks)
         branches = sum(len(trunk.branches) for trunk in batch.trunks)
         head = f"{len(batch.trunks)} trunks, {branches} branches, {len(batch.images)} photos, {tokens} tokens\n"
-        write_text(self.path, head + "".join(self._trunk(trunk) for trunk in batch.trunks[:DESCRIBED]))
+        write_text(
+            self.path, head + "".join(self._trunk(trunk) for trunk in batch.trunks[:DESCRIBED])
+        )
 
     def _trunk(self, trunk: Trunk) -> str:
-        text = re.sub(f"(?:{re.escape(self.image_token)})+", self.image_token, self.decode(trunk.ids))
-        return f"\n==== {trunk.uid}: {len(trunk.ids)} tokens\n{text}" + "".join(self._branch(branch) for branch in trunk.branches)
+        text = re.sub(
+            f"(?:{re.escape(self.image_token)})+", self.image_token, self.decode(trunk.ids)
+        )
+        return f"\n==== {trunk.uid}: {len(trunk.ids)} tokens\n{text}" + "".join(
+            self._branch(branch) for branch in trunk.branches
+        )
 
     def _branch(self, branch: Branch) -> str:
         runs = groupby(zip(branch.ids, branch.scored, strict=True), key=lambda pair: pair[1])
         parts = [(scored, self.decode([token for token, _ in pairs])) for scored, pairs in runs]
-        return f"\n---- {len(branch.ids)} tokens\n" + "".join(f"[[{text}]]" if scored else text for scored, text in parts) + "\n"
+        return (
+            f"\n---- {len(branch.ids)} tokens\n"
+            + "".join(f"[[{text}]]" if scored else text for scored, text in parts)
+            + "\n"
+        )
 
 
 class Evaluator(lightning.Callback):
     """Scores the model every `stage.eval_every` steps and writes the figures as rows of metrics.jsonl."""
 
-    def __init__(self, run: Run, stage: str, tracker: Tracker, score: Callable[[], dict[str, float]]) -> None:
+    def __init__(
+        self, run: Run, stage: str, tracker: Tracker, score: Callable[[], dict[str, float]]
+    ) -> None:
         self.run = run
         self.stage = stage
         self.tracker = tracker
         self.score = score
 
-    def on_train_batch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule, *_: Any) -> None:
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, module: lightning.LightningModule, *_: Any
+    ) -> None:
         assert isinstance(module, StepModule)
         step = module.completed_steps
         if module.stage.eval_every and step % module.stage.eval_every == 0 and is_main_process():
@@ -111,17 +150,37 @@ class SampleTable(lightning.Callback):
         self.tracker = tracker
 
     def on_train_batch_end(
-        self, trainer: lightning.Trainer, module: lightning.LightningModule, outputs: object, batch: Any, batch_index: int
+        self,
+        trainer: lightning.Trainer,
+        module: lightning.LightningModule,
+        outputs: object,
+        batch: Any,
+        batch_index: int,
     ) -> None:
         assert isinstance(module, StepModule)
         if module.completed_steps % module.stage.save_every:
             return
         photos = max((len(trunk.images) for trunk in batch.trunks), default=0)
-        columns = [*[f"photo {i + 1}" for i in range(photos)], "question", "truth", "completion", "reward", "advantage", "parts"]
+        columns = [
+            *[f"photo {i + 1}" for i in range(photos)],
+            "question",
+            "truth",
+            "completion",
+            "reward",
+            "advantage",
+            "parts",
+        ]
         rows = []
         owners = [trunk for trunk in batch.trunks for _ in trunk.branches]
         for trunk, sample in zip(owners, batch.samples, strict=True):
             seen = [batch.images[i] for i in trunk.images]
-            facts = [sample.question, sample.answer, sample.text, sample.reward, sample.advantage, str(sample.parts)]
+            facts = [
+                sample.question,
+                sample.answer,
+                sample.text,
+                sample.reward,
+                sample.advantage,
+                str(sample.parts),
+            ]
             rows.append([*seen, *[None] * (photos - len(seen)), *facts])
         self.tracker.table(f"samples/{module.completed_steps}", columns, rows)

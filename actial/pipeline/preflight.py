@@ -17,9 +17,18 @@ HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 def used_sets(config: TrainConfig) -> dict[str, SetConfig]:
     """The sets on disk that a stage of this run trains on or that are scored, by name."""
-    names = {name for stage in config.stages for name, weight in getattr(config, stage.name).mix.weights.items() if weight}
+    names = {
+        name
+        for stage in config.stages
+        for name, weight in getattr(config, stage.name).mix.weights.items()
+        if weight
+    }
     names |= {source.partition(":")[0] for source in config.benchmark.sets.values()}
-    return {name: config.data.sets[name] for name in sorted(names) if config.data.sets[name].task is not Task.clock}
+    return {
+        name: config.data.sets[name]
+        for name in sorted(names)
+        if config.data.sets[name].task is not Task.clock
+    }
 
 
 def data_identity(config: TrainConfig) -> dict[str, Any]:
@@ -36,7 +45,9 @@ def data_identity(config: TrainConfig) -> dict[str, Any]:
 
 
 def _sha256(path: Path) -> str | None:
-    return sha256(path.read_bytes()).hexdigest() if path.is_file() else None  # whoever reads it says that it is missing
+    return (
+        sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+    )  # whoever reads it says that it is missing
 
 
 def _differs(begun: Any, known: Any) -> bool:
@@ -50,7 +61,9 @@ def refuse_changed_data(config: TrainConfig, folder: Path) -> None:
     """Raise UserError when the run in `folder` was begun with other data than are there now."""
     path = folder / "passport.json"
     begun = json.loads(path.read_text()).get("data", {}) if path.is_file() else {}
-    if changed := sorted(name for name, known in data_identity(config).items() if _differs(begun.get(name), known)):
+    if changed := sorted(
+        name for name, known in data_identity(config).items() if _differs(begun.get(name), known)
+    ):
         raise UserError(
             f"run_dir={folder} was begun with another data set {changed[0]}, which has been built or written anew since: "
             "put the old one back, or give another run_dir."
@@ -63,8 +76,12 @@ def check_data_sets(config: TrainConfig) -> None:
     for name, source in config.benchmark.sets.items():
         owner, _, split = source.partition(":")
         if owner in manifests and split not in manifests[owner]["rows"]:
-            raise UserError(f"benchmark.sets.{name}={source} has no such split: {owner} has {', '.join(manifests[owner]['rows'])}.")
-    for name in manifests.keys() & {name for stage in config.stages for name in getattr(config, stage.name).mix.weights}:
+            raise UserError(
+                f"benchmark.sets.{name}={source} has no such split: {owner} has {', '.join(manifests[owner]['rows'])}."
+            )
+    for name in manifests.keys() & {
+        name for stage in config.stages for name in getattr(config, stage.name).mix.weights
+    }:
         if "train" not in manifests[name]["rows"]:
             raise UserError(
                 f"data.sets.{name}.root={config.data.sets[name].root} has no rows to train on: it has {manifests[name]['rows']}."
@@ -76,6 +93,8 @@ def check_model_path(config: TrainConfig) -> None:
     folder = Path(config.model.path)
     if folder.is_dir():
         if not (folder / "config.json").is_file():
-            raise UserError(f"model.path={folder} is no Hugging Face model folder (no config.json): give one, or a hub id.")
+            raise UserError(
+                f"model.path={folder} is no Hugging Face model folder (no config.json): give one, or a hub id."
+            )
     elif not HUB_ID.fullmatch(config.model.path):
         raise UserError(f"model.path={folder} does not exist: give a model folder or a hub id.")

@@ -32,7 +32,12 @@ class RolloutLog(lightning.Callback):
         self.every = every
 
     def on_train_batch_end(
-        self, trainer: lightning.Trainer, module: lightning.LightningModule, outputs: object, batch: Any, batch_index: int
+        self,
+        trainer: lightning.Trainer,
+        module: lightning.LightningModule,
+        outputs: object,
+        batch: Any,
+        batch_index: int,
     ) -> None:
         assert isinstance(module, StepModule)
         step = module.completed_steps
@@ -60,10 +65,20 @@ def _table(step: int, batch: RolloutBatch) -> pa.Table:
     owners = [trunk for trunk in batch.trunks for _ in trunk.branches]
     branches = [branch for trunk in batch.trunks for branch in trunk.branches]
     rows = []
-    for sample, trunk, branch, logprobs in zip(batch.samples, owners, branches, batch.sampler_logprobs, strict=True):
+    for sample, trunk, branch, logprobs in zip(
+        batch.samples, owners, branches, batch.sampler_logprobs, strict=True
+    ):
         images = [_png(batch.images[index]) for index in trunk.images] if sample.member == 0 else []
         facts = {**asdict(sample), "parts": list(sample.parts.items())}
-        rows.append({"step": step, **facts, "token_ids": branch.ids, "sampler_logprobs": logprobs, "images": images})
+        rows.append(
+            {
+                "step": step,
+                **facts,
+                "token_ids": branch.ids,
+                "sampler_logprobs": logprobs,
+                "images": images,
+            }
+        )
     fields = {
         "step": pa.int64(), "uid": pa.string(), "member": pa.int64(), "type": pa.string(), "question": pa.string(),
         "answer": pa.string(), "text": pa.string(), "letter": pa.string(), "finish": pa.string(), "length": pa.int64(),

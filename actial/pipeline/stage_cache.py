@@ -29,7 +29,16 @@ from actial.runs.tracking import Tracker
 
 DECISIVE = {
     StageName.sft: ("seed", "model.", "prompt.", "data.", "trainer.", "sft.", "cold_start."),
-    StageName.grpo: ("seed", "model.", "prompt.", "data.", "trainer.", "grpo.", "reward.", "sampler."),
+    StageName.grpo: (
+        "seed",
+        "model.",
+        "prompt.",
+        "data.",
+        "trainer.",
+        "grpo.",
+        "reward.",
+        "sampler.",
+    ),
 }
 
 
@@ -46,13 +55,19 @@ def answers_key(settings: Mapping[str, Any], config: TrainConfig) -> str:
     """A hash of everything that a model's answers to a set depend on; `settings` are those of its predictions."""
     asked = {**settings, "model": _weights(str(settings["model"]))}
     data = data_identity(replace(config, stages=[]))
-    return _key(config, ("model.", "prompt.", "data.", "benchmark.", "sampler.", "trainer."), {"asked": asked, "data": data})
+    return _key(
+        config,
+        ("model.", "prompt.", "data.", "benchmark.", "sampler.", "trainer."),
+        {"asked": asked, "data": data},
+    )
 
 
 def _key(config: TrainConfig, beginnings: tuple[str, ...], facts: Mapping[str, Any]) -> str:
     settings = flat(OmegaConf.create(config_text(config)))
     same = {
-        "settings": {k: v for k, v in settings.items() if k.startswith(beginnings) and k != "model.path"},
+        "settings": {
+            k: v for k, v in settings.items() if k.startswith(beginnings) and k != "model.path"
+        },
         "packages": package_versions(),
         "sources": sources_hash(),
         "threads": torch.get_num_threads(),
@@ -71,7 +86,9 @@ def sources_hash() -> str:
     return digest.hexdigest()[:16]
 
 
-def take_over_stage(stage: StageName, key: str, config: TrainConfig, run: Run, tracker: Tracker) -> bool:
+def take_over_stage(
+    stage: StageName, key: str, config: TrainConfig, run: Run, tracker: Tracker
+) -> bool:
     """Copy the finished stage that another run below `config.share` has under this key; False where there is none."""
     for folder, passport in _others(config, run):
         found = passport.get(stage.name, {})
@@ -82,14 +99,21 @@ def take_over_stage(stage: StageName, key: str, config: TrainConfig, run: Run, t
             log.rewind(stage.name, 0)
             for row in theirs.rows():
                 if row["stage"] == stage.name:
-                    values = {name: value for name, value in row.items() if name not in ("stage", "step")}
+                    values = {
+                        name: value for name, value in row.items() if name not in ("stage", "step")
+                    }
                     log.write(stage.name, row["step"], values)
                     tracker.log(stage.name, row["step"], values)
         for path in (folder / "rollouts.parquet").glob(f"{stage.name}-*.parquet"):
             (run.folder / "rollouts.parquet").mkdir(exist_ok=True)
             shutil.copy2(path, run.folder / "rollouts.parquet" / path.name)
         mix = f"{stage.name}_mix"
-        run.stamp({mix: passport[mix], stage.name: {**found, "taken_from": found.get("taken_from", str(folder))}})
+        run.stamp(
+            {
+                mix: passport[mix],
+                stage.name: {**found, "taken_from": found.get("taken_from", str(folder))},
+            }
+        )
         with tempfile.TemporaryDirectory(dir=run.folder, prefix=f".{stage.name}.") as name:
             shutil.copytree(folder / stage.name, Path(name) / stage.name)
             shutil.rmtree(run.stage_folder(stage.name))
@@ -99,7 +123,9 @@ def take_over_stage(stage: StageName, key: str, config: TrainConfig, run: Run, t
     return False
 
 
-def take_over_answers(out: Path, key: str, settings: Mapping[str, Any], config: TrainConfig, run: Run) -> None:
+def take_over_answers(
+    out: Path, key: str, settings: Mapping[str, Any], config: TrainConfig, run: Run
+) -> None:
     """Copy to the folder `out` the answers that another run below `config.share` has under this key, unless there are some already."""
     if (out / "settings.json").exists():
         return
@@ -108,7 +134,9 @@ def take_over_answers(out: Path, key: str, settings: Mapping[str, Any], config: 
             theirs = folder / "scores" / place / "predictions.jsonl"
             if known == key and theirs.is_file():
                 out.mkdir(parents=True, exist_ok=True)
-                write_json(out / "settings.json", dict(settings))  # first: answers that a kill cuts short are then asked for
+                write_json(
+                    out / "settings.json", dict(settings)
+                )  # first: answers that a kill cuts short are then asked for
                 shutil.copy2(theirs, out / "predictions.jsonl")
                 return
 

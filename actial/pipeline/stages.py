@@ -42,8 +42,12 @@ from actial.training.train_module import StepModule, step_loader
 def prepare(config: TrainConfig, run: Run) -> None:
     """Set what holds for the whole process, and write into the passport what this run is made from."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message="`isinstance.treespec, LeafSpec.` is deprecated", module="lightning")
-    warnings.filterwarnings("ignore", message="Found .* module.s. in eval mode", module="lightning")  # the frozen reference
+    warnings.filterwarnings(
+        "ignore", message="`isinstance.treespec, LeafSpec.` is deprecated", module="lightning"
+    )
+    warnings.filterwarnings(
+        "ignore", message="Found .* module.s. in eval mode", module="lightning"
+    )  # the frozen reference
     disable_progress_bar()  # transformers' own, one for every weight file
     if config.trainer.threads:
         torch.set_num_threads(config.trainer.threads)
@@ -54,11 +58,15 @@ def prepare(config: TrainConfig, run: Run) -> None:
     renderer = PromptRenderer.load(config.model, config.prompt)
     facts = {"seed": config.seed, "prompts": renderer.fingerprint, "data": data_identity(config)}
     run.stamp({**provenance(), **facts})
-    for stage in config.stages[1:]:  # what is wrong with a later stage's data is said before the first one trains
+    for stage in config.stages[
+        1:
+    ]:  # what is wrong with a later stage's data is said before the first one trains
         open_mixture(config, stage)
 
 
-def train_stage(stage: StageName, config: TrainConfig, source: str, run: Run, tracker: Tracker) -> str:
+def train_stage(
+    stage: StageName, config: TrainConfig, source: str, run: Run, tracker: Tracker
+) -> str:
     """Train one stage from the model folder `source`, or go on where it was stopped; returns its own model folder.
 
     A model folder that is already there is taken as it is. Raises Exit(143), the state saved, when SIGTERM or Ctrl-C comes.
@@ -74,24 +82,51 @@ def train_stage(stage: StageName, config: TrainConfig, source: str, run: Run, tr
     module, fingerprint = job.module, job.renderer.fingerprint
     checkpoints = run.folder / "checkpoints" / stage.name
     start = resume(checkpoints, module, fingerprint)
-    run.stamp({f"{stage.name}_mix": job.mixture.schedule(module.stage.steps * module.stage.batch_size)})
+    run.stamp(
+        {f"{stage.name}_mix": job.mixture.schedule(module.stage.steps * module.stage.batch_size)}
+    )
     run.metrics.rewind(stage.name, start)
     run.timings.rewind(stage.name, start)
-    described = FirstBatch(run.stage_folder(stage.name) / "first_batch.txt", job.renderer.tokenizer.decode, job.renderer.image_token)
+    described = FirstBatch(
+        run.stage_folder(stage.name) / "first_batch.txt",
+        job.renderer.tokenizer.decode,
+        job.renderer.image_token,
+    )
     callbacks: list[lightning.Callback] = [described, StepRecorder(run, stage.name, tracker)]
     if stage is StageName.grpo:
-        callbacks += [SampleTable(tracker), RolloutLog(run.folder / "rollouts.parquet", stage.name, module.stage.save_every)]
+        callbacks += [
+            SampleTable(tracker),
+            RolloutLog(run.folder / "rollouts.parquet", stage.name, module.stage.save_every),
+        ]
     if module.stage.eval_every:
-        sampler, tasks = open_sampler(config.sampler, module.policy, job.renderer), tasks_of(config, job.renderer.limits)
-        callbacks.append(Evaluator(run, stage.name, tracker, lambda: accuracies(sampler, job.renderer, tasks, config)))
+        sampler, tasks = (
+            open_sampler(config.sampler, module.policy, job.renderer),
+            tasks_of(config, job.renderer.limits),
+        )
+        callbacks.append(
+            Evaluator(
+                run, stage.name, tracker, lambda: accuracies(sampler, job.renderer, tasks, config)
+            )
+        )
     module.train()  # loaded in evaluation mode
-    with stop_requested() as stop, suppress(SIGTERMException):  # Lightning's own way out, after the checkpoint
-        callbacks.append(CheckpointCallback(checkpoints, module.stage.save_every, fingerprint, stop))  # last: what it saves is on record
-        make_trainer(config, run, callbacks).fit(module, step_loader(job.make_batch, start, module.stage.steps, workers=job.workers))
+    with (
+        stop_requested() as stop,
+        suppress(SIGTERMException),
+    ):  # Lightning's own way out, after the checkpoint
+        callbacks.append(
+            CheckpointCallback(checkpoints, module.stage.save_every, fingerprint, stop)
+        )  # last: what it saves is on record
+        make_trainer(config, run, callbacks).fit(
+            module, step_loader(job.make_batch, start, module.stage.steps, workers=job.workers)
+        )
     if module.completed_steps < module.stage.steps:
-        print(f"stopped at step {module.completed_steps} of {stage.name}, all saved: run the same command again to go on.")
+        print(
+            f"stopped at step {module.completed_steps} of {stage.name}, all saved: run the same command again to go on."
+        )
         raise Exit(STOPPED)
-    run.stamp({stage.name: {"steps": module.completed_steps, "last_metrics": module.metrics, "key": key}})
+    run.stamp(
+        {stage.name: {"steps": module.completed_steps, "last_metrics": module.metrics, "key": key}}
+    )
     module.policy.save_pretrained(out)
     return str(out)
 
@@ -106,7 +141,9 @@ def goes_on_alone(config: TrainConfig) -> bool:
     return is_main_process()
 
 
-def make_trainer(config: TrainConfig, run: Run, callbacks: list[lightning.Callback]) -> lightning.Trainer:
+def make_trainer(
+    config: TrainConfig, run: Run, callbacks: list[lightning.Callback]
+) -> lightning.Trainer:
     """A Trainer that does one pass over the loader and writes nothing of its own."""
     return lightning.Trainer(
         accelerator=config.trainer.accelerator.value,
@@ -146,9 +183,19 @@ def sft_job(config: TrainConfig, source: str, run: Run) -> Job:
 
     def make_batch(step: int) -> TrainBatch:
         first = step * config.sft.batch_size
-        return supervised_batch(mixture, renderer, range(first + module.global_rank, first + config.sft.batch_size, num_ranks()))
+        return supervised_batch(
+            mixture,
+            renderer,
+            range(first + module.global_rank, first + config.sft.batch_size, num_ranks()),
+        )
 
-    return Job(module=module, renderer=renderer, mixture=mixture, make_batch=make_batch, workers=config.data.workers)
+    return Job(
+        module=module,
+        renderer=renderer,
+        mixture=mixture,
+        make_batch=make_batch,
+        workers=config.data.workers,
+    )
 
 
 def grpo_job(config: TrainConfig, source: str, run: Run) -> Job:
@@ -158,8 +205,12 @@ def grpo_job(config: TrainConfig, source: str, run: Run) -> Job:
     mixture = open_mixture(config, StageName.grpo)
     sampler = open_sampler(config.sampler, policy, renderer)
     rank = int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")))
-    rollouts = Rollouts(mixture.example, renderer, sampler, config.reward, config.grpo, seed=config.seed, rank=rank)
-    module = GRPOModule(policy, config.grpo, config.model, crash_folder=run.folder / "crashes", rollouts=rollouts)
+    rollouts = Rollouts(
+        mixture.example, renderer, sampler, config.reward, config.grpo, seed=config.seed, rank=rank
+    )
+    module = GRPOModule(
+        policy, config.grpo, config.model, crash_folder=run.folder / "crashes", rollouts=rollouts
+    )
     make_batch = module.make_batch  # in this process: a worker would sample from old weights
     return Job(module=module, renderer=renderer, mixture=mixture, make_batch=make_batch, workers=0)
 
@@ -169,14 +220,23 @@ def open_mixture(config: TrainConfig, stage: StageName) -> Mixture:
     supervised, mix = stage is StageName.sft, getattr(config, stage.name).mix
     mode = None if supervised else AnswerMode.THINK
     sets = {
-        name: open_set(config.data.sets[name], "train", config.data, config.cold_start, supervised=supervised, mode=mode)
+        name: open_set(
+            config.data.sets[name],
+            "train",
+            config.data,
+            config.cold_start,
+            supervised=supervised,
+            mode=mode,
+        )
         for name, weight in mix.weights.items()
         if weight > 0
     }
     return Mixture(sets, mix, config.seed)
 
 
-def supervised_batch(mixture: Mixture, renderer: PromptRenderer, positions: Iterable[int]) -> TrainBatch:
+def supervised_batch(
+    mixture: Mixture, renderer: PromptRenderer, positions: Iterable[int]
+) -> TrainBatch:
     """The examples at these positions of the stream, their targets scored, each tagged with its question type."""
     batch = TrainBatch(trunks=[], images=[])
     for position in positions:

@@ -29,9 +29,23 @@ from actial.evaluation.diagnostics import three_questions
 from actial.grading.metrics import confusion, split_by, to_json
 from actial.runs.run_index import RunRecord, arms, finished, provenance, setting, swept_keys
 
-TRAINING = ("loss", "reward", "format", "accuracy", "kl", "length", "truncated", "entropy")  # of metrics.jsonl, means over the last tenth
-RISES = ("format", "length")  # of GRPO, whose course over the steps a claim may be about: "<metric>_rise", second half less first
-LATE = ("kl",)  # which begin at 0 and have spikes: "<metric>_late", median of the last quarter of the steps less that of the one before
+TRAINING = (
+    "loss",
+    "reward",
+    "format",
+    "accuracy",
+    "kl",
+    "length",
+    "truncated",
+    "entropy",
+)  # of metrics.jsonl, means over the last tenth
+RISES = (
+    "format",
+    "length",
+)  # of GRPO, whose course over the steps a claim may be about: "<metric>_rise", second half less first
+LATE = (
+    "kl",
+)  # which begin at 0 and have spikes: "<metric>_late", median of the last quarter of the steps less that of the one before
 EXACT_RESAMPLES = 50_000  # up to this many, the bootstrap takes every resample there is
 DRAWS = 10_000
 KEYS = ["arm", "model", "set", "metric"]
@@ -50,18 +64,26 @@ def tidy(runs: Sequence[RunRecord]) -> pd.DataFrame:
     """
     done = finished(runs)
     if not done:
-        raise UserError(f"none of the {len(runs)} runs is finished: run the command of the sweep again, it goes on where it was.")
+        raise UserError(
+            f"none of the {len(runs)} runs is finished: run the command of the sweep again, it goes on where it was."
+        )
     keys, labels = swept_keys(done), arms(done)
     rows = []
     for run in done:
         head = {"run": run.name, "arm": labels[run.name], "seed": run.seed}
-        head |= {key: _plain(setting(run, key)) for key in keys} | provenance(run) | {"minutes": run.minutes}
+        head |= (
+            {key: _plain(setting(run, key)) for key in keys}
+            | provenance(run)
+            | {"minutes": run.minutes}
+        )
         rows += [head | figure for figure in (*_scores(run), *_training(run))]
     return pd.DataFrame(rows)
 
 
 def _plain(value: Any) -> Any:
-    return value if value is None or isinstance(value, bool | int | float | str) else json.dumps(value)
+    return (
+        value if value is None or isinstance(value, bool | int | float | str) else json.dumps(value)
+    )
 
 
 def _scores(run: RunRecord) -> Iterator[dict[str, Any]]:
@@ -70,16 +92,29 @@ def _scores(run: RunRecord) -> Iterator[dict[str, Any]]:
         for model in results["models"]:
             found, where = results["sets"][name][model], {"model": run.label(model), "set": name}
             cells = {"accuracy": found["overall"], "joint": found.get("joint")}
-            cells |= {f"accuracy/{kind}": cell for by in ("by_type", "by_angle") for kind, cell in found.get(by, {}).items()}
-            cells |= dict(_cells(results.get("diagnostics", {}).get(name, {}).get(model) or {}, "diagnostics"))
+            cells |= {
+                f"accuracy/{kind}": cell
+                for by in ("by_type", "by_angle")
+                for kind, cell in found.get(by, {}).items()
+            }
+            cells |= dict(
+                _cells(results.get("diagnostics", {}).get(name, {}).get(model) or {}, "diagnostics")
+            )
             for metric, cell in cells.items():
                 if cell:
-                    yield where | {"metric": metric} | {key: cell.get(key) for key in ("value", "low", "high", "n")}
+                    yield (
+                        where
+                        | {"metric": metric}
+                        | {key: cell.get(key) for key in ("value", "low", "high", "n")}
+                    )
             for metric in ("unparsed", "truncated", "format", "tokens"):
                 if metric in found:
                     yield where | {"metric": metric, "value": found[metric]}
             if found["unparsed"] < 1:  # more of them right, or only more of them readable?
-                yield where | {"metric": "right_of_read", "value": found["overall"]["value"] / (1 - found["unparsed"])}
+                yield where | {
+                    "metric": "right_of_read",
+                    "value": found["overall"]["value"] / (1 - found["unparsed"]),
+                }
 
 
 def _cells(node: dict[str, Any], path: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -97,7 +132,12 @@ def _training(run: RunRecord) -> Iterator[dict[str, Any]]:
         last = frame.tail(max(1, len(frame) // 10))
         for metric in TRAINING:
             if metric in frame and last[metric].notna().any():
-                yield {"model": stage, "set": "training", "metric": metric, "value": float(last[metric].mean())}
+                yield {
+                    "model": stage,
+                    "set": "training",
+                    "metric": metric,
+                    "value": float(last[metric].mean()),
+                }
         half = len(frame) // 2
         for metric in RISES if stage == "grpo" and half else ():
             if metric in frame:
@@ -106,13 +146,26 @@ def _training(run: RunRecord) -> Iterator[dict[str, Any]]:
         quarter = len(frame) // 4
         for metric in LATE if stage == "grpo" and quarter else ():
             if metric in frame:
-                late = float(frame[metric].iloc[-quarter:].median() - frame[metric].iloc[-2 * quarter : -quarter].median())
+                late = float(
+                    frame[metric].iloc[-quarter:].median()
+                    - frame[metric].iloc[-2 * quarter : -quarter].median()
+                )
                 yield {"model": stage, "set": "training", "metric": f"{metric}_late", "value": late}
         if stage == "sft":
             drop = sudden_drop(frame)
-            yield {"model": stage, "set": "training", "metric": "drop", "value": float(drop is not None)}
+            yield {
+                "model": stage,
+                "set": "training",
+                "metric": "drop",
+                "value": float(drop is not None),
+            }
             if drop:
-                yield {"model": stage, "set": "training", "metric": "drop_step", "value": float(drop.step)}
+                yield {
+                    "model": stage,
+                    "set": "training",
+                    "metric": "drop_step",
+                    "value": float(drop.step),
+                }
 
 
 @dataclass(slots=True, frozen=True)
@@ -138,7 +191,9 @@ def sudden_drop(frame: pd.DataFrame, column: str = "loss", least: float = 0.2) -
     costs = [values[:i].var() * i + values[i:].var() * (len(values) - i) for i in splits]
     best = splits[int(np.argmin(costs))]
     before, after = float(values[:best].mean()), float(values[best:].mean())
-    if after >= (1 - least) * before or _decay_cost(curve.index.to_numpy(dtype=float), values) <= min(costs):
+    if after >= (1 - least) * before or _decay_cost(
+        curve.index.to_numpy(dtype=float), values
+    ) <= min(costs):
         return None
     return Drop(int(curve.index[best]), before, after)
 
@@ -148,7 +203,10 @@ def _decay_cost(steps: np.ndarray, values: np.ndarray) -> float:
     steps = steps - steps[0]
     taus = np.geomspace(steps[1] / 2, 4 * steps[-1], 60)
     designs = [np.stack([np.ones_like(steps), np.exp(-steps / tau)], axis=1) for tau in taus]
-    return min(float(((design @ np.linalg.lstsq(design, values)[0] - values) ** 2).sum()) for design in designs)
+    return min(
+        float(((design @ np.linalg.lstsq(design, values)[0] - values) ** 2).sum())
+        for design in designs
+    )
 
 
 # ---------------------------------------------------------------- over seeds
@@ -171,7 +229,9 @@ def bootstrap(values: Sequence[float]) -> tuple[float, float, float]:
     found = np.asarray(values, dtype=float)
     if len(found) < 2:
         return float(found.mean()) if len(found) else math.nan, math.nan, math.nan
-    low, high = np.quantile(found[_resamples(len(found))].mean(axis=1), [0.025, 0.975], method="inverted_cdf")
+    low, high = np.quantile(
+        found[_resamples(len(found))].mean(axis=1), [0.025, 0.975], method="inverted_cdf"
+    )
     return float(found.mean()), float(low), float(high)
 
 
@@ -188,10 +248,17 @@ def paired(table: pd.DataFrame, against: str) -> pd.DataFrame:
     """
     names = list(table["arm"].unique())
     if against not in names:
-        raise UserError(f"against={against} is no arm of these runs: use one of {'; '.join(names)}.")
+        raise UserError(
+            f"against={against} is no arm of these runs: use one of {'; '.join(names)}."
+        )
     final = table["model"] == _last_models(table)
     if table["model"][final & (table["set"] != "training")].nunique() > 1:
-        table = pd.concat([table[table["set"] == "training"], table[final & (table["set"] != "training")].assign(model="last")])
+        table = pd.concat(
+            [
+                table[table["set"] == "training"],
+                table[final & (table["set"] != "training")].assign(model="last"),
+            ]
+        )
     reference = table[table["arm"] == against]
     others = table[table["arm"] != against]
     both = others.merge(reference, on=["seed", "model", "set", "metric"], suffixes=("", "_against"))
@@ -204,7 +271,9 @@ def _last_models(table: pd.DataFrame) -> pd.Series:
     return table["run"].map(scored)
 
 
-def compare(table: pd.DataFrame, left: Mapping[str, str], right: Mapping[str, str] | None = None) -> dict[str, float]:
+def compare(
+    table: pd.DataFrame, left: Mapping[str, str], right: Mapping[str, str] | None = None
+) -> dict[str, float]:
     """Cell `left` (columns -> values, such as arm, model, set, metric), minus cell `right` at equal seeds: seeds, mean, low, high.
 
     Beside the bootstrap's low and high, those of Student's t (`t_low`, `t_high`), which do not shrink when seeds are few. The model
@@ -216,8 +285,19 @@ def compare(table: pd.DataFrame, left: Mapping[str, str], right: Mapping[str, st
     if values.empty:
         raise UserError(f"no seed has both {_words(left)} and {_words(right or {})}.")
     mean, low, high = bootstrap(values)
-    reach = float(student.ppf(0.975, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.nan
-    return {"seeds": len(values), "mean": mean, "low": low, "high": high, "t_low": mean - reach, "t_high": mean + reach}
+    reach = (
+        float(student.ppf(0.975, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values)))
+        if len(values) > 1
+        else math.nan
+    )
+    return {
+        "seeds": len(values),
+        "mean": mean,
+        "low": low,
+        "high": high,
+        "t_low": mean - reach,
+        "t_high": mean + reach,
+    }
 
 
 def _cell(table: pd.DataFrame, where: Mapping[str, str]) -> pd.Series:
@@ -225,13 +305,17 @@ def _cell(table: pd.DataFrame, where: Mapping[str, str]) -> pd.Series:
     chosen = table
     for key, value in where.items():
         if key == "model" and value == "last":
-            chosen = chosen[(chosen["set"] != "training") & (chosen["model"] == _last_models(chosen))]
+            chosen = chosen[
+                (chosen["set"] != "training") & (chosen["model"] == _last_models(chosen))
+            ]
         else:
             chosen = chosen[chosen[key] == value]
     if chosen.empty:
         raise UserError(f"no run has {_words(where)}.")
     if chosen["seed"].duplicated().any():
-        raise UserError(f"{_words(where)} is more than one figure of a seed: name its arm, one of {'; '.join(table['arm'].unique())}.")
+        raise UserError(
+            f"{_words(where)} is more than one figure of a seed: name its arm, one of {'; '.join(table['arm'].unique())}."
+        )
     return chosen.set_index("seed")["value"]
 
 
@@ -239,17 +323,26 @@ def _words(where: Mapping[str, str]) -> str:
     return ", ".join(f"{key}={value}" for key, value in where.items())
 
 
-def _over_seeds(table: pd.DataFrame, keys: list[str], value: Callable[[pd.DataFrame], pd.Series]) -> pd.DataFrame:
+def _over_seeds(
+    table: pd.DataFrame, keys: list[str], value: Callable[[pd.DataFrame], pd.Series]
+) -> pd.DataFrame:
     rows = []
     for names, part in table.groupby(keys, sort=False):
         mean, low, high = bootstrap(value(part).dropna())
-        rows.append(dict(zip(keys, names, strict=True)) | {"seeds": part["seed"].nunique(), "mean": mean, "low": low, "high": high})
+        rows.append(
+            dict(zip(keys, names, strict=True))
+            | {"seeds": part["seed"].nunique(), "mean": mean, "low": low, "high": high}
+        )
     return pd.DataFrame(rows, columns=[*keys, "seeds", "mean", "low", "high"])
 
 
 def one_row_per_run(table: pd.DataFrame) -> pd.DataFrame:
     """The tidy table spread out: settings and provenance, then a column "<set>/<model>/<metric>" for every value."""
-    head = [name for name in table.columns if name not in ("model", "set", "metric", "value", "low", "high", "n")]
+    head = [
+        name
+        for name in table.columns
+        if name not in ("model", "set", "metric", "value", "low", "high", "n")
+    ]
     wide = table.assign(figure=table["set"] + "/" + table["model"] + "/" + table["metric"])
     values = wide.pivot(index="run", columns="figure", values="value")
     return table[head].drop_duplicates("run").merge(values, on="run").reset_index(drop=True)
@@ -266,8 +359,21 @@ def curve(runs: Sequence[RunRecord], stage: str, metric: str) -> pd.DataFrame:
         frame = run.metrics(stage)
         if metric in frame:
             found = frame[metric].dropna()
-            parts.append(pd.DataFrame({"arm": labels[run.name], "seed": run.seed, "step": found.index, "value": found.to_numpy()}))
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["arm", "seed", "step", "value"])
+            parts.append(
+                pd.DataFrame(
+                    {
+                        "arm": labels[run.name],
+                        "seed": run.seed,
+                        "step": found.index,
+                        "value": found.to_numpy(),
+                    }
+                )
+            )
+    return (
+        pd.concat(parts, ignore_index=True)
+        if parts
+        else pd.DataFrame(columns=["arm", "seed", "step", "value"])
+    )
 
 
 def answers(run: RunRecord) -> pd.DataFrame:
@@ -285,7 +391,9 @@ def mistakes(run: RunRecord) -> pd.DataFrame:
     rows = []
     for (model, name), found in run.predictions().items():
         for kind, part in split_by(found, "type").items():
-            rows.append({"model": model, "set": name, "type": kind, **confusion(part), "n": len(part)})
+            rows.append(
+                {"model": model, "set": name, "type": kind, **confusion(part), "n": len(part)}
+            )
     return pd.DataFrame(rows)
 
 
@@ -305,5 +413,9 @@ def pairs(root: Path | str) -> pd.DataFrame:
     with (Path(root) / INDEX).open(encoding="utf-8") as file:
         for row in map(json.loads, file):
             geometry = {"alpha": row["geom"]["alpha_deg"], "elevation": row["geom"]["elev_deg"][0]}
-            rows.append({"uid": row["uid"], "split": row["split"], "class": row["class_name"]} | geometry | row["labels"])
+            rows.append(
+                {"uid": row["uid"], "split": row["split"], "class": row["class_name"]}
+                | geometry
+                | row["labels"]
+            )
     return pd.DataFrame(rows)

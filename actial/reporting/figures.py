@@ -43,10 +43,19 @@ def axis_label(metric: str) -> str:
     """What an axis says: "loss/ego_rotation" -> "loss, ego rotation (nats per token)"."""
     whole, _, part = metric.partition("/")
     named, bracket, unit = UNITS.get(whole, whole).partition(" (")
-    return f"{named}, {part.replace('_', ' ')}\n{bracket.strip()}{unit}".strip() if part else f"{named}{bracket}{unit}"
+    return (
+        f"{named}, {part.replace('_', ' ')}\n{bracket.strip()}{unit}".strip()
+        if part
+        else f"{named}{bracket}{unit}"
+    )
 
 
-def arm_figure(table: pd.DataFrame, means: pd.DataFrame, metric: str = "accuracy", chance: Mapping[str, float] | None = None) -> Figure:
+def arm_figure(
+    table: pd.DataFrame,
+    means: pd.DataFrame,
+    metric: str = "accuracy",
+    chance: Mapping[str, float] | None = None,
+) -> Figure:
     """One panel per set: a row per arm, a marker per model with its interval over seeds, ticks for the single seeds.
 
     `table` as from analysis.tidy, `means` as from analysis.summary; `chance`: set -> share that guessing gets right.
@@ -54,16 +63,33 @@ def arm_figure(table: pd.DataFrame, means: pd.DataFrame, metric: str = "accuracy
     shown = means[(means["metric"] == metric) & (means["set"] != "training")]
     sets, arms, models = (list(dict.fromkeys(shown[name])) for name in ("set", "arm", "model"))
     with matplotlib.rc_context(STYLE):
-        named_by = max(1.8, 0.085 * max((len(arm) for arm in arms), default=0))  # inches of the arms' names
-        figure = Figure(figsize=(3.0 * max(1, len(sets)) + named_by, 1.1 + 0.22 * len(arms) * (1 + len(models))), layout="constrained")
+        named_by = max(
+            1.8, 0.085 * max((len(arm) for arm in arms), default=0)
+        )  # inches of the arms' names
+        figure = Figure(
+            figsize=(
+                3.0 * max(1, len(sets)) + named_by,
+                1.1 + 0.22 * len(arms) * (1 + len(models)),
+            ),
+            layout="constrained",
+        )
         grid = figure.subplots(1, max(1, len(sets)), sharey=True, squeeze=False)[0]
         for axes, name in zip(grid, sets, strict=False):
             for y, arm in enumerate(arms):
                 for i, model in enumerate(models):
                     place = y + 0.8 * ((i + 0.5) / len(models) - 0.5)
-                    _point(axes, shown, table, {"set": name, "arm": arm, "model": model, "metric": metric}, place, places(models)[model])
+                    _point(
+                        axes,
+                        shown,
+                        table,
+                        {"set": name, "arm": arm, "model": model, "metric": metric},
+                        place,
+                        places(models)[model],
+                    )
             if chance and name in chance:
-                axes.axvline(100 * chance[name], color="#b9bec6", lw=1.2, zorder=0, label="guessing")
+                axes.axvline(
+                    100 * chance[name], color="#b9bec6", lw=1.2, zorder=0, label="guessing"
+                )
             axes.set_title(name, loc="left", fontsize=10)
             axes.set_xlabel(axis_label(metric), fontsize=9)
             axes.set_yticks(range(len(arms)), arms)
@@ -71,24 +97,46 @@ def arm_figure(table: pd.DataFrame, means: pd.DataFrame, metric: str = "accuracy
             axes.grid(axis="y", visible=False)
             axes.tick_params(length=0)
         drawn, said = grid[0].get_legend_handles_labels()
-        named = dict(zip(said, drawn, strict=True))  # a model is drawn in every arm that has it, and named once
+        named = dict(
+            zip(said, drawn, strict=True)
+        )  # a model is drawn in every arm that has it, and named once
         named["95 % interval over seeds"] = Line2D([], [], color=GREY, lw=2)
         named["one seed"] = Line2D([], [], color=GREY, marker="|", ms=8, ls="")
         figure.legend(
-            named.values(), named.keys(), loc="outside upper left", ncols=len(named) if len(sets) > 1 else 3, frameon=False, fontsize=9
+            named.values(),
+            named.keys(),
+            loc="outside upper left",
+            ncols=len(named) if len(sets) > 1 else 3,
+            frameon=False,
+            fontsize=9,
         )
     return figure
 
 
-def _point(axes: Any, means: pd.DataFrame, table: pd.DataFrame, where: dict[str, str], y: float, index: int) -> None:
+def _point(
+    axes: Any, means: pd.DataFrame, table: pd.DataFrame, where: dict[str, str], y: float, index: int
+) -> None:
     found, single = means[_matches(means, where)], table[_matches(table, where)]
     if found.empty:
         return
     factor, row = scale(where["metric"]), found.iloc[0]
     axes.plot(factor * single["value"], [y] * len(single), "|", color=colour(index), ms=8)
     if row["low"] == row["low"]:
-        axes.plot([factor * row["low"], factor * row["high"]], [y, y], color=colour(index), lw=2, solid_capstyle="butt")
-    axes.plot(factor * row["mean"], y, MARKERS[index % len(MARKERS)], color=colour(index), ms=6, label=label(where["model"]))
+        axes.plot(
+            [factor * row["low"], factor * row["high"]],
+            [y, y],
+            color=colour(index),
+            lw=2,
+            solid_capstyle="butt",
+        )
+    axes.plot(
+        factor * row["mean"],
+        y,
+        MARKERS[index % len(MARKERS)],
+        color=colour(index),
+        ms=6,
+        label=label(where["model"]),
+    )
 
 
 def _matches(table: pd.DataFrame, where: Mapping[str, Any]) -> pd.Series:
@@ -101,16 +149,36 @@ def curve_figure(curves: Mapping[str, pd.DataFrame]) -> Figure:
     columns = min(3, max(1, len(curves)))
     lines = max(1, -(-len(curves) // columns))
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(3.6 * columns, 2.6 * lines + 0.3 * len(arms) / columns), layout="constrained")
+        figure = Figure(
+            figsize=(3.6 * columns, 2.6 * lines + 0.3 * len(arms) / columns), layout="constrained"
+        )
         grid = figure.subplots(lines, columns, squeeze=False)
         for axes, (metric, frame) in zip(grid.flat, curves.items(), strict=False):
             for i, arm in enumerate(arms):
-                values = scale(metric) * frame[frame["arm"] == arm].pivot_table(index="step", columns="seed", values="value")
+                values = scale(metric) * frame[frame["arm"] == arm].pivot_table(
+                    index="step", columns="seed", values="value"
+                )
                 if len(values):
-                    axes.fill_between(values.index, values.min(axis=1), values.max(axis=1), color=colour(i + 1), alpha=0.15, lw=0)
+                    axes.fill_between(
+                        values.index,
+                        values.min(axis=1),
+                        values.max(axis=1),
+                        color=colour(i + 1),
+                        alpha=0.15,
+                        lw=0,
+                    )
                     style = LINES[(i // 5) % len(LINES)]
-                    axes.plot(values.index, values.mean(axis=1), color=colour(i + 1), ls=style, lw=1.6, label=arm)
-            if metric in ("loss", "kl"):  # the first fall of the one, of the answers' form, and spikes of the other would flatten the rest
+                    axes.plot(
+                        values.index,
+                        values.mean(axis=1),
+                        color=colour(i + 1),
+                        ls=style,
+                        lw=1.6,
+                        label=arm,
+                    )
+            if (
+                metric in ("loss", "kl")
+            ):  # the first fall of the one, of the answers' form, and spikes of the other would flatten the rest
                 axes.set_yscale("log", nonpositive="mask")
                 axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
                 axes.yaxis.set_minor_formatter(NullFormatter())
@@ -121,7 +189,9 @@ def curve_figure(curves: Mapping[str, pd.DataFrame]) -> Figure:
         for axes in list(grid.flat)[len(curves) :]:
             axes.set_visible(False)
         handles, names = grid.flat[0].get_legend_handles_labels()
-        figure.legend(handles, names, loc="outside upper left", ncols=columns, frameon=False, fontsize=8)
+        figure.legend(
+            handles, names, loc="outside upper left", ncols=columns, frameon=False, fontsize=8
+        )
     return figure
 
 
@@ -129,11 +199,17 @@ def counts_figure(counts: Mapping[str, pd.Series]) -> Figure:
     """One bar panel per series (title -> count or share by category)."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(3.4 * len(counts), 2.8), layout="constrained")
-        for axes, (title, series) in zip(figure.subplots(1, len(counts), squeeze=False)[0], counts.items(), strict=True):
+        for axes, (title, series) in zip(
+            figure.subplots(1, len(counts), squeeze=False)[0], counts.items(), strict=True
+        ):
             axes.bar([str(name) for name in series.index], series.to_numpy(), color=colour(1))
             axes.set_title(title, loc="left", fontsize=10)
             axes.set_ylabel(str(series.name or "pairs"), fontsize=9)
-            axes.tick_params(axis="x", labelrotation=30 if max(map(len, map(str, series.index)), default=0) > 6 else 0, length=0)
+            axes.tick_params(
+                axis="x",
+                labelrotation=30 if max(map(len, map(str, series.index)), default=0) > 6 else 0,
+                length=0,
+            )
             axes.grid(axis="x", visible=False)
     return figure
 
@@ -142,15 +218,27 @@ def photo_figure(cards: Sequence[Mapping[str, Any]], folder: Path | str) -> Figu
     """Photos of a run's sample answers (results.json, "examples") with the question, the truth and what every model said."""
     photos = max((len(card["images"]) for card in cards), default=1)
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(2.2 * photos + 4.5, 2.0 * max(1, len(cards))), layout="constrained")
-        grid = figure.subplots(max(1, len(cards)), photos + 1, squeeze=False, width_ratios=[1] * photos + [2])
+        figure = Figure(
+            figsize=(2.2 * photos + 4.5, 2.0 * max(1, len(cards))), layout="constrained"
+        )
+        grid = figure.subplots(
+            max(1, len(cards)), photos + 1, squeeze=False, width_ratios=[1] * photos + [2]
+        )
         for axes in grid.flat:
             axes.set_axis_off()
         for line, card in zip(grid, cards, strict=False):
             for axes, path in zip(line, card["images"], strict=False):
                 axes.imshow(matplotlib.image.imread(Path(folder) / path), interpolation="nearest")
-            answers = sorted(card["answers"].items(), key=lambda named: list(LABELS).index(named[0]) if named[0] in LABELS else len(LABELS))
-            said = [f"{label(m)}: {a['choice'] or 'not readable'}{'' if a['hit'] else '  (wrong)'}" for m, a in answers]
+            answers = sorted(
+                card["answers"].items(),
+                key=lambda named: (
+                    list(LABELS).index(named[0]) if named[0] in LABELS else len(LABELS)
+                ),
+            )
+            said = [
+                f"{label(m)}: {a['choice'] or 'not readable'}{'' if a['hit'] else '  (wrong)'}"
+                for m, a in answers
+            ]
             asked = wrap(card["question"].splitlines()[0], 56)
             text = "\n".join([*asked, f"truth: {card['answer']}", *said])
             line[-1].text(0, 0.5, text, va="center", fontsize=9, transform=line[-1].transAxes)

@@ -9,12 +9,26 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-from matplotlib.figure import Figure  # not pyplot: importing this module must not choose a backend for a notebook
+from matplotlib.figure import (
+    Figure,
+)  # not pyplot: importing this module must not choose a backend for a notebook
 
-COLOURS = ("#8a8f98", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9")  # Okabe and Ito, grey first
+COLOURS = (
+    "#8a8f98",
+    "#0072b2",
+    "#d55e00",
+    "#009e73",
+    "#cc79a7",
+    "#56b4e9",
+)  # Okabe and Ito, grey first
 MARKERS = ("o", "s", "D", "^", "v", "P")
 LABELS = {"base": "base", "start": "start (SFT)", "sft": "SFT", "grpo": "GRPO"}
-PLACES = {"base": 0, "start": 1, "sft": 1, "grpo": 2}  # of colours and markers, the same in every figure
+PLACES = {
+    "base": 0,
+    "start": 1,
+    "sft": 1,
+    "grpo": 2,
+}  # of colours and markers, the same in every figure
 STYLE: Any = {
     "font.size": 10,
     "font.family": "sans-serif",
@@ -50,7 +64,10 @@ def colour(index: int) -> str:
 def places(models: Sequence[str]) -> dict[str, int]:
     """Model -> its place among colours and markers; what has no place of its own gets the next one."""
     others = [model for model in models if model not in PLACES]
-    return {model: PLACES.get(model, 3 + others.index(model) if model in others else 0) for model in models}
+    return {
+        model: PLACES.get(model, 3 + others.index(model) if model in others else 0)
+        for model in models
+    }
 
 
 def label(model: str) -> str:
@@ -61,7 +78,9 @@ def forest(sets: dict[str, Any], models: Sequence[str], chance: dict[str, float]
     """Accuracy of every model on every set, and jointly over a pair's questions, with intervals."""
     rows: list[tuple[str, float | None, dict[str, Any]]] = []
     for name, found in sets.items():
-        rows.append((name, chance.get(name), {m: found[m]["overall"] for m in models if m in found}))
+        rows.append(
+            (name, chance.get(name), {m: found[m]["overall"] for m in models if m in found})
+        )
         if joint := {m: found[m]["joint"] for m in models if "joint" in found.get(m, {})}:
             rows.append((f"{name}, pairs all right", None, joint))
     if not rows:
@@ -73,7 +92,13 @@ def forest(sets: dict[str, Any], models: Sequence[str], chance: dict[str, float]
             if guessing is not None:
                 axes.plot([100 * guessing] * 2, [y - 0.33, y + 0.33], color="#b9bec6", lw=1.5)
             for i, (model, cell) in enumerate(cells.items()):
-                _interval(axes, cell, y + 0.2 * (i - (len(cells) - 1) / 2), places(models)[model], label(model) if y == 0 else None)
+                _interval(
+                    axes,
+                    cell,
+                    y + 0.2 * (i - (len(cells) - 1) / 2),
+                    places(models)[model],
+                    label(model) if y == 0 else None,
+                )
         axes.set_yticks(range(len(rows)), [text for text, _, _ in rows])
         axes.set_ylim(len(rows) - 0.4, -0.6)
         axes.set_xlim(0, 100)
@@ -85,8 +110,16 @@ def forest(sets: dict[str, Any], models: Sequence[str], chance: dict[str, float]
 
 
 def _interval(axes: Any, cell: dict[str, Any], y: float, index: int, name: str | None) -> None:
-    axes.plot([100 * cell["low"], 100 * cell["high"]], [y, y], color=colour(index), lw=2, solid_capstyle="butt")
-    axes.plot(100 * cell["value"], y, MARKERS[index % len(MARKERS)], color=colour(index), ms=6, label=name)
+    axes.plot(
+        [100 * cell["low"], 100 * cell["high"]],
+        [y, y],
+        color=colour(index),
+        lw=2,
+        solid_capstyle="butt",
+    )
+    axes.plot(
+        100 * cell["value"], y, MARKERS[index % len(MARKERS)], color=colour(index), ms=6, label=name
+    )
 
 
 def curves(metrics: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
@@ -103,7 +136,12 @@ def curves(metrics: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
             if panel := _panel(name):
                 panels.setdefault(panel, {})[name] = np.array(series[name], dtype=float)
         if panels:
-            found.append({"name": label(stage), "svg": _panels({panel: panels[panel] for panel in PANELS if panel in panels})})
+            found.append(
+                {
+                    "name": label(stage),
+                    "svg": _panels({panel: panels[panel] for panel in PANELS if panel in panels}),
+                }
+            )
     return found
 
 
@@ -111,7 +149,14 @@ def _panel(name: str) -> str | None:
     parts = name.lower().split("/")
     if parts[0] == "accuracy" and len(parts) > 1:
         return BY_TYPE
-    return next((panel for panel, words in PANELS.items() if any(word in (parts[0], parts[-1]) for word in words)), None)
+    return next(
+        (
+            panel
+            for panel, words in PANELS.items()
+            if any(word in (parts[0], parts[-1]) for word in words)
+        ),
+        None,
+    )
 
 
 def _panels(panels: dict[str, dict[str, np.ndarray]]) -> str:
@@ -127,7 +172,13 @@ def _panels(panels: dict[str, dict[str, np.ndarray]]) -> str:
             axes.set_xlabel("step", fontsize=9)
             axes.tick_params(length=0)
             if len(series) > 1:
-                axes.legend(frameon=False, fontsize=7, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.22))
+                axes.legend(
+                    frameon=False,
+                    fontsize=7,
+                    ncols=2,
+                    loc="upper center",
+                    bbox_to_anchor=(0.5, -0.22),
+                )
         for axes in list(grid.flat)[len(panels) :]:
             axes.set_visible(False)
         return _svg(figure)

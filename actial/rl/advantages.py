@@ -9,7 +9,9 @@ from actial.config import AdvantageScale
 EPSILON = 1e-6  # keeps a uniform group's 0 / 0 at 0
 
 
-def compute_advantages(rewards_PG: torch.Tensor, scale: AdvantageScale, deviation: float | None = None) -> torch.Tensor:
+def compute_advantages(
+    rewards_PG: torch.Tensor, scale: AdvantageScale, deviation: float | None = None
+) -> torch.Tensor:
     """(P, G) advantages; ungradable completions get 0 and do not enter their group's mean.
 
     group: divide by the group's standard deviation (https://arxiv.org/abs/2402.03300, eq. 3; sample deviation, as the release).
@@ -24,7 +26,9 @@ def compute_advantages(rewards_PG: torch.Tensor, scale: AdvantageScale, deviatio
     if scale is AdvantageScale.leave_one_out:
         return centred * count / (count - 1).clamp(min=1)
     if scale is AdvantageScale.group:
-        return centred / ((centred.square().sum(1, keepdim=True) / (count - 1).clamp(min=1)).sqrt() + EPSILON)
+        return centred / (
+            (centred.square().sum(1, keepdim=True) / (count - 1).clamp(min=1)).sqrt() + EPSILON
+        )
     if deviation is None:
         known = rewards_PG[graded]
         deviation = float(known.std()) if len(known) > 1 else 0.0

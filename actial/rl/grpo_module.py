@@ -23,7 +23,12 @@ from actial.training.distributed import Sums, sum_over_ranks
 from actial.training.losses import Denominators, Metrics, Scores, kl_penalty, policy_gradient
 from actial.training.train_module import StepModule
 
-LENGTHS = (64, 256, 1024, math.inf)  # tokens; upper bounds of the buckets in which the gap to the sampler is reported
+LENGTHS = (
+    64,
+    256,
+    1024,
+    math.inf,
+)  # tokens; upper bounds of the buckets in which the gap to the sampler is reported
 
 
 class MismatchError(RuntimeError):
@@ -39,22 +44,38 @@ class GRPOModule(StepModule):
 
     stage: GRPOConfig
 
-    def __init__(self, policy: Policy, stage: GRPOConfig, model: ModelConfig, *, crash_folder: Path, rollouts: Rollouts) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        stage: GRPOConfig,
+        model: ModelConfig,
+        *,
+        crash_folder: Path,
+        rollouts: Rollouts,
+    ) -> None:
         super().__init__(policy, stage, model, crash_folder=crash_folder)
         self.rollouts = rollouts
         self.law = Law(stage.temperature, tuple(rollouts.renderer.banned_ids))
         self.position = 0  # in the stream of examples
-        self.begun: dict[int, Begun] = {}  # one_step_off: samples of the step that trains and of the next
-        self.kept: Mapping[str, torch.Tensor] = {}  # from a checkpoint, until the first step has begun
+        self.begun: dict[
+            int, Begun
+        ] = {}  # one_step_off: samples of the step that trains and of the next
+        self.kept: Mapping[
+            str, torch.Tensor
+        ] = {}  # from a checkpoint, until the first step has begun
         self.penalised = stage.kl.place is KLPlace.reward and stage.kl.beta > 0
         self.compare = Compare.none
         if stage.kl.beta > 0 and stage.kl.estimator is not KLEstimator.none:
-            self.compare = Compare.full_kl if stage.kl.estimator is KLEstimator.full else Compare.logprobs
+            self.compare = (
+                Compare.full_kl if stage.kl.estimator is KLEstimator.full else Compare.logprobs
+            )
 
     def configure_model(self) -> None:
         super().configure_model()
         if self.sharded and isinstance(self.rollouts.sampler, HFSampler):
-            raise UserError("sampler.kind=hf cannot decode with trainer.strategy=fsdp2, whose forward is collective: use a vllm sampler.")
+            raise UserError(
+                "sampler.kind=hf cannot decode with trainer.strategy=fsdp2, whose forward is collective: use a vllm sampler."
+            )
 
     def counters(self) -> dict[str, int]:
         return {"position": self.position}
@@ -90,7 +111,11 @@ class GRPOModule(StepModule):
         if step in self.begun:
             return self.begun[step]
         kept, self.kept = self.kept, {}
-        return self.rollouts.restored(step, self.position, kept) if kept else self.rollouts.begin(step, self.position)
+        return (
+            self.rollouts.restored(step, self.position, kept)
+            if kept
+            else self.rollouts.begin(step, self.position)
+        )
 
     def training_step(self, batch: RolloutBatch, _: int) -> None:
         started = time.perf_counter()
@@ -109,11 +134,19 @@ class GRPOModule(StepModule):
             started=started,
             tokens=sum(trunk.num_tokens for trunk in batch.trunks),
         )
-        self.timings |= getattr(self.rollouts.sampler, "figures", {})  # of the last transfer of weights, where there is one
+        self.timings |= getattr(
+            self.rollouts.sampler, "figures", {}
+        )  # of the last transfer of weights, where there is one
 
     # ------------------------------------------------------------ one update
 
-    def _update(self, batch: RolloutBatch, chosen: range, old: list[torch.Tensor] | None, denominators: Denominators) -> Sums:
+    def _update(
+        self,
+        batch: RolloutBatch,
+        chosen: range,
+        old: list[torch.Tensor] | None,
+        denominators: Denominators,
+    ) -> Sums:
         compare = Compare.none if self.penalised else self.compare
 
         def loss_of(part: list[int]) -> tuple[torch.Tensor, Metrics]:
@@ -124,14 +157,18 @@ class GRPOModule(StepModule):
                 branch_index=packed.branch_index,
                 group_of_branch=packed.trunk_of_branch,
                 advantages=_per_branch(batch.advantages, batch.trunks, part).to(result.logprobs),
-                old_logprobs=None if old is None else torch.cat([result.logprobs.new_zeros(0), *(old[i] for i in part)]),
+                old_logprobs=None
+                if old is None
+                else torch.cat([result.logprobs.new_zeros(0), *(old[i] for i in part)]),
                 sampler_logprobs=_sampler_logprobs(batch, part).to(result.logprobs),
                 reference_logprobs=result.reference_logprobs,
                 exact_kl=result.kl,
             )
             loss, metrics = policy_gradient(scores, self.stage, denominators)
             assert result.entropy is not None
-            return loss, metrics | {"entropy": result.entropy.sum() / denominators.tokens} | _gap_moments(scores) | _gap_by_length(scores)
+            return loss, metrics | {
+                "entropy": result.entropy.sum() / denominators.tokens
+            } | _gap_moments(scores) | _gap_by_length(scores)
 
         metrics = self.update(batch, self.parts(batch, chosen), loss_of)
         metrics |= _gap_summary(metrics)
@@ -227,14 +264,18 @@ def _gap_moments(scores: Scores) -> Metrics:
     x, y = _sampled_from(scores).double(), scores.sampler_logprobs.double()
     moments = {"n": torch.ones_like(x), "x": x, "y": y, "xx": x * x, "yy": y * y, "xy": x * y}
     largest = (x - y).abs().max() if len(x) else x.new_zeros(())
-    return {f"moment/{name}": values.sum() for name, values in moments.items()} | {"max/logprob_gap": largest}
+    return {f"moment/{name}": values.sum() for name, values in moments.items()} | {
+        "max/logprob_gap": largest
+    }
 
 
 def _gap_by_length(scores: Scores) -> Metrics:
     """Additive gap and count of the tokens of completions whose length falls under each bound of `LENGTHS`, and above the one before."""
     assert scores.sampler_logprobs is not None
     gap = (_sampled_from(scores) - scores.sampler_logprobs).abs().double()
-    length = scores.branch_index.bincount()[scores.branch_index] if len(gap) else scores.branch_index
+    length = (
+        scores.branch_index.bincount()[scores.branch_index] if len(gap) else scores.branch_index
+    )
     sums: Metrics = {}
     for low, high in zip((0, *LENGTHS), LENGTHS, strict=False):
         inside = (length > low) & (length <= high)
@@ -244,7 +285,9 @@ def _gap_by_length(scores: Scores) -> Metrics:
 
 def _gap_summary(metrics: Sums) -> Sums:
     """Replace the moments by the correlation (absent for constant values) and name the maximum."""
-    n, x, y, xx, yy, xy = (metrics.pop(f"moment/{name}") for name in ("n", "x", "y", "xx", "yy", "xy"))
+    n, x, y, xx, yy, xy = (
+        metrics.pop(f"moment/{name}") for name in ("n", "x", "y", "xx", "yy", "xy")
+    )
     spread = (xx - x * x / n) * (yy - y * y / n)
     summary = {"logprob_gap_max": metrics.pop("max/logprob_gap")}
     for bound in LENGTHS:
@@ -265,4 +308,8 @@ def _mean_of(updates: list[Sums]) -> Sums:
 
 def _means(sums: Sums) -> Sums:
     names = [name.removeprefix("total/") for name in sums if name.startswith("total/")]
-    return {name: sums[f"total/{name}"] / sums[f"count/{name}"] for name in names if sums[f"count/{name}"]}
+    return {
+        name: sums[f"total/{name}"] / sums[f"count/{name}"]
+        for name in names
+        if sums[f"count/{name}"]
+    }

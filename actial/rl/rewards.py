@@ -29,22 +29,35 @@ class Graded:
     text: str
     finish: FinishReason
     grade: Grade
-    row: Mapping[str, Any] = field(default_factory=dict)  # of the question's example; of a swapped pair, the swapped one
+    row: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # of the question's example; of a swapped pair, the swapped one
     turned: bool = False  # the photos stand in reverse order
     others: Sequence[Graded] = ()  # completions of the other prompts about the same photos
 
     @classmethod
-    def of(cls, question: Question, text: str, finish: FinishReason, row: Mapping[str, Any] | None = None, turned: bool = False) -> Graded:
+    def of(
+        cls,
+        question: Question,
+        text: str,
+        finish: FinishReason,
+        row: Mapping[str, Any] | None = None,
+        turned: bool = False,
+    ) -> Graded:
         """A completion with its grade; `others` are filled in when all are there."""
         read, _ = read_answer(row or {}, question, text, finish)
-        return cls(question=question, text=text, finish=finish, grade=read, row=row or {}, turned=turned)
+        return cls(
+            question=question, text=text, finish=finish, grade=read, row=row or {}, turned=turned
+        )
 
     @property
     def motion(self) -> int | None:
         """+1 when the answer implies that the camera went to its right over the pair as it is stored, -1 left, 0 no motion; None unread."""
         if self.question.type not in SIGN or self.grade.letter is None:
             return None
-        motion = implied_motion(self.question.type, self.question.options["ABCDEF".index(self.grade.letter)])
+        motion = implied_motion(
+            self.question.type, self.question.options["ABCDEF".index(self.grade.letter)]
+        )
         return -motion if self.turned else motion
 
 
@@ -75,14 +88,20 @@ def consistency_reward(graded: Graded) -> float | None:
     others = [other for other in graded.others if other.question.type in SIGN]
     if graded.question.type not in SIGN or not others:
         return None
-    return sum(graded.motion is not None and other.motion == graded.motion for other in others) / len(others)
+    return sum(
+        graded.motion is not None and other.motion == graded.motion for other in others
+    ) / len(others)
 
 
 def joint_reward(graded: Graded) -> float | None:
     """For a right answer the share of right answers to the pair's other prompts, for a wrong one 0; None where there are no others."""
     if not graded.others:
         return None
-    return graded.grade.correct * sum(other.grade.correct for other in graded.others) / len(graded.others)
+    return (
+        graded.grade.correct
+        * sum(other.grade.correct for other in graded.others)
+        / len(graded.others)
+    )
 
 
 def verified_reward(graded: Graded) -> float | None:
@@ -125,7 +144,11 @@ class Rewards:
 
     def combine(self, parts: dict[str, float | None]) -> float:
         """Weighted sum of the parts that apply; NaN where none does. Gated: only a completion of the right form earns more."""
-        held = [value for name, value in parts.items() if self.config.parts[name].kind == "format" and value is not None]
+        held = [
+            value
+            for name, value in parts.items()
+            if self.config.parts[name].kind == "format" and value is not None
+        ]
         blocked = self.config.gated and any(value < 1.0 for value in held)
         total, applied = 0.0, False
         for name, value in parts.items():

@@ -17,7 +17,15 @@ import numpy as np
 import torch
 
 from actial.config import AdvantageScale, GRPOConfig, OverLong, RewardConfig
-from actial.core.records import Completion, Example, FinishReason, Outcome, Prompt, Question, SamplingParams
+from actial.core.records import (
+    Completion,
+    Example,
+    FinishReason,
+    Outcome,
+    Prompt,
+    Question,
+    SamplingParams,
+)
 from actial.core.seeding import hash_choice, hash_int
 from actial.grading.predictions import truth
 from actial.inference.samplers import Groups, RolloutSampler, finished
@@ -121,7 +129,9 @@ class Rollouts:
         self.background = ThreadPoolExecutor(1)
         self.prepared: tuple[range, Future[list[_Asked]]] | None = None
 
-    def make(self, step: int, position: int, penalty: Penalty | None = None, begun: Begun | None = None) -> RolloutBatch:
+    def make(
+        self, step: int, position: int, penalty: Penalty | None = None, begun: Begun | None = None
+    ) -> RolloutBatch:
         """Roll out `batch_size` examples from `position` on; those with uniform groups only are replaced up to `max_refills` times.
 
         `penalty` gives each completion's KL penalty, to be taken off its reward; `begun` what `begin` gave for this step and position.
@@ -140,7 +150,10 @@ class Rollouts:
             wanted, rounds = missing, rounds + 1
         batch = self._batch(answered, penalty, position + drawn)
         share = {"total/kept": float(_examples(answered)), "count/kept": float(drawn) / num_ranks()}
-        batch.sums |= share | {"total/refills": float(rounds) / num_ranks(), "count/refills": 1.0 / num_ranks()}
+        batch.sums |= share | {
+            "total/refills": float(rounds) / num_ranks(),
+            "count/refills": 1.0 / num_ranks(),
+        }
         return batch
 
     # ------------------------------------------------------------ samples
@@ -159,10 +172,16 @@ class Rollouts:
 
     def _begin(self, step: int, positions: range) -> Begun:
         known, asked = self.prepared or (None, None)
-        prompts = asked.result() if asked is not None and known == positions else self._asked(positions)
+        prompts = (
+            asked.result() if asked is not None and known == positions else self._asked(positions)
+        )
         seed = hash_int("rollout", self.seed, step) >> 1
-        params = SamplingParams(temperature=self.config.temperature, max_tokens=self.config.max_tokens, seed=seed)
-        sampled = self.sampler.begin([one.prompt for one in prompts], self._completions_per_prompt, params)
+        params = SamplingParams(
+            temperature=self.config.temperature, max_tokens=self.config.max_tokens, seed=seed
+        )
+        sampled = self.sampler.begin(
+            [one.prompt for one in prompts], self._completions_per_prompt, params
+        )
         return Begun(step=step, positions=positions, asked=prompts, sampled=sampled)
 
     @property
@@ -170,11 +189,17 @@ class Rollouts:
         return self.config.group_size // self.prompts_per_group
 
     def _asked(self, positions: range) -> list[_Asked]:
-        return [one for position in positions for one in self._prompts(self.example(position), position)]
+        return [
+            one for position in positions for one in self._prompts(self.example(position), position)
+        ]
 
     def _prompts(self, example: Example, position: int) -> Iterator[_Asked]:
         """What one example is asked: a question drawn by hash or all of them, under grpo.counterfactual each of them twice."""
-        drawn = example.questions if self.config.all_questions else [hash_choice(example.questions, "rollout", self.seed, position)]
+        drawn = (
+            example.questions
+            if self.config.all_questions
+            else [hash_choice(example.questions, "rollout", self.seed, position)]
+        )
         for question in drawn:
             yield self._prompt(example, question, position)
             if self.config.counterfactual:
@@ -182,11 +207,19 @@ class Rollouts:
                     swapped = swap_views(replace(example, questions=[question]))
                     yield self._prompt(swapped, swapped.questions[0], position, turned=True)
                 else:  # nothing that reversing the photos would turn
-                    yield self._prompt(example, replace(question, uid=f"{question.uid}#again"), position)
+                    yield self._prompt(
+                        example, replace(question, uid=f"{question.uid}#again"), position
+                    )
 
-    def _prompt(self, example: Example, question: Question, position: int, *, turned: bool = False) -> _Asked:
-        prompt = replace(self.renderer.prompt(example, question), uid=f"{question.uid}@{position}")  # drawn twice, it is sampled twice
-        return _Asked(position=position, prompt=prompt, question=question, row=example.row, turned=turned)
+    def _prompt(
+        self, example: Example, question: Question, position: int, *, turned: bool = False
+    ) -> _Asked:
+        prompt = replace(
+            self.renderer.prompt(example, question), uid=f"{question.uid}@{position}"
+        )  # drawn twice, it is sampled twice
+        return _Asked(
+            position=position, prompt=prompt, question=question, row=example.row, turned=turned
+        )
 
     def saved(self, begun: Begun) -> dict[str, torch.Tensor]:
         """All ranks' samples of a step in order of position.
@@ -194,33 +227,56 @@ class Rollouts:
         (P,) positions of the prompts, (C,) lengths and stops of the completions, (N,) ids and log-probabilities.
         """
         own = zip((one.position for one in begun.asked), begun.sampled.result(), strict=True)
-        pairs = sorted((pair for pairs in gathered(list(own)) for pair in pairs), key=lambda pair: pair[0])
+        pairs = sorted(
+            (pair for pairs in gathered(list(own)) for pair in pairs), key=lambda pair: pair[0]
+        )
         completions = [completion for _, group in pairs for completion in group]
         return {
             "positions": torch.tensor([position for position, _ in pairs]),
             "lengths": torch.tensor([len(c.token_ids) for c in completions]),
             "stopped": torch.tensor([c.finish is FinishReason.STOP for c in completions]),
             "token_ids": torch.tensor([token for c in completions for token in c.token_ids]),
-            "logprobs": torch.tensor([value for c in completions for value in c.logprobs], dtype=torch.float64),
+            "logprobs": torch.tensor(
+                [value for c in completions for value in c.logprobs], dtype=torch.float64
+            ),
         }
 
     def restored(self, step: int, position: int, tensors: Mapping[str, torch.Tensor]) -> Begun:
         """Inverse of `saved`, for any number of ranks."""
         lengths = tensors["lengths"].tolist()
-        parts = [tensors["stopped"].tolist(), *(tensors[name].split(lengths) for name in ("token_ids", "logprobs"))]
+        parts = [
+            tensors["stopped"].tolist(),
+            *(tensors[name].split(lengths) for name in ("token_ids", "logprobs")),
+        ]
         completions = [
-            Completion(token_ids=ids.tolist(), logprobs=values.tolist(), finish=FinishReason.STOP if stopped else FinishReason.LENGTH)
+            Completion(
+                token_ids=ids.tolist(),
+                logprobs=values.tolist(),
+                finish=FinishReason.STOP if stopped else FinishReason.LENGTH,
+            )
             for stopped, ids, values in zip(*parts, strict=True)
         ]
-        size, positions = self._completions_per_prompt, self._share(position, self.config.batch_size)
-        groups = [completions[size * i : size * (i + 1)] for i, p in enumerate(tensors["positions"].tolist()) if p in positions]
-        return Begun(step=step, positions=positions, asked=self._asked(positions), sampled=finished(groups))
+        size, positions = (
+            self._completions_per_prompt,
+            self._share(position, self.config.batch_size),
+        )
+        groups = [
+            completions[size * i : size * (i + 1)]
+            for i, p in enumerate(tensors["positions"].tolist())
+            if p in positions
+        ]
+        return Begun(
+            step=step, positions=positions, asked=self._asked(positions), sampled=finished(groups)
+        )
 
     # ------------------------------------------------------------ grades
 
     def _graded(self, begun: Begun) -> list[_Answered]:
         sampled = begun.sampled.result()
-        graded = [[self._grade(one, completion) for completion in group] for one, group in zip(begun.asked, sampled, strict=True)]
+        graded = [
+            [self._grade(one, completion) for completion in group]
+            for one, group in zip(begun.asked, sampled, strict=True)
+        ]
         of_example = defaultdict(list)
         for i, one in enumerate(begun.asked):
             of_example[one.position].append(i)
@@ -234,7 +290,9 @@ class Rollouts:
         text = self.renderer.decode(completion.token_ids)
         return Graded.of(asked.question, text, completion.finish, asked.row, turned=asked.turned)
 
-    def _answered(self, asked: _Asked, completions: list[Completion], graded: list[Graded]) -> _Answered:
+    def _answered(
+        self, asked: _Asked, completions: list[Completion], graded: list[Graded]
+    ) -> _Answered:
         samples = []
         for member, (completion, read) in enumerate(zip(completions, graded, strict=True)):
             parts = self.rewards.parts(read)
@@ -254,26 +312,46 @@ class Rollouts:
     def _kept(self, answered: list[_Answered]) -> list[bool]:
         if not self.config.filter_zero_variance or not answered:
             return [True] * len(answered)
-        return informative_groups(self._rewards(answered)).repeat_interleave(self.prompts_per_group).tolist()
+        return (
+            informative_groups(self._rewards(answered))
+            .repeat_interleave(self.prompts_per_group)
+            .tolist()
+        )
 
     def _rewards(self, answered: Sequence[_Answered]) -> torch.Tensor:
         """(P, G)"""
-        return torch.tensor([s.reward for one in answered for s in one.samples], dtype=torch.float64).view(-1, self.config.group_size)
+        return torch.tensor(
+            [s.reward for one in answered for s in one.samples], dtype=torch.float64
+        ).view(-1, self.config.group_size)
 
-    def _batch(self, answered: list[_Answered], penalty: Penalty | None, position: int) -> RolloutBatch:
+    def _batch(
+        self, answered: list[_Answered], penalty: Penalty | None, position: int
+    ) -> RolloutBatch:
         trunks, images = as_trunks([one.asked.prompt for one in answered])
         for trunk, one in zip(trunks, answered, strict=True):
             trunk.branches = [self._branch(completion) for completion in one.completions]
         samples = [sample for one in answered for sample in one.samples]
-        sampler_logprobs = [completion.logprobs for one in answered for completion in one.completions]
+        sampler_logprobs = [
+            completion.logprobs for one in answered for completion in one.completions
+        ]
         sums = measure(answered, self._rewards(answered), self.renderer.banned_ids)
-        if penalty is not None:  # also without groups: sharded, every rank must make the forward passes
+        if (
+            penalty is not None
+        ):  # also without groups: sharded, every rank must make the forward passes
             for sample, cost in zip(samples, penalty(trunks, images), strict=True):
                 sample.reward -= cost
                 _add(sums, "kl_penalty", cost)
         rewards = self._rewards(answered)
-        spread = deviation_over_ranks(rewards) if self.config.advantage is AdvantageScale.batch and num_ranks() > 1 else None
-        advantages = compute_advantages(rewards, self.config.advantage, spread).flatten().tolist() if answered else []
+        spread = (
+            deviation_over_ranks(rewards)
+            if self.config.advantage is AdvantageScale.batch and num_ranks() > 1
+            else None
+        )
+        advantages = (
+            compute_advantages(rewards, self.config.advantage, spread).flatten().tolist()
+            if answered
+            else []
+        )
         for sample, advantage in zip(samples, advantages, strict=True):
             sample.advantage = advantage
         return RolloutBatch(
@@ -285,7 +363,10 @@ class Rollouts:
         """All tokens scored, but for an answer cut off under over_long=mask, and ids that no law of ours can draw."""
         masked = self.config.over_long is OverLong.mask and completion.finish is FinishReason.LENGTH
         banned = set(self.renderer.banned_ids)
-        return Branch(completion.token_ids, [not masked and token not in banned for token in completion.token_ids])
+        return Branch(
+            completion.token_ids,
+            [not masked and token not in banned for token in completion.token_ids],
+        )
 
 
 def deviation_over_ranks(rewards_PG: torch.Tensor) -> float:
@@ -301,7 +382,9 @@ def _examples(answered: Sequence[_Answered]) -> int:
     return len({one.asked.position for one in answered})
 
 
-def measure(answered: Sequence[_Answered], rewards_PG: torch.Tensor, banned_ids: Sequence[int]) -> Sums:
+def measure(
+    answered: Sequence[_Answered], rewards_PG: torch.Tensor, banned_ids: Sequence[int]
+) -> Sums:
     """Totals and counts of what is logged per step; added over ranks, they give the means."""
     sums: Sums = {}
     banned = set(banned_ids)
@@ -309,7 +392,9 @@ def measure(answered: Sequence[_Answered], rewards_PG: torch.Tensor, banned_ids:
         _add(sums, "reward_std_within", float(rewards.std()))
         _add(sums, "uniform_groups", float(not informative_groups(rewards[None])[0]))
     for one in answered:
-        for sample, completion, graded in zip(one.samples, one.completions, one.graded, strict=True):
+        for sample, completion, graded in zip(
+            one.samples, one.completions, one.graded, strict=True
+        ):
             read = graded.grade
             _add(sums, "reward", sample.reward)
             for name, value in sample.parts.items():
@@ -321,7 +406,11 @@ def measure(answered: Sequence[_Answered], rewards_PG: torch.Tensor, banned_ids:
             _add(sums, "length", float(sample.length))
             _add(sums, "truncated", float(completion.finish is FinishReason.LENGTH))
             _add(sums, "unparsed", float(read.outcome is not Outcome.PARSED))
-            _add(sums, "stray_placeholders", float(any(token in banned for token in completion.token_ids)))
+            _add(
+                sums,
+                "stray_placeholders",
+                float(any(token in banned for token in completion.token_ids)),
+            )
     return sums
 
 

@@ -33,8 +33,21 @@ from actial.core.paths import CHECKOUT
 from actial.core.process import is_main_process
 
 CONFIG = "config.yaml"
-MAY_DIFFER = ("run_dir", "logger.", "share")  # where a run lies, who watches it and what it takes over do not change what it computes
-PACKAGES = ("actial", "torch", "transformers", "lightning", "peft", "numpy", "hydra-core", "omegaconf")
+MAY_DIFFER = (
+    "run_dir",
+    "logger.",
+    "share",
+)  # where a run lies, who watches it and what it takes over do not change what it computes
+PACKAGES = (
+    "actial",
+    "torch",
+    "transformers",
+    "lightning",
+    "peft",
+    "numpy",
+    "hydra-core",
+    "omegaconf",
+)
 
 
 class RowLog:
@@ -126,10 +139,19 @@ def refuse_unfit(config: TrainConfig) -> bool:
     if folder.exists() and not folder.is_dir():
         raise UserError(f"run_dir={folder} is a file: give a folder.")
     if (folder / CONFIG).exists():
-        _refuse_other(folder, flat(OmegaConf.load(folder / CONFIG)), flat(OmegaConf.create(config_text(config))), unused(config))
+        _refuse_other(
+            folder,
+            flat(OmegaConf.load(folder / CONFIG)),
+            flat(OmegaConf.create(config_text(config))),
+            unused(config),
+        )
         return True
-    if folder.is_dir() and any(not path.name.startswith(".") and path.name != ERROR for path in folder.iterdir()):
-        raise UserError(f"run_dir={folder} holds files but no {CONFIG}, so it is no run of ours: give a new folder.")
+    if folder.is_dir() and any(
+        not path.name.startswith(".") and path.name != ERROR for path in folder.iterdir()
+    ):
+        raise UserError(
+            f"run_dir={folder} holds files but no {CONFIG}, so it is no run of ours: give a new folder."
+        )
     return False
 
 
@@ -157,9 +179,15 @@ def unused(config: TrainConfig) -> tuple[str, ...]:
     return tuple(key for stage, keys in named.items() if stage not in config.stages for key in keys)
 
 
-def _refuse_other(folder: Path, old: dict[str, Any], new: dict[str, Any], idle: tuple[str, ...]) -> None:
+def _refuse_other(
+    folder: Path, old: dict[str, Any], new: dict[str, Any], idle: tuple[str, ...]
+) -> None:
     free = MAY_DIFFER + idle
-    differing = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key) and not key.startswith(free)]
+    differing = [
+        key
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key) and not key.startswith(free)
+    ]
     if differing:
         key, rest = differing[0], len(differing) - 1
         more = f" and {rest} more settings differ" if rest else ""
@@ -175,7 +203,9 @@ def _lock(folder: Path) -> IO[bytes]:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         lock.close()
-        raise UserError(f"run_dir={folder} is being written by another process: wait for it, or give another folder.") from None
+        raise UserError(
+            f"run_dir={folder} is being written by another process: wait for it, or give another folder."
+        ) from None
     return lock
 
 
@@ -200,7 +230,9 @@ def package_versions() -> dict[str, str]:
 def _git(*arguments: str) -> str | None:
     if not (CHECKOUT / ".git").exists():  # installed without its checkout
         return None
-    return subprocess.run(["git", "-C", str(CHECKOUT), *arguments], capture_output=True, text=True, check=True).stdout.strip()
+    return subprocess.run(
+        ["git", "-C", str(CHECKOUT), *arguments], capture_output=True, text=True, check=True
+    ).stdout.strip()
 
 
 # ---------------------------------------------------------------- being stopped
@@ -225,7 +257,10 @@ class StopRequest:
 def stop_requested() -> Iterator[StopRequest]:
     """Inside the block, SIGTERM and Ctrl-C only set a flag."""
     request = StopRequest()
-    before = {number: signal.signal(number, request._receive) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {
+        number: signal.signal(number, request._receive)
+        for number in (signal.SIGTERM, signal.SIGINT)
+    }
     try:
         yield request
     finally:

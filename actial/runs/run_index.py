@@ -62,11 +62,15 @@ class RunRecord:
     def predictions(self) -> dict[tuple[str, str], list[Prediction]]:
         """(model's label, set) -> its graded answers."""
         paths = sorted((self.folder / "scores").glob("*/*/predictions.jsonl"))
-        return {(self.label(path.parts[-3]), path.parts[-2]): read_predictions(path) for path in paths}
+        return {
+            (self.label(path.parts[-3]), path.parts[-2]): read_predictions(path) for path in paths
+        }
 
     def metrics(self, stage: str) -> pd.DataFrame:
         """metrics.jsonl of one stage: a row per logged step, indexed by step."""
-        rows = [row for row in RowLog(self.folder / "metrics.jsonl").rows() if row["stage"] == stage]
+        rows = [
+            row for row in RowLog(self.folder / "metrics.jsonl").rows() if row["stage"] == stage
+        ]
         frame = pd.DataFrame(rows)
         return frame.groupby("step").first(numeric_only=True) if rows else frame
 
@@ -76,7 +80,9 @@ def load_runs(root: Path | str) -> list[RunRecord]:
     root = Path(root)
     found = [_record(folder, root) for folder in _run_folders(root)]
     if not found:
-        raise UserError(f"{root} holds no run of actial.train: give the folder of a sweep, such as runs/ablate_reward.")
+        raise UserError(
+            f"{root} holds no run of actial.train: give the folder of a sweep, such as runs/ablate_reward."
+        )
     return sorted(found, key=lambda run: run.name)
 
 
@@ -95,7 +101,13 @@ def _record(folder: Path, root: Path) -> RunRecord:
         return RunRecord(name=name, folder=folder, settings=settings, state="finished")
     if (folder / ERROR).exists():
         reason = (folder / ERROR).read_text().strip().splitlines() or [""]
-        return RunRecord(name=name, folder=folder, settings=settings, state="failed", reason=reason[-1].removeprefix("error: "))
+        return RunRecord(
+            name=name,
+            folder=folder,
+            settings=settings,
+            state="failed",
+            reason=reason[-1].removeprefix("error: "),
+        )
     return RunRecord(name=name, folder=folder, settings=settings, state="unfinished")
 
 
@@ -106,7 +118,10 @@ def finished(runs: Sequence[RunRecord]) -> list[RunRecord]:
 
     def place(run: RunRecord) -> list[tuple[int, float, str]]:
         values = [*(setting(run, key) for key in keys), run.seed]
-        return [(0, float(v), "") if isinstance(v, int | float) else (1, 0.0, json.dumps(v)) for v in values]
+        return [
+            (0, float(v), "") if isinstance(v, int | float) else (1, 0.0, json.dumps(v))
+            for v in values
+        ]
 
     return sorted(done, key=place)
 
@@ -115,7 +130,11 @@ def swept_keys(runs: Sequence[RunRecord]) -> list[str]:
     """Settings that differ between runs; the seed within a path, and where the checkout lies, are no difference."""
     keys = sorted({key for run in runs for key in run.settings})
     return [
-        key for key in keys if key != "seed" and not key.startswith(MAY_DIFFER) and len({json.dumps(setting(run, key)) for run in runs}) > 1
+        key
+        for key in keys
+        if key != "seed"
+        and not key.startswith(MAY_DIFFER)
+        and len({json.dumps(setting(run, key)) for run in runs}) > 1
     ]
 
 
@@ -130,7 +149,10 @@ def arms(runs: Sequence[RunRecord]) -> dict[str, str]:
     """Run name -> its arm's label: the job's own name without its seed where that is unambiguous, else the settings that differ."""
     keys = swept_keys(runs)
     chosen = {run.name: json.dumps([setting(run, key) for key in keys]) for run in runs}
-    short = {run.name: re.sub(r"(^|,)(seed=\d+|\+experiment=[^,]*)", "", Path(run.name).name).strip(",") for run in runs}
+    short = {
+        run.name: re.sub(r"(^|,)(seed=\d+|\+experiment=[^,]*)", "", Path(run.name).name).strip(",")
+        for run in runs
+    }
     owners: dict[str, set[str]] = {}
     for name, text in short.items():
         owners.setdefault(text, set()).add(chosen[name])
@@ -139,7 +161,10 @@ def arms(runs: Sequence[RunRecord]) -> dict[str, str]:
         labels.setdefault(arm, set()).add(short[name])
     if all(len(found) == 1 and "" not in found for found in (*owners.values(), *labels.values())):
         return short
-    return {run.name: ", ".join(f"{key}={setting(run, key)}" for key in keys) or "all runs" for run in runs}
+    return {
+        run.name: ", ".join(f"{key}={setting(run, key)}" for key in keys) or "all runs"
+        for run in runs
+    }
 
 
 def provenance(run: RunRecord) -> dict[str, str]:
@@ -147,8 +172,14 @@ def provenance(run: RunRecord) -> dict[str, str]:
     passport = json.loads((run.folder / "passport.json").read_text())
     data = {name: facts["index_sha256"] for name, facts in passport["data"].items()}
     kept = {key: value for key, value in run.settings.items() if not key.startswith(MAY_DIFFER)}
-    logged = b"".join((run.folder / name).read_bytes() for name in ("metrics.jsonl", "results.json") if (run.folder / name).exists())
-    commit = (passport.get("commit") or "unknown")[:8] + ("+" if passport.get("uncommitted_changes") else "")
+    logged = b"".join(
+        (run.folder / name).read_bytes()
+        for name in ("metrics.jsonl", "results.json")
+        if (run.folder / name).exists()
+    )
+    commit = (passport.get("commit") or "unknown")[:8] + (
+        "+" if passport.get("uncommitted_changes") else ""
+    )
     return {
         "data": _digest(json.dumps(data, sort_keys=True)),
         "commit": commit,

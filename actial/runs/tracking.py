@@ -26,14 +26,22 @@ class Tracker:
     def log(self, stage: str, step: int, values: Mapping[str, float]) -> None:
         """One step's numbers, each stage on its own step axis."""
         if self.wandb is not None:
-            self.wandb.log({f"{stage}/step": step, **{f"{stage}/{name}": value for name, value in values.items()}})
+            self.wandb.log(
+                {
+                    f"{stage}/step": step,
+                    **{f"{stage}/{name}": value for name, value in values.items()},
+                }
+            )
 
     def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         """A table whose uint8 (H, W, 3) cells are shown as pictures."""
         if self.wandb is None or not rows:
             return
 
-        shown = [[wandb.Image(cell) if isinstance(cell, np.ndarray) else cell for cell in row] for row in rows[: self.table_rows]]
+        shown = [
+            [wandb.Image(cell) if isinstance(cell, np.ndarray) else cell for cell in row]
+            for row in rows[: self.table_rows]
+        ]
         self.wandb.log({name: wandb.Table(columns=list(columns), data=shown)})
 
 
@@ -61,9 +69,13 @@ def _start_wandb(logger: LoggerConfig, config: TrainConfig, run: Run) -> Any:
         group=logger.group,
         tags=logger.tags,
         name=run.folder.name,
-        id=sha256(str(run.folder.resolve()).encode()).hexdigest()[:12],  # the same for a resumed run
+        id=sha256(str(run.folder.resolve()).encode()).hexdigest()[
+            :12
+        ],  # the same for a resumed run
         resume="allow",
-        config=cast("dict[str, Any]", OmegaConf.to_container(OmegaConf.create(run.config_text))),  # nested: so panels group by a setting
+        config=cast(
+            "dict[str, Any]", OmegaConf.to_container(OmegaConf.create(run.config_text))
+        ),  # nested: so panels group by a setting
         settings=wandb.Settings(silent=True, x_disable_stats=True),
     )
     for stage in config.stages:

@@ -56,9 +56,14 @@ class CaptureJob:
         return root / str(CATEGORIES[self.category].class_id) / self.object_id
 
 
-def capture_jobs(n_objects: int, frames: int, size: int, seed: int, categories: Sequence[str]) -> list[CaptureJob]:
+def capture_jobs(
+    n_objects: int, frames: int, size: int, seed: int, categories: Sequence[str]
+) -> list[CaptureJob]:
     """`n_objects` spread evenly over the categories."""
-    return [CaptureJob(categories[i % len(categories)], i // len(categories), frames, size, seed) for i in range(n_objects)]
+    return [
+        CaptureJob(categories[i % len(categories)], i // len(categories), frames, size, seed)
+        for i in range(n_objects)
+    ]
 
 
 def write_captures(root: Path, jobs: Sequence[CaptureJob], workers: int) -> Iterator[int]:
@@ -67,17 +72,23 @@ def write_captures(root: Path, jobs: Sequence[CaptureJob], workers: int) -> Iter
     The bytes are the same for any worker count. A capture is written beside its place and renamed: none is ever half done.
     """
     root.mkdir(parents=True, exist_ok=True)
-    write_text(root / "categories.csv", "".join(f"{c.class_id},{c.name}\n" for c in CATEGORIES.values()))
+    write_text(
+        root / "categories.csv", "".join(f"{c.class_id},{c.name}\n" for c in CATEGORIES.values())
+    )
     return in_processes(partial(write_capture, root), jobs, workers)
 
 
-def in_processes(function: Callable[[Job], Result], jobs: Sequence[Job], workers: int) -> Iterator[Result]:
+def in_processes(
+    function: Callable[[Job], Result], jobs: Sequence[Job], workers: int
+) -> Iterator[Result]:
     """Results in the order of the jobs, from `workers` processes (0 = one per core)."""
     count = min(workers or os.cpu_count() or 1, -(-len(jobs) // CHUNK))
     if count <= 1:
         yield from map(function, jobs)
         return
-    with ProcessPoolExecutor(count, mp_context=get_context("spawn")) as pool:  # fork would copy the progress display's thread
+    with ProcessPoolExecutor(
+        count, mp_context=get_context("spawn")
+    ) as pool:  # fork would copy the progress display's thread
         yield from pool.map(function, jobs, chunksize=CHUNK)
 
 
@@ -91,13 +102,18 @@ def write_capture(root: Path, job: CaptureJob) -> int:
     (temporary / "images").mkdir(parents=True)
     draw = Draw("capture", job.seed, job.category, job.index)
     spec = make_object(hash_int("shape", job.seed, job.category, job.index), job.category)
-    images, cameras = render_views(spec, orbit_cameras(arc(job.frames, draw), job.size, draw), job.size, job.seed)
+    images, cameras = render_views(
+        spec, orbit_cameras(arc(job.frames, draw), job.size, draw), job.size, job.seed
+    )
     names = [f"{i:03d}.jpg" for i in range(len(images))]
     for name, image in zip(names, images, strict=True):
         (temporary / "images" / name).write_bytes(jpeg(image))
     turn = Rotation.from_quat(np.array([_gaussian(draw) for _ in range(4)])).as_matrix()
     scale, origin = float(np.exp(draw.uniform(-1.5, 1.5))), draw.uniforms(-5.0, 5.0, 3)
-    write_sparse_model(temporary / "sparse" / "0", sparse_model(spec, cameras, names, job.size, turn, scale, origin, draw))
+    write_sparse_model(
+        temporary / "sparse" / "0",
+        sparse_model(spec, cameras, names, job.size, turn, scale, origin, draw),
+    )
     sidecar = {
         "class_name": job.category,
         "front": (turn @ FRONT).tolist(),
@@ -118,16 +134,29 @@ def arc(frames: int, draw: Draw) -> np.ndarray:
 
 
 def sparse_model(
-    spec: ObjectSpec, cameras: Cameras, names: list[str], size: int, turn: np.ndarray, scale: float, origin: np.ndarray, draw: Draw
+    spec: ObjectSpec,
+    cameras: Cameras,
+    names: list[str],
+    size: int,
+    turn: np.ndarray,
+    scale: float,
+    origin: np.ndarray,
+    draw: Draw,
 ) -> SparseModel:
     """What a reconstruction would have found, in a world turned by `turn` (3, 3), scaled, and moved to `origin` (3,)."""
     mesh = spec.mesh
     corners = mesh.vertices[mesh.faces]
-    area = np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1)
+    area = np.linalg.norm(
+        np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1
+    )
     u = draw.uniforms(0.0, 1.0, POINTS, 3)
     face = np.searchsorted(np.cumsum(area) / area.sum(), u[:, 0]).clip(max=len(area) - 1)
     a, b = np.where((u[:, 1] + u[:, 2] > 1)[:, None], 1 - u[:, 1:], u[:, 1:]).T
-    points = corners[face, 0] + a[:, None] * (corners[face, 1] - corners[face, 0]) + b[:, None] * (corners[face, 2] - corners[face, 0])
+    points = (
+        corners[face, 0]
+        + a[:, None] * (corners[face, 1] - corners[face, 0])
+        + b[:, None] * (corners[face, 2] - corners[face, 0])
+    )
 
     local = to_camera(points, cameras)
     true = np.einsum("nij,npj->npi", cameras.K, local / local[..., 2:])[..., :2]
@@ -157,4 +186,6 @@ def jpeg(image: np.ndarray) -> bytes:
 
 def _gaussian(draw: Draw) -> float:
     """Box-Muller; four of them normalised are a uniformly random rotation."""
-    return float(np.sqrt(-2.0 * np.log(1.0 - draw.uniform())) * np.cos(2.0 * np.pi * draw.uniform()))
+    return float(
+        np.sqrt(-2.0 * np.log(1.0 - draw.uniform())) * np.cos(2.0 * np.pi * draw.uniform())
+    )

@@ -11,7 +11,9 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 PINHOLE = 1
-_POINT = np.dtype([("id", "<u8"), ("xyz", "<f8", 3), ("rgb", "u1", 3), ("error", "<f8"), ("length", "<u8")])
+_POINT = np.dtype(
+    [("id", "<u8"), ("xyz", "<f8", 3), ("rgb", "u1", 3), ("error", "<f8"), ("length", "<u8")]
+)
 _OBSERVATION = np.dtype([("xy", "<f8", 2), ("point", "<i8")])
 
 
@@ -48,28 +50,42 @@ def write_sparse_model(folder: Path, model: SparseModel) -> None:
 
 
 def _cameras(model: SparseModel) -> bytes:
-    rows = [struct.pack("<iiQQ4d", i, PINHOLE, *model.size, K[0, 0], K[1, 1], K[0, 2], K[1, 2]) for i, K in enumerate(model.K, start=1)]
+    rows = [
+        struct.pack("<iiQQ4d", i, PINHOLE, *model.size, K[0, 0], K[1, 1], K[0, 2], K[1, 2])
+        for i, K in enumerate(model.K, start=1)
+    ]
     return struct.pack("<Q", len(rows)) + b"".join(rows)
 
 
 def _images(model: SparseModel, seen: np.ndarray, uv: np.ndarray) -> bytes:
-    quaternions = np.roll(Rotation.from_matrix(model.R).as_quat(), 1, axis=1)  # scipy's xyzw -> wxyz
+    quaternions = np.roll(
+        Rotation.from_matrix(model.R).as_quat(), 1, axis=1
+    )  # scipy's xyzw -> wxyz
     rows = [struct.pack("<Q", len(model.names))]
     for i, name in enumerate(model.names):
         observations = np.zeros(seen[i].sum(), _OBSERVATION)
         observations["xy"] = uv[i, seen[i]]
         observations["point"] = np.flatnonzero(seen[i]) + 1
-        rows.append(struct.pack("<i7di", i + 1, *quaternions[i], *model.t[i], i + 1) + name.encode() + b"\0")
+        rows.append(
+            struct.pack("<i7di", i + 1, *quaternions[i], *model.t[i], i + 1) + name.encode() + b"\0"
+        )
         rows.append(struct.pack("<Q", len(observations)) + observations.tobytes())
     return b"".join(rows)
 
 
 def _points(model: SparseModel, kept: np.ndarray, seen: np.ndarray, place: np.ndarray) -> bytes:
     heads = np.zeros(len(kept), _POINT)
-    heads["id"], heads["xyz"], heads["rgb"] = np.arange(1, len(kept) + 1), model.points[kept], model.colours[kept]
+    heads["id"], heads["xyz"], heads["rgb"] = (
+        np.arange(1, len(kept) + 1),
+        model.points[kept],
+        model.colours[kept],
+    )
     heads["error"], heads["length"] = model.error_px[kept], seen.sum(0)
     point, photo = np.nonzero(seen.T)
     tracks = np.stack([photo + 1, place[photo, point]], 1).astype("<i4")
     ends = np.cumsum(seen.sum(0))[:-1]
-    rows = [head.tobytes() + track.tobytes() for head, track in zip(heads, np.split(tracks, ends), strict=True)]
+    rows = [
+        head.tobytes() + track.tobytes()
+        for head, track in zip(heads, np.split(tracks, ends), strict=True)
+    ]
     return struct.pack("<Q", len(rows)) + b"".join(rows)

@@ -11,7 +11,13 @@ import numpy as np
 
 from actial.core.seeding import Draw
 
-WHITE, PALE, GREY, DARK, BLACK = (248, 248, 244), (205, 205, 200), (130, 130, 132), (62, 62, 66), (22, 22, 24)
+WHITE, PALE, GREY, DARK, BLACK = (
+    (248, 248, 244),
+    (205, 205, 200),
+    (130, 130, 132),
+    (62, 62, 66),
+    (22, 22, 24),
+)
 Vector = tuple[float, float, float]
 Pair = tuple[float, float]
 Colour = tuple[int, int, int]
@@ -55,16 +61,39 @@ class Model:
 
     def _add(self, vertices: np.ndarray, faces: np.ndarray, colour: Colour) -> None:
         shade = np.asarray(colour, float) * self.draw.uniform(0.94, 1.06)
-        self.parts.append(Mesh(vertices, faces, np.tile(shade, (len(faces), 1)), np.zeros(len(faces), np.int64)))
+        self.parts.append(
+            Mesh(vertices, faces, np.tile(shade, (len(faces), 1)), np.zeros(len(faces), np.int64))
+        )
 
-    def box(self, centre: Vector, size: Vector, colour: Colour, top: Pair = (1.0, 1.0), shift: Pair = (0.0, 0.0)) -> None:
+    def box(
+        self,
+        centre: Vector,
+        size: Vector,
+        colour: Colour,
+        top: Pair = (1.0, 1.0),
+        shift: Pair = (0.0, 0.0),
+    ) -> None:
         """A box whose top face is scaled by `top` (0 = ridge) and moved by `shift` along x and y."""
-        sign = np.array([(x, y, z) for z in (-0.5, 0.5) for x, y in ((-0.5, -0.5), (0.5, -0.5), (0.5, 0.5), (-0.5, 0.5))])
+        sign = np.array(
+            [
+                (x, y, z)
+                for z in (-0.5, 0.5)
+                for x, y in ((-0.5, -0.5), (0.5, -0.5), (0.5, 0.5), (-0.5, 0.5))
+            ]
+        )
         v = sign * np.asarray(size, float)
         v[4:, :2] = v[4:, :2] * np.asarray(top, float) + np.asarray(shift, float)
         self._add(v + np.asarray(centre, float), _BOX_FACES, colour)
 
-    def tube(self, start: Vector, end: Vector, radius: float, colour: Colour, end_radius: float | None = None, sides: int = 10) -> None:
+    def tube(
+        self,
+        start: Vector,
+        end: Vector,
+        radius: float,
+        colour: Colour,
+        end_radius: float | None = None,
+        sides: int = 10,
+    ) -> None:
         """A closed cylinder, frustum or cone between two points."""
         p, q = np.asarray(start, float), np.asarray(end, float)
         axis = (q - p) / np.linalg.norm(q - p)
@@ -73,19 +102,35 @@ class Model:
         w = np.cross(axis, u)
         angle = 2 * np.pi * (np.arange(sides) + 0.5) / sides
         ring = np.cos(angle)[:, None] * u + np.sin(angle)[:, None] * w
-        v = np.concatenate([p + radius * ring, q + (radius if end_radius is None else end_radius) * ring, [p, q]])
+        v = np.concatenate(
+            [p + radius * ring, q + (radius if end_radius is None else end_radius) * ring, [p, q]]
+        )
         i, j = np.arange(sides), (np.arange(sides) + 1) % sides
         first, last = np.full(sides, 2 * sides), np.full(sides, 2 * sides + 1)
-        quads = [np.stack(f, 1) for f in ((i, j, sides + j), (i, sides + j, sides + i), (first, j, i), (last, sides + i, sides + j))]
+        quads = [
+            np.stack(f, 1)
+            for f in (
+                (i, j, sides + j),
+                (i, sides + j, sides + i),
+                (first, j, i),
+                (last, sides + i, sides + j),
+            )
+        ]
         self._add(v, np.concatenate(quads), colour)
 
-    def ball(self, centre: Vector, radii: Vector | float, colour: Colour, sides: int = 10, rings: int = 6) -> None:
+    def ball(
+        self, centre: Vector, radii: Vector | float, colour: Colour, sides: int = 10, rings: int = 6
+    ) -> None:
         """An ellipsoid."""
         polar = np.pi * np.arange(1, rings) / rings
         angle = 2 * np.pi * np.arange(sides) / sides
         down, round_ = np.meshgrid(polar, angle, indexing="ij")
-        body = np.stack([np.sin(down) * np.cos(round_), np.sin(down) * np.sin(round_), np.cos(down)], -1)
-        v = np.concatenate([body.reshape(-1, 3), [(0, 0, 1), (0, 0, -1)]]) * np.broadcast_to(radii, 3) + np.asarray(centre, float)
+        body = np.stack(
+            [np.sin(down) * np.cos(round_), np.sin(down) * np.sin(round_), np.cos(down)], -1
+        )
+        v = np.concatenate([body.reshape(-1, 3), [(0, 0, 1), (0, 0, -1)]]) * np.broadcast_to(
+            radii, 3
+        ) + np.asarray(centre, float)
         i, j = np.arange(sides), (np.arange(sides) + 1) % sides
         faces = [np.stack((np.full(sides, len(v) - 2), i, j), 1)]
         for r in range(rings - 2):
@@ -100,11 +145,31 @@ class Model:
         whole = joined(self.parts)
         centre = (whole.vertices.max(0) + whole.vertices.min(0)) / 2
         scale = 1.0 / np.linalg.norm(whole.vertices - centre, axis=1).max()
-        spread = 1.0 + texture * self.draw.uniforms(-1.0, 1.0, 17)[np.arange(len(whole.faces)) * 7 % 17]
+        spread = (
+            1.0 + texture * self.draw.uniforms(-1.0, 1.0, 17)[np.arange(len(whole.faces)) * 7 % 17]
+        )
         colours = np.clip(whole.colours * spread[:, None], 0, 255)
-        return Mesh((whole.vertices - centre) * scale, whole.faces, colours, np.zeros(len(whole.faces), np.int64))
+        return Mesh(
+            (whole.vertices - centre) * scale,
+            whole.faces,
+            colours,
+            np.zeros(len(whole.faces), np.int64),
+        )
 
 
 _BOX_FACES = np.array(
-    [(0, 2, 1), (0, 3, 2), (4, 5, 6), (4, 6, 7), (0, 1, 5), (0, 5, 4), (1, 2, 6), (1, 6, 5), (2, 3, 7), (2, 7, 6), (3, 0, 4), (3, 4, 7)]
+    [
+        (0, 2, 1),
+        (0, 3, 2),
+        (4, 5, 6),
+        (4, 6, 7),
+        (0, 1, 5),
+        (0, 5, 4),
+        (1, 2, 6),
+        (1, 6, 5),
+        (2, 3, 7),
+        (2, 7, 6),
+        (3, 0, 4),
+        (3, 4, 7),
+    ]
 )

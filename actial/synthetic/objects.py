@@ -31,7 +31,9 @@ class Category:
     class_id: int
     name: str
     unseen: bool
-    build: Callable[[Model, Draw, Colour, Colour], None]  # (model, draw, body colour, accent colour)
+    build: Callable[
+        [Model, Draw, Colour, Colour], None
+    ]  # (model, draw, body colour, accent colour)
 
 
 def make_object(seed: int, category: str, body_colour: str | None = None) -> ObjectSpec:
@@ -40,17 +42,37 @@ def make_object(seed: int, category: str, body_colour: str | None = None) -> Obj
     names = list(PALETTE)
     at = draw.pick(range(len(names)))
     at = at if body_colour is None else names.index(body_colour)
-    body, accent = names[at], names[(at + draw.pick((2, 3, 4, 5, 6))) % len(names)]  # no neighbours: they are alike in shade
+    body, accent = (
+        names[at],
+        names[(at + draw.pick((2, 3, 4, 5, 6))) % len(names)],
+    )  # no neighbours: they are alike in shade
     model = Model(draw)
     CATEGORIES[category].build(model, draw, PALETTE[body], PALETTE[accent])
-    return ObjectSpec(category, seed, {"body_colour": body, "accent_colour": accent}, model.mesh(draw.uniform(0.0, 0.10)))
+    return ObjectSpec(
+        category,
+        seed,
+        {"body_colour": body, "accent_colour": accent},
+        model.mesh(draw.uniform(0.0, 0.10)),
+    )
 
 
 def _car(m: Model, d: Draw, body: Colour, accent: Colour) -> None:
     w, h, cabin = d.uniform(0.48, 0.58), d.uniform(0.24, 0.30), d.uniform(0.20, 0.27)
     m.box((0, 0, h / 2 + 0.1), (1.15, w, h), body)
-    m.box((-0.12, 0, h + 0.1 + cabin / 2), (0.66, w * 0.92, cabin), body, top=(0.68, 0.86), shift=(-0.04, 0))
-    m.box((0.15, 0, h + 0.1 + cabin * 0.45), (0.16, w * 0.78, cabin * 0.7), BLACK, top=(0.5, 0.9), shift=(-0.05, 0))
+    m.box(
+        (-0.12, 0, h + 0.1 + cabin / 2),
+        (0.66, w * 0.92, cabin),
+        body,
+        top=(0.68, 0.86),
+        shift=(-0.04, 0),
+    )
+    m.box(
+        (0.15, 0, h + 0.1 + cabin * 0.45),
+        (0.16, w * 0.78, cabin * 0.7),
+        BLACK,
+        top=(0.5, 0.9),
+        shift=(-0.05, 0),
+    )
     for x in (-0.36, 0.36):
         for y in (-w / 2, w / 2):
             m.tube((x, y - 0.05, 0.13), (x, y + 0.05, 0.13), 0.14, BLACK)
@@ -88,7 +110,12 @@ def _chair(m: Model, d: Draw, body: Colour, accent: Colour) -> None:
 
 
 def _house(m: Model, d: Draw, body: Colour, accent: Colour) -> None:
-    x, w, h, roof = d.uniform(0.75, 0.9), d.uniform(0.75, 0.9), d.uniform(0.45, 0.58), d.uniform(0.28, 0.42)
+    x, w, h, roof = (
+        d.uniform(0.75, 0.9),
+        d.uniform(0.75, 0.9),
+        d.uniform(0.45, 0.58),
+        d.uniform(0.28, 0.42),
+    )
     m.box((0, 0, h / 2), (x, w, h), body)
     m.box((0, 0, h + roof / 2), (x * 1.12, w * 1.12, roof), DARK, top=(0.0, 1.0))
     m.box((x / 2, 0, h * 0.36), (0.06, w * 0.26, h * 0.72), BLACK)
@@ -274,7 +301,24 @@ def _truck(m: Model, d: Draw, body: Colour, accent: Colour) -> None:
     m.box((0.18 - load / 2, w / 2, 0.25 + h * 0.55), (load * 0.7, 0.08, h * 0.55), accent)
 
 
-_BUILDERS = (_car, _mug, _chair, _house, _robot, _duck, _teapot, _plane, _boat, _dog, _television, _train, _camera, _shoe, _bear, _truck)
+_BUILDERS = (
+    _car,
+    _mug,
+    _chair,
+    _house,
+    _robot,
+    _duck,
+    _teapot,
+    _plane,
+    _boat,
+    _dog,
+    _television,
+    _train,
+    _camera,
+    _shoe,
+    _bear,
+    _truck,
+)
 CATEGORIES = {
     name: Category(number, name, name in UNSEEN, build)
     for number, (name, build) in enumerate(zip((*SEEN, *UNSEEN), _BUILDERS, strict=True))

@@ -11,7 +11,9 @@ import numpy as np
 EMPTY = -1
 
 
-def visible_faces(vertices: np.ndarray, faces: np.ndarray, K: np.ndarray, width: int, height: int) -> np.ndarray:
+def visible_faces(
+    vertices: np.ndarray, faces: np.ndarray, K: np.ndarray, width: int, height: int
+) -> np.ndarray:
     """Index of the nearest front face at every pixel centre, EMPTY where there is none.
 
     vertices (N, V, 3) in OpenCV camera axes and in front of the camera; faces (M, 3), counter-clockwise seen from outside;
@@ -20,14 +22,26 @@ def visible_faces(vertices: np.ndarray, faces: np.ndarray, K: np.ndarray, width:
     z = vertices[..., 2]
     x = K[:, 0, 0, None] * vertices[..., 0] / z + K[:, 0, 2, None]
     y = K[:, 1, 1, None] * vertices[..., 1] / z + K[:, 1, 2, None]
-    tx, ty, tw = x[:, faces], y[:, faces], 1.0 / z[:, faces]  # (N, M, 3); 1/z is affine on the screen
-    area = (tx[..., 1] - tx[..., 0]) * (ty[..., 2] - ty[..., 0]) - (tx[..., 2] - tx[..., 0]) * (ty[..., 1] - ty[..., 0])
-    view, face = np.nonzero(area < -1e-9)  # y points down, so faces turned to the camera wind negatively
+    tx, ty, tw = (
+        x[:, faces],
+        y[:, faces],
+        1.0 / z[:, faces],
+    )  # (N, M, 3); 1/z is affine on the screen
+    area = (tx[..., 1] - tx[..., 0]) * (ty[..., 2] - ty[..., 0]) - (tx[..., 2] - tx[..., 0]) * (
+        ty[..., 1] - ty[..., 0]
+    )
+    view, face = np.nonzero(
+        area < -1e-9
+    )  # y points down, so faces turned to the camera wind negatively
     tx, ty, tw, area = tx[view, face], ty[view, face], tw[view, face], area[view, face]
 
-    tri, row = _expand(np.clip(np.ceil(ty.min(1) - 0.5), 0, height), np.clip(np.ceil(ty.max(1) - 0.5), 0, height))
+    tri, row = _expand(
+        np.clip(np.ceil(ty.min(1) - 0.5), 0, height), np.clip(np.ceil(ty.max(1) - 0.5), 0, height)
+    )
     left, right = _span(tx[tri], ty[tri], row + 0.5)
-    span, column = _expand(np.clip(np.ceil(left - 0.5), 0, width), np.clip(np.ceil(right - 0.5), 0, width))
+    span, column = _expand(
+        np.clip(np.ceil(left - 0.5), 0, width), np.clip(np.ceil(right - 0.5), 0, width)
+    )
     tri, row = tri[span], row[span]
 
     dx, dy, dw = (a[:, 1:] - a[:, :1] for a in (tx, ty, tw))
@@ -41,7 +55,9 @@ def visible_faces(vertices: np.ndarray, faces: np.ndarray, K: np.ndarray, width:
     key = ((np.clip(nearness, 0, None) * scale).astype(np.int64) << bits) | face[tri]
     buffer = np.full(len(vertices) * height * width, EMPTY, np.int64)
     np.maximum.at(buffer, (view[tri] * height + row) * width + column, key)
-    return np.where(buffer < 0, EMPTY, buffer & ((1 << bits) - 1)).reshape(len(vertices), height, width)
+    return np.where(buffer < 0, EMPTY, buffer & ((1 << bits) - 1)).reshape(
+        len(vertices), height, width
+    )
 
 
 def _expand(start: np.ndarray, stop: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -23,7 +23,9 @@ class Cameras:
     R: np.ndarray  # (N, 3, 3)
     t: np.ndarray  # (N, 3)
     K: np.ndarray  # (N, 3, 3)
-    azimuth_deg: np.ndarray  # (N,) about the object's front, counter-clockwise seen from above, in [0, 360)
+    azimuth_deg: (
+        np.ndarray
+    )  # (N,) about the object's front, counter-clockwise seen from above, in [0, 360)
     elevation_deg: np.ndarray  # (N,)
 
     def __len__(self) -> int:
@@ -33,12 +35,16 @@ class Cameras:
         return -np.einsum("nji,nj->ni", self.R, self.t)
 
 
-def look_at(centre: np.ndarray, target: np.ndarray, roll_deg: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+def look_at(
+    centre: np.ndarray, target: np.ndarray, roll_deg: float = 0.0
+) -> tuple[np.ndarray, np.ndarray]:
     """R, t of a camera at `centre` aimed at `target`, upright along z up to a roll about its axis."""
     x, y, z = (target - centre) / np.linalg.norm(target - centre)
     r = np.hypot(x, y)
     forward, right = np.array([x, y, z]), np.array([y / r, -x / r, 0.0])
-    down = np.array([x * z / r, y * z / r, -r])  # forward x right, written out: np.cross is slow on three numbers
+    down = np.array(
+        [x * z / r, y * z / r, -r]
+    )  # forward x right, written out: np.cross is slow on three numbers
     c, s = np.cos(np.radians(roll_deg)), np.sin(np.radians(roll_deg))
     R = np.stack([c * right + s * down, c * down - s * right, forward])
     return R, -R @ centre
@@ -55,14 +61,24 @@ def orbit_cameras(azimuths_deg: np.ndarray, size: int, draw: Draw) -> Cameras:
     for azimuth in np.radians(azimuths_deg):
         elevation = float(np.clip(base + draw.uniform(-6.0, 6.0), 5.0, 35.0))
         e, distance = np.radians(elevation), DISTANCE * draw.uniform(0.96, 1.25)
-        centre = distance * np.array([np.cos(e) * np.cos(azimuth), np.cos(e) * np.sin(azimuth), np.sin(e)])
+        centre = distance * np.array(
+            [np.cos(e) * np.cos(azimuth), np.cos(e) * np.sin(azimuth), np.sin(e)]
+        )
         poses.append(look_at(centre, draw.uniforms(-0.25, 0.25, 3), draw.uniform(-4.0, 4.0)))
         elevations.append(elevation)
     R, t = (np.stack(a) for a in zip(*poses, strict=True))
-    return Cameras(R, t, np.tile(pinhole(size), (len(t), 1, 1)), np.mod(azimuths_deg, 360.0), np.array(elevations))
+    return Cameras(
+        R,
+        t,
+        np.tile(pinhole(size), (len(t), 1, 1)),
+        np.mod(azimuths_deg, 360.0),
+        np.array(elevations),
+    )
 
 
-def render_views(spec: ObjectSpec, cameras: Cameras, size: int, seed: int) -> tuple[np.ndarray, Cameras]:
+def render_views(
+    spec: ObjectSpec, cameras: Cameras, size: int, seed: int
+) -> tuple[np.ndarray, Cameras]:
     """Photographs of one object: uint8 (N, size, size, 3), and the cameras with the principal points of their crops.
 
     Every photo is cropped so that the silhouette's centroid falls on a point drawn for that photo alone: where the object is in the frame
@@ -72,8 +88,12 @@ def render_views(spec: ObjectSpec, cameras: Cameras, size: int, seed: int) -> tu
     raster = size * SAMPLES
     K = cameras.K.copy()
     ahead = cameras.t[:, :2] / cameras.t[:, 2:]
-    K[:, :2, 2] = size / 2 - K[:, (0, 1), (0, 1)] * ahead  # the origin in the middle, so that nothing is cut before the crop
-    seen = visible_faces(to_camera(spec.mesh.vertices, cameras), spec.mesh.faces, scaled(K), raster, raster)
+    K[:, :2, 2] = (
+        size / 2 - K[:, (0, 1), (0, 1)] * ahead
+    )  # the origin in the middle, so that nothing is cut before the crop
+    seen = visible_faces(
+        to_camera(spec.mesh.vertices, cameras), spec.mesh.faces, scaled(K), raster, raster
+    )
     normals = spec.mesh.normals()
     images = np.empty((len(cameras), size, size, 3), np.uint8)
     for i, faces in enumerate(seen):
@@ -81,7 +101,9 @@ def render_views(spec: ObjectSpec, cameras: Cameras, size: int, seed: int) -> tu
         goal = draw.uniforms(0.5 - SPREAD, 0.5 + SPREAD, 2) * raster
         dx, dy = round(goal[0] - columns.mean() - 0.5), round(goal[1] - rows.mean() - 0.5)
         K[i, :2, 2] += (dx / SAMPLES, dy / SAMPLES)
-        lamp = np.array([draw.uniform(-0.9, 0.9), draw.uniform(-1.0, -0.4), -1.0]) @ cameras.R[i]  # above and behind the photographer
+        lamp = (
+            np.array([draw.uniform(-0.9, 0.9), draw.uniform(-1.0, -0.4), -1.0]) @ cameras.R[i]
+        )  # above and behind the photographer
         shading = shaded(spec.mesh.colours, normals, lamp, draw.uniform(0.45, 0.65))
         images[i] = develop(shifted(faces, dx, dy), shading, backdrop(size, draw))
     return images, replace(cameras, K=K)
@@ -107,7 +129,9 @@ def shifted(faces: np.ndarray, dx: int, dy: int) -> np.ndarray:
     return out
 
 
-def shaded(colours: np.ndarray, normals: np.ndarray, lamp: np.ndarray, ambient: float) -> np.ndarray:
+def shaded(
+    colours: np.ndarray, normals: np.ndarray, lamp: np.ndarray, ambient: float
+) -> np.ndarray:
     """Colour (M, 3) of every face under one far lamp in direction `lamp` (3,); `ambient` is the light of a face turned away."""
     light = ambient + (1.12 - ambient) * np.clip(normals @ lamp / np.linalg.norm(lamp), 0.0, None)
     return colours * light[:, None]
@@ -120,7 +144,11 @@ def backdrop(size: int, draw: Draw) -> np.ndarray:
     if kind == "plain":
         return np.broadcast_to(base, (size, size, 3))
     cells = 2 if kind == "graded" else 5
-    grid = base + draw.uniforms(-30.0, 30.0, cells, cells)[..., None] + draw.uniforms(-8.0, 8.0, cells, cells, 3)
+    grid = (
+        base
+        + draw.uniforms(-30.0, 30.0, cells, cells)[..., None]
+        + draw.uniforms(-8.0, 8.0, cells, cells, 3)
+    )
     weights = _bilinear(cells, size)
     return np.tensordot(weights, np.tensordot(weights, grid, (1, 1)), (1, 1))
 
@@ -132,9 +160,15 @@ def _bilinear(cells: int, size: int) -> np.ndarray:
 
 def develop(faces: np.ndarray, colours: np.ndarray, background: np.ndarray) -> np.ndarray:
     """Face indices (rows, columns, oversampled) to a picture: uint8, background (height, width, 3) where no face is."""
-    palette = np.concatenate([np.clip(colours, 0, 255), np.zeros((1, 3))]).astype(np.float32)  # EMPTY indexes the last row
+    palette = np.concatenate([np.clip(colours, 0, 255), np.zeros((1, 3))]).astype(
+        np.float32
+    )  # EMPTY indexes the last row
     empty = (faces == EMPTY).astype(np.float32)[..., None]
-    return (_pooled(palette[faces]) + _pooled(empty) * background.astype(np.float32) + 0.5).clip(0, 255).astype(np.uint8)
+    return (
+        (_pooled(palette[faces]) + _pooled(empty) * background.astype(np.float32) + 0.5)
+        .clip(0, 255)
+        .astype(np.uint8)
+    )
 
 
 def _pooled(samples: np.ndarray) -> np.ndarray:

@@ -18,7 +18,12 @@ from actial.synthetic.scenes import render_scene
 
 STATIC_SHARE = 0.4  # of train and val; 0.74 in the original
 STATIC_PER_SCENE = 3
-TRAIN_TYPES = {"ego_motion": "action_sequence", "obj_motion": "obj_movement", "goal_aim": "goal_aim", "action_conseq": "action_consequence"}
+TRAIN_TYPES = {
+    "ego_motion": "action_sequence",
+    "obj_motion": "obj_movement",
+    "goal_aim": "goal_aim",
+    "action_conseq": "action_consequence",
+}
 TEST_TYPES = {
     "ego_motion": "ego_movement",
     "obj_motion": "obj_movement",
@@ -48,7 +53,9 @@ def sat_jobs(split: str, rows: int, seed: int, size: int) -> list[SatJob]:
     kept = [min(STATIC_PER_SCENE, static - done) for done in range(0, static, STATIC_PER_SCENE)]
     jobs = [SatJob("static", "other", split, i, seed, size, count) for i, count in enumerate(kept)]
     dynamic = islice(cycle(types.items()), rows - static)
-    return jobs + [SatJob(kind, raw, split, i, seed, size, 1) for i, (kind, raw) in enumerate(dynamic)]
+    return jobs + [
+        SatJob(kind, raw, split, i, seed, size, 1) for i, (kind, raw) in enumerate(dynamic)
+    ]
 
 
 def sat_rows(job: SatJob) -> list[dict]:
@@ -67,7 +74,9 @@ def sat_rows(job: SatJob) -> list[dict]:
     ]
 
 
-def write_sat(path: Path, split: str, rows: int, seed: int, size: int, workers: int) -> Iterator[int]:
+def write_sat(
+    path: Path, split: str, rows: int, seed: int, size: int, workers: int
+) -> Iterator[int]:
     """Write one parquet file; yields how many rows each scene gave, for a progress bar. The bytes do not depend on `workers`."""
     import pyarrow as pa
     import pyarrow.parquet as pq

@@ -12,7 +12,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from actial.core.seeding import Draw
-from actial.synthetic.scenes import Scene, all_visible, around, camera_from, draw_scene, stacked, stands_free
+from actial.synthetic.scenes import (
+    Scene,
+    all_visible,
+    around,
+    camera_from,
+    draw_scene,
+    stacked,
+    stands_free,
+)
 
 TRIES = 5000
 STEPS = (0.8, 2.5)  # "far to the left" holds for every step between these
@@ -43,7 +51,10 @@ def ask(kind: str, key: tuple[object, ...], size: int) -> list[Asked]:
         scene = draw_scene((kind, *key), draw, size, count)
         found = KINDS[kind](draw, Draw("wish", kind, *key), scene) if scene is not None else []
         if found:
-            return [replace(asked, answers=tuple(sorted(asked.answers, key=lambda _: draw.uniform()))) for asked in found]
+            return [
+                replace(asked, answers=tuple(sorted(asked.answers, key=lambda _: draw.uniform())))
+                for asked in found
+            ]
     raise RuntimeError(f"no clear {kind} question in {TRIES} scenes of {count} objects, key {key}")
 
 
@@ -87,7 +98,9 @@ def static(draw: Draw, wish: Draw, scene: Scene) -> list[Asked]:
     return [
         Asked("relation", scene, relation, ("left", "right"), left_right(left), (a, b)),
         Asked("depth", scene, depth, (name[c], name[d]), name[c if first else d], (c, d)),
-        Asked("count", scene, "how many objects are in the photo?", ("2", "3", "4"), str(len(name))),
+        Asked(
+            "count", scene, "how many objects are in the photo?", ("2", "3", "4"), str(len(name))
+        ),
     ]
 
 
@@ -98,7 +111,16 @@ def goal_aim(draw: Draw, wish: Draw, scene: Scene) -> list[Asked]:
     if abs(turn) < 6 or (turn > 0) != left:
         return []
     question = f"i want to face {scene.phrases[goal]}. which way should i turn?"
-    return [Asked("goal_aim", scene, question, ("turn left", "turn right"), f"turn {left_right(left)}", (goal,))]
+    return [
+        Asked(
+            "goal_aim",
+            scene,
+            question,
+            ("turn left", "turn right"),
+            f"turn {left_right(left)}",
+            (goal,),
+        )
+    ]
 
 
 def action_conseq(draw: Draw, wish: Draw, scene: Scene) -> list[Asked]:
@@ -110,7 +132,9 @@ def action_conseq(draw: Draw, wish: Draw, scene: Scene) -> list[Asked]:
     if kind == "step":
         return _step_aside(wish, scene, a, b, want)
     beside = turn_deg(to_a, to_b) if kind == "turn" else turn_deg(to_a, to_b - to_a)
-    if (beside > 0) != want or not (abs(beside) >= 9 if kind == "turn" else 30 <= abs(beside) <= 150):
+    if (beside > 0) != want or not (
+        abs(beside) >= 9 if kind == "turn" else 30 <= abs(beside) <= 150
+    ):
         return []
     name = scene.phrases
     doing = f"turn to face {name[a]}" if kind == "turn" else f"walk straight to {name[a]}"
@@ -122,13 +146,20 @@ def _step_aside(wish: Draw, scene: Scene, a: int, b: int, first_wins: bool) -> l
     way = wish.pick((-1.0, 1.0))
     right = level(scene.cameras.R[0, 0])
     there = [scene.cameras.centres()[0] + way * step * right for step in STEPS]
-    ratios = [float(np.linalg.norm(scene.centres[0, a] - p) / np.linalg.norm(scene.centres[0, b] - p)) for p in there]
+    ratios = [
+        float(np.linalg.norm(scene.centres[0, a] - p) / np.linalg.norm(scene.centres[0, b] - p))
+        for p in there
+    ]
     if max(ratios) > 0.87 and min(ratios) < 1.15:
         return []
     a, b = (a, b) if (ratios[0] < 1) == first_wins else (b, a)
     name = scene.phrases
     question = f"if i step far to the {left_right(way < 0)}, which will be closer to me, {name[a]} or {name[b]}?"
-    return [Asked("action_step", scene, question, (name[a], name[b]), name[a if first_wins else b], (a, b))]
+    return [
+        Asked(
+            "action_step", scene, question, (name[a], name[b]), name[a if first_wins else b], (a, b)
+        )
+    ]
 
 
 def perspective(draw: Draw, wish: Draw, scene: Scene) -> list[Asked]:
@@ -136,14 +167,28 @@ def perspective(draw: Draw, wish: Draw, scene: Scene) -> list[Asked]:
     beside, want = wish.uniform() < 0.7, wish.pick((True, False))
     a, b = two_of(draw, scene)
     heading = np.radians(scene.places[0][a].heading_deg)
-    angle = turn_deg(np.array([np.cos(heading), np.sin(heading)]), scene.centres[0, b] - scene.centres[0, a])
+    angle = turn_deg(
+        np.array([np.cos(heading), np.sin(heading)]), scene.centres[0, b] - scene.centres[0, a]
+    )
     if beside:
-        clear, truth, answers, where = 30 <= abs(angle) <= 150, angle > 0, ("left", "right"), "on its left or on its right"
+        clear, truth, answers, where = (
+            30 <= abs(angle) <= 150,
+            angle > 0,
+            ("left", "right"),
+            "on its left or on its right",
+        )
     else:
-        clear, truth, answers, where = not 60 < abs(angle) < 120, abs(angle) < 90, ("ahead", "behind"), "ahead of it or behind it"
+        clear, truth, answers, where = (
+            not 60 < abs(angle) < 120,
+            abs(angle) < 90,
+            ("ahead", "behind"),
+            "ahead of it or behind it",
+        )
     if not clear or truth != want:
         return []
-    question = f"for {scene.phrases[a]}, looking out of its own front, is {scene.phrases[b]} {where}?"
+    question = (
+        f"for {scene.phrases[a]}, looking out of its own front, is {scene.phrases[b]} {where}?"
+    )
     return [Asked("perspective", scene, question, answers, answers[0 if want else 1], (a, b))]
 
 
@@ -156,7 +201,10 @@ def ego_motion(draw: Draw, wish: Draw, scene: Scene) -> list[Asked]:
     camera, me = scene.cameras, scene.cameras.centres()[0]
     if kind == "round":
         answers = ("moved right and turned left", "moved left and turned right")
-        distance, height = np.hypot(*me[:2]) * draw.uniform(0.9, 1.1), me[2] + draw.uniform(-0.3, 0.3)
+        distance, height = (
+            np.hypot(*me[:2]) * draw.uniform(0.9, 1.1),
+            me[2] + draw.uniform(-0.3, 0.3),
+        )
         aim = np.array([draw.uniform(-0.3, 0.3), draw.uniform(-0.3, 0.3), 0.3])
         to = around(camera.azimuth_deg[0] + way * draw.uniform(22, 55), distance, height)
         second = camera_from(to, aim, round(2 * float(camera.K[0, 0, 2])), draw.uniform(-2, 2))
@@ -189,7 +237,11 @@ def obj_motion(draw: Draw, wish: Draw, scene: Scene) -> list[Asked]:
     mover = two_of(draw, scene)[0]
     place, others = scene.places[0][mover], [p for i, p in enumerate(scene.places[0]) if i != mover]
     right, forward = level(scene.cameras.R[0, 0]), level(scene.cameras.R[0, 2])
-    way = {"which": right, "aside": -right if want else right, "depth": -forward if want else forward}[kind]
+    way = {
+        "which": right,
+        "aside": -right if want else right,
+        "depth": -forward if want else forward,
+    }[kind]
     angle = draw.uniform(-np.pi, np.pi) if kind == "which" else np.radians(draw.uniform(-20, 20))
     c, s = np.cos(angle), np.sin(angle)
     step = draw.uniform(0.8, 1.7) * np.array([[c, -s], [s, c]]) @ way[:2]
@@ -203,7 +255,11 @@ def obj_motion(draw: Draw, wish: Draw, scene: Scene) -> list[Asked]:
         question = "the camera did not move. which object moved from photo 1 to photo 2?"
         return [Asked("obj_which", after, question, tuple(name), name[mover], (mover,))]
     question = f"the camera did not move. how did {name[mover]} move from photo 1 to photo 2?"
-    answers = ("to the left", "to the right") if kind == "aside" else ("closer to the camera", "away from the camera")
+    answers = (
+        ("to the left", "to the right")
+        if kind == "aside"
+        else ("closer to the camera", "away from the camera")
+    )
     return [Asked(f"obj_{kind}", after, question, answers, answers[0 if want else 1], (mover,))]
 
 

@@ -23,7 +23,10 @@ FOCAL = 1.25  # focal length over image size: 44 degrees across
 GROUND = 1.8  # objects stand within this distance of the origin
 RADII = (0.65, 0.85)  # of the bounding spheres
 NEAREST = 1.5  # of an object to a camera
-APART, INSIDE = 0.72, 0.82  # of bounding radii in the picture (objects fill less): from each other, and from the border
+APART, INSIDE = (
+    0.72,
+    0.82,
+)  # of bounding radii in the picture (objects fill less): from each other, and from the border
 
 
 @dataclass(slots=True, frozen=True)
@@ -69,7 +72,12 @@ class Scene:
         return np.einsum("nij,nvj->nvi", self.cameras.R, self.centres) + self.cameras.t[:, None]
 
     def mesh(self, photo: int) -> Mesh:
-        return joined([_standing(spec, place) for spec, place in zip(self.specs, self.places[photo], strict=True)])
+        return joined(
+            [
+                _standing(spec, place)
+                for spec, place in zip(self.specs, self.places[photo], strict=True)
+            ]
+        )
 
 
 def _standing(spec: ObjectSpec, place: Place) -> Mesh:
@@ -86,7 +94,11 @@ def draw_scene(key: tuple[object, ...], draw: Draw, size: int, count: int) -> Sc
     places: list[Place] = []
     for _ in range(6 * count):
         angle, distance = draw.uniform(0, 2 * math.pi), GROUND * math.sqrt(draw.uniform())
-        place = Place((distance * math.cos(angle), distance * math.sin(angle)), draw.uniform(0, 360), draw.uniform(*RADII))
+        place = Place(
+            (distance * math.cos(angle), distance * math.sin(angle)),
+            draw.uniform(0, 360),
+            draw.uniform(*RADII),
+        )
         if stands_free(place, places):
             places.append(place)
         if len(places) == count:
@@ -100,7 +112,9 @@ def draw_scene(key: tuple[object, ...], draw: Draw, size: int, count: int) -> Sc
 
 
 def stands_free(place: Place, others: list[Place]) -> bool:
-    return all(math.dist(place.at, other.at) > 0.85 * (place.radius + other.radius) for other in others)
+    return all(
+        math.dist(place.at, other.at) > 0.85 * (place.radius + other.radius) for other in others
+    )
 
 
 def draw_specs(draw: Draw, count: int) -> list[ObjectSpec]:
@@ -120,16 +134,29 @@ def camera_from(centre: np.ndarray, aim: np.ndarray, size: int, roll_deg: float 
     R, t = look_at(centre, aim, roll_deg)
     azimuth = np.degrees(np.arctan2(centre[1], centre[0])) % 360
     elevation = np.degrees(np.arctan2(centre[2], np.hypot(centre[0], centre[1])))
-    return Cameras(R[None], t[None], pinhole(size, FOCAL)[None], np.array([azimuth]), np.array([elevation]))
+    return Cameras(
+        R[None], t[None], pinhole(size, FOCAL)[None], np.array([azimuth]), np.array([elevation])
+    )
 
 
 def around(azimuth_deg: float, distance: float, height: float) -> np.ndarray:
     """A point given about the origin."""
-    return np.array([distance * np.cos(np.radians(azimuth_deg)), distance * np.sin(np.radians(azimuth_deg)), height])
+    return np.array(
+        [
+            distance * np.cos(np.radians(azimuth_deg)),
+            distance * np.sin(np.radians(azimuth_deg)),
+            height,
+        ]
+    )
 
 
 def stacked(*cameras: Cameras) -> Cameras:
-    return Cameras(*(np.concatenate([getattr(c, name) for c in cameras]) for name in ("R", "t", "K", "azimuth_deg", "elevation_deg")))
+    return Cameras(
+        *(
+            np.concatenate([getattr(c, name) for c in cameras])
+            for name in ("R", "t", "K", "azimuth_deg", "elevation_deg")
+        )
+    )
 
 
 def all_visible(scene: Scene) -> bool:
@@ -161,7 +188,9 @@ def render_scene(scene: Scene) -> np.ndarray:
     for photo in range(len(scene.places)):
         mesh = scene.mesh(photo)
         colours = shaded(mesh.colours, mesh.normals(), lamp, ambient)
-        images.append(develop(_faces(mesh, scene.cameras, photo), colours, floor.seen(scene.cameras, photo)))
+        images.append(
+            develop(_faces(mesh, scene.cameras, photo), colours, floor.seen(scene.cameras, photo))
+        )
     return np.stack(images)
 
 
@@ -175,7 +204,9 @@ def owners(scene: Scene, photo: int) -> np.ndarray:
 def _faces(mesh: Mesh, cameras: Cameras, photo: int) -> np.ndarray:
     raster = round(2 * float(cameras.K[photo, 0, 2])) * SAMPLES
     local = mesh.vertices @ cameras.R[photo].T + cameras.t[photo]
-    return visible_faces(local[None], mesh.faces, scaled(cameras.K[photo : photo + 1]), raster, raster)[0]
+    return visible_faces(
+        local[None], mesh.faces, scaled(cameras.K[photo : photo + 1]), raster, raster
+    )[0]
 
 
 @dataclass(slots=True, frozen=True)
@@ -192,7 +223,13 @@ class Floor:
     def drawn(draw: Draw) -> Floor:
         base = draw.uniform(120, 190) + draw.uniforms(-12, 12, 3)
         wall = draw.uniform(150, 225) + draw.uniforms(-10, 10, 3)
-        return Floor(draw.uniform(0.7, 1.1), draw.uniform(0, np.pi / 2), base, base * draw.uniform(0.8, 0.92), wall)
+        return Floor(
+            draw.uniform(0.7, 1.1),
+            draw.uniform(0, np.pi / 2),
+            base,
+            base * draw.uniform(0.8, 0.92),
+            wall,
+        )
 
     def seen(self, cameras: Cameras, photo: int) -> np.ndarray:
         """Float (size, size, 3): where each pixel's ray meets z = 0."""

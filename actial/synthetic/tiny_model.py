@@ -9,7 +9,12 @@ from typing import Any
 
 import torch
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
-from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor, Qwen2Tokenizer
+from transformers import (
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2_5_VLProcessor,
+    Qwen2Tokenizer,
+)
 from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 from transformers.models.qwen2_vl import Qwen2VLImageProcessor, Qwen2VLVideoProcessor
 
@@ -35,7 +40,12 @@ SPECIAL_TOKENS = (
     "<|image_pad|>",
     "<|video_pad|>",
 )
-WHOLE_WORDS = ("<think>", "</think>", "<answer>", "</answer>")  # one token each, so that the tiny model spends none on form
+WHOLE_WORDS = (
+    "<think>",
+    "</think>",
+    "<answer>",
+    "</answer>",
+)  # one token each, so that the tiny model spends none on form
 CHAT_TEMPLATE = (
     (
         "{%- for message in messages -%}"
@@ -56,10 +66,18 @@ CHAT_TEMPLATE = (
 
 def corpus(pairs: ShardSet, sat: ShardSet, rows: int = 1500) -> Iterator[str]:
     """Every kind of text the tiny model will meet."""
-    yield from ["system\n", "user\n", "assistant\n", *(text for text in SYSTEM_PROMPTS.values() if text)] * rows
+    yield from [
+        "system\n",
+        "user\n",
+        "assistant\n",
+        *(text for text in SYSTEM_PROMPTS.values() if text),
+    ] * rows
     names = sorted({row["class_name"].lower() for row in pairs.rows})
     for number, row in enumerate(pairs.rows[:rows]):
-        for question in [*perception_questions(row, "words", names, len(KINDS)), clock_question(str(number))]:
+        for question in [
+            *perception_questions(row, "words", names, len(KINDS)),
+            clock_question(str(number)),
+        ]:
             yield from (question.text, question.target or "")
         for kind in TYPES:
             question = viewpoint_question(row, kind, AnswerMode.DIRECT)
@@ -78,7 +96,10 @@ def train_tokenizer(corpus: Iterable[str], vocab_size: int) -> Qwen2Tokenizer:
         ]
     )
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trained.train_from_iterator(corpus, trainers.BpeTrainer(vocab_size=vocab_size, initial_alphabet=alphabet, show_progress=False))
+    trained.train_from_iterator(
+        corpus,
+        trainers.BpeTrainer(vocab_size=vocab_size, initial_alphabet=alphabet, show_progress=False),
+    )
     bpe = json.loads(trained.to_str())["model"]
     merges: Any = [tuple(pair) for pair in bpe["merges"]]
     tokenizer = Qwen2Tokenizer(vocab=bpe["vocab"], merges=merges)
@@ -90,7 +111,13 @@ def train_tokenizer(corpus: Iterable[str], vocab_size: int) -> Qwen2Tokenizer:
 
 
 def tiny_config(
-    tokenizer: Qwen2Tokenizer, *, width: int = 128, layers: int = 4, vision_width: int = 128, vision_layers: int = 4, patch: int = 8
+    tokenizer: Qwen2Tokenizer,
+    *,
+    width: int = 128,
+    layers: int = 4,
+    vision_width: int = 128,
+    vision_layers: int = 4,
+    patch: int = 8,
 ) -> Qwen2_5_VLConfig:
     """A Qwen2.5-VL of about 2 M parameters; heads of 32 dimensions (the smallest size vLLM's CPU attention takes)."""
     heads = width // 32
@@ -109,9 +136,14 @@ def tiny_config(
             "num_attention_heads": heads,
             "num_key_value_heads": heads // 2,
             "max_position_embeddings": 4096,
-            "rope_parameters": {"rope_type": "default", "mrope_section": [4, 6, 6], "rope_theta": 10_000.0},
+            "rope_parameters": {
+                "rope_type": "default",
+                "mrope_section": [4, 6, 6],
+                "rope_theta": 10_000.0,
+            },
             "tie_word_embeddings": True,
-            "initializer_range": width**-0.5,  # the usual 0.02 suits widths of thousands; here it would mute every block
+            "initializer_range": width
+            ** -0.5,  # the usual 0.02 suits widths of thousands; here it would mute every block
             "bos_token_id": token("<|endoftext|>"),
             "eos_token_id": token("<|im_end|>"),
             "pad_token_id": token("<|endoftext|>"),
@@ -137,7 +169,9 @@ def tiny_config(
     )
 
 
-def save_untrained(out: Path, tokenizer: Qwen2Tokenizer, seed: int, *, max_pixels: int = 64 * 64 * 4, **size: int) -> None:
+def save_untrained(
+    out: Path, tokenizer: Qwen2Tokenizer, seed: int, *, max_pixels: int = 64 * 64 * 4, **size: int
+) -> None:
     """Write a random-initialised tiny model folder that `transformers` and vLLM load by themselves."""
     config = tiny_config(tokenizer, **size)
     text: Any = config.text_config
@@ -148,9 +182,16 @@ def save_untrained(out: Path, tokenizer: Qwen2Tokenizer, seed: int, *, max_pixel
     model.generation_config.pad_token_id = text.pad_token_id
     patch, merge = vision.patch_size, vision.spatial_merge_size
     limits = {"min_pixels": (patch * merge) ** 2, "max_pixels": max_pixels}
-    shape = {"patch_size": patch, "merge_size": merge, "temporal_patch_size": vision.temporal_patch_size}
+    shape = {
+        "patch_size": patch,
+        "merge_size": merge,
+        "temporal_patch_size": vision.temporal_patch_size,
+    }
     processor = Qwen2_5_VLProcessor(
-        image_processor=Qwen2VLImageProcessor(**shape, size={"shortest_edge": limits["min_pixels"], "longest_edge": limits["max_pixels"]}),
+        image_processor=Qwen2VLImageProcessor(
+            **shape,
+            size={"shortest_edge": limits["min_pixels"], "longest_edge": limits["max_pixels"]},
+        ),
         tokenizer=tokenizer,
         video_processor=Qwen2VLVideoProcessor(**shape),
         chat_template=tokenizer.chat_template,
@@ -166,13 +207,27 @@ def make_tiny(config: TinyConfig) -> None:
     """
     pairs, sat = ShardSet(config.pairs, "train"), ShardSet(config.sat, "train")
     out = Path(config.out)
-    size = {key: getattr(config, key) for key in ("width", "layers", "vision_width", "vision_layers", "patch")}
+    size = {
+        key: getattr(config, key)
+        for key in ("width", "layers", "vision_width", "vision_layers", "patch")
+    }
     save_untrained(out, train_tokenizer(corpus(pairs, sat), config.vocab_size), config.seed, **size)
     policy = Policy.load(ModelConfig(path=str(out)))
-    steps = pretrain_tower(policy, pairs, steps=config.tower_steps, batch_size=config.tower_batch, lr=config.tower_lr, seed=config.seed)
+    steps = pretrain_tower(
+        policy,
+        pairs,
+        steps=config.tower_steps,
+        batch_size=config.tower_batch,
+        lr=config.tower_lr,
+        seed=config.seed,
+    )
     with Progress("tower", total=config.tower_steps, unit="steps") as progress:
         for number, metrics in enumerate(steps, 1):
-            note = f"azimuth within a bin {metrics['azimuth_within_one_bin']:.2f}" if number % 100 == 0 else ""
+            note = (
+                f"azimuth within a bin {metrics['azimuth_within_one_bin']:.2f}"
+                if number % 100 == 0
+                else ""
+            )
             progress.advance(1, note)
     policy.save_pretrained(out)
 

@@ -41,10 +41,19 @@ def load_photos(shards: ShardSet) -> Photos:
     for row in shards.rows:
         if all((row["key"], image["name"]) in seen for image in row["images"]):
             continue
-        for picture, image, view in zip(shards.images(row), row["images"], row["views"], strict=True):
-            seen[row["key"], image["name"]] = (picture, view["azimuth_deg"], row["class_name"], row["attributes"]["body_colour"])
+        for picture, image, view in zip(
+            shards.images(row), row["images"], row["views"], strict=True
+        ):
+            seen[row["key"], image["name"]] = (
+                picture,
+                view["azimuth_deg"],
+                row["class_name"],
+                row["attributes"]["body_colour"],
+            )
     pictures, azimuths, names, colours = zip(*seen.values(), strict=True)
-    return Photos(np.stack(pictures), torch.tensor(azimuths).deg2rad(), _numbers(names), _numbers(colours))
+    return Photos(
+        np.stack(pictures), torch.tensor(azimuths).deg2rad(), _numbers(names), _numbers(colours)
+    )
 
 
 def _numbers(names: tuple[str, ...]) -> torch.Tensor:
@@ -58,26 +67,39 @@ def _shifted(images: np.ndarray, key: str) -> list[np.ndarray]:
     _, height, width, _ = images.shape
     draws = [hash_int(key, i) for i in range(len(images))]
     span = 2 * SHIFT + 1
-    return [p[d % span : d % span + height, d // span % span : d // span % span + width] for p, d in zip(padded, draws, strict=True)]
+    return [
+        p[d % span : d % span + height, d // span % span : d // span % span + width]
+        for p, d in zip(padded, draws, strict=True)
+    ]
 
 
-def pretrain_tower(policy: Policy, shards: ShardSet, *, steps: int, batch_size: int, lr: float, seed: int) -> Iterator[dict[str, float]]:
+def pretrain_tower(
+    policy: Policy, shards: ShardSet, *, steps: int, batch_size: int, lr: float, seed: int
+) -> Iterator[dict[str, float]]:
     """Train `policy`'s tower and merger in place; yields loss and accuracy (azimuth within 20 degrees) of each step."""
     photos = load_photos(shards)
     tower = policy.core.model
     num_classes, num_colours = int(photos.classes.max()) + 1, int(photos.colours.max()) + 1
     torch.manual_seed(seed)
-    head = nn.Linear(policy.hf_config.vision_config.out_hidden_size, BINS + num_classes + num_colours)
+    head = nn.Linear(
+        policy.hf_config.vision_config.out_hidden_size, BINS + num_classes + num_colours
+    )
     parameters = [*tower.visual.parameters(), *head.parameters()]
     optimiser = torch.optim.AdamW(parameters, lr=lr, betas=(0.9, 0.98), weight_decay=0.02)
     size = len(photos.images)
     for step in range(steps):
         for group in optimiser.param_groups:
-            group["lr"] = lr * min(1.0, (step + 1) / 100) * 0.5 * (1 + math.cos(math.pi * step / steps))
+            group["lr"] = (
+                lr * min(1.0, (step + 1) / 100) * 0.5 * (1 + math.cos(math.pi * step / steps))
+            )
         places = [divmod(step * batch_size + i, size) for i in range(batch_size)]
-        index = torch.tensor([int(epoch_order(f"{seed}/tower", epoch, size)[place]) for epoch, place in places])
+        index = torch.tensor(
+            [int(epoch_order(f"{seed}/tower", epoch, size)[place]) for epoch, place in places]
+        )
         pixels, grid = patchify(_shifted(photos.images[index], f"{seed}/{step}"), policy.spec)
-        features = torch.stack(tuple(tower.get_image_features(pixels, grid, return_dict=True).pooler_output)).mean(1)
+        features = torch.stack(
+            tuple(tower.get_image_features(pixels, grid, return_dict=True).pooler_output)
+        ).mean(1)
         bins, classes, colours = head(features).split([BINS, num_classes, num_colours], dim=1)
         truth = photos.azimuth[index]
         target = (truth / (2 * math.pi) * BINS).round().long() % BINS
@@ -91,4 +113,7 @@ def pretrain_tower(policy: Policy, shards: ShardSet, *, steps: int, batch_size: 
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimiser.step()
         off = (bins.argmax(1) - target + BINS // 2) % BINS - BINS // 2
-        yield {"loss": float(loss.detach()), "azimuth_within_one_bin": float((off.abs() <= 1).float().mean())}
+        yield {
+            "loss": float(loss.detach()),
+            "azimuth_within_one_bin": float((off.abs() <= 1).float().mean()),
+        }

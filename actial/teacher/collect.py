@@ -42,7 +42,9 @@ class Replies:
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise UserError(f"out={path.parent} is being written by another run: wait for it, or give another folder.") from error
+            raise UserError(
+                f"out={path.parent} is being written by another run: wait for it, or give another folder."
+            ) from error
         self._file.seek(0)
         whole = 0
         for line in self._file:
@@ -77,17 +79,34 @@ class Teacher:
         self.failed: Counter[str] = Counter()
         self._failures_in_a_row = 0
         key = os.environ.get(config.key_variable) or "none"
-        self._client = AsyncOpenAI(base_url=config.url, api_key=key, max_retries=0, timeout=config.timeout_s)
+        self._client = AsyncOpenAI(
+            base_url=config.url, api_key=key, max_retries=0, timeout=config.timeout_s
+        )
 
     def cost(self) -> float:
-        return (self.replies.prompt_tokens * self.config.price_in + self.replies.completion_tokens * self.config.price_out) / 1e6
+        return (
+            self.replies.prompt_tokens * self.config.price_in
+            + self.replies.completion_tokens * self.config.price_out
+        ) / 1e6
 
     def key(self, question: Question, digests: list[str], attempt: int) -> str:
         c = self.config
-        asked = (STAGES, c.teacher, question.uid, question.text, digests, c.max_tokens, c.temperature, c.seed, attempt)
+        asked = (
+            STAGES,
+            c.teacher,
+            question.uid,
+            question.text,
+            digests,
+            c.max_tokens,
+            c.temperature,
+            c.seed,
+            attempt,
+        )
         return blake2b(json.dumps(asked).encode(), digest_size=16).hexdigest()
 
-    async def reply(self, row: dict, question: Question, pictures: list[bytes], attempt: int) -> dict | None:
+    async def reply(
+        self, row: dict, question: Question, pictures: list[bytes], attempt: int
+    ) -> dict | None:
         """The reply to one request, from the cache or the server; None when it was given up after all retries."""
         key = self.key(question, [place["sha256"] for place in row["images"]], attempt)
         if key in self.replies.found:
@@ -97,7 +116,9 @@ class Teacher:
             self._failures_in_a_row += 1
             if self._failures_in_a_row >= FAILURES_IN_A_ROW:
                 why = ", ".join(f"{name} {n} times" for name, n in self.failed.most_common(2))
-                raise UserError(f"url={self.config.url} gives no answer ({why}): see that it runs, then run the same command to resume.")
+                raise UserError(
+                    f"url={self.config.url} gives no answer ({why}): see that it runs, then run the same command to resume."
+                )
             return None
         self._failures_in_a_row = 0
         usage, choice = answer.usage, answer.choices[0]
@@ -142,7 +163,9 @@ class Teacher:
                 self.failed["malformed reply"] += 1
                 wait = None
             if trial < c.retries:
-                backoff = min(c.backoff_s * 2**trial, c.max_backoff_s) * (0.5 + 0.5 * hash_unit(key, trial))
+                backoff = min(c.backoff_s * 2**trial, c.max_backoff_s) * (
+                    0.5 + 0.5 * hash_unit(key, trial)
+                )
                 await asyncio.sleep(backoff if wait is None else min(wait, c.max_backoff_s))
         return None
 
@@ -164,12 +187,16 @@ def faults(row: dict, question: Question, reply: dict) -> tuple[str, list[dict]]
         return chain, [{"reason": "cut", "claim": ""}]
     if letter is None or not chain:
         return chain, [{"reason": "no_answer", "claim": ""}]
-    return chain, [{"reason": c.reason, "claim": c.claim} for c in contradictions(chain, row, letter, question)]
+    return chain, [
+        {"reason": c.reason, "claim": c.claim} for c in contradictions(chain, row, letter, question)
+    ]
 
 
 def drawn_rows(data: ShardSet, config: ChainsConfig) -> list[dict]:
     """The pairs to be told about, drawn by hash, in the order of the set."""
-    chosen = sorted(data.rows, key=lambda row: hash_int("chains", config.seed, row["uid"]))[: config.limit]
+    chosen = sorted(data.rows, key=lambda row: hash_int("chains", config.seed, row["uid"]))[
+        : config.limit
+    ]
     wanted = {row["uid"] for row in chosen}
     return [row for row in data.rows if row["uid"] in wanted]
 
@@ -181,12 +208,37 @@ async def _teach_row(teacher: Teacher, data: ShardSet, row: dict) -> tuple[dict 
     for attempt in range(teacher.config.attempts):
         reply = await teacher.reply(row, question, data.encoded(row), attempt)
         if reply is None:
-            return None, [*rejected, {"uid": row["uid"], "question": question.uid, "attempt": attempt, "reasons": [{"reason": "given_up"}]}]
+            return None, [
+                *rejected,
+                {
+                    "uid": row["uid"],
+                    "question": question.uid,
+                    "attempt": attempt,
+                    "reasons": [{"reason": "given_up"}],
+                },
+            ]
         chain, reasons = faults(row, question, reply)
         if not reasons:
-            known = {"uid": row["uid"], "question": question.uid, "type": question.type, "chain": chain}
-            return {**known, "target": THINK.format(chain=chain, letter=question.answer), "attempt": attempt}, rejected
-        rejected.append({"uid": row["uid"], "question": question.uid, "attempt": attempt, "reasons": reasons, "chain": chain})
+            known = {
+                "uid": row["uid"],
+                "question": question.uid,
+                "type": question.type,
+                "chain": chain,
+            }
+            return {
+                **known,
+                "target": THINK.format(chain=chain, letter=question.answer),
+                "attempt": attempt,
+            }, rejected
+        rejected.append(
+            {
+                "uid": row["uid"],
+                "question": question.uid,
+                "attempt": attempt,
+                "reasons": reasons,
+                "chain": chain,
+            }
+        )
     return None, rejected
 
 
@@ -212,10 +264,14 @@ def teach(config: ChainsConfig) -> None:
         with atomic(out / name) as file:
             file.writelines(map(json_line, entries))
     write_json(out / LEDGER, _ledger(teacher, len(rows), len(accepted), rejected))
-    print(f"{out}: {len(accepted)} chains for {len(rows)} pairs, {len(rejected)} rejected, cost {teacher.cost():.2f}")
+    print(
+        f"{out}: {len(accepted)} chains for {len(rows)} pairs, {len(rejected)} rejected, cost {teacher.cost():.2f}"
+    )
 
 
-async def _all(teacher: Teacher, data: ShardSet, rows: list[dict]) -> dict[str, tuple[dict | None, list[dict]]]:
+async def _all(
+    teacher: Teacher, data: ShardSet, rows: list[dict]
+) -> dict[str, tuple[dict | None, list[dict]]]:
     results: dict[str, tuple[dict | None, list[dict]]] = {}
     left: Iterator[dict] = iter(rows)
     limit = teacher.config.max_cost
@@ -240,7 +296,9 @@ def _ledger(teacher: Teacher, pairs: int, accepted: int, rejected: list[dict]) -
         "pairs": pairs,
         "accepted": accepted,
         "rejected_replies": len(rejected),
-        "rejected_by": dict(sorted(Counter(r["reason"] for entry in rejected for r in entry["reasons"]).items())),
+        "rejected_by": dict(
+            sorted(Counter(r["reason"] for entry in rejected for r in entry["reasons"]).items())
+        ),
         "replies": len(teacher.replies.found),
         "prompt_tokens": teacher.replies.prompt_tokens,
         "completion_tokens": teacher.replies.completion_tokens,

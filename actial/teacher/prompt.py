@@ -18,7 +18,9 @@ works out how the camera moved, and then answers the question at the end. Go thr
 Keep the two frames of reference apart: say "the camera moved to its left" or "seen from the object, the camera moved to the right".
 Argue from which parts of the object come into view or go out of view and from the depth of the scene. Never argue from where something
 stands in the flat picture: a camera can aim anywhere. Do not mention that you were told the answers."""
-CLOSING = re.compile(r"^\W*answer\W*[:=]\W*\(?([A-Fa-f]|\d+(?:\.\d+)?)\)?\W*$", re.IGNORECASE | re.MULTILINE)
+CLOSING = re.compile(
+    r"^\W*answer\W*[:=]\W*\(?([A-Fa-f]|\d+(?:\.\d+)?)\)?\W*$", re.IGNORECASE | re.MULTILINE
+)
 
 
 def facts(row: Mapping) -> str:
@@ -32,10 +34,14 @@ def facts(row: Mapping) -> str:
         "ego_vertical": "the camera moved: {}",
         "ego_depth": "the camera moved: {}",
     }
-    return "; ".join(words.format(labels[name]) for name, words in told.items() if labels.get(name) is not None)
+    return "; ".join(
+        words.format(labels[name]) for name, words in told.items() if labels.get(name) is not None
+    )
 
 
-def messages(row: Mapping, question: Question, pictures: Sequence[bytes], example: str | None = None) -> list[dict]:
+def messages(
+    row: Mapping, question: Question, pictures: Sequence[bytes], example: str | None = None
+) -> list[dict]:
     """One chat request; `pictures` are encoded photos in order, `example` a chain for another pair that shows the form."""
     shown = [{"type": "image_url", "image_url": {"url": data_url(data)}} for data in pictures]
     closing = "letter of its option" if question.options else "number"

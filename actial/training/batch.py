@@ -20,23 +20,37 @@ class TrainBatch:
 
     trunks: list[Trunk]
     images: list[np.ndarray]  # uint8 (H, W, 3), at the size the model sees
-    tags: list[str] = field(default_factory=list)  # one per branch, in order: losses are logged by tag; may be empty
+    tags: list[str] = field(
+        default_factory=list
+    )  # one per branch, in order: losses are logged by tag; may be empty
 
     def save(self, folder: Path) -> None:
         """images.safetensors and batch.json; `load` gives the batch back."""
         folder.mkdir(parents=True, exist_ok=True)
-        save_file({str(i): np.ascontiguousarray(image) for i, image in enumerate(self.images)}, folder / "images.safetensors")
-        write_json(folder / "batch.json", {f.name: _plain(getattr(self, f.name)) for f in fields(self) if f.name != "images"})
+        save_file(
+            {str(i): np.ascontiguousarray(image) for i, image in enumerate(self.images)},
+            folder / "images.safetensors",
+        )
+        write_json(
+            folder / "batch.json",
+            {f.name: _plain(getattr(self, f.name)) for f in fields(self) if f.name != "images"},
+        )
 
     @classmethod
     def load(cls, folder: Path) -> Self:
         values: dict[str, Any] = json.loads((folder / "batch.json").read_text())
-        trunks = [Trunk(**{**t, "branches": [Branch(**b) for b in t["branches"]]}) for t in values.pop("trunks")]
+        trunks = [
+            Trunk(**{**t, "branches": [Branch(**b) for b in t["branches"]]})
+            for t in values.pop("trunks")
+        ]
         images = load_file(folder / "images.safetensors")
         return cls(trunks=trunks, images=[images[str(i)] for i in range(len(images))], **values)
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, list):
-        return [asdict(item) if is_dataclass(item) and not isinstance(item, type) else item for item in value]
+        return [
+            asdict(item) if is_dataclass(item) and not isinstance(item, type) else item
+            for item in value
+        ]
     return value

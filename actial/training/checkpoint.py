@@ -37,7 +37,13 @@ class CheckpointCallback(lightning.Callback):
     `stop` is looked at before each update too, since a rollout may take longer than the grace that a scheduler gives.
     """
 
-    def __init__(self, folder: Path, every: int, fingerprint: Mapping[str, str], stop: Callable[[], bool] = bool) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        every: int,
+        fingerprint: Mapping[str, str],
+        stop: Callable[[], bool] = bool,
+    ) -> None:
         self.folder = folder
         self.every = every
         self.fingerprint = dict(fingerprint)
@@ -49,17 +55,27 @@ class CheckpointCallback(lightning.Callback):
         if pl_module.completed_steps and (path := latest(self.folder)):
             _restore_random_states(path)
 
-    def on_train_batch_start(self, trainer: lightning.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(
+        self, trainer: lightning.Trainer, pl_module: Any, batch: Any, batch_idx: int
+    ) -> None:
         if self.stop():
             self._save(trainer, pl_module)
 
-    def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         stopping = self.stop()
-        if stopping or pl_module.completed_steps % self.every == 0 or pl_module.completed_steps == pl_module.stage.steps:
+        if (
+            stopping
+            or pl_module.completed_steps % self.every == 0
+            or pl_module.completed_steps == pl_module.stage.steps
+        ):
             self._save(trainer, pl_module)
         trainer.should_stop |= stopping
 
-    def on_exception(self, trainer: lightning.Trainer, pl_module: Any, exception: BaseException) -> None:
+    def on_exception(
+        self, trainer: lightning.Trainer, pl_module: Any, exception: BaseException
+    ) -> None:
         """A loss or gradient that is not finite: the state before its step joins the batch, to replay the two."""
         if isinstance(exception, NonFiniteError):
             save(pl_module.crash_folder, pl_module, trainer.optimizers[0], self.fingerprint)
@@ -70,7 +86,12 @@ class CheckpointCallback(lightning.Callback):
             self.saved_step = module.completed_steps
 
 
-def save(folder: Path, module: StepModule, optimizer: torch.optim.Optimizer, fingerprint: Mapping[str, str]) -> Path:
+def save(
+    folder: Path,
+    module: StepModule,
+    optimizer: torch.optim.Optimizer,
+    fingerprint: Mapping[str, str],
+) -> Path:
     """Write the state of `module` after its completed steps; keeps the newest two."""
     tensors: dict[str, torch.Tensor] = {"rng/torch": torch.get_rng_state()}
     if torch.cuda.is_available():
@@ -84,15 +105,23 @@ def save(folder: Path, module: StepModule, optimizer: torch.optim.Optimizer, fin
         "step": module.completed_steps,
         "counters": module.counters(),
         "fingerprint": dict(fingerprint),
-        "random": {"python": _nested_list(random.getstate()), "numpy": _nested_list(np.random.get_state())},
+        "random": {
+            "python": _nested_list(random.getstate()),
+            "numpy": _nested_list(np.random.get_state()),
+        },
     }
     path = folder / f"step-{module.completed_steps:08d}"
     if module.global_rank == 0:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".") as name:  # gone again if the disk is full
+        with tempfile.TemporaryDirectory(
+            dir=folder, prefix="."
+        ) as name:  # gone again if the disk is full
             fresh = Path(name) / path.name
             fresh.mkdir()
-            save_file({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, fresh / "state.safetensors")
+            save_file(
+                {name: tensor.contiguous().cpu() for name, tensor in tensors.items()},
+                fresh / "state.safetensors",
+            )
             write_json(fresh / "state.json", facts)
             if path.exists():  # the same step again: a stop that met a regular save
                 shutil.rmtree(path)
@@ -120,13 +149,17 @@ def resume(folder: Path, module: StepModule, fingerprint: Mapping[str, str]) -> 
     for key in facts["fingerprint"].keys() | dict(fingerprint).keys():
         old, new = facts["fingerprint"].get(key), fingerprint.get(key)
         if old != new:
-            raise UserError(f"checkpoint {path} was made with {key}={old}, but this run has {new}: give another run_dir.")
+            raise UserError(
+                f"checkpoint {path} was made with {key}={old}, but this run has {new}: give another run_dir."
+            )
     tensors = load_file(path / "state.safetensors")
     trained = _trained(module)
     stored = {name.removeprefix("model/") for name in tensors if name.startswith("model/")}
     if stored != set(trained):
         odd = sorted(stored ^ set(trained))[0]
-        raise UserError(f"checkpoint {path} and this run disagree on whether {odd} trains: give another run_dir.")
+        raise UserError(
+            f"checkpoint {path} and this run disagree on whether {odd} trains: give another run_dir."
+        )
     with torch.no_grad():
         for name, parameter in trained.items():
             parameter.copy_(tensors[f"model/{name}"])
@@ -137,12 +170,22 @@ def resume(folder: Path, module: StepModule, fingerprint: Mapping[str, str]) -> 
             module.optimizer_state.setdefault(parameter_name, {})[key] = tensor
     module.completed_steps = facts["step"]
     module.load_counters(facts["counters"])
-    module.load_kept({name.removeprefix("kept/"): tensor for name, tensor in tensors.items() if name.startswith("kept/")})
+    module.load_kept(
+        {
+            name.removeprefix("kept/"): tensor
+            for name, tensor in tensors.items()
+            if name.startswith("kept/")
+        }
+    )
     return module.completed_steps
 
 
 def _trained(module: StepModule) -> dict[str, torch.nn.Parameter]:
-    return {name: parameter for name, parameter in module.policy.named_parameters() if parameter.requires_grad}
+    return {
+        name: parameter
+        for name, parameter in module.policy.named_parameters()
+        if parameter.requires_grad
+    }
 
 
 def _restore_random_states(path: Path) -> None:

@@ -52,13 +52,17 @@ def sum_gradients(parameters: Sequence[torch.nn.Parameter]) -> None:
     """Sum `.grad` over ranks; a parameter that no rank used keeps None, as in one process."""
     if num_ranks() == 1:
         return
-    used = torch.tensor([p.grad is not None for p in parameters], dtype=torch.int32, device=parameters[0].device)
+    used = torch.tensor(
+        [p.grad is not None for p in parameters], dtype=torch.int32, device=parameters[0].device
+    )
     dist.all_reduce(used, op=dist.ReduceOp.MAX)
     reduced = [p for p, flag in zip(parameters, used.tolist(), strict=True) if flag]
     grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in reduced]
     flat = torch._utils._flatten_dense_tensors(grads)
     dist.all_reduce(flat)
-    for parameter, grad in zip(reduced, torch._utils._unflatten_dense_tensors(flat, grads), strict=True):
+    for parameter, grad in zip(
+        reduced, torch._utils._unflatten_dense_tensors(flat, grads), strict=True
+    ):
         parameter.grad = grad
 
 
@@ -72,10 +76,14 @@ def shard(policy: Policy, mesh: DeviceMesh) -> None:
     Raises UserError with adapters, which would have to be merged from shards.
     """
     if policy.config.lora.enabled:
-        raise UserError("trainer.strategy=fsdp2 with model.lora.enabled=true is not supported: adapters are small, use ddp.")
+        raise UserError(
+            "trainer.strategy=fsdp2 with model.lora.enabled=true is not supported: adapters are small, use ddp."
+        )
     bf16 = policy.config.precision is Precision.bf16
     precision = MixedPrecisionPolicy(
-        param_dtype=torch.bfloat16 if bf16 else None, reduce_dtype=torch.float32 if bf16 else None, cast_forward_inputs=False
+        param_dtype=torch.bfloat16 if bf16 else None,
+        reduce_dtype=torch.float32 if bf16 else None,
+        cast_forward_inputs=False,
     )
     blocks = set(policy.core._no_split_modules)
     for module in list(policy.modules()):
@@ -91,5 +99,7 @@ def shard(policy: Policy, mesh: DeviceMesh) -> None:
 def lightning_strategy(config: TrainerConfig) -> Any:
     """What Lightning's Trainer takes as `strategy`."""
     if config.strategy is Strategy.fsdp2:
-        return ModelParallelStrategy(data_parallel_size=config.devices * config.nodes, tensor_parallel_size=1)
+        return ModelParallelStrategy(
+            data_parallel_size=config.devices * config.nodes, tensor_parallel_size=1
+        )
     return config.strategy.value

@@ -11,7 +11,15 @@ from dataclasses import dataclass
 
 import torch
 
-from actial.config import GRPOConfig, ImportanceSampling, KLConfig, KLEstimator, KLGradient, KLPlace, LossType
+from actial.config import (
+    GRPOConfig,
+    ImportanceSampling,
+    KLConfig,
+    KLEstimator,
+    KLGradient,
+    KLPlace,
+    LossType,
+)
 
 Metrics = dict[str, torch.Tensor]
 MAX_LOG_RATIO = 20.0  # e^20 lies beyond every cap; exp of more overflows, and 0 * inf is NaN in the backward pass
@@ -30,7 +38,11 @@ class Denominators:
     def count(cls, branch_index: torch.Tensor, group_of_branch: torch.Tensor) -> Denominators:
         lengths = branch_index.bincount(minlength=len(group_of_branch))
         groups = group_of_branch[lengths > 0].unique()
-        return cls(tokens=float(lengths.sum()), sequences=float((lengths > 0).sum()), groups=float(len(groups)))
+        return cls(
+            tokens=float(lengths.sum()),
+            sequences=float((lengths > 0).sum()),
+            groups=float(len(groups)),
+        )
 
     def __add__(self, other: Denominators) -> Denominators:
         return Denominators(
@@ -48,7 +60,9 @@ class Scores:
     branch_index: torch.Tensor  # (N,)
     group_of_branch: torch.Tensor  # (B,)
     advantages: torch.Tensor  # (B,)
-    old_logprobs: torch.Tensor | None = None  # (N,) trainer's, before the first update on these rollouts; None = on-policy
+    old_logprobs: torch.Tensor | None = (
+        None  # (N,) trainer's, before the first update on these rollouts; None = on-policy
+    )
     sampler_logprobs: torch.Tensor | None = None  # (N,) the engine's own
     reference_logprobs: torch.Tensor | None = None  # (N,)
     exact_kl: torch.Tensor | None = None  # (N,) full-vocabulary KL to the reference, with gradient
@@ -59,7 +73,9 @@ def masked_nll(logprobs: torch.Tensor, tokens: float) -> torch.Tensor:
     return -logprobs.sum() / tokens
 
 
-def policy_gradient(scores: Scores, config: GRPOConfig, denominators: Denominators) -> tuple[torch.Tensor, Metrics]:
+def policy_gradient(
+    scores: Scores, config: GRPOConfig, denominators: Denominators
+) -> tuple[torch.Tensor, Metrics]:
     """Clipped surrogate plus KL penalty, for any `config.loss`; returns (scalar loss, additive detached metrics)."""
     weights = token_weights(scores.branch_index, scores.group_of_branch, denominators, config)
     old = scores.logprobs.detach() if scores.old_logprobs is None else scores.old_logprobs
@@ -75,10 +91,14 @@ def policy_gradient(scores: Scores, config: GRPOConfig, denominators: Denominato
         gap = (old - scores.sampler_logprobs).abs()
         metrics["logprob_gap"] = gap.sum() * per_token
         if config.importance is not ImportanceSampling.off:
-            correction = importance_weights(old - scores.sampler_logprobs, scores.branch_index, config)
+            correction = importance_weights(
+                old - scores.sampler_logprobs, scores.branch_index, config
+            )
             values = values * correction
             metrics["importance_weight"] = correction.sum() * per_token
-    if config.kl.estimator is not KLEstimator.none and (scores.reference_logprobs is not None or scores.exact_kl is not None):
+    if config.kl.estimator is not KLEstimator.none and (
+        scores.reference_logprobs is not None or scores.exact_kl is not None
+    ):
         kl = kl_penalty(scores, config.kl, log_ratio.detach().exp())
         metrics["kl"] = kl.detach().sum() * per_token
         if config.kl.place is KLPlace.loss:
@@ -88,7 +108,10 @@ def policy_gradient(scores: Scores, config: GRPOConfig, denominators: Denominato
 
 
 def token_weights(
-    branch_index: torch.Tensor, group_of_branch: torch.Tensor, denominators: Denominators, config: GRPOConfig
+    branch_index: torch.Tensor,
+    group_of_branch: torch.Tensor,
+    denominators: Denominators,
+    config: GRPOConfig,
 ) -> torch.Tensor:
     """(N,) share of each token in the loss.
 
@@ -103,27 +126,41 @@ def token_weights(
         return ones / (denominators.sequences * config.max_tokens)
     lengths_B = branch_index.bincount(minlength=len(group_of_branch))
     if config.loss is LossType.bnpo:
-        tokens_P = torch.zeros(int(group_of_branch.max()) + 1, device=lengths_B.device, dtype=torch.long)
+        tokens_P = torch.zeros(
+            int(group_of_branch.max()) + 1, device=lengths_B.device, dtype=torch.long
+        )
         tokens_P.index_add_(0, group_of_branch, lengths_B)
         return ones / (tokens_P[group_of_branch][branch_index] * denominators.groups)
     return ones / (lengths_B[branch_index] * denominators.sequences)
 
 
-def _surrogate(scores: Scores, log_ratio: torch.Tensor, advantage: torch.Tensor, config: GRPOConfig) -> tuple[torch.Tensor, torch.Tensor]:
+def _surrogate(
+    scores: Scores, log_ratio: torch.Tensor, advantage: torch.Tensor, config: GRPOConfig
+) -> tuple[torch.Tensor, torch.Tensor]:
     """(N,) negated surrogate objective, and which tokens the clip holds back."""
-    if config.loss is LossType.gspo:  # one ratio per completion, the geometric mean (https://arxiv.org/abs/2507.18071)
-        log_ratio = branch_mean(log_ratio, scores.branch_index, len(scores.group_of_branch))[scores.branch_index]
+    if (
+        config.loss is LossType.gspo
+    ):  # one ratio per completion, the geometric mean (https://arxiv.org/abs/2507.18071)
+        log_ratio = branch_mean(log_ratio, scores.branch_index, len(scores.group_of_branch))[
+            scores.branch_index
+        ]
     ratio = log_ratio.exp()
     low, high = 1.0 - config.clip_low, 1.0 + config.clip_high
     outside = ((ratio > high) & (advantage > 0)) | ((ratio < low) & (advantage < 0))
-    if config.loss is LossType.cispo:  # clip the weight, keep every token's gradient (https://arxiv.org/abs/2506.13585)
-        return -ratio.detach().clamp(max=high) * advantage * scores.logprobs, (ratio > high).detach()
+    if (
+        config.loss is LossType.cispo
+    ):  # clip the weight, keep every token's gradient (https://arxiv.org/abs/2506.13585)
+        return -ratio.detach().clamp(max=high) * advantage * scores.logprobs, (
+            ratio > high
+        ).detach()
     if config.loss is LossType.sapo:  # a smooth gate in place of the clip
         positive, negative = SAPO_TEMPERATURE
         tau = torch.where(advantage > 0, positive, negative)
         return -torch.sigmoid(tau * (ratio - 1.0)) * (4.0 / tau) * advantage, outside.detach()
     values = torch.maximum(-ratio * advantage, -ratio.clamp(low, high) * advantage)
-    if config.dual_clip is not None:  # bounds the push away from a bad token that has become likely (verl's dual clip)
+    if (
+        config.dual_clip is not None
+    ):  # bounds the push away from a bad token that has become likely (verl's dual clip)
         bound = -config.dual_clip * advantage
         outside = outside | ((advantage < 0) & (values > bound))
         values = torch.where(advantage < 0, torch.minimum(values, bound), values)
@@ -158,7 +195,9 @@ def kl_penalty(scores: Scores, config: KLConfig, ratio: torch.Tensor) -> torch.T
     return value.detach() + ratio * (half_square - half_square.detach())
 
 
-def importance_weights(gap: torch.Tensor, branch_index: torch.Tensor, config: GRPOConfig) -> torch.Tensor:
+def importance_weights(
+    gap: torch.Tensor, branch_index: torch.Tensor, config: GRPOConfig
+) -> torch.Tensor:
     """(N,) trainer over sampler probability, from the log-probability gap (N,), cut at `config.importance_cap`.
 
     truncate: at most the cap. mask: 0 outside [1 / cap, cap]. sequence: the geometric mean over the completion, so that long
@@ -175,7 +214,9 @@ def importance_weights(gap: torch.Tensor, branch_index: torch.Tensor, config: GR
     return torch.where((weight >= 1.0 / cap) & (weight <= cap), weight, 0.0)
 
 
-def branch_mean(values: torch.Tensor, branch_index: torch.Tensor, num_branches: int) -> torch.Tensor:
+def branch_mean(
+    values: torch.Tensor, branch_index: torch.Tensor, num_branches: int
+) -> torch.Tensor:
     """(B,) mean of each branch's tokens; 0 for a branch without any."""
     sums = values.new_zeros(num_branches).index_add(0, branch_index, values)
     return sums / branch_index.bincount(minlength=num_branches).clamp(min=1)

@@ -21,18 +21,27 @@ class SFTModule(StepModule):
         scored = [sum(sum(branch.scored) for branch in trunk.branches) for trunk in batch.trunks]
         total = sum_over_ranks({"tokens": float(sum(scored))})["tokens"]
         if total == 0:
-            raise UserError(f"step {self.completed_steps} has no supervised token: its answers are empty.")
+            raise UserError(
+                f"step {self.completed_steps} has no supervised token: its answers are empty."
+            )
         tags = batch.tags or [""] * sum(len(trunk.branches) for trunk in batch.trunks)
-        first_branch = torch.tensor([0] + [len(trunk.branches) for trunk in batch.trunks]).cumsum(0).tolist()
+        first_branch = (
+            torch.tensor([0] + [len(trunk.branches) for trunk in batch.trunks]).cumsum(0).tolist()
+        )
 
         def loss_of(part: list[int]) -> tuple[torch.Tensor, Sums]:
             result = self.policy.token_logprobs(self.packed(batch, part))
             loss = masked_nll(result.logprobs, total)
             part_tags = [tags[b] for i in part for b in range(first_branch[i], first_branch[i + 1])]
-            return loss, {"loss": float(loss.detach())} | _sums_by_tag(result.logprobs, result.branch_index, part_tags)
+            return loss, {"loss": float(loss.detach())} | _sums_by_tag(
+                result.logprobs, result.branch_index, part_tags
+            )
 
         sums = self.update(batch, self.parts(batch), loss_of)
-        by_tag = {f"loss/{tag}": -sums.pop(f"sum/{tag}") / sums.pop(f"count/{tag}") for tag in _tags_in(sums)}
+        by_tag = {
+            f"loss/{tag}": -sums.pop(f"sum/{tag}") / sums.pop(f"count/{tag}")
+            for tag in _tags_in(sums)
+        }
         computed = sum(trunk.num_tokens for trunk in batch.trunks)
         self.finish_step({**sums, **by_tag, "tokens": total}, started=started, tokens=computed)
 
@@ -43,7 +52,9 @@ def _sums_by_tag(logprobs: torch.Tensor, branch_index: torch.Tensor, tags: list[
     if not names:
         return {}
     number = {name: i for i, name in enumerate(names)}
-    tag_of_branch = torch.tensor([number.get(tag, len(names)) for tag in tags], device=logprobs.device)
+    tag_of_branch = torch.tensor(
+        [number.get(tag, len(names)) for tag in tags], device=logprobs.device
+    )
     tag_of_token = tag_of_branch[branch_index]
     sums = logprobs.new_zeros(len(names) + 1).index_add(0, tag_of_token, logprobs.detach()).tolist()
     counts = tag_of_token.bincount(minlength=len(names) + 1).tolist()

@@ -31,7 +31,9 @@ from actial.training.distributed import Part, Sums, merge, shard, sum_gradients,
 class StepModule(lightning.LightningModule):
     """Base of the stages' modules. After each step `metrics` (a function of data and seed) and `timings` describe it."""
 
-    def __init__(self, policy: Policy, stage: StageConfig, model: ModelConfig, *, crash_folder: Path) -> None:
+    def __init__(
+        self, policy: Policy, stage: StageConfig, model: ModelConfig, *, crash_folder: Path
+    ) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.policy = policy
@@ -41,7 +43,9 @@ class StepModule(lightning.LightningModule):
         self.completed_steps = 0
         self.metrics: Sums = {}
         self.timings: Sums = {}
-        self.optimizer_state: dict[str, dict[str, torch.Tensor]] = {}  # by parameter name, from a checkpoint
+        self.optimizer_state: dict[
+            str, dict[str, torch.Tensor]
+        ] = {}  # by parameter name, from a checkpoint
 
     # ------------------------------------------------------------ hooks of Lightning
 
@@ -51,11 +55,15 @@ class StepModule(lightning.LightningModule):
         groups = self.policy.param_groups(optim.lr, optim.weight_decay)
         for group in groups:
             group["base_lr"] = group["lr"]
-        optimizer = torch.optim.AdamW(groups, lr=optim.lr, betas=(optim.betas[0], optim.betas[1]), fused=True)
+        optimizer = torch.optim.AdamW(
+            groups, lr=optim.lr, betas=(optim.betas[0], optim.betas[1]), fused=True
+        )
         names = {parameter: name for name, parameter in self.policy.named_parameters()}
         for parameter, name in names.items():
             if name in self.optimizer_state:
-                optimizer.state[parameter] = {key: like(value, parameter) for key, value in self.optimizer_state[name].items()}
+                optimizer.state[parameter] = {
+                    key: like(value, parameter) for key, value in self.optimizer_state[name].items()
+                }
         return optimizer
 
     def configure_model(self) -> None:
@@ -65,7 +73,9 @@ class StepModule(lightning.LightningModule):
     def on_train_start(self) -> None:
         self.policy.train()
 
-    def transfer_batch_to_device(self, batch: TrainBatch, device: torch.device, dataloader_idx: int) -> TrainBatch:
+    def transfer_batch_to_device(
+        self, batch: TrainBatch, device: torch.device, dataloader_idx: int
+    ) -> TrainBatch:
         """Left as it is: token lists are packed into tensors micro-batch by micro-batch."""
         return batch
 
@@ -93,7 +103,13 @@ class StepModule(lightning.LightningModule):
     def packed(self, batch: TrainBatch, indices: Sequence[int]) -> TrunkBatch:
         """Some trunks of the batch as tensors on this module's device; without any, a spare that scores nothing."""
         trunks = [batch.trunks[i] for i in indices] or [Trunk("spare", [0], [], [])]
-        rows = pack(trunks, batch.images, self.policy.spec, self.model_config.row_tokens, always_see=self.sharded)
+        rows = pack(
+            trunks,
+            batch.images,
+            self.policy.spec,
+            self.model_config.row_tokens,
+            always_see=self.sharded,
+        )
         return rows.to(self.device)
 
     def parts(self, batch: TrainBatch, indices: Sequence[int] | None = None) -> list[list[int]]:
@@ -101,10 +117,19 @@ class StepModule(lightning.LightningModule):
         chosen = list(range(len(batch.trunks))) if indices is None else list(indices)
         split = split_micro([batch.trunks[i] for i in chosen], self.model_config.micro_tokens)
         found = [[chosen[i] for i in part] for part in split]
-        most = sum_over_ranks({"max/parts": float(len(found))})["max/parts"] if self.sharded else len(found)
+        most = (
+            sum_over_ranks({"max/parts": float(len(found))})["max/parts"]
+            if self.sharded
+            else len(found)
+        )
         return found + [[]] * (round(most) - len(found))
 
-    def update(self, batch: TrainBatch, parts: Iterable[Part], loss_of: Callable[[Part], tuple[torch.Tensor, Mapping[str, Any]]]) -> Sums:
+    def update(
+        self,
+        batch: TrainBatch,
+        parts: Iterable[Part],
+        loss_of: Callable[[Part], tuple[torch.Tensor, Mapping[str, Any]]],
+    ) -> Sums:
         """Sum the parts' gradients over micro-batches and ranks, clip, step. Returns additive metrics summed likewise.
 
         Raises NonFiniteError, the batch saved, before a loss or gradient that is not finite touches the weights; with the state that
@@ -112,7 +137,9 @@ class StepModule(lightning.LightningModule):
         """
         optimizer: Any = self.optimizers()
         for group in optimizer.param_groups:
-            group["lr"] = group["base_lr"] * lr_factor(self.completed_steps, self.stage.steps, self.stage.optim)
+            group["lr"] = group["base_lr"] * lr_factor(
+                self.completed_steps, self.stage.steps, self.stage.optim
+            )
         optimizer.zero_grad(set_to_none=True)
         sums: Sums = {}
         with self._local_gradients():
@@ -121,7 +148,9 @@ class StepModule(lightning.LightningModule):
                 self.manual_backward(loss)
                 sums = merge(sums, {name: float(value) for name, value in metrics.items()})
         trained = [p for group in optimizer.param_groups for p in group["params"]]
-        sums = sum_over_ranks(sums | {"images": float(sum(len(trunk.images) for trunk in batch.trunks))})
+        sums = sum_over_ranks(
+            sums | {"images": float(sum(len(trunk.images) for trunk in batch.trunks))}
+        )
         images = sums.pop("images")
         if self.sharded:
             self._forget_spare_gradients(images)
@@ -143,7 +172,10 @@ class StepModule(lightning.LightningModule):
     def _forget_spare_gradients(self, images: float) -> None:
         """A step without any image leaves the tower as it is, though every rank has shown it a blank one."""
         if not images:
-            for parameter in (*self.policy.part_parameters("vision"), *self.policy.part_parameters("merger")):
+            for parameter in (
+                *self.policy.part_parameters("vision"),
+                *self.policy.part_parameters("merger"),
+            ):
                 parameter.grad = None
 
     def _local_gradients(self) -> AbstractContextManager[Any]:
@@ -152,7 +184,9 @@ class StepModule(lightning.LightningModule):
         return wrapped.no_sync() if hasattr(wrapped, "no_sync") else nullcontext()
 
     def _stop_at(self, batch: TrainBatch, *, loss: float, norm: float) -> None:
-        folder = self.crash_folder / f"nonfinite-step-{self.completed_steps}-rank-{self.global_rank}"
+        folder = (
+            self.crash_folder / f"nonfinite-step-{self.completed_steps}-rank-{self.global_rank}"
+        )
         batch.save(folder)
         uids = ", ".join(trunk.uid for trunk in batch.trunks)
         raise NonFiniteError(
@@ -184,7 +218,9 @@ class _Steps(Dataset[TrainBatch]):
         return self.make(step)
 
 
-def step_loader(make: Callable[[int], TrainBatch], start: int, stop: int, *, workers: int = 0) -> DataLoader[TrainBatch]:
+def step_loader(
+    make: Callable[[int], TrainBatch], start: int, stop: int, *, workers: int = 0
+) -> DataLoader[TrainBatch]:
     """Batches of the steps [start, stop): sized, and stateless, since `make` is a function of the step's number.
 
     The trainer must be built with use_distributed_sampler=False and limit itself to one epoch.
@@ -195,7 +231,9 @@ def step_loader(make: Callable[[int], TrainBatch], start: int, stop: int, *, wor
         sampler=range(start, stop),
         num_workers=workers,
         collate_fn=_same,
-        generator=torch.Generator().manual_seed(0),  # otherwise starting an iterator moves torch's global state
+        generator=torch.Generator().manual_seed(
+            0
+        ),  # otherwise starting an iterator moves torch's global state
     )
 
 

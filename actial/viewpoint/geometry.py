@@ -25,7 +25,9 @@ PYTORCH3D_AXES = np.diag([-1.0, -1.0, 1.0])  # x left, y up, z forward
 IRLS_ROUNDS = 3
 ROLL_SCALE = 0.1  # |r . u| beyond which a camera's vote for up is weakened
 HUBER_MADS = 1.5
-SIDEWAYS_LEVEL = 0.7  # |mean r . u| of cameras stored turned by 90 degrees is 0.94, of upright ones 0
+SIDEWAYS_LEVEL = (
+    0.7  # |mean r . u| of cameras stored turned by 90 degrees is 0.94, of upright ones 0
+)
 MAX_AXIS_CAMERAS = 200  # rotation-axis votes are quadratic in cameras
 
 Array = np.ndarray
@@ -72,12 +74,22 @@ def angle_between(a: Array, b: Array) -> Array:
 
 def rotation_angle(R: Array) -> Array:
     """Degrees of the full angle of a rotation matrix (..., 3, 3)."""
-    return np.degrees(np.arctan2(np.linalg.norm(_axis_vector(R), axis=-1), (np.trace(R, axis1=-2, axis2=-1) - 1) / 2))
+    return np.degrees(
+        np.arctan2(
+            np.linalg.norm(_axis_vector(R), axis=-1), (np.trace(R, axis1=-2, axis2=-1) - 1) / 2
+        )
+    )
 
 
 def _axis_vector(R: Array) -> Array:
     """sin(angle) times the axis, from the skew part."""
-    return np.stack([R[..., 2, 1] - R[..., 1, 2], R[..., 0, 2] - R[..., 2, 0], R[..., 1, 0] - R[..., 0, 1]], axis=-1) / 2
+    return (
+        np.stack(
+            [R[..., 2, 1] - R[..., 1, 2], R[..., 0, 2] - R[..., 2, 0], R[..., 1, 0] - R[..., 0, 1]],
+            axis=-1,
+        )
+        / 2
+    )
 
 
 def are_rotations(R: Array, tolerance: float = 1e-4) -> Array:
@@ -127,8 +139,12 @@ class ViewGeometry:
     rho: Array  # horizontal distance to the centre, world units
     elevation: Array  # of the camera above the centre's horizon
     off_axis: Array  # between the optical axis and the direction to the centre
-    heading_off: Array  # signed, seen from above: from the direction to the centre to the optical axis
-    heading_level: Array  # |level(f)|: 1 = looks at the horizon, 0 = straight down, where yaw has no meaning
+    heading_off: (
+        Array  # signed, seen from above: from the direction to the centre to the optical axis
+    )
+    heading_level: (
+        Array  # |level(f)|: 1 = looks at the horizon, 0 = straight down, where yaw has no meaning
+    )
     roll: Array  # > 0: the right side of the picture is raised
 
 
@@ -169,7 +185,9 @@ class PairGeometry:
     horizontal: Array  # its horizontal length, relative to rho1
 
 
-def pair_geometry(R1: Array, C1: Array, R2: Array, C2: Array, target: Array, up: Array) -> PairGeometry:
+def pair_geometry(
+    R1: Array, C1: Array, R2: Array, C2: Array, target: Array, up: Array
+) -> PairGeometry:
     """All the labels of ordered pairs; R (m, 3, 3), camera centres C (m, 3), object centre (3,), unit up (3,)."""
     f1, f2 = R1[..., 2, :], R2[..., 2, :]
     radius1, radius2 = level(C1 - target, up), level(C2 - target, up)
@@ -272,7 +290,9 @@ def focus_of_rays(origins: Array, directions: Array) -> Focus:
     distance = np.zeros(len(origins))
     for _ in range(IRLS_ROUNDS + 1):
         normal = np.einsum("n,nij->ij", weight, across)
-        point = np.linalg.lstsq(normal, np.einsum("n,nij,nj->i", weight, across, origins), rcond=None)[0]
+        point = np.linalg.lstsq(
+            normal, np.einsum("n,nij,nj->i", weight, across, origins), rcond=None
+        )[0]
         distance = np.linalg.norm(np.einsum("nij,nj->ni", across, point - origins), axis=1)
         limit = HUBER_MADS * median(np.abs(distance - median(distance))) + median(distance)
         weight = np.minimum(1, limit / np.maximum(distance, 1e-12))
@@ -293,7 +313,9 @@ def weighted_median(values: Array, weights: Array) -> Array:
     return np.take_along_axis(np.take_along_axis(values, order, axis=0), index[None], axis=0)[0]
 
 
-def points_near_focus(points: Array, tracks: Array, origins: Array, focus: Array, cone_deg: float = 15.0) -> Array | None:
+def points_near_focus(
+    points: Array, tracks: Array, origins: Array, focus: Array, cone_deg: float = 15.0
+) -> Array | None:
     """Track-weighted median of the points seen within a cone about the focus from most cameras; None without such points."""
     near = np.zeros(len(points))
     for origin in origins:

@@ -33,7 +33,9 @@ def _camera(frame: Frame) -> pycolmap.Camera:
 
 def pixel_ray(frame: Frame, pixel: np.ndarray) -> np.ndarray:
     """Unit direction in the world of one pixel (x, y), lens distortion undone; NaN where the lens model has no answer."""
-    on_plane: np.ndarray = _camera(frame).cam_from_img(np.asarray(pixel, dtype=np.float64).reshape(1, 2))  # type: ignore[assignment]
+    on_plane: np.ndarray = _camera(frame).cam_from_img(
+        np.asarray(pixel, dtype=np.float64).reshape(1, 2)
+    )  # type: ignore[assignment]
     ray = frame.R.T @ np.array([*on_plane[0], 1.0])
     return ray / np.linalg.norm(ray)
 

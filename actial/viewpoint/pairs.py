@@ -39,7 +39,10 @@ def capture_key(capture: Capture) -> str:
 
 def split_of(capture: Capture, config: PairConfig) -> str:
     """Split by hash of the physical object, so that no object is in two; unseen classes form a split of their own."""
-    drawn = hash_unit("unseen class", config.seed, capture.source, capture.class_id) < config.unseen_class_fraction
+    drawn = (
+        hash_unit("unseen class", config.seed, capture.source, capture.class_id)
+        < config.unseen_class_fraction
+    )
     if drawn or {capture.class_id, capture.class_name} & set(config.unseen_classes):
         return "test_unseen"
     place = hash_unit("split", config.seed, capture.source, capture.group_id)
@@ -48,25 +51,45 @@ def split_of(capture: Capture, config: PairConfig) -> str:
     return "val" if place < config.test_fraction + config.val_fraction else "train"
 
 
-def pair_rows(capture: Capture, geometry: CaptureGeometry, gates: GateConfig, config: PairConfig) -> tuple[list[dict], Counter[str]]:
+def pair_rows(
+    capture: Capture, geometry: CaptureGeometry, gates: GateConfig, config: PairConfig
+) -> tuple[list[dict], Counter[str]]:
     """The rows of one capture, spread evenly over angle and side; and counts of judged, accepted and failed pairs."""
     first, second, key = _ordered_pairs(capture, geometry, config.seed)
     judged = judge_pairs(geometry, first, second, gates)
     counts = judged.failed
     counts["judged"], counts["accepted"] = len(first), int(judged.horizontal.sum())
     chosen = {
-        "horizontal": _spread(np.flatnonzero(judged.horizontal), np.abs(judged.motion.alpha), key, gates, config),
-        "vertical": _both_sides(np.flatnonzero(judged.vertical), judged.motion.vertical, key, config.vertical_per_object),
-        "depth": _both_sides(np.flatnonzero(judged.depth), judged.motion.t[:, 2], key, config.depth_per_object),
+        "horizontal": _spread(
+            np.flatnonzero(judged.horizontal), np.abs(judged.motion.alpha), key, gates, config
+        ),
+        "vertical": _both_sides(
+            np.flatnonzero(judged.vertical), judged.motion.vertical, key, config.vertical_per_object
+        ),
+        "depth": _both_sides(
+            np.flatnonzero(judged.depth), judged.motion.t[:, 2], key, config.depth_per_object
+        ),
     }
-    rows = [row for motion, index in chosen.items() for row in _rows(capture, geometry, judged, index, motion, config)]
+    rows = [
+        row
+        for motion, index in chosen.items()
+        for row in _rows(capture, geometry, judged, index, motion, config)
+    ]
     rows += _still_rows(capture, geometry, gates, config)
     return [row for row in rows if row["questions"]], counts
 
 
-def _ordered_pairs(capture: Capture, geometry: CaptureGeometry, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _ordered_pairs(
+    capture: Capture, geometry: CaptureGeometry, seed: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Each unordered pair once, its first photo drawn by hash: (first, second, key), each (m,)."""
-    photo = np.array([hash_int(capture.source, capture.class_id, capture.object_id, f.name) for f in geometry.frames], dtype=np.uint64)
+    photo = np.array(
+        [
+            hash_int(capture.source, capture.class_id, capture.object_id, f.name)
+            for f in geometry.frames
+        ],
+        dtype=np.uint64,
+    )
     i, j = np.triu_indices(len(photo), k=1)
     key = splitmix64(photo[i] ^ photo[j], seed)
     forward = (key & np.uint64(1)).astype(bool)
@@ -78,12 +101,18 @@ def angle_bin(angle: np.ndarray, gates: GateConfig, bins: int) -> np.ndarray:
     return np.clip(((angle - low) / (high - low) * bins).astype(int), 0, bins - 1)
 
 
-def _spread(accepted: np.ndarray, angle: np.ndarray, key: np.ndarray, gates: GateConfig, config: PairConfig) -> np.ndarray:
+def _spread(
+    accepted: np.ndarray, angle: np.ndarray, key: np.ndarray, gates: GateConfig, config: PairConfig
+) -> np.ndarray:
     """At most `per_object`, by turns from each angle bin."""
-    return _by_turns(accepted, angle_bin(angle[accepted], gates, config.angle_bins), key)[: config.per_object]
+    return _by_turns(accepted, angle_bin(angle[accepted], gates, config.angle_bins), key)[
+        : config.per_object
+    ]
 
 
-def _both_sides(accepted: np.ndarray, signed: np.ndarray, key: np.ndarray, count: int) -> np.ndarray:
+def _both_sides(
+    accepted: np.ndarray, signed: np.ndarray, key: np.ndarray, count: int
+) -> np.ndarray:
     return _by_turns(accepted, (signed[accepted] > 0).astype(int), key)[:count]
 
 
@@ -107,26 +136,44 @@ def stratum(row: dict, gates: GateConfig, bins: int) -> str:
 
 
 def _rows(
-    capture: Capture, geometry: CaptureGeometry, judged: JudgedPairs, index: np.ndarray, motion: str, config: PairConfig
+    capture: Capture,
+    geometry: CaptureGeometry,
+    judged: JudgedPairs,
+    index: np.ndarray,
+    motion: str,
+    config: PairConfig,
 ) -> list[dict]:
     if not len(index):
         return []
     geoms = _geoms(geometry, judged, index)
     labels = _labels(geometry, judged.motion, index, motion)
-    pairs = zip(judged.first[index].tolist(), judged.second[index].tolist(), geoms, labels, strict=True)
-    return [_row(capture, geometry, motion, (i, j), geom, label, config) for i, j, geom, label in pairs]
+    pairs = zip(
+        judged.first[index].tolist(), judged.second[index].tolist(), geoms, labels, strict=True
+    )
+    return [
+        _row(capture, geometry, motion, (i, j), geom, label, config) for i, j, geom, label in pairs
+    ]
 
 
-def _still_rows(capture: Capture, geometry: CaptureGeometry, gates: GateConfig, config: PairConfig) -> list[dict]:
+def _still_rows(
+    capture: Capture, geometry: CaptureGeometry, gates: GateConfig, config: PairConfig
+) -> list[dict]:
     """The same photo twice: nothing moved, though the pictures differ by a crop."""
     if not config.still_per_object:
         return []
-    usable = np.flatnonzero(np.logical_and.reduce(list(usable_views(geometry, gates).values()))).tolist()
-    drawn = hash_shuffle(usable, "still", config.seed, capture.source, capture.class_id, capture.object_id)[: config.still_per_object]
+    usable = np.flatnonzero(
+        np.logical_and.reduce(list(usable_views(geometry, gates).values()))
+    ).tolist()
+    drawn = hash_shuffle(
+        usable, "still", config.seed, capture.source, capture.class_id, capture.object_id
+    )[: config.still_per_object]
     same = np.array(drawn, dtype=int)
     labels = {kind.value: "none" for kind in ASKED["still"]} | {"ego_rotation_deg": None}
     geoms = _geoms(geometry, judge_pairs(geometry, same, same, gates), np.arange(len(same)))
-    return [_row(capture, geometry, "still", (k, k), geom, labels, config) for k, geom in zip(drawn, geoms, strict=True)]
+    return [
+        _row(capture, geometry, "still", (k, k), geom, labels, config)
+        for k, geom in zip(drawn, geoms, strict=True)
+    ]
 
 
 def _row(
@@ -144,8 +191,14 @@ def _row(
     if motion == "still":
         names[-1] += CROPPED
     uid = _pair_id(capture, names)
-    asked = [q.value for q in ASKED[motion] if q.value in config.questions and (geometry.angle_ok or q not in DEGREES)]
-    azimuths = [None] * len(frames) if geometry.azimuth is None else _rounded(geometry.azimuth[frames])
+    asked = [
+        q.value
+        for q in ASKED[motion]
+        if q.value in config.questions and (geometry.angle_ok or q not in DEGREES)
+    ]
+    azimuths = (
+        [None] * len(frames) if geometry.azimuth is None else _rounded(geometry.azimuth[frames])
+    )
     return {
         "schema": SCHEMA,
         "uid": uid,
@@ -162,17 +215,24 @@ def _row(
         "labels": labels,
         "questions": asked,
         "question_type": hash_choice(asked, "type", uid) if asked else None,
-        "views": [{"azimuth_deg": a, "elevation_deg": e} for a, e in zip(azimuths, _rounded(geometry.view.elevation[frames]), strict=True)],
+        "views": [
+            {"azimuth_deg": a, "elevation_deg": e}
+            for a, e in zip(azimuths, _rounded(geometry.view.elevation[frames]), strict=True)
+        ],
         "attributes": capture.attributes,
     }
 
 
-def _between(capture: Capture, geometry: CaptureGeometry, pair: tuple[int, int], config: PairConfig) -> list[int]:
+def _between(
+    capture: Capture, geometry: CaptureGeometry, pair: tuple[int, int], config: PairConfig
+) -> list[int]:
     """Further photos of the same walk between the two that are asked about."""
     if config.views == 2:
         return []
     others = [k for k in range(len(geometry.frames)) if k not in pair]
-    return hash_shuffle(others, "between", config.seed, capture.source, capture.class_id, capture.object_id, *pair)[: config.views - 2]
+    return hash_shuffle(
+        others, "between", config.seed, capture.source, capture.class_id, capture.object_id, *pair
+    )[: config.views - 2]
 
 
 def _geoms(geometry: CaptureGeometry, judged: JudgedPairs, index: np.ndarray) -> list[dict]:
@@ -200,10 +260,14 @@ def _geoms(geometry: CaptureGeometry, judged: JudgedPairs, index: np.ndarray) ->
         "angle_ok": geometry.angle_ok,
     }
     lists = [_rounded(column) for column in columns.values()]
-    return [{**dict(zip(columns, values, strict=True)), **shared} for values in zip(*lists, strict=True)]
+    return [
+        {**dict(zip(columns, values, strict=True)), **shared} for values in zip(*lists, strict=True)
+    ]
 
 
-def _labels(geometry: CaptureGeometry, p: g.PairGeometry, index: np.ndarray, motion: str) -> list[dict]:
+def _labels(
+    geometry: CaptureGeometry, p: g.PairGeometry, index: np.ndarray, motion: str
+) -> list[dict]:
     if motion == "vertical":
         return [{"ego_vertical": "up" if rise > 0 else "down"} for rise in p.vertical[index]]
     if motion == "depth":

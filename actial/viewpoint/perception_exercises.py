@@ -11,10 +11,27 @@ from collections.abc import Mapping, Sequence
 from actial.core.records import AnswerMode, Question
 from actial.core.seeding import hash_choice, hash_int, hash_shuffle
 from actial.viewpoint.questions import multiple_choice_text
-from actial.viewpoint.rationales import HOURS, clock_steps, clock_walk, describe_views, known_hours, object_phrase, think_target
+from actial.viewpoint.rationales import (
+    HOURS,
+    clock_steps,
+    clock_walk,
+    describe_views,
+    known_hours,
+    object_phrase,
+    think_target,
+)
 from actial.viewpoint.vocabulary import PALETTE, SEEN
 
-SIDES = ("front", "front left", "left", "back left", "back", "back right", "right", "front right")  # by azimuth / 45
+SIDES = (
+    "front",
+    "front left",
+    "left",
+    "back left",
+    "back",
+    "back right",
+    "right",
+    "front right",
+)  # by azimuth / 45
 KINDS = ("hours", "hour", "side", "object", "hour_choice", "side_choice", "object_choice")
 
 
@@ -23,10 +40,20 @@ def side(azimuth_deg: float) -> str:
 
 
 def _free(uid: str, kind: str, text: str, target: str) -> Question:
-    return Question(uid=uid, type=kind, text=text, options=(target,), answer_index=0, mode=AnswerMode.DIRECT, target=target)
+    return Question(
+        uid=uid,
+        type=kind,
+        text=text,
+        options=(target,),
+        answer_index=0,
+        mode=AnswerMode.DIRECT,
+        target=target,
+    )
 
 
-def choice_question(uid: str, kind: str, text: str, truth: str, others: Sequence[str], chain: str | None) -> Question:
+def choice_question(
+    uid: str, kind: str, text: str, truth: str, others: Sequence[str], chain: str | None
+) -> Question:
     """Three options around `truth`; answered by a chain and a tagged letter, or by the letter alone when `chain` is None."""
     options = tuple(hash_shuffle([truth, *hash_shuffle(others, "others", uid)[:2]], "order", uid))
     index = options.index(truth)
@@ -56,27 +83,54 @@ def photo_question(row: Mapping, kind: str, draw: str, names: Sequence[str]) -> 
     if kind == "hours":
         return _free(uid, kind, "From which hour is each photo taken?", views)
     if kind == "hour":
-        return _free(uid, kind, f"From which hour is photo {p} taken?", f"{HOURS[hours[photo]]} o'clock")
+        return _free(
+            uid, kind, f"From which hour is photo {p} taken?", f"{HOURS[hours[photo]]} o'clock"
+        )
     if kind == "side":
-        return _free(uid, kind, f"Which side of the object faces the camera in photo {p}?", f"the {shown} side")
+        return _free(
+            uid,
+            kind,
+            f"Which side of the object faces the camera in photo {p}?",
+            f"the {shown} side",
+        )
     if kind == "object":
         return _free(uid, kind, f"What does photo {p} show?", f"a {object_phrase(row)}")
     if kind == "hour_choice":
         truth = f"{HOURS[hours[photo]]} o'clock"
-        others = [f"{h} o'clock" for i, h in enumerate(HOURS) if abs(clock_steps(hours[photo], i)) > 1]
+        others = [
+            f"{h} o'clock" for i, h in enumerate(HOURS) if abs(clock_steps(hours[photo], i)) > 1
+        ]
         chain = f"{views}\nSo photo {p} is taken from {truth}."
-        return choice_question(uid, kind, f"From which hour is photo {p} taken?", truth, others, chain if thinks else None)
+        return choice_question(
+            uid,
+            kind,
+            f"From which hour is photo {p} taken?",
+            truth,
+            others,
+            chain if thinks else None,
+        )
     if kind == "side_choice":
         truth = f"the {shown} side"
         others = [f"the {s} side" for s in SIDES if s != shown]
         chain = f"{views}\nSo photo {p} shows {truth}."
         return choice_question(
-            uid, kind, f"Which side of the object faces the camera in photo {p}?", truth, others, chain if thinks else None
+            uid,
+            kind,
+            f"Which side of the object faces the camera in photo {p}?",
+            truth,
+            others,
+            chain if thinks else None,
         )
     truth = f"a {object_phrase(row)}"
-    others = [f"a {row['attributes']['body_colour']} {name}" for name in names if name != row["class_name"].lower()]
+    others = [
+        f"a {row['attributes']['body_colour']} {name}"
+        for name in names
+        if name != row["class_name"].lower()
+    ]
     chain = f"{views}\nSo photo {p} shows {truth}."
-    return choice_question(uid, kind, f"What does photo {p} show?", truth, others, chain if thinks else None)
+    return choice_question(
+        uid, kind, f"What does photo {p} show?", truth, others, chain if thinks else None
+    )
 
 
 def clock_question(draw: str) -> Question:
@@ -86,7 +140,12 @@ def clock_question(draw: str) -> Question:
     second = (first + steps) % 12
     text = f"Which way round is it from {HOURS[first]} o'clock to {HOURS[second]} o'clock?"
     way = "clockwise" if steps > 0 else "counter-clockwise"
-    return _free(f"clock/{draw}", "clock", text, f"{clock_walk(first, second)}\nFrom above {way}, about {abs(steps) * 30} degrees.")
+    return _free(
+        f"clock/{draw}",
+        "clock",
+        text,
+        f"{clock_walk(first, second)}\nFrom above {way}, about {abs(steps) * 30} degrees.",
+    )
 
 
 OPTION_WORDS = (  # keyword -> option; words only, no photo
@@ -103,16 +162,32 @@ OPTION_WORDS = (  # keyword -> option; words only, no photo
 def _things(draw: str) -> dict[str, str]:
     """Three coloured objects, as scenes name them."""
     colours, names = hash_shuffle(list(PALETTE), "colours", draw), hash_shuffle(SEEN, "names", draw)
-    return {phrase: phrase for phrase in (f"the {colour} {name}" for colour, name in zip(colours[:3], names, strict=False))}
+    return {
+        phrase: phrase
+        for phrase in (
+            f"the {colour} {name}" for colour, name in zip(colours[:3], names, strict=False)
+        )
+    }
 
 
 def pick_question(draw: str) -> Question:
     """Text only: which letter stands before the option with a given word."""
-    words = _things(draw) if hash_int("things", draw) % 4 == 0 else hash_choice(OPTION_WORDS, "words", draw)
+    words = (
+        _things(draw)
+        if hash_int("things", draw) % 4 == 0
+        else hash_choice(OPTION_WORDS, "words", draw)
+    )
     key = hash_choice(list(words), "key", draw)
     others = [text for word, text in words.items() if word != key]
     thinks = hash_int("mode", draw) % 4 > 0
-    return choice_question(f"pick/{draw}", "pick", f"Which option is {key}?", words[key], others, f"So {key}." if thinks else None)
+    return choice_question(
+        f"pick/{draw}",
+        "pick",
+        f"Which option is {key}?",
+        words[key],
+        others,
+        f"So {key}." if thinks else None,
+    )
 
 
 def word_question(draw: str) -> Question:
@@ -120,7 +195,9 @@ def word_question(draw: str) -> Question:
     return clock_question(draw) if hash_int("word", draw) % 3 == 0 else pick_question(draw)
 
 
-def perception_questions(row: Mapping, draw: str, names: Sequence[str], count: int) -> list[Question]:
+def perception_questions(
+    row: Mapping, draw: str, names: Sequence[str], count: int
+) -> list[Question]:
     """`count` exercises of different kinds about one pair row, drawn by hash of (row, draw); the first names both hours."""
     kinds = ["hours", *hash_shuffle(KINDS[1:], "kinds", row["uid"], draw)]
     return [photo_question(row, kind, draw, names) for kind in kinds[:count]]

@@ -64,9 +64,13 @@ def judge_capture(capture: Capture, gates: GateConfig, *, ordered: bool) -> Capt
         centre=centre,
         centre_method=method,
         view=view,
-        azimuth=None if capture.front_prior is None else g.azimuth(C, centre.point, up.up, capture.front_prior),
+        azimuth=None
+        if capture.front_prior is None
+        else g.azimuth(C, centre.point, up.up, capture.front_prior),
         angle_ok=angle_ok,
-        half_fov=np.degrees(np.arctan([max(f.width / f.K[0, 0], f.height / f.K[1, 1]) / 2 for f in frames])),
+        half_fov=np.degrees(
+            np.arctan([max(f.width / f.K[0, 0], f.height / f.K[1, 1]) / 2 for f in frames])
+        ),
         central=_in_the_middle(frames, centre.point, gates.central_share),
     )
 
@@ -99,8 +103,10 @@ def _up_faults(up: g.UpEstimate, view: g.ViewGeometry, gates: GateConfig) -> tup
     checks = {
         "sideways": not up.sideways,
         "up_short_arc": up.sv2 >= gates.min_up_sv2,
-        "up_rolled": up.rms_roll <= gates.max_roll,  # beyond it most photos fail the roll gate, and up itself is in doubt
-        "up_disagreement": up.axis_angle <= gates.max_up_axis_angle or (drifts and up.rms_roll <= trusted_roll),
+        "up_rolled": up.rms_roll
+        <= gates.max_roll,  # beyond it most photos fail the roll gate, and up itself is in doubt
+        "up_disagreement": up.axis_angle <= gates.max_up_axis_angle
+        or (drifts and up.rms_roll <= trusted_roll),
     }
     return [name for name, ok in checks.items() if not ok], up.rms_roll <= trusted_roll
 
@@ -118,10 +124,15 @@ def _arc_faults(around: np.ndarray, gates: GateConfig, *, ordered: bool) -> list
 # ---------------------------------------------------------------- the object's centre
 
 
-def _find_centre(capture: Capture, frames: list[Frame], R: np.ndarray, C: np.ndarray, gates: GateConfig) -> tuple[g.Focus, str]:
+def _find_centre(
+    capture: Capture, frames: list[Frame], R: np.ndarray, C: np.ndarray, gates: GateConfig
+) -> tuple[g.Focus, str]:
     """First method of the chain masks(+points), axes, points, prior whose quality holds."""
     for method, focus in _centre_candidates(capture, frames, R, C, gates):
-        good = focus.condition < gates.max_centre_condition and focus.residual < gates.max_centre_residual
+        good = (
+            focus.condition < gates.max_centre_condition
+            and focus.residual < gates.max_centre_residual
+        )
         if good and focus.in_front >= gates.min_centre_in_front:
             return focus, method
     raise Rejected("centre")
@@ -130,14 +141,22 @@ def _find_centre(capture: Capture, frames: list[Frame], R: np.ndarray, C: np.nda
 def _centre_candidates(
     capture: Capture, frames: list[Frame], R: np.ndarray, C: np.ndarray, gates: GateConfig
 ) -> Iterator[tuple[str, g.Focus]]:
-    masks = {i: mask for i, frame in enumerate(frames) if (mask := _read_mask(frame, gates)) is not None}
-    rays = {i: ray for i, mask in masks.items() if np.isfinite(ray := pixel_ray(frames[i], _centroid(mask))).all()}
+    masks = {
+        i: mask for i, frame in enumerate(frames) if (mask := _read_mask(frame, gates)) is not None
+    }
+    rays = {
+        i: ray
+        for i, mask in masks.items()
+        if np.isfinite(ray := pixel_ray(frames[i], _centroid(mask))).all()
+    }
     if len(rays) >= max(3, len(frames) / 2):
         focus = g.focus_of_rays(C[list(rays)], np.stack(list(rays.values())))
         by_points = _masked_points_centre(capture, frames, masks)
         if by_points is None:
             yield "masks", focus
-        elif np.linalg.norm(by_points - focus.point) < gates.max_mask_centre_gap * np.median(np.linalg.norm(C - focus.point, axis=1)):
+        elif np.linalg.norm(by_points - focus.point) < gates.max_mask_centre_gap * np.median(
+            np.linalg.norm(C - focus.point, axis=1)
+        ):
             yield "masks+points", focus
     axes = g.focus_of_rays(C, R[:, 2])
     yield "axes", axes
@@ -151,7 +170,12 @@ def _centre_candidates(
 
 def _focus_at(point: np.ndarray, R: np.ndarray, C: np.ndarray) -> g.Focus:
     """A point known otherwise than by rays: only its place before the cameras is to be checked."""
-    return g.Focus(point=point, condition=1.0, residual=0.0, in_front=float(np.mean(g.dot(R[:, 2], point - C) > 0)))
+    return g.Focus(
+        point=point,
+        condition=1.0,
+        residual=0.0,
+        in_front=float(np.mean(g.dot(R[:, 2], point - C) > 0)),
+    )
 
 
 def _read_mask(frame: Frame, gates: GateConfig) -> np.ndarray | None:
@@ -160,12 +184,22 @@ def _read_mask(frame: Frame, gates: GateConfig) -> np.ndarray | None:
         return None
     try:
         with Image.open(frame.mask_path) as image:
-            mask = np.asarray(image.convert("L").resize((frame.width, frame.height), Image.Resampling.NEAREST)) > MASK_LEVEL
+            mask = (
+                np.asarray(
+                    image.convert("L").resize((frame.width, frame.height), Image.Resampling.NEAREST)
+                )
+                > MASK_LEVEL
+            )
     except UNREADABLE:
         return None  # as good as no mask; the chain goes on without it
     b = MASK_BORDER
-    rim = np.concatenate([mask[:b].ravel(), mask[-b:].ravel(), mask[:, :b].ravel(), mask[:, -b:].ravel()])
-    usable = gates.min_mask_area <= mask.mean() <= gates.max_mask_area and rim.mean() <= gates.max_mask_border
+    rim = np.concatenate(
+        [mask[:b].ravel(), mask[-b:].ravel(), mask[:, :b].ravel(), mask[:, -b:].ravel()]
+    )
+    usable = (
+        gates.min_mask_area <= mask.mean() <= gates.max_mask_area
+        and rim.mean() <= gates.max_mask_border
+    )
     return mask if usable else None
 
 
@@ -175,7 +209,9 @@ def _centroid(mask: np.ndarray) -> np.ndarray:
     return np.array([columns.mean() + 0.5, rows.mean() + 0.5])
 
 
-def _masked_points_centre(capture: Capture, frames: list[Frame], masks: dict[int, np.ndarray]) -> np.ndarray | None:
+def _masked_points_centre(
+    capture: Capture, frames: list[Frame], masks: dict[int, np.ndarray]
+) -> np.ndarray | None:
     if capture.points is None or len(capture.points) == 0:
         return None
     hits = np.zeros(len(capture.points), dtype=int)
@@ -214,19 +250,28 @@ def usable_views(capture: CaptureGeometry, gates: GateConfig) -> dict[str, np.nd
     """Gate -> (n,) bool over the frames: from where, and how held, a photo shows the object well enough to ask about it."""
     view = capture.view
     return {
-        "off_axis": view.off_axis <= np.minimum(gates.max_off_axis, gates.max_off_axis_fov * capture.half_fov),
-        "elevation": (gates.min_elevation <= view.elevation) & (view.elevation <= gates.max_elevation),
+        "off_axis": view.off_axis
+        <= np.minimum(gates.max_off_axis, gates.max_off_axis_fov * capture.half_fov),
+        "elevation": (gates.min_elevation <= view.elevation)
+        & (view.elevation <= gates.max_elevation),
         "heading": view.heading_level >= gates.min_heading_level,
         "roll": np.abs(view.roll) <= gates.max_roll,
         "centre_out_of_photo": capture.central,
     }
 
 
-def judge_pairs(capture: CaptureGeometry, first: np.ndarray, second: np.ndarray, gates: GateConfig) -> JudgedPairs:
+def judge_pairs(
+    capture: CaptureGeometry, first: np.ndarray, second: np.ndarray, gates: GateConfig
+) -> JudgedPairs:
     """Which ordered pairs (m,) show an honest horizontal, vertical or forward motion."""
     R, C, view = capture.R, capture.C, capture.view
-    p = g.pair_geometry(R[first], C[first], R[second], C[second], capture.centre.point, capture.up.up)
-    low, high = gates.min_angle + gates.angle_margin - TOLERANCE_DEG, gates.max_angle - gates.angle_margin + TOLERANCE_DEG
+    p = g.pair_geometry(
+        R[first], C[first], R[second], C[second], capture.centre.point, capture.up.up
+    )
+    low, high = (
+        gates.min_angle + gates.angle_margin - TOLERANCE_DEG,
+        gates.max_angle - gates.angle_margin + TOLERANCE_DEG,
+    )
     alpha, yaw = np.abs(p.alpha), np.abs(p.yaw)
     ratio = view.rho[second] / view.rho[first]
     rise = np.abs(view.elevation[first] - view.elevation[second])
@@ -243,19 +288,29 @@ def judge_pairs(capture: CaptureGeometry, first: np.ndarray, second: np.ndarray,
         "small_motion": np.abs(p.s) >= gates.min_s,
         **frame_ok,
     }
-    straight = np.logical_and.reduce(list(frame_ok.values())) & (np.maximum(alpha, yaw) <= gates.max_side_angle)
+    straight = np.logical_and.reduce(list(frame_ok.values())) & (
+        np.maximum(alpha, yaw) <= gates.max_side_angle
+    )
     return JudgedPairs(
         first=first,
         second=second,
         motion=p,
         horizontal=np.logical_and.reduce(list(checks.values())),
-        vertical=straight & (rise >= gates.min_rise) & (np.abs(p.vertical) >= np.maximum(gates.min_s, p.horizontal)),
+        vertical=straight
+        & (rise >= gates.min_rise)
+        & (np.abs(p.vertical) >= np.maximum(gates.min_s, p.horizontal)),
         depth=straight & (rise < gates.min_rise) & _approaches(capture, p, first, second, gates),
         failed=Counter({name: int((~ok).sum()) for name, ok in checks.items() if not ok.all()}),
     )
 
 
-def _approaches(capture: CaptureGeometry, p: g.PairGeometry, first: np.ndarray, second: np.ndarray, gates: GateConfig) -> np.ndarray:
+def _approaches(
+    capture: CaptureGeometry,
+    p: g.PairGeometry,
+    first: np.ndarray,
+    second: np.ndarray,
+    gates: GateConfig,
+) -> np.ndarray:
     """Clearly nearer or farther, along the first camera's own axis more than across it."""
     far = np.linalg.norm(capture.C - capture.centre.point, axis=1)
     change = np.abs(np.log(far[second] / far[first]))

@@ -11,7 +11,11 @@ from collections.abc import Mapping, Sequence
 from actial.core.records import AnswerMode, Question, QuestionType
 from actial.core.seeding import hash_choice, hash_shuffle
 
-TYPES = (QuestionType.EGO_TRANSLATION, QuestionType.OBJECT_TRANSLATION, QuestionType.EGO_ROTATION)  # the three of the paper
+TYPES = (
+    QuestionType.EGO_TRANSLATION,
+    QuestionType.OBJECT_TRANSLATION,
+    QuestionType.EGO_ROTATION,
+)  # the three of the paper
 
 WORDING = {  # {last} is the number of the last photo
     QuestionType.EGO_TRANSLATION: "Seen from the camera, where did the camera move from photo 1 to photo {last}?",
@@ -26,9 +30,17 @@ MOVES = {"left": "Move to the left", "right": "Move to the right", "none": "No m
 OPTIONS = {
     QuestionType.EGO_TRANSLATION: MOVES,
     QuestionType.OBJECT_TRANSLATION: MOVES,
-    QuestionType.EGO_ROTATION: {"left": "Rotate to the left", "right": "Rotate to the right", "none": "No rotation"},
+    QuestionType.EGO_ROTATION: {
+        "left": "Rotate to the left",
+        "right": "Rotate to the right",
+        "none": "No rotation",
+    },
     QuestionType.EGO_VERTICAL: {"up": "Move up", "down": "Move down", "none": "No movement"},
-    QuestionType.EGO_DEPTH: {"forward": "Move forward", "backward": "Move backward", "none": "No movement"},
+    QuestionType.EGO_DEPTH: {
+        "forward": "Move forward",
+        "backward": "Move backward",
+        "none": "No movement",
+    },
 }
 DEGREE_STEP = 20  # between the options of a question about degrees
 DEGREE_RANGE = (20, 100)
@@ -62,10 +74,14 @@ def kinds_of(row: Mapping, count: int) -> tuple[QuestionType, ...]:
     return tuple(kind for kind in kinds if kind in kept)
 
 
-def viewpoint_question(row: Mapping, kind: QuestionType, mode: AnswerMode, *, epoch: int = 0) -> Question:
+def viewpoint_question(
+    row: Mapping, kind: QuestionType, mode: AnswerMode, *, epoch: int = 0
+) -> Question:
     """One question of a pair row, without a supervised target; about its first and last photo."""
     last = len(row.get("frame_names", (1, 2)))
-    asked = "The object did not move. " + WORDING[kind].format(last=last, to_last="" if last == 2 else f" up to photo {last}")
+    asked = "The object did not move. " + WORDING[kind].format(
+        last=last, to_last="" if last == 2 else f" up to photo {last}"
+    )
     if kind is QuestionType.ROTATION_NUMBER:
         return _number_question(row, kind, mode, asked)
     if kind is QuestionType.ROTATION_DEGREES:
@@ -88,7 +104,11 @@ def _degree_options(row: Mapping) -> tuple[dict[str, str], str]:
     """Four numbers DEGREE_STEP apart, one of them the truth to the nearest ten."""
     low, high = DEGREE_RANGE
     truth = min(max(round(row["labels"]["ego_rotation_deg"] / 10) * 10, low), high)
-    ladder = [value for value in range(low, high + 1, 10) if (value - truth) % DEGREE_STEP == 0 and value != truth]
+    ladder = [
+        value
+        for value in range(low, high + 1, 10)
+        if (value - truth) % DEGREE_STEP == 0 and value != truth
+    ]
     drawn = hash_shuffle(ladder, "degrees", row["uid"])[:3]
     return {str(value): f"About {value} degrees" for value in sorted([truth, *drawn])}, str(truth)
 

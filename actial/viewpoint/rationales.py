@@ -12,7 +12,20 @@ from collections.abc import Mapping, Sequence
 from actial.core.records import Question, QuestionType
 
 THINK = "<think>\n{chain}\n</think>\n<answer>{letter}</answer>"
-HOURS = ("twelve", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven")  # by index, clockwise
+HOURS = (
+    "twelve",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+    "eleven",
+)  # by index, clockwise
 
 
 def hour(azimuth_deg: float) -> int:
@@ -58,7 +71,11 @@ def describe_views(row: Mapping) -> str:
     shown = f"{'Both' if count == 2 else f'All {count}'} photos show a {object_phrase(row)}."
     hours = known_hours(row)
     if hours is None:
-        return shown if row.get("motion", "horizontal") != "horizontal" else f"{shown}\nThey show different sides of it."
+        return (
+            shown
+            if row.get("motion", "horizontal") != "horizontal"
+            else f"{shown}\nThey show different sides of it."
+        )
     first, second = (HOURS[h] for h in hours)
     return f"{shown}\nPhoto 1 is taken from {first} o'clock, photo 2 from {second} o'clock."
 
@@ -87,7 +104,9 @@ def _movement(row: Mapping) -> str:
         return f"The second photo shows it from the same side, from {'nearer' if nearer else 'further away'}."
     alpha = row["geom"]["alpha_deg"]
     turn = "clockwise" if alpha < 0 else "counter-clockwise"
-    went = f"From above the camera went {turn} around it, about {round(abs(alpha) / 10) * 10} degrees."
+    went = (
+        f"From above the camera went {turn} around it, about {round(abs(alpha) / 10) * 10} degrees."
+    )
     hours = known_hours(row)
     return went if hours is None else f"{clock_walk(*hours)}\n{went}"
 
@@ -95,7 +114,11 @@ def _movement(row: Mapping) -> str:
 def _conclusion(row: Mapping, kind: QuestionType) -> str:
     labels = row["labels"]
     if labels.get(kind.value) == "none":
-        return "the camera did not turn" if kind is QuestionType.EGO_ROTATION else "the camera did not move"
+        return (
+            "the camera did not turn"
+            if kind is QuestionType.EGO_ROTATION
+            else "the camera did not move"
+        )
     if kind in (QuestionType.ROTATION_DEGREES, QuestionType.ROTATION_NUMBER):
         return f"the camera turned to the {labels['ego_rotation']} by about {round(labels['ego_rotation_deg'] / 10) * 10} degrees"
     side = labels[kind.value]

@@ -17,7 +17,9 @@ from actial.grading.metrics import Cell, mean_cell
 FOLDS = 5
 RIDGE = 1e-2  # L2 weight of the regression, per observation
 Case = tuple[np.ndarray, Question]  # features of a question's photos
-Fit = Callable[[list[Case]], Callable[[Case], bool]]  # cases of one type -> whether a guesser is right on a case
+Fit = Callable[
+    [list[Case]], Callable[[Case], bool]
+]  # cases of one type -> whether a guesser is right on a case
 
 
 def centroid(image: np.ndarray) -> tuple[float, float, float]:
@@ -29,12 +31,18 @@ def centroid(image: np.ndarray) -> tuple[float, float, float]:
     border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
     colour = np.median(border, axis=0)
     weight = np.abs(pixels - colour).sum(axis=2)
-    weight[weight < max(2 * np.median(np.abs(border - colour).sum(axis=1)), 30.0)] = 0.0  # the background's own texture
+    weight[weight < max(2 * np.median(np.abs(border - colour).sum(axis=1)), 30.0)] = (
+        0.0  # the background's own texture
+    )
     total = weight.sum()
     if total == 0:
         return 0.0, 0.0, 0.0
     ys, xs = (np.linspace(-1, 1, n) for n in weight.shape)
-    return float(weight.sum(axis=0) @ xs / total), float(weight.sum(axis=1) @ ys / total), float((weight > 0).mean())
+    return (
+        float(weight.sum(axis=0) @ xs / total),
+        float(weight.sum(axis=1) @ ys / total),
+        float((weight > 0).mean()),
+    )
 
 
 def centroid_probe(examples: Sequence[Example]) -> Cell:
@@ -47,12 +55,18 @@ def centroid_probe(examples: Sequence[Example]) -> Cell:
 
 def answer_prior(examples: Sequence[Example]) -> Cell:
     """Accuracy of the most frequent answer of each question type, by text or by letter, whichever does better."""
-    by_text = _cross_fitted(examples, lambda _: np.empty(0), _fit_most_frequent(lambda q: q.options[q.answer_index]))
-    by_letter = _cross_fitted(examples, lambda _: np.empty(0), _fit_most_frequent(lambda q: q.answer_letter))
+    by_text = _cross_fitted(
+        examples, lambda _: np.empty(0), _fit_most_frequent(lambda q: q.options[q.answer_index])
+    )
+    by_letter = _cross_fitted(
+        examples, lambda _: np.empty(0), _fit_most_frequent(lambda q: q.answer_letter)
+    )
     return max(by_text, by_letter, key=lambda cell: cell.value)
 
 
-def _cross_fitted(examples: Sequence[Example], features: Callable[[Example], np.ndarray], fit: Fit) -> Cell:
+def _cross_fitted(
+    examples: Sequence[Example], features: Callable[[Example], np.ndarray], fit: Fit
+) -> Cell:
     """Every question guessed once, by a guesser fitted on the other folds; an object's pairs stay in one fold."""
     cases = defaultdict(list)
     for example in examples:
@@ -63,14 +77,19 @@ def _cross_fitted(examples: Sequence[Example], features: Callable[[Example], np.
     hits: list[bool] = []
     for rows in cases.values():
         for fold in range(FOLDS):
-            train, test = [case for f, case in rows if f != fold], [case for f, case in rows if f == fold]
+            train, test = (
+                [case for f, case in rows if f != fold],
+                [case for f, case in rows if f == fold],
+            )
             if train and test:
                 hits += map(fit(train), test)
     return mean_cell([Fraction(hit) for hit in hits], [])
 
 
 def _features(example: Example) -> np.ndarray:
-    found = example.row.get("centroids") or [centroid(image) for image in (example.images[0], example.images[-1])]
+    found = example.row.get("centroids") or [
+        centroid(image) for image in (example.images[0], example.images[-1])
+    ]
     first, last = np.array(found, dtype=np.float64)
     return np.concatenate([first, last, last - first])
 
@@ -97,9 +116,13 @@ def _fit_logistic(train: list[Case]) -> Callable[[Case], bool]:
         scores = design @ flat.reshape(shape)
         logp = scores - logsumexp(scores, axis=1, keepdims=True)
         gradient = design.T @ (np.exp(logp) - target) / len(train) + RIDGE * flat.reshape(shape)
-        return float(-(target * logp).sum() / len(train) + RIDGE / 2 * flat @ flat), gradient.ravel()
+        return float(
+            -(target * logp).sum() / len(train) + RIDGE / 2 * flat @ flat
+        ), gradient.ravel()
 
-    weights = minimize(loss, np.zeros(shape[0] * shape[1]), jac=True, method="L-BFGS-B").x.reshape(shape)
+    weights = minimize(loss, np.zeros(shape[0] * shape[1]), jac=True, method="L-BFGS-B").x.reshape(
+        shape
+    )
 
     def right(case: Case) -> bool:
         features, question = case

@@ -11,10 +11,21 @@ import numpy as np
 from actial.core.multiple_choice_format import LETTERS
 from actial.core.records import Example, Question, QuestionType
 
-SIGN = {QuestionType.EGO_TRANSLATION.value: 1, QuestionType.OBJECT_TRANSLATION.value: -1, QuestionType.EGO_ROTATION.value: -1}
+SIGN = {
+    QuestionType.EGO_TRANSLATION.value: 1,
+    QuestionType.OBJECT_TRANSLATION.value: -1,
+    QuestionType.EGO_ROTATION.value: -1,
+}
 
 
-REVERSED = {"left": "right", "right": "left", "up": "down", "down": "up", "forward": "backward", "backward": "forward"}
+REVERSED = {
+    "left": "right",
+    "right": "left",
+    "up": "down",
+    "down": "up",
+    "forward": "backward",
+    "backward": "forward",
+}
 
 
 SIDES = {"left": "right", "right": "left", "Left": "Right", "Right": "Left"}
@@ -35,12 +46,16 @@ def opposite(text: str) -> str:
 
 def laid_out(question: Question) -> tuple[str, str] | None:
     """The layout in which the question's text shows its options; None for another than the known ones."""
-    return next((layout for layout in LAYOUTS if _lettered(question.options, layout) in question.text), None)
+    return next(
+        (layout for layout in LAYOUTS if _lettered(question.options, layout) in question.text), None
+    )
 
 
 def _lettered(options: Sequence[str], layout: tuple[str, str]) -> str:
     form, between = layout
-    return between.join(form.format(letter, text) for letter, text in zip(LETTERS, options, strict=False))
+    return between.join(
+        form.format(letter, text) for letter, text in zip(LETTERS, options, strict=False)
+    )
 
 
 def turns(question: Question) -> bool:
@@ -53,7 +68,9 @@ def turns(question: Question) -> bool:
     wording = question.text.replace(_lettered(question.options, layout), "").lower()
     turned = {opposite(option) for option in question.options}
     even = len(re.findall(r"\bleft\b", wording)) == len(re.findall(r"\bright\b", wording))
-    return even and turned == set(question.options) and any(opposite(o) != o for o in question.options)
+    return (
+        even and turned == set(question.options) and any(opposite(o) != o for o in question.options)
+    )
 
 
 def swap_views(example: Example) -> Example:
@@ -66,13 +83,18 @@ def swapped_row(row: dict) -> dict:
     if "labels" not in row:
         return row
     labels = {name: REVERSED.get(value, value) for name, value in row["labels"].items()}
-    turned = row | {"labels": labels, "geom": row["geom"] | {"alpha_deg": -row["geom"]["alpha_deg"]}}
+    turned = row | {
+        "labels": labels,
+        "geom": row["geom"] | {"alpha_deg": -row["geom"]["alpha_deg"]},
+    }
     return turned | {"views": row["views"][::-1]} if "views" in row else turned
 
 
 def mirror_views(example: Example) -> Example:
     """Every photo flipped left to right."""
-    return _turned(example, "mirror", [np.ascontiguousarray(image[:, ::-1]) for image in example.images])
+    return _turned(
+        example, "mirror", [np.ascontiguousarray(image[:, ::-1]) for image in example.images]
+    )
 
 
 def rotate_options(example: Example, shift: int) -> Example:
@@ -83,20 +105,31 @@ def rotate_options(example: Example, shift: int) -> Example:
         assert layout is not None, question.text
         k = len(question.options)
         options = tuple(question.options[(i - shift) % k] for i in range(k))
-        text = question.text.replace(_lettered(question.options, layout), _lettered(options, layout))
-        return replace(question, options=options, text=text, answer_index=(question.answer_index + shift) % k)
+        text = question.text.replace(
+            _lettered(question.options, layout), _lettered(options, layout)
+        )
+        return replace(
+            question, options=options, text=text, answer_index=(question.answer_index + shift) % k
+        )
 
-    return _variant(example, f"options{shift}", example.images, [rotated(q) for q in example.questions])
+    return _variant(
+        example, f"options{shift}", example.images, [rotated(q) for q in example.questions]
+    )
 
 
 def _turned(example: Example, name: str, images: list[np.ndarray]) -> Example:
     def turned(question: Question) -> Question:
-        return replace(question, answer_index=question.options.index(opposite(question.options[question.answer_index])))
+        return replace(
+            question,
+            answer_index=question.options.index(opposite(question.options[question.answer_index])),
+        )
 
     return _variant(example, name, images, [turned(q) for q in example.questions])
 
 
-def _variant(example: Example, name: str, images: list[np.ndarray], questions: Sequence[Question]) -> Example:
+def _variant(
+    example: Example, name: str, images: list[np.ndarray], questions: Sequence[Question]
+) -> Example:
     renamed = [replace(q, uid=f"{q.uid}#{name}") for q in questions]
     return replace(example, uid=f"{example.uid}#{name}", images=images, questions=renamed)
 

@@ -3,7 +3,20 @@
 from __future__ import annotations
 
 # Categories of the procedural world: training objects are of the first, the out-of-domain split of the second.
-SEEN = ("car", "mug", "chair", "house", "robot", "duck", "teapot", "plane", "boat", "dog", "television", "train")
+SEEN = (
+    "car",
+    "mug",
+    "chair",
+    "house",
+    "robot",
+    "duck",
+    "teapot",
+    "plane",
+    "boat",
+    "dog",
+    "television",
+    "train",
+)
 UNSEEN = ("camera", "shoe", "bear", "truck")
 PALETTE = {  # in the order of hue
     "red": (205, 35, 40),

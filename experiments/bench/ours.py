@@ -44,7 +44,9 @@ class AllPositions(Policy):
         count = len(batch.target)
         trunk = (batch.branch_of.flatten() == 0).nonzero()[:, 0].repeat(batch.num_branches)
         extended = replace(
-            batch, predictor=torch.cat([batch.predictor, trunk]), target=torch.cat([batch.target, batch.ids.flatten()[trunk]])
+            batch,
+            predictor=torch.cat([batch.predictor, trunk]),
+            target=torch.cat([batch.target, batch.ids.flatten()[trunk]]),
         )
         result = super().forward(extended, law, **options)
         result.logprobs = result.logprobs[:count] + 0.0 * result.logprobs[count:].sum()
@@ -92,7 +94,9 @@ class Ours:
         work = setting.work
         model = replace(setting.model, precision=Precision.bf16 if work.bf16 else Precision.fp32)
         policy_class = AllPositions if work.all_positions else Policy
-        policy = policy_class.load(model, reference=Reference.frozen_copy if work.beta else Reference.none)
+        policy = policy_class.load(
+            model, reference=Reference.frozen_copy if work.beta else Reference.none
+        )
         if work.kind == "sft":
             stage = SFTConfig(steps=10**6, batch_size=work.pairs, optim=OptimConfig(**OPTIM))
             self.module: StepModule = SFTModule(policy, stage, model, crash_folder=scratch)
@@ -110,8 +114,17 @@ class Ours:
             advantage=AdvantageScale.none, kl=KLConfig(beta=work.beta, estimator=estimator, reference=reference),
             optim=OptimConfig(**OPTIM),
         )  # fmt: skip
-        sampler = HFSampler(policy, stop_ids=[renderer.stop_id], banned_ids=[])  # nothing is sampled: completions are given
-        rollouts = Rollouts(lambda position: self.setting.examples(position)[0], renderer, sampler, RewardConfig(), stage, seed=0)
+        sampler = HFSampler(
+            policy, stop_ids=[renderer.stop_id], banned_ids=[]
+        )  # nothing is sampled: completions are given
+        rollouts = Rollouts(
+            lambda position: self.setting.examples(position)[0],
+            renderer,
+            sampler,
+            RewardConfig(),
+            stage,
+            seed=0,
+        )
         return GRPOModule(policy, stage, model, crash_folder=scratch, rollouts=rollouts)
 
     def _time_phases(self) -> None:
@@ -125,7 +138,9 @@ class Ours:
             optimizer = configure()
             begun: list[float] = []
             optimizer.register_step_pre_hook(lambda *_: begun.append(time.perf_counter()))
-            optimizer.register_step_post_hook(lambda *_: self.clock.spent.update(optimise=time.perf_counter() - begun.pop()))
+            optimizer.register_step_post_hook(
+                lambda *_: self.clock.spent.update(optimise=time.perf_counter() - begun.pop())
+            )
             return optimizer
 
         self.module.packed, self.module.configure_optimizers = timed_pack, timed_optimizer  # type: ignore[method-assign]
@@ -137,7 +152,9 @@ class Ours:
         if self.setting.work.kind == "sft":
             batch = TrainBatch(trunks=[], images=[])
             for example in examples:
-                batch.trunks.append(renderer.supervised_trunk(example, first_image=len(batch.images)))
+                batch.trunks.append(
+                    renderer.supervised_trunk(example, first_image=len(batch.images))
+                )
                 batch.images += example.images
             return batch
         prompt = renderer.prompt(examples[0], examples[0].questions[0])

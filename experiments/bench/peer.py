@@ -18,7 +18,10 @@ from trl.trainer.utils import selective_log_softmax_and_entropy
 
 STEPS = 64  # for which there is data
 # Our answers end with the end of the turn, TRL's with the template's newline behind it: without that newline the tokens are the same.
-NO_LAST_NEWLINE = ("'<|im_end|>\\n' }}", "'<|im_end|>' }}{%- if not loop.last or add_generation_prompt -%}{{ '\\n' }}{%- endif -%}")
+NO_LAST_NEWLINE = (
+    "'<|im_end|>\\n' }}",
+    "'<|im_end|>' }}{%- if not loop.last or add_generation_prompt -%}{{ '\\n' }}{%- endif -%}",
+)
 
 
 class Clocked:
@@ -64,9 +67,15 @@ class ReplayGRPO(Clocked, GRPOTrainer):
     def _generate_single_turn(self, *_: Any, **__: Any) -> tuple[list[list[int]], None]:
         return self.setting.completions(self.state.global_step), None
 
-    def _get_per_token_logps_and_entropies(self, model: Any, input_ids: torch.Tensor, *arguments: Any, **options: Any) -> Any:
+    def _get_per_token_logps_and_entropies(
+        self, model: Any, input_ids: torch.Tensor, *arguments: Any, **options: Any
+    ) -> Any:
         begun = time.perf_counter()
-        score = self._plain if self.setting.work.plain_peer else super()._get_per_token_logps_and_entropies
+        score = (
+            self._plain
+            if self.setting.work.plain_peer
+            else super()._get_per_token_logps_and_entropies
+        )
         result = score(model, input_ids, *arguments, **options)
         if not torch.is_grad_enabled():
             self.stamps["reference"] += time.perf_counter() - begun
@@ -79,9 +88,16 @@ class ReplayGRPO(Clocked, GRPOTrainer):
         """The model's own forward with logits of the completions only."""
         given = {name: value for name, value in inputs.items() if value is not None}
         with self.accelerator.autocast():
-            logits = model(input_ids=input_ids, attention_mask=attention_mask, logits_to_keep=logits_to_keep + 1, **given).logits
+            logits = model(
+                input_ids=input_ids,
+                attention_mask=attention_mask,
+                logits_to_keep=logits_to_keep + 1,
+                **given,
+            ).logits
         target = input_ids[:, -logits_to_keep:]
-        logps, entropy = selective_log_softmax_and_entropy(logits[:, :-1], target, entropy_requires_grad=False)
+        logps, entropy = selective_log_softmax_and_entropy(
+            logits[:, :-1], target, entropy_requires_grad=False
+        )
         return logps, entropy if compute_entropy else None, None
 
 
@@ -98,7 +114,9 @@ class Peer:
     def __init__(self, setting: Setting, scratch: Path) -> None:
         work = setting.work
         self.setting = setting
-        model = AutoModelForImageTextToText.from_pretrained(setting.folder, attn_implementation="sdpa", dtype=torch.float32)
+        model = AutoModelForImageTextToText.from_pretrained(
+            setting.folder, attn_implementation="sdpa", dtype=torch.float32
+        )
         self.processor = AutoProcessor.from_pretrained(setting.folder, max_pixels=MAX_PIXELS)
         self.processor.chat_template = self.processor.chat_template.replace(*NO_LAST_NEWLINE)
         common: dict[str, Any] = {
@@ -109,14 +127,22 @@ class Peer:
         }  # fmt: skip
         if work.kind == "sft":
             arguments = SFTConfig(**common, max_length=None, completion_only_loss=True)
-            self.trainer: Any = OrderedSFT(model, arguments, train_dataset=self._data(), processing_class=self.processor)
+            self.trainer: Any = OrderedSFT(
+                model, arguments, train_dataset=self._data(), processing_class=self.processor
+            )
         else:
             arguments = GRPOConfig(
                 **common, num_generations=work.group, max_completion_length=work.length, beta=work.beta, loss_type="dapo",
                 scale_rewards="none", use_bias_correction_kl=False, shuffle_dataset=False, steps_per_generation=1,
             )  # fmt: skip
             ReplayGRPO.setting = setting
-            self.trainer = ReplayGRPO(model, self._reward, arguments, train_dataset=self._data(), processing_class=self.processor)
+            self.trainer = ReplayGRPO(
+                model,
+                self._reward,
+                arguments,
+                train_dataset=self._data(),
+                processing_class=self.processor,
+            )
         self.trainer.rows = []
         self.trainer.add_callback(_StepEnd(self.trainer))
 
@@ -137,7 +163,11 @@ class Peer:
         """The rows of a step."""
         rows = []
         for example in self.setting.examples(step):
-            images = {"images": [Image.fromarray(image) for image in example.images]} if example.images else {}
+            images = (
+                {"images": [Image.fromarray(image) for image in example.images]}
+                if example.images
+                else {}
+            )
             for question in example.questions:
                 row: dict[str, Any] = {"prompt": [{"role": "user", "content": question.text}]}
                 if self.setting.work.kind == "sft":

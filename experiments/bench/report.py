@@ -20,13 +20,18 @@ PHASES = ("prepare", "compute", "optimise")
 def machine(threads: int) -> dict[str, Any]:
     names = ("torch", "transformers", "trl", "lightning")
     lines = Path("/proc/cpuinfo").read_text().splitlines()
-    cpu = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+    cpu = next(
+        (line.split(":")[1].strip() for line in lines if line.startswith("model name")),
+        platform.processor(),
+    )
     return {"cpu": cpu, "threads": threads, **{name: version(name) for name in names}}
 
 
 def seconds(result: dict[str, Any], side: str, key: str) -> np.ndarray:
     """All timed steps of a side, over processes and blocks."""
-    return np.array([row[key] for run in result["runs"] for block in run["rows"][side] for row in block])
+    return np.array(
+        [row[key] for run in result["runs"] for block in run["rows"][side] for row in block]
+    )
 
 
 def ratio(result: dict[str, Any], key: str) -> float:
@@ -39,7 +44,10 @@ def worst_parity(result: dict[str, Any], key: str) -> float:
 
 def has_parity(name: str, result: dict[str, Any]) -> bool:
     """bf16 rounds the two orders of summation apart: that row is shown with its differences, and is no claim."""
-    return CELLS[name].work.bf16 or max(worst_parity(result, "loss"), worst_parity(result, "grad_norm")) <= PARITY
+    return (
+        CELLS[name].work.bf16
+        or max(worst_parity(result, "loss"), worst_parity(result, "grad_norm")) <= PARITY
+    )
 
 
 def measured(name: str) -> str:
@@ -69,7 +77,13 @@ def table(results: dict[str, Any]) -> str:
     facts = results["machine"]
     shown = {name: results[name] for name in CELLS if name in results}
     named = ", ".join(f"{name} {facts[name]}" for name in ("torch", "transformers", "trl"))
-    lines = [f"{facts['cpu']}, {facts['threads']} threads, {named}.", "", *ratios(shown), "", *phases(shown)]
+    lines = [
+        f"{facts['cpu']}, {facts['threads']} threads, {named}.",
+        "",
+        *ratios(shown),
+        "",
+        *phases(shown),
+    ]
     return "\n".join(lines + (["", *memory(results)] if "memory" in results else [])) + "\n"
 
 
@@ -77,14 +91,28 @@ def ratios(shown: dict[str, Any]) -> list[str]:
     lines = [
         "Seconds per step: median (quartiles). GRPO rows time the update: ours with packing and patches, TRL's without its processor.",
         "SFT rows time whole steps, data loading included.",
-        *header("cell", "TRL", "actial", "times faster", "whole step", "differences of loss, gradient norm", "steps timed"),
+        *header(
+            "cell",
+            "TRL",
+            "actial",
+            "times faster",
+            "whole step",
+            "differences of loss, gradient norm",
+            "steps timed",
+        ),
     ]
     for name, result in shown.items():
         peer, ours = (seconds(result, side, measured(name)) for side in ("peer", "ours"))
-        verdict = f"**{ratio(result, measured(name)):.1f}**" if has_parity(name, result) else "void: no parity"
+        verdict = (
+            f"**{ratio(result, measured(name)):.1f}**"
+            if has_parity(name, result)
+            else "void: no parity"
+        )
         differences = ", ".join(f"{worst_parity(result, key):.0e}" for key in ("loss", "grad_norm"))
         whole, counts = f"{ratio(result, 'whole'):.1f}", f"{len(peer)}, {len(ours)}"
-        lines.append(row(CELLS[name].title, spread(peer), spread(ours), verdict, whole, differences, counts))
+        lines.append(
+            row(CELLS[name].title, spread(peer), spread(ours), verdict, whole, differences, counts)
+        )
     return lines
 
 
@@ -92,7 +120,14 @@ def phases(shown: dict[str, Any]) -> list[str]:
     lines = [
         "Phases, median seconds. Preparation: TRL's data loading and processor; our rendering, packing and patches.",
         "Ideal: the operations of trunk and branches at the best rate of matrix products of the same shapes in the same build.",
-        *header("cell", "side", "preparation", "reference, forward, backward", "optimiser", "per cent of ideal"),
+        *header(
+            "cell",
+            "side",
+            "preparation",
+            "reference, forward, backward",
+            "optimiser",
+            "per cent of ideal",
+        ),
     ]
     for name, result in shown.items():
         limit = result["roofline"]
@@ -115,7 +150,10 @@ def memory(results: dict[str, Any]) -> list[str]:
     return [
         "Memory at vocabulary 151,936, forward and backward, in MiB.",
         *header("what", "added at the peak", "process at its peak"),
-        *(row(names[part], f"{found['added']:.0f}", f"{found['peak']:.0f}") for part, found in results["memory"].items()),
+        *(
+            row(names[part], f"{found['added']:.0f}", f"{found['peak']:.0f}")
+            for part, found in results["memory"].items()
+        ),
         "",
         f"Scoring adds {memory_share(results):.3f} of what full logits add; the target is {MEMORY_SHARE}.",
     ]
@@ -128,7 +166,11 @@ def memory_share(results: dict[str, Any]) -> float:
 
 def missed(results: dict[str, Any]) -> list[str]:
     """What fails: parity of any cell, the two ratios, the memory share."""
-    lines = [f"{name}: no parity" for name in CELLS if name in results and not has_parity(name, results[name])]
+    lines = [
+        f"{name}: no parity"
+        for name in CELLS
+        if name in results and not has_parity(name, results[name])
+    ]
     for name, target in TARGETS.items():
         if name in results and (found := ratio(results[name], measured(name))) < target:
             lines.append(f"{name}: {found:.1f} times, target {target:.0f}")
@@ -151,11 +193,23 @@ def figure(results: dict[str, Any], path: Path) -> None:
     }
     plot, axes = plt.subplots(1, 3, figsize=(11, 3.4), sharey=True, layout="constrained")
     for axis, (label, names) in zip(axes, curves.items(), strict=True):
-        points = {n: name for n, name in sorted(names.items()) if name in results and has_parity(name, results[name])}
+        points = {
+            n: name
+            for n, name in sorted(names.items())
+            if name in results and has_parity(name, results[name])
+        }
         trunks = {name: results[name]["roofline"]["trunk"] for name in points.values()}
         places = list(trunks.values()) if label == "tokens of the prompt" else list(points)
-        axis.plot(places, [ratio(results[name], "update") for name in trunks], "o-", label="measured")
-        axis.plot(places, [bound(CELLS[name].work, trunk) for name, trunk in trunks.items()], "--", color="grey", label="text tokens alone")
+        axis.plot(
+            places, [ratio(results[name], "update") for name in trunks], "o-", label="measured"
+        )
+        axis.plot(
+            places,
+            [bound(CELLS[name].work, trunk) for name, trunk in trunks.items()],
+            "--",
+            color="grey",
+            label="text tokens alone",
+        )
         axis.axhline(1.0, color="black", linewidth=0.8)
         axis.set(xlabel=label, xscale="log", yscale="log")
         axis.set_xticks(places, [str(n) for n in places])

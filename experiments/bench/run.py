@@ -29,8 +29,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("models", type=Path, help="where the random models are made")
     parser.add_argument("out", type=Path, help="where the table and the figure go")
-    parser.add_argument("--quick", action="store_true", help="one process and single steps per cell")
-    parser.add_argument("--only", nargs="+", choices=[*CELLS, "memory"], help="some cells; those already in results.json stay")
+    parser.add_argument(
+        "--quick", action="store_true", help="one process and single steps per cell"
+    )
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=[*CELLS, "memory"],
+        help="some cells; those already in results.json stay",
+    )
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
     arguments = parser.parse_args()
     folder, started = arguments.out, time.perf_counter()
@@ -67,14 +74,28 @@ def measure(names: list[str], arguments: argparse.Namespace) -> dict[str, Any]:
 def worker(names: list[str], part: str, arguments: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch:
         out = Path(scratch) / "out.json"
-        command = [sys.executable, str(HERE / "worker.py"), ",".join(names), part, str(arguments.models), str(out)]
+        command = [
+            sys.executable,
+            str(HERE / "worker.py"),
+            ",".join(names),
+            part,
+            str(arguments.models),
+            str(out),
+        ]
         command += ["quick"] if arguments.quick else []
-        environment = os.environ | {"OMP_NUM_THREADS": str(arguments.threads), "TOKENIZERS_PARALLELISM": "false"}
+        environment = os.environ | {
+            "OMP_NUM_THREADS": str(arguments.threads),
+            "TOKENIZERS_PARALLELISM": "false",
+        }
         if names == ["memory"]:  # an allocator told to keep what it has would hide the peak
-            environment = {key: value for key, value in environment.items() if not key.startswith("MALLOC_")}
+            environment = {
+                key: value for key, value in environment.items() if not key.startswith("MALLOC_")
+            }
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         if done.returncode:
-            sys.exit(f"{', '.join(names)}, {part}: the process ended with {done.returncode}\n{done.stderr[-3000:]}")
+            sys.exit(
+                f"{', '.join(names)}, {part}: the process ended with {done.returncode}\n{done.stderr[-3000:]}"
+            )
         found: dict[str, Any] = json.loads(out.read_text())
         return found
 

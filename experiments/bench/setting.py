@@ -20,7 +20,10 @@ from actial.viewpoint.questions import TYPES, viewpoint_question
 
 PATCH = 14  # Qwen2.5-VL's own: a 448-pixel image is 256 visual tokens, one of 224 pixels 64
 MAX_PIXELS = 10**6
-WORDS = (300, 450)  # ids from which completions and filler are drawn: ordinary words of the tokenizer, no special token
+WORDS = (
+    300,
+    450,
+)  # ids from which completions and filler are drawn: ordinary words of the tokenizer, no special token
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +41,9 @@ class Work:
     beta: float = 0.0  # weight of the k3 penalty against a frozen copy
     bf16: bool = False  # autocast, together with gradient checkpointing
     plain_peer: bool = False  # TRL with its fused head bypassed: the model's own forward, logits of the completions only
-    all_positions: bool = False  # our head also scores every position that TRL's scores, with weight zero
+    all_positions: bool = (
+        False  # our head also scores every position that TRL's scores, with weight zero
+    )
 
     @property
     def samples(self) -> int:
@@ -48,9 +53,13 @@ class Work:
 
 def save_model(folder: Path, vocab: int, width: int) -> None:
     """Four text and four vision layers, windowed attention in all of the tower but its last block; the tokenizer of the tiny base."""
-    with importlib.resources.as_file(importlib.resources.files("actial") / "assets" / "tiny_base") as base:
+    with importlib.resources.as_file(
+        importlib.resources.files("actial") / "assets" / "tiny_base"
+    ) as base:
         tokenizer = AutoTokenizer.from_pretrained(base)
-    save_untrained(folder, tokenizer, 0, max_pixels=MAX_PIXELS, width=width, vision_width=width, patch=PATCH)
+    save_untrained(
+        folder, tokenizer, 0, max_pixels=MAX_PIXELS, width=width, vision_width=width, patch=PATCH
+    )
     model = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder)
     model.config.vision_config.fullatt_block_indexes = [3]
     torch.manual_seed(1)
@@ -74,7 +83,11 @@ class Setting:
         self.work = work
         self.folder = folder = model_folder(models, work)
         self.model = ModelConfig(
-            path=str(folder), max_pixels=MAX_PIXELS, row_tokens=4096, micro_tokens=65536, gradient_checkpointing=work.bf16
+            path=str(folder),
+            max_pixels=MAX_PIXELS,
+            row_tokens=4096,
+            micro_tokens=65536,
+            gradient_checkpointing=work.bf16,
         )
 
     @cached_property
@@ -92,7 +105,11 @@ class Setting:
         noise = np.random.default_rng((2, step))
         full = noise.integers(*WORDS, (self.work.group, self.work.length)).tolist()
         lengths = noise.integers(self.work.length // 2, self.work.length + 1, self.work.group)
-        return [ids[:length] for ids, length in zip(full, lengths, strict=True)] if self.work.ragged else full
+        return (
+            [ids[:length] for ids, length in zip(full, lengths, strict=True)]
+            if self.work.ragged
+            else full
+        )
 
     def rewards(self, step: int) -> list[float]:
         return np.random.default_rng((3, step)).random(self.work.group).tolist()
@@ -104,10 +121,14 @@ class Setting:
 
     def _example(self, number: int) -> Example:
         size, noise = self.work.pixels, np.random.default_rng((1, number))
-        images = [noise.integers(0, 256, (size, size, 3), dtype=np.uint8) for _ in range(2 if size else 0)]
+        images = [
+            noise.integers(0, 256, (size, size, 3), dtype=np.uint8) for _ in range(2 if size else 0)
+        ]
         sides = {"ego_translation": "right", "object_translation": "left", "ego_rotation": "left"}
         row: dict[str, Any] = {"uid": f"pair{number}", "labels": sides}
-        questions = [self._answered(viewpoint_question(row, kind, AnswerMode.DIRECT)) for kind in TYPES]
+        questions = [
+            self._answered(viewpoint_question(row, kind, AnswerMode.DIRECT)) for kind in TYPES
+        ]
         return Example(uid=row["uid"], images=images, questions=questions, task="viewpoint")
 
     def _answered(self, question: Question) -> Question:

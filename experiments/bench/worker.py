@@ -45,12 +45,20 @@ def side_by_side(cell: Cell, models: Path) -> dict[str, Any]:
     """Both systems in blocks A, B, B, A; the first blocks start from the same weights and read the same steps: their rows are compared."""
     with tempfile.TemporaryDirectory() as scratch:
         setting = Setting(cell.work, models)
-        sides = {"peer": Peer(setting, Path(scratch) / "peer"), "ours": Ours(setting, Path(scratch) / "ours")}
+        sides = {
+            "peer": Peer(setting, Path(scratch) / "peer"),
+            "ours": Ours(setting, Path(scratch) / "ours"),
+        }
         blocks: dict[str, list[Any]] = {"peer": [], "ours": []}
         for name in ORDER if cell.blocks == 2 else ORDER[:2]:
-            repeats = cell.steps if name == "peer" or not blocks[name] else cell.steps + 2  # ours is cheap: some steps more
+            repeats = (
+                cell.steps if name == "peer" or not blocks[name] else cell.steps + 2
+            )  # ours is cheap: some steps more
             blocks[name].append(sides[name].run(cell.warm_up + repeats))
-    return {"parity": parity(blocks["peer"][0], blocks["ours"][0]), "rows": {n: [r[cell.warm_up :] for r in b] for n, b in blocks.items()}}
+    return {
+        "parity": parity(blocks["peer"][0], blocks["ours"][0]),
+        "rows": {n: [r[cell.warm_up :] for r in b] for n, b in blocks.items()},
+    }
 
 
 def parity(peer: list[dict[str, float]], ours: list[dict[str, float]]) -> dict[str, float]:
@@ -73,7 +81,9 @@ def roofline(cell: Cell, models: Path) -> dict[str, float]:
     batch, policy = ours.batch(0), ours.module.policy
     load = load_of(batch.trunks, batch.images, policy)
     flops = step_flops(policy, load, reference=cell.work.beta > 0)
-    ideal = {part: Flops(forward=f.forward, backward=f.backward, again=0.0) for part, f in flops.items()}
+    ideal = {
+        part: Flops(forward=f.forward, backward=f.backward, again=0.0) for part, f in flops.items()
+    }
     text, vision = policy.hf_config.text_config, policy.hf_config.vision_config
     shapes = {
         "vision": (sum(load.patches), vision.hidden_size, vision.intermediate_size),
@@ -84,7 +94,12 @@ def roofline(cell: Cell, models: Path) -> dict[str, float]:
     rates = {part: matmul_rate(*shape) for part, shape in shapes.items() if ideal[part].total}
     seconds = sum(ideal[part].total / rate for part, rate in rates.items())
     total = sum(f.total for f in ideal.values())
-    return {"flop": total, "seconds": seconds, "flop_per_second": total / seconds, "trunk": len(batch.trunks[0].ids)}
+    return {
+        "flop": total,
+        "seconds": seconds,
+        "flop_per_second": total / seconds,
+        "trunk": len(batch.trunks[0].ids),
+    }
 
 
 def matmul_rate(rows: int, inner: int, columns: int) -> float:

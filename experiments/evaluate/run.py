@@ -30,7 +30,14 @@ import httpx
 import numpy as np
 from PIL import Image
 
-from actial.config import BenchmarkConfig, EvaluateConfig, ModelConfig, SamplerConfig, SamplerKind, ServerConfig
+from actial.config import (
+    BenchmarkConfig,
+    EvaluateConfig,
+    ModelConfig,
+    SamplerConfig,
+    SamplerKind,
+    ServerConfig,
+)
 from actial.core.atomic_io import write_json
 from actial.evaluate import evaluate
 from actial.evaluation.benchmarks.base import Item
@@ -56,7 +63,13 @@ def write_questions(root: Path, count: int, side: int) -> None:
 
     photos = [photo(seed) for seed in range(64)]
     items = [
-        Item(uid=f"{i}", images=[photos[i % 64], photos[i // 64 % 64]], question=f"Where is thing {i}?", options=SIDES, answer_index=i % 4)
+        Item(
+            uid=f"{i}",
+            images=[photos[i % 64], photos[i // 64 % 64]],
+            question=f"Where is thing {i}?",
+            options=SIDES,
+            answer_index=i % 4,
+        )
         for i in range(count)
     ]
     export_vlmeval(items, root / "sides.tsv")
@@ -68,13 +81,32 @@ def serving(model: str, work: Path) -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    words = ["--model", model, "--served-model-name", "m", "--host", "127.0.0.1", "--port", str(port), "--generation-config", "vllm"]
-    words += ["--limit-mm-per-prompt", '{"image":2,"video":0}', "--no-enable-prefix-caching", "--mm-processor-cache-gb", "0"]
+    words = [
+        "--model",
+        model,
+        "--served-model-name",
+        "m",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--generation-config",
+        "vllm",
+    ]
+    words += [
+        "--limit-mm-per-prompt",
+        '{"image":2,"video":0}',
+        "--no-enable-prefix-caching",
+        "--mm-processor-cache-gb",
+        "0",
+    ]
     words += [] if shutil.which("nvidia-smi") else ["--dtype", "float32", "--enforce-eager"]
     environment = {"VLLM_CPU_KVCACHE_SPACE": "1", **os.environ}
     with (work / "server.log").open("wb") as log:
         command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *words]
-        server = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
+        server = subprocess.Popen(
+            command, stdout=log, stderr=log, env=environment, start_new_session=True
+        )
         try:
             while not healthy(port):
                 if server.poll() is not None:
@@ -101,7 +133,11 @@ async def send(url: str, bodies: list[bytes], concurrency: int) -> None:
 
         async def worker() -> None:
             for body in waiting:
-                reply = await client.post(f"{url}/chat/completions", content=body, headers={"Content-Type": "application/json"})
+                reply = await client.post(
+                    f"{url}/chat/completions",
+                    content=body,
+                    headers={"Content-Type": "application/json"},
+                )
                 reply.raise_for_status()
 
         await asyncio.gather(*[worker() for _ in range(concurrency)])
@@ -113,27 +149,51 @@ def fresh(config: EvaluateConfig, work: Path, number: int) -> EvaluateConfig:
     return replace(config, out=str(out))
 
 
-def server_passes(config: EvaluateConfig, url: str, work: Path) -> tuple[Callable[[int], None], Callable[[int], None]]:
+def server_passes(
+    config: EvaluateConfig, url: str, work: Path
+) -> tuple[Callable[[int], None], Callable[[int], None]]:
     """(engine-bound pass, evaluate pass)."""
     runner = open_runner(config)
     (task,) = open_tasks(config, runner.limits)
     system = runner.settings["system_prompt"]
-    asked = {"model": "m", "temperature": config.temperature, "top_p": 1.0, "max_tokens": config.benchmark.max_tokens, "seed": config.seed}
-    bodies = [json.dumps(asked | {"messages": chat_messages(e, e.questions[0], system)}).encode() for e in task.examples]
+    asked = {
+        "model": "m",
+        "temperature": config.temperature,
+        "top_p": 1.0,
+        "max_tokens": config.benchmark.max_tokens,
+        "seed": config.seed,
+    }
+    bodies = [
+        json.dumps(asked | {"messages": chat_messages(e, e.questions[0], system)}).encode()
+        for e in task.examples
+    ]
     asyncio.run(send(url, bodies[:WARM_UP], config.server.concurrency))
-    return lambda _: asyncio.run(send(url, bodies, config.server.concurrency)), lambda number: evaluate(fresh(config, work, number))
+    return lambda _: asyncio.run(
+        send(url, bodies, config.server.concurrency)
+    ), lambda number: evaluate(fresh(config, work, number))
 
 
-def vllm_passes(config: EvaluateConfig, work: Path) -> tuple[Callable[[int], None], Callable[[int], None]]:
+def vllm_passes(
+    config: EvaluateConfig, work: Path
+) -> tuple[Callable[[int], None], Callable[[int], None]]:
     runner = open_runner(config)
     assert isinstance(runner, LocalRunner)
     (task,) = open_tasks(config, runner.limits)
     prompts = [runner.renderer.prompt(e, e.questions[0]) for e in task.examples]
     runner.sampler.generate(prompts[:WARM_UP], 1, runner.params)  # sends the weights, too
     engine = runner.sampler.engine
-    sampling = [engine.sampling_params(**runner.sampler._sampling(p, 1, runner.params), output_kind=engine.final_only) for p in prompts]
+    sampling = [
+        engine.sampling_params(
+            **runner.sampler._sampling(p, 1, runner.params), output_kind=engine.final_only
+        )
+        for p in prompts
+    ]
     requests = [
-        {"prompt_token_ids": p.engine_ids, "multi_modal_data": {"image": [Image.fromarray(image) for image in p.images]}} for p in prompts
+        {
+            "prompt_token_ids": p.engine_ids,
+            "multi_modal_data": {"image": [Image.fromarray(image) for image in p.images]},
+        }
+        for p in prompts
     ]
 
     def bound(_: int) -> None:
@@ -147,7 +207,9 @@ def vllm_passes(config: EvaluateConfig, work: Path) -> tuple[Callable[[int], Non
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("work", type=Path)
     parser.add_argument("--requests", type=int, default=1000)
     parser.add_argument("--max-tokens", type=int, default=64)
@@ -157,9 +219,15 @@ def main() -> None:
     given = parser.parse_args()
     given.work.mkdir(parents=True, exist_ok=True)
     write_questions(given.work, given.requests, given.side)
-    benchmark = BenchmarkConfig(name="tsv", root=str(given.work), split="sides", max_tokens=given.max_tokens, style="think")
+    benchmark = BenchmarkConfig(
+        name="tsv", root=str(given.work), split="sides", max_tokens=given.max_tokens, style="think"
+    )
     tiny = Path(given.model) == TINY
-    model = ModelConfig(path=given.model, min_pixels=256, max_pixels=16384) if tiny else ModelConfig(path=given.model)
+    model = (
+        ModelConfig(path=given.model, min_pixels=256, max_pixels=16384)
+        if tiny
+        else ModelConfig(path=given.model)
+    )
     config = EvaluateConfig(out="", model=model, benchmark=benchmark)
     with contextlib.ExitStack() as stack:
         if given.engine == "server":
@@ -167,7 +235,11 @@ def main() -> None:
             config.server = ServerConfig(url=url, model="m", multiple=16 if tiny else 28)
             passes = server_passes(config, url, given.work)
         else:
-            settings = {"max_model_len": 1024, "enable_prefix_caching": False, "mm_processor_cache_gb": 0}
+            settings = {
+                "max_model_len": 1024,
+                "enable_prefix_caching": False,
+                "mm_processor_cache_gb": 0,
+            }
             config.sampler = SamplerConfig(kind=SamplerKind.vllm, engine=settings)
             passes = vllm_passes(config, given.work)
         seconds: list[list[float]] = [[], []]

@@ -61,7 +61,12 @@ def trained(config: TrainConfig, job: Job, folder: Path, steps: int, workers: in
     """The stage's real loop over `steps` steps."""
     waits = Waits()
     with open_run(config) as run:
-        loader = step_loader(job.make_batch, job.module.completed_steps, job.module.completed_steps + steps, workers=workers)
+        loader = step_loader(
+            job.make_batch,
+            job.module.completed_steps,
+            job.module.completed_steps + steps,
+            workers=workers,
+        )
         make_trainer(config, run, [waits]).fit(job.module, loader)
     return waits
 
@@ -75,7 +80,13 @@ def main() -> None:
     register()
     shutil.rmtree(given.work / "run", ignore_errors=True)
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        words = ["+experiment=quickstart", "stages=[sft]", "benchmark=none", f"run_dir={given.work / 'run'}", *given.overrides]
+        words = [
+            "+experiment=quickstart",
+            "stages=[sft]",
+            "benchmark=none",
+            f"run_dir={given.work / 'run'}",
+            *given.overrides,
+        ]
         config = typed(hydra.compose("train", words))
     check_data_sets(config)
     with open_run(config) as run:
@@ -86,7 +97,10 @@ def main() -> None:
     lines = []
     for workers in (0, 1):
         seen = trained(config, job, given.work / "run", given.steps, workers)
-        step, wait = statistics.median(seen.steps[WARM_UP:]), statistics.median(seen.waits[WARM_UP:])
+        step, wait = (
+            statistics.median(seen.steps[WARM_UP:]),
+            statistics.median(seen.waits[WARM_UP:]),
+        )
         lines.append(
             {
                 "workers": workers,

@@ -46,7 +46,12 @@ SIDES = ("left", "right", "ahead", "behind")
 def mcq(tmp_path) -> Path:
     """A TSV of six four-option questions about two pictures each; the right letters are A B C D A B."""
     rows = [
-        {"index": 10 + i, "question": f"Where is thing {i}?", **dict(zip("ABCD", SIDES, strict=True)), "answer": "ABCD"[i % 4]}
+        {
+            "index": 10 + i,
+            "question": f"Where is thing {i}?",
+            **dict(zip("ABCD", SIDES, strict=True)),
+            "answer": "ABCD"[i % 4],
+        }
         | {"category": "even" if i % 2 == 0 else "odd", "image": str([b64(i), b64(i + 1)])}
         for i in range(6)
     ]
@@ -55,7 +60,10 @@ def mcq(tmp_path) -> Path:
 
 
 def benchmark(root: Path, **options) -> BenchmarkConfig:
-    return BenchmarkConfig(**{"name": "tsv", "root": str(root), "split": "sides", "max_tokens": 6, "batch_size": 4} | options)
+    return BenchmarkConfig(
+        **{"name": "tsv", "root": str(root), "split": "sides", "max_tokens": 6, "batch_size": 4}
+        | options
+    )
 
 
 def local(root: Path, model: Path, out: Path, **options) -> EvaluateConfig:
@@ -69,8 +77,21 @@ def test_evaluate_writes_answers_scores_and_report(mcq, untrained_model, tmp_pat
     rows = read_predictions(out / "predictions.jsonl")
     scores = json.loads((out / "scores.json").read_text())
     assert [p.uid for p in rows] == [f"tsv/{10 + i}" for i in range(6)]
-    assert (scores["n"], scores["scores"]["overall"]["n"], scores["scores"]["type"]["odd"]["n"]) == (6, 6, 3)
-    assert set(scores["scores"]["overall"]) >= {"n", "value", "low", "high", "unparsed", "truncated", "round1", "trunc1"}
+    assert (
+        scores["n"],
+        scores["scores"]["overall"]["n"],
+        scores["scores"]["type"]["odd"]["n"],
+    ) == (6, 6, 3)
+    assert set(scores["scores"]["overall"]) >= {
+        "n",
+        "value",
+        "low",
+        "high",
+        "unparsed",
+        "truncated",
+        "round1",
+        "trunc1",
+    }
     assert len(scores["sha256"]["sides.tsv"]) == 64
     assert (out / "report.html").stat().st_size > 5000
     before = (out / "predictions.jsonl").read_bytes()
@@ -92,14 +113,19 @@ def test_circular_and_pinned_files(mcq, untrained_model, tmp_path):
         open_benchmark(benchmark(mcq, split="other", sha256={"other.tsv": "00"}))
     with pytest.raises(UserError, match=r"style=loud is unknown"):
         evaluate(local(mcq, untrained_model, tmp_path / "x", style="loud"))
-    with pytest.raises(UserError, match=r"benchmark\.name=cvbench is unknown: use one of .*cv_bench"):
+    with pytest.raises(
+        UserError, match=r"benchmark\.name=cvbench is unknown: use one of .*cv_bench"
+    ):
         open_benchmark(benchmark(mcq, name="cvbench"))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_a_device_that_is_not_there_is_named(mcq, untrained_model, tmp_path):
     config = local(mcq, untrained_model, tmp_path / "out")
-    with pytest.raises(UserError, match=r"accelerator=cuda, but torch sees no CUDA device: set accelerator=cpu, or auto"):
+    with pytest.raises(
+        UserError,
+        match=r"accelerator=cuda, but torch sees no CUDA device: set accelerator=cpu, or auto",
+    ):
         evaluate(replace(config, accelerator=Accelerator.cuda))
 
 
@@ -107,8 +133,12 @@ def test_diagnostics_of_a_built_set(tiny_set, untrained_model, tmp_path):
     config = EvaluateConfig(
         out=str(tmp_path / "out"),
         model=ModelConfig(path=str(untrained_model), min_pixels=256, max_pixels=4096),
-        data=DataConfig(sets={"pairs": SetConfig(task=Task.viewpoint, root=str(tiny_set))}, questions_per_pair=3),
-        benchmark=BenchmarkConfig(sets={"held out": "pairs:test"}, limit=8, max_tokens=4, diagnostics=5),
+        data=DataConfig(
+            sets={"pairs": SetConfig(task=Task.viewpoint, root=str(tiny_set))}, questions_per_pair=3
+        ),
+        benchmark=BenchmarkConfig(
+            sets={"held out": "pairs:test"}, limit=8, max_tokens=4, diagnostics=5
+        ),
     )
     evaluate(config)
     results = json.loads((tmp_path / "out/results.json").read_text())
@@ -123,7 +153,14 @@ def test_diagnostics_of_a_built_set(tiny_set, untrained_model, tmp_path):
         "above best shortcut",
         "visual dependence",
     }
-    assert set(found["shortcuts"]) == {"blind", "first view only", "last view only", "wrong pair", "2-D centroid", "answer prior"}
+    assert set(found["shortcuts"]) == {
+        "blind",
+        "first view only",
+        "last view only",
+        "wrong pair",
+        "2-D centroid",
+        "answer prior",
+    }
     assert found["visual dependence"]["n"] == found["accuracy"]["n"] > 0
     page = (tmp_path / "out/report.html").read_text()
     assert "Geometry or shortcut?" in page
@@ -134,7 +171,11 @@ def test_evaluate_through_a_server(mcq, tmp_path):
     with FakeServer(content="<answer>B</answer>") as fake:
         server = ServerConfig(url=fake.url, model="m", multiple=16)
         model = ModelConfig(path="unused", min_pixels=256, max_pixels=4096)
-        evaluate(EvaluateConfig(out=str(tmp_path / "out"), model=model, benchmark=benchmark(mcq), server=server))
+        evaluate(
+            EvaluateConfig(
+                out=str(tmp_path / "out"), model=model, benchmark=benchmark(mcq), server=server
+            )
+        )
         assert len(fake.bodies) == 6
     scores = json.loads((tmp_path / "out/scores.json").read_text())
     assert scores["scores"]["overall"]["value"] == pytest.approx(2 / 6)
@@ -144,20 +185,41 @@ def test_evaluate_through_a_server(mcq, tmp_path):
 
 
 def scored(mcq, predictions: Path, out: Path, **options) -> dict:
-    score(ScoreConfig(out=str(out), benchmark=benchmark(mcq), predictions=str(predictions), **options))
+    score(
+        ScoreConfig(out=str(out), benchmark=benchmark(mcq), predictions=str(predictions), **options)
+    )
     return json.loads((out / "scores.json").read_text())["scores"]
 
 
 def harness_files(folder: Path) -> list[Path]:
     """The same six answers, all B, as both harnesses write them; rows out of order."""
     right = "ABCDAB"
-    frame = pd.DataFrame({"index": [15, 14, 13, 12, 11, 10], "answer": list(right[::-1]), "prediction": ["<answer>B</answer>"] * 6})
+    frame = pd.DataFrame(
+        {
+            "index": [15, 14, 13, 12, 11, 10],
+            "answer": list(right[::-1]),
+            "prediction": ["<answer>B</answer>"] * 6,
+        }
+    )
     frame.to_excel(folder / "m_sides.xlsx", index=False)
     frame.to_csv(folder / "m_sides.tsv", sep="\t", index=False)
     frame.to_json(folder / "m_sides.json", orient="records")
-    lines = [{"doc_id": i, "target": right[i], "resps": [["<answer>B</answer>"]], "filtered_resps": ["answerBanswer"]} for i in range(6)]
-    (folder / "x_samples_sides.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return [folder / name for name in ("m_sides.xlsx", "m_sides.tsv", "m_sides.json", "x_samples_sides.jsonl")]
+    lines = [
+        {
+            "doc_id": i,
+            "target": right[i],
+            "resps": [["<answer>B</answer>"]],
+            "filtered_resps": ["answerBanswer"],
+        }
+        for i in range(6)
+    ]
+    (folder / "x_samples_sides.jsonl").write_text(
+        "".join(json.dumps(line) + "\n" for line in lines)
+    )
+    return [
+        folder / name
+        for name in ("m_sides.xlsx", "m_sides.tsv", "m_sides.json", "x_samples_sides.jsonl")
+    ]
 
 
 def test_both_harnesses_files_give_one_score(mcq, tmp_path):
@@ -167,17 +229,27 @@ def test_both_harnesses_files_give_one_score(mcq, tmp_path):
         assert found["overall"]["value"] == pytest.approx(2 / 6), path
         assert found["type"]["odd"]["value"] == pytest.approx(2 / 3)
     exact = scored(mcq, tmp_path / "h/m_sides.tsv", tmp_path / "exact", compat="vlmeval_exact")
-    assert (exact["overall"]["value"], exact["overall"]["unparsed"]) == (0, 1)  # that reader cannot unwrap the tag
+    assert (exact["overall"]["value"], exact["overall"]["unparsed"]) == (
+        0,
+        1,
+    )  # that reader cannot unwrap the tag
 
 
 def test_rows_of_another_order_are_refused(mcq, tmp_path):
     """Names that fit by chance, such as ids counted from 1 against places counted from 0, must not mix answers up."""
     _, _, items = open_benchmark(benchmark(mcq))
     line = {"doc_id": 0, "target": "(B)", "resps": [["B"]], "filtered_resps": ["B"]}
-    (tmp_path / "s.jsonl").write_text("".join(json.dumps(line | {"doc_id": i}) + "\n" for i in range(6)))
-    with pytest.raises(UserError, match=r"right answer of row 0 is \(B\), of tsv/10 it is A: the harness ran on another"):
+    (tmp_path / "s.jsonl").write_text(
+        "".join(json.dumps(line | {"doc_id": i}) + "\n" for i in range(6))
+    )
+    with pytest.raises(
+        UserError,
+        match=r"right answer of row 0 is \(B\), of tsv/10 it is A: the harness ran on another",
+    ):
         read_answers(tmp_path / "s.jsonl", items)
-    pd.DataFrame({"index": range(10, 16), "answer": "right", "prediction": "B"}).to_csv(tmp_path / "p.tsv", sep="\t", index=False)
+    pd.DataFrame({"index": range(10, 16), "answer": "right", "prediction": "B"}).to_csv(
+        tmp_path / "p.tsv", sep="\t", index=False
+    )
     with pytest.raises(UserError, match="right answer of row 10 is right"):
         read_answers(tmp_path / "p.tsv", items)
 
@@ -188,14 +260,23 @@ def test_answers_to_an_exported_set_find_their_questions(mcq, tmp_path):
     _, _, items = open_benchmark(asked)
     for form in (ExportFormat.vlmeval, ExportFormat.lmms_eval):
         export(ExportConfig(out=str(tmp_path / form.value), format=form, benchmark=asked))
-    frame = pd.read_csv(tmp_path / "vlmeval/actial_tsv.tsv", sep="\t", dtype=str).drop(columns="image")
+    frame = pd.read_csv(tmp_path / "vlmeval/actial_tsv.tsv", sep="\t", dtype=str).drop(
+        columns="image"
+    )
     frame.assign(prediction=frame["answer"])[::-1].to_excel(tmp_path / "p.xlsx", index=False)
     docs = pd.read_parquet(tmp_path / "lmms_eval/actial_tsv.parquet")
-    lines = [{"doc_id": i, "target": a, "resps": [[a]], "filtered_resps": [a]} for i, a in enumerate(docs["answer"])]
-    (tmp_path / "x_samples_y.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines[::-1]))
+    lines = [
+        {"doc_id": i, "target": a, "resps": [[a]], "filtered_resps": [a]}
+        for i, a in enumerate(docs["answer"])
+    ]
+    (tmp_path / "x_samples_y.jsonl").write_text(
+        "".join(json.dumps(line) + "\n" for line in lines[::-1])
+    )
     want = {item.uid: "ABCD"[item.answer_index] for item in items}
     for name in ("p.xlsx", "x_samples_y.jsonl"):
-        assert {uid: text for uid, (text, _) in read_answers(tmp_path / name, items).items()} == want
+        assert {
+            uid: text for uid, (text, _) in read_answers(tmp_path / name, items).items()
+        } == want
 
 
 def test_our_own_predictions_are_graded_anew(mcq, untrained_model, tmp_path):
@@ -232,16 +313,33 @@ def test_paper_stands_beside_ours(tmp_path):
     write_tsv(tmp_path / "3dsrbench_v1_vlmevalkit_circular.tsv", threedsr_rows())
     config = BenchmarkConfig(name="3dsrbench", root=str(tmp_path))
     _, _, items = open_benchmark(config)
-    answers = pd.DataFrame({"index": [i.source_index for i in items], "prediction": ["ABCD"[i.answer_index] for i in items]})
+    answers = pd.DataFrame(
+        {
+            "index": [i.source_index for i in items],
+            "prediction": ["ABCD"[i.answer_index] for i in items],
+        }
+    )
     answers.to_csv(tmp_path / "p.tsv", sep="\t", index=False)
-    score(ScoreConfig(out=str(tmp_path / "out"), benchmark=config, predictions=str(tmp_path / "p.tsv")))
+    score(
+        ScoreConfig(
+            out=str(tmp_path / "out"), benchmark=config, predictions=str(tmp_path / "p.tsv")
+        )
+    )
     paper = json.loads((tmp_path / "out/results.json").read_text())["paper"]["3dsrbench"]
-    assert paper["columns"] == ["3DSR avg", "3DSR Height", "3DSR Location", "3DSR Orientation", "3DSR Multi"]
+    assert paper["columns"] == [
+        "3DSR avg",
+        "3DSR Height",
+        "3DSR Location",
+        "3DSR Orientation",
+        "3DSR Multi",
+    ]
     assert paper["rows"]["Actial-7B"] == [47.7, 46.4, 60.3, 35.5, 43.0]
     assert paper["ours"] == [100.0, 100.0, None, 100.0, None]
     page = (tmp_path / "out/report.html").read_text()
     assert "Actial-7B without K.I." in page
-    assert "3 questions were asked, 5157 are published: not comparable with published figures." in page
+    assert (
+        "3 questions were asked, 5157 are published: not comparable with published figures." in page
+    )
     assert json.loads((tmp_path / "out/scores.json").read_text())["notes"] == paper["notes"]
     assert "47.7" in page
 
@@ -250,13 +348,18 @@ def test_paper_stands_beside_ours(tmp_path):
 
 
 def test_vlmeval_export_reads_back_as_the_same_set(tmp_path):
-    rows = [{"images": [picture(), picture(1)], "id": i, "answer": "B", "question_type": "MSR"} for i in range(2)]
+    rows = [
+        {"images": [picture(), picture(1)], "id": i, "answer": "B", "question_type": "MSR"}
+        for i in range(2)
+    ]
     asked = 'Where "is" it?\tHere? Options: A: left, B: right, C: up, D: down'
     write_parquet(tmp_path / "MMSI_Bench.parquet", [row | {"question": asked} for row in rows])
     config = BenchmarkConfig(name="mmsi", root=str(tmp_path))
     export(ExportConfig(out=str(tmp_path / "out"), format=ExportFormat.vlmeval, benchmark=config))
     _, _, before = open_benchmark(config)
-    _, _, after = open_benchmark(BenchmarkConfig(name="tsv", root=str(tmp_path / "out"), split="actial_mmsi"))
+    _, _, after = open_benchmark(
+        BenchmarkConfig(name="tsv", root=str(tmp_path / "out"), split="actial_mmsi")
+    )
     for one, other in zip(before, after, strict=True):
         assert (one.question, one.options, one.answer_index, one.images) == (
             other.question,
@@ -270,7 +373,11 @@ def test_vlmeval_export_reads_back_as_the_same_set(tmp_path):
 
 
 def test_lmms_export_is_a_working_task(mcq, tmp_path):
-    export(ExportConfig(out=str(tmp_path / "task"), format=ExportFormat.lmms_eval, benchmark=benchmark(mcq)))
+    export(
+        ExportConfig(
+            out=str(tmp_path / "task"), format=ExportFormat.lmms_eval, benchmark=benchmark(mcq)
+        )
+    )
     frame = pd.read_parquet(tmp_path / "task/actial_tsv.parquet")
     assert "task: actial_tsv" in (tmp_path / "task/actial_tsv.yaml").read_text()
     functions: dict = {}
@@ -278,15 +385,22 @@ def test_lmms_export_is_a_working_task(mcq, tmp_path):
     doc = frame.iloc[1].to_dict()
     assert [image.size for image in functions["doc_to_visual"](doc)] == [(80, 60)] * 2
     assert functions["doc_to_text"](doc).startswith("Question: Where is thing 1?")
-    assert functions["process_results"](doc, ["<think>A</think><answer>B</answer>"]) == {"accuracy": 1.0}
+    assert functions["process_results"](doc, ["<think>A</think><answer>B</answer>"]) == {
+        "accuracy": 1.0
+    }
     assert functions["process_results"](doc, ["I see A"]) == {"accuracy": 0.0}
 
 
 def test_open_answers_cannot_be_exported(tmp_path):
-    write_tsv(tmp_path / "omni3dbench.tsv", [{"index": 0, "image": b64(), "question": "?", "answer": "3", "answer_type": "int"}])
+    write_tsv(
+        tmp_path / "omni3dbench.tsv",
+        [{"index": 0, "image": b64(), "question": "?", "answer": "3", "answer_type": "int"}],
+    )
     config = BenchmarkConfig(name="omni3d", root=str(tmp_path))
     with pytest.raises(UserError, match="has no options"):
-        export(ExportConfig(out=str(tmp_path / "out"), format=ExportFormat.vlmeval, benchmark=config))
+        export(
+            ExportConfig(out=str(tmp_path / "out"), format=ExportFormat.vlmeval, benchmark=config)
+        )
 
 
 def test_model_card(tmp_path):
@@ -297,10 +411,20 @@ def test_model_card(tmp_path):
         "meta": {"seed": 0},
     }
     (tmp_path / "results.json").write_text(json.dumps(results))
-    export(ExportConfig(out=str(tmp_path / "card"), format=ExportFormat.model_card, run_dir=str(tmp_path)))
-    assert "base_model" not in (tmp_path / "card/README.md").read_text()  # an evaluation alone does not know
+    export(
+        ExportConfig(
+            out=str(tmp_path / "card"), format=ExportFormat.model_card, run_dir=str(tmp_path)
+        )
+    )
+    assert (
+        "base_model" not in (tmp_path / "card/README.md").read_text()
+    )  # an evaluation alone does not know
     (tmp_path / "config.yaml").write_text("model: {path: Qwen/Qwen2.5-VL-7B-Instruct}\n")
-    export(ExportConfig(out=str(tmp_path / "card"), format=ExportFormat.model_card, run_dir=str(tmp_path)))
+    export(
+        ExportConfig(
+            out=str(tmp_path / "card"), format=ExportFormat.model_card, run_dir=str(tmp_path)
+        )
+    )
     card = (tmp_path / "card/README.md").read_text()
     assert card.startswith("---\nlibrary_name: transformers\n")
     assert "\nbase_model: Qwen/Qwen2.5-VL-7B-Instruct\n" in card
@@ -308,7 +432,11 @@ def test_model_card(tmp_path):
     assert "| held out | 4 | 75.0 | 30.0 to 95.0 | 0.0 |" in card
     read = ModelCard(card)  # as hubs read it
     [result] = read.data.eval_results
-    assert (read.data.model_name, result.dataset_name, result.metric_value) == ("grpo", "held out", 0.75)
+    assert (read.data.model_name, result.dataset_name, result.metric_value) == (
+        "grpo",
+        "held out",
+        0.75,
+    )
 
 
 # ---------------------------------------------------------------- command lines
@@ -327,12 +455,35 @@ def test_every_benchmark_can_be_named(name):
     ("words", "message"),
     [
         (["evaluate", "benchmark=nope", "out=x"], "nope"),
-        (["evaluate", "benchmark=cv_bench", "benchmark.root=/nowhere", "server.url=http://127.0.0.1:9/v1", "out=x"], "server.model"),
-        (["score", "benchmark=cv_bench", "benchmark.root=/nowhere", "predictions=p.tsv", "out=x"], "has none of test_2d.parquet"),
+        (
+            [
+                "evaluate",
+                "benchmark=cv_bench",
+                "benchmark.root=/nowhere",
+                "server.url=http://127.0.0.1:9/v1",
+                "out=x",
+            ],
+            "server.model",
+        ),
+        (
+            [
+                "score",
+                "benchmark=cv_bench",
+                "benchmark.root=/nowhere",
+                "predictions=p.tsv",
+                "out=x",
+            ],
+            "has none of test_2d.parquet",
+        ),
     ],
 )
 def test_wrong_input_is_one_sentence(tmp_path, words, message):
-    done = subprocess.run([sys.executable, "-m", f"actial.{words[0]}", *words[1:]], capture_output=True, text=True, cwd=tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-m", f"actial.{words[0]}", *words[1:]],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
     assert done.returncode == 1
     assert message in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1

@@ -39,7 +39,9 @@ def findings(*overrides: str) -> dict[str, list[tuple[Status, str]]]:
     return found
 
 
-def test_a_sound_config_passes_every_check_and_writes_nothing(overrides: list[str], tmp_path: Path) -> None:
+def test_a_sound_config_passes_every_check_and_writes_nothing(
+    overrides: list[str], tmp_path: Path
+) -> None:
     found = findings(*overrides)
     assert list(found) == list(doctor.CHECKS)
     assert {status for lines in found.values() for status, _ in lines} == {Status.PASS}
@@ -50,14 +52,18 @@ def test_a_sound_config_passes_every_check_and_writes_nothing(overrides: list[st
 
 def test_cost_counts_the_reference_and_what_trains(overrides: list[str]) -> None:
     """Weights of 4 bytes: 4 copies in SFT (weights, gradients, two moments), the frozen reference besides in GRPO."""
-    policy_bytes = sum(path.stat().st_size for path in Path(overrides[2].partition("=")[2]).glob("*.safetensors"))
+    policy_bytes = sum(
+        path.stat().st_size for path in Path(overrides[2].partition("=")[2]).glob("*.safetensors")
+    )
     supervised, rolled_out = (text for _, text in findings(*overrides)["cost"])
     assert f"({4 * policy_bytes / 2**30:.2f} state" in supervised
     assert f"({5 * policy_bytes / 2**30:.2f} state" in rolled_out
     assert all("TFLOP a step" in text for text in (supervised, rolled_out))
 
 
-def test_a_model_too_large_for_the_device_is_a_failure(overrides: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_too_large_for_the_device_is_a_failure(
+    overrides: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(doctor, "device_memory", lambda _: 1000)
     assert {status for status, _ in findings(*overrides)["cost"]} == {Status.FAIL}
 
@@ -67,14 +73,26 @@ def test_a_model_too_large_for_the_device_is_a_failure(overrides: list[str], mon
     [
         ("data.sets.viewpoint.root=nowhere", "data", Status.FAIL, "no finished data set"),
         ("benchmark.sets.viewpoint=viewpoint:best", "data", Status.FAIL, "no such split"),
-        ("model.path=no/such/folder", "model", Status.FAIL, "model.path=no/such/folder does not exist"),
-        ("sft.optim.warmup_steps=9", "schedule", Status.WARN, "sft.optim.warmup_steps=9 is never over"),
+        (
+            "model.path=no/such/folder",
+            "model",
+            Status.FAIL,
+            "model.path=no/such/folder does not exist",
+        ),
+        (
+            "sft.optim.warmup_steps=9",
+            "schedule",
+            Status.WARN,
+            "sft.optim.warmup_steps=9 is never over",
+        ),
         ("model.micro_tokens=20", "first batch", Status.WARN, "exceed model.micro_tokens=20"),
         ("model.min_pixels=8000", "first batch", Status.FAIL, "rebuild the data set"),
         ("sampler=vllm_server", "sampler", Status.FAIL, "does not answer"),
     ],
 )
-def test_what_is_wrong_is_named(overrides: list[str], override: str, check: str, status: Status, words: str) -> None:
+def test_what_is_wrong_is_named(
+    overrides: list[str], override: str, check: str, status: Status, words: str
+) -> None:
     more = (
         ["model.row_tokens=16"]
         if "micro_tokens" in override
@@ -86,7 +104,9 @@ def test_what_is_wrong_is_named(overrides: list[str], override: str, check: str,
     assert any(found is status and words in text for found, text in lines), lines
 
 
-def test_a_changed_data_set_is_a_failure(overrides: list[str], tiny_set: Path, tmp_path: Path) -> None:
+def test_a_changed_data_set_is_a_failure(
+    overrides: list[str], tiny_set: Path, tmp_path: Path
+) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(tiny_set, copy)
     with (copy / "index.jsonl").open("a") as index:
@@ -97,7 +117,10 @@ def test_a_changed_data_set_is_a_failure(overrides: list[str], tiny_set: Path, t
 
 
 def test_a_failure_exits_1_with_the_table(
-    overrides: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    overrides: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
 ) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "thesis.txt").touch()

@@ -56,12 +56,21 @@ def on_server(url: str, questions: Path, out: Path, **settings) -> PassRatesConf
 def scored(config: PassRatesConfig) -> EvaluateConfig:
     """The same set, asked once, as actial.evaluate does."""
     asked = BenchmarkConfig(sets={"sat": "sat:train"}, max_tokens=4)
-    return EvaluateConfig(out=config.out, model=config.model, data=config.data, server=config.server, benchmark=asked)
+    return EvaluateConfig(
+        out=config.out, model=config.model, data=config.data, server=config.server, benchmark=asked
+    )
 
 
 def opened(root: Path, rates: Path | None, task: Task = Task.qa, split: str = "train", **settings):
     config = SetConfig(task=task, root=str(root), pass_rates=rates and str(rates), **settings)
-    return open_set(config, split, DataConfig(questions_per_pair=3), ColdStartConfig(), supervised=False, mode=AnswerMode.THINK)
+    return open_set(
+        config,
+        split,
+        DataConfig(questions_per_pair=3),
+        ColdStartConfig(),
+        supervised=False,
+        mode=AnswerMode.THINK,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +79,9 @@ def measured(questions, tmp_path_factory):
     out = tmp_path_factory.mktemp("rates") / "out"
     with FakeServer(content="<answer>A</answer>") as fake:
         measure(on_server(fake.url, questions, out))
-        assert len({body["seed"] for body in fake.bodies}) == len(fake.bodies) == 12 * TRIES  # tries at one question are not copies
+        assert (
+            len({body["seed"] for body in fake.bodies}) == len(fake.bodies) == 12 * TRIES
+        )  # tries at one question are not copies
     return out
 
 
@@ -79,11 +90,20 @@ def test_each_try_has_its_own_order_of_options_and_is_counted(measured, question
     found = lines(measured / "passrates.jsonl")
     assert {entry["uid"] for entry in found} == set(rows)
     for entry in found:
-        letters = [qa_question(rows[entry["uid"]], AnswerMode.THINK, epoch=k).answer_letter for k in range(TRIES)]
-        assert (entry["solved"], entry["samples"], entry["type"]) == (letters.count("A"), TRIES, rows[entry["uid"]]["type"])
+        letters = [
+            qa_question(rows[entry["uid"]], AnswerMode.THINK, epoch=k).answer_letter
+            for k in range(TRIES)
+        ]
+        assert (entry["solved"], entry["samples"], entry["type"]) == (
+            letters.count("A"),
+            TRIES,
+            rows[entry["uid"]]["type"],
+        )
     counts = json.loads((measured / "summary.json").read_text())
     assert sum(sum(by_state.values()) for by_state in counts.values()) == 12
-    assert sum(by_state["never"] for by_state in counts.values()) == sum(entry["solved"] == 0 for entry in found)
+    assert sum(by_state["never"] for by_state in counts.values()) == sum(
+        entry["solved"] == 0 for entry in found
+    )
 
 
 @pytest.mark.parametrize("ask", [measure, lambda config: evaluate(scored(config))])
@@ -97,7 +117,10 @@ def test_answers_are_not_continued_over_a_set_that_was_built_anew(ask, tmp_path)
         assert len(fake.bodies) == 4
         shutil.rmtree(tmp_path / "set")
         tiny_world.write_questions(tmp_path / "set", 5)
-        with pytest.raises(UserError, match=r"holds predictions made with index=\w+, now index=\w+: give another output folder"):
+        with pytest.raises(
+            UserError,
+            match=r"holds predictions made with index=\w+, now index=\w+: give another output folder",
+        ):
             ask(config)
 
 
@@ -108,7 +131,9 @@ def test_what_is_always_or_never_solved_is_not_trained_on(measured, questions):
     kept = opened(questions, measured / "passrates.jsonl")
     assert {kept.example(i, 0).uid for i in range(len(kept))} == between
     hard = opened(questions, measured / "passrates.jsonl", pass_between=[0.0, 0.5])
-    assert {hard.example(i, 0).uid for i in range(len(hard))} == {uid for uid, share in rate.items() if 0 < share < 0.5}
+    assert {hard.example(i, 0).uid for i in range(len(hard))} == {
+        uid for uid, share in rate.items() if 0 < share < 0.5
+    }
     assert len(opened(questions, None)) == 12
 
 
@@ -116,9 +141,13 @@ def test_of_a_pair_only_the_barred_questions_go(tiny_set, tmp_path):
     rows = ShardSet(tiny_set, "train").rows
     kinds = ("ego_translation", "object_translation", "ego_rotation")
     solved = [
-        {"uid": f"{rows[0]['uid']}/{kind}", "type": kind, "samples": 8, "solved": n} for kind, n in zip(kinds, (8, 3, 0), strict=True)
+        {"uid": f"{rows[0]['uid']}/{kind}", "type": kind, "samples": 8, "solved": n}
+        for kind, n in zip(kinds, (8, 3, 0), strict=True)
     ]
-    solved += [{"uid": f"{rows[1]['uid']}/{kind}", "type": kind, "samples": 8, "solved": 8} for kind in kinds]
+    solved += [
+        {"uid": f"{rows[1]['uid']}/{kind}", "type": kind, "samples": 8, "solved": 8}
+        for kind in kinds
+    ]
     (tmp_path / "rates.jsonl").write_text("".join(json.dumps(row) + "\n" for row in solved))
     pairs = opened(tiny_set, tmp_path / "rates.jsonl", Task.viewpoint)
     assert len(pairs) == len(rows) - 1  # the second is always solved; those not measured stay
@@ -142,14 +171,25 @@ def test_a_file_of_another_set_or_no_file_is_one_sentence(questions, tmp_path):
         validate(SetConfig(task=Task.qa, root="x", pass_between=[0.9, 0.1]))
 
 
-def test_the_command_with_a_model_in_process_goes_on_where_it_stopped(questions, untrained_model, tmp_path, monkeypatch, capsys):
-    words = [f"out={tmp_path / 'out'}", "set=sat", "samples=2", "max_tokens=4", f"model.path={untrained_model}", "model.max_pixels=4096"]
+def test_the_command_with_a_model_in_process_goes_on_where_it_stopped(
+    questions, untrained_model, tmp_path, monkeypatch, capsys
+):
+    words = [
+        f"out={tmp_path / 'out'}",
+        "set=sat",
+        "samples=2",
+        "max_tokens=4",
+        f"model.path={untrained_model}",
+        "model.max_pixels=4096",
+    ]
     words += [f"data.sets.sat.root={questions}"]
     monkeypatch.setattr(sys, "argv", ["actial.passrates", *words])
     command.main()
     first = (tmp_path / "out" / "passrates.jsonl").read_bytes()
     log = tmp_path / "out" / "predictions.jsonl"
-    log.write_bytes(b"".join(log.read_bytes().splitlines(keepends=True)[:7]) + b'{"torn')  # a kill in the middle
+    log.write_bytes(
+        b"".join(log.read_bytes().splitlines(keepends=True)[:7]) + b'{"torn'
+    )  # a kill in the middle
     command.main()
     assert (tmp_path / "out" / "passrates.jsonl").read_bytes() == first
     assert "of 12 questions" in capsys.readouterr().out

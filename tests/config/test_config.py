@@ -61,7 +61,21 @@ def test_every_experiment_composes_and_validates(name: str) -> None:
     assert re.search(rf"python -m actial\.train( -m)? \+experiment={name}\b", command)
 
 
-@pytest.mark.parametrize("group", ["model", "data", "mix@sft.mix", "cold_start", "sft", "grpo", "reward", "sampler", "trainer", "logger"])
+@pytest.mark.parametrize(
+    "group",
+    [
+        "model",
+        "data",
+        "mix@sft.mix",
+        "cold_start",
+        "sft",
+        "grpo",
+        "reward",
+        "sampler",
+        "trainer",
+        "logger",
+    ],
+)
 def test_every_choice_of_a_group_fits_its_schema(group: str) -> None:
     needed = {  # every set of a mix; others to compare; an engine for sharded trainers
         "mix@sft.mix": ["data=base"],
@@ -70,36 +84,77 @@ def test_every_choice_of_a_group_fits_its_schema(group: str) -> None:
     }.get(group, [])
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         for path in (CONF / group.partition("@")[0]).glob("*.yaml"):
-            typed(hydra.compose("train", ["run_dir=x", "stages=[sft,grpo]", *needed, f"{group}={path.stem}"]))
+            typed(
+                hydra.compose(
+                    "train", ["run_dir=x", "stages=[sft,grpo]", *needed, f"{group}={path.stem}"]
+                )
+            )
 
 
 def test_paper_values() -> None:
     config = compose("+experiment=actial_7b")
     assert config.stages == [StageName.sft, StageName.grpo]
-    assert (config.sft.optim.lr, config.sft.batch_size, config.sft.optim.warmup_steps, config.cold_start.ratio) == (5e-6, 128, 50, 0.1)
+    assert (
+        config.sft.optim.lr,
+        config.sft.batch_size,
+        config.sft.optim.warmup_steps,
+        config.cold_start.ratio,
+    ) == (5e-6, 128, 50, 0.1)
     grpo = config.grpo
-    assert (grpo.steps, grpo.batch_size, grpo.group_size, grpo.optim.lr, grpo.max_tokens) == (150, 1024, 16, 1e-6, 4096)
-    assert (grpo.clip_low, grpo.clip_high, grpo.dual_clip, grpo.kl.beta, grpo.updates_per_batch) == (0.2, 0.2, 3.0, 0.01, 4)
-    assert {name: part.weight for name, part in config.reward.parts.items()} == {"format": 0.5, "accuracy": 0.5}
+    assert (grpo.steps, grpo.batch_size, grpo.group_size, grpo.optim.lr, grpo.max_tokens) == (
+        150,
+        1024,
+        16,
+        1e-6,
+        4096,
+    )
+    assert (
+        grpo.clip_low,
+        grpo.clip_high,
+        grpo.dual_clip,
+        grpo.kl.beta,
+        grpo.updates_per_batch,
+    ) == (0.2, 0.2, 3.0, 0.01, 4)
+    assert {name: part.weight for name, part in config.reward.parts.items()} == {
+        "format": 0.5,
+        "accuracy": 0.5,
+    }
     assert config.model.max_pixels == 518_400
 
 
 def test_the_committed_base_is_found_from_anywhere() -> None:
-    assert compose("+experiment=smoke").model.path == str(CONF.parent / "actial" / "assets" / "tiny_base")
+    assert compose("+experiment=smoke").model.path == str(
+        CONF.parent / "actial" / "assets" / "tiny_base"
+    )
 
 
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("grpo.grup_size=3", "grpo.grup_size is not a setting of GRPOConfig (did you mean group_size?)"),
-        ("+grpo.grup_size=3", "grpo.grup_size is not a setting of GRPOConfig (did you mean group_size?)"),
+        (
+            "grpo.grup_size=3",
+            "grpo.grup_size is not a setting of GRPOConfig (did you mean group_size?)",
+        ),
+        (
+            "+grpo.grup_size=3",
+            "grpo.grup_size is not a setting of GRPOConfig (did you mean group_size?)",
+        ),
         ("sft.group_size=8", "sft.group_size is not a setting of SFTConfig"),
         ("modl=tiny", "modl is not a setting of TrainConfig (did you mean model?)"),
         ("+anything=1", "anything is not a setting of TrainConfig"),
         ("model=tinny", "no model named 'tinny' (did you mean tiny?); there are qwen2_5_vl_3b"),
-        ("grpo.loss=gppo", "grpo.loss cannot be set: Invalid value 'gppo', expected one of [grpo, dr_grpo,"),
-        ("stages=[dpo]", "stages[0] cannot be set: Invalid value 'dpo', expected one of [sft, grpo]"),
-        ("sft.batch_size=many", "sft.batch_size cannot be set: Value 'many' of type 'str' could not be converted to Integer"),
+        (
+            "grpo.loss=gppo",
+            "grpo.loss cannot be set: Invalid value 'gppo', expected one of [grpo, dr_grpo,",
+        ),
+        (
+            "stages=[dpo]",
+            "stages[0] cannot be set: Invalid value 'dpo', expected one of [sft, grpo]",
+        ),
+        (
+            "sft.batch_size=many",
+            "sft.batch_size cannot be set: Value 'many' of type 'str' could not be converted to Integer",
+        ),
         ("+data.sets.more={task: clock}", "name it in a file of conf/"),
         ("seed=[1", "no viable alternative at input"),
     ],
@@ -117,46 +172,111 @@ SHARDED = {"trainer.strategy": "fsdp2", "stages": ["sft"]}
         ({"stages": ["sft", "sft"]}, "stages=['sft', 'sft'] cannot be used"),
         ({"stages": []}, "stages=[] cannot be used"),
         ({"cold_start.ratio": 1.5}, "cold_start.ratio=1.5 cannot be used: give a number in [0, 1]"),
-        ({"sft.optim.lr": float("nan")}, "sft.optim.lr=nan cannot be used: give a number in (0, 1]"),
-        ({"sft.optim.betas": [0.9]}, "sft.optim.betas=[0.9] cannot be used: AdamW takes two of them"),
+        (
+            {"sft.optim.lr": float("nan")},
+            "sft.optim.lr=nan cannot be used: give a number in (0, 1]",
+        ),
+        (
+            {"sft.optim.betas": [0.9]},
+            "sft.optim.betas=[0.9] cannot be used: AdamW takes two of them",
+        ),
         ({"sft.optim.betas": [0.9, 1.0]}, "sft.optim.betas=1.0 cannot be used"),
         ({"grpo.group_size": 1}, "grpo.group_size=1 cannot be used: give a number in [2, 4096]"),
-        ({"grpo.group_size": 5, "grpo.counterfactual": True}, "grpo.group_size=5 cannot be used: grpo.counterfactual halves a group"),
-        ({"grpo.all_questions": True, "data.questions_per_pair": 1}, "grpo.all_questions=True cannot be used: pairs have one question"),
-        ({"reward.parts.accuracy.kind": "joint"}, "reward.parts.accuracy.kind=joint cannot be used: it compares answers about the same"),
+        (
+            {"grpo.group_size": 5, "grpo.counterfactual": True},
+            "grpo.group_size=5 cannot be used: grpo.counterfactual halves a group",
+        ),
+        (
+            {"grpo.all_questions": True, "data.questions_per_pair": 1},
+            "grpo.all_questions=True cannot be used: pairs have one question",
+        ),
+        (
+            {"reward.parts.accuracy.kind": "joint"},
+            "reward.parts.accuracy.kind=joint cannot be used: it compares answers about the same",
+        ),
         ({"grpo.dual_clip": 1.0}, "grpo.dual_clip=1.0 cannot be used"),
         ({"data.questions_per_pair": 4}, "data.questions_per_pair=4 cannot be used"),
         ({"seed": -1}, "seed=-1 cannot be used"),
-        ({"grpo.updates_per_batch": 5}, "grpo.updates_per_batch=5 cannot be used: it must divide grpo.batch_size=2"),
-        ({"grpo.kl.reference": "none"}, "grpo.kl.beta=0.01 cannot be used: a KL penalty needs a reference"),
-        ({"grpo.kl.estimator": "none"}, "grpo.kl.beta=0.01 cannot be used: a KL penalty needs an estimator"),
-        ({"grpo.kl.reference": "adapter_off"}, "grpo.kl.reference=adapter_off cannot be used: without an adapter"),
-        ({"model.lora.enabled": True}, "grpo.kl.reference=frozen_copy cannot be used: with model.lora.enabled"),
-        ({"sft.mix.weights": {"viewpint": 1.0}}, "sft.mix.weights.viewpint=1.0 cannot be used: data.sets has only viewpoint"),
+        (
+            {"grpo.updates_per_batch": 5},
+            "grpo.updates_per_batch=5 cannot be used: it must divide grpo.batch_size=2",
+        ),
+        (
+            {"grpo.kl.reference": "none"},
+            "grpo.kl.beta=0.01 cannot be used: a KL penalty needs a reference",
+        ),
+        (
+            {"grpo.kl.estimator": "none"},
+            "grpo.kl.beta=0.01 cannot be used: a KL penalty needs an estimator",
+        ),
+        (
+            {"grpo.kl.reference": "adapter_off"},
+            "grpo.kl.reference=adapter_off cannot be used: without an adapter",
+        ),
+        (
+            {"model.lora.enabled": True},
+            "grpo.kl.reference=frozen_copy cannot be used: with model.lora.enabled",
+        ),
+        (
+            {"sft.mix.weights": {"viewpint": 1.0}},
+            "sft.mix.weights.viewpint=1.0 cannot be used: data.sets has only viewpoint",
+        ),
         ({"sft.mix.weights.viewpoint": -1.0}, "sft.mix.weights.viewpoint=-1.0 cannot be used"),
         ({"sft.mix.weights.viewpoint": 0.0}, "give a set of data.sets a weight above 0"),
         ({"sft.mix.epoch_rule": "draws"}, "sft.mix.epoch_draws=0 cannot be used"),
-        ({"benchmark.sets.other": "nothing:test"}, "benchmark.sets.other=nothing:test cannot be used"),
-        ({"reward.parts.format.weight": 0, "reward.parts.accuracy.weight": 0}, "cannot be used: name at least one part"),
+        (
+            {"benchmark.sets.other": "nothing:test"},
+            "benchmark.sets.other=nothing:test cannot be used",
+        ),
+        (
+            {"reward.parts.format.weight": 0, "reward.parts.accuracy.weight": 0},
+            "cannot be used: name at least one part",
+        ),
         ({"sampler.kind": "vllm_server"}, "sampler.url=None cannot be used"),
         ({"trainer.devices": 2}, "trainer.strategy=auto cannot be used: name one for 2 devices"),
         (
             {"trainer.strategy": "deepspeed"},
             "trainer.strategy=deepspeed cannot be used: it cannot sum token-weighted micro-batches exactly",
         ),
-        ({"model.min_pixels": 20000}, "model.min_pixels=20000 cannot be used: it must not exceed model.max_pixels=16384"),
-        ({"model.row_tokens": 10000}, "model.row_tokens=10000 cannot be used: a row must fit in model.micro_tokens=8192"),
-        ({"reward.parts.accuracy.kind": "acuracy"}, "reward.parts.accuracy.kind=acuracy cannot be used: use one of format, accuracy,"),
+        (
+            {"model.min_pixels": 20000},
+            "model.min_pixels=20000 cannot be used: it must not exceed model.max_pixels=16384",
+        ),
+        (
+            {"model.row_tokens": 10000},
+            "model.row_tokens=10000 cannot be used: a row must fit in model.micro_tokens=8192",
+        ),
+        (
+            {"reward.parts.accuracy.kind": "acuracy"},
+            "reward.parts.accuracy.kind=acuracy cannot be used: use one of format, accuracy,",
+        ),
         ({"sampler.kind": "scripted"}, "sampler.kind=scripted cannot be used: it is for tests"),
-        ({"sampler.engine": {"logprobs_mode": "raw_logprobs"}}, "sampler.engine.logprobs_mode=raw_logprobs cannot be used: the trainer"),
-        ({"trainer.strategy": "fsdp2"}, "sampler.kind=hf cannot be used: with trainer.strategy=fsdp2 a rank cannot decode by itself"),
-        ({**SHARDED, "model.lora.enabled": True}, "trainer.strategy=fsdp2 cannot be used: adapters are small"),
-        ({**SHARDED, "sft.eval_every": 5}, "sft.eval_every=5 cannot be used: with trainer.strategy=fsdp2 a rank cannot score by itself"),
-        ({**SHARDED, "trainer.devices": 8}, "sft.batch_size=4 cannot be used: each of 8 ranks needs an example of its own"),
+        (
+            {"sampler.engine": {"logprobs_mode": "raw_logprobs"}},
+            "sampler.engine.logprobs_mode=raw_logprobs cannot be used: the trainer",
+        ),
+        (
+            {"trainer.strategy": "fsdp2"},
+            "sampler.kind=hf cannot be used: with trainer.strategy=fsdp2 a rank cannot decode by itself",
+        ),
+        (
+            {**SHARDED, "model.lora.enabled": True},
+            "trainer.strategy=fsdp2 cannot be used: adapters are small",
+        ),
+        (
+            {**SHARDED, "sft.eval_every": 5},
+            "sft.eval_every=5 cannot be used: with trainer.strategy=fsdp2 a rank cannot score by itself",
+        ),
+        (
+            {**SHARDED, "trainer.devices": 8},
+            "sft.batch_size=4 cannot be used: each of 8 ranks needs an example of its own",
+        ),
         ({"data.sets.viewpoint.root": ""}, "data.sets.viewpoint.root='' cannot be used"),
     ],
 )
-def test_what_cannot_be_trained_is_one_sentence(smoke: DictConfig, changes: dict[str, Any], words: str) -> None:
+def test_what_cannot_be_trained_is_one_sentence(
+    smoke: DictConfig, changes: dict[str, Any], words: str
+) -> None:
     for key, value in changes.items():
         OmegaConf.update(smoke, key, value, force_add=True)
     with pytest.raises(UserError) as caught:
@@ -171,12 +291,23 @@ def test_what_a_stage_needs_is_asked_for() -> None:
 
 
 def test_unused_stages_are_not_held_to_their_cross_checks() -> None:
-    assert compose("+experiment=smoke", "stages=[sft]", "~reward.parts.format", "~reward.parts.accuracy").reward.parts == {}
+    assert (
+        compose(
+            "+experiment=smoke", "stages=[sft]", "~reward.parts.format", "~reward.parts.accuracy"
+        ).reward.parts
+        == {}
+    )
 
 
 @pytest.mark.parametrize(
     ("value", "interval", "expected"),
-    [(0, "(0, 1]", False), (1, "(0, 1]", True), (0, "[0, 1)", True), (1, "[0, 1)", False), (float("nan"), "[0, inf)", False)],
+    [
+        (0, "(0, 1]", False),
+        (1, "(0, 1]", True),
+        (0, "[0, 1)", True),
+        (1, "[0, 1)", False),
+        (float("nan"), "[0, inf)", False),
+    ],
 )
 def test_intervals(value: float, interval: str, expected: bool) -> None:
     assert inside(value, interval) is expected

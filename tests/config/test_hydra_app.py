@@ -19,8 +19,16 @@ ROOT = CONF.parent
 HEAVY = ("torch", "transformers", "lightning", "vllm", "pandas", "matplotlib", "scipy")
 
 
-def run(*arguments: str, module: str = "actial.train", cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", module, *arguments], capture_output=True, text=True, cwd=cwd, check=False)
+def run(
+    *arguments: str, module: str = "actial.train", cwd: Path = ROOT
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", module, *arguments],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        check=False,
+    )
 
 
 def imported_by(*arguments: str) -> set[str]:
@@ -29,13 +37,20 @@ def imported_by(*arguments: str) -> set[str]:
         "import runpy, sys, atexit; atexit.register(lambda: print(*sorted({n.partition('.')[0] for n in sys.modules}), file=sys.stderr));"
         f"sys.argv = ['train', *{list(arguments)!r}]; runpy.run_module('actial.train', run_name='__main__')"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False
+    )
     assert done.returncode == 0, done.stderr
     return set(done.stderr.split())
 
 
 @pytest.mark.parametrize(
-    "arguments", [("--help",), ("--cfg", "job", "+experiment=quickstart"), ("+experiment=smoke", "--cfg", "job", "--resolve")]
+    "arguments",
+    [
+        ("--help",),
+        ("--cfg", "job", "+experiment=quickstart"),
+        ("+experiment=smoke", "--cfg", "job", "--resolve"),
+    ],
 )
 def test_help_and_config_come_without_heavy_imports(arguments: tuple[str, ...]) -> None:
     names = imported_by(*arguments)
@@ -51,9 +66,21 @@ def test_help_and_config_come_soon() -> None:
         subprocess.run(command, capture_output=True, cwd=ROOT, check=True)
         return time.perf_counter() - began
 
-    bare = min(seconds([sys.executable, "-c", "import hydra.main, hydra.compose"]) for _ in range(3))
-    assert min(seconds([sys.executable, "-m", "actial.train", "--help"]) for _ in range(3)) < 3 * bare
-    assert min(seconds([sys.executable, "-m", "actial.train", "--cfg", "job", "+experiment=quickstart"]) for _ in range(3)) < 4 * bare
+    bare = min(
+        seconds([sys.executable, "-c", "import hydra.main, hydra.compose"]) for _ in range(3)
+    )
+    assert (
+        min(seconds([sys.executable, "-m", "actial.train", "--help"]) for _ in range(3)) < 3 * bare
+    )
+    assert (
+        min(
+            seconds(
+                [sys.executable, "-m", "actial.train", "--cfg", "job", "+experiment=quickstart"]
+            )
+            for _ in range(3)
+        )
+        < 4 * bare
+    )
 
 
 def test_help_names_every_choice() -> None:
@@ -68,14 +95,28 @@ def test_help_names_every_choice() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("+experiment=quikstart",), "error: there is no experiment named 'quikstart' (did you mean quickstart?); there are "),
-        (("experiment=quickstart",), "error: experiment is not in the defaults of this command: write +experiment=NAME.\n"),
-        (("+experiment=smoke", "cold_start.ratio=1.5"), "error: cold_start.ratio=1.5 cannot be used: give a number in [0, 1].\n"),
-        (("+experiment=smoke", "sft.group_size=4"), "error: sft.group_size is not a setting of SFTConfig"),
+        (
+            ("+experiment=quikstart",),
+            "error: there is no experiment named 'quikstart' (did you mean quickstart?); there are ",
+        ),
+        (
+            ("experiment=quickstart",),
+            "error: experiment is not in the defaults of this command: write +experiment=NAME.\n",
+        ),
+        (
+            ("+experiment=smoke", "cold_start.ratio=1.5"),
+            "error: cold_start.ratio=1.5 cannot be used: give a number in [0, 1].\n",
+        ),
+        (
+            ("+experiment=smoke", "sft.group_size=4"),
+            "error: sft.group_size is not a setting of SFTConfig",
+        ),
         ((), "error: run_dir is not set: add run_dir=VALUE to the command.\n"),
     ],
 )
-def test_bad_input_exits_1_with_one_line(arguments: tuple[str, ...], message: str, tmp_path: Path) -> None:
+def test_bad_input_exits_1_with_one_line(
+    arguments: tuple[str, ...], message: str, tmp_path: Path
+) -> None:
     done = run(*arguments, cwd=tmp_path)
     assert done.returncode == 1
     assert done.stderr.startswith(message)
@@ -92,29 +133,47 @@ def test_an_unknown_flag_exits_1() -> None:
 def test_a_missing_data_set_or_model_is_named_before_anything_is_written(tmp_path: Path) -> None:
     done = run("+experiment=smoke", f"run_dir={tmp_path / 'run'}", cwd=tmp_path)
     assert done.returncode == 1
-    assert done.stderr.startswith("error: data.sets.sat.root=data/sat is no finished data set (no manifest.json)")
+    assert done.stderr.startswith(
+        "error: data.sets.sat.root=data/sat is no finished data set (no manifest.json)"
+    )
     done = run(
-        "+experiment=smoke", "model.path=runs/a/sft/model", "benchmark=none", "stages=[sft]", "data=base", "mix@sft.mix=clock", cwd=tmp_path
+        "+experiment=smoke",
+        "model.path=runs/a/sft/model",
+        "benchmark=none",
+        "stages=[sft]",
+        "data=base",
+        "mix@sft.mix=clock",
+        cwd=tmp_path,
     )
     assert done.returncode == 1
-    assert done.stderr == "error: model.path=runs/a/sft/model does not exist: give a model folder or a hub id.\n"
+    assert (
+        done.stderr
+        == "error: model.path=runs/a/sft/model does not exist: give a model folder or a hub id.\n"
+    )
     assert not list(tmp_path.iterdir())
 
 
 def test_the_settings_of_a_sweep_are_not_one_run_s(tmp_path: Path) -> None:
     done = run("-m", "+experiment=ablate_reward", "--cfg", "job", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == "error: --cfg shows the settings of one run: leave out -m, and name one value of what is swept.\n"
+    assert (
+        done.stderr
+        == "error: --cfg shows the settings of one run: leave out -m, and name one value of what is swept.\n"
+    )
 
 
-def test_a_failed_job_of_a_multirun_leaves_its_reason_and_does_not_stop_the_others(tmp_path: Path) -> None:
+def test_a_failed_job_of_a_multirun_leaves_its_reason_and_does_not_stop_the_others(
+    tmp_path: Path,
+) -> None:
     done = run("-m", "+experiment=smoke", "seed=3,4", f"run_dir={tmp_path / 'sweep'}", cwd=tmp_path)
     assert done.returncode == 1
     assert done.stderr.count("error: data.sets.sat.root=data/sat is no finished data set") == 2
     assert done.stderr.splitlines()[-1].startswith("error: a job of the sweep failed, see ")
     for seed in (3, 4):
         note = tmp_path / "sweep" / f"seed={seed}" / "error.txt"
-        assert note.read_text().startswith("error: data.sets.sat.root=data/sat is no finished data set")
+        assert note.read_text().startswith(
+            "error: data.sets.sat.root=data/sat is no finished data set"
+        )
 
 
 @pytest.mark.parametrize(
@@ -132,16 +191,25 @@ def test_a_failed_job_of_a_multirun_leaves_its_reason_and_does_not_stop_the_othe
 )
 def test_a_value_may_hold_an_equals_sign(word: str, value: str | None) -> None:
     (shown,) = values_quoted([word])
-    assert shown == word if value is None else OverridesParser.create().parse_override(shown).value() == value
+    assert (
+        shown == word
+        if value is None
+        else OverridesParser.create().parse_override(shown).value() == value
+    )
 
 
 def test_lists_of_a_sweep_are_left_alone() -> None:
-    assert values_quoted(["-m", "model.path=runs/seed=1,runs/seed=2"]) == ["-m", "model.path=runs/seed=1,runs/seed=2"]
+    assert values_quoted(["-m", "model.path=runs/seed=1,runs/seed=2"]) == [
+        "-m",
+        "model.path=runs/seed=1,runs/seed=2",
+    ]
 
 
 def test_every_job_of_a_sweep_has_a_folder_of_its_own() -> None:
     long = "model.path=" + 60 * "deep/"
-    names = [job_name(text) for text in ("data.root=a/b", "data.root=a_b", "x=[1,2]", long, long + "er")]
+    names = [
+        job_name(text) for text in ("data.root=a/b", "data.root=a_b", "x=[1,2]", long, long + "er")
+    ]
     assert names[1] == "data.root=a_b"
     assert len({name.lower() for name in names}) == 5
     assert all("/" not in name and len(name) < 160 for name in names)
@@ -163,7 +231,9 @@ def test_a_user_error_is_one_sentence(capsys: pytest.CaptureFixture[str], tmp_pa
     assert not list(tmp_path.iterdir())
 
 
-def test_a_fault_of_ours_keeps_its_traceback_in_the_run_folder(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_a_fault_of_ours_keeps_its_traceback_in_the_run_folder(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     assert leave(ZeroDivisionError("division by zero"), [tmp_path]) == 2
     assert capsys.readouterr().err == (
         f"error: this is a fault of actial: ZeroDivisionError: division by zero; the traceback is in {tmp_path / 'error.txt'}.\n"
@@ -178,7 +248,10 @@ def test_without_a_run_folder_the_traceback_is_printed(capsys: pytest.CaptureFix
 
 def test_a_full_disk_is_the_users_to_mend(capsys: pytest.CaptureFixture[str]) -> None:
     assert leave(OSError(errno.ENOSPC, "No space left on device", "runs/a/metrics.jsonl"), []) == 1
-    assert capsys.readouterr().err == "error: the disk is full (runs/a/metrics.jsonl): free some space and run the same command again.\n"
+    assert (
+        capsys.readouterr().err
+        == "error: the disk is full (runs/a/metrics.jsonl): free some space and run the same command again.\n"
+    )
 
 
 def test_a_full_disk_is_known_in_the_words_of_extensions() -> None:
@@ -190,7 +263,11 @@ def test_a_full_disk_is_known_in_the_words_of_extensions() -> None:
 
 
 def test_writing_to_a_really_full_device(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(Exit) as left, errors_reported([]), open("/dev/full", "wb", buffering=0) as file:
+    with (
+        pytest.raises(Exit) as left,
+        errors_reported([]),
+        open("/dev/full", "wb", buffering=0) as file,
+    ):
         file.write(b"x")
     assert left.value.code == 1
     assert "the disk is full" in capsys.readouterr().err

@@ -16,11 +16,25 @@ from support.posed_captures import arc, random_similarity, write_capture
 
 import actial.build
 from actial.build import build
-from actial.config import BuildConfig, BuildPartConfig, GateConfig, ImageConfig, ImageFormat, PairConfig, SourceConfig, SourceKind
+from actial.config import (
+    BuildConfig,
+    BuildPartConfig,
+    GateConfig,
+    ImageConfig,
+    ImageFormat,
+    PairConfig,
+    SourceConfig,
+    SourceKind,
+)
 from actial.core.errors import UserError
 from actial.data.shards import ShardSet
 
-CAPS = {"train": 98_000, "val": 1000, "test": 1000, "test_unseen": 1000}  # of the default data set, far away here
+CAPS = {
+    "train": 98_000,
+    "val": 1000,
+    "test": 1000,
+    "test_unseen": 1000,
+}  # of the default data set, far away here
 
 
 def config(root: Path, out: Path, **changes) -> BuildConfig:
@@ -40,7 +54,10 @@ def world(tmp_path_factory):
     """Eight good captures of two classes."""
     root = tmp_path_factory.mktemp("world")
     for i in range(8):
-        write_capture(root / str(i % 2) / f"{i:08x}", arc(14, span=160.0, **random_similarity(np.random.default_rng(i))))
+        write_capture(
+            root / str(i % 2) / f"{i:08x}",
+            arc(14, span=160.0, **random_similarity(np.random.default_rng(i))),
+        )
     return root
 
 
@@ -84,7 +101,9 @@ def test_the_pictures_in_a_shard_are_the_frames_the_row_names(world, finished):
         assert np.array_equal(pixels, decode_bytes(encode(original, config(world, finished).image)))
 
 
-def test_several_processes_and_smaller_chunks_write_the_same_bytes(world, finished, tmp_path, monkeypatch):
+def test_several_processes_and_smaller_chunks_write_the_same_bytes(
+    world, finished, tmp_path, monkeypatch
+):
     monkeypatch.setattr(actial.build, "CHUNK", 3)
     build(config(world, tmp_path / "set", workers=2))
     assert content(tmp_path / "set") == content(finished)
@@ -128,7 +147,13 @@ COMMAND = (
     "image.multiple=8",
     "image.format=png",
 )
-REST = ("pairs.max_per_class=0", "pairs.unseen_class_fraction=0", "groups_per_shard=2", "workers=1", "source.licence=CC0")
+REST = (
+    "pairs.max_per_class=0",
+    "pairs.unseen_class_fraction=0",
+    "groups_per_shard=2",
+    "workers=1",
+    "source.licence=CC0",
+)
 
 
 def command(root: Path, out: Path, *more: str) -> list[str]:
@@ -137,16 +162,22 @@ def command(root: Path, out: Path, *more: str) -> list[str]:
 
 def test_a_killed_build_resumes_to_the_same_bytes(world, finished, tmp_path):
     out = tmp_path / "set"
-    process = subprocess.Popen([sys.executable, "-m", "actial.build", *command(world, out)], stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "actial.build", *command(world, out)], stderr=subprocess.PIPE
+    )
     while not list(out.glob("*.tar")) and process.poll() is None:
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not (out / "manifest.json").exists(), "the build ended before it could be killed"
-    (out / ".train-000009.tar.77.tmp").write_bytes(b"half a shard")  # what a kill during a write leaves
+    (out / ".train-000009.tar.77.tmp").write_bytes(
+        b"half a shard"
+    )  # what a kill during a write leaves
     kept = {path: path.stat().st_mtime_ns for path in out.glob("*.tar")}
     assert run(*command(world, out)) == 0
-    assert all(path.stat().st_mtime_ns == kept[path] for path in kept if (path.name != max(kept).name))
+    assert all(
+        path.stat().st_mtime_ns == kept[path] for path in kept if (path.name != max(kept).name)
+    )
     assert content(out) == content(finished)
 
 
@@ -164,8 +195,12 @@ def test_finished_sets_are_kept_and_other_configurations_refused(world, finished
     assert [p.name for p in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
 
 
-def test_unfinished_builds_of_another_configuration_or_source_are_refused(world, tmp_path, monkeypatch):
-    monkeypatch.setattr(actial.build, "write_part", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+def test_unfinished_builds_of_another_configuration_or_source_are_refused(
+    world, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(
+        actial.build, "write_part", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
+    )
     with pytest.raises(KeyboardInterrupt):
         build(config(world, tmp_path / "set"))
     with pytest.raises(UserError, match="unfinished with another configuration"):
@@ -185,24 +220,41 @@ def test_bad_captures_cost_only_themselves(world, tmp_path):
     images.write_bytes(huge + images.read_bytes()[8:])
     write_capture(root / "0" / "00000009", arc(14), size=(64, 96))
     for photo in (root / "0" / "00000004" / "images").iterdir():
-        shutil.copy(root / "0" / "00000009" / "images" / "000.jpg", photo)  # every size disagrees with the camera
+        shutil.copy(
+            root / "0" / "00000009" / "images" / "000.jpg", photo
+        )  # every size disagrees with the camera
     cut = root / "1" / "00000001" / "images" / "005.jpg"
     cut.write_bytes(cut.read_bytes()[:-300])
     build(config(root, tmp_path / "set"))
     rejects = json.loads((tmp_path / "set" / "rejects.json").read_text())
-    assert rejects["captures"]["no_sparse"] == rejects["captures"]["sparse_corrupt"] == rejects["captures"]["few_registered"] == 1
+    assert (
+        rejects["captures"]["no_sparse"]
+        == rejects["captures"]["sparse_corrupt"]
+        == rejects["captures"]["few_registered"]
+        == 1
+    )
     assert rejects["examples"]["no_sparse"] == ["0/00000000"]
     assert rejects["frames"]["frame_size"] == 14
     assert rejects["frames"]["frame_unreadable"] == 1
     assert rejects["pairs"]["photo_unreadable"] > 0
-    rows = [json.loads(line) for line in (tmp_path / "set" / "index.jsonl").read_text().splitlines()]
-    assert len(rows) == rejects["pairs"]["written"] == rejects["pairs"]["chosen"] - rejects["pairs"]["photo_unreadable"]
-    assert not [row for row in rows if row["object_id"] == "00000001" and "005.jpg" in row["frame_names"]]
+    rows = [
+        json.loads(line) for line in (tmp_path / "set" / "index.jsonl").read_text().splitlines()
+    ]
+    assert (
+        len(rows)
+        == rejects["pairs"]["written"]
+        == rejects["pairs"]["chosen"] - rejects["pairs"]["photo_unreadable"]
+    )
+    assert not [
+        row for row in rows if row["object_id"] == "00000001" and "005.jpg" in row["frame_names"]
+    ]
 
 
 def test_nothing_to_build_is_one_sentence_with_the_reasons(tmp_path):
     write_capture(tmp_path / "world" / "0" / "0000000a", arc(14, span=30))
-    with pytest.raises(UserError, match=r"no pair could be made from the 1 captures .* up_short_arc 1 times"):
+    with pytest.raises(
+        UserError, match=r"no pair could be made from the 1 captures .* up_short_arc 1 times"
+    ):
         build(config(tmp_path / "world", tmp_path / "set"))
     assert not (tmp_path / "set").exists()
 
@@ -220,7 +272,12 @@ def test_class_caps_keep_the_same_pairs_in_any_chunking(world, tmp_path, monkeyp
 def test_a_full_disk_is_one_sentence_and_leaves_nothing_half_written(world, tmp_path, capsys):
     disk = tmp_path / "disk"
     disk.mkdir()
-    if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=192k", "tmpfs", str(disk)], capture_output=True).returncode:
+    if (
+        os.geteuid() != 0
+        or subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=192k", "tmpfs", str(disk)], capture_output=True
+        ).returncode
+    ):
         pytest.skip("mounting a tiny disk needs root")
     try:
         assert run(*command(world, disk / "set")) == 1
@@ -256,14 +313,23 @@ def test_bad_settings_are_one_sentence(world, tmp_path, arguments, sentence, cap
 # ---------------------------------------------------------------- parts
 
 
-def test_parts_joined_are_the_one_machine_build_to_the_byte(world, finished, tmp_path, monkeypatch, capsys):
+def test_parts_joined_are_the_one_machine_build_to_the_byte(
+    world, finished, tmp_path, monkeypatch, capsys
+):
     """Three parts as the jobs of one Hydra multirun, in any order; a broken photo and the caps are counted alike."""
     monkeypatch.setattr(actial.build, "CHUNK", 2)
     out = tmp_path / "set"
     assert run("-m", *command(world, out, "build.parts=3", "build.part=2,0,1")) == 0
     assert not list(out.glob("*.tar"))
-    assert capsys.readouterr().out.count("is done; the same command without build.part and build.parts joins them") == 3
-    monkeypatch.setattr("actial.data.sources.colmap_folders.FolderSource.pixels", None)  # joining decodes nothing
+    assert (
+        capsys.readouterr().out.count(
+            "is done; the same command without build.part and build.parts joins them"
+        )
+        == 3
+    )
+    monkeypatch.setattr(
+        "actial.data.sources.colmap_folders.FolderSource.pixels", None
+    )  # joining decodes nothing
     assert run(*command(world, out)) == 0
     assert content(out) == content(finished)
 
@@ -286,7 +352,10 @@ def test_broken_photos_are_counted_alike_in_parts(world, tmp_path):
     build(config(root, tmp_path / "parts", build=BuildPartConfig(part=0, parts=2)))
     build(config(root, tmp_path / "parts"))
     assert content(tmp_path / "whole") == content(tmp_path / "parts")
-    assert json.loads((tmp_path / "parts" / "rejects.json").read_text())["pairs"]["photo_unreadable"] > 0
+    assert (
+        json.loads((tmp_path / "parts" / "rejects.json").read_text())["pairs"]["photo_unreadable"]
+        > 0
+    )
 
 
 def test_a_part_that_does_not_exist_is_one_sentence(world, tmp_path, capsys):
@@ -300,20 +369,31 @@ def test_a_part_that_does_not_exist_is_one_sentence(world, tmp_path, capsys):
 def test_split_caps_are_met_exactly_and_keep_angles_and_sides_even(world, tmp_path):
     pairs = PairConfig(val_fraction=0.0, test_fraction=0.3, max_rows={"train": 32, "test": 16})
     build(config(world, tmp_path / "set", pairs=pairs))
-    rows = [json.loads(line) for line in (tmp_path / "set" / "index.jsonl").read_text().splitlines()]
+    rows = [
+        json.loads(line) for line in (tmp_path / "set" / "index.jsonl").read_text().splitlines()
+    ]
     for split, count in pairs.max_rows.items():
         mine = [row for row in rows if row["split"] == split]
         assert len(mine) == count
         sides = [row["labels"]["ego_translation"] for row in mine]
-        assert abs(sides.count("left") - sides.count("right")) <= 2  # some cells of this small world run dry
-        bins = np.bincount([int((abs(row["geom"]["alpha_deg"]) - 21) / 78 * 8) for row in mine], minlength=8)
+        assert (
+            abs(sides.count("left") - sides.count("right")) <= 2
+        )  # some cells of this small world run dry
+        bins = np.bincount(
+            [int((abs(row["geom"]["alpha_deg"]) - 21) / 78 * 8) for row in mine], minlength=8
+        )
         there = bins[bins > 0]  # steps of this walk leave one bin empty
         assert there.max() - there.min() <= 2
-    assert json.loads((tmp_path / "set" / "rejects.json").read_text())["pairs"]["over_cap"] == 96 - 48
+    assert (
+        json.loads((tmp_path / "set" / "rejects.json").read_text())["pairs"]["over_cap"] == 96 - 48
+    )
 
 
 def test_the_paper_s_config_asks_for_its_numbers(world, tmp_path, capsys):
-    assert run("source=mvimgnet", f"source.root={world}", f"out={tmp_path / 'set'}", "--cfg", "job") == 0
+    assert (
+        run("source=mvimgnet", f"source.root={world}", f"out={tmp_path / 'set'}", "--cfg", "job")
+        == 0
+    )
     shown = capsys.readouterr().out
     settings = yaml.safe_load(shown)
     caps = settings["pairs"]["max_rows"]
@@ -323,15 +403,30 @@ def test_the_paper_s_config_asks_for_its_numbers(world, tmp_path, capsys):
     assert settings["pairs"]["unseen_class_fraction"] > 0
 
 
-@pytest.mark.parametrize("name", ["viewpoint_100k", "viewpoint_300k", "viewpoint_degrees", "viewpoint_6dof", "viewpoint_views"])
+@pytest.mark.parametrize(
+    "name",
+    ["viewpoint_100k", "viewpoint_300k", "viewpoint_degrees", "viewpoint_6dof", "viewpoint_views"],
+)
 def test_every_data_set_config_composes(name, tmp_path, capsys):
-    assert run("source=mvimgnet", "source.root=.", f"out={tmp_path}", f"dataset={name}", "--cfg", "job") == 0
+    assert (
+        run(
+            "source=mvimgnet", "source.root=.", f"out={tmp_path}", f"dataset={name}", "--cfg", "job"
+        )
+        == 0
+    )
     assert "max_rows" in capsys.readouterr().out
 
 
 def test_still_pairs_show_a_crop_of_the_same_photo(world, tmp_path):
     pairs = PairConfig(val_fraction=0.0, test_fraction=0.0, still_per_object=2)
-    build(config(world, tmp_path / "set", pairs=pairs, image=ImageConfig(max_pixels=96 * 64, multiple=8, format=ImageFormat.png)))
+    build(
+        config(
+            world,
+            tmp_path / "set",
+            pairs=pairs,
+            image=ImageConfig(max_pixels=96 * 64, multiple=8, format=ImageFormat.png),
+        )
+    )
     train = ShardSet(tmp_path / "set", "train")
     still = [row for row in train.rows if row["motion"] == "still"]
     assert len(still) == 16
@@ -344,11 +439,20 @@ def test_still_pairs_show_a_crop_of_the_same_photo(world, tmp_path):
 REAL = Path(os.environ.get("ACTIAL_CAPTURES") or Path(__file__).parents[3] / "shared" / "captures")
 
 
-@pytest.mark.skipif(not REAL.is_dir(), reason="no real captures here: set ACTIAL_CAPTURES to their folder")
+@pytest.mark.skipif(
+    not REAL.is_dir(), reason="no real captures here: set ACTIAL_CAPTURES to their folder"
+)
 def test_real_photographs(tmp_path):
     """Turntables, a hand-held walk and flash photos yield pairs; the one held at any roll is turned away by that name."""
     source = SourceConfig(kind=SourceKind.colmap, root=str(REAL), ordered=False)
-    build(config(REAL, tmp_path / "set", source=source, pairs=PairConfig(val_fraction=0.0, test_fraction=1.0)))
+    build(
+        config(
+            REAL,
+            tmp_path / "set",
+            source=source,
+            pairs=PairConfig(val_fraction=0.0, test_fraction=1.0),
+        )
+    )
     rows = ShardSet(tmp_path / "set", "test").rows
     found = {row["class_id"] for row in rows}
     assert len(found) == 7

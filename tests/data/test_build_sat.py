@@ -15,7 +15,14 @@ import pytest
 from PIL import Image
 
 from actial.build import build
-from actial.config import BuildConfig, ImageConfig, ImageFormat, QuestionConfig, SourceConfig, SourceKind
+from actial.config import (
+    BuildConfig,
+    ImageConfig,
+    ImageFormat,
+    QuestionConfig,
+    SourceConfig,
+    SourceKind,
+)
 from actial.core.errors import UserError
 from actial.data.qa.build_sat import balanced
 from actial.data.qa.sat_rows import Unusable, find_files, parse_row, pictures_of
@@ -34,8 +41,16 @@ def picture(seed: int, size: tuple[int, int] = (48, 32), orientation: int | None
     return buffer.getvalue()
 
 
-def v1(images: list[bytes], question: str, answers: list[str], correct: str, kind: str = "other") -> dict:
-    return {"image_bytes": images, "question": question, "answers": answers, "question_type": kind, "correct_answer": correct}
+def v1(
+    images: list[bytes], question: str, answers: list[str], correct: str, kind: str = "other"
+) -> dict:
+    return {
+        "image_bytes": images,
+        "question": question,
+        "answers": answers,
+        "question_type": kind,
+        "correct_answer": correct,
+    }
 
 
 def write(path: Path, rows: list[dict]) -> None:
@@ -46,7 +61,14 @@ def write(path: Path, rows: list[dict]) -> None:
 def configured(root: Path, out: Path, **qa: object) -> BuildConfig:
     source = SourceConfig(kind=SourceKind.sat, root=str(root), licence="MIT")
     image = ImageConfig(max_pixels=48 * 32, multiple=16, format=ImageFormat.png)
-    return BuildConfig(source=source, image=image, qa=QuestionConfig(**qa), out=str(out), groups_per_shard=2, workers=1)
+    return BuildConfig(
+        source=source,
+        image=image,
+        qa=QuestionConfig(**qa),
+        out=str(out),
+        groups_per_shard=2,
+        workers=1,
+    )
 
 
 # ---------------------------------------------------------------- one row
@@ -54,12 +76,18 @@ def configured(root: Path, out: Path, **qa: object) -> BuildConfig:
 
 def test_the_answer_is_a_text_and_letter_case_does_not_matter() -> None:
     asked = parse_row(v1([], " Which side? ", ["Left", "no, it would stay the same"], "left"))
-    assert (asked.question, asked.options, asked.answer_index) == ("Which side?", ("Left", "no, it would stay the same"), 0)
+    assert (asked.question, asked.options, asked.answer_index) == (
+        "Which side?",
+        ("Left", "no, it would stay the same"),
+        0,
+    )
 
 
 @pytest.mark.parametrize("correct", ["the chair", "the chair in the first frame"])
 def test_the_stray_first_frame_goes_from_options_and_answer(correct: str) -> None:
-    asked = parse_row(v1([], "q", ["the lamp in the first frame", "the chair in the first frame"], correct))
+    asked = parse_row(
+        v1([], "q", ["the lamp in the first frame", "the chair in the first frame"], correct)
+    )
     assert (asked.options, asked.answer_index) == (("the lamp", "the chair"), 1)
 
 
@@ -70,9 +98,17 @@ def test_equal_distractors_become_one_option() -> None:
 
 @pytest.mark.parametrize(
     ("answers", "correct"),
-    [(["left", "right"], "up"), (["left", "LEFT", "right"], "left"), (["left"], "left"), ([], "left"), (["left", "right"], None)],
+    [
+        (["left", "right"], "up"),
+        (["left", "LEFT", "right"], "left"),
+        (["left"], "left"),
+        ([], "left"),
+        (["left", "right"], None),
+    ],
 )
-def test_an_answer_that_is_not_exactly_one_of_several_options_makes_no_question(answers: list[str], correct: str | None) -> None:
+def test_an_answer_that_is_not_exactly_one_of_several_options_makes_no_question(
+    answers: list[str], correct: str | None
+) -> None:
     with pytest.raises(Unusable):
         parse_row(v1([], "q", answers, correct))
 
@@ -103,7 +139,9 @@ def test_type_names_of_all_splits_are_one(raw: str, kind: str) -> None:
         ("Is the lamp to the left of the bed?", ["yes", "no"], "relation"),
     ],
 )
-def test_kinds_of_static_rows_are_read_off_the_wording(question: str, answers: list[str], kind: str) -> None:
+def test_kinds_of_static_rows_are_read_off_the_wording(
+    question: str, answers: list[str], kind: str
+) -> None:
     assert parse_row(v1([], question, answers, answers[0])).subtype == kind
 
 
@@ -112,7 +150,9 @@ def test_pictures_come_as_bytes_as_hub_structs_and_as_pil() -> None:
     assert pictures_of({"image_bytes": [data, data]}) == [data, data]
     assert pictures_of({"images": [{"bytes": data, "path": "x.jpg"}]}) == [data]
     (encoded,) = pictures_of({"images": Image.open(io.BytesIO(data))})
-    assert (np.asarray(Image.open(io.BytesIO(encoded))) == np.asarray(Image.open(io.BytesIO(data)))).all()
+    assert (
+        np.asarray(Image.open(io.BytesIO(encoded))) == np.asarray(Image.open(io.BytesIO(data)))
+    ).all()
     with pytest.raises(Unusable):
         pictures_of({"images": [{"bytes": None, "path": "x.jpg"}]})
 
@@ -129,8 +169,14 @@ def verl(images: list[bytes], content: str, truth: str) -> dict:
 
 @pytest.mark.parametrize("truth", ["B", "moved left"])
 def test_rows_of_verls_layout(truth: str) -> None:
-    asked = parse_row(verl([], "<image><image>How did it move? Options: A: moved right, B: moved left", truth))
-    assert (asked.question, asked.options, asked.answer_index) == ("How did it move?", ("moved right", "moved left"), 1)
+    asked = parse_row(
+        verl([], "<image><image>How did it move? Options: A: moved right, B: moved left", truth)
+    )
+    assert (asked.question, asked.options, asked.answer_index) == (
+        "How did it move?",
+        ("moved right", "moved left"),
+        1,
+    )
     with pytest.raises(Unusable):
         parse_row(verl([], "<image>How did it move?", truth))
 
@@ -138,7 +184,9 @@ def test_rows_of_verls_layout(truth: str) -> None:
 # ---------------------------------------------------------------- files
 
 
-def test_static_file_is_left_out_beside_train_and_an_empty_folder_is_refused(tmp_path: Path) -> None:
+def test_static_file_is_left_out_beside_train_and_an_empty_folder_is_refused(
+    tmp_path: Path,
+) -> None:
     with pytest.raises(UserError, match=r"holds no SAT_train\.parquet"):
         find_files(tmp_path)
     for name in ("SAT_static", "SAT_train", "SAT_test"):
@@ -153,15 +201,22 @@ def test_static_file_is_left_out_beside_train_and_an_empty_folder_is_refused(tmp
 
 def test_one_giant_row_group_is_never_held_as_a_whole(tmp_path: Path) -> None:
     """40 MB in one row group, in small pages; the high-water mark is that of a fresh process that does nothing but read."""
-    rows = {"image_bytes": [[np.random.default_rng(i).bytes(20_000)] for i in range(2000)], "question": ["q"] * 2000}
+    rows = {
+        "image_bytes": [[np.random.default_rng(i).bytes(20_000)] for i in range(2000)],
+        "question": ["q"] * 2000,
+    }
     path = tmp_path / "SAT_train.parquet"
-    pq.write_table(pa.table(rows), path, row_group_size=2000, write_batch_size=32, use_dictionary=False)
+    pq.write_table(
+        pa.table(rows), path, row_group_size=2000, write_batch_size=32, use_dictionary=False
+    )
     assert pq.ParquetFile(path).metadata.num_row_groups == 1
     code = (
         "import sys, pathlib, pyarrow; from actial.core.parquet import stream\n"
         "print(sum(row['question'] == 'q' for row in stream(pathlib.Path(sys.argv[1]))), pyarrow.default_memory_pool().max_memory())"
     )
-    count, peak = subprocess.run([sys.executable, "-c", code, str(path)], check=True, capture_output=True, text=True).stdout.split()
+    count, peak = subprocess.run(
+        [sys.executable, "-c", code, str(path)], check=True, capture_output=True, text=True
+    ).stdout.split()
     assert int(count) == 2000
     assert int(peak) < 16e6
 
@@ -194,7 +249,9 @@ def test_a_file_damaged_in_its_pages_ends_in_one_sentence(tmp_path: Path) -> Non
         ("image_bytes", [None], "picture missing"),
     ],
 )
-def test_a_row_with_an_empty_field_is_counted(tmp_path: Path, field: str, value: object, reason: str) -> None:
+def test_a_row_with_an_empty_field_is_counted(
+    tmp_path: Path, field: str, value: object, reason: str
+) -> None:
     good = [v1([picture(i)], "q", ["left", "right"], "left") for i in range(2)]
     write(tmp_path / "sat" / "SAT_train.parquet", [*good, {**good[0], field: value}])
     build(configured(tmp_path / "sat", tmp_path / "out"))
@@ -215,14 +272,25 @@ def test_foreign_columns_end_in_one_sentence(tmp_path: Path) -> None:
 def release(root: Path) -> None:
     """Ordered train (static first), val and test; one train picture is also a test picture, one is truncated."""
     train = [v1([picture(i)], "how many?", ["1", "2", "3"], "2") for i in range(6)]
-    train += [v1([picture(0)], "which is closer, a or b?", ["a", "b"], "a")]  # a second question about the first picture
-    train += [v1([picture(i), picture(i + 1)], "moved?", ["left", "right"], "left", "action_sequence") for i in (10, 20, 30)]
+    train += [
+        v1([picture(0)], "which is closer, a or b?", ["a", "b"], "a")
+    ]  # a second question about the first picture
+    train += [
+        v1([picture(i), picture(i + 1)], "moved?", ["left", "right"], "left", "action_sequence")
+        for i in (10, 20, 30)
+    ]
     train += [v1([picture(90)], "leak?", ["left", "right"], "left", "goal_aim")]
     train += [v1([picture(41)[:300]], "broken?", ["left", "right"], "left", "goal_aim")]
     train += [v1([picture(42)], "unmatched?", ["left", "right"], "up", "goal_aim")]
     write(root / "SAT_train.parquet", train)
-    write(root / "SAT_val.parquet", [v1([picture(80, orientation=6)], "q", ["left", "right"], "right", "goal_aim")])
-    write(root / "SAT_test.parquet", [v1([picture(90)], "q", ["left", "right"], "left", "perspective")])
+    write(
+        root / "SAT_val.parquet",
+        [v1([picture(80, orientation=6)], "q", ["left", "right"], "right", "goal_aim")],
+    )
+    write(
+        root / "SAT_test.parquet",
+        [v1([picture(90)], "q", ["left", "right"], "left", "perspective")],
+    )
 
 
 def test_a_release_becomes_shards(tmp_path: Path) -> None:
@@ -235,7 +303,10 @@ def test_a_release_becomes_shards(tmp_path: Path) -> None:
     assert first["kind"] == "qa"
     assert (first["type"], first["subtype"], first["raw_type"]) == ("static", "count", "other")
     assert (first["options"], first["answer_index"]) == (["1", "2", "3"], 1)
-    assert (first["group"], first["images"]) == (again["group"], again["images"])  # one picture, stored once, two questions
+    assert (first["group"], first["images"]) == (
+        again["group"],
+        again["images"],
+    )  # one picture, stored once, two questions
     two = next(row for row in train.rows if row["uid"] == "sat:train:7")
     left, right = train.images(two)
     assert left.shape == right.shape == (32, 48, 3)
@@ -271,7 +342,11 @@ def test_hub_shards_are_one_split_and_give_the_rows_of_the_single_file(tmp_path:
     rows = [v1([picture(i)], "q", ["left", "right"], "left") for i in range(5)]
     write(tmp_path / "one" / "SAT_train.parquet", rows)
     hub = [
-        {**{k: v for k, v in row.items() if k != "image_bytes"}, "images": [{"bytes": row["image_bytes"][0], "path": None}]} for row in rows
+        {
+            **{k: v for k, v in row.items() if k != "image_bytes"},
+            "images": [{"bytes": row["image_bytes"][0], "path": None}],
+        }
+        for row in rows
     ]
     write(tmp_path / "two" / "data" / "train-00000-of-00002.parquet", hub[:3])
     write(tmp_path / "two" / "data" / "train-00001-of-00002.parquet", hub[3:])
@@ -289,7 +364,9 @@ def test_verl_files_build_too(tmp_path: Path) -> None:
     assert (row["options"], row["answer_index"], len(row["images"])) == (["left", "right"], 1, 2)
 
 
-def test_a_second_run_does_nothing_and_another_configuration_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_second_run_does_nothing_and_another_configuration_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     release(tmp_path / "sat")
     build(configured(tmp_path / "sat", tmp_path / "out"))
     build(configured(tmp_path / "sat", tmp_path / "out"))
@@ -309,14 +386,29 @@ def many() -> list[dict]:
 
 def kept(**qa: object) -> dict[str, int]:
     rows = balanced(many(), QuestionConfig(**qa))
-    return {kind: sum(row["type"] == kind for row in rows) for kind in ("static", "ego_motion", "goal_aim")}
+    return {
+        kind: sum(row["type"] == kind for row in rows)
+        for kind in ("static", "ego_motion", "goal_aim")
+    }
 
 
 def test_shares_down_weight_static_rows_and_the_scarcest_type_decides() -> None:
     assert kept() == {"static": 100, "ego_motion": 20, "goal_aim": 10}
-    assert kept(shares={"static": 2, "ego_motion": 1, "goal_aim": 1}) == {"static": 20, "ego_motion": 10, "goal_aim": 10}
-    assert kept(shares={"static": 2, "ego_motion": 1, "goal_aim": 1}, max_rows=20) == {"static": 10, "ego_motion": 5, "goal_aim": 5}
-    assert kept(shares={"ego_motion": 1, "static": 0}) == {"static": 0, "ego_motion": 20, "goal_aim": 0}
+    assert kept(shares={"static": 2, "ego_motion": 1, "goal_aim": 1}) == {
+        "static": 20,
+        "ego_motion": 10,
+        "goal_aim": 10,
+    }
+    assert kept(shares={"static": 2, "ego_motion": 1, "goal_aim": 1}, max_rows=20) == {
+        "static": 10,
+        "ego_motion": 5,
+        "goal_aim": 5,
+    }
+    assert kept(shares={"ego_motion": 1, "static": 0}) == {
+        "static": 0,
+        "ego_motion": 20,
+        "goal_aim": 0,
+    }
 
 
 def test_a_cap_draws_from_the_whole_ordered_file() -> None:
@@ -335,14 +427,22 @@ def test_a_bad_share_leaves_nothing_behind_and_can_be_mended(tmp_path: Path) -> 
     with pytest.raises(UserError, match="perspective"):
         build(configured(tmp_path / "sat", tmp_path / "out", shares={"perspective": 1.0}))
     build(configured(tmp_path / "sat", tmp_path / "out", shares={"static": 1.0, "ego_motion": 1.0}))
-    assert sorted(row["type"] for row in ShardSet(tmp_path / "out", "train").rows) == ["ego_motion"] * 3 + ["static"] * 3
+    assert (
+        sorted(row["type"] for row in ShardSet(tmp_path / "out", "train").rows)
+        == ["ego_motion"] * 3 + ["static"] * 3
+    )
 
 
-def test_a_killed_build_is_taken_up_and_ends_with_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_build_is_taken_up_and_ends_with_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     release(tmp_path / "sat")
     build(configured(tmp_path / "sat", tmp_path / "whole"))
     with monkeypatch.context() as patch:
-        patch.setattr("actial.data.qa.build_sat.write_shards", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(
+            "actial.data.qa.build_sat.write_shards",
+            lambda *_: (_ for _ in ()).throw(KeyboardInterrupt),
+        )
         with pytest.raises(KeyboardInterrupt):
             build(configured(tmp_path / "sat", tmp_path / "cut"))
     build(configured(tmp_path / "sat", tmp_path / "cut"))

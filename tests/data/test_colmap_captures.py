@@ -38,7 +38,11 @@ def test_poses_names_and_ids_are_read_exactly(root):
     assert [f.name for f in capture.frames] == [f"{i:03d}.jpg" for i in range(16)]
     assert np.stack([f.R for f in capture.frames]) == pytest.approx(R, abs=1e-12)
     assert np.stack([f.t for f in capture.frames]) == pytest.approx(t)
-    assert (capture.class_id, capture.object_id, capture.group_id) == ("7", "0000abcd", "7/0000abcd")
+    assert (capture.class_id, capture.object_id, capture.group_id) == (
+        "7",
+        "0000abcd",
+        "7/0000abcd",
+    )
     assert (capture.files_total, len(capture.points)) == (16, 120)
     assert (capture.point_tracks == 16).all()
     assert capture.reprojection_error_px == pytest.approx(0.3)
@@ -52,7 +56,9 @@ def test_projection_and_rays_undo_each_other_under_distortion(root):
     frame.distortion = ("OPENCV", (90.0, 95.0, 47.0, 31.0, 0.1, 0.02, 0.001, -0.002))
     point = frame.centre + 4 * frame.R[2] + 0.5 * frame.R[0]
     ray = pixel_ray(frame, project(frame, point[None])[0])
-    assert ray == pytest.approx((point - frame.centre) / np.linalg.norm(point - frame.centre), abs=1e-9)
+    assert ray == pytest.approx(
+        (point - frame.centre) / np.linalg.norm(point - frame.centre), abs=1e-9
+    )
     assert np.isnan(project(frame, frame.centre[None] - frame.R[2])).all()
 
 
@@ -67,18 +73,27 @@ def test_exif_orientation_is_never_applied(tmp_path):
 def test_bad_photos_are_dropped_and_counted(root):
     images = root / "7" / "0000abcd" / "images"
     (images / "000.jpg").unlink()
-    Image.new("RGB", (SIZE[1], SIZE[0])).save(images / "001.jpg")  # portrait, as if EXIF had been applied
+    Image.new("RGB", (SIZE[1], SIZE[0])).save(
+        images / "001.jpg"
+    )  # portrait, as if EXIF had been applied
     (images / "002.jpg").write_bytes(b"\xff\xd8no picture")
     (images / "003.jpg").write_bytes((images / "003.jpg").read_bytes()[:-400])
     capture, dropped = read(root)
     assert dropped == {"frame_missing": 1, "frame_size": 1, "frame_unreadable": 1}
     assert len(capture.frames) == 13
-    with pytest.raises(Rejected, match="frame_unreadable"):  # its header is whole; the cut shows when it is decoded
+    with pytest.raises(
+        Rejected, match="frame_unreadable"
+    ):  # its header is whole; the cut shows when it is decoded
         source(root).pixels("7/0000abcd", "003.jpg")
 
 
 def test_names_may_not_leave_the_capture(root):
-    names = ["../../../etc/passwd", "/etc/passwd", "a\\..\\b.jpg", *[f"{i:03d}.jpg" for i in range(3, 16)]]
+    names = [
+        "../../../etc/passwd",
+        "/etc/passwd",
+        "a\\..\\b.jpg",
+        *[f"{i:03d}.jpg" for i in range(3, 16)],
+    ]
     for name, data in pack_triple(arc(), names).items():
         (root / "7" / "0000abcd" / "sparse" / "0" / name).write_bytes(data)
     capture, dropped = read(root)
@@ -87,7 +102,11 @@ def test_names_may_not_leave_the_capture(root):
 
 
 def test_a_decompression_bomb_is_dropped_by_its_header(root):
-    bomb = b"\x89PNG\r\n\x1a\n" + struct.pack(">I4sIIBBBBB", 13, b"IHDR", 60_000, 60_000, 8, 2, 0, 0, 0) + b"\0" * 40
+    bomb = (
+        b"\x89PNG\r\n\x1a\n"
+        + struct.pack(">I4sIIBBBBB", 13, b"IHDR", 60_000, 60_000, 8, 2, 0, 0, 0)
+        + b"\0" * 40
+    )
     (root / "7" / "0000abcd" / "images" / "000.jpg").write_bytes(bomb)
     assert read(root)[1] == {"frame_unreadable": 1}
 
@@ -129,7 +148,11 @@ def _corruptions():
     yield "camera size", "cameras.bin", cameras[:16] + struct.pack("<Q", 2**40) + cameras[24:]
     yield "camera nan", "cameras.bin", cameras[:32] + struct.pack("<d", np.nan) + cameras[40:]
     yield "image count", "images.bin", huge + images[8:]
-    yield "observation count", "images.bin", images[:8] + images[8:].replace(struct.pack("<Q", 4), huge, 1)
+    yield (
+        "observation count",
+        "images.bin",
+        images[:8] + images[8:].replace(struct.pack("<Q", 4), huge, 1),
+    )
     yield "quaternion", "images.bin", images[:12] + struct.pack("<d", 3.0) + images[20:]
     yield "position nan", "images.bin", images[:44] + struct.pack("<d", np.nan) + images[52:]
     yield "unknown camera", "images.bin", images[:68] + struct.pack("<i", 5) + images[72:]
@@ -137,14 +160,28 @@ def _corruptions():
     yield "point count", "points3D.bin", huge + points[8:]
     yield "track length", "points3D.bin", points[:51] + huge + points[59:]
     yield "track to nowhere", "points3D.bin", points[:59] + struct.pack("<ii", 1, 77) + points[67:]
-    yield "track to another point", "points3D.bin", points[:59] + struct.pack("<ii", 1, 2) + points[67:]
-    yield "track to unknown image", "points3D.bin", points[:59] + struct.pack("<ii", 9, 0) + points[67:]
+    yield (
+        "track to another point",
+        "points3D.bin",
+        points[:59] + struct.pack("<ii", 1, 2) + points[67:],
+    )
+    yield (
+        "track to unknown image",
+        "points3D.bin",
+        points[:59] + struct.pack("<ii", 9, 0) + points[67:],
+    )
     yield "point nan", "points3D.bin", points[:24] + struct.pack("<d", np.nan) + points[32:]
     yield "trailing bytes", "points3D.bin", points + b"\0"
-    yield "observation of no point", "points3D.bin", struct.pack("<Q", 3) + points[8 : 8 + 3 * (51 + 24)]
+    yield (
+        "observation of no point",
+        "points3D.bin",
+        struct.pack("<Q", 3) + points[8 : 8 + 3 * (51 + 24)],
+    )
 
 
-@pytest.mark.parametrize(("what", "name", "data"), [pytest.param(*c, id=c[0]) for c in _corruptions()])
+@pytest.mark.parametrize(
+    ("what", "name", "data"), [pytest.param(*c, id=c[0]) for c in _corruptions()]
+)
 def test_corrupt_triples_are_rejected_before_pycolmap_sees_them(tmp_path, what, name, data):
     good = pack_triple(arc(n=3), [f"{i}.jpg" for i in range(3)], points=4)
     for other, content in good.items():
@@ -175,7 +212,9 @@ def test_models_written_by_pycolmap_are_read(root, tmp_path):
     assert (folder / "rigs.bin").is_file()
     after = read_model(folder)
     assert [v.name for v in after.views] == [v.name for v in before.views]
-    assert np.stack([v.R for v in after.views]) == pytest.approx(np.stack([v.R for v in before.views]))
+    assert np.stack([v.R for v in after.views]) == pytest.approx(
+        np.stack([v.R for v in before.views])
+    )
 
 
 def test_listing_and_empty_roots(root, tmp_path):
@@ -199,7 +238,16 @@ def test_class_names_come_from_the_category_list_with_its_stray_spaces(root):
 
 def test_the_sidecar_of_procedural_objects(root):
     sidecar = root / "7" / "0000abcd" / "object.json"
-    sidecar.write_text(json.dumps({"class_name": "cup", "front": [0, 1, 0], "centre": [1, 2, 3], "attributes": {"body_colour": "red"}}))
+    sidecar.write_text(
+        json.dumps(
+            {
+                "class_name": "cup",
+                "front": [0, 1, 0],
+                "centre": [1, 2, 3],
+                "attributes": {"body_colour": "red"},
+            }
+        )
+    )
     capture, _ = read(root, kind=SourceKind.procedural)
     assert (capture.class_name, capture.attributes) == ("cup", {"body_colour": "red"})
     assert capture.front_prior == pytest.approx([0, 1, 0])

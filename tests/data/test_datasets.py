@@ -10,7 +10,17 @@ from PIL import Image
 from support import tiny_world
 from transformers import AutoProcessor
 
-from actial.config import ColdStartConfig, DataConfig, EpochRule, MixConfig, ModelConfig, PromptConfig, SetConfig, SystemPrompt, Task
+from actial.config import (
+    ColdStartConfig,
+    DataConfig,
+    EpochRule,
+    MixConfig,
+    ModelConfig,
+    PromptConfig,
+    SetConfig,
+    SystemPrompt,
+    Task,
+)
 from actial.core.errors import UserError
 from actial.core.records import AnswerMode, Example
 from actial.data.datasets import open_set
@@ -24,7 +34,10 @@ from actial.viewpoint.rationale_verifier import contradictions
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     root = tmp_path_factory.mktemp("world")
-    pairs, questions = tiny_world.write_pairs(root / "pairs"), tiny_world.write_questions(root / "sat")
+    pairs, questions = (
+        tiny_world.write_pairs(root / "pairs"),
+        tiny_world.write_questions(root / "sat"),
+    )
     tiny_world.write_model(root / "model", pairs, questions)
     return root
 
@@ -38,10 +51,25 @@ def model_config(world) -> ModelConfig:
     return ModelConfig(path=str(world / "model"), min_pixels=256, max_pixels=4096)
 
 
-def open_task(world, task: Task, *, ratio: float = 0.1, supervised: bool = True, mode: AnswerMode | None = None, **data):
+def open_task(
+    world,
+    task: Task,
+    *,
+    ratio: float = 0.1,
+    supervised: bool = True,
+    mode: AnswerMode | None = None,
+    **data,
+):
     root = {Task.qa: "sat", Task.clock: ""}.get(task, "pairs")
     config = SetConfig(task=task, root=str(world / root))
-    return open_set(config, "train", DataConfig(**data), ColdStartConfig(ratio=ratio), supervised=supervised, mode=mode)
+    return open_set(
+        config,
+        "train",
+        DataConfig(**data),
+        ColdStartConfig(ratio=ratio),
+        supervised=supervised,
+        mode=mode,
+    )
 
 
 # ---------------------------------------------------------------- examples
@@ -59,7 +87,11 @@ def test_the_cold_start_ratio_is_the_share_of_pairs_with_chains(world):
         task = open_task(world, Task.viewpoint, ratio=ratio)
         assert {task.example(i, 0).questions[0].mode for i in range(len(task))} == modes
     task = open_task(world, Task.viewpoint, ratio=0.3)
-    draws = [task.example(i, epoch).questions[0].mode is AnswerMode.THINK for i in range(len(task)) for epoch in range(20)]
+    draws = [
+        task.example(i, epoch).questions[0].mode is AnswerMode.THINK
+        for i in range(len(task))
+        for epoch in range(20)
+    ]
     assert 0.2 < np.mean(draws) < 0.4
 
 
@@ -74,7 +106,11 @@ def test_chains_are_true_and_end_with_the_right_letter(world):
 
 
 def test_a_forced_mode_has_no_target_unless_supervised(world):
-    question = open_task(world, Task.qa, supervised=False, mode=AnswerMode.THINK).example(0, 0).questions[0]
+    question = (
+        open_task(world, Task.qa, supervised=False, mode=AnswerMode.THINK)
+        .example(0, 0)
+        .questions[0]
+    )
     assert question.mode is AnswerMode.THINK
     assert question.target is None
 
@@ -103,15 +139,23 @@ def test_a_mixture_over_an_unknown_set_is_refused(world):
 
 
 def test_weights_are_shares_of_the_draws_and_the_epoch_rule_says_what_an_epoch_is(world):
-    sets = {"qa": open_task(world, Task.qa), "pairs": open_task(world, Task.viewpoint)}  # 8 and 18 rows
+    sets = {
+        "qa": open_task(world, Task.qa),
+        "pairs": open_task(world, Task.viewpoint),
+    }  # 8 and 18 rows
     weights = {"qa": 1.8, "pairs": 0.2}
     first = Mixture(sets, MixConfig(weights=weights), 0).schedule(1000)
     assert first["sets"] == {
         "qa": {"share": 0.9, "rows": 8, "passes": 112.5},
         "pairs": {"share": 0.1, "rows": 18, "passes": pytest.approx(5.5556)},
     }
-    assert (first["epoch_draws"], first["epochs"]) == (9, pytest.approx(111.1111))  # 8 / 0.9 draws go through the first set once
-    counted = Mixture(sets, MixConfig(weights=weights, epoch_rule=EpochRule.draws, epoch_draws=250), 0).schedule(1000)
+    assert (first["epoch_draws"], first["epochs"]) == (
+        9,
+        pytest.approx(111.1111),
+    )  # 8 / 0.9 draws go through the first set once
+    counted = Mixture(
+        sets, MixConfig(weights=weights, epoch_rule=EpochRule.draws, epoch_draws=250), 0
+    ).schedule(1000)
     assert (counted["epoch_rule"], counted["epoch_draws"], counted["epochs"]) == ("draws", 250, 4.0)
     mixture = Mixture(sets, MixConfig(weights=weights), 0)
     drawn = [mixture.example(p).task for p in range(1000)]
@@ -127,7 +171,9 @@ def test_both_id_lists_are_what_the_library_makes_of_the_prompt(world, renderer)
     text = renderer.tokenizer.decode(prompt.engine_ids)
     processor = AutoProcessor.from_pretrained(world / "model")
     images = [Image.fromarray(image) for image in example.images]
-    assert prompt.trunk_ids == processor(text=[text], images=images, do_resize=False)["input_ids"][0]
+    assert (
+        prompt.trunk_ids == processor(text=[text], images=images, do_resize=False)["input_ids"][0]
+    )
     assert prompt.engine_ids.count(renderer.image_token_id) == 2
     assert prompt.trunk_ids.count(renderer.image_token_id) == 2 * 4
 
@@ -149,18 +195,27 @@ def test_text_only_examples_render_without_images(world, renderer):
     example = open_task(world, Task.clock).example(0, 0)
     trunk = renderer.supervised_trunk(example)
     assert trunk.images == []
-    assert trunk.ids + trunk.branches[0].ids[:3] == renderer.prompt(example, example.questions[0]).trunk_ids[: len(trunk.ids) + 3]
+    assert (
+        trunk.ids + trunk.branches[0].ids[:3]
+        == renderer.prompt(example, example.questions[0]).trunk_ids[: len(trunk.ids) + 3]
+    )
 
 
 def test_an_image_of_a_size_the_model_does_not_see_is_refused_with_the_remedy(renderer):
-    example = Example(uid="odd", images=[np.zeros((30, 32, 3), np.uint8)], questions=[], task="viewpoint")
+    example = Example(
+        uid="odd", images=[np.zeros((30, 32, 3), np.uint8)], questions=[], task="viewpoint"
+    )
     with pytest.raises(UserError, match=r"odd is 32x30.*image.multiple=16"):
         renderer._expand([renderer.image_token_id], example.images, example.uid)
 
 
 def test_the_fingerprint_tells_system_prompts_apart(world, renderer):
-    other = PromptRenderer.load(model_config(world), PromptConfig(system_prompt=SystemPrompt.faithful))
-    changed = {key for key, value in renderer.fingerprint.items() if other.fingerprint[key] != value}
+    other = PromptRenderer.load(
+        model_config(world), PromptConfig(system_prompt=SystemPrompt.faithful)
+    )
+    changed = {
+        key for key, value in renderer.fingerprint.items() if other.fingerprint[key] != value
+    }
     assert {"chat_template", "system_prompt"} == changed
 
 
@@ -173,7 +228,10 @@ def test_the_tower_learns_from_each_photo_once_and_by_seed_alone(world):
 
     def losses() -> list[float]:
         policy = Policy.load(model_config(world))
-        return [m["loss"] for m in pretrain_tower(policy, pairs, steps=30, batch_size=24, lr=3e-3, seed=5)]
+        return [
+            m["loss"]
+            for m in pretrain_tower(policy, pairs, steps=30, batch_size=24, lr=3e-3, seed=5)
+        ]
 
     first = losses()
     assert first == losses()
@@ -183,13 +241,17 @@ def test_the_tower_learns_from_each_photo_once_and_by_seed_alone(world):
 def test_supervised_questions_need_a_target(world, renderer):
     example = open_task(world, Task.viewpoint).example(0, 0)
     with pytest.raises(UserError, match="has no target"):
-        renderer.supervised_trunk(replace(example, questions=[replace(example.questions[0], target=None)]))
+        renderer.supervised_trunk(
+            replace(example, questions=[replace(example.questions[0], target=None)])
+        )
 
 
 def test_training_can_be_kept_to_some_angles_and_questions_while_scoring_sees_all(tiny_set) -> None:
     def opened(split: str, **settings):
         config = SetConfig(task=Task.viewpoint, root=str(tiny_set), **settings)
-        return open_set(config, split, DataConfig(questions_per_pair=3), ColdStartConfig(), supervised=True)
+        return open_set(
+            config, split, DataConfig(questions_per_pair=3), ColdStartConfig(), supervised=True
+        )
 
     def angles(task) -> list[float]:
         return [abs(task.example(i, 0).row["geom"]["alpha_deg"]) for i in range(len(task))]
@@ -199,7 +261,9 @@ def test_training_can_be_kept_to_some_angles_and_questions_while_scoring_sees_al
     assert 0 < len(near) < len(everything)
     assert len(opened("test", angles=[20, 50])) == len(opened("test"))
     turning = opened("train", types=["ego_rotation"])
-    assert {question.type for i in range(len(turning)) for question in turning.example(i, 0).questions} == {"ego_rotation"}
+    assert {
+        question.type for i in range(len(turning)) for question in turning.example(i, 0).questions
+    } == {"ego_rotation"}
     assert len(opened("test", types=["ego_rotation"]).example(0, 0).questions) == 3
     with pytest.raises(UserError, match="no pair 170 to 175 degrees apart"):
         opened("train", angles=[170, 175])

@@ -55,7 +55,13 @@ def viewpoint(i: int, form: str = "ndc_norm_image_bounds") -> dict:
     R, t = g.to_pytorch3d(*(v[i] for v in RIG.poses()))
     half = (W / 2, H / 2) if form == "ndc_norm_image_bounds" else (min(SIZE) / 2,) * 2
     focal = [FOCAL / half[0], FOCAL / half[1]]
-    return {"R": R.tolist(), "T": t.tolist(), "focal_length": focal, "principal_point": [0, 0], "intrinsics_format": form}
+    return {
+        "R": R.tolist(),
+        "T": t.tolist(),
+        "focal_length": focal,
+        "principal_point": [0, 0],
+        "intrinsics_format": form,
+    }
 
 
 def write_jgz(path: Path, value: list) -> None:
@@ -79,7 +85,10 @@ def write_co3d(root: Path, form: str = "ndc_norm_image_bounds") -> None:
     frames.append({**frames[0], "frame_number": N, "viewpoint": None})
     other = [{**frames[0], "sequence_name": "9_9", "frame_number": i} for i in range(3)]
     write_jgz(root / "apple" / "frame_annotations.jgz", [*other, *reversed(frames)])
-    sequences = [{"sequence_name": "110_13051", "viewpoint_quality_score": 0.9}, {"sequence_name": "9_9", "viewpoint_quality_score": -2.0}]
+    sequences = [
+        {"sequence_name": "110_13051", "viewpoint_quality_score": 0.9},
+        {"sequence_name": "9_9", "viewpoint_quality_score": -2.0},
+    ]
     write_jgz(root / "apple" / "sequence_annotations.jgz", sequences)
 
 
@@ -97,8 +106,12 @@ def write_uco3d(root: Path) -> None:
         "CREATE TABLE frame_annots (sequence_name, frame_number, frame_timestamp, _image_path, _image_size, _viewpoint_R, _viewpoint_T,"
         " _viewpoint_focal_length, _viewpoint_principal_point, _viewpoint_colmap_distortion_coeffs, _viewpoint_intrinsics_format)"
     )
-    base.execute("CREATE TABLE sequence_annots (sequence_name, category, super_category, _video_path, _reconstruction_quality_viewpoint)")
-    base.execute("INSERT INTO sequence_annots VALUES ('1-2-3', 'apple', 'fruit', 'fruit/apple/1-2-3/rgb_video.mp4', 0.8)")
+    base.execute(
+        "CREATE TABLE sequence_annots (sequence_name, category, super_category, _video_path, _reconstruction_quality_viewpoint)"
+    )
+    base.execute(
+        "INSERT INTO sequence_annots VALUES ('1-2-3', 'apple', 'fruit', 'fruit/apple/1-2-3/rgb_video.mp4', 0.8)"
+    )
     for i in range(N):
         v = viewpoint(i)
         row = [
@@ -110,7 +123,10 @@ def write_uco3d(root: Path) -> None:
             struct.pack("12f", *([0.0] * 12)),
             "ndc_norm_image_bounds",
         ]
-        base.execute(f"INSERT INTO frame_annots VALUES ({', '.join('?' * 11)})", ["1-2-3", i, 0.2 * i, "unused", *row])
+        base.execute(
+            f"INSERT INTO frame_annots VALUES ({', '.join('?' * 11)})",
+            ["1-2-3", i, 0.2 * i, "unused", *row],
+        )
     base.commit()
     base.close()
 
@@ -121,26 +137,46 @@ def write_wildrgbd(root: Path) -> None:
     K = np.array([[FOCAL, 0, W / 2], [0, FOCAL, H / 2], [0, 0, 1]])
     (scene / "metadata").write_text(json.dumps({"w": W, "h": H, "K": K.T.ravel().tolist()}))
     poses = [g.to_camera_to_world(R, t) for R, t in zip(*RIG.poses(), strict=True)]
-    (scene / "cam_poses.txt").write_text("".join(f"{i} {' '.join(map(repr, map(float, p.ravel())))}\n" for i, p in enumerate(poses)))
+    (scene / "cam_poses.txt").write_text(
+        "".join(f"{i} {' '.join(map(repr, map(float, p.ravel())))}\n" for i, p in enumerate(poses))
+    )
     (root / "apple" / "scenes" / "scene_3" / "rgb").mkdir(parents=True)
     (root / "apple" / "types.json").write_text('{"scene_257": "single", "scene_3": "hand"}')
 
 
 def transforms(names: list[str]) -> dict:
     poses = [g.to_camera_to_world(R, t, g.OPENGL_AXES) for R, t in zip(*RIG.poses(), strict=True)]
-    return {"frames": [{"file_path": name, "transform_matrix": p.tolist()} for name, p in zip(names, poses, strict=True)]}
+    return {
+        "frames": [
+            {"file_path": name, "transform_matrix": p.tolist()}
+            for name, p in zip(names, poses, strict=True)
+        ]
+    }
 
 
 def write_nerfstudio(root: Path) -> None:
     names = save_photos(root / "cup" / "images", "frame_{:05d}.png")
-    known = {"camera_model": "OPENCV", "fl_x": FOCAL, "fl_y": FOCAL, "cx": W / 2, "cy": H / 2, "w": W, "h": H, "k1": 0.01}
-    (root / "cup" / "transforms.json").write_text(json.dumps({**known, **transforms([f"images/{name}" for name in names])}))
+    known = {
+        "camera_model": "OPENCV",
+        "fl_x": FOCAL,
+        "fl_y": FOCAL,
+        "cx": W / 2,
+        "cy": H / 2,
+        "w": W,
+        "h": H,
+        "k1": 0.01,
+    }
+    (root / "cup" / "transforms.json").write_text(
+        json.dumps({**known, **transforms([f"images/{name}" for name in names])})
+    )
 
 
 def write_blender(root: Path) -> None:
     save_photos(root / "cup" / "train", "r_{:02d}.png")
     known = {"camera_angle_x": 2 * np.arctan(W / 2 / FOCAL)}
-    (root / "cup" / "transforms_train.json").write_text(json.dumps({**known, **transforms([f"./train/r_{i:02d}" for i in range(N)])}))
+    (root / "cup" / "transforms_train.json").write_text(
+        json.dumps({**known, **transforms([f"./train/r_{i:02d}" for i in range(N)])})
+    )
 
 
 def write_isotropic_co3d(root: Path) -> None:
@@ -168,13 +204,22 @@ def test_the_same_cameras_give_the_same_labels_through_every_layout(layout, tmp_
     capture, dropped = source.read(reference)
     assert not dropped
     R, t = RIG.poses()
-    assert np.stack([f.R for f in capture.frames]) == pytest.approx(R, abs=1e-5)  # uCO3D stores 32 bits
+    assert np.stack([f.R for f in capture.frames]) == pytest.approx(
+        R, abs=1e-5
+    )  # uCO3D stores 32 bits
     assert np.stack([f.t for f in capture.frames]) == pytest.approx(t, abs=1e-5)
-    assert np.stack([f.K for f in capture.frames]) == pytest.approx(np.array([[[FOCAL, 0, W / 2], [0, FOCAL, H / 2], [0, 0, 1]]] * N))
-    rows, _ = pair_rows(capture, judge_capture(capture, GateConfig(), ordered=True), GateConfig(), PairConfig())
+    assert np.stack([f.K for f in capture.frames]) == pytest.approx(
+        np.array([[[FOCAL, 0, W / 2], [0, FOCAL, H / 2], [0, 0, 1]]] * N)
+    )
+    rows, _ = pair_rows(
+        capture, judge_capture(capture, GateConfig(), ordered=True), GateConfig(), PairConfig()
+    )
     assert len(rows) == 12
     for row in rows:
-        first, second = (next(i for i, f in enumerate(capture.frames) if f.name == name) for name in row["frame_names"])
+        first, second = (
+            next(i for i, f in enumerate(capture.frames) if f.name == name)
+            for name in row["frame_names"]
+        )
         alpha = RIG.azimuth[second] - RIG.azimuth[first]
         assert row["geom"]["alpha_deg"] == pytest.approx(alpha, abs=0.01)
         assert row["labels"]["ego_translation"] == ("right" if alpha > 0 else "left")
@@ -190,8 +235,18 @@ def test_every_layout_builds_by_the_command(layout, tmp_path, monkeypatch):
     """From the config group to pictures in shards: the frames the rows name, resized, whatever file they lie in."""
     _, write, settings = LAYOUTS[layout]
     write(tmp_path / "root")
-    words = [f"source={layout}", f"source.root={tmp_path / 'root'}", f"out={tmp_path / 'set'}", "dataset=captures", "workers=1"]
-    monkeypatch.setattr(sys, "argv", ["actial.build", *words, *(f"source.{key}={value}" for key, value in settings.items())])
+    words = [
+        f"source={layout}",
+        f"source.root={tmp_path / 'root'}",
+        f"out={tmp_path / 'set'}",
+        "dataset=captures",
+        "workers=1",
+    ]
+    monkeypatch.setattr(
+        sys,
+        "argv",
+        ["actial.build", *words, *(f"source.{key}={value}" for key, value in settings.items())],
+    )
     command_line.main()
     built = ShardSet(tmp_path / "set", "test")
     assert len(built) == 12
@@ -206,7 +261,11 @@ def test_mvimgnet2_names_classes_by_its_json(tmp_path):
     names = tmp_path / "names.json"
 
     def class_name() -> str:
-        return source_of(tmp_path, SourceKind.mvimgnet2, category_file=str(names)).read("7/0000abcd")[0].class_name
+        return (
+            source_of(tmp_path, SourceKind.mvimgnet2, category_file=str(names))
+            .read("7/0000abcd")[0]
+            .class_name
+        )
 
     assert class_name() == "toy butterfly"
     names.write_text('{"Toy butterfly ": 7}')
@@ -240,11 +299,17 @@ def test_bad_fields_cost_one_capture(tmp_path):
     write_wildrgbd(tmp_path)
     scene = tmp_path / "apple" / "scenes" / "scene_257"
     poses = (scene / "cam_poses.txt").read_text().splitlines()
-    (scene / "cam_poses.txt").write_text("\n".join([*poses[:2], poses[2].rsplit(" ", 1)[0], *poses[3:]]))
+    (scene / "cam_poses.txt").write_text(
+        "\n".join([*poses[:2], poses[2].rsplit(" ", 1)[0], *poses[3:]])
+    )
     with pytest.raises(Rejected, match="poses_corrupt"):
         source_of(tmp_path, SourceKind.wildrgbd).read("apple/scenes/scene_257")
     mirrored = " ".join(["2", *map(str, np.diag([-1.0, 1, 1, 1]).ravel())])
-    (scene / "cam_poses.txt").write_text("\n".join([*poses[:2], mirrored, *poses[3:-1], poses[-1].replace(poses[-1].split()[1], "nan", 1)]))
+    (scene / "cam_poses.txt").write_text(
+        "\n".join(
+            [*poses[:2], mirrored, *poses[3:-1], poses[-1].replace(poses[-1].split()[1], "nan", 1)]
+        )
+    )
     (scene / "rgb" / "00005.png").unlink()
     capture, dropped = source_of(tmp_path, SourceKind.wildrgbd).read("apple/scenes/scene_257")
     assert dropped == {"frame_pose": 2, "frame_missing": 1}
@@ -254,7 +319,9 @@ def test_bad_fields_cost_one_capture(tmp_path):
         source_of(tmp_path, SourceKind.wildrgbd).read("apple/scenes/scene_257")
 
 
-def test_a_photo_without_stored_size_costs_itself_and_an_impossible_lens_its_capture(tmp_path, monkeypatch):
+def test_a_photo_without_stored_size_costs_itself_and_an_impossible_lens_its_capture(
+    tmp_path, monkeypatch
+):
     """Blender's files have no w and h: the photo is opened for them. The other capture is built all the same."""
     write_blender(tmp_path / "root")
     write_blender(tmp_path / "other")
@@ -262,14 +329,24 @@ def test_a_photo_without_stored_size_costs_itself_and_an_impossible_lens_its_cap
     (tmp_path / "root" / "cup" / "train" / "r_03.png").unlink()
     (tmp_path / "root" / "cup" / "train" / "r_04.png").write_bytes(b"no photo")
     capture, dropped = source_of(tmp_path / "root", SourceKind.blender).read("cup")
-    assert (len(capture.frames), capture.files_total, dropped) == (N - 2, N, {"frame_missing": 1, "frame_unreadable": 1})
+    assert (len(capture.frames), capture.files_total, dropped) == (
+        N - 2,
+        N,
+        {"frame_missing": 1, "frame_unreadable": 1},
+    )
 
     poses = tmp_path / "root" / "bowl" / "transforms_train.json"
     known = json.loads(poses.read_text())
     for broken in ({"camera_angle_x": 0}, {"w": math.inf, "h": 4}):
         poses.write_text(json.dumps(known | broken))
         out = tmp_path / f"set{len(broken)}"
-        words = ["source=blender", f"source.root={tmp_path / 'root'}", f"out={out}", "dataset=captures", "workers=1"]
+        words = [
+            "source=blender",
+            f"source.root={tmp_path / 'root'}",
+            f"out={out}",
+            "dataset=captures",
+            "workers=1",
+        ]
         monkeypatch.setattr(sys, "argv", ["actial.build", *words])
         command_line.main()
         assert {row["object_id"] for row in ShardSet(out, "test").rows} == {"cup"}
@@ -294,7 +371,16 @@ def test_names_may_not_leave_the_capture_and_a_missing_video_rejects_it(tmp_path
         source.read("1-2-3")
 
 
-@pytest.mark.parametrize("kind", [SourceKind.co3d, SourceKind.uco3d, SourceKind.wildrgbd, SourceKind.nerfstudio, SourceKind.blender])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        SourceKind.co3d,
+        SourceKind.uco3d,
+        SourceKind.wildrgbd,
+        SourceKind.nerfstudio,
+        SourceKind.blender,
+    ],
+)
 def test_an_empty_root_names_the_layout_it_wants(tmp_path, kind):
     with pytest.raises(UserError, match=rf"holds no capture: expected .* \(source={kind.value}\)"):
         source_of(tmp_path, kind).captures()

@@ -10,7 +10,15 @@ import pytest
 from PIL import Image
 
 from actial.build import build
-from actial.config import BuildConfig, ImageConfig, ImageFormat, PairConfig, QuestionConfig, SourceConfig, SourceKind
+from actial.config import (
+    BuildConfig,
+    ImageConfig,
+    ImageFormat,
+    PairConfig,
+    QuestionConfig,
+    SourceConfig,
+    SourceKind,
+)
 from actial.core.errors import UserError
 from actial.data.qa.public_sets import NAMED, adapt
 from actial.data.shards import ShardSet
@@ -19,7 +27,12 @@ ASKED = "Which way did the camera move? A. Left B. Right"
 
 
 def llava(*turns: str, **fields) -> dict:
-    return {"conversations": [{"from": ("human", "gpt")[i % 2], "value": text} for i, text in enumerate(turns)], **fields}
+    return {
+        "conversations": [
+            {"from": ("human", "gpt")[i % 2], "value": text} for i, text in enumerate(turns)
+        ],
+        **fields,
+    }
 
 
 RECORDS = {
@@ -32,11 +45,22 @@ RECORDS = {
         "gt_answer": "B",
     },
     "spar_7m": llava(
-        f"<image>\n<image>\n{ASKED}\nAnswer with the option's letter.", "B", id="s1", image=["a.png", "b.png"], type="rotation"
+        f"<image>\n<image>\n{ASKED}\nAnswer with the option's letter.",
+        "B",
+        id="s1",
+        image=["a.png", "b.png"],
+        type="rotation",
     ),
     "vsi_590k": llava(f"<image>{ASKED}", "B. Right", id=7, image="a.png", question_type="rotation"),
     "vsi_100k": llava(f"<image>{ASKED}", "B", id=7, image="a.png", question_type="rotation"),
-    "multispa": llava(f"<image><image>{ASKED}", "(B)", id="p1", image=["a.png", "b.png"], question_type="rotation", gt_value="right"),
+    "multispa": llava(
+        f"<image><image>{ASKED}",
+        "(B)",
+        id="p1",
+        image=["a.png", "b.png"],
+        question_type="rotation",
+        gt_value="right",
+    ),
     "spatialladder_26k": {
         "id": 3,
         "question": "Which way did the camera move?",
@@ -57,7 +81,9 @@ RECORDS = {
     },
     "molmo2_er_vst_p": llava(ASKED, "B", id="v", images=[{"bytes": b"..."}], type="rotation"),
     "sensenova_si_8m": llava(f"<image>\n{ASKED}", "B", id=4, image="a.png", type="rotation"),
-    "llava": llava(f"<image>\n<image>\n{ASKED}", "B. Right", id=4, image=["a.png", "b.png"], type="rotation"),
+    "llava": llava(
+        f"<image>\n<image>\n{ASKED}", "B. Right", id=4, image=["a.png", "b.png"], type="rotation"
+    ),
     "joyai_openspatial": llava(ASKED, "B", id="j", image=["a.png"], task="rotation"),
     "mulset": {
         "id": 1,
@@ -73,14 +99,21 @@ RECORDS = {
 @pytest.mark.parametrize("name", NAMED)
 def test_each_schema_becomes_the_same_question(name):
     (row,) = adapt(name, RECORDS[name], 0)
-    assert (row.question, row.options, row.answer_index) == ("Which way did the camera move?", ("Left", "Right"), 1)
+    assert (row.question, row.options, row.answer_index) == (
+        "Which way did the camera move?",
+        ("Left", "Right"),
+        1,
+    )
     assert (row.answer_kind, row.task) == ("mcq", "rotation")
     assert len(row.images) in (1, 2)
 
 
 def test_answers_without_options_are_told_apart():
     def kinds(question, answer):
-        return [(r.answer_kind, r.options, r.answer_index) for r in adapt("spar_7m", llava(question, answer, image=["a.png"]), 0)]
+        return [
+            (r.answer_kind, r.options, r.answer_index)
+            for r in adapt("spar_7m", llava(question, answer, image=["a.png"]), 0)
+        ]
 
     assert kinds("Is it nearer?", "no.") == [("yesno", ("Yes", "No"), 1)]
     assert kinds("How many degrees?", "35.5") == [("number", (), -1)]
@@ -90,13 +123,24 @@ def test_answers_without_options_are_told_apart():
 
 
 def test_several_turns_are_several_questions():
-    rows = list(adapt("joyai_openspatial", llava(f"<image>{ASKED}", "A", "Is it red?", "Yes", id="j", image=["a.png"]), 0))
-    assert [(row.id, row.answer_kind, row.answer_index) for row in rows] == [("j", "mcq", 0), ("j/1", "yesno", 0)]
+    rows = list(
+        adapt(
+            "joyai_openspatial",
+            llava(f"<image>{ASKED}", "A", "Is it red?", "Yes", id="j", image=["a.png"]),
+            0,
+        )
+    )
+    assert [(row.id, row.answer_kind, row.answer_index) for row in rows] == [
+        ("j", "mcq", 0),
+        ("j/1", "yesno", 0),
+    ]
 
 
 def png(seed: int) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(buffer, "PNG")
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(
+        buffer, "PNG"
+    )
     return buffer.getvalue()
 
 
@@ -124,7 +168,15 @@ def root(tmp_path):
         images = [f"{i}a.png", f"{i}b.png"] if i else ["scene0011/0a.png", "scene0011/0b.png"]
         for k, name in enumerate(images):
             (folder / name).write_bytes(png(10 * i + k))
-        lines.append({"id": f"m{i}", "type": "rotation", "question": ASKED, "images": images, "gt_answer": "AB"[i % 2]})
+        lines.append(
+            {
+                "id": f"m{i}",
+                "type": "rotation",
+                "question": ASKED,
+                "images": images,
+                "gt_answer": "AB"[i % 2],
+            }
+        )
     lines += [
         {**lines[1], "id": "other question", "question": "Is it red? A. Yes B. No"},
         {**lines[1], "id": "outside", "images": ["../secret.png"]},
@@ -140,7 +192,14 @@ def root(tmp_path):
 
 
 def test_a_set_builds_into_shards_and_counts_what_it_leaves_out(root, tmp_path):
-    build(config(root, tmp_path / "out", "mindcube_train", qa=QuestionConfig(blacklist=str(tmp_path / "barred.txt"))))
+    build(
+        config(
+            root,
+            tmp_path / "out",
+            "mindcube_train",
+            qa=QuestionConfig(blacklist=str(tmp_path / "barred.txt")),
+        )
+    )
     rejects = json.loads((tmp_path / "out" / "rejects.json").read_text())["questions"]
     expected = {
         "seen": 19,
@@ -159,7 +218,14 @@ def test_a_set_builds_into_shards_and_counts_what_it_leaves_out(root, tmp_path):
     assert row["options"][row["answer_index"]] == "Right"
     shards = train if row["split"] == "train" else val
     assert [pixels.shape for pixels in shards.images(row)] == [(32, 32, 3)] * 2
-    build(config(root, tmp_path / "again", "mindcube_train", qa=QuestionConfig(blacklist=str(tmp_path / "barred.txt"))))
+    build(
+        config(
+            root,
+            tmp_path / "again",
+            "mindcube_train",
+            qa=QuestionConfig(blacklist=str(tmp_path / "barred.txt")),
+        )
+    )
     assert content(tmp_path / "out") == content(tmp_path / "again")
 
 
@@ -169,7 +235,10 @@ def test_records_of_one_id_are_questions_of_their_own_and_the_licence_is_the_set
     folder.mkdir()
     (folder / "a.png").write_bytes(png(1))
     asked = ("A. Left B. Right", "A. Up B. Down", "A. In B. Out")
-    records = [llava(f"Which way? {options}", "AB"[i % 2], id="scene0000_00", image=["a.png"], type="x") for i, options in enumerate(asked)]
+    records = [
+        llava(f"Which way? {options}", "AB"[i % 2], id="scene0000_00", image=["a.png"], type="x")
+        for i, options in enumerate(asked)
+    ]
     (folder / "train.json").write_text(json.dumps(records))
     build(config(folder, tmp_path / "out", "spar_7m"))
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
@@ -181,12 +250,20 @@ def test_records_of_one_id_are_questions_of_their_own_and_the_licence_is_the_set
         "spar_7m:train:scene0000_00~3": ["In", "Out"],
     }
     (folder / "train.jsonl").write_text("")
-    with pytest.raises(UserError, match=r"train\.json and .*train\.jsonl would give their questions the same ids"):
+    with pytest.raises(
+        UserError, match=r"train\.json and .*train\.jsonl would give their questions the same ids"
+    ):
         build(config(folder, tmp_path / "again", "spar_7m"))
 
 
 def test_parquet_with_pictures_inside(tmp_path):
-    rows = [{**llava(ASKED, "B", id=f"v{i}", type="rotation"), "images": [{"bytes": png(i), "path": None}]} for i in range(6)]
+    rows = [
+        {
+            **llava(ASKED, "B", id=f"v{i}", type="rotation"),
+            "images": [{"bytes": png(i), "path": None}],
+        }
+        for i in range(6)
+    ]
     (tmp_path / "set" / "data").mkdir(parents=True)
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "set" / "data" / "train-00000.parquet")
     build(config(tmp_path / "set", tmp_path / "out", "molmo2_er_vst_p"))
@@ -200,7 +277,14 @@ def test_unknown_sets_empty_folders_and_broken_files_are_one_sentence(root, tmp_
     with pytest.raises(UserError, match=r"holds no \.jsonl"):
         build(config(tmp_path / "empty", tmp_path / "out", "mindcube_train"))
     with pytest.raises(UserError, match="blacklist"):
-        build(config(root, tmp_path / "out", "mindcube_train", qa=QuestionConfig(blacklist=str(tmp_path / "none"))))
+        build(
+            config(
+                root,
+                tmp_path / "out",
+                "mindcube_train",
+                qa=QuestionConfig(blacklist=str(tmp_path / "none")),
+            )
+        )
     (root / "train.jsonl").write_text('{"id": "m1", ')
     with pytest.raises(UserError, match=r"train\.jsonl cannot be read"):
         build(config(root, tmp_path / "out", "mindcube_train"))

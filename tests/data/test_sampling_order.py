@@ -6,7 +6,11 @@ from actial.data.sampling_order import BLOCK, epoch_order, mixture_draw
 
 
 def test_epoch_order_is_a_permutation_that_changes_with_epoch_and_seed():
-    first, second, other = epoch_order("7/a", 0, 103), epoch_order("7/a", 1, 103), epoch_order("8/a", 0, 103)
+    first, second, other = (
+        epoch_order("7/a", 0, 103),
+        epoch_order("7/a", 1, 103),
+        epoch_order("8/a", 0, 103),
+    )
     assert sorted(first) == sorted(second) == list(range(103))
     assert not np.array_equal(first, second)
     assert not np.array_equal(first, other)

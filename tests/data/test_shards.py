@@ -25,14 +25,24 @@ def samples(count: int, split: str = "train") -> list[Sample]:
     made = []
     for i in range(count):
         images = {f"f{k}.png": encode(picture(10 * i + k), PNG) for k in range(3)}
-        rows = [{"uid": f"{i}-{k}", "split": split, "kind": "pair", "images": [f"f{k}.png", f"f{k + 1}.png"]} for k in range(2)]
+        rows = [
+            {
+                "uid": f"{i}-{k}",
+                "split": split,
+                "kind": "pair",
+                "images": [f"f{k}.png", f"f{k + 1}.png"],
+            }
+            for k in range(2)
+        ]
         made.append(Sample(key=f"{split}_{i}", images=images, rows=rows))
     return made
 
 
 @pytest.fixture
 def built(tmp_path):
-    write_set(tmp_path / "set", {"train": samples(3), "val": samples(1, "val")}, 2, {"licence": "none"})
+    write_set(
+        tmp_path / "set", {"train": samples(3), "val": samples(1, "val")}, 2, {"licence": "none"}
+    )
     return tmp_path / "set"
 
 
@@ -64,7 +74,9 @@ def test_png_keeps_every_pixel_and_jpg_nearly_and_neither_carries_exif():
 def test_rows_come_back_with_their_pictures(built):
     data = ShardSet(built, "train")
     assert [row["uid"] for row in data.rows] == ["0-0", "0-1", "1-0", "1-1", "2-0", "2-1"]
-    assert [row["shard"] for row in data.rows[::2]] == ["train-000000.tar"] * 2 + ["train-000001.tar"]
+    assert [row["shard"] for row in data.rows[::2]] == ["train-000000.tar"] * 2 + [
+        "train-000001.tar"
+    ]
     first, second = data.images(data.rows[3])
     assert np.array_equal(first, picture(11))
     assert np.array_equal(second, picture(12))
@@ -82,9 +94,17 @@ def test_plain_webdataset_reads_the_same(built):
 
 
 def test_bytes_depend_on_the_content_alone(built, tmp_path):
-    write_set(tmp_path / "again", {"train": samples(3), "val": samples(1, "val")}, 2, {"licence": "none"})
+    write_set(
+        tmp_path / "again", {"train": samples(3), "val": samples(1, "val")}, 2, {"licence": "none"}
+    )
     names = sorted(path.name for path in built.iterdir())
-    assert names == ["index.jsonl", "manifest.json", "train-000000.tar", "train-000001.tar", "val-000000.tar"]
+    assert names == [
+        "index.jsonl",
+        "manifest.json",
+        "train-000000.tar",
+        "train-000001.tar",
+        "val-000000.tar",
+    ]
     for name in names:
         assert (built / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
 

@@ -58,7 +58,11 @@ def random_3dsr(n=800):
 
 
 def oracle_3dsr(frame: pd.DataFrame, key) -> dict[str, float]:
-    grouped = frame.assign(key=[key(q) for q in frame.qid]).groupby("key", sort=False).agg({"hit": "prod", "category": "first"})
+    grouped = (
+        frame.assign(key=[key(q) for q in frame.qid])
+        .groupby("key", sort=False)
+        .agg({"hit": "prod", "category": "first"})
+    )
     result = {"overall": grouped.hit.mean()}
     for kind, members in CATEGORIES_3DSR.items():
         result[kind] = grouped[grouped.category.isin(members)].hit.mean()
@@ -68,20 +72,28 @@ def oracle_3dsr(frame: pd.DataFrame, key) -> dict[str, float]:
 
 def test_3dsrbench_agrees_with_its_rules():
     rows = random_3dsr()
-    frame = pd.DataFrame([(q, c, int(h)) for q, c, h, _ in rows], columns=["qid", "category", "hit"])
+    frame = pd.DataFrame(
+        [(q, c, int(h)) for q, c, h, _ in rows], columns=["qid", "category", "hit"]
+    )
     keys = {
         "vanilla": lambda q: q,
         "flip": lambda q: q.replace("-flip", ""),
         "circ": lambda q: q[:-2] if q[-2] == "-" else q,  # the authors' own: cut a trailing -digit
         "flip_circ": lambda q: q[:8],
     }
-    got = BENCHMARKS["3dsrbench"].score([prediction(q, h, group=g, categories={"category": c}) for q, c, h, g in rows])
+    got = BENCHMARKS["3dsrbench"].score(
+        [prediction(q, h, group=g, categories={"category": c}) for q, c, h, g in rows]
+    )
     assert len(frame) > 3000
     for metric, key in keys.items():
         want = oracle_3dsr(frame, key)
-        assert {name: value(cell) for name, cell in got[metric].items()} == pytest.approx(want, abs=1e-12)
+        assert {name: value(cell) for name, cell in got[metric].items()} == pytest.approx(
+            want, abs=1e-12
+        )
     harness_circ = oracle_3dsr(frame, lambda q: q[:13] if "-flip" in q else q[:8])
-    assert {name: value(cell) for name, cell in got["circ"].items()} == pytest.approx(harness_circ, abs=1e-12)
+    assert {name: value(cell) for name, cell in got["circ"].items()} == pytest.approx(
+        harness_circ, abs=1e-12
+    )
 
 
 # ---------------------------------------------------------------- CV-Bench, BLINK, MMSI, SAT
@@ -91,12 +103,21 @@ def test_cv_bench_agrees_with_its_rules():
     rows = []
     for i in range(2638):
         task = ["Count", "Relation", "Depth", "Distance"][int(draw(i, "t") * 4)]
-        source = "Omni3D" if task in ("Depth", "Distance") else ["ADE20K", "COCO"][int(draw(i, "s") * 2)]
+        source = (
+            "Omni3D" if task in ("Depth", "Distance") else ["ADE20K", "COCO"][int(draw(i, "s") * 2)]
+        )
         rows.append((task, source, draw(i, "h") < 0.7))
     frame = pd.DataFrame(rows, columns=["task", "source", "hit"])
     by_source, by_task = frame.groupby("source").hit.mean(), frame.groupby("task").hit.mean()
-    got = BENCHMARKS["cv_bench"].score([prediction(str(i), h, categories={"task": t, "source": s}) for i, (t, s, h) in enumerate(rows)])
-    assert value(got["cambrian"]) == pytest.approx(((by_source.ADE20K + by_source.COCO) / 2 + by_source.Omni3D) / 2)
+    got = BENCHMARKS["cv_bench"].score(
+        [
+            prediction(str(i), h, categories={"task": t, "source": s})
+            for i, (t, s, h) in enumerate(rows)
+        ]
+    )
+    assert value(got["cambrian"]) == pytest.approx(
+        ((by_source.ADE20K + by_source.COCO) / 2 + by_source.Omni3D) / 2
+    )
     assert value(got["macro4"]) == pytest.approx(by_task.mean())
     assert value(got["micro"]) == pytest.approx(frame.hit.mean())
     assert value(got["task/Depth"]) == pytest.approx(by_task.Depth)
@@ -105,41 +126,72 @@ def test_cv_bench_agrees_with_its_rules():
 def test_blink_and_mmsi_agree_with_their_rules():
     rows = [(blink.SUBTASKS[int(draw(i, "t") * 14)], draw(i, "h") < 0.6) for i in range(4000)]
     frame = pd.DataFrame(rows, columns=["task", "hit"])
-    got = BENCHMARKS["blink_all"].score([prediction(str(i), h, t, categories={"sub_task": t}) for i, (t, h) in enumerate(rows)])
+    got = BENCHMARKS["blink_all"].score(
+        [prediction(str(i), h, t, categories={"sub_task": t}) for i, (t, h) in enumerate(rows)]
+    )
     means = frame.groupby("task").hit.mean()
     assert value(got["macro14"]) == pytest.approx(means.mean())
     assert value(got["macro3"]) == pytest.approx(means[list(blink.SPATIAL)].mean())
     assert value(got["micro"]) == pytest.approx(frame.hit.mean())
-    got = BENCHMARKS["mmsi"].score([prediction(str(i), h, t, categories={"category": t}) for i, (t, h) in enumerate(rows)])
+    got = BENCHMARKS["mmsi"].score(
+        [prediction(str(i), h, t, categories={"category": t}) for i, (t, h) in enumerate(rows)]
+    )
     assert value(got["overall"]) == pytest.approx(frame.hit.mean())
     assert {k: value(c) for k, c in got["category"].items()} == pytest.approx(means.to_dict())
 
 
 def test_sat_agrees_with_circular_evaluation():
-    rows = [(i, r, "ego_motion" if i % 2 else "goal_aim", draw(i, r) < 0.75) for i in range(1500) for r in range(2 + (i % 7 == 0))]
+    rows = [
+        (i, r, "ego_motion" if i % 2 else "goal_aim", draw(i, r) < 0.75)
+        for i in range(1500)
+        for r in range(2 + (i % 7 == 0))
+    ]
     frame = pd.DataFrame(rows, columns=["item", "rotation", "type", "hit"])
     group = {i: {"base": str(i), "rotations": 2 + (i % 7 == 0), "flip": False} for i in range(1500)}
-    got = BENCHMARKS["sat"].score([prediction(f"{i}#{r}", h, t, group=group[i] | {"rotation": r}) for i, r, t, h in rows])
+    got = BENCHMARKS["sat"].score(
+        [prediction(f"{i}#{r}", h, t, group=group[i] | {"rotation": r}) for i, r, t, h in rows]
+    )
     whole = frame.groupby("item").agg({"hit": "all", "type": "first"})
     assert value(got["circular"]) == pytest.approx(whole.hit.mean())
     assert value(got["mean"]) == pytest.approx(frame.hit.mean())
-    assert {k: value(c) for k, c in got["circular_by_type"].items()} == pytest.approx(whole.groupby("type").hit.mean().to_dict())
+    assert {k: value(c) for k, c in got["circular_by_type"].items()} == pytest.approx(
+        whole.groupby("type").hit.mean().to_dict()
+    )
 
 
 # ---------------------------------------------------------------- the other published means
 
 
 def test_vsi_and_spar_means():
-    names = ["object_rel_direction_easy", "object_rel_direction_medium", "object_rel_direction_hard", "object_counting", "route_planning"]
+    names = [
+        "object_rel_direction_easy",
+        "object_rel_direction_medium",
+        "object_rel_direction_hard",
+        "object_counting",
+        "route_planning",
+    ]
     hits = {name: [draw(name, i) < 0.5 for i in range(40 + 10 * k)] for k, name in enumerate(names)}
-    got = BENCHMARKS["vsi"].score([prediction(f"{n}{i}", h, n) for n, rows in hits.items() for i, h in enumerate(rows)])
+    got = BENCHMARKS["vsi"].score(
+        [prediction(f"{n}{i}", h, n) for n, rows in hits.items() for i, h in enumerate(rows)]
+    )
     means = {n: float(np.mean(rows)) for n, rows in hits.items()}
     direction = sum(means[n] for n in names[:3]) / 3
-    assert value(got["overall"]) == pytest.approx((direction + means["object_counting"] + means["route_planning"]) / 3)
-    tasks = {"depth_prediction_oc": 0.3, "view_change_infer": 0.5, "position_matching": 1.0, "spatial_imagination_oo": 0.0}
-    got = BENCHMARKS["spar"].score([prediction(f"{t}{i}", v, t) for t, v in tasks.items() for i in range(5)])
+    assert value(got["overall"]) == pytest.approx(
+        (direction + means["object_counting"] + means["route_planning"]) / 3
+    )
+    tasks = {
+        "depth_prediction_oc": 0.3,
+        "view_change_infer": 0.5,
+        "position_matching": 1.0,
+        "spatial_imagination_oo": 0.0,
+    }
+    got = BENCHMARKS["spar"].score(
+        [prediction(f"{t}{i}", v, t) for t, v in tasks.items() for i in range(5)]
+    )
     assert value(got["overall"]) == pytest.approx(0.45)
-    assert {k: value(c) for k, c in got["level"].items()} == pytest.approx({"Low": 0.3, "Middle": 0.75, "High": 0.0})
+    assert {k: value(c) for k, c in got["level"].items()} == pytest.approx(
+        {"Low": 0.3, "Middle": 0.75, "High": 0.0}
+    )
 
 
 @pytest.mark.parametrize(
@@ -164,7 +216,12 @@ def test_vsi_and_spar_means():
         ("It is the Red one", "contains", "red", (1.0, "It is the Red one")),
         ("so r , A", "joint", "r,A", (1.0, "r,A")),
         ("r,B", "joint", "r,A", (0.0, "r,B")),
-        ("move_right:1.0,rotate_left:20", "view_change", "move_right:1.0,rotate_left:20", (1.0, "move_right:1.0,rotate_left:20")),
+        (
+            "move_right:1.0,rotate_left:20",
+            "view_change",
+            "move_right:1.0,rotate_left:20",
+            (1.0, "move_right:1.0,rotate_left:20"),
+        ),
         ("move_left:1.0", "view_change", "move_right:1.0", (0.8, "move_left:1.0")),
         ("no idea", "view_change", "move_right:1.0", (0.0, None)),
     ],
@@ -174,7 +231,9 @@ def test_open_answers(text, metric, answer, want):
     assert grade.value == pytest.approx(want[0])
     assert read == want[1]
     cut = text.startswith("<think>") and "</think>" not in text
-    assert grade.outcome.value == ("truncated" if cut else "no_answer" if read is None else "parsed")
+    assert grade.outcome.value == (
+        "truncated" if cut else "no_answer" if read is None else "parsed"
+    )
 
 
 # ---------------------------------------------------------------- the paper's rows from hit counts
@@ -194,10 +253,18 @@ def test_blink_rows_of_the_paper(model):
     row = table("table1").row(model)
     sizes = dict(zip(blink.SPATIAL, (133, 124, 143), strict=True))
     counts = dict(zip(blink.SPATIAL, BLINK_ROWS[model], strict=True))
-    rows = [prediction(f"{t}{i}", i < counts[t], t, categories={"sub_task": t}) for t, n in sizes.items() for i in range(n)]
+    rows = [
+        prediction(f"{t}{i}", i < counts[t], t, categories={"sub_task": t})
+        for t, n in sizes.items()
+        for i in range(n)
+    ]
     got = BENCHMARKS["blink"].score(rows)
     shown = {name: cell.to_json()["trunc1"] for name, cell in got["sub_task"].items()}
-    assert [shown[t] for t in blink.SPATIAL] == [row["BLINK MultiView"], row["BLINK RelDepth"], row["BLINK SpRel"]]
+    assert [shown[t] for t in blink.SPATIAL] == [
+        row["BLINK MultiView"],
+        row["BLINK RelDepth"],
+        row["BLINK SpRel"],
+    ]
     assert trunc1(got["macro3"].value) == row["BLINK avg"]
 
 
@@ -205,12 +272,21 @@ def test_blink_rows_of_the_paper(model):
 def test_cv_bench_rows_of_the_paper(model):
     row = table("table1").row(model)
     sizes = CV_SIZES
-    fitting = {t: [k for k in range(n + 1) if math.floor(1000 * k / n) / 10 == row[f"CV {t}"]] for t, n in sizes.items()}
-    assert [len(found) for found in fitting.values()] == [1] * 4  # each printed figure has one hit count, if it was cut and not rounded
+    fitting = {
+        t: [k for k in range(n + 1) if math.floor(1000 * k / n) / 10 == row[f"CV {t}"]]
+        for t, n in sizes.items()
+    }
+    assert [len(found) for found in fitting.values()] == [
+        1
+    ] * 4  # each printed figure has one hit count, if it was cut and not rounded
     counts = {t: found[0] for t, found in fitting.items()}
     assert list(counts.values()) == CV_COUNTS.get(model, list(counts.values()))
     source = {"Relation": "COCO", "Count": "ADE20K", "Depth": "Omni3D", "Distance": "Omni3D"}
-    rows = [prediction(f"{t}{i}", i < counts[t], categories={"task": t, "source": source[t]}) for t, n in sizes.items() for i in range(n)]
+    rows = [
+        prediction(f"{t}{i}", i < counts[t], categories={"task": t, "source": source[t]})
+        for t, n in sizes.items()
+        for i in range(n)
+    ]
     got = BENCHMARKS["cv_bench"].score(rows)
     assert {t: trunc1(got[f"task/{t}"].value) for t in sizes} == {
         "Relation": row["CV Relation"],
@@ -225,21 +301,42 @@ def test_cv_bench_rows_of_the_paper(model):
 
 def test_mmsi_rows_of_the_paper():
     reference = table("table_a1")
-    sizes = dict(zip(reference.columns[:-1], (93, 94, 81, 86, 85, 83, 64, 66, 74, 76, 198), strict=True))
-    for model, total in (("Qwen2.5-VL-7B-Instruct", 265), ("Actial-7B", 289), ("SFT only (Viewpoint-100K, pseudo CoT, SAT)", 272)):
+    sizes = dict(
+        zip(reference.columns[:-1], (93, 94, 81, 86, 85, 83, 64, 66, 74, 76, 198), strict=True)
+    )
+    for model, total in (
+        ("Qwen2.5-VL-7B-Instruct", 265),
+        ("Actial-7B", 289),
+        ("SFT only (Viewpoint-100K, pseudo CoT, SAT)", 272),
+    ):
         row = reference.row(model)
         counts = {name: round(row[name] * n / 100) for name, n in sizes.items()}
-        rows = [prediction(f"{k}{i}", i < counts[k], k, categories={"category": k}) for k, n in sizes.items() for i in range(n)]
+        rows = [
+            prediction(f"{k}{i}", i < counts[k], k, categories={"category": k})
+            for k, n in sizes.items()
+            for i in range(n)
+        ]
         got = BENCHMARKS["mmsi"].score(rows)
         assert sum(counts.values()) == total
-        assert {k: c.to_json()["round1"] for k, c in got["category"].items()} == {k: row[k] for k in sizes}
+        assert {k: c.to_json()["round1"] for k, c in got["category"].items()} == {
+            k: row[k] for k in sizes
+        }
         assert got["overall"].to_json()["round1"] == row["Avg"]
 
 
 def test_height_scores_of_the_paper_are_multiples_of_1_in_690():
     for model, hits in zip(BLINK_ROWS, (295, 320, 310, 325), strict=True):
         group = {"rotations": 2, "flip": False}
-        turns = [(i, turn, group | {"base": str(i), "rotation": turn}) for i in range(690) for turn in (0, 1)]
-        rows = [prediction(f"{i}-{turn}", turn or i < hits, group=g, categories={"category": "height_higher"}) for i, turn, g in turns]
+        turns = [
+            (i, turn, group | {"base": str(i), "rotation": turn})
+            for i in range(690)
+            for turn in (0, 1)
+        ]
+        rows = [
+            prediction(
+                f"{i}-{turn}", turn or i < hits, group=g, categories={"category": "height_higher"}
+            )
+            for i, turn, g in turns
+        ]
         shown = BENCHMARKS["3dsrbench"].score(rows)["circ"]["height"].to_json()["round1"]
         assert shown == table("table1").row(model)["3DSR Height"]

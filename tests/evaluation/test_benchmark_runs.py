@@ -25,7 +25,11 @@ def asked(name, root, out, content="<answer>B</answer>", **options):
     with FakeServer(content=content) as fake:
         server = ServerConfig(url=fake.url, model="m", multiple=16)
         model = ModelConfig(path="unused", min_pixels=256, max_pixels=4096)
-        evaluate(EvaluateConfig(out=str(out), model=model, benchmark=settings(name, root, **options), server=server))
+        evaluate(
+            EvaluateConfig(
+                out=str(out), model=model, benchmark=settings(name, root, **options), server=server
+            )
+        )
     return fake.bodies
 
 
@@ -34,8 +38,14 @@ def test_complete_sets_carry_no_warning():
     source = Source(name="mmsi", hub="", split=bench.split)
     rows = [prediction(str(i), 1) for i in range(1000)]
     assert notes(bench, source, rows) == []
-    assert notes(bench, source, rows[1:]) == ["999 questions were asked, 1000 are published: not comparable with published figures"]
-    turned = [prediction(f"{i}#{r}", 1, group={"base": str(i), "rotation": r, "rotations": 2}) for i in range(1000) for r in range(2)]
+    assert notes(bench, source, rows[1:]) == [
+        "999 questions were asked, 1000 are published: not comparable with published figures"
+    ]
+    turned = [
+        prediction(f"{i}#{r}", 1, group={"base": str(i), "rotation": r, "rotations": 2})
+        for i in range(1000)
+        for r in range(2)
+    ]
     assert notes(bench, source, turned) == []
     assert "guesses right half of the time" in BENCHMARKS["viewpoint_100k"].note
 
@@ -51,7 +61,10 @@ def test_asked_scored_and_scored_again(name, tmp_path):
     bodies = asked(name, tmp_path / "files", tmp_path / "out")
     rows = read_predictions(tmp_path / "out/predictions.jsonl")
     assert sorted(p.uid for p in rows) == sorted(item.uid for item in items)
-    photos = sorted(sum(part["type"] == "image_url" for part in body["messages"][-1]["content"]) for body in bodies)
+    photos = sorted(
+        sum(part["type"] == "image_url" for part in body["messages"][-1]["content"])
+        for body in bodies
+    )
     assert photos == sorted(len(item.images) for item in items)
     scores = json.loads((tmp_path / "out/scores.json").read_text())
     assert scores["n"] == len(items)

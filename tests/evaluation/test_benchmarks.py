@@ -30,7 +30,9 @@ from actial.modeling.prompt_renderer import PromptRenderer
 
 def load(name, root, **options):
     benchmark = BENCHMARKS[name]
-    source = Source(name=name, hub=benchmark.hub, root=Path(root), split=options.pop("split", benchmark.split))
+    source = Source(
+        name=name, hub=benchmark.hub, root=Path(root), split=options.pop("split", benchmark.split)
+    )
     return benchmark.load(source), source
 
 
@@ -42,7 +44,18 @@ def right(item):
 
 
 @pytest.mark.parametrize(
-    ("answer", "position"), [("(C)", 2), ("C", 2), ("C.", 2), ("C. up", 2), ("C) up", 2), (2, 2), ("up", 2), (" Up ", 2), ("a b", 3)]
+    ("answer", "position"),
+    [
+        ("(C)", 2),
+        ("C", 2),
+        ("C.", 2),
+        ("C. up", 2),
+        ("C) up", 2),
+        (2, 2),
+        ("up", 2),
+        (" Up ", 2),
+        ("a b", 3),
+    ],
 )
 def test_answer_conventions(answer, position):
     assert answer_position(answer, ("left", "right", "up", "a b"), "x") == position
@@ -70,7 +83,11 @@ def test_clean_options_drops_only_trailing_blanks():
 @pytest.mark.parametrize(
     ("text", "stem", "options"),
     [
-        ("Where? Options: A: Left, B: Right, C: In front, near, D: Behind", "Where?", ("Left", "Right", "In front, near", "Behind")),
+        (
+            "Where? Options: A: Left, B: Right, C: In front, near, D: Behind",
+            "Where?",
+            ("Left", "Right", "In front, near", "Behind"),
+        ),
         ("Where?\nA. A sofa\nB. The wall", "Where?", ("A sofa", "The wall")),
         (
             "I stand at view 1. What is left? A. TV B. Wooden dining table C. Sofa",
@@ -87,7 +104,19 @@ def test_inline_options(text, stem, options):
 
 def test_rotations_keep_the_right_option(tmp_path):
     write_tsv(
-        tmp_path / "s.tsv", [{"index": 1, "question": "?", "A": "x", "B": "y", "C": "z", "answer": "B", "category": "c", "image": b64()}]
+        tmp_path / "s.tsv",
+        [
+            {
+                "index": 1,
+                "question": "?",
+                "A": "x",
+                "B": "y",
+                "C": "z",
+                "answer": "B",
+                "category": "c",
+                "image": b64(),
+            }
+        ],
     )
     items, _ = load("tsv", tmp_path, split="s")
     turned = rotated(items)
@@ -119,7 +148,11 @@ def test_exif_rotation_and_transparency():
 
 @pytest.mark.parametrize(
     ("size", "limits", "want"),
-    [((100, 60), (28, 784, 10_000), (112, 56)), ((1000, 500), (28, 784, 20_000), (196, 84)), ((5, 5), (28, 3136, 10_000), (56, 56))],
+    [
+        ((100, 60), (28, 784, 10_000), (112, 56)),
+        ((1000, 500), (28, 784, 20_000), (196, 84)),
+        ((5, 5), (28, 3136, 10_000), (56, 56)),
+    ],
 )
 def test_fit_respects_the_limits(size, limits, want):
     multiple, low, high = limits
@@ -135,16 +168,31 @@ def test_fit_respects_the_limits(size, limits, want):
 def test_threedsrbench(tmp_path):
     files.write_3dsrbench(tmp_path)
     items, source = load("3dsrbench", tmp_path)
-    assert [i.uid.split("/")[1] for i in items][:4] == ["ABCDEFG1", "ABCDEFG1-1", "ABCDEFG1-flip", "ABCDEFG1-flip-1"]
+    assert [i.uid.split("/")[1] for i in items][:4] == [
+        "ABCDEFG1",
+        "ABCDEFG1-1",
+        "ABCDEFG1-flip",
+        "ABCDEFG1-flip-1",
+    ]
     assert [i.circular["rotations"] for i in items] == [2] * 4 + [4] * 4
-    assert [(i.circular["rotation"], i.circular["flip"]) for i in items[:4]] == [(0, False), (1, False), (0, True), (1, True)]
+    assert [(i.circular["rotation"], i.circular["flip"]) for i in items[:4]] == [
+        (0, False),
+        (1, False),
+        (0, True),
+        (1, True),
+    ]
     assert [right(i) for i in items[:4]] == ["u", "u", "v", "v"]
     assert items[3].images == items[0].images  # vector (f): a reference resolves
     assert items[4].images != items[0].images
     assert len(source.hashes["3dsrbench_v1_vlmevalkit_circular.tsv"]) == 64
-    examples = BenchmarkExamples(items, Style.VLMEVAL, multiple=28, min_pixels=784, max_pixels=100_000)
+    examples = BenchmarkExamples(
+        items, Style.VLMEVAL, multiple=28, min_pixels=784, max_pixels=100_000
+    )
     scores = BENCHMARKS["3dsrbench"].score([predict(e, e.questions[0], "A") for e in examples])
-    assert scores["random"]["overall"].value == (Fraction(1, 4) + Fraction(1, 4) + Fraction(1, 4**4)) / 3  # k options: 1 / k^k
+    assert (
+        scores["random"]["overall"].value
+        == (Fraction(1, 4) + Fraction(1, 4) + Fraction(1, 4**4)) / 3
+    )  # k options: 1 / k^k
     assert scores["random"]["orientation_viewpoint"].value == Fraction(1, 4**4)
 
 
@@ -155,11 +203,21 @@ def test_threedsrbench_without_rotations_has_no_circular_figure(tmp_path):
     for circular in (False, True):
         config = BenchmarkConfig(name="3dsrbench", root=str(tmp_path), circular=circular)
         benchmark, source, items = open_benchmark(config)
-        assert len(items) == (sum(len(item.options) for item in load("3dsrbench", tmp_path)[0]) if circular else len(plain))
+        assert len(items) == (
+            sum(len(item.options) for item in load("3dsrbench", tmp_path)[0])
+            if circular
+            else len(plain)
+        )
         assert len({(item.circular["base"], item.circular["flip"]) for item in items}) == len(plain)
-        examples = BenchmarkExamples(items, Style.VLMEVAL, multiple=28, min_pixels=784, max_pixels=100_000)
-        found = benchmark_scores(benchmark, source, [predict(e, e.questions[0], "A") for e in examples])
-        assert set(found["scores"]) == {"vanilla", "flip"} | ({"circ", "flip_circ", "random"} if circular else set())
+        examples = BenchmarkExamples(
+            items, Style.VLMEVAL, multiple=28, min_pixels=784, max_pixels=100_000
+        )
+        found = benchmark_scores(
+            benchmark, source, [predict(e, e.questions[0], "A") for e in examples]
+        )
+        assert set(found["scores"]) == {"vanilla", "flip"} | (
+            {"circ", "flip_circ", "random"} if circular else set()
+        )
         assert any("no options were rotated" in note for note in found["notes"]) is not circular
         if circular:
             assert found["scores"]["circ"]["overall"]["value"] == 0
@@ -188,7 +246,10 @@ def test_cv_bench(tmp_path):
         ("cv_bench/3d/2", "a", {"task": "Depth", "source": "Omni3D"}),
         ("cv_bench/3d/3", "a", {"task": "Distance", "source": "Omni3D"}),
     ]
-    assert prompt_text(items[0], Style.DATASET) == "How many? Select from the following choices.\n(A) 2\n(B) 1\n(C) 4"
+    assert (
+        prompt_text(items[0], Style.DATASET)
+        == "How many? Select from the following choices.\n(A) 2\n(B) 1\n(C) 4"
+    )
     assert len(load("cv_bench", tmp_path, split="3d")[0]) == 2
 
 
@@ -209,7 +270,11 @@ def test_mmsi_in_both_releases(tmp_path):
     files.write_mmsi_tsv(tmp_path / "t")
     (one,), (other,) = load("mmsi", tmp_path / "p")[0], load("mmsi", tmp_path / "t")[0]
     assert one.images == other.images
-    assert (one.categories, one.options, one.answer_index) == (other.categories, other.options, 3)  # vector (g)
+    assert (one.categories, one.options, one.answer_index) == (
+        other.categories,
+        other.options,
+        3,
+    )  # vector (g)
     assert category_name(f"a{EN}b") == "a-b"
     assert prompt_text(one, Style.MMSI) == files.MMSI_QUESTION + (
         "\nAnswer with the option's letter from the given choices directly. Enclose the option's letter within ``."
@@ -230,7 +295,11 @@ def test_sat(tmp_path):
 def test_viewpoint_100k_in_both_forms(tmp_path):
     files.write_viewpoint(tmp_path)
     items, _ = load("viewpoint_100k", tmp_path)
-    assert (items[0].type, right(items[0]), len(items[0].images)) == ("object_translation", "Move to the left", 2)
+    assert (items[0].type, right(items[0]), len(items[0].images)) == (
+        "object_translation",
+        "Move to the left",
+        2,
+    )
     assert items[0].question.endswith("where did the camera move?")
     assert (items[1].options, items[1].open) == ((), {"metric": "joint", "answer": "r,A"})
     (tmp_path / "b.png").unlink()
@@ -241,9 +310,13 @@ def test_viewpoint_100k_in_both_forms(tmp_path):
 def test_view_sets(tmp_path):
     for name in ("viewspatial", "mindcube", "all_angles"):
         files.WRITERS[name](tmp_path)
-    (view,), (cube,), (angles,) = (load(name, tmp_path)[0] for name in ("viewspatial", "mindcube", "all_angles"))
+    (view,), (cube,), (angles,) = (
+        load(name, tmp_path)[0] for name in ("viewspatial", "mindcube", "all_angles")
+    )
     assert (right(view), view.options) == ("left", ("right", "left", "front", "back"))
-    assert prompt_text(view, Style.VIEWSPATIAL).endswith("D. back\nReply only to the corresponding option.\nAnswer:")
+    assert prompt_text(view, Style.VIEWSPATIAL).endswith(
+        "D. back\nReply only to the corresponding option.\nAnswer:"
+    )
     assert (right(cube), cube.type, len(cube.images)) == ("Sofa", "around", 2)
     assert (right(angles), angles.type) == ("3", "counting")
 
@@ -254,17 +327,31 @@ def test_single_image_sets(tmp_path):
     (omni,), (maze,) = load("omnispatial", tmp_path)[0], load("spatialeval", tmp_path)[0]
     assert (right(omni), omni.categories["sub_task_type"]) == ("b", "Manipulation")
     assert (maze.type, maze.open) == ("mazenav", {"metric": "contains", "answer": "2"})
-    assert [i.open["metric"] for i in load("omni3d", tmp_path)[0]] == ["yes_no", "exact", "count", "mra_strict"]
+    assert [i.open["metric"] for i in load("omni3d", tmp_path)[0]] == [
+        "yes_no",
+        "exact",
+        "count",
+        "mra_strict",
+    ]
 
 
 def test_video_sets(tmp_path):
     files.write_vsi(tmp_path)
     files.write_sti(tmp_path)
     (first, second), (speed,) = load("vsi", tmp_path)[0], load("sti", tmp_path)[0]
-    assert (right(first), len(first.images), first.images[0].name, first.images[-1].name) == ("right", 32, "000.jpg", "039.jpg")
+    assert (right(first), len(first.images), first.images[0].name, first.images[-1].name) == (
+        "right",
+        32,
+        "000.jpg",
+        "039.jpg",
+    )
     assert second.open == {"metric": "mra_token", "answer": "4"}
     assert prompt_text(second, Style.FRAMES).startswith("These are frames of a video.\nHow many?\n")
-    assert (right(speed), speed.question, len(speed.images)) == ("2 m/s", "From 1 seconds to 3 seconds. How fast?", 30)
+    assert (right(speed), speed.question, len(speed.images)) == (
+        "2 m/s",
+        "From 1 seconds to 3 seconds. How fast?",
+        30,
+    )
     gone = {
         "id": 1,
         "dataset": "scannet",
@@ -292,13 +379,17 @@ def test_spar(tmp_path):
 
 def test_missing_file_and_changed_columns(tmp_path):
     with pytest.raises(
-        UserError, match=r"none of test_2d.parquet \(columns idx, .*, source\): download it from the hub data set nyu-visionx"
+        UserError,
+        match=r"none of test_2d.parquet \(columns idx, .*, source\): download it from the hub data set nyu-visionx",
     ):
         load("cv_bench", tmp_path)
     write_parquet(tmp_path / "test_2d.parquet", [{"idx": 0, "question": "?"}])
     with pytest.raises(UserError, match=r"lacks the columns type, task, image, choices"):
         load("cv_bench", tmp_path)
-    write_tsv(tmp_path / "s.tsv", [{"index": 1, "question": "?", "A": "x", "answer": "A", "category": "c", "image": b64()}])
+    write_tsv(
+        tmp_path / "s.tsv",
+        [{"index": 1, "question": "?", "A": "x", "answer": "A", "category": "c", "image": b64()}],
+    )
     with pytest.raises(UserError, match="lacks the columns B"):
         load("tsv", tmp_path, split="s")
     (tmp_path / "data.json").write_text("{")
@@ -307,16 +398,26 @@ def test_missing_file_and_changed_columns(tmp_path):
     (tmp_path / "data.json").write_text('{"a": 1}')
     with pytest.raises(UserError, match="is no list of records"):
         load("omnispatial", tmp_path)
-    for content in (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n", b"PAR1 cut short"):
+    for content in (
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n",
+        b"PAR1 cut short",
+    ):
         (tmp_path / "test_2d.parquet").write_bytes(content)
-        with pytest.raises(UserError, match=r"test_2d\.parquet cannot be read as parquet .*: fetch it again"):
+        with pytest.raises(
+            UserError, match=r"test_2d\.parquet cannot be read as parquet .*: fetch it again"
+        ):
             load("cv_bench", tmp_path)
 
 
 def test_a_line_of_json_ends_where_the_file_says_so(tmp_path):
     """U+2028 within a text is no line's end."""
-    (tmp_path / "rows.jsonl").write_text('{"text": "a\u2028b"}\n\n{"text": "c"}\n', encoding="utf-8")
-    assert [row["text"] for row in json_rows(tmp_path / "rows.jsonl", ("text",))] == ["a\u2028b", "c"]
+    (tmp_path / "rows.jsonl").write_text(
+        '{"text": "a\u2028b"}\n\n{"text": "c"}\n', encoding="utf-8"
+    )
+    assert [row["text"] for row in json_rows(tmp_path / "rows.jsonl", ("text",))] == [
+        "a\u2028b",
+        "c",
+    ]
 
 
 @pytest.mark.parametrize("name", sorted(BENCHMARKS))
@@ -330,16 +431,31 @@ def test_groups_of_a_circular_tsv(tmp_path):
     row = {"question": "?", "category": "c", "image": b64()}
     rows = [
         row | {"index": 0, "g_index": 0, "A": "x", "B": "y", "answer": "A"},
-        row | {"index": 1, "g_index": 1, "A": "A or B", "B": "z", "answer": "B"},  # letters inside an option: it stays unrotated
+        row
+        | {
+            "index": 1,
+            "g_index": 1,
+            "A": "A or B",
+            "B": "z",
+            "answer": "B",
+        },  # letters inside an option: it stays unrotated
         row | {"index": offset, "g_index": 0, "A": "y", "B": "x", "answer": "B", "image": "0"},
     ]
     write_tsv(tmp_path / "s.tsv", rows)
     items, source = load("tsv", tmp_path, split="s")
     assert [right(item) for item in items] == ["x", "z", "x"]
-    places = [(item.circular["base"], item.circular["rotation"], item.circular["rotations"]) for item in items]
+    places = [
+        (item.circular["base"], item.circular["rotation"], item.circular["rotations"])
+        for item in items
+    ]
     assert places == [("0", 0, 2), ("1", 0, 1), ("0", 1, 2)]
-    examples = BenchmarkExamples(items, Style.VLMEVAL, multiple=28, min_pixels=784, max_pixels=100_000)
-    answers = [predict(e, e.questions[0], letter) for e, letter in zip(examples, ("A", "B", "A"), strict=True)]
+    examples = BenchmarkExamples(
+        items, Style.VLMEVAL, multiple=28, min_pixels=784, max_pixels=100_000
+    )
+    answers = [
+        predict(e, e.questions[0], letter)
+        for e, letter in zip(examples, ("A", "B", "A"), strict=True)
+    ]
     scores = benchmark_scores(BENCHMARKS["tsv"], source, answers)["scores"]
     assert (scores["overall"]["n"], scores["overall"]["value"]) == (3, pytest.approx(2 / 3))
     assert (scores["circular"]["n"], scores["circular"]["value"]) == (2, 0.5)
@@ -354,27 +470,50 @@ def test_groups_of_a_circular_tsv(tmp_path):
 def test_the_text_may_come_before_the_pictures(tmp_path, untrained_model):
     files.write_blink(tmp_path)
     items, _ = load("blink", tmp_path)
-    renderer = PromptRenderer.load(ModelConfig(path=str(untrained_model), min_pixels=256, max_pixels=16384), PromptConfig())
+    renderer = PromptRenderer.load(
+        ModelConfig(path=str(untrained_model), min_pixels=256, max_pixels=16384), PromptConfig()
+    )
     limits = renderer.limits
     asked = {}
     for style in (Style.DATASET, Style.DATASET_TEXT_FIRST):
-        examples = BenchmarkExamples(items, style, multiple=limits.multiple, min_pixels=256, max_pixels=16384)
+        examples = BenchmarkExamples(
+            items, style, multiple=limits.multiple, min_pixels=256, max_pixels=16384
+        )
         example = examples[0]
         text = renderer.decode(renderer.prompt(example, example.questions[0]).engine_ids)
-        kinds = [part["type"] for part in chat_messages(example, example.questions[0], None)[0]["content"]]
+        kinds = [
+            part["type"]
+            for part in chat_messages(example, example.questions[0], None)[0]["content"]
+        ]
         asked[style] = (text.index(items[0].raw_prompt) < text.index("<|image_pad|>"), kinds)
         assert text.count("<|image_pad|>") == len(items[0].images)
     pictures = ["image_url"] * len(items[0].images)
-    assert asked == {Style.DATASET: (False, [*pictures, "text"]), Style.DATASET_TEXT_FIRST: (True, ["text", *pictures])}
+    assert asked == {
+        Style.DATASET: (False, [*pictures, "text"]),
+        Style.DATASET_TEXT_FIRST: (True, ["text", *pictures]),
+    }
 
 
 def test_examples_load_lazily_and_carry_what_scoring_needs(tmp_path):
     write_tsv(
         tmp_path / "s.tsv",
-        [{"index": 1, "question": "Q?", "A": "x", "B": "y", "answer": "B", "category": "c", "hint": "H", "image": b64()}],
+        [
+            {
+                "index": 1,
+                "question": "Q?",
+                "A": "x",
+                "B": "y",
+                "answer": "B",
+                "category": "c",
+                "hint": "H",
+                "image": b64(),
+            }
+        ],
     )
     items, _ = load("tsv", tmp_path, split="s")
-    examples = BenchmarkExamples(items, Style.VLMEVAL, multiple=28, min_pixels=784, max_pixels=100_000)
+    examples = BenchmarkExamples(
+        items, Style.VLMEVAL, multiple=28, min_pixels=784, max_pixels=100_000
+    )
     example = examples[0]
     assert example.images[0].shape == (56, 84, 3)
     assert example.questions[0].text == (
@@ -390,7 +529,10 @@ def test_examples_load_lazily_and_carry_what_scoring_needs(tmp_path):
 
 def test_hub_ids_are_read_from_the_hubs_own_cache(tmp_path):
     """Offline, with the cache that a download leaves behind: the first published name that is there is taken, at the revision given."""
-    commit, cache = "0123456789abcdef0123456789abcdef01234567", tmp_path / "hub/datasets--RunsenXu--MMSI-Bench"
+    commit, cache = (
+        "0123456789abcdef0123456789abcdef01234567",
+        tmp_path / "hub/datasets--RunsenXu--MMSI-Bench",
+    )
     files.write_mmsi_tsv(cache / "snapshots" / commit)
     (cache / "refs").mkdir()
     (cache / "refs/main").write_text(commit)
@@ -403,10 +545,19 @@ def test_hub_ids_are_read_from_the_hubs_own_cache(tmp_path):
 
     def opened(name, revision=""):
         environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(tmp_path / "hub")}
-        done = subprocess.run([sys.executable, "-c", code, name, revision], env=environment, capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [sys.executable, "-c", code, name, revision],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
         return done.stdout.strip()
 
     assert opened("mmsi") == opened("mmsi", commit) == "mmsi/7 MMSI_bench.tsv"
-    assert "MMSI_Bench.parquet or MMSI_bench.tsv or MMSI_Bench.tsv of RunsenXu/MMSI-Bench cannot be fetched" in opened("mmsi", "v2")
+    assert (
+        "MMSI_Bench.parquet or MMSI_bench.tsv or MMSI_Bench.tsv of RunsenXu/MMSI-Bench cannot be fetched"
+        in opened("mmsi", "v2")
+    )
     assert "give benchmark.root=FOLDER" in opened("cv_bench")
     assert "no place on the hub" in opened("tsv")

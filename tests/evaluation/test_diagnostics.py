@@ -54,11 +54,19 @@ def pairs(n=120, leak=False):
             places[1][0] = places[0][0] - np.sign(alpha) * 0.4
         side, other = ("right", "left") if alpha > 0 else ("left", "right")
         labels = {"ego_translation": side, "object_translation": other, "ego_rotation": other}
-        row = {"uid": f"p{i}", "labels": labels, "geom": {"alpha_deg": alpha}, "object_id": f"o{i // 2}", "class_name": "box"}
+        row = {
+            "uid": f"p{i}",
+            "labels": labels,
+            "geom": {"alpha_deg": alpha},
+            "object_id": f"o{i // 2}",
+            "class_name": "box",
+        }
         # the azimuth is stored at a third of its size, so that it fits the brightness range
         images = [photo(first / 3, *places[0]), photo((first + alpha) / 3, *places[1])]
         questions = [viewpoint_question(row, kind, AnswerMode.DIRECT) for kind in TYPES]
-        found.append(Example(uid=row["uid"], images=images, questions=questions, task="viewpoint", row=row))
+        found.append(
+            Example(uid=row["uid"], images=images, questions=questions, task="viewpoint", row=row)
+        )
     return found
 
 
@@ -66,7 +74,14 @@ def reply(text: str, side: str) -> str:
     """The letter for a camera that went to `side`, whichever question is asked."""
     if "Seen from the object" in text or "turn about" in text:
         side = D.opposite(side)
-    return letter_of(text, next(f"{verb} to the {side}" for verb in ("Move", "Rotate") if f"{verb} to the {side}" in text))
+    return letter_of(
+        text,
+        next(
+            f"{verb} to the {side}"
+            for verb in ("Move", "Rotate")
+            if f"{verb} to the {side}" in text
+        ),
+    )
 
 
 def honest(images, text):
@@ -91,7 +106,10 @@ def run(policy, examples, **options):
 def test_honest_policy_passes():
     report = run(honest, pairs())
     assert report["accuracy"]["value"] == 1
-    assert [report[k]["consistent_right"]["value"] for k in ("swap", "mirror", "options", "three questions")] == [1, 1, 1, 1]
+    assert [
+        report[k]["consistent_right"]["value"]
+        for k in ("swap", "mirror", "options", "three questions")
+    ] == [1, 1, 1, 1]
     assert all(cell["value"] < 0.75 for cell in report["shortcuts"].values())
     assert report["above best shortcut"]["low"] > 0.2
     assert list(report["by angle"]) == ["20-40", "40-60", "60-80", "80-100"]
@@ -101,11 +119,17 @@ def test_honest_policy_passes():
 def test_centroid_policy_is_exposed():
     report = run(by_centroid, pairs(leak=True))
     assert report["accuracy"]["value"] == 1  # accuracy and every symmetry look perfect
-    assert report["swap"]["consistent_right"]["value"] == report["mirror"]["consistent_right"]["value"] == 1
+    assert (
+        report["swap"]["consistent_right"]["value"]
+        == report["mirror"]["consistent_right"]["value"]
+        == 1
+    )
     assert report["shortcuts"]["2-D centroid"]["value"] > 0.98
     assert report["above best shortcut"]["shortcut"] == "2-D centroid"
     assert report["above best shortcut"]["value"] < 0.02
-    assert run(by_centroid, pairs())["accuracy"]["value"] == pytest.approx(0.5, abs=0.1)  # nothing left where the square's place is random
+    assert run(by_centroid, pairs())["accuracy"]["value"] == pytest.approx(
+        0.5, abs=0.1
+    )  # nothing left where the square's place is random
 
 
 def test_answer_prior_policy_is_exposed():
@@ -121,7 +145,9 @@ def test_answer_prior_policy_is_exposed():
 
 def test_inconsistent_types_are_exposed():
     def same_word(images, text):  # takes "left" for left, whoever looks
-        return letter_of(text, next(o for o in ("Move to the left", "Rotate to the left") if o in text))
+        return letter_of(
+            text, next(o for o in ("Move to the left", "Rotate to the left") if o in text)
+        )
 
     assert run(same_word, pairs(60))["three questions"]["consistent"]["value"] == 0
 
@@ -137,7 +163,9 @@ def test_transformations_carry_the_truth():
     original = example.questions[0]
     for turned in (D.swap_views(example), D.mirror_views(example)):
         question = turned.questions[0]
-        assert question.options[question.answer_index] == D.opposite(original.options[original.answer_index])
+        assert question.options[question.answer_index] == D.opposite(
+            original.options[original.answer_index]
+        )
         assert question.text == original.text
     assert (D.swap_views(example).images[0] == example.images[1]).all()
     assert (D.mirror_views(example).images[1][:, 0] == example.images[1][:, -1]).all()
@@ -162,7 +190,12 @@ def test_wrong_pairs_never_keep_their_own_second_view():
 
 def test_visual_dependence_is_the_drop_in_log_probability():
     def score(examples):
-        return [-0.5 if e.images[0].std() else -1.5 for e in examples for q in e.questions if q.target in "ABC"]
+        return [
+            -0.5 if e.images[0].std() else -1.5
+            for e in examples
+            for q in e.questions
+            if q.target in "ABC"
+        ]
 
     got = run(honest, pairs(4), score=score)["visual dependence"]
     assert (got["n"], got["value"], got["low"]) == (12, 1.0, 1.0)
@@ -175,9 +208,18 @@ def test_questions_that_do_not_turn_are_left_out():
     assert not D.turns(replace(q, type="goal_aim"))
     assert not D.turns(replace(q, text="Facing left. " + q.text))
     assert not D.turns(replace(q, options=(*q.options[:2], "up")))
-    asked = type(q)(uid="x", type="count", text="How many?\nA: 1 B: 2", options=("1", "2"), answer_index=0, mode=q.mode)
+    asked = type(q)(
+        uid="x",
+        type="count",
+        text="How many?\nA: 1 B: 2",
+        options=("1", "2"),
+        answer_index=0,
+        mode=q.mode,
+    )
     assert not D.turns(asked)
-    assert run(honest, [Example(uid="e", images=example.images, questions=[asked], task="qa")]) == {}
+    assert (
+        run(honest, [Example(uid="e", images=example.images, questions=[asked], task="qa")]) == {}
+    )
 
 
 @pytest.mark.parametrize("style", ["dataset", "vlmeval", "mmsi", "think", "letter"])
@@ -188,13 +230,21 @@ def test_published_sets_are_diagnosed_in_every_style(tmp_path, style):
     if style != "dataset":
         items = [replace(item, raw_prompt=None) for item in items]
     examples = BenchmarkExamples(items, Style(style), multiple=16, min_pixels=256, max_pixels=4096)
-    assert [D.turns(e.questions[0]) for e in examples] == [True, False, False]  # the two others are about one photo
+    assert [D.turns(e.questions[0]) for e in examples] == [
+        True,
+        False,
+        False,
+    ]  # the two others are about one photo
     asked = [D.rotate_options(e, 1).questions[0] for e in examples[:1]]
     assert asked[0].options == ("right", "left")
     assert asked[0].text != examples[0].questions[0].text
 
     def picks_right(images, text):
-        return next(letter for letter in "AB" if any(f"{letter}{mark} right" in text for mark in (":", ".", ")")))
+        return next(
+            letter
+            for letter in "AB"
+            if any(f"{letter}{mark} right" in text for mark in (":", ".", ")"))
+        )
 
     report = run(picks_right, list(examples))
     assert report["options"]["consistent"]["value"] == 1

@@ -26,14 +26,22 @@ def examples(n=12):
 
     return [
         Example(
-            uid=f"e{i}", images=[image(i), image(i + 1)], questions=[question(f"q{i}", f"item {i}", answer_index=i % 3)], task="benchmark"
+            uid=f"e{i}",
+            images=[image(i), image(i + 1)],
+            questions=[question(f"q{i}", f"item {i}", answer_index=i % 3)],
+            task="benchmark",
         )
         for i in range(n)
     ]
 
 
 def ask(server, log, n=12, **options):
-    settings = {"url": server if isinstance(server, str) else server.url, "model": "m", "first_wait_s": 0.01, "concurrency": 4} | options
+    settings = {
+        "url": server if isinstance(server, str) else server.url,
+        "model": "m",
+        "first_wait_s": 0.01,
+        "concurrency": 4,
+    } | options
     return evaluate_on_server(Server(**settings), examples(n), PARAMS, log=log)
 
 
@@ -93,41 +101,67 @@ def test_answer_of_100k_characters(tmp_path):
     with FakeServer(content="<think>" + "so " * 33_333 + "</think><answer>C</answer>") as fake:
         rows = ask(fake, PredictionLog(tmp_path, {}))
     assert {p.letter for p in rows} == {"C"}
-    assert {len(p.text) for p in read_predictions(tmp_path / "predictions.jsonl")} == {7 + 99_999 + 8 + 18}
+    assert {len(p.text) for p in read_predictions(tmp_path / "predictions.jsonl")} == {
+        7 + 99_999 + 8 + 18
+    }
 
 
 def test_stopped_and_continued_without_loss_or_repeat(tmp_path):
-    with FakeServer(lambda n, body: (503, b"", "text/plain") if n > 5 else None) as fake, pytest.raises(UserError, match="did not answer"):
+    with (
+        FakeServer(lambda n, body: (503, b"", "text/plain") if n > 5 else None) as fake,
+        pytest.raises(UserError, match="did not answer"),
+    ):
         ask(fake, PredictionLog(tmp_path, {}), retries=0)
     kept = {p.uid for p in read_predictions(tmp_path / "predictions.jsonl")}
     assert 0 < len(kept) <= 5
     with FakeServer() as fake:
         rows = ask(fake, PredictionLog(tmp_path, {}))
     assert Counter(fake.names()) == Counter(str(i) for i in range(12) if f"q{i}" not in kept)
-    assert sorted(p.uid for p in read_predictions(tmp_path / "predictions.jsonl")) == sorted(f"q{i}" for i in range(12))
+    assert sorted(p.uid for p in read_predictions(tmp_path / "predictions.jsonl")) == sorted(
+        f"q{i}" for i in range(12)
+    )
     assert [p.uid for p in rows] == [f"q{i}" for i in range(12)]
 
 
 def test_refused_questions_do_not_stop_the_others(tmp_path):
     def too_long(n, body):
         if "item 3" in body["messages"][-1]["content"][-1]["text"]:
-            return 400, b'{"error": {"message": "prompt is longer than the context"}}', "application/json"
+            return (
+                400,
+                b'{"error": {"message": "prompt is longer than the context"}}',
+                "application/json",
+            )
         return None
 
-    with FakeServer(too_long) as fake, pytest.raises(UserError, match=r"refused 1 questions, the first q3 .*longer than the context"):
+    with (
+        FakeServer(too_long) as fake,
+        pytest.raises(
+            UserError, match=r"refused 1 questions, the first q3 .*longer than the context"
+        ),
+    ):
         ask(fake, PredictionLog(tmp_path, {}))
     assert len(read_predictions(tmp_path / "predictions.jsonl")) == 11
     assert len(fake.bodies) == 12
 
 
-@pytest.mark.parametrize(("status", "match"), [(401, "does not accept the key"), (403, "does not accept the key"), (404, "has no model m")])
+@pytest.mark.parametrize(
+    ("status", "match"),
+    [(401, "does not accept the key"), (403, "does not accept the key"), (404, "has no model m")],
+)
 def test_wrong_key_and_model_end_at_once(tmp_path, status, match):
-    with FakeServer(lambda n, body: (status, b'{"error": {"message": "no"}}', "application/json")) as fake:
+    with FakeServer(
+        lambda n, body: (status, b'{"error": {"message": "no"}}', "application/json")
+    ) as fake:
         with pytest.raises(UserError, match=match):
             ask(fake, PredictionLog(tmp_path, {}))
-        assert len(fake.bodies) <= 2 * 4  # those under way, and those that took their places before the first failure was seen
+        assert (
+            len(fake.bodies) <= 2 * 4
+        )  # those under way, and those that took their places before the first failure was seen
 
 
 def test_dead_server_is_named(tmp_path):
-    with pytest.raises(UserError, match=r"http://127\.0\.0\.1:9/v1 did not answer q\d+ in 2 tries \(.*Cannot connect"):
+    with pytest.raises(
+        UserError,
+        match=r"http://127\.0\.0\.1:9/v1 did not answer q\d+ in 2 tries \(.*Cannot connect",
+    ):
         ask("http://127.0.0.1:9/v1", PredictionLog(tmp_path, {}), retries=1, concurrency=1)

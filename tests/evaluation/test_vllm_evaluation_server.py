@@ -38,9 +38,13 @@ START_S = 600
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    corpus = ["Where is thing? A: left B: right C: ahead D: behind <think> the first photo </think> <answer> A </answer>"] * 40
+    corpus = [
+        "Where is thing? A: left B: right C: ahead D: behind <think> the first photo </think> <answer> A </answer>"
+    ] * 40
     path = tmp_path_factory.mktemp("served") / "tiny"
-    save_untrained(path, train_tokenizer(corpus, 400), 0, width=64, layers=2, vision_width=64, vision_layers=2)
+    save_untrained(
+        path, train_tokenizer(corpus, 400), 0, width=64, layers=2, vision_width=64, vision_layers=2
+    )
     return path
 
 
@@ -56,8 +60,27 @@ def served(model, tmp_path_factory):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    words = ["--model", str(model), "--served-model-name", "tiny", "--host", "127.0.0.1", "--port", str(port), "--dtype", "float32"]
-    words += ["--enforce-eager", "--max-model-len", "4096", "--limit-mm-per-prompt", '{"image":2,"video":0}', "--api-key", KEY]
+    words = [
+        "--model",
+        str(model),
+        "--served-model-name",
+        "tiny",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--dtype",
+        "float32",
+    ]
+    words += [
+        "--enforce-eager",
+        "--max-model-len",
+        "4096",
+        "--limit-mm-per-prompt",
+        '{"image":2,"video":0}',
+        "--api-key",
+        KEY,
+    ]
     environment = os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1"}
     with (tmp_path_factory.mktemp("log") / "server.txt").open("w+") as log:
         server = subprocess.Popen(
@@ -102,7 +125,9 @@ def questions(tmp_path_factory):
     photos = []
     for seed in range(8):
         buffer = io.BytesIO()
-        Image.fromarray(((np.indices((64, 64, 3)).sum(0) * (seed + 3)) % 256).astype(np.uint8)).save(buffer, "PNG")
+        Image.fromarray(
+            ((np.indices((64, 64, 3)).sum(0) * (seed + 3)) % 256).astype(np.uint8)
+        ).save(buffer, "PNG")
         photos.append(base64.b64encode(buffer.getvalue()).decode())
     sides = dict(zip("ABCD", ("left", "right", "ahead", "behind"), strict=True))
     rows = [
@@ -122,7 +147,14 @@ def questions(tmp_path_factory):
 
 
 def settings(questions, out, **options):
-    benchmark = BenchmarkConfig(name="tsv", root=str(questions), split="sides", max_tokens=8, style="letter", limit=options.pop("limit", 0))
+    benchmark = BenchmarkConfig(
+        name="tsv",
+        root=str(questions),
+        split="sides",
+        max_tokens=8,
+        style="letter",
+        limit=options.pop("limit", 0),
+    )
     return EvaluateConfig(out=str(out), benchmark=benchmark, **options)
 
 
@@ -132,7 +164,9 @@ def test_server_answers_as_the_model_in_process_does(model, url, questions, tmp_
     server = ServerConfig(url=url, model="tiny", multiple=16)
     evaluate(settings(questions, tmp_path / "local", model=tiny, limit=16))
     evaluate(settings(questions, tmp_path / "served", model=tiny, server=server, limit=16))
-    local, served = (read_predictions(tmp_path / name / "predictions.jsonl") for name in ("local", "served"))
+    local, served = (
+        read_predictions(tmp_path / name / "predictions.jsonl") for name in ("local", "served")
+    )
     said = {p.uid: visible(p.text) for p in local}
     assert (
         sum(visible(p.text) == said[p.uid] for p in served) >= 13
@@ -145,8 +179,21 @@ def visible(text):
 
 
 def command_line(questions, url, out, *more):
-    words = ["benchmark=tsv", f"benchmark.root={questions}", "benchmark.split=sides", "benchmark.max_tokens=8", "benchmark.style=letter"]
-    words += [f"server.url={url}", "server.model=tiny", "server.multiple=16", "model.max_pixels=4096", "model.min_pixels=256", f"out={out}"]
+    words = [
+        "benchmark=tsv",
+        f"benchmark.root={questions}",
+        "benchmark.split=sides",
+        "benchmark.max_tokens=8",
+        "benchmark.style=letter",
+    ]
+    words += [
+        f"server.url={url}",
+        "server.model=tiny",
+        "server.multiple=16",
+        "model.max_pixels=4096",
+        "model.min_pixels=256",
+        f"out={out}",
+    ]
     return [sys.executable, "-m", "actial.evaluate", *words, *more]
 
 
@@ -179,7 +226,14 @@ def test_chains_killed_and_continued_are_those_of_one_run(url, tiny_set, tmp_pat
     """The untrained teacher babbles, so the verifier lets nothing through; what was asked, paid and rejected is the same to the byte."""
 
     def command(name):
-        words = [f"pairs={tiny_set}", f"out={tmp_path / name}", f"url={url}", "teacher=tiny", f"limit={CHAINS}", "attempts=2"]
+        words = [
+            f"pairs={tiny_set}",
+            f"out={tmp_path / name}",
+            f"url={url}",
+            "teacher=tiny",
+            f"limit={CHAINS}",
+            "attempts=2",
+        ]
         words += ["max_tokens=24", "temperature=0", "concurrency=4", "price_in=1", "price_out=5"]
         return [sys.executable, "-m", "actial.chains", *words]
 
@@ -195,13 +249,25 @@ def test_chains_killed_and_continued_are_those_of_one_run(url, tiny_set, tmp_pat
     assert CHAINS // 2 <= len(kept) < 2 * CHAINS
     assert not (tmp_path / "killed" / "chains.jsonl").exists()
     assert subprocess.run(command("killed")).returncode == 0
-    assert replies.read_bytes().splitlines()[: len(kept) - 1] == kept[:-1]  # the last may have been cut
+    assert (
+        replies.read_bytes().splitlines()[: len(kept) - 1] == kept[:-1]
+    )  # the last may have been cut
     for name in ("chains.jsonl", "rejected.jsonl", "ledger.json"):
-        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+        assert (tmp_path / "killed" / name).read_bytes() == (
+            tmp_path / "whole" / name
+        ).read_bytes(), name
     ledger = json.loads((tmp_path / "whole" / "ledger.json").read_text())
-    assert (ledger["pairs"], ledger["replies"], ledger["rejected_replies"]) == (CHAINS, 2 * CHAINS, 2 * CHAINS)
-    assert ledger["prompt_tokens"] > 2 * CHAINS * 500  # the stages, the question, the answers, two photos
-    assert ledger["cost"] == pytest.approx((ledger["prompt_tokens"] + 5 * ledger["completion_tokens"]) / 1e6)
+    assert (ledger["pairs"], ledger["replies"], ledger["rejected_replies"]) == (
+        CHAINS,
+        2 * CHAINS,
+        2 * CHAINS,
+    )
+    assert (
+        ledger["prompt_tokens"] > 2 * CHAINS * 500
+    )  # the stages, the question, the answers, two photos
+    assert ledger["cost"] == pytest.approx(
+        (ledger["prompt_tokens"] + 5 * ledger["completion_tokens"]) / 1e6
+    )
     asked = [json.loads(line) for line in replies.read_text().splitlines()]
     assert len({reply["key"] for reply in asked}) == len(asked) == 2 * CHAINS
 
@@ -209,10 +275,24 @@ def test_chains_killed_and_continued_are_those_of_one_run(url, tiny_set, tmp_pat
 @pytest.mark.slow
 def test_wrong_key_and_wrong_model_end_in_a_sentence(url, questions, tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"has no model large .*set server\.model"):
-        evaluate(settings(questions, tmp_path / "a", server=ServerConfig(url=url, model="large", multiple=16), limit=4))
+        evaluate(
+            settings(
+                questions,
+                tmp_path / "a",
+                server=ServerConfig(url=url, model="large", multiple=16),
+                limit=4,
+            )
+        )
     monkeypatch.setenv("OPENAI_API_KEY", "open")
     with pytest.raises(UserError, match="does not accept the key"):
-        evaluate(settings(questions, tmp_path / "b", server=ServerConfig(url=url, model="tiny", multiple=16), limit=4))
+        evaluate(
+            settings(
+                questions,
+                tmp_path / "b",
+                server=ServerConfig(url=url, model="tiny", multiple=16),
+                limit=4,
+            )
+        )
 
 
 @pytest.mark.slow

@@ -16,10 +16,22 @@ RUN = Path(__file__).parents[2] / "experiments" / "bench" / "run.py"
 @pytest.mark.timeout(1800)  # two systems start in turn, twice
 def test_both_systems_take_the_same_steps(tmp_path):
     pytest.importorskip("trl")
-    command = [sys.executable, str(RUN), str(tmp_path / "models"), str(tmp_path / "out"), "--quick", "--only", "parity", "--threads", "1"]
+    command = [
+        sys.executable,
+        str(RUN),
+        str(tmp_path / "models"),
+        str(tmp_path / "out"),
+        "--quick",
+        "--only",
+        "parity",
+        "--threads",
+        "1",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    found = json.loads((tmp_path / "out" / "results.json").read_text())["parity"]["runs"][0]["parity"]
+    found = json.loads((tmp_path / "out" / "results.json").read_text())["parity"]["runs"][0][
+        "parity"
+    ]
     assert found["loss"] < 1e-4
     assert found["grad_norm"] < 1e-4
     assert "parity" in (tmp_path / "out" / "results.md").read_text()

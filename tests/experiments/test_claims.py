@@ -37,10 +37,14 @@ claims = driver()
 
 
 def test_the_supervised_models_come_first_and_no_sweep_is_run_twice() -> None:
-    sweeps = [sweep.experiment for sweep in claims.needed([claims.load(name) for name in claims.names()])]
+    sweeps = [
+        sweep.experiment for sweep in claims.needed([claims.load(name) for name in claims.names()])
+    ]
     assert sweeps[0] == "ablate_start"
     assert len(sweeps) == len(set(sweeps)) == 10
-    assert [sweep.experiment for sweep in claims.needed([claims.load("cold_start")])] == ["ablate_cold_start"]  # it starts from the base
+    assert [sweep.experiment for sweep in claims.needed([claims.load("cold_start")])] == [
+        "ablate_cold_start"
+    ]  # it starts from the base
 
 
 def test_words_go_to_the_sweeps_that_they_are_for() -> None:
@@ -61,7 +65,9 @@ def test_checks_are_about_arms_models_and_sets_of_their_sweep(name: str) -> None
     first = next(iter(claim.sweeps))
     for check in claim.facts["checks"]:
         sweep = claim.sweeps[check.get("sweep", first)]
-        jobs = [{word for word in job if not word.startswith("seed=")} for job in claims.jobs(sweep)]
+        jobs = [
+            {word for word in job if not word.startswith("seed=")} for job in claims.jobs(sweep)
+        ]
         arms = {",".join(sorted(job - set.intersection(*jobs))) for job in jobs}
         assert sweep.against is None or sweep.against in arms
         assert check["expect"] in ("above", "below", "kept", "all")
@@ -78,11 +84,15 @@ def test_the_readme_is_what_the_tables_say(name: str) -> None:
     assert (claim.folder / "README.md").read_text() == claims.readme(claim)
 
 
-@pytest.mark.parametrize("path", sorted(claims.ROOT.glob("**/tidy.csv")), ids=lambda path: path.parent.name)
+@pytest.mark.parametrize(
+    "path", sorted(claims.ROOT.glob("**/tidy.csv")), ids=lambda path: path.parent.name
+)
 def test_committed_tables_are_of_this_version(path: Path) -> None:
     """What every run has: a table that lacks some of it was written before they were defined."""
     table = pd.read_csv(path)
-    wanted = {"accuracy", "right_of_read", "unparsed"} | ({"kl_late", "length_rise"} if "grpo" in set(table["model"]) else set())
+    wanted = {"accuracy", "right_of_read", "unparsed"} | (
+        {"kl_late", "length_rise"} if "grpo" in set(table["model"]) else set()
+    )
     assert wanted <= set(table["metric"])
     trained = table[(table["set"] == "training") & (table["model"] == "sft")]
     assert (trained["metric"] == "drop").sum() == trained["run"].nunique()
@@ -90,11 +100,15 @@ def test_committed_tables_are_of_this_version(path: Path) -> None:
 
 def test_rewards_beyond_the_paper_are_compared_at_equal_numbers_of_prompts() -> None:
     """Each of them sets its own batch_size, which a word of the claim would override."""
-    assert "grpo.batch_size" not in {claims.key_of(word) for word in claims.load("viewpoint_kept").sweeps["ablate_beyond"].words}
+    assert "grpo.batch_size" not in {
+        claims.key_of(word) for word in claims.load("viewpoint_kept").sweeps["ablate_beyond"].words
+    }
 
 
 def test_the_index_is_what_the_tables_say() -> None:
-    assert (claims.ROOT / "README.md").read_text() == claims.index([claims.load(name) for name in claims.names()])
+    assert (claims.ROOT / "README.md").read_text() == claims.index(
+        [claims.load(name) for name in claims.names()]
+    )
 
 
 @pytest.mark.parametrize(
@@ -109,9 +123,17 @@ def test_the_index_is_what_the_tables_say() -> None:
         (math.nan, math.nan, math.nan, "above", "open"),
     ],
 )  # fmt: skip
-def test_a_verdict_is_where_the_intervals_lie(low: float, high: float, reach: float, expect: str, said: str) -> None:
+def test_a_verdict_is_where_the_intervals_lie(
+    low: float, high: float, reach: float, expect: str, said: str
+) -> None:
     """Student's interval reaches `reach` beyond the bootstrap's; 2 points less is still kept."""
-    found = {"mean": (low + high) / 2, "low": low, "high": high, "t_low": low - reach, "t_high": high + reach}
+    found = {
+        "mean": (low + high) / 2,
+        "low": low,
+        "high": high,
+        "t_low": low - reach,
+        "t_high": high + reach,
+    }
     assert claims.verdict(found, expect) == said
     assert said in claims.KINDS
 
@@ -121,33 +143,64 @@ def test_student_s_interval_is_the_textbook_s() -> None:
     where = {"model": "sft", "set": "s", "metric": "accuracy"}
     rows = [{"run": str(i), "arm": "a", "seed": i, "value": float(i), **where} for i in (1, 2, 3)]
     found = analysis.compare(pd.DataFrame(rows), where)
-    assert (found["t_low"], found["t_high"]) == (pytest.approx(2 - 4.3027 / 3**0.5, abs=1e-3), pytest.approx(2 + 4.3027 / 3**0.5, abs=1e-3))
+    assert (found["t_low"], found["t_high"]) == (
+        pytest.approx(2 - 4.3027 / 3**0.5, abs=1e-3),
+        pytest.approx(2 + 4.3027 / 3**0.5, abs=1e-3),
+    )
 
 
 def test_figures_are_compared_at_equal_seeds() -> None:
     table = analysis.tidy(run_index.load_runs(SAMPLE))
     where = {"model": "last", "set": "viewpoint", "metric": "accuracy"}
-    found = analysis.compare(table, where | {"arm": "cold_start=hybrid"}, where | {"arm": "cold_start=none"})
+    found = analysis.compare(
+        table, where | {"arm": "cold_start=hybrid"}, where | {"arm": "cold_start=none"}
+    )
     paired = analysis.paired(table, "cold_start=none")
-    row = paired[(paired["set"] == "viewpoint") & (paired["model"] == "grpo") & (paired["metric"] == "accuracy")].iloc[0]
-    assert (found["seeds"], found["mean"], found["low"], found["high"]) == (2, row["mean"], row["low"], row["high"])
-    alone = analysis.compare(table, {"arm": "cold_start=none", "model": "sft", "set": "viewpoint", "metric": "accuracy"})
-    results = [json.loads((SAMPLE / f"cold_start=none,seed={seed}" / "results.json").read_text()) for seed in (1, 2)]
-    assert alone["mean"] == pytest.approx(sum(found["sets"]["viewpoint"]["sft"]["overall"]["value"] for found in results) / 2)
-    with pytest.raises(UserError, match="more than one figure of a seed: name its arm, one of cold_start=none; cold_start=hybrid"):
+    row = paired[
+        (paired["set"] == "viewpoint")
+        & (paired["model"] == "grpo")
+        & (paired["metric"] == "accuracy")
+    ].iloc[0]
+    assert (found["seeds"], found["mean"], found["low"], found["high"]) == (
+        2,
+        row["mean"],
+        row["low"],
+        row["high"],
+    )
+    alone = analysis.compare(
+        table, {"arm": "cold_start=none", "model": "sft", "set": "viewpoint", "metric": "accuracy"}
+    )
+    results = [
+        json.loads((SAMPLE / f"cold_start=none,seed={seed}" / "results.json").read_text())
+        for seed in (1, 2)
+    ]
+    assert alone["mean"] == pytest.approx(
+        sum(found["sets"]["viewpoint"]["sft"]["overall"]["value"] for found in results) / 2
+    )
+    with pytest.raises(
+        UserError,
+        match="more than one figure of a seed: name its arm, one of cold_start=none; cold_start=hybrid",
+    ):
         analysis.compare(table, where, where)
     with pytest.raises(UserError, match="no run has arm=none"):
         analysis.compare(table, {"arm": "none"}, where)
 
 
-def test_every_arm_is_checked_against_itself_or_against_the_one_that_is_named(tmp_path: Path) -> None:
+def test_every_arm_is_checked_against_itself_or_against_the_one_that_is_named(
+    tmp_path: Path,
+) -> None:
     table = analysis.tidy(run_index.load_runs(SAMPLE))
     claim = claims.load("cold_start")
     where = {"model": "grpo", "set": "viewpoint", "metric": "accuracy/ego_rotation"}
     star, named = {"arm": "*"} | where, {"arm": "cold_start=none"} | where
     claim.facts["checks"] = [
         {"say": "as right as none", "left": star, "right": named, "expect": "kept"},
-        {"say": "more than before", "left": star, "right": where | {"model": "sft"}, "expect": "above"},
+        {
+            "say": "more than before",
+            "left": star,
+            "right": where | {"model": "sft"},
+            "expect": "above",
+        },
     ]
     lines = claims.checked(claim, {"ablate_cold_start": table})
     assert [line[0].partition(": ") for line in lines] == [
@@ -156,7 +209,11 @@ def test_every_arm_is_checked_against_itself_or_against_the_one_that_is_named(tm
         ("cold_start=hybrid", ": ", "more than before"),
     ]
     found = analysis.compare(table, where | {"arm": "cold_start=hybrid"}, named)
-    assert lines[0][1:] == [claims.figure_text(found, 100, signed=True), "2", claims.verdict(found, "kept")]
+    assert lines[0][1:] == [
+        claims.figure_text(found, 100, signed=True),
+        "2",
+        claims.verdict(found, "kept"),
+    ]
 
 
 def test_the_course_of_a_metric_is_in_the_table() -> None:
@@ -165,12 +222,16 @@ def test_the_course_of_a_metric_is_in_the_table() -> None:
     table = analysis.tidy(runs)
     values = runs[0].metrics("grpo")["length"]
     half = len(values) // 2
-    found = table[(table["run"] == runs[0].name) & (table["metric"] == "length_rise")]["value"].item()
+    found = table[(table["run"] == runs[0].name) & (table["metric"] == "length_rise")][
+        "value"
+    ].item()
     assert found == pytest.approx(values.iloc[half:].mean() - values.iloc[:half].mean())
     assert set(table[table["metric"] == "drop"]["value"]) <= {0.0, 1.0}
 
 
-def test_a_claim_with_runs_gets_its_verdicts_and_remarks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_claim_with_runs_gets_its_verdicts_and_remarks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The committed sample is a sweep of the cold start with two arms: four checks can be made, those of other arms not."""
     monkeypatch.setattr(claims, "ROOT", tmp_path)
     folder = tmp_path / "cold_start"
@@ -188,9 +249,15 @@ def test_a_claim_with_runs_gets_its_verdicts_and_remarks(tmp_path: Path, monkeyp
         {"arm": "cold_start=hybrid", "model": "last", "set": "sat", "metric": "accuracy"},
         {"arm": "cold_start=none", "model": "last", "set": "sat", "metric": "accuracy"},
     )
-    assert f"| {claims.figure_text(difference, 100, signed=True)} | 2 | {claims.verdict(difference, 'above')} |" in lines[4]
+    assert (
+        f"| {claims.figure_text(difference, 100, signed=True)} | 2 | {claims.verdict(difference, 'above')} |"
+        in lines[4]
+    )
     own = "grpo.steps=40 grpo.batch_size=16 benchmark.limit=300"
-    assert f"\npython -m actial.train -m +experiment=ablate_cold_start {own} seed=1,2 sft.steps=12\n" in text
+    assert (
+        f"\npython -m actial.train -m +experiment=ablate_cold_start {own} seed=1,2 sft.steps=12\n"
+        in text
+    )
     assert "seed=4,5" not in text  # other seeds were asked for
     assert "seed=4,5" in (ROOT / "experiments" / "cold_start" / "README.md").read_text()
     assert text.endswith("[ablate_cold_start](ablation.md)\n\nRuns of a test.\n")

@@ -10,7 +10,15 @@ from actial.grading import metrics
 
 
 def answer(uid="u", hit=1, outcome="parsed", **fields):
-    base = {"text": "", "letter": "A", "choice": "x", "answer": "A", "rule": "whole", "format_ok": True, "finish": "stop"}
+    base = {
+        "text": "",
+        "letter": "A",
+        "choice": "x",
+        "answer": "A",
+        "rule": "whole",
+        "format_ok": True,
+        "finish": "stop",
+    }
     return metrics.Prediction(uid=uid, hit=hit, outcome=outcome, **(base | fields))
 
 
@@ -31,7 +39,12 @@ def test_wilson_without_observations():
 
 
 def test_accuracy_cell():
-    rows = [answer(hit=1), answer(hit=0), answer(hit=0, outcome="no_answer"), answer(hit=0, outcome="truncated")]
+    rows = [
+        answer(hit=1),
+        answer(hit=0),
+        answer(hit=0, outcome="no_answer"),
+        answer(hit=0, outcome="truncated"),
+    ]
     cell = metrics.accuracy(rows)
     assert (cell.n, cell.value, cell.unparsed, cell.truncated) == (4, F(1, 4), 0.5, 0.25)
     assert cell.low < 0.25 < cell.high
@@ -45,16 +58,35 @@ def test_display_forms():  # vector (c)
 
 
 def test_accuracy_by_and_joint():
-    rows = [answer(hit=h, type=t, example=e) for e, hits in [("p", (1, 1, 1)), ("q", (1, 0, 1))] for t, h in zip("xyz", hits, strict=True)]
-    assert {k: c.value for k, c in metrics.accuracy_by(rows, "type").items()} == {"x": 1, "y": F(1, 2), "z": 1}
+    rows = [
+        answer(hit=h, type=t, example=e)
+        for e, hits in [("p", (1, 1, 1)), ("q", (1, 0, 1))]
+        for t, h in zip("xyz", hits, strict=True)
+    ]
+    assert {k: c.value for k, c in metrics.accuracy_by(rows, "type").items()} == {
+        "x": 1,
+        "y": F(1, 2),
+        "z": 1,
+    }
     assert (metrics.joint(rows).n, metrics.joint(rows).value) == (2, F(1, 2))
     assert metrics.joint(rows[:5]).n == 1  # the second pair lacks a question
 
 
 def test_confusion():
     number = answer(hit=0.1, letter=None, answer="40", choice="90")
-    rows = [number, answer(), answer(hit=0, choice="No movement"), answer(hit=0, choice="Move to the left"), answer(hit=0, choice=None)]
-    assert metrics.confusion(rows) == {"right": 0.25, "swapped": 0.25, "none": 0.25, "unparsed": 0.25}
+    rows = [
+        number,
+        answer(),
+        answer(hit=0, choice="No movement"),
+        answer(hit=0, choice="Move to the left"),
+        answer(hit=0, choice=None),
+    ]
+    assert metrics.confusion(rows) == {
+        "right": 0.25,
+        "swapped": 0.25,
+        "none": 0.25,
+        "unparsed": 0.25,
+    }
 
 
 def test_macro_interval_shrinks_with_independent_members():
@@ -74,7 +106,12 @@ def test_circular():
 
 
 def test_threedsr_vector_b():
-    rows = [circ("X", 0, 1), circ("X", 1, 0), circ("X", 0, 1, flip=True), circ("X", 1, 1, flip=True)]
+    rows = [
+        circ("X", 0, 1),
+        circ("X", 1, 0),
+        circ("X", 0, 1, flip=True),
+        circ("X", 1, 1, flip=True),
+    ]
     got = {metric: cells["overall"].value for metric, cells in metrics.threedsr(rows).items()}
     assert got == {"vanilla": F(3, 4), "flip": F(1, 2), "circ": F(1, 2), "flip_circ": 0}
 
@@ -88,12 +125,25 @@ def test_threedsr_types_pool_their_groups():
     ]
     cells = metrics.threedsr(rows)["circ"]
     assert (cells["location"].n, cells["location"].value) == (4, F(3, 4))
-    assert (cells["location_above"].value, cells["location_next_to"].value, cells["height"].n) == (1, 0, 0)
+    assert (cells["location_above"].value, cells["location_next_to"].value, cells["height"].n) == (
+        1,
+        0,
+        0,
+    )
 
 
 def test_cvbench_vector_a():
-    counts = {("Count", "ADE20K"): (6, 10), ("Relation", "COCO"): (8, 10), ("Depth", "Omni3D"): (10, 10), ("Distance", "Omni3D"): (0, 10)}
-    rows = [answer(hit=i < k, categories={"task": t, "source": s}) for (t, s), (k, n) in counts.items() for i in range(n)]
+    counts = {
+        ("Count", "ADE20K"): (6, 10),
+        ("Relation", "COCO"): (8, 10),
+        ("Depth", "Omni3D"): (10, 10),
+        ("Distance", "Omni3D"): (0, 10),
+    }
+    rows = [
+        answer(hit=i < k, categories={"task": t, "source": s})
+        for (t, s), (k, n) in counts.items()
+        for i in range(n)
+    ]
     cells = metrics.cvbench(rows)
     assert cells["cambrian"].value == F(3, 5)
     assert cells["macro4"].value == F(6 + 8 + 10 + 0, 40)
@@ -101,7 +151,16 @@ def test_cvbench_vector_a():
 
 
 @pytest.mark.parametrize(
-    ("predicted", "truth", "want"), [(10, 10, 1.0), (15, 10, 0.1), (20, 10, 0.0), (9, 10, 0.9), (9.1, 10, 0.9), (0, 0, 1.0), (1, 0, 0.0)]
+    ("predicted", "truth", "want"),
+    [
+        (10, 10, 1.0),
+        (15, 10, 0.1),
+        (20, 10, 0.0),
+        (9, 10, 0.9),
+        (9.1, 10, 0.9),
+        (0, 0, 1.0),
+        (1, 0, 0.0),
+    ],
 )
 def test_mra_vector_i(predicted, truth, want):
     assert metrics.mra(predicted, truth) == pytest.approx(want)

@@ -25,7 +25,12 @@ LADDER = [
     ("B. left of the chair because it is visible", AB, "B", "leading"),
     ("right", AB, "B", "option_text"),
     ("<answer>Between</answer>", AB, None, "none"),
-    ("I put <think> reasoning process here </think> <answer> answer here </answer>", AB, None, "none"),
+    (
+        "I put <think> reasoning process here </think> <answer> answer here </answer>",
+        AB,
+        None,
+        "none",
+    ),
     ("a chair, so B", AB, "B", "sole_letter"),
     # unwrapping
     ("<think>A or B? A.</think><answer>B</answer>", ABC, "B", "whole"),
@@ -76,7 +81,11 @@ def test_ladder(text, options, letter, rule):
     [
         ("<think>the first photo shows A", None, Outcome.TRUNCATED),
         ("The left side (B) is visible and then", None, Outcome.TRUNCATED),
-        ("The format is <think> </think> <answer> a letter </answer>. First I", None, Outcome.TRUNCATED),
+        (
+            "The format is <think> </think> <answer> a letter </answer>. First I",
+            None,
+            Outcome.TRUNCATED,
+        ),
         ("B. Move to the right, as the", "B", Outcome.PARSED),
         ("<think>x</think><answer>B</answer> and", "B", Outcome.PARSED),
     ],
@@ -109,7 +118,10 @@ def test_unclosed_chain_is_truncated_even_without_finish_reason():
     ],
 )
 def test_other_readers(text, actial, actial_eval, vlmeval):
-    got = [grade(text, AB, 1, compat=mode).letter for mode in ("actial", "actial_eval", "vlmeval_exact")]
+    got = [
+        grade(text, AB, 1, compat=mode).letter
+        for mode in ("actial", "actial_eval", "vlmeval_exact")
+    ]
     assert got == [actial, actial_eval, vlmeval]
 
 
@@ -118,7 +130,10 @@ def test_other_readers(text, actial, actial_eval, vlmeval):
     [
         ("<think>x</think><answer>B</answer>", True),
         ("  <Think>\nx</Think>\n\n<ANSWER></ANSWER>\n", True),
-        ("<think>a</think><answer>b</answer> <answer>c</answer>", True),  # bodies reach to the last closing tag
+        (
+            "<think>a</think><answer>b</answer> <answer>c</answer>",
+            True,
+        ),  # bodies reach to the last closing tag
         ("<think>x</think> so <answer>B</answer>", False),
         ("<answer>B</answer>", False),
         ("<think>x</think><answer>B", False),

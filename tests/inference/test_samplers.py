@@ -6,7 +6,16 @@ import random
 
 import pytest
 import torch
-from support.tiny_models import EOS, IMAGE, VIDEO, VISION_END, VISION_START, make_trunk, random_image, tiny_policy
+from support.tiny_models import (
+    EOS,
+    IMAGE,
+    VIDEO,
+    VISION_END,
+    VISION_START,
+    make_trunk,
+    random_image,
+    tiny_policy,
+)
 
 from actial.config import LoraConfig
 from actial.core.errors import UserError
@@ -26,8 +35,17 @@ def make_prompts(policy, counts=(2, 0, 1, 3), *, seed=0) -> list[Prompt]:
     prompts = []
     for number, count in enumerate(counts):
         chosen = list(range(count))
-        trunk = make_trunk("", policy, images, chosen, [rng.randrange(200) for _ in range(number + 1)], [])
-        prompts.append(Prompt(uid=f"p{number}", engine_ids=[], trunk_ids=trunk.ids, images=[images[i] for i in chosen]))
+        trunk = make_trunk(
+            "", policy, images, chosen, [rng.randrange(200) for _ in range(number + 1)], []
+        )
+        prompts.append(
+            Prompt(
+                uid=f"p{number}",
+                engine_ids=[],
+                trunk_ids=trunk.ids,
+                images=[images[i] for i in chosen],
+            )
+        )
     return prompts
 
 
@@ -40,7 +58,9 @@ def make_sampler(policy, **settings) -> HFSampler:
 def test_logprobs_equal_the_policys_scores(family, temperature):
     policy = tiny_policy(family, row_tokens=64)
     prompts = make_prompts(policy)
-    groups = make_sampler(policy).generate(prompts, 5, SamplingParams(temperature=temperature, max_tokens=12))
+    groups = make_sampler(policy).generate(
+        prompts, 5, SamplingParams(temperature=temperature, max_tokens=12)
+    )
     trunks, images = as_trunks(prompts)
     for trunk, group in zip(trunks, groups, strict=True):
         trunk.branches = [Branch(c.token_ids, [True] * len(c.token_ids)) for c in group]
@@ -54,7 +74,9 @@ def test_logprobs_equal_the_policys_scores(family, temperature):
 def test_greedy_equals_generate(family):
     policy = tiny_policy(family)
     prompts = make_prompts(policy)
-    found = make_sampler(policy).generate(prompts, 1, SamplingParams(temperature=0.0, max_tokens=10))
+    found = make_sampler(policy).generate(
+        prompts, 1, SamplingParams(temperature=0.0, max_tokens=10)
+    )
     for prompt, (completion,) in zip(prompts, found, strict=True):
         ids = torch.tensor([prompt.trunk_ids])
         inputs = {"input_ids": ids, "mm_token_type_ids": (ids == IMAGE).int()}
@@ -62,7 +84,12 @@ def test_greedy_equals_generate(family):
             inputs["pixel_values"], inputs["image_grid_thw"] = patchify(prompt.images, policy.spec)
         policy.core.model.rope_deltas = None
         out = policy.core.generate(
-            **inputs, max_new_tokens=10, do_sample=False, eos_token_id=EOS, pad_token_id=0, suppress_tokens=list(BANNED)
+            **inputs,
+            max_new_tokens=10,
+            do_sample=False,
+            eos_token_id=EOS,
+            pad_token_id=0,
+            suppress_tokens=list(BANNED),
         )
         assert completion.token_ids == out[0, ids.shape[1] :].tolist()
 
@@ -72,9 +99,9 @@ def test_a_sample_does_not_depend_on_its_neighbours():
     prompts = make_prompts(policy)
     params = SamplingParams(max_tokens=8, seed=3)
     together = make_sampler(policy).generate(prompts, 4, params)
-    assert [c.token_ids for c in make_sampler(policy, batch_size=4).generate(prompts[2:], 4, params)[0]] == [
-        c.token_ids for c in together[2]
-    ]
+    assert [
+        c.token_ids for c in make_sampler(policy, batch_size=4).generate(prompts[2:], 4, params)[0]
+    ] == [c.token_ids for c in together[2]]
     other = make_sampler(policy).generate(prompts, 4, SamplingParams(max_tokens=8, seed=4))
     assert [c.token_ids for c in other[0]] != [c.token_ids for c in together[0]]
 
@@ -98,7 +125,9 @@ def test_finished_samples_leave_the_batch_and_keep_their_tokens():
     trunks, images = as_trunks(prompts)
     for trunk, group in zip(trunks, groups, strict=True):
         trunk.branches = [Branch(c.token_ids, [True] * len(c.token_ids)) for c in group]
-    scored = policy.token_logprobs(pack(trunks, images, policy.spec, 512), Law(1.5, BANNED)).logprobs
+    scored = policy.token_logprobs(
+        pack(trunks, images, policy.spec, 512), Law(1.5, BANNED)
+    ).logprobs
     found = torch.tensor([value for group in groups for c in group for value in c.logprobs])
     assert (found - scored).abs().max() < 1e-5
 
@@ -107,14 +136,20 @@ def test_draws_follow_the_law():
     """4,000 first tokens of one prompt against its exact law; banned ids never appear."""
     policy = tiny_policy()
     prompt = Prompt(uid="p", engine_ids=[], trunk_ids=[1, 2, 3], images=[])
-    groups = make_sampler(policy, batch_size=4000).generate([prompt], 4000, SamplingParams(max_tokens=1))
+    groups = make_sampler(policy, batch_size=4000).generate(
+        [prompt], 4000, SamplingParams(max_tokens=1)
+    )
     counts = torch.bincount(torch.tensor([c.token_ids[0] for c in groups[0]]), minlength=300)
-    batch = pack([Trunk("p", [1, 2, 3], [], [Branch([t], [True]) for t in range(300)])], [], policy.spec, 400)
+    batch = pack(
+        [Trunk("p", [1, 2, 3], [], [Branch([t], [True]) for t in range(300)])], [], policy.spec, 400
+    )
     law = policy.token_logprobs(batch, Law(1.0, BANNED)).logprobs.exp().detach()
     assert counts[list(BANNED)].sum() == 0
     expected = 4000 * law
     chi_square = ((counts - expected) ** 2 / expected.clamp(min=1e-9))[expected > 0].sum()
-    assert chi_square < 295 + 5 * (2 * 295) ** 0.5  # five standard deviations above the mean of 295 degrees of freedom
+    assert (
+        chi_square < 295 + 5 * (2 * 295) ** 0.5
+    )  # five standard deviations above the mean of 295 degrees of freedom
 
 
 def test_adapters_dropout_is_off_while_sampling_and_the_mode_returns():
@@ -138,7 +173,9 @@ def test_a_cut_law_is_refused(cut):
 
 
 def test_scripted_completions():
-    sampler = ScriptedSampler(lambda prompt, member: [*prompt.trunk_ids, member, EOS], stop_ids=[EOS])
+    sampler = ScriptedSampler(
+        lambda prompt, member: [*prompt.trunk_ids, member, EOS], stop_ids=[EOS]
+    )
     prompt = Prompt(uid="p", engine_ids=[], trunk_ids=[7], images=[])
     ((first, second),) = sampler.generate([prompt], 2, SamplingParams(max_tokens=3))
     assert first.token_ids == [7, 0, EOS]

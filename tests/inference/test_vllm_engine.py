@@ -12,7 +12,16 @@ import pytest
 import torch
 from PIL import Image
 from scipy import stats
-from support.engine_world import first_token_logprobs, gap, load_policy, open_renderer, prompt_of, prompts_of, sampler_of, shake
+from support.engine_world import (
+    first_token_logprobs,
+    gap,
+    load_policy,
+    open_renderer,
+    prompt_of,
+    prompts_of,
+    sampler_of,
+    shake,
+)
 
 from actial.config import LoraConfig, PartConfig
 from actial.core.records import FinishReason, Prompt, SamplingParams
@@ -72,9 +81,14 @@ def test_coverage_names_what_is_missing_and_what_is_unknown() -> None:
     engine = ["visual.merger.ln_q.weight", "language_model.model.layers.0.mlp.gate_up_proj.weight"]
     whole = ["model.visual.merger.ln_q.weight", *trainer_names(engine[1])]
     check_coverage(engine, whole)
-    with pytest.raises(EngineFault, match=r"1 weights were not sent to the engine, first model\.language_model\.layers\.0\.mlp\.up_proj"):
+    with pytest.raises(
+        EngineFault,
+        match=r"1 weights were not sent to the engine, first model\.language_model\.layers\.0\.mlp\.up_proj",
+    ):
         check_coverage(engine, [*whole[:2]])
-    with pytest.raises(EngineFault, match=r"no parameter for 1 of the trainer's weights, first lm_head\.weight"):
+    with pytest.raises(
+        EngineFault, match=r"no parameter for 1 of the trainer's weights, first lm_head\.weight"
+    ):
         check_coverage(engine, [*whole, "lm_head.weight"])
 
 
@@ -83,8 +97,12 @@ def test_every_optimiser_step_is_noticed(folder: Path, fused: bool) -> None:
     policy = load_policy(folder)
     before = weights_version(policy)
     assert weights_version(policy) == before
-    optimizer = torch.optim.AdamW([policy.core.model.language_model.norm.weight], lr=1e-6, fused=fused)
-    policy.core.model.language_model.norm.weight.grad = torch.ones_like(policy.core.model.language_model.norm.weight)
+    optimizer = torch.optim.AdamW(
+        [policy.core.model.language_model.norm.weight], lr=1e-6, fused=fused
+    )
+    policy.core.model.language_model.norm.weight.grad = torch.ones_like(
+        policy.core.model.language_model.norm.weight
+    )
     optimizer.step()
     assert weights_version(policy) != before
 
@@ -94,7 +112,9 @@ def test_every_optimiser_step_is_noticed(folder: Path, fused: bool) -> None:
 
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
 @pytest.mark.parametrize("tower", [False, True], ids=["tower frozen", "tower trained"])
-def test_logprobs_agree_before_and_after_a_sync(folder: Path, renderer: PromptRenderer, lora: bool, tower: bool) -> None:
+def test_logprobs_agree_before_and_after_a_sync(
+    folder: Path, renderer: PromptRenderer, lora: bool, tower: bool
+) -> None:
     part, adapters = PartConfig(train=tower), LoraConfig(enabled=lora, rank=4, alpha=8)
     policy = load_policy(folder, vision=part, merger=part, lora=adapters)
     sampler, prompts = sampler_of(policy, renderer), prompts_of(renderer, 4)
@@ -105,15 +125,21 @@ def test_logprobs_agree_before_and_after_a_sync(folder: Path, renderer: PromptRe
     assert sampler.figures["probe_gap"] <= 1e-5
 
 
-def test_greedy_tokens_are_the_trainers_on_100_prompts(sampler: EngineSampler, renderer: PromptRenderer) -> None:
+def test_greedy_tokens_are_the_trainers_on_100_prompts(
+    sampler: EngineSampler, renderer: PromptRenderer
+) -> None:
     prompts, params = prompts_of(renderer, 100), SamplingParams(temperature=0.0, max_tokens=8)
-    ours = HFSampler(sampler.policy, stop_ids=sampler.stop_ids, banned_ids=sampler.banned_ids).generate(prompts, 1, params)
+    ours = HFSampler(
+        sampler.policy, stop_ids=sampler.stop_ids, banned_ids=sampler.banned_ids
+    ).generate(prompts, 1, params)
     theirs = sampler.generate(prompts, 1, params)
     assert [group[0].token_ids for group in theirs] == [group[0].token_ids for group in ours]
     assert [group[0].finish for group in theirs] == [group[0].finish for group in ours]
 
 
-def test_the_same_seed_gives_the_same_samples_and_members_differ(sampler: EngineSampler, renderer: PromptRenderer) -> None:
+def test_the_same_seed_gives_the_same_samples_and_members_differ(
+    sampler: EngineSampler, renderer: PromptRenderer
+) -> None:
     prompts, params = prompts_of(renderer, 3), SamplingParams(max_tokens=8, seed=4)
     first, second = (sampler.generate(batch, 4, params) for batch in (prompts, prompts[::-1]))
     ids = [[completion.token_ids for completion in group] for group in first]
@@ -122,39 +148,62 @@ def test_the_same_seed_gives_the_same_samples_and_members_differ(sampler: Engine
     assert sampler.generate(prompts, 4, replace(params, seed=5))[0][0].token_ids != ids[0][0]
 
 
-def test_a_stop_id_ends_a_sample_and_is_part_of_it(sampler: EngineSampler, renderer: PromptRenderer) -> None:
+def test_a_stop_id_ends_a_sample_and_is_part_of_it(
+    sampler: EngineSampler, renderer: PromptRenderer
+) -> None:
     (prompt,) = prompts_of(renderer, 1)
     params = SamplingParams(temperature=0.0, max_tokens=6)
     ((free,),) = sampler.generate([prompt], 1, params)
     sampler.stop_ids = [free.token_ids[2]]
     ((cut,),) = sampler.generate([prompt], 1, params)
     length = free.token_ids.index(free.token_ids[2]) + 1
-    assert (cut.token_ids, cut.finish, free.finish) == (free.token_ids[:length], FinishReason.STOP, FinishReason.LENGTH)
+    assert (cut.token_ids, cut.finish, free.finish) == (
+        free.token_ids[:length],
+        FinishReason.STOP,
+        FinishReason.LENGTH,
+    )
     assert len(cut.logprobs) == length
 
 
-def test_samples_follow_the_law_whose_probabilities_are_reported(sampler: EngineSampler, renderer: PromptRenderer) -> None:
+def test_samples_follow_the_law_whose_probabilities_are_reported(
+    sampler: EngineSampler, renderer: PromptRenderer
+) -> None:
     (prompt,) = prompts_of(renderer, 1)
     count = 2000
-    (group,) = sampler.generate([prompt], count, SamplingParams(temperature=0.7, max_tokens=1, seed=3))
-    drawn = np.bincount([completion.token_ids[0] for completion in group], minlength=sampler.policy.core.lm_head.out_features)
+    (group,) = sampler.generate(
+        [prompt], count, SamplingParams(temperature=0.7, max_tokens=1, seed=3)
+    )
+    drawn = np.bincount(
+        [completion.token_ids[0] for completion in group],
+        minlength=sampler.policy.core.lm_head.out_features,
+    )
     probability = np.exp(first_token_logprobs(sampler, prompt, Law(0.7, tuple(sampler.banned_ids))))
     assert drawn[sampler.banned_ids].sum() == 0
     frequent = probability * count >= 5
     assert frequent.sum() >= 20
-    chi2 = float(((drawn - probability * count)[frequent] ** 2 / (probability * count)[frequent]).sum())
+    chi2 = float(
+        ((drawn - probability * count)[frequent] ** 2 / (probability * count)[frequent]).sum()
+    )
     assert chi2 < stats.chi2.ppf(0.9999, frequent.sum())
 
 
-def test_our_part_costs_at_most_a_twentieth_of_the_engine_s(sampler: EngineSampler, renderer: PromptRenderer) -> None:
+def test_our_part_costs_at_most_a_twentieth_of_the_engine_s(
+    sampler: EngineSampler, renderer: PromptRenderer
+) -> None:
     """Processor time of the same requests through the sampler and handed to vLLM as they are, A B B A; other load can only add to it."""
     prompts, params = prompts_of(renderer, 32, seed=5), SamplingParams(max_tokens=24, seed=1)
     sampler.engine.synced_to = None  # an earlier test may have left these very weights in place
     sampler.generate(prompts, 8, params)
     llm, final = sampler.engine.llm, sampler.engine.final_only
     images = [[Image.fromarray(image) for image in p.images] for p in prompts]
-    bare = [{"prompt_token_ids": p.engine_ids, "multi_modal_data": {"image": views}} for p, views in zip(prompts, images, strict=True)]
-    sampling = [sampler.engine.sampling_params(**sampler._sampling(p, 8, params), output_kind=final) for p in prompts]
+    bare = [
+        {"prompt_token_ids": p.engine_ids, "multi_modal_data": {"image": views}}
+        for p, views in zip(prompts, images, strict=True)
+    ]
+    sampling = [
+        sampler.engine.sampling_params(**sampler._sampling(p, 8, params), output_kind=final)
+        for p in prompts
+    ]
 
     def seconds(run: Callable[[], object]) -> float:
         sampler.engine.reset_encoder_cache()
@@ -171,8 +220,12 @@ def test_our_part_costs_at_most_a_twentieth_of_the_engine_s(sampler: EngineSampl
 
     order = [through_us, as_they_are, as_they_are, through_us] * 3
     took = [(run, seconds(run)) for run in order]
-    ours, engine = (min(second for run, second in took if run is kind) for kind in (through_us, as_they_are))
-    print(f"sampler {ours:.3f} s, bare engine {engine:.3f} s: {ours / engine:.3f}; one sync {sampler.figures['sync_seconds']:.3f} s")
+    ours, engine = (
+        min(second for run, second in took if run is kind) for kind in (through_us, as_they_are)
+    )
+    print(
+        f"sampler {ours:.3f} s, bare engine {engine:.3f} s: {ours / engine:.3f}; one sync {sampler.figures['sync_seconds']:.3f} s"
+    )
     assert ours <= 1.05 * engine
     assert sampler.figures["sync_seconds"] > 0
 
@@ -196,7 +249,11 @@ def plant(sampler: EngineSampler, renderer: PromptRenderer) -> Iterator[Callable
     sampler.engine.synced_to = None
 
 
-def corrupt(monkeypatch: pytest.MonkeyPatch, sampler: EngineSampler, change: Callable[[str, torch.Tensor], torch.Tensor | None]) -> None:
+def corrupt(
+    monkeypatch: pytest.MonkeyPatch,
+    sampler: EngineSampler,
+    change: Callable[[str, torch.Tensor], torch.Tensor | None],
+) -> None:
     """Let `change` act on every weight on its way to the engine; None drops it."""
     load = sampler.engine.load
 
@@ -211,7 +268,11 @@ LAYER = "model.language_model.layers.1.self_attn"
 
 
 def test_a_weight_not_sent_is_named(plant, sampler, monkeypatch) -> None:
-    corrupt(monkeypatch, sampler, lambda name, tensor: None if name == f"{LAYER}.k_proj.weight" else tensor)
+    corrupt(
+        monkeypatch,
+        sampler,
+        lambda name, tensor: None if name == f"{LAYER}.k_proj.weight" else tensor,
+    )
     assert f"1 weights were not sent to the engine, first {LAYER}.k_proj.weight" in plant()
 
 
@@ -222,8 +283,14 @@ def test_a_weight_not_sent_is_named(plant, sampler, monkeypatch) -> None:
         ("model.visual.blocks.1.attn.proj.weight", "blocks.1.attn.proj.weight"),
     ],
 )
-def test_a_transposed_weight_is_named(plant, sampler, monkeypatch, weight: str, target: str) -> None:
-    corrupt(monkeypatch, sampler, lambda name, tensor: tensor.T.contiguous() if name == weight else tensor)
+def test_a_transposed_weight_is_named(
+    plant, sampler, monkeypatch, weight: str, target: str
+) -> None:
+    corrupt(
+        monkeypatch,
+        sampler,
+        lambda name, tensor: tensor.T.contiguous() if name == weight else tensor,
+    )
     message = plant()
     assert f"{target} is transposed from the trainer's {weight}" in message
 
@@ -240,7 +307,9 @@ def test_a_kept_prefix_cache_is_named(plant, sampler, monkeypatch) -> None:
 
 def test_a_kept_encoder_cache_is_named(plant, sampler, monkeypatch) -> None:
     lose_first_call(monkeypatch, sampler.engine, "reset_encoder_cache")
-    lose_first_call(monkeypatch, worker_of(sampler), "reset_encoder_cache")  # which reload_weights calls by itself
+    lose_first_call(
+        monkeypatch, worker_of(sampler), "reset_encoder_cache"
+    )  # which reload_weights calls by itself
     assert "encoder cache was not reset" in plant()
 
 
@@ -253,11 +322,15 @@ def test_images_in_another_order_are_named(plant, sampler, renderer, monkeypatch
 
     def swapped(prompt: Prompt, sampling: dict) -> Request:
         made = request(prompt, sampling)
-        return Request(uid=made.uid, prompt_ids=made.prompt_ids, images=made.images[::-1], sampling=sampling)
+        return Request(
+            uid=made.uid, prompt_ids=made.prompt_ids, images=made.images[::-1], sampling=sampling
+        )
 
     monkeypatch.setattr(sampler, "_request", swapped)
     rng = np.random.RandomState(9)
-    sampler.probe = prompt_of(renderer, "probe", [rng.randint(0, 256, (48, 48, 3), dtype=np.uint8) for _ in range(2)])
+    sampler.probe = prompt_of(
+        renderer, "probe", [rng.randint(0, 256, (48, 48, 3), dtype=np.uint8) for _ in range(2)]
+    )
     assert "images in another order" in plant()
 
 
@@ -278,9 +351,18 @@ def test_other_pixel_limits_are_named(plant, sampler, monkeypatch) -> None:
     assert "other pixel limits and resized the images" in message
 
 
-def test_a_forced_placeholder_is_named(sampler: EngineSampler, renderer: PromptRenderer, monkeypatch) -> None:
+def test_a_forced_placeholder_is_named(
+    sampler: EngineSampler, renderer: PromptRenderer, monkeypatch
+) -> None:
     sampling = sampler._sampling
-    monkeypatch.setattr(sampler, "_sampling", lambda *a: {**sampling(*a), "logit_bias": {renderer.image_token_id: 1e3}})
+    monkeypatch.setattr(
+        sampler,
+        "_sampling",
+        lambda *a: {**sampling(*a), "logit_bias": {renderer.image_token_id: 1e3}},
+    )
     monkeypatch.setattr(sampler, "check", lambda prompt: None)
-    with pytest.raises(EngineFault, match=rf"placeholder ids \[{renderer.image_token_id}\]; its ban \(logit_bias\) has no effect"):
+    with pytest.raises(
+        EngineFault,
+        match=rf"placeholder ids \[{renderer.image_token_id}\]; its ban \(logit_bias\) has no effect",
+    ):
         sampler.generate(prompts_of(renderer, 1), 1, SamplingParams(max_tokens=2))

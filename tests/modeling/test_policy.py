@@ -36,12 +36,17 @@ def check_equal(policy, trunks, images, *, row_tokens: int = 96):
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
     weights = torch.randn(len(found), generator=torch.Generator().manual_seed(0))
     packed_gradients = gradients(policy.core, policy.token_logprobs(batch).logprobs, weights)
-    plain_gradients = gradients(policy.core, padded_logprobs(policy.core, trunks, images, policy.spec), weights)
+    plain_gradients = gradients(
+        policy.core, padded_logprobs(policy.core, trunks, images, policy.spec), weights
+    )
     assert_same_gradients(packed_gradients, plain_gradients, 1e-5)
 
 
 @settings(max_examples=8, deadline=None, derandomize=True)
-@given(seed=st.integers(0, 2**20), counts=st.lists(st.sampled_from((0, 1, 2, 3)), min_size=1, max_size=4))
+@given(
+    seed=st.integers(0, 2**20),
+    counts=st.lists(st.sampled_from((0, 1, 2, 3)), min_size=1, max_size=4),
+)
 def test_random_ragged_batches_equal_the_padded_forward(policies, seed, counts):
     policy = policies["qwen2_5_vl"]
     check_equal(policy, *random_batch(seed, policy, counts=tuple(counts)))
@@ -63,7 +68,12 @@ def test_one_row_per_trunk_and_all_trunks_in_one_row_agree(policies):
     trunks, images = random_batch(1, policy, counts=(2, 1, 0))
     single, shared = (pack(trunks, images, policy.spec, capacity) for capacity in (1, 10_000))
     assert (single.ids.shape[0], shared.ids.shape[0]) == (3, 1)
-    torch.testing.assert_close(policy.token_logprobs(single).logprobs, policy.token_logprobs(shared).logprobs, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        policy.token_logprobs(single).logprobs,
+        policy.token_logprobs(shared).logprobs,
+        rtol=1e-5,
+        atol=1e-5,
+    )
 
 
 def test_a_lone_branch_of_one_token_and_an_empty_branch(policies):
@@ -88,7 +98,10 @@ def test_a_stray_placeholder_takes_no_image_feature(policies):
 
 def test_patches_are_bit_equal_to_the_library(policies):
     spec = policies["qwen2_5_vl"].spec
-    images = [random_image(random.Random(n), policies["qwen2_5_vl"], *size) for n, size in enumerate((*SIZES, (2, 3)))]
+    images = [
+        random_image(random.Random(n), policies["qwen2_5_vl"], *size)
+        for n, size in enumerate((*SIZES, (2, 3)))
+    ]
     processor = Qwen2VLImageProcessor(patch_size=spec.patch_size)
     expected = processor(images, do_resize=False, return_tensors="pt")
     pixels, grid = patchify(images, spec)
@@ -103,7 +116,9 @@ def test_positions_equal_the_models_own(policies, family):
     for trunk in trunks:
         grid = patchify([images[i] for i in trunk.images], policy.spec)[1]
         ids = torch.tensor([trunk.ids])
-        expected, _ = policy.core.model.get_rope_index(ids, mm_token_type_ids=(ids == IMAGE).int(), image_grid_thw=grid)
+        expected, _ = policy.core.model.get_rope_index(
+            ids, mm_token_type_ids=(ids == IMAGE).int(), image_grid_thw=grid
+        )
         grids = [(int(h), int(w)) for _, h, w in grid]
         found = mrope_positions(np.array(trunk.ids), grids, policy.spec)
         assert torch.equal(torch.from_numpy(found), expected[:, 0])
@@ -127,14 +142,27 @@ def test_layout_of_a_small_batch(policies):
     assert batch.token_index.tolist() == [0, 1, 0, 0]
     assert batch.trunk_of_branch.tolist() == [0, 0, 1]
     visible = visible_pairs(batch)[0].int()
-    assert visible[4].tolist() == [1, 1, 0, 0, 1, 0, 0, 0, 0]  # the second branch: its trunk and itself
+    assert visible[4].tolist() == [
+        1,
+        1,
+        0,
+        0,
+        1,
+        0,
+        0,
+        0,
+        0,
+    ]  # the second branch: its trunk and itself
     assert visible[8].tolist() == [0, 0, 0, 0, 0, 1, 1, 1, 1]
 
 
 def test_rows_that_a_long_group_has_made_long_are_filled(policies):
     """One group of 12 tokens and six of 4, where a row should have 8: three rows of 12, all full."""
     spec = policies["qwen2_5_vl"].spec
-    trunks = [Trunk(str(i), [1] * (n - 1), [], [Branch([2], [True])]) for i, n in enumerate((4, 4, 12, 4, 4, 4, 4))]
+    trunks = [
+        Trunk(str(i), [1] * (n - 1), [], [Branch([2], [True])])
+        for i, n in enumerate((4, 4, 12, 4, 4, 4, 4))
+    ]
     batch = pack(trunks, [], spec, row_tokens=8)
     assert sorted((batch.trunk_of >= 0).sum(dim=1).tolist()) == [12, 12, 12]
 
@@ -143,7 +171,10 @@ def test_an_image_used_by_two_trunks_is_computed_once(policies):
     policy = policies["qwen2_5_vl"]
     images = [random_image(random.Random(n), policy, 2, 2) for n in range(3)]
     branch = Branch([5], [True])
-    trunks = [make_trunk(uid, policy, images, chosen, [1], [branch]) for uid, chosen in (("a", [2, 0]), ("b", [0]))]
+    trunks = [
+        make_trunk(uid, policy, images, chosen, [1], [branch])
+        for uid, chosen in (("a", [2, 0]), ("b", [0]))
+    ]
     batch = pack(trunks, images, policy.spec, 64)
     assert batch.grid_thw.tolist() == [[1, 4, 4]] * 2
     assert len(batch.feature_slot) == 12
@@ -153,7 +184,9 @@ def test_an_image_used_by_two_trunks_is_computed_once(policies):
 def visible_pairs(batch) -> torch.Tensor:
     """(R, L, L) of the element rule."""
     rows, length = batch.ids.shape
-    grid = torch.meshgrid(torch.arange(rows), torch.arange(length), torch.arange(length), indexing="ij")
+    grid = torch.meshgrid(
+        torch.arange(rows), torch.arange(length), torch.arange(length), indexing="ij"
+    )
     return mask_rule(batch)(grid[0], torch.tensor(0), grid[1], grid[2])
 
 
@@ -170,7 +203,11 @@ def test_layout_visits_each_visible_pair_once(policies):
         for member, (queries, keys) in enumerate(zip(bucket.query, bucket.key, strict=True)):
             for place, query in enumerate(queries.tolist()):
                 if layout.back[query] == slot:  # no padding
-                    seen = keys[: place + 1] if bucket.mask is None else keys[bucket.mask[member, 0, place] == 0]
+                    seen = (
+                        keys[: place + 1]
+                        if bucket.mask is None
+                        else keys[bucket.mask[member, 0, place] == 0]
+                    )
                     counts[query].index_add_(0, seen, torch.ones(len(seen), dtype=torch.long))
                 slot += 1
     assert torch.equal(counts, visible_pairs(batch)[0].long())
@@ -205,7 +242,12 @@ def test_malformed_trunks_are_refused_by_name(policies, trunk, message):
 
 def test_images_of_a_wrong_size_are_refused(policies):
     with pytest.raises(ValueError, match="multiple of 16"):
-        pack([Trunk("x", [1], [0], [])], [np.zeros((16, 20, 3), np.uint8)], policies["qwen2_5_vl"].spec, 64)
+        pack(
+            [Trunk("x", [1], [0], [])],
+            [np.zeros((16, 20, 3), np.uint8)],
+            policies["qwen2_5_vl"].spec,
+            64,
+        )
 
 
 # ---------------------------------------------------------------- scoring options
@@ -217,7 +259,9 @@ def test_chunked_head_gives_the_same_gradients_as_one_chunk():
     batch = pack(trunks, images, policy.spec, 96)
     weights = torch.randn(len(batch.target), generator=torch.Generator().manual_seed(0))
     found = gradients(policy.core, policy.token_logprobs(batch).logprobs, weights)
-    assert_same_gradients(found, gradients(whole.core, whole.token_logprobs(batch).logprobs, weights), 1e-5)
+    assert_same_gradients(
+        found, gradients(whole.core, whole.token_logprobs(batch).logprobs, weights), 1e-5
+    )
 
 
 def test_full_logits_never_exist():
@@ -238,7 +282,9 @@ def test_full_logits_never_exist():
     with Watch():
         policy.token_logprobs(batch).logprobs.sum().backward()
     assert len(batch.target) > 8
-    assert widest == 64 or widest <= 4, widest  # 64: the transposed gradient of the head's weight is (H, V)
+    assert widest == 64 or widest <= 4, (
+        widest
+    )  # 64: the transposed gradient of the head's weight is (H, V)
 
 
 @pytest.mark.parametrize("banned", [(), (5, IMAGE)])
@@ -249,7 +295,9 @@ def test_temperature_bans_and_entropy_match_the_definition(policies, banned):
     logits = policy.core(torch.tensor([[1, 2, 3, 4]])).logits[0, 1:3] / 0.7
     logits[:, list(banned)] = -1e9
     law = torch.distributions.Categorical(logits=logits)
-    torch.testing.assert_close(scored.logprobs, law.log_prob(torch.tensor([3, 4])), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        scored.logprobs, law.log_prob(torch.tensor([3, 4])), rtol=1e-5, atol=1e-6
+    )
     torch.testing.assert_close(scored.entropy, law.entropy(), rtol=1e-5, atol=1e-6)
 
 
@@ -270,13 +318,17 @@ def test_gradient_checkpointing_changes_no_gradient(policies):
     weights = torch.ones(len(batch.target))
     found = gradients(policy.core, policy.token_logprobs(batch).logprobs, weights)
     plain = policies["qwen2_5_vl"]
-    assert_same_gradients(found, gradients(plain.core, plain.token_logprobs(batch).logprobs, weights), 1e-6)
+    assert_same_gradients(
+        found, gradients(plain.core, plain.token_logprobs(batch).logprobs, weights), 1e-6
+    )
 
 
 # ---------------------------------------------------------------- parts, adapters, references, files
 
 
-@pytest.mark.parametrize("trained", [("vision",), ("merger",), ("language",), ("merger", "language")])
+@pytest.mark.parametrize(
+    "trained", [("vision",), ("merger",), ("language",), ("merger", "language")]
+)
 def test_each_switch_trains_its_part_alone_with_exact_gradients(policies, trained):
     switches = {part: PartConfig(train=part in trained, lr_scale=0.5) for part in PARTS}
     policy = tiny_policy(**switches)
@@ -288,10 +340,14 @@ def test_each_switch_trains_its_part_alone_with_exact_gradients(policies, traine
     expected = gradients(plain.core, plain.token_logprobs(batch).logprobs, weights)
     for name, parameter in policy.core.named_parameters():
         assert parameter.requires_grad == (part_of(name) in trained), name
-    assert_same_gradients(found, {n: g if part_of(n) in trained else g * 0 for n, g in expected.items()}, 1e-6)
+    assert_same_gradients(
+        found, {n: g if part_of(n) in trained else g * 0 for n, g in expected.items()}, 1e-6
+    )
     groups = policy.param_groups(lr=2.0, weight_decay=0.1)
     assert {group["lr"] for group in groups} == {1.0}
-    assert sum(len(group["params"]) for group in groups) == sum(len(policy.part_parameters(part)) for part in trained)
+    assert sum(len(group["params"]) for group in groups) == sum(
+        len(policy.part_parameters(part)) for part in trained
+    )
     assert all(p.ndim > 1 for group in groups if group["weight_decay"] for p in group["params"])
 
 
@@ -302,7 +358,9 @@ def test_no_trainable_part_is_refused():
 
 
 def test_lora_trains_adapters_and_its_reference_is_the_base():
-    policy = tiny_policy(lora=LoraConfig(enabled=True, rank=4, alpha=8), reference=Reference.adapter_off)
+    policy = tiny_policy(
+        lora=LoraConfig(enabled=True, rank=4, alpha=8), reference=Reference.adapter_off
+    )
     base = tiny_policy()
     trunks, images = random_batch(8, policy, counts=(2, 1))
     batch = pack(trunks, images, policy.spec, 96)
@@ -312,7 +370,10 @@ def test_lora_trains_adapters_and_its_reference_is_the_base():
     with torch.no_grad():
         for name, parameter in policy.named_parameters():
             if "lora_B" in name:
-                parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)), alpha=0.1)
+                parameter.add_(
+                    torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)),
+                    alpha=0.1,
+                )
     moved = policy.token_logprobs(batch).logprobs
     expected = base.token_logprobs(batch).logprobs
     assert (moved - expected).abs().max() > 1e-3
@@ -329,7 +390,9 @@ def test_frozen_copy_keeps_the_start_weights():
     with torch.no_grad():
         for parameter in policy.core.parameters():
             parameter.mul_(1.1)
-    assert torch.equal(policy.token_logprobs(batch, compare=Compare.logprobs).reference_logprobs, before)
+    assert torch.equal(
+        policy.token_logprobs(batch, compare=Compare.logprobs).reference_logprobs, before
+    )
     assert (policy.token_logprobs(batch).logprobs - before).abs().max() > 1e-3
 
 
@@ -341,18 +404,28 @@ def test_full_vocabulary_kl_matches_the_definition(banned):
         policy.core.model.language_model.norm.weight.mul_(0.9)
     batch = pack([Trunk("t", [1, 2], [], [Branch([3, 4, 5], [True] * 3)])], [], policy.spec, 8)
     found = policy.token_logprobs(batch, Law(1.0, banned), compare=Compare.full_kl).kl
-    logits = [model(torch.tensor([[1, 2, 3, 4, 5]])).logits[0, 1:4] for model in (policy.core, policy.reference)]
+    logits = [
+        model(torch.tensor([[1, 2, 3, 4, 5]])).logits[0, 1:4]
+        for model in (policy.core, policy.reference)
+    ]
     for part in logits:
         part[:, list(banned)] = -1e9
     p, q = (torch.distributions.Categorical(logits=part) for part in logits)
     torch.testing.assert_close(found, torch.distributions.kl_divergence(p, q), rtol=1e-4, atol=1e-6)
     found.sum().backward()
-    assert all(parameter.grad.isfinite().all() for parameter in policy.core.parameters() if parameter.grad is not None)
+    assert all(
+        parameter.grad.isfinite().all()
+        for parameter in policy.core.parameters()
+        if parameter.grad is not None
+    )
 
 
 @pytest.mark.parametrize(
     ("lora", "reference", "message"),
-    [(True, Reference.frozen_copy, "second model"), (False, Reference.adapter_off, "needs model.lora.enabled")],
+    [
+        (True, Reference.frozen_copy, "second model"),
+        (False, Reference.adapter_off, "needs model.lora.enabled"),
+    ],
 )
 def test_impossible_references_are_refused(lora, reference, message):
     with pytest.raises(UserError, match=message):
@@ -370,7 +443,10 @@ def test_saved_folder_is_a_plain_checkpoint(tmp_path, lora):
     with torch.no_grad():
         for parameter in policy.parameters():
             if parameter.requires_grad:
-                parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)), alpha=0.02)
+                parameter.add_(
+                    torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)),
+                    alpha=0.02,
+                )
     before = policy.token_logprobs(batch).logprobs
     policy.save_pretrained(tmp_path / "out")
     assert torch.equal(policy.token_logprobs(batch).logprobs, before)
@@ -382,6 +458,9 @@ def test_saved_folder_is_a_plain_checkpoint(tmp_path, lora):
 def test_meta_policy_counts_parameters_without_weights(policies):
     policy = Policy.from_config(policies["qwen2_5_vl"].hf_config, ModelConfig(path="tiny"))
     for part in PARTS:
-        sizes = [sum(p.numel() for p in q.part_parameters(part)) for q in (policy, policies["qwen2_5_vl"])]
+        sizes = [
+            sum(p.numel() for p in q.part_parameters(part))
+            for q in (policy, policies["qwen2_5_vl"])
+        ]
         assert sizes[0] == sizes[1] > 0
     assert all(p.is_meta for p in policy.parameters())

@@ -35,7 +35,10 @@ def sample(uid: str, member: int, reward: float) -> Sample:
 def batch() -> RolloutBatch:
     """Two prompts of two completions; the second prompt shares its second view with the first."""
     branches = [Branch([5, 6], [True, True]), Branch([7, 8], [True, True])]
-    trunks = [Trunk("a", [1, 2], [0, 1], list(branches)), Trunk("b", [1, 3], [2, 1], list(branches))]
+    trunks = [
+        Trunk("a", [1, 2], [0, 1], list(branches)),
+        Trunk("b", [1, 3], [2, 1], list(branches)),
+    ]
     return RolloutBatch(
         trunks=trunks, images=VIEWS, tags=["ego_rotation"] * 4, advantages=[0.5, -0.5, 0.5, -0.5], sums={}, position=2,
         sampler_logprobs=[[-0.1, -0.2], [-0.3, -0.4], [-0.5, -0.6], [-0.7, -0.8]],
@@ -53,7 +56,9 @@ def test_logged_steps_read_as_one_table(batch: RolloutBatch, tmp_path: Path) -> 
     assert dict(row.parts) == {"accuracy": 1.0, "format": None}
     assert (row.token_ids.tolist(), row.sampler_logprobs.tolist()) == ([5, 6], [-0.5, -0.6])
     views = [np.asarray(Image.open(io.BytesIO(png))) for png in row.images]
-    assert all(np.array_equal(view, VIEWS[index]) for view, index in zip(views, (2, 1), strict=True))
+    assert all(
+        np.array_equal(view, VIEWS[index]) for view, index in zip(views, (2, 1), strict=True)
+    )
     assert len(table.iloc[3].images) == 0
 
 
@@ -66,7 +71,9 @@ def small_files() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_a_full_disk_is_named_and_what_was_written_before_stays(batch: RolloutBatch, small_disk: Path) -> None:
+def test_a_full_disk_is_named_and_what_was_written_before_stays(
+    batch: RolloutBatch, small_disk: Path
+) -> None:
     """About 14 KB a step on 64 KiB."""
     written = []
 
@@ -76,14 +83,22 @@ def test_a_full_disk_is_named_and_what_was_written_before_stays(batch: RolloutBa
             write_rollouts(path, step, batch)
             written.append(path)
 
-    with pytest.raises(UserError, match=r"rollouts could not be written to .*parquet \(No space left on device\): free space there"):
+    with pytest.raises(
+        UserError,
+        match=r"rollouts could not be written to .*parquet \(No space left on device\): free space there",
+    ):
         write()
     assert 2 <= len(written) < 9
     assert sorted(small_disk.iterdir()) == written
     assert pd.read_parquet(small_disk)["step"].nunique() == len(written)
 
 
-def test_a_limit_on_files_is_named_and_nothing_is_left(batch: RolloutBatch, tmp_path: Path, small_files: None) -> None:
-    with pytest.raises(UserError, match=r"rollouts could not be written to .*grpo-000010\.parquet \(.+\): free space"):
+def test_a_limit_on_files_is_named_and_nothing_is_left(
+    batch: RolloutBatch, tmp_path: Path, small_files: None
+) -> None:
+    with pytest.raises(
+        UserError,
+        match=r"rollouts could not be written to .*grpo-000010\.parquet \(.+\): free space",
+    ):
         write_rollouts(tmp_path / "grpo-000010.parquet", 10, batch)
     assert list(tmp_path.iterdir()) == []

@@ -44,7 +44,9 @@ def points(experiment: str) -> tuple[tuple[str, ...], ...]:
 def compose_hydra(experiment: str) -> dict:
     register()
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        return dict(hydra.compose("train", [f"+experiment={experiment}"], return_hydra_config=True).hydra)
+        return dict(
+            hydra.compose("train", [f"+experiment={experiment}"], return_hydra_config=True).hydra
+        )
 
 
 @cache
@@ -59,7 +61,11 @@ def chains(tiny_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What a teacher might have said about the pairs of the small set."""
     path = tmp_path_factory.mktemp("chains") / "chains.jsonl"
     rows = [json.loads(line) for line in (tiny_set / "index.jsonl").open()]
-    told = [{"uid": row["uid"], "type": "ego_rotation", "chain": "I see it."} for row in rows if row["split"] == "train"]
+    told = [
+        {"uid": row["uid"], "type": "ego_rotation", "chain": "I see it."}
+        for row in rows
+        if row["split"] == "train"
+    ]
     path.write_text("".join(json.dumps(row) + "\n" for row in told))
     return path
 
@@ -105,14 +111,30 @@ def test_every_ablation_sweeps_what_its_name_says() -> None:
 
 
 def test_the_points_are_what_they_are_called() -> None:
-    ratios = [compose("ablate_cold_start", *job).cold_start.ratio for job in points("ablate_cold_start")]
+    ratios = [
+        compose("ablate_cold_start", *job).cold_start.ratio for job in points("ablate_cold_start")
+    ]
     assert ratios == [0, 0.02, 0.05, 0.1, 0.2, 0.5, 1]
     rewards = [compose("ablate_reward", *job).reward for job in points("ablate_reward")]
-    weights = [(reward.parts["format"].weight, reward.parts["accuracy"].weight, reward.gated) for reward in rewards]
-    assert weights[:5] == [(0, 1, False), (0.25, 0.75, False), (0.5, 0.5, False), (0.75, 0.25, False), (1, 0, False)]
+    weights = [
+        (reward.parts["format"].weight, reward.parts["accuracy"].weight, reward.gated)
+        for reward in rewards
+    ]
+    assert weights[:5] == [
+        (0, 1, False),
+        (0.25, 0.75, False),
+        (0.5, 0.5, False),
+        (0.75, 0.25, False),
+        (1, 0, False),
+    ]
     assert weights[5] == (0.5, 0.5, True)
     arms = [compose("ablate_stages", *job) for job in points("ablate_stages")]
-    assert [[stage.name for stage in config.stages] for config in arms] == [["sft"], ["grpo"], ["sft", "grpo"], ["sft"]]
+    assert [[stage.name for stage in config.stages] for config in arms] == [
+        ["sft"],
+        ["grpo"],
+        ["sft", "grpo"],
+        ["sft"],
+    ]
     assert arms[3].sft.mix.weights == {"viewpoint": 0.5, "sat": 0.5}
     groups = [compose("ablate_group_size", *job).grpo for job in points("ablate_group_size")]
     assert {grpo.batch_size * grpo.group_size for grpo in groups} == {192}
@@ -124,19 +146,40 @@ def test_the_points_are_what_they_are_called() -> None:
     beyond = [compose("ablate_beyond", *job) for job in points("ablate_beyond")]
     kinds = [[part.kind for part in config.reward.parts.values()][2:] for config in beyond]
     assert kinds == [[], [], ["consistency"], ["joint"], ["verified"], []]
-    assert [config.grpo.all_questions for config in beyond] == [False, True, True, True, False, False]
+    assert [config.grpo.all_questions for config in beyond] == [
+        False,
+        True,
+        True,
+        True,
+        False,
+        False,
+    ]
     assert [config.grpo.counterfactual for config in beyond] == [False] * 5 + [True]
-    prompts = [c.grpo.batch_size * (0.5 + 0.5 * (c.data.questions_per_pair if c.grpo.all_questions else 1)) for c in beyond]
+    prompts = [
+        c.grpo.batch_size * (0.5 + 0.5 * (c.data.questions_per_pair if c.grpo.all_questions else 1))
+        for c in beyond
+    ]
     assert set(prompts) == {16.0}  # on average, pairs being half of the mix
     direct = [compose("ablate_direct_grpo", *job) for job in points("ablate_direct_grpo")]
-    assert [(config.stages, list(config.grpo.mix.weights)) for config in direct] == [([StageName.grpo], [s]) for s in ("sat", "viewpoint")]
+    assert [(config.stages, list(config.grpo.mix.weights)) for config in direct] == [
+        ([StageName.grpo], [s]) for s in ("sat", "viewpoint")
+    ]
     assert compose("ablate_kl", "seed=2").model.path == "runs/ablate_start/seed=2/sft/model"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("experiment", "job"), list(every_point()), ids=lambda part: part if isinstance(part, str) else ",".join(part))
+@pytest.mark.parametrize(
+    ("experiment", "job"),
+    list(every_point()),
+    ids=lambda part: part if isinstance(part, str) else ",".join(part),
+)
 def test_every_point_takes_two_steps(
-    experiment: str, job: tuple[str, ...], tiny_set: Path, untrained_model: Path, chains: Path, tmp_path: Path
+    experiment: str,
+    job: tuple[str, ...],
+    tiny_set: Path,
+    untrained_model: Path,
+    chains: Path,
+    tmp_path: Path,
 ) -> None:
     config = small(compose(experiment, *job), tiny_set, untrained_model, chains)
     for stage in config.stages:
@@ -152,7 +195,13 @@ def test_every_point_takes_two_steps(
 
 
 def train(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "actial.train", *arguments], capture_output=True, text=True, cwd=ROOT, check=False)
+    return subprocess.run(
+        [sys.executable, "-m", "actial.train", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+    )
 
 
 @pytest.mark.slow
@@ -160,13 +209,30 @@ def test_a_failed_job_does_not_lose_the_others_and_a_second_try_runs_what_is_mis
     tiny_set: Path, untrained_model: Path, chains: Path, tmp_path: Path
 ) -> None:
     missing = tmp_path / "chains.jsonl"
-    words = ["-m", "+experiment=smoke", "stages=[sft]", "sft.steps=2", "benchmark=none", f"model.path={untrained_model}"]
+    words = [
+        "-m",
+        "+experiment=smoke",
+        "stages=[sft]",
+        "sft.steps=2",
+        "benchmark=none",
+        f"model.path={untrained_model}",
+    ]
     words += [f"data.sets.{name}.root={tiny_set}" for name in ("viewpoint", "sat")]
-    words += [f"cold_start.source={missing},grounded", "cold_start.ratio=1.0", f"run_dir={tmp_path / 'sweep'}"]
+    words += [
+        f"cold_start.source={missing},grounded",
+        "cold_start.ratio=1.0",
+        f"run_dir={tmp_path / 'sweep'}",
+    ]
     first = train(*words)
     assert first.returncode == 1, first.stderr
-    found = {run.settings.get("cold_start.source"): run for run in run_index.load_runs(tmp_path / "sweep")}
-    assert {name: run.state for name, run in found.items()} == {str(missing): "failed", "grounded": "finished"}
+    found = {
+        run.settings.get("cold_start.source"): run
+        for run in run_index.load_runs(tmp_path / "sweep")
+    }
+    assert {name: run.state for name, run in found.items()} == {
+        str(missing): "failed",
+        "grounded": "finished",
+    }
     assert found[str(missing)].reason.startswith(f"cold_start.source={missing} does not exist")
     done = found["grounded"].folder
     before = (done / "results.json").stat().st_mtime_ns
@@ -180,7 +246,9 @@ def test_a_failed_job_does_not_lose_the_others_and_a_second_try_runs_what_is_mis
     assert [run.state for run in again] == ["finished", "finished"]
     assert not list((tmp_path / "sweep").glob("*/error.txt"))
     one, other = (load_file(run.folder / "sft" / "model" / "model.safetensors") for run in again)
-    assert any(not one[name].equal(other[name]) for name in one)  # another source of chains is another model
+    assert any(
+        not one[name].equal(other[name]) for name in one
+    )  # another source of chains is another model
 
 
 def test_an_experiment_that_sweeps_says_so_without_m() -> None:
@@ -193,7 +261,13 @@ def test_several_experiments_are_one_sweep_each(tiny_set: Path, tmp_path: Path) 
     """In folders of their own; that the first one's jobs fail does not keep the second from being run."""
     settings = ["model.path=nowhere/sft/model", "benchmark=none", f"run_dir={tmp_path}/both"]
     settings += [f"data.sets.{name}.root={tiny_set}" for name in ("viewpoint", "sat")]
-    done = train("-m", "+experiment=ablate_reward,ablate_stages", "seed=choice(1)", "reward=actial,gated", *settings)
+    done = train(
+        "-m",
+        "+experiment=ablate_reward,ablate_stages",
+        "seed=choice(1)",
+        "reward=actial,gated",
+        *settings,
+    )
     assert done.returncode == 1
     swept = {folder.parent.name: [] for folder in tmp_path.glob("both/*/*")}
     for note in sorted(tmp_path.glob("both/*/*/error.txt")):
@@ -203,10 +277,19 @@ def test_several_experiments_are_one_sweep_each(tiny_set: Path, tmp_path: Path) 
     assert len(swept["ablate_stages"]) == 8  # four stages, as its file says, at two rewards
 
 
-def test_a_wrong_name_among_several_experiments_is_refused_before_any_is_run(tmp_path: Path) -> None:
-    done = train("-m", "+experiment=ablate_reward,ablate_stage", "model.path=nowhere", f"run_dir={tmp_path}/both")
+def test_a_wrong_name_among_several_experiments_is_refused_before_any_is_run(
+    tmp_path: Path,
+) -> None:
+    done = train(
+        "-m",
+        "+experiment=ablate_reward,ablate_stage",
+        "model.path=nowhere",
+        f"run_dir={tmp_path}/both",
+    )
     assert done.returncode == 1
-    assert done.stderr.startswith("error: there is no experiment named 'ablate_stage' (did you mean ablate_stages?); there are ")
+    assert done.stderr.startswith(
+        "error: there is no experiment named 'ablate_stage' (did you mean ablate_stages?); there are "
+    )
     assert not list(tmp_path.iterdir())
 
 
@@ -217,6 +300,8 @@ def test_a_wrong_name_among_several_experiments_is_refused_before_any_is_run(tmp
     ("cores", "memory", "threads", "expected"),
     [(16, 64, 1, 16), (16, 64, 4, 4), (16, 10, 1, 4), (2, 64, 8, 1), (1, 0.5, 1, 1), (8, 64, 0, 1)],
 )
-def test_jobs_at_once_keep_to_cores_and_memory(cores: int, memory: float, threads: int, expected: int) -> None:
+def test_jobs_at_once_keep_to_cores_and_memory(
+    cores: int, memory: float, threads: int, expected: int
+) -> None:
     """2.5 GB a job; threads=0 is torch's own choice, all cores."""
     assert jobs_at_once(threads, 2.5, cores=cores, memory_gb=memory) == expected

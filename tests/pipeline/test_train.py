@@ -35,38 +35,75 @@ def compose(tiny_set: Path, untrained_model: Path):
     def make(folder: Path, *overrides: str) -> TrainConfig:
         register()
         fixed = [f"data.sets.{name}.root={tiny_set}" for name in ("viewpoint", "sat")]
-        fixed += [f"run_dir={folder}", f"model.path={untrained_model}", "mix@grpo.mix=viewpoint", "benchmark=viewpoint"]
+        fixed += [
+            f"run_dir={folder}",
+            f"model.path={untrained_model}",
+            "mix@grpo.mix=viewpoint",
+            "benchmark=viewpoint",
+        ]
         with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
             return typed(hydra.compose("train", ["+experiment=smoke", *fixed, *overrides]))
 
     return make
 
 
-STRATEGIES = [("auto", "SingleDeviceStrategy"), ("ddp", "DDPStrategy"), ("fsdp2", "ModelParallelStrategy")]
+STRATEGIES = [
+    ("auto", "SingleDeviceStrategy"),
+    ("ddp", "DDPStrategy"),
+    ("fsdp2", "ModelParallelStrategy"),
+]
 
 
 @pytest.mark.parametrize(("strategy", "name"), STRATEGIES)
-def test_every_strategy_of_the_config_is_one_of_lightnings(compose, tmp_path: Path, strategy: str, name: str) -> None:
+def test_every_strategy_of_the_config_is_one_of_lightnings(
+    compose, tmp_path: Path, strategy: str, name: str
+) -> None:
     config = compose(tmp_path, f"trainer.strategy={strategy}", "stages=[sft]")
     assert type(make_trainer(config, Run(tmp_path, None, False), []).strategy).__name__ == name
 
 
-def test_a_later_stage_s_data_are_looked_at_before_the_first_one_trains(compose, tmp_path: Path) -> None:
+def test_a_later_stage_s_data_are_looked_at_before_the_first_one_trains(
+    compose, tmp_path: Path
+) -> None:
     with pytest.raises(UserError, match=r"has no pair .* with a question of \['ego_depth'\]"):
-        train(compose(tmp_path / "run", "mix@grpo.mix=sat", "data.sets.sat.task=viewpoint", "data.sets.sat.types=[ego_depth]"))
+        train(
+            compose(
+                tmp_path / "run",
+                "mix@grpo.mix=sat",
+                "data.sets.sat.task=viewpoint",
+                "data.sets.sat.types=[ego_depth]",
+            )
+        )
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
 @pytest.mark.slow
 def test_of_several_ranks_one_scores(untrained_model: Path, tiny_set: Path, tmp_path: Path) -> None:
-    words = ["+experiment=smoke", "stages=[sft]", "sft.steps=2", "benchmark=viewpoint", f"run_dir={tmp_path / 'run'}"]
-    words += [f"data.sets.{name}.root={tiny_set}" for name in ("viewpoint", "sat")] + [f"model.path={untrained_model}"]
+    words = [
+        "+experiment=smoke",
+        "stages=[sft]",
+        "sft.steps=2",
+        "benchmark=viewpoint",
+        f"run_dir={tmp_path / 'run'}",
+    ]
+    words += [f"data.sets.{name}.root={tiny_set}" for name in ("viewpoint", "sat")] + [
+        f"model.path={untrained_model}"
+    ]
     words += ["trainer.devices=2", "trainer.strategy=ddp", "trainer.threads=1"]
-    done = subprocess.run([sys.executable, "-m", "actial.train", *words], capture_output=True, text=True, cwd=CONF.parent, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "actial.train", *words],
+        capture_output=True,
+        text=True,
+        cwd=CONF.parent,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("finished: ") == 1
     for model in ("base", "sft"):
-        uids = [json.loads(line)["uid"] for line in (tmp_path / f"run/scores/{model}/viewpoint/predictions.jsonl").open()]
+        uids = [
+            json.loads(line)["uid"]
+            for line in (tmp_path / f"run/scores/{model}/viewpoint/predictions.jsonl").open()
+        ]
         assert len(uids) == len(set(uids)) > 0
 
 
@@ -79,7 +116,9 @@ def threads():
 
 
 @pytest.mark.slow
-def test_two_stages_leave_what_they_promise_twice_the_same(compose, tmp_path: Path, untrained_model: Path) -> None:
+def test_two_stages_leave_what_they_promise_twice_the_same(
+    compose, tmp_path: Path, untrained_model: Path
+) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     train(compose(first, "logger=wandb", "grpo.eval_every=2"))
     train(compose(second, "logger=none", "grpo.eval_every=2"))
@@ -98,15 +137,26 @@ def test_two_stages_leave_what_they_promise_twice_the_same(compose, tmp_path: Pa
     described = (first / "sft" / "first_batch.txt").read_text()
     assert described.startswith("4 trunks, 12 branches, 8 photos, ")
     assert described.count("====") == 2
-    assert described.count("<|im_start|>assistant\n[[") == described.count("<|im_end|>]]\n") == 6  # answers scored, questions not
+    assert (
+        described.count("<|im_start|>assistant\n[[") == described.count("<|im_end|>]]\n") == 6
+    )  # answers scored, questions not
     assert "<html" in (first / "report.html").read_text()
     assert list((first / "wandb").glob("offline-run-*"))
     assert not (second / "wandb").exists()
     before = load_file(untrained_model / "model.safetensors")
     for stage in ("sft", "grpo"):
-        model = AutoModelForImageTextToText.from_pretrained(first / stage / "model")  # plain transformers, nothing of ours
+        model = AutoModelForImageTextToText.from_pretrained(
+            first / stage / "model"
+        )  # plain transformers, nothing of ours
         weight = model.state_dict()["model.language_model.norm.weight"]
-        assert weight.shape == next(value for name, value in before.items() if name.endswith("norm.weight") and "layers" not in name).shape
+        assert (
+            weight.shape
+            == next(
+                value
+                for name, value in before.items()
+                if name.endswith("norm.weight") and "layers" not in name
+            ).shape
+        )
         assert (first / "checkpoints" / stage).is_dir()
 
 
@@ -115,7 +165,16 @@ def test_two_threads_give_one_result(compose, tmp_path: Path, threads) -> None:
     found = set()
     for number in range(3):
         folder = tmp_path / str(number)
-        train(compose(folder, "logger=none", "benchmark=none", "stages=[sft]", "sft.batch_size=16", "trainer.threads=2"))
+        train(
+            compose(
+                folder,
+                "logger=none",
+                "benchmark=none",
+                "stages=[sft]",
+                "sft.batch_size=16",
+                "trainer.threads=2",
+            )
+        )
         found.add((folder / "sft/model/model.safetensors").read_bytes())
     assert len(found) == 1
 
@@ -124,7 +183,9 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(compose, tmp_path: Path) ->
     overrides = ("stages=[sft]", "sft.steps=8", "sft.save_every=3", "benchmark=none")
     train(compose(tmp_path / "straight", *overrides))
     config = compose(tmp_path / "stopped", *overrides)
-    threading.Thread(target=terminate_after_row, args=(tmp_path / "stopped" / "metrics.jsonl", 2), daemon=True).start()
+    threading.Thread(
+        target=terminate_after_row, args=(tmp_path / "stopped" / "metrics.jsonl", 2), daemon=True
+    ).start()
     with pytest.raises(Exit) as left:
         train(config)
     assert left.value.code == 143
@@ -133,7 +194,9 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(compose, tmp_path: Path) ->
     train(config)
     straight, stopped = tmp_path / "straight", tmp_path / "stopped"
     assert (straight / "metrics.jsonl").read_bytes() == (stopped / "metrics.jsonl").read_bytes()
-    one, other = (load_file(run / "sft" / "model" / "model.safetensors") for run in (straight, stopped))
+    one, other = (
+        load_file(run / "sft" / "model" / "model.safetensors") for run in (straight, stopped)
+    )
     assert all(one[name].equal(other[name]) for name in one)
 
 
@@ -143,10 +206,16 @@ def terminate_after_row(path: Path, rows: int) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def test_a_finished_run_is_left_alone(compose, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_finished_run_is_left_alone(
+    compose, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     config = compose(tmp_path / "run", "stages=[sft]", "sft.steps=1", "benchmark=none")
     train(config)
-    files = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*") if path.is_file() and path.name != ".lock"}
+    files = {
+        path: path.stat().st_mtime_ns
+        for path in (tmp_path / "run").rglob("*")
+        if path.is_file() and path.name != ".lock"
+    }
     train(config)
     assert "is finished" in capsys.readouterr().out
     assert files == {path: path.stat().st_mtime_ns for path in files}
@@ -155,7 +224,13 @@ def test_a_finished_run_is_left_alone(compose, tmp_path: Path, capsys: pytest.Ca
 def test_a_run_is_not_continued_on_other_data(compose, tiny_set: Path, tmp_path: Path) -> None:
     mine = tmp_path / "set"
     shutil.copytree(tiny_set, mine)
-    overrides = ("stages=[sft]", "sft.steps=2", "benchmark=viewpoint", f"data.sets.viewpoint.root={mine}", "mix@sft.mix=viewpoint")
+    overrides = (
+        "stages=[sft]",
+        "sft.steps=2",
+        "benchmark=viewpoint",
+        f"data.sets.viewpoint.root={mine}",
+        "mix@sft.mix=viewpoint",
+    )
     train(compose(tmp_path / "run", *overrides))
     passport = json.loads((tmp_path / "run" / "passport.json").read_text())
     assert passport["sft_mix"]["sets"]["viewpoint"] == {
@@ -178,15 +253,34 @@ def test_a_run_is_not_continued_on_other_data(compose, tiny_set: Path, tmp_path:
 
 def test_the_second_stage_starts_from_the_first(compose, tmp_path: Path) -> None:
     """With a rate too small to move anything, GRPO's model is SFT's."""
-    train(compose(tmp_path / "run", "sft.steps=1", "grpo.steps=1", "grpo.optim.lr=1e-30", "sft.optim.lr=0.1", "benchmark=none"))
-    sft, grpo = (load_file(tmp_path / "run" / stage / "model" / "model.safetensors") for stage in ("sft", "grpo"))
+    train(
+        compose(
+            tmp_path / "run",
+            "sft.steps=1",
+            "grpo.steps=1",
+            "grpo.optim.lr=1e-30",
+            "sft.optim.lr=0.1",
+            "benchmark=none",
+        )
+    )
+    sft, grpo = (
+        load_file(tmp_path / "run" / stage / "model" / "model.safetensors")
+        for stage in ("sft", "grpo")
+    )
     assert all(sft[name].equal(grpo[name]) for name in sft)
 
 
 @pytest.mark.slow
-def test_a_run_takes_over_what_another_has_computed_and_ends_with_the_same_bytes(compose, tmp_path: Path, capsys) -> None:
+def test_a_run_takes_over_what_another_has_computed_and_ends_with_the_same_bytes(
+    compose, tmp_path: Path, capsys
+) -> None:
     runs = tmp_path / "runs"
-    first, alone, shared, other = (runs / "first", tmp_path / "alone", runs / "shared", runs / "other")
+    first, alone, shared, other = (
+        runs / "first",
+        tmp_path / "alone",
+        runs / "shared",
+        runs / "other",
+    )
     train(compose(first, "logger=none", "stages=[sft]"))
     train(compose(alone, "logger=none"))
     capsys.readouterr()
@@ -195,15 +289,24 @@ def test_a_run_takes_over_what_another_has_computed_and_ends_with_the_same_bytes
     assert f"sft: the same stage is finished in {first}" in said
     assert "grpo: the same stage" not in said
     assert "scoring base on" not in said  # its answers were taken over
-    for name in ("metrics.jsonl", "sft/first_batch.txt", "sft/model/model.safetensors", "grpo/model/model.safetensors"):
+    for name in (
+        "metrics.jsonl",
+        "sft/first_batch.txt",
+        "sft/model/model.safetensors",
+        "grpo/model/model.safetensors",
+    ):
         assert (shared / name).read_bytes() == (alone / name).read_bytes(), name
     for path in alone.glob("scores/*/*/predictions.jsonl"):
         assert (shared / path.relative_to(alone)).read_bytes() == path.read_bytes(), path
     assert json.loads((shared / "passport.json").read_text())["sft"]["taken_from"] == str(first)
 
-    train(compose(other, "logger=none", f"share={runs}", "sft.optim.lr=2e-3", "stages=[sft]"))  # another setting: another stage
+    train(
+        compose(other, "logger=none", f"share={runs}", "sft.optim.lr=2e-3", "stages=[sft]")
+    )  # another setting: another stage
     assert "the same stage" not in capsys.readouterr().out
-    assert (other / "sft/model/model.safetensors").read_bytes() != (first / "sft/model/model.safetensors").read_bytes()
+    assert (other / "sft/model/model.safetensors").read_bytes() != (
+        first / "sft/model/model.safetensors"
+    ).read_bytes()
 
     train(compose(runs / "both", "logger=none", f"share={runs}"))
     said = capsys.readouterr().out

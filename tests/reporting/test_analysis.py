@@ -30,7 +30,9 @@ def sweep(tmp_path: Path) -> Path:
     shutil.copytree(SAMPLE, folder)
     (folder / "cold_start=hybrid,seed=2" / "results.json").unlink()
     (folder / "cold_start=all,seed=1").mkdir()
-    (folder / "cold_start=all,seed=1" / "error.txt").write_text("error: the disk is full: free some space.\n")
+    (folder / "cold_start=all,seed=1" / "error.txt").write_text(
+        "error: the disk is full: free some space.\n"
+    )
     (folder / ".submitit").mkdir()
     return folder
 
@@ -38,7 +40,9 @@ def sweep(tmp_path: Path) -> Path:
 def test_bootstrap_takes_every_resample_of_few_seeds() -> None:
     """Two seeds 0 and 1: the means of the four resamples are 0, 1/2, 1/2, 1."""
     assert analysis.bootstrap([0.0, 1.0]) == (0.5, 0.0, 1.0)
-    mean, low, high = analysis.bootstrap([1.0, 2.0, 6.0])  # 27 resamples; one in 27 is all 1, which is more than 2.5 %
+    mean, low, high = analysis.bootstrap(
+        [1.0, 2.0, 6.0]
+    )  # 27 resamples; one in 27 is all 1, which is more than 2.5 %
     assert (mean, low, high) == (3.0, 1.0, 6.0)
     mean, low, high = analysis.bootstrap([0.4])
     assert mean == 0.4
@@ -60,12 +64,23 @@ def test_a_figure_names_every_model_once_though_the_first_arm_lacks_some() -> No
     first = table["arm"].iloc[0]
     table = table[(table["arm"] != first) | (table["model"] != "grpo")]
     legend = arm_figure(table, analysis.summary(table)).legends[0]
-    assert [text.get_text() for text in legend.get_texts()] == ["base", "SFT", "GRPO", "95 % interval over seeds", "one seed"]
+    assert [text.get_text() for text in legend.get_texts()] == [
+        "base",
+        "SFT",
+        "GRPO",
+        "95 % interval over seeds",
+        "one seed",
+    ]
 
 
 def frame(values: dict[tuple[str, int], float]) -> pd.DataFrame:
     where = {"model": "sft", "set": "s", "metric": "accuracy"}
-    return pd.DataFrame([{"run": f"{arm}{seed}", "arm": arm, "seed": seed, "value": v, **where} for (arm, seed), v in values.items()])
+    return pd.DataFrame(
+        [
+            {"run": f"{arm}{seed}", "arm": arm, "seed": seed, "value": v, **where}
+            for (arm, seed), v in values.items()
+        ]
+    )
 
 
 def test_differences_are_taken_at_equal_seeds() -> None:
@@ -95,7 +110,9 @@ def test_arms_that_end_with_different_stages_are_compared_by_their_last_models()
 
 def test_what_a_run_of_grpo_alone_starts_from_has_a_name_of_its_own() -> None:
     def record(path: str) -> run_index.RunRecord:
-        return run_index.RunRecord(name="x", folder=Path(), settings={"model.path": path}, state="finished")
+        return run_index.RunRecord(
+            name="x", folder=Path(), settings={"model.path": path}, state="finished"
+        )
 
     assert record("runs/ablate_start/seed=1/sft/model").label("base") == "start"
     assert record("actial/assets/tiny_base").label("base") == "base"
@@ -111,15 +128,33 @@ def test_the_sudden_drop_is_found_behind_the_first_fall() -> None:
     assert drop.step == 60
     assert drop.before == pytest.approx(1.0, abs=0.01)
     assert drop.after == pytest.approx(0.2)
-    assert analysis.sudden_drop(pd.DataFrame({"loss": np.linspace(1.0, 0.9, 100)}, index=steps)) is None
-    smooth = {tau: 0.1 + 3 * np.exp(-steps / tau) * (1 + 0.1 * (-1.0) ** steps) for tau in (5, 20, 80)}
-    assert [tau for tau, loss in smooth.items() if analysis.sudden_drop(pd.DataFrame({"loss": loss}, index=steps))] == []
+    assert (
+        analysis.sudden_drop(pd.DataFrame({"loss": np.linspace(1.0, 0.9, 100)}, index=steps))
+        is None
+    )
+    smooth = {
+        tau: 0.1 + 3 * np.exp(-steps / tau) * (1 + 0.1 * (-1.0) ** steps) for tau in (5, 20, 80)
+    }
+    assert [
+        tau
+        for tau, loss in smooth.items()
+        if analysis.sudden_drop(pd.DataFrame({"loss": loss}, index=steps))
+    ] == []
 
 
 def test_where_a_checkout_lies_is_no_arm() -> None:
-    places = ("/home/a/actial/actial/assets/tiny_base", "/scratch/b/actial/assets/tiny_base", "/models/qwen")
+    places = (
+        "/home/a/actial/actial/assets/tiny_base",
+        "/scratch/b/actial/assets/tiny_base",
+        "/models/qwen",
+    )
     runs = [
-        run_index.RunRecord(name=f"seed={i}", folder=Path(), settings={"seed": i, "model.path": path}, state="finished")
+        run_index.RunRecord(
+            name=f"seed={i}",
+            folder=Path(),
+            settings={"seed": i, "model.path": path},
+            state="finished",
+        )
         for i, path in enumerate(places)
     ]
     assert run_index.swept_keys(runs[:2]) == []
@@ -149,16 +184,29 @@ def test_a_path_that_names_the_seed_is_not_swept(sweep: Path) -> None:
     for run in done:
         run.settings["grpo.group_size"] = 4 * run.seed
     assert run_index.swept_keys(done) == ["cold_start.ratio", "grpo.group_size"]
-    assert "cold_start.ratio=0.1, grpo.group_size=4" in run_index.arms(done).values()  # the folders' names say too little
+    assert (
+        "cold_start.ratio=0.1, grpo.group_size=4" in run_index.arms(done).values()
+    )  # the folders' names say too little
 
 
 def test_the_tidy_table_says_what_the_results_say() -> None:
     runs = run_index.load_runs(SAMPLE)
     table = analysis.tidy(runs)
-    one = table[(table["run"] == "cold_start=none,seed=2") & (table["set"] == "viewpoint") & (table["model"] == "sft")]
-    cell = json.loads((SAMPLE / "cold_start=none,seed=2" / "results.json").read_text())["sets"]["viewpoint"]["sft"]["overall"]
+    one = table[
+        (table["run"] == "cold_start=none,seed=2")
+        & (table["set"] == "viewpoint")
+        & (table["model"] == "sft")
+    ]
+    cell = json.loads((SAMPLE / "cold_start=none,seed=2" / "results.json").read_text())["sets"][
+        "viewpoint"
+    ]["sft"]["overall"]
     row = one[one["metric"] == "accuracy"].iloc[0]
-    assert (row["value"], row["low"], row["high"], row["n"]) == (cell["value"], cell["low"], cell["high"], cell["n"])
+    assert (row["value"], row["low"], row["high"], row["n"]) == (
+        cell["value"],
+        cell["low"],
+        cell["high"],
+        cell["n"],
+    )
     assert (row["seed"], row["cold_start.ratio"]) == (2, 0.0)
     assert not table.duplicated(["run", "model", "set", "metric"]).any()
     assert table["data"].nunique() == 1  # one data set
@@ -166,13 +214,27 @@ def test_the_tidy_table_says_what_the_results_say() -> None:
     assert len(analysis.one_row_per_run(table)) == 4
 
 
-def test_collect_writes_one_row_per_run_and_lists_the_others(sweep: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_collect_writes_one_row_per_run_and_lists_the_others(
+    sweep: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "out"
     collect(CollectConfig(runs=str(sweep), out=str(out), against="cold_start=none"))
     assert capsys.readouterr().out == f"3 runs, 2 unfinished or failed: {out / 'ablation.md'}\n"
     written = pd.read_csv(out / "ablation.csv")
-    assert list(written["run"]) == ["cold_start=none,seed=1", "cold_start=none,seed=2", "cold_start=hybrid,seed=1"]
-    assert {"cold_start.ratio", "seed", "data", "commit", "config", "log", "viewpoint/grpo/accuracy"} <= set(written.columns)
+    assert list(written["run"]) == [
+        "cold_start=none,seed=1",
+        "cold_start=none,seed=2",
+        "cold_start=hybrid,seed=1",
+    ]
+    assert {
+        "cold_start.ratio",
+        "seed",
+        "data",
+        "commit",
+        "config",
+        "log",
+        "viewpoint/grpo/accuracy",
+    } <= set(written.columns)
     text = (out / "ablation.md").read_text()
     assert "| `cold_start=all,seed=1` | failed | the disk is full: free some space. |" in text
     assert "| `cold_start=hybrid,seed=2` | unfinished |" in text
@@ -185,21 +247,33 @@ def test_collect_writes_one_row_per_run_and_lists_the_others(sweep: Path, tmp_pa
 
 def test_an_arm_may_be_given_as_it_is_written(tmp_path: Path) -> None:
     words = [str(SAMPLE), f"out={tmp_path / 'out'}", "against=cold_start=hybrid"]
-    done = subprocess.run([sys.executable, "-m", "actial.collect", *words], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "actial.collect", *words],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     text = (tmp_path / "out" / "ablation.md").read_text()
     assert "## Differences from cold_start=hybrid" in text
-    assert f"`python -m actial.collect {' '.join(words)}`" in text  # the command that writes it again
+    assert (
+        f"`python -m actial.collect {' '.join(words)}`" in text
+    )  # the command that writes it again
 
 
 def test_figures_in_text() -> None:
     assert figure_text({"mean": 0.0056, "low": 0.001, "high": 0.01}, 1) == "0.0056 [0.0010, 0.0100]"
-    assert figure_text({"mean": -0.00001, "low": -0.05, "high": 0.101}, 100, signed=True) == "+0.0 [\N{MINUS SIGN}5.0, +10.1]"
+    assert (
+        figure_text({"mean": -0.00001, "low": -0.05, "high": 0.101}, 100, signed=True)
+        == "+0.0 [\N{MINUS SIGN}5.0, +10.1]"
+    )
     assert figure_text({"mean": 0.5, "low": math.nan, "high": math.nan}, 1) == "0.50"
 
 
 def test_a_folder_without_runs_is_refused_with_a_sentence(tmp_path: Path, sweep: Path) -> None:
-    with pytest.raises(UserError, match=r"holds no run of actial\.train: give the folder of a sweep"):
+    with pytest.raises(
+        UserError, match=r"holds no run of actial\.train: give the folder of a sweep"
+    ):
         run_index.load_runs(tmp_path / "nothing")
     for path in sweep.glob("*/results.json"):
         path.unlink()
@@ -210,8 +284,12 @@ def test_a_folder_without_runs_is_refused_with_a_sentence(tmp_path: Path, sweep:
 def test_mistakes_and_agreement_of_a_run() -> None:
     run = next(run for run in run_index.load_runs(SAMPLE) if (run.folder / "scores").exists())
     found = analysis.mistakes(run)
-    assert found[["right", "swapped", "none", "unparsed"]].sum(axis=1).to_numpy() == pytest.approx(1.0)
+    assert found[["right", "swapped", "none", "unparsed"]].sum(axis=1).to_numpy() == pytest.approx(
+        1.0
+    )
     said = analysis.answers(run)
     per_set = said.groupby(["model", "set"])["hit"].mean()
-    assert per_set["sft", "viewpoint"] == pytest.approx(run.results["sets"]["viewpoint"]["sft"]["overall"]["value"])
+    assert per_set["sft", "viewpoint"] == pytest.approx(
+        run.results["sets"]["viewpoint"]["sft"]["overall"]["value"]
+    )
     assert set(analysis.agreement(run)["metric"]) == {"consistent", "consistent_right"}

@@ -59,8 +59,16 @@ def test_the_summary_has_a_line_for_each_figure(tmp_path):
 
 def test_set_results_count(tmp_path):
     found = run_folder(tmp_path, {"base": "C is", "sft": ""})["sets"]["held out"]
-    assert (found["sft"]["overall"]["value"], found["sft"]["joint"]["n"], found["sft"]["joint"]["value"]) == (1, 4, 1)
-    assert (found["base"]["overall"]["value"], found["base"]["tokens"], found["base"]["format"]) == (0, 4, 0)
+    assert (
+        found["sft"]["overall"]["value"],
+        found["sft"]["joint"]["n"],
+        found["sft"]["joint"]["value"],
+    ) == (1, 4, 1)
+    assert (
+        found["base"]["overall"]["value"],
+        found["base"]["tokens"],
+        found["base"]["format"],
+    ) == (0, 4, 0)
     assert set(found["sft"]["by_type"]) == set(KINDS)
     assert {name: (cell["n"], cell["value"]) for name, cell in found["sft"]["by_angle"].items()} == {
         "20-40": (6, 1), "60-80": (3, 1), "80-100": (3, 1),
@@ -68,7 +76,14 @@ def test_set_results_count(tmp_path):
 
 
 def test_page_is_one_self_contained_file(tmp_path):
-    run_folder(tmp_path, {"base": "<script>alert(1)</script>", "sft": "", "grpo": "<think>x</think><answer>B</answer>"})
+    run_folder(
+        tmp_path,
+        {
+            "base": "<script>alert(1)</script>",
+            "sft": "",
+            "grpo": "<think>x</think><answer>B</answer>",
+        },
+    )
     page = write_report(tmp_path).read_text()
     assert not re.search(r"""(src|href)=["'](?!data:|#)""", page)
     assert "<script" not in page
@@ -77,7 +92,15 @@ def test_page_is_one_self_contained_file(tmp_path):
     assert page.count("data:image/png;base64,") == 4
     assert page.count("<svg") == 2  # accuracy and the loss curve
     assert "<?xml" not in page
-    for text in ("100.0", "0.0 to 24.2", "all questions of a pair right", "not readable", "SFT", "GRPO", "75.8 to 100.0"):
+    for text in (
+        "100.0",
+        "0.0 to 24.2",
+        "all questions of a pair right",
+        "not readable",
+        "SFT",
+        "GRPO",
+        "75.8 to 100.0",
+    ):
         assert text in page
 
 
@@ -92,10 +115,28 @@ def test_missing_results_are_named(tmp_path):
 
 
 def test_curves_sort_metrics_into_panels():
-    row = {"stage": "grpo", "reward/format": 1.0, "kl": 0.1, "length": 9, "lr": 1e-6, "accuracy/static": 0.5, "reward_std_within": 0.3}
+    row = {
+        "stage": "grpo",
+        "reward/format": 1.0,
+        "kl": 0.1,
+        "length": 9,
+        "lr": 1e-6,
+        "accuracy/static": 0.5,
+        "reward_std_within": 0.3,
+    }
     rows = [row | {"step": s} for s in range(3)]
     [stage] = curves(rows)
     assert stage["name"] == "GRPO"
-    assert all(title in stage["svg"] for title in ("reward", "KL to the reference", "response length", "accuracy by question type"))
-    assert not any(word in stage["svg"] for word in ("loss", "accuracy and form", "reward_std_within"))
+    assert all(
+        title in stage["svg"]
+        for title in (
+            "reward",
+            "KL to the reference",
+            "response length",
+            "accuracy by question type",
+        )
+    )
+    assert not any(
+        word in stage["svg"] for word in ("loss", "accuracy and form", "reward_std_within")
+    )
     assert curves([{"stage": "x", "step": 1, "lr": 1.0}]) == []

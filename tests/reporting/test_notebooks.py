@@ -21,8 +21,17 @@ SHOWN = {  # words of what the last cells print or draw
 def test_notebook_runs(name: str, tiny_set: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACTIAL_DATA", str(tiny_set))
     notebook = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
-    assert not any(cell.get("outputs") for cell in notebook.cells), "outputs are stripped before a commit"
-    NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(NOTEBOOKS)}}).execute()
+    assert not any(cell.get("outputs") for cell in notebook.cells), (
+        "outputs are stripped before a commit"
+    )
+    NotebookClient(
+        notebook,
+        timeout=300,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(NOTEBOOKS)}},
+    ).execute()
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     assert SHOWN[name] in str(outputs)
-    assert not any(output.get("name") == "stderr" and "Traceback" in output["text"] for output in outputs)
+    assert not any(
+        output.get("name") == "stderr" and "Traceback" in output["text"] for output in outputs
+    )

@@ -50,7 +50,9 @@ class SkewedSampler(HFSampler):
         return groups
 
 
-def grpo_module(folder, *, sampler_class=HFSampler, policy=None, optim=None, **values) -> GRPOModule:
+def grpo_module(
+    folder, *, sampler_class=HFSampler, policy=None, optim=None, **values
+) -> GRPOModule:
     config = GRPOConfig(
         **{
             "steps": 3, "batch_size": 4, "group_size": 8, "max_tokens": 2, "kl": NO_KL, "loss": LossType.grpo,
@@ -79,16 +81,31 @@ def test_the_first_gradient_is_that_of_the_plain_forward(tmp_path):
     batch = module.make_batch(0)
     assert any(batch.advantages)
     model = tiny_model()
-    logits_law = padded_logprobs(model, batch.trunks, batch.images, module.policy.spec, banned=BANNED)
+    logits_law = padded_logprobs(
+        model, batch.trunks, batch.images, module.policy.spec, banned=BANNED
+    )
     lengths = [len(branch.ids) for trunk in batch.trunks for branch in trunk.branches]
-    weights = torch.cat([torch.full((n,), -a / n / len(lengths)) for n, a in zip(lengths, batch.advantages, strict=True)])
+    weights = torch.cat(
+        [
+            torch.full((n,), -a / n / len(lengths))
+            for n, a in zip(lengths, batch.advantages, strict=True)
+        ]
+    )
     expected = gradients(model, logits_law, weights)
     found: dict[str, torch.Tensor] = {}
 
     def keep(*_):
-        found.update({n: torch.zeros_like(p) if p.grad is None else p.grad.clone() for n, p in module.policy.core.named_parameters()})
+        found.update(
+            {
+                n: torch.zeros_like(p) if p.grad is None else p.grad.clone()
+                for n, p in module.policy.core.named_parameters()
+            }
+        )
 
-    module.finish_step = lambda *args, **kwargs: (keep(), type(module).finish_step(module, *args, **kwargs))
+    module.finish_step = lambda *args, **kwargs: (
+        keep(),
+        type(module).finish_step(module, *args, **kwargs),
+    )
     (row,) = fit(module)
     assert_same_gradients(found, expected, 2e-5)
     assert row["logprob_gap"] < 1e-5
@@ -101,20 +118,37 @@ def test_the_first_gradient_is_that_of_the_plain_forward(tmp_path):
 
 def test_the_split_into_micro_batches_changes_nothing(tmp_path):
     policies = [tiny_policy(micro_tokens=n, reference=Reference.frozen_copy) for n in (1, 10_000)]
-    rows = [fit(grpo_module(tmp_path, policy=policy, kl=KLConfig(beta=0.1), steps=2, optim={"lr": 1e-3})) for policy in policies]
+    rows = [
+        fit(
+            grpo_module(tmp_path, policy=policy, kl=KLConfig(beta=0.1), steps=2, optim={"lr": 1e-3})
+        )
+        for policy in policies
+    ]
     for step, (split, whole) in enumerate(zip(*rows, strict=True)):
         for name in ("loss", "kl", "entropy", "grad_norm", "logprob_correlation", "reward"):
-            assert split[name] == pytest.approx(whole[name], rel=(1e-4, 1e-2)[step > 0], abs=1e-5), name  # Adam amplifies rounding
+            assert split[name] == pytest.approx(
+                whole[name], rel=(1e-4, 1e-2)[step > 0], abs=1e-5
+            ), name  # Adam amplifies rounding
 
 
 def test_several_updates_go_off_policy_and_are_clipped(tmp_path):
-    module = grpo_module(tmp_path, steps=1, updates_per_batch=4, batch_size=8, clip_low=0.01, clip_high=0.01, optim={"grad_clip": 1e9})
+    module = grpo_module(
+        tmp_path,
+        steps=1,
+        updates_per_batch=4,
+        batch_size=8,
+        clip_low=0.01,
+        clip_high=0.01,
+        optim={"grad_clip": 1e9},
+    )
     (row,) = fit(module)
     assert row["ratio"] != pytest.approx(1.0, abs=1e-3)
     assert row["clip_fraction"] > 0.1
     gaps = {name: row[name] for name in row if name.startswith("logprob_gap")}
     assert len(gaps) >= 3
-    assert max(gaps.values()) < 1e-4  # between the weights that sampled and the sampler, not the updated ones
+    assert (
+        max(gaps.values()) < 1e-4
+    )  # between the weights that sampled and the sampler, not the updated ones
     assert row["logprob_correlation"] == pytest.approx(1.0)
     (state,) = {int(s["step"]) for s in module.trainer.optimizers[0].state.values() if "step" in s}
     assert state == 4
@@ -125,7 +159,9 @@ def test_several_updates_go_off_policy_and_are_clipped(tmp_path):
 def test_kl_starts_at_zero_and_grows(tmp_path, estimator, lora):
     reference = Reference.adapter_off if lora else Reference.frozen_copy
     policy = tiny_policy(reference=reference, lora=LoraConfig(enabled=lora, rank=4))
-    module = grpo_module(tmp_path, policy=policy, kl=KLConfig(beta=0.05, estimator=estimator, reference=reference))
+    module = grpo_module(
+        tmp_path, policy=policy, kl=KLConfig(beta=0.05, estimator=estimator, reference=reference)
+    )
     rows = fit(module)
     assert rows[0]["kl"] == pytest.approx(0.0, abs=1e-6)
     assert rows[2]["kl"] > 1e-5 or estimator is KLEstimator.k1  # k1 may be negative on few samples
@@ -156,12 +192,23 @@ def test_completions_of_no_and_one_token_count_as_they_are(tmp_path, loss):
     """An empty completion has no token and no share in any denominator, whatever the split into micro-batches."""
 
     def sampler(*_, **__):
-        return ScriptedSampler(lambda prompt, member: [[], [EOS], [14 + member % 3, EOS]][min(member, 2)], stop_ids=[EOS])
+        return ScriptedSampler(
+            lambda prompt, member: [[], [EOS], [14 + member % 3, EOS]][min(member, 2)],
+            stop_ids=[EOS],
+        )
 
     rows = []
     for micro_tokens in (1, 10_000):
         policy = tiny_policy(micro_tokens=micro_tokens)
-        rows += fit(grpo_module(tmp_path / str(micro_tokens), policy=policy, steps=1, loss=loss, sampler_class=sampler))
+        rows += fit(
+            grpo_module(
+                tmp_path / str(micro_tokens),
+                policy=policy,
+                steps=1,
+                loss=loss,
+                sampler_class=sampler,
+            )
+        )
     split, whole = rows
     assert whole["grad_norm"] > 0
     for name in ("loss", "grad_norm", "entropy", "ratio"):
@@ -182,7 +229,9 @@ class Watch(lightning.Callback):
         self.weights, self.batches, self.kept = [], [], []
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
-        self.weights.append({name: value.clone() for name, value in pl_module.policy.core.state_dict().items()})
+        self.weights.append(
+            {name: value.clone() for name, value in pl_module.policy.core.state_dict().items()}
+        )
         self.batches.append(batch)
         self.kept.append(pl_module.buffers_to_keep())
 
@@ -204,12 +253,17 @@ def test_samples_drawn_ahead_are_one_update_old_and_weighed_by_it(tmp_path, upda
     rows = fit(module, watch)
     for step, (batch, row) in enumerate(zip(watch.batches, rows, strict=True)):
         drawn = torch.tensor([value for branch in batch.sampler_logprobs for value in branch])
-        drawn_by, now = (logprobs_under(watch.weights[i], batch, module.policy.spec) for i in (max(0, step - 1), step))
+        drawn_by, now = (
+            logprobs_under(watch.weights[i], batch, module.policy.spec)
+            for i in (max(0, step - 1), step)
+        )
         assert torch.allclose(drawn, drawn_by, atol=1e-5)
         halves = [torch.arange(len(now))] if updates == 1 else _halves(batch)
         weight = sum(float((now - drawn)[half].exp().mean()) for half in halves) / updates
         assert row["importance_weight"] == pytest.approx(weight, abs=1e-4)
-        assert row["logprob_gap"] == pytest.approx(sum(float((now - drawn)[half].abs().mean()) for half in halves) / updates, abs=1e-5)
+        assert row["logprob_gap"] == pytest.approx(
+            sum(float((now - drawn)[half].abs().mean()) for half in halves) / updates, abs=1e-5
+        )
     assert rows[0]["logprob_gap"] < 1e-5 < 1e-3 < rows[-1]["logprob_gap"]
     assert [batch.position for batch in watch.batches] == [4, 8, 12, 16]
 
@@ -230,14 +284,19 @@ def test_a_checkpoint_holds_the_same_samples_before_a_step_as_after_the_last(tmp
 
 
 def test_samples_drawn_ahead_need_importance_weights():
-    with pytest.raises(UserError, match=r"grpo.one_step_off=True cannot be used: .*set grpo.importance=token_truncate"):
+    with pytest.raises(
+        UserError,
+        match=r"grpo.one_step_off=True cannot be used: .*set grpo.importance=token_truncate",
+    ):
         GRPOConfig(steps=1, batch_size=1, one_step_off=True).check("grpo.")
 
 
 def test_a_mismatched_sampler_is_reported_or_stops_the_run(tmp_path):
     rows = fit(grpo_module(tmp_path, sampler_class=SkewedSampler, steps=1))
     assert rows[0]["logprob_gap"] == pytest.approx(0.5, abs=1e-5)
-    with pytest.raises(MismatchError, match=r"step 0: .* 5.00e-01 per token .* grpo.max_logprob_gap=0.01"):
+    with pytest.raises(
+        MismatchError, match=r"step 0: .* 5.00e-01 per token .* grpo.max_logprob_gap=0.01"
+    ):
         fit(grpo_module(tmp_path, sampler_class=SkewedSampler, steps=1, max_logprob_gap=0.01))
 
 
@@ -248,7 +307,12 @@ def test_a_step_whose_groups_are_all_uniform_changes_no_weight(tmp_path):
     before = [p.clone() for p in module.policy.parameters()]
     (row,) = fit(module)
     assert all(torch.equal(a, b) for a, b in zip(before, module.policy.parameters(), strict=True))
-    assert (row["kept"], row["refills"], module.completed_steps, module.position) == (0.0, 1.0, 1, 8)
+    assert (row["kept"], row["refills"], module.completed_steps, module.position) == (
+        0.0,
+        1.0,
+        1,
+        8,
+    )
 
 
 def test_non_finite_rollout_batches_are_saved(tmp_path):
@@ -283,14 +347,22 @@ def test_reward_rises(tmp_path):
 def run(folder, kill_step: int = -1, values: dict | None = None) -> None:
     torch.set_num_threads(1)
     policy = tiny_policy(reference=Reference.frozen_copy)
-    settings = {"filter_zero_variance": True, "max_refills": 2, "updates_per_batch": 2, "kl": KLConfig(beta=0.1), **(values or {})}
+    settings = {
+        "filter_zero_variance": True,
+        "max_refills": 2,
+        "updates_per_batch": 2,
+        "kl": KLConfig(beta=0.1),
+        **(values or {}),
+    }
     module = grpo_module(folder, policy=policy, steps=5, **settings)
     resume(folder / "checkpoints", module, FINGERPRINT)
     with (folder / "losses.txt").open("a") as file:
 
         def note(done) -> None:
             row = {**done.metrics, "position": done.position}
-            file.write(f"{done.completed_steps} {json.dumps({k: float(v).hex() for k, v in row.items()})}\n")
+            file.write(
+                f"{done.completed_steps} {json.dumps({k: float(v).hex() for k, v in row.items()})}\n"
+            )
             file.flush()
             if done.completed_steps == kill_step:
                 os.kill(os.getpid(), signal.SIGKILL)

@@ -11,7 +11,16 @@ import pytest
 from support.rollout_world import WordRenderer, example_at, reply
 from support.tiny_models import EOS
 
-from actial.config import AdvantageScale, ColdStartConfig, DataConfig, GRPOConfig, RewardConfig, RewardPart, SetConfig, Task
+from actial.config import (
+    AdvantageScale,
+    ColdStartConfig,
+    DataConfig,
+    GRPOConfig,
+    RewardConfig,
+    RewardPart,
+    SetConfig,
+    Task,
+)
 from actial.core.records import AnswerMode, Example, FinishReason, Prompt
 from actial.data.datasets import open_set
 from actial.inference.samplers import ScriptedSampler
@@ -28,15 +37,24 @@ ROW: dict[str, Any] = {  # the camera goes to its right
     "labels": {"ego_translation": "right", "object_translation": "left", "ego_rotation": "left"},
     "views": [{"azimuth_deg": 0.0}, {"azimuth_deg": 60.0}],
 }
-SIDES = {"ego_translation": "right", "object_translation": "left", "ego_rotation": "left"}  # what fits a camera that went to its right
+SIDES = {
+    "ego_translation": "right",
+    "object_translation": "left",
+    "ego_rotation": "left",
+}  # what fits a camera that went to its right
 
 
 def pair_at(position: int) -> Example:
     """Three questions about one pair of photos."""
     noise = np.random.RandomState(position)
     images = [noise.randint(0, 256, (32, 32, 3), dtype=np.uint8) for _ in range(2)]
-    questions = [viewpoint_question(ROW | {"uid": f"pair{position}"}, kind, AnswerMode.THINK) for kind in TYPES]
-    return Example(uid=f"pair{position}", images=images, questions=questions, task="viewpoint", row=ROW)
+    questions = [
+        viewpoint_question(ROW | {"uid": f"pair{position}"}, kind, AnswerMode.THINK)
+        for kind in TYPES
+    ]
+    return Example(
+        uid=f"pair{position}", images=images, questions=questions, task="viewpoint", row=ROW
+    )
 
 
 def mixed_at(position: int) -> Example:
@@ -48,7 +66,9 @@ def letter_of(question: Any, side: str) -> str:
     return "ABC"[next(i for i, option in enumerate(question.options) if side in option.lower())]
 
 
-def roll_out(says: Any, example: Any = pair_at, parts: dict[str, float] | None = None, **values: Any) -> RolloutBatch:
+def roll_out(
+    says: Any, example: Any = pair_at, parts: dict[str, float] | None = None, **values: Any
+) -> RolloutBatch:
     """One step in which `says(prompt uid, member)` is the side that is answered, in the right form."""
     renderer = WordRenderer(4)
     asked: dict[str, Any] = {}
@@ -64,9 +84,28 @@ def roll_out(says: Any, example: Any = pair_at, parts: dict[str, float] | None =
         side = says(given.uid, member)
         return reply(side if side in "ABC" else letter_of(question, side))
 
-    kept = {"steps": 1, "batch_size": 2, "group_size": 4, "max_tokens": 10, "advantage": AdvantageScale.none, **values}
-    reward = RewardConfig(parts={kind: RewardPart(kind=kind, weight=weight) for kind, weight in (parts or {"accuracy": 1.0}).items()})
-    return Rollouts(example, renderer, ScriptedSampler(script, stop_ids=[EOS]), reward, GRPOConfig(**kept), seed=0).make(0, 0)
+    kept = {
+        "steps": 1,
+        "batch_size": 2,
+        "group_size": 4,
+        "max_tokens": 10,
+        "advantage": AdvantageScale.none,
+        **values,
+    }
+    reward = RewardConfig(
+        parts={
+            kind: RewardPart(kind=kind, weight=weight)
+            for kind, weight in (parts or {"accuracy": 1.0}).items()
+        }
+    )
+    return Rollouts(
+        example,
+        renderer,
+        ScriptedSampler(script, stop_ids=[EOS]),
+        reward,
+        GRPOConfig(**kept),
+        seed=0,
+    ).make(0, 0)
 
 
 def kind_of(uid: str) -> str:
@@ -78,10 +117,16 @@ def kind_of(uid: str) -> str:
 
 def test_a_pair_is_asked_all_of_its_questions_behind_the_same_photos():
     batch = roll_out(lambda uid, member: "left", all_questions=True)
-    assert [trunk.uid for trunk in batch.trunks] == [f"pair{p}/{kind.value}@{p}" for p in (0, 1) for kind in TYPES]
+    assert [trunk.uid for trunk in batch.trunks] == [
+        f"pair{p}/{kind.value}@{p}" for p in (0, 1) for kind in TYPES
+    ]
     assert len(batch.images) == 4
     assert [trunk.images for trunk in batch.trunks] == [[0, 1]] * 3 + [[2, 3]] * 3
-    assert (len(batch.samples), batch.position, batch.sums["total/kept"] / batch.sums["count/kept"]) == (24, 2, 1.0)
+    assert (
+        len(batch.samples),
+        batch.position,
+        batch.sums["total/kept"] / batch.sums["count/kept"],
+    ) == (24, 2, 1.0)
 
 
 def test_answers_that_tell_one_motion_are_consistent_right_or_wrong():
@@ -92,7 +137,9 @@ def test_answers_that_tell_one_motion_are_consistent_right_or_wrong():
         side = turned[SIDES[kind_of(uid)]]  # consistently wrong
         return turned[side] if kind_of(uid) == "ego_rotation" and member == 3 else side
 
-    batch = roll_out(says, parts={"consistency": 1.0, "joint": 1.0}, all_questions=True, batch_size=1)
+    batch = roll_out(
+        says, parts={"consistency": 1.0, "joint": 1.0}, all_questions=True, batch_size=1
+    )
     found = [sample.parts["consistency"] for sample in batch.samples]
     assert found == [7 / 8] * 8 + [1.0] * 3 + [0.0]
     assert [sample.parts["joint"] for sample in batch.samples] == [0.0] * 12
@@ -100,23 +147,34 @@ def test_answers_that_tell_one_motion_are_consistent_right_or_wrong():
 
 def test_the_joint_reward_is_the_share_of_the_others_that_are_right():
     batch = roll_out(
-        lambda uid, member: SIDES[kind_of(uid)] if member < 2 else "no ", parts={"joint": 1.0}, all_questions=True, batch_size=1
+        lambda uid, member: SIDES[kind_of(uid)] if member < 2 else "no ",
+        parts={"joint": 1.0},
+        all_questions=True,
+        batch_size=1,
     )
     assert [sample.parts["joint"] for sample in batch.samples] == [0.5, 0.5, 0.0, 0.0] * 3
 
 
 def test_no_motion_agrees_with_no_motion_and_an_unread_answer_with_nothing():
     question = pair_at(0).questions[0]
-    still, unread = (Graded.of(question, text, FinishReason.STOP) for text in (f"<answer>{letter_of(question, 'no ')}</answer>", "nothing"))
+    still, unread = (
+        Graded.of(question, text, FinishReason.STOP)
+        for text in (f"<answer>{letter_of(question, 'no ')}</answer>", "nothing")
+    )
     assert (still.motion, unread.motion) == (0, None)
     still.others = unread.others = [still, unread]
-    consistency = Rewards(RewardConfig(parts={"c": RewardPart(kind="consistency", weight=1.0)})).parts
+    consistency = Rewards(
+        RewardConfig(parts={"c": RewardPart(kind="consistency", weight=1.0)})
+    ).parts
     assert (consistency(still), consistency(unread)) == ({"c": 0.5}, {"c": 0.0})
 
 
 def test_questions_without_siblings_are_left_to_the_other_parts():
     batch = roll_out(
-        lambda uid, member: SIDES.get(kind_of(uid), "B"), mixed_at, {"accuracy": 0.5, "consistency": 0.5, "joint": 0.1}, all_questions=True
+        lambda uid, member: SIDES.get(kind_of(uid), "B"),
+        mixed_at,
+        {"accuracy": 0.5, "consistency": 0.5, "joint": 0.1},
+        all_questions=True,
     )
     assert [trunk.uid for trunk in batch.trunks][-1] == "q1@1"
     assert batch.samples[-1].parts == {"accuracy": 1.0, "consistency": None, "joint": None}
@@ -131,7 +189,10 @@ def test_the_variance_filter_counts_examples():
         return "no " if spread and member == 0 else SIDES[kind_of(uid)]
 
     batch = roll_out(says, all_questions=True, filter_zero_variance=True)
-    assert [trunk.uid for trunk in batch.trunks] == ["pair0/ego_rotation@0", *(f"pair2/{kind.value}@2" for kind in TYPES)]
+    assert [trunk.uid for trunk in batch.trunks] == [
+        "pair0/ego_rotation@0",
+        *(f"pair2/{kind.value}@2" for kind in TYPES),
+    ]
     assert (batch.position, batch.sums["total/kept"], batch.sums["count/kept"]) == (3, 2, 3)
 
 
@@ -147,16 +208,23 @@ def test_half_of_a_group_sees_the_photos_reversed_and_one_baseline_serves_both()
     assert [len(trunk.branches) for trunk in batch.trunks] == [2, 2]
     assert sorted(batch.advantages) == [-0.5, -0.5, 0.5, 0.5]
     assert batch.sums["total/uniform_groups"] == 0
-    assert [sample.answer for sample in batch.samples] == [batch.samples[0].answer] * 2 + [batch.samples[2].answer] * 2
+    assert [sample.answer for sample in batch.samples] == [batch.samples[0].answer] * 2 + [
+        batch.samples[2].answer
+    ] * 2
     assert batch.samples[0].answer != batch.samples[2].answer
 
 
 def test_a_counterfactual_half_is_consistent_when_its_answer_turns():
     batch = roll_out(
-        lambda uid, member: "left" if "#swap" in uid else "right", parts={"consistency": 1.0}, counterfactual=True, batch_size=1
+        lambda uid, member: "left" if "#swap" in uid else "right",
+        parts={"consistency": 1.0},
+        counterfactual=True,
+        batch_size=1,
     )
     assert [sample.parts["consistency"] for sample in batch.samples] == [1.0] * 4
-    stubborn = roll_out(lambda uid, member: "left", parts={"consistency": 1.0}, counterfactual=True, batch_size=1)
+    stubborn = roll_out(
+        lambda uid, member: "left", parts={"consistency": 1.0}, counterfactual=True, batch_size=1
+    )
     assert [sample.parts["consistency"] for sample in stubborn.samples] == [0.0] * 4
 
 
@@ -167,10 +235,19 @@ def test_a_question_that_does_not_turn_keeps_its_photos():
 
 
 def test_kept_halves_come_back():
-    config = GRPOConfig(steps=1, batch_size=3, group_size=4, max_tokens=10, counterfactual=True, all_questions=True)
-    sampler = ScriptedSampler(lambda prompt, member: [10 + len(prompt.uid) % 7, EOS], stop_ids=[EOS])
+    config = GRPOConfig(
+        steps=1, batch_size=3, group_size=4, max_tokens=10, counterfactual=True, all_questions=True
+    )
+    sampler = ScriptedSampler(
+        lambda prompt, member: [10 + len(prompt.uid) % 7, EOS], stop_ids=[EOS]
+    )
     rollouts = Rollouts(
-        mixed_at, WordRenderer(4), sampler, RewardConfig(parts={"a": RewardPart(kind="accuracy", weight=1.0)}), config, seed=0
+        mixed_at,
+        WordRenderer(4),
+        sampler,
+        RewardConfig(parts={"a": RewardPart(kind="accuracy", weight=1.0)}),
+        config,
+        seed=0,
     )
     begun = rollouts.begin(1, 5)
     again = rollouts.restored(1, 5, rollouts.saved(begun))
@@ -180,8 +257,15 @@ def test_kept_halves_come_back():
 
 def test_a_swapped_pair_s_row_tells_the_reverse():
     back = swapped_row(ROW)
-    assert back["labels"] == {"ego_translation": "left", "object_translation": "right", "ego_rotation": "right"}
-    assert (back["geom"]["alpha_deg"], [view["azimuth_deg"] for view in back["views"]]) == (-60.0, [60.0, 0.0])
+    assert back["labels"] == {
+        "ego_translation": "left",
+        "object_translation": "right",
+        "ego_rotation": "right",
+    }
+    assert (back["geom"]["alpha_deg"], [view["azimuth_deg"] for view in back["views"]]) == (
+        -60.0,
+        [60.0, 0.0],
+    )
     assert swapped_row(back) == ROW
     example = swap_views(pair_at(0))
     for kind, question in zip(TYPES, example.questions, strict=True):
@@ -197,7 +281,10 @@ def test_a_swapped_pair_s_row_tells_the_reverse():
     [
         ("The camera moved to its right. So the camera turned to the left.", 1.0),
         ("The camera moved to its left. So the camera turned to the left.", 0.5),
-        ("The camera moved to its right. The camera moved to its left.", 0.0),  # one matter, told both ways
+        (
+            "The camera moved to its right. The camera moved to its left.",
+            0.0,
+        ),  # one matter, told both ways
         ("It went clockwise, about 60 degrees, and the camera turned left.", 2 / 3),
         ("I see a mug.", 0.0),
     ],
@@ -206,13 +293,17 @@ def test_a_chain_earns_the_share_of_matters_that_fit_the_poses(chain, expected):
     question = pair_at(0).questions[0]
     rewards = Rewards(RewardConfig(parts={"v": RewardPart(kind="verified", weight=1.0)}))
     text = f"<think>\n{chain}\n</think>\n<answer>the camera moved to its left</answer>"  # what follows the chain is not its claim
-    assert rewards.parts(Graded.of(question, text, FinishReason.STOP, ROW)) == {"v": pytest.approx(expected)}
+    assert rewards.parts(Graded.of(question, text, FinishReason.STOP, ROW)) == {
+        "v": pytest.approx(expected)
+    }
     assert rewards.parts(Graded.of(question, text, FinishReason.STOP)) == {"v": None}
     direct = replace(question, mode=AnswerMode.DIRECT)
     assert rewards.parts(Graded.of(direct, "A", FinishReason.STOP, ROW)) == {"v": None}
 
 
-def test_grounded_chains_of_a_set_are_verified_and_those_of_the_reversed_pair_are_not(tiny_set: Path):
+def test_grounded_chains_of_a_set_are_verified_and_those_of_the_reversed_pair_are_not(
+    tiny_set: Path,
+):
     supervised = open_set(
         SetConfig(task=Task.viewpoint, root=str(tiny_set)),
         "train",
@@ -224,8 +315,14 @@ def test_grounded_chains_of_a_set_are_verified_and_those_of_the_reversed_pair_ar
     for index in range(20):
         example = supervised.example(index, 0)
         for question in example.questions:
-            assert rewards.parts(Graded.of(question, str(question.target), FinishReason.STOP, example.row)) == {"v": 1.0}
-            lost = rewards.parts(Graded.of(question, str(question.target), FinishReason.STOP, swapped_row(example.row)))["v"]
+            assert rewards.parts(
+                Graded.of(question, str(question.target), FinishReason.STOP, example.row)
+            ) == {"v": 1.0}
+            lost = rewards.parts(
+                Graded.of(
+                    question, str(question.target), FinishReason.STOP, swapped_row(example.row)
+                )
+            )["v"]
             assert lost is not None
             assert lost < 0.5
             assert sum(1 for _ in claims(str(question.target), example.row)) >= 4

@@ -16,18 +16,34 @@ from actial.inference.samplers import ScriptedSampler
 from actial.rl.rewards import KINDS, Graded, Rewards, over_long_penalty
 from actial.rl.rollouts import RolloutBatch, Rollouts
 
-PARTS = {"format": RewardPart(kind="format", weight=0.5), "accuracy": RewardPart(kind="accuracy", weight=0.5)}
+PARTS = {
+    "format": RewardPart(kind="format", weight=0.5),
+    "accuracy": RewardPart(kind="accuracy", weight=0.5),
+}
 GOOD, WRONG, BARE = reply("A"), reply("B"), [14, EOS]
 
 
 def grpo_config(**values) -> GRPOConfig:
-    return GRPOConfig(**{"steps": 1, "batch_size": 2, "group_size": 4, "max_tokens": 10, "advantage": AdvantageScale.none, **values})
+    return GRPOConfig(
+        **{
+            "steps": 1,
+            "batch_size": 2,
+            "group_size": 4,
+            "max_tokens": 10,
+            "advantage": AdvantageScale.none,
+            **values,
+        }
+    )
 
 
 def rollouts_of(script, config, *, reward=None, example=example_at) -> Rollouts:
     """`script(position, member)` -> token ids."""
-    sampler = ScriptedSampler(lambda prompt, member: script(int(prompt.uid.rpartition("@")[2]), member), stop_ids=[EOS])
-    return Rollouts(example, WordRenderer(4), sampler, reward or RewardConfig(parts=PARTS), config, seed=0)
+    sampler = ScriptedSampler(
+        lambda prompt, member: script(int(prompt.uid.rpartition("@")[2]), member), stop_ids=[EOS]
+    )
+    return Rollouts(
+        example, WordRenderer(4), sampler, reward or RewardConfig(parts=PARTS), config, seed=0
+    )
 
 
 # ---------------------------------------------------------------- reward parts
@@ -61,17 +77,25 @@ def test_a_part_that_does_not_apply_counts_for_nothing():
 
 
 def test_faithful_accuracy_is_as_strict_as_the_release():
-    rewards = Rewards(RewardConfig(parts={"exact": RewardPart(kind="accuracy_faithful", weight=1.0)}))
+    rewards = Rewards(
+        RewardConfig(parts={"exact": RewardPart(kind="accuracy_faithful", weight=1.0)})
+    )
     question = example_at(0).questions[0]
     texts = [f"<answer>{body}</answer>" for body in ("A", "a", "A.", "(A)")]
-    values = [rewards.parts(Graded.of(question, text, FinishReason.STOP))["exact"] for text in texts]
+    values = [
+        rewards.parts(Graded.of(question, text, FinishReason.STOP))["exact"] for text in texts
+    ]
     assert values == [1.0, 0.0, 0.0, 0.0]
 
 
-@pytest.mark.parametrize(("said", "value"), [("40", 1.0), ("about 44 degrees", 0.9), ("90", 0.0), ("none", 0.0)])
+@pytest.mark.parametrize(
+    ("said", "value"), [("40", 1.0), ("about 44 degrees", 0.9), ("90", 0.0), ("none", 0.0)]
+)
 def test_a_number_earns_its_relative_accuracy(said, value):
     rewards = Rewards(RewardConfig(parts=PARTS))
-    question = replace(example_at(0).questions[0], options=(), answer_index=-1, number=40.0, type="rotation_number")
+    question = replace(
+        example_at(0).questions[0], options=(), answer_index=-1, number=40.0, type="rotation_number"
+    )
     graded = Graded.of(question, f"<think>x</think><answer>{said}</answer>", FinishReason.STOP)
     assert rewards.parts(graded) == {"format": 1.0, "accuracy": pytest.approx(value)}
     assert graded.grade.correct == (value == 1)
@@ -93,13 +117,19 @@ def test_over_long_penalty(length, penalty):
 def test_batch_of_two_prompts_in_worked_numbers():
     """Prompt 0 (answer A): rewards 1, .5, .5, 0. Prompt 1 (answer B): the same ids earn .5, 1, 0, 0."""
     replies = [GOOD, WRONG, BARE, [11, EOS]]
-    batch = rollouts_of(lambda position, member: replies[member], grpo_config()).make(step=0, position=0)
+    batch = rollouts_of(lambda position, member: replies[member], grpo_config()).make(
+        step=0, position=0
+    )
     assert [sample.reward for sample in batch.samples] == [1.0, 0.5, 0.5, 0.0, 0.5, 1.0, 0.0, 0.0]
     assert batch.advantages == [0.5, 0.0, 0.0, -0.5, 0.125, 0.625, -0.375, -0.375]
     assert [branch.ids for branch in batch.trunks[0].branches] == replies
     assert all(all(branch.scored) for trunk in batch.trunks for branch in trunk.branches)
     assert (len(batch.trunks), len(batch.images), batch.position) == (2, 1, 2)
-    means = {name[6:]: batch.sums[name] / batch.sums["count/" + name[6:]] for name in batch.sums if name.startswith("total/")}
+    means = {
+        name[6:]: batch.sums[name] / batch.sums["count/" + name[6:]]
+        for name in batch.sums
+        if name.startswith("total/")
+    }
     expected = {
         "reward": 0.4375, "reward/format": 0.5, "reward/accuracy": 0.375, "accuracy/turn": 0.5, "accuracy/move": 0.25,
         "accuracy": 0.375, "format": 0.5, "length": 4.5, "length/turn": 4.5, "truncated": 0.0, "unparsed": 0.25, "kept": 1.0,
@@ -110,19 +140,29 @@ def test_batch_of_two_prompts_in_worked_numbers():
 
 def test_what_is_prepared_beside_the_update_is_what_would_be_asked():
     asked: list[int] = []
-    rollouts = rollouts_of(lambda position, member: GOOD, grpo_config(), example=lambda p: (asked.append(p), example_at(p))[1])
+    rollouts = rollouts_of(
+        lambda position, member: GOOD,
+        grpo_config(),
+        example=lambda p: (asked.append(p), example_at(p))[1],
+    )
     rollouts.prepare(2)
     batch = rollouts.make(step=1, position=2)
     again = rollouts_of(lambda position, member: GOOD, grpo_config()).make(step=1, position=2)
     assert batch.trunks == again.trunks
     assert asked == [2, 3]
-    assert [trunk.uid for trunk in rollouts.make(step=2, position=7).trunks] == ["q7@7", "q8@8"]  # not what was prepared
+    assert [trunk.uid for trunk in rollouts.make(step=2, position=7).trunks] == [
+        "q7@7",
+        "q8@8",
+    ]  # not what was prepared
 
 
 def test_kept_samples_come_back_for_any_number_of_ranks(monkeypatch):
     """Two ranks save, of five prompts; the same two, or one, go on."""
     replies = [GOOD, [11, EOS], BARE]
-    ranks = [rollouts_of(lambda p, member: replies[(p + member) % 3], grpo_config(batch_size=5)) for _ in range(2)]
+    ranks = [
+        rollouts_of(lambda p, member: replies[(p + member) % 3], grpo_config(batch_size=5))
+        for _ in range(2)
+    ]
     for rank, rollouts in enumerate(ranks):
         rollouts.rank = rank
     monkeypatch.setattr("actial.rl.rollouts.num_ranks", lambda: 2)
@@ -141,11 +181,17 @@ def test_kept_samples_come_back_for_any_number_of_ranks(monkeypatch):
 def test_uniform_groups_are_replaced_from_the_stream():
     """Even positions are uniform: of 0 1, 1 stays; then 2 (no), 3 (yes). Three refills would be allowed, two are needed."""
     config = grpo_config(filter_zero_variance=True, max_refills=3)
-    rollouts = rollouts_of(lambda position, member: GOOD if position % 2 == 0 or member else [11, EOS], config)
+    rollouts = rollouts_of(
+        lambda position, member: GOOD if position % 2 == 0 or member else [11, EOS], config
+    )
     batch = rollouts.make(step=0, position=0)
     assert [trunk.uid for trunk in batch.trunks] == ["q1@1", "q3@3"]
     assert batch.position == 4
-    assert (batch.sums["total/kept"], batch.sums["count/kept"], batch.sums["total/refills"]) == (2, 4, 2)
+    assert (batch.sums["total/kept"], batch.sums["count/kept"], batch.sums["total/refills"]) == (
+        2,
+        4,
+        2,
+    )
 
 
 def test_refills_are_bounded_and_an_empty_batch_is_a_batch():
@@ -159,7 +205,9 @@ def test_refills_are_bounded_and_an_empty_batch_is_a_batch():
 def test_cut_answers_are_kept_masked_or_charged():
     """Ten ids without an end: format and answer are missing, so the reward is 0 before the penalty."""
     script = lambda position, member: [11] * 12 if member == 0 else GOOD  # noqa: E731
-    by_policy = {p: rollouts_of(script, grpo_config(over_long=p, batch_size=1)).make(0, 0) for p in OverLong}
+    by_policy = {
+        p: rollouts_of(script, grpo_config(over_long=p, batch_size=1)).make(0, 0) for p in OverLong
+    }
     rewards = {p: batch.samples[0].reward for p, batch in by_policy.items()}
     assert rewards == {OverLong.keep: 0.0, OverLong.mask: 0.0, OverLong.soft_penalty: -1.0}
     assert not any(by_policy[OverLong.mask].trunks[0].branches[0].scored)
@@ -168,7 +216,9 @@ def test_cut_answers_are_kept_masked_or_charged():
 
 
 def test_a_placeholder_from_an_engine_is_counted_and_not_scored():
-    batch = rollouts_of(lambda position, member: [11, IMAGE, 14, EOS], grpo_config(batch_size=1)).make(0, 0)
+    batch = rollouts_of(
+        lambda position, member: [11, IMAGE, 14, EOS], grpo_config(batch_size=1)
+    ).make(0, 0)
     assert batch.trunks[0].branches[0].scored == [True, False, True, True]
     assert batch.sums["total/stray_placeholders"] == 4
 
@@ -176,21 +226,31 @@ def test_a_placeholder_from_an_engine_is_counted_and_not_scored():
 def test_ungradable_completions_get_no_advantage():
     reward = RewardConfig(parts={"format": PARTS["format"]})
     direct = lambda position: example_at(position, mode=AnswerMode.DIRECT)  # noqa: E731
-    batch = rollouts_of(lambda position, member: GOOD, grpo_config(batch_size=1), reward=reward, example=direct).make(0, 0)
+    batch = rollouts_of(
+        lambda position, member: GOOD, grpo_config(batch_size=1), reward=reward, example=direct
+    ).make(0, 0)
     assert batch.advantages == [0.0] * 4
     assert "total/reward" not in batch.sums
 
 
 def test_a_penalty_comes_off_the_reward_before_the_advantages():
-    batch = rollouts_of(lambda position, member: GOOD, grpo_config(batch_size=1)).make(0, 0, lambda trunks, images: [0.0, 0.4, 0.0, 0.0])
+    batch = rollouts_of(lambda position, member: GOOD, grpo_config(batch_size=1)).make(
+        0, 0, lambda trunks, images: [0.0, 0.4, 0.0, 0.0]
+    )
     assert [sample.reward for sample in batch.samples] == pytest.approx([1.0, 0.6, 1.0, 1.0])
     assert batch.advantages == pytest.approx([0.1, -0.3, 0.1, 0.1])
     assert batch.sums["total/kl_penalty"] == pytest.approx(0.4)
 
 
 def test_a_batch_survives_its_file(tmp_path):
-    batch = rollouts_of(lambda position, member: [GOOD, WRONG, BARE, BARE][member], grpo_config()).make(0, 0)
+    batch = rollouts_of(
+        lambda position, member: [GOOD, WRONG, BARE, BARE][member], grpo_config()
+    ).make(0, 0)
     batch.save(tmp_path)
     again = RolloutBatch.load(tmp_path)
-    assert (again.trunks, again.advantages, again.sampler_logprobs) == (batch.trunks, batch.advantages, batch.sampler_logprobs)
+    assert (again.trunks, again.advantages, again.sampler_logprobs) == (
+        batch.trunks,
+        batch.advantages,
+        batch.sampler_logprobs,
+    )
     assert all((a == b).all() for a, b in zip(again.images, batch.images, strict=True))

@@ -22,13 +22,17 @@ SAMPLE = Path(__file__).resolve().parents[2] / "notebooks" / "sample"
 
 
 def test_the_workspace_holds_every_panel_and_groups_by_a_setting() -> None:
-    view = workspace(DashboardConfig(entity="team", group="cold_start.ratio"))._to_model().model_dump()
+    view = (
+        workspace(DashboardConfig(entity="team", group="cold_start.ratio"))._to_model().model_dump()
+    )
     sections = view["spec"]["section"]["panel_bank_config"]["sections"]
     assert [section["name"] for section in sections] == list(PANELS)
     assert [len(section["panels"]) for section in sections] == [3, 6, 2]
     assert sections[1]["panels"][2]["config"]["metrics"] == ["grpo/kl"]
     grouping = view["spec"]["section"]["run_sets"][0]["grouping"]
-    assert grouping == [{"section": "config", "name": "cold_start.value.ratio"}]  # wandb keeps a setting as {value: ..} under its first key
+    assert grouping == [
+        {"section": "config", "name": "cold_start.value.ratio"}
+    ]  # wandb keeps a setting as {value: ..} under its first key
 
 
 def test_without_an_account_it_says_what_to_do_and_leaves_nothing(tmp_path: Path) -> None:
@@ -53,7 +57,11 @@ def test_runs_are_logged_with_settings_below_their_groups(tmp_path: Path) -> Non
     """As the workspace looks for them: {"cold_start": {"ratio": ..}}, not "cold_start.ratio"."""
     register()
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        config = typed(hydra.compose("train", ["+experiment=smoke", f"run_dir={tmp_path / 'run'}", "logger=wandb"]))
+        config = typed(
+            hydra.compose(
+                "train", ["+experiment=smoke", f"run_dir={tmp_path / 'run'}", "logger=wandb"]
+            )
+        )
     with open_run(config) as run, tracking(config, run):
         pass
     (logged,) = (tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb")
@@ -67,6 +75,8 @@ def test_runs_are_logged_with_settings_below_their_groups(tmp_path: Path) -> Non
 def test_every_metric_of_the_panels_is_one_that_runs_log() -> None:
     logged = {"sft/tokens_per_second", "grpo/tokens_per_second"}  # in timings.jsonl
     for run in run_index.load_runs(SAMPLE):
-        logged |= {f"{stage}/{name}" for stage in ("sft", "grpo") for name in run.metrics(stage).columns}
+        logged |= {
+            f"{stage}/{name}" for stage in ("sft", "grpo") for name in run.metrics(stage).columns
+        }
     named = {metric for panels in PANELS.values() for _, metrics, _ in panels for metric in metrics}
     assert named <= logged

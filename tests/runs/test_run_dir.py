@@ -36,13 +36,17 @@ def test_a_new_folder_holds_the_resolved_config(tmp_path: Path) -> None:
     written = OmegaConf.load(tmp_path / "a" / "run" / "config.yaml")
     assert written.seed == 3
     assert "${" not in run.config_text
-    assert OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TrainConfig), written)) == wanted
+    assert (
+        OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TrainConfig), written)) == wanted
+    )
 
 
 def test_the_same_config_resumes(tmp_path: Path) -> None:
     with open_run(config(tmp_path / "run")) as run:
         before = run.config_text
-    with open_run(config(tmp_path / "run", "logger.mode=offline")) as run:  # who watches does not matter
+    with open_run(
+        config(tmp_path / "run", "logger.mode=offline")
+    ) as run:  # who watches does not matter
         assert run.resumed
         assert run.config_text == before
 
@@ -50,18 +54,27 @@ def test_the_same_config_resumes(tmp_path: Path) -> None:
 def test_another_config_is_refused_with_the_key(tmp_path: Path) -> None:
     with open_run(config(tmp_path / "run")):
         pass
-    with pytest.raises(UserError, match=r"holds a run with seed=0 where this command has 1: give another run_dir"):
+    with pytest.raises(
+        UserError, match=r"holds a run with seed=0 where this command has 1: give another run_dir"
+    ):
         open_run(config(tmp_path / "run", "seed=1"))
-    with pytest.raises(UserError, match=r"grpo\.kl\.beta=0\.01 where this command has 0\.5 and 1 more settings differ"):
+    with pytest.raises(
+        UserError,
+        match=r"grpo\.kl\.beta=0\.01 where this command has 0\.5 and 1 more settings differ",
+    ):
         open_run(config(tmp_path / "run", "grpo.kl.beta=0.5", "seed=1"))
 
 
 def test_settings_of_a_stage_that_is_not_run_may_differ(tmp_path: Path) -> None:
     with open_run(config(tmp_path / "run", "stages=[sft]")):
         pass
-    with open_run(config(tmp_path / "run", "stages=[sft]", "grpo.steps=77", "reward.gated=true")) as run:
+    with open_run(
+        config(tmp_path / "run", "stages=[sft]", "grpo.steps=77", "reward.gated=true")
+    ) as run:
         assert run.resumed
-    with pytest.raises(UserError, match=r"sft\.steps=\d+ where this command has 77: give another run_dir"):
+    with pytest.raises(
+        UserError, match=r"sft\.steps=\d+ where this command has 77: give another run_dir"
+    ):
         open_run(config(tmp_path / "run", "stages=[sft]", "sft.steps=77"))
 
 
@@ -75,7 +88,10 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
 
 
 def test_two_processes_cannot_write_one_run(tmp_path: Path) -> None:
-    with open_run(config(tmp_path / "run")), pytest.raises(UserError, match="being written by another process"):
+    with (
+        open_run(config(tmp_path / "run")),
+        pytest.raises(UserError, match="being written by another process"),
+    ):
         open_run(config(tmp_path / "run"))
     with open_run(config(tmp_path / "run")) as run:
         assert run.resumed

@@ -50,7 +50,9 @@ def write_parquet(path: Path, rows) -> None:
 
 def write_json(path: Path, rows) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(r) + "\n" for r in rows) if path.suffix == ".jsonl" else json.dumps(rows))
+    path.write_text(
+        "".join(json.dumps(r) + "\n" for r in rows) if path.suffix == ".jsonl" else json.dumps(rows)
+    )
 
 
 def write_pictures(root: Path, *names: str) -> None:
@@ -65,13 +67,30 @@ def write_pictures(root: Path, *names: str) -> None:
 def threedsr_rows() -> list[dict[str, Any]]:
     """A two-option question with its mirrored twin, and a four-option one, all in every rotation."""
     base = {"question": "Which is higher?", "C": "", "D": "", "category": "height_higher"}
-    four = {"A": "l", "B": "r", "C": "f", "D": "b", "question": "Facing?", "category": "orientation_viewpoint"}
-    rows = [base | {"qid": f"ABCDEFG1{s}", "A": a, "B": b, "answer": x} for s, a, b, x in [("", "u", "v", "A"), ("-1", "v", "u", "B")]]
-    rows += [
-        base | {"qid": f"ABCDEFG1-flip{s}", "A": a, "B": b, "answer": x} for s, a, b, x in [("", "u", "v", "B"), ("-1", "v", "u", "A")]
+    four = {
+        "A": "l",
+        "B": "r",
+        "C": "f",
+        "D": "b",
+        "question": "Facing?",
+        "category": "orientation_viewpoint",
+    }
+    rows = [
+        base | {"qid": f"ABCDEFG1{s}", "A": a, "B": b, "answer": x}
+        for s, a, b, x in [("", "u", "v", "A"), ("-1", "v", "u", "B")]
     ]
-    rows += [four | {"qid": f"ABCDEFG2{s}", "answer": x} for s, x in zip(("", "-1", "-2", "-3"), "ABCD", strict=True)]
-    return [{"index": i, **row, "image": b64() if i == 0 else ("0" if i < 4 else b64(1))} for i, row in enumerate(rows)]
+    rows += [
+        base | {"qid": f"ABCDEFG1-flip{s}", "A": a, "B": b, "answer": x}
+        for s, a, b, x in [("", "u", "v", "B"), ("-1", "v", "u", "A")]
+    ]
+    rows += [
+        four | {"qid": f"ABCDEFG2{s}", "answer": x}
+        for s, x in zip(("", "-1", "-2", "-3"), "ABCD", strict=True)
+    ]
+    return [
+        {"index": i, **row, "image": b64() if i == 0 else ("0" if i < 4 else b64(1))}
+        for i, row in enumerate(rows)
+    ]
 
 
 def write_3dsrbench(root: Path) -> None:
@@ -83,14 +102,27 @@ def write_cv_bench(root: Path) -> None:
     row = {"type": "2D", "image": cell(), "source": "COCO", "filename": "f", "answer": "(A)"}
 
     def asked(question, choices):
-        lines = "\n".join(f"({letter}) {text}" for letter, text in zip("ABCDEF", choices, strict=False))
-        return {"question": question, "choices": choices, "prompt": f"{question} Select from the following choices.\n{lines}"}
+        lines = "\n".join(
+            f"({letter}) {text}" for letter, text in zip("ABCDEF", choices, strict=False)
+        )
+        return {
+            "question": question,
+            "choices": choices,
+            "prompt": f"{question} Select from the following choices.\n{lines}",
+        }
 
     count = row | asked("How many?", ["2", "1", "4"]) | {"idx": 0, "task": "Count", "answer": "(C)"}
-    relation = row | asked("Where?", ["above", "below"]) | {"idx": 1, "task": "Relation", "source": "ADE20K"}
+    relation = (
+        row
+        | asked("Where?", ["above", "below"])
+        | {"idx": 1, "task": "Relation", "source": "ADE20K"}
+    )
     write_parquet(root / "test_2d.parquet", [count, relation])
     deep = row | asked("Which is closer?", ["a", "b"]) | {"type": "3D", "source": "Omni3D"}
-    write_parquet(root / "test_3d.parquet", [deep | {"idx": 2, "task": "Depth"}, deep | {"idx": 3, "task": "Distance"}])
+    write_parquet(
+        root / "test_3d.parquet",
+        [deep | {"idx": 2, "task": "Depth"}, deep | {"idx": 3, "task": "Distance"}],
+    )
 
 
 MULTIVIEW = (
@@ -103,9 +135,24 @@ MULTIVIEW = (
 def write_blink(root: Path, subtasks=SPATIAL, split="val", answer="(B)") -> None:
     for subtask in subtasks:
         several = subtask.startswith("Multi")
-        row = {"idx": f"{split}_{subtask}_1", "question": "Where?", "sub_task": subtask, "choices": ["left", "right"], "answer": answer}
-        row |= {"prompt": MULTIVIEW if several else "Where? Select from the following options.\n(A) left\n(B) right"}
-        row |= {"image_1": cell(), "image_2": cell(1) if several else None, "image_3": None, "image_4": None}
+        row = {
+            "idx": f"{split}_{subtask}_1",
+            "question": "Where?",
+            "sub_task": subtask,
+            "choices": ["left", "right"],
+            "answer": answer,
+        }
+        row |= {
+            "prompt": MULTIVIEW
+            if several
+            else "Where? Select from the following options.\n(A) left\n(B) right"
+        }
+        row |= {
+            "image_1": cell(),
+            "image_2": cell(1) if several else None,
+            "image_3": None,
+            "image_4": None,
+        }
         write_parquet(root / subtask / f"{split}-00000-of-00001.parquet", [row])
 
 
@@ -114,84 +161,170 @@ MMSI_KIND = f"Positional Relationship (Cam.{EN}Cam.)"
 
 
 def write_mmsi(root: Path) -> None:
-    row = {"id": 7, "images": [picture(), picture(1)], "question_type": MMSI_KIND, "question": MMSI_QUESTION, "answer": "D"}
+    row = {
+        "id": 7,
+        "images": [picture(), picture(1)],
+        "question_type": MMSI_KIND,
+        "question": MMSI_QUESTION,
+        "answer": "D",
+    }
     write_parquet(root / "MMSI_Bench.parquet", [row | {"thought": "", "difficulty": ""}])
 
 
 def write_mmsi_tsv(root: Path) -> None:
-    row = {"index": 7, "image": str([b64(), b64(1)]), "question": MMSI_QUESTION, "answer": "D", "category": MMSI_KIND.replace(EN, "-")}
+    row = {
+        "index": 7,
+        "image": str([b64(), b64(1)]),
+        "question": MMSI_QUESTION,
+        "answer": "D",
+        "category": MMSI_KIND.replace(EN, "-"),
+    }
     write_tsv(root / "MMSI_bench.tsv", [row])
 
 
 def write_sat(root: Path) -> None:
     """Five questions, one of which has two options alike."""
-    base = {"image_bytes": [picture()], "question": "Which way?", "question_type": "ego_movement", "correct_answer": "moved left"}
+    base = {
+        "image_bytes": [picture()],
+        "question": "Which way?",
+        "question_type": "ego_movement",
+        "correct_answer": "moved left",
+    }
     rows = [
         base | {"answers": ["moved left", "moved right"]},
         base | {"answers": ["same", "moved left in the first frame"], "question_type": "goal_aim"},
         base | {"answers": ["moved left", "Moved Left"]},
-        base | {"answers": ["no", "no, it would stay", "maybe"], "correct_answer": "no", "question_type": "other"},
+        base
+        | {
+            "answers": ["no", "no, it would stay", "maybe"],
+            "correct_answer": "no",
+            "question_type": "other",
+        },
     ]
     write_parquet(root / "SAT_test.parquet", rows)
 
 
 def write_viewpoint(root: Path) -> None:
     """A three-option row, and one in the older joint form."""
-    asked = "<image><image>The object is static. From the object's view, where did the camera move?\n"
+    asked = (
+        "<image><image>The object is static. From the object's view, where did the camera move?\n"
+    )
     asked += "A: Move to the right B: No movement C: Move to the left\nLetter only."
     photos = {"images": ["a.png", "b.png"]}
     rows = [
-        photos | {"messages": [{"role": "user", "content": asked}, {"role": "assistant", "content": "C"}]},
-        photos | {"conversations": [{"from": "human", "value": "<image><image>Joint?"}, {"from": "gpt", "value": "r,A"}]},
+        photos
+        | {"messages": [{"role": "user", "content": asked}, {"role": "assistant", "content": "C"}]},
+        photos
+        | {
+            "conversations": [
+                {"from": "human", "value": "<image><image>Joint?"},
+                {"from": "gpt", "value": "r,A"},
+            ]
+        },
     ]
     write_json(root / "test.json", rows)
     write_pictures(root, "a.png", "b.png")
 
 
 def write_viewspatial(root: Path) -> None:
-    row = {"question_type": "Camera perspective - Relative Direction", "image_path": ["one.jpg"], "question": "Where?"}
-    write_json(root / "ViewSpatial-Bench.json", [row | {"answer": "B. left", "choices": "A. right\nB. left\nC. front\nD. back"}])
+    row = {
+        "question_type": "Camera perspective - Relative Direction",
+        "image_path": ["one.jpg"],
+        "question": "Where?",
+    }
+    write_json(
+        root / "ViewSpatial-Bench.json",
+        [row | {"answer": "B. left", "choices": "A. right\nB. left\nC. front\nD. back"}],
+    )
     write_pictures(root, "one.jpg")
 
 
 def write_mindcube(root: Path) -> None:
-    row = {"id": "aroundnew_g1", "images": ["one.jpg", "two.jpg"], "question": "Where? A. TV B. Sofa", "gt_answer": "B"}
+    row = {
+        "id": "aroundnew_g1",
+        "images": ["one.jpg", "two.jpg"],
+        "question": "Where? A. TV B. Sofa",
+        "gt_answer": "B",
+    }
     write_json(root / "raw/MindCube_tinybench.jsonl", [row])
     write_pictures(root, "one.jpg", "two.jpg")
 
 
 def write_all_angles(root: Path) -> None:
-    row = {"index": 4, "category": "counting", "image_path": ["one.jpg"], "question": "?", "A": "1", "B": "2", "C": "3", "answer": "C"}
+    row = {
+        "index": 4,
+        "category": "counting",
+        "image_path": ["one.jpg"],
+        "question": "?",
+        "A": "1",
+        "B": "2",
+        "C": "3",
+        "answer": "C",
+    }
     write_json(root / "data.json", [row])
     write_pictures(root, "one.jpg")
 
 
 def write_omnispatial(root: Path) -> None:
     row = {"id": "3_1", "question": "?", "options": ["a", "b"], "answer": 1}
-    write_json(root / "data.json", [row | {"task_type": "Dynamic_Reasoning", "sub_task_type": "Manipulation"}])
+    write_json(
+        root / "data.json",
+        [row | {"task_type": "Dynamic_Reasoning", "sub_task_type": "Manipulation"}],
+    )
     write_pictures(root, "Dynamic_Reasoning/3.png")
 
 
 def write_spatialeval(root: Path) -> None:
-    write_parquet(root / "vqa.parquet", [{"id": "mazenav.vqa.0.1", "text": "How many turns?", "image": cell(), "oracle_answer": "2"}])
+    write_parquet(
+        root / "vqa.parquet",
+        [
+            {
+                "id": "mazenav.vqa.0.1",
+                "text": "How many turns?",
+                "image": cell(),
+                "oracle_answer": "2",
+            }
+        ],
+    )
 
 
 def write_omni3d(root: Path) -> None:
     kinds = [("0", "yes", "str"), ("1", "chair", "str"), ("2", "3", "int"), ("3", "1.5", "float")]
-    rows = [{"index": i, "image": b64(), "question": "?", "answer": a, "answer_type": t} for i, a, t in kinds]
+    rows = [
+        {"index": i, "image": b64(), "question": "?", "answer": a, "answer_type": t}
+        for i, a, t in kinds
+    ]
     write_tsv(root / "omni3dbench.tsv", rows)
 
 
 def write_vsi(root: Path) -> None:
     base = {"dataset": "scannet", "scene_name": "s1"}
-    direction = base | {"id": 1, "question_type": "object_rel_direction_easy", "question": "Where?", "options": ["A. left", "B. right"]}
-    counting = base | {"id": 2, "question_type": "object_counting", "question": "How many?", "options": None, "ground_truth": "4"}
+    direction = base | {
+        "id": 1,
+        "question_type": "object_rel_direction_easy",
+        "question": "Where?",
+        "options": ["A. left", "B. right"],
+    }
+    counting = base | {
+        "id": 2,
+        "question_type": "object_counting",
+        "question": "How many?",
+        "options": None,
+        "ground_truth": "4",
+    }
     write_json(root / "test.jsonl", [direction | {"ground_truth": "B"}, counting])
     write_pictures(root, *[f"frames/scannet/s1/{i:03d}.jpg" for i in range(40)])
 
 
 def write_sti(root: Path) -> None:
-    row = {"Video": "v1.mp4", "ID": 0, "Question": "How fast?", "Candidates": {"A": "1 m/s", "B": "2 m/s"}, "Answer": "B", "Task": "Speed"}
+    row = {
+        "Video": "v1.mp4",
+        "ID": 0,
+        "Question": "How fast?",
+        "Candidates": {"A": "1 m/s", "B": "2 m/s"},
+        "Answer": "B",
+        "Task": "Speed",
+    }
     write_parquet(root / "qa.parquet", [row | {"time_start": 1, "time_end": 3}])
     write_pictures(root, *[f"frames/v1/{i:03d}.jpg" for i in range(40)])
 
@@ -200,15 +333,32 @@ def write_spar(root: Path) -> None:
     photos = {"image": [cell(), cell(1)]}
     motion = "move_right:1.0,rotate_left:20"
     rows = [
-        photos | {"id": "a", "task": "depth_prediction_oc_mv", "question": "How deep?", "answer": "2.5"},
+        photos
+        | {"id": "a", "task": "depth_prediction_oc_mv", "question": "How deep?", "answer": "2.5"},
         photos | {"id": "b", "task": "view_change_infer", "question": "Motion?", "answer": motion},
-        photos | {"id": "c", "task": "position_matching", "question": "Which box? A. (1,2) B. (3,4)", "answer": "B"},
+        photos
+        | {
+            "id": "c",
+            "task": "position_matching",
+            "question": "Which box? A. (1,2) B. (3,4)",
+            "answer": "B",
+        },
     ]
     write_parquet(root / "test.parquet", rows)
 
 
 def write_any_tsv(root: Path) -> None:
-    row = {"index": 1, "question": "Q?", "A": "x", "B": "y", "C": "z", "answer": "B", "category": "c", "hint": "H", "image": b64()}
+    row = {
+        "index": 1,
+        "question": "Q?",
+        "A": "x",
+        "B": "y",
+        "C": "z",
+        "answer": "B",
+        "category": "c",
+        "hint": "H",
+        "image": b64(),
+    }
     write_tsv(root / "s.tsv", [row])
 
 

@@ -8,7 +8,15 @@ import numpy as np
 import torch
 
 from actial.config import ModelConfig, PromptConfig, SamplerConfig, SamplerKind
-from actial.core.records import AnswerMode, Completion, Example, FinishReason, Prompt, Question, SamplingParams
+from actial.core.records import (
+    AnswerMode,
+    Completion,
+    Example,
+    FinishReason,
+    Prompt,
+    Question,
+    SamplingParams,
+)
 from actial.inference.engine_sampler import EngineSampler
 from actial.inference.open_sampler import open_engine_sampler
 from actial.modeling.policy import Policy
@@ -33,12 +41,16 @@ def load_policy(folder: Path, **settings) -> Policy:
 
 
 def open_renderer(folder: Path) -> PromptRenderer:
-    return PromptRenderer.load(ModelConfig(path=str(folder), min_pixels=256, max_pixels=16384), PromptConfig())
+    return PromptRenderer.load(
+        ModelConfig(path=str(folder), min_pixels=256, max_pixels=16384), PromptConfig()
+    )
 
 
 def sampler_of(policy: Policy, renderer: PromptRenderer) -> EngineSampler:
     """All share one engine."""
-    return open_engine_sampler(SamplerConfig(kind=SamplerKind.vllm, engine=dict(ENGINE)), policy, renderer)
+    return open_engine_sampler(
+        SamplerConfig(kind=SamplerKind.vllm, engine=dict(ENGINE)), policy, renderer
+    )
 
 
 def prompts_of(renderer: PromptRenderer, count: int, seed: int = 0) -> list[Prompt]:
@@ -52,23 +64,42 @@ def prompts_of(renderer: PromptRenderer, count: int, seed: int = 0) -> list[Prom
 
 
 def prompt_of(renderer: PromptRenderer, uid: str, images: list[np.ndarray]) -> Prompt:
-    question = Question(uid=uid, type="x", text=f"Which way {uid}?", options=("left", "right"), answer_index=0, mode=AnswerMode.THINK)
-    return renderer.prompt(Example(uid=uid, images=images, questions=[question], task="test"), question)
+    question = Question(
+        uid=uid,
+        type="x",
+        text=f"Which way {uid}?",
+        options=("left", "right"),
+        answer_index=0,
+        mode=AnswerMode.THINK,
+    )
+    return renderer.prompt(
+        Example(uid=uid, images=images, questions=[question], task="test"), question
+    )
 
 
 @torch.no_grad()
-def trainer_logprobs(policy: Policy, prompts: list[Prompt], groups: list[list[Completion]], law: Law) -> np.ndarray:
+def trainer_logprobs(
+    policy: Policy, prompts: list[Prompt], groups: list[list[Completion]], law: Law
+) -> np.ndarray:
     trunks, images = as_trunks(prompts)
     for trunk, group in zip(trunks, groups, strict=True):
         trunk.branches = [Branch(c.token_ids, [True] * len(c.token_ids)) for c in group]
-    return policy.eval().token_logprobs(pack(trunks, images, policy.spec, 512), law).logprobs.numpy()
+    return (
+        policy.eval().token_logprobs(pack(trunks, images, policy.spec, 512), law).logprobs.numpy()
+    )
 
 
 def gap(sampler: EngineSampler, prompts: list[Prompt], temperature: float = 1.0) -> float:
     """Largest difference between the engine's log-probabilities of its samples and the trainer's."""
-    groups = sampler.generate(prompts, 2, SamplingParams(temperature=temperature, max_tokens=12, seed=1))
-    reported = np.array([value for group in groups for completion in group for value in completion.logprobs])
-    ours = trainer_logprobs(sampler.policy, prompts, groups, Law(temperature, tuple(sampler.banned_ids)))
+    groups = sampler.generate(
+        prompts, 2, SamplingParams(temperature=temperature, max_tokens=12, seed=1)
+    )
+    reported = np.array(
+        [value for group in groups for completion in group for value in completion.logprobs]
+    )
+    ours = trainer_logprobs(
+        sampler.policy, prompts, groups, Law(temperature, tuple(sampler.banned_ids))
+    )
     assert len(reported) == len(ours) > 50
     return float(np.abs(ours - reported).max())
 
@@ -76,5 +107,7 @@ def gap(sampler: EngineSampler, prompts: list[Prompt], temperature: float = 1.0)
 def first_token_logprobs(sampler: EngineSampler, prompt: Prompt, law: Law) -> np.ndarray:
     """(V,) the trainer's, by one branch for every id."""
     ids = range(sampler.policy.core.lm_head.out_features)
-    every = [Completion(token_ids=[token], logprobs=[0.0], finish=FinishReason.LENGTH) for token in ids]
+    every = [
+        Completion(token_ids=[token], logprobs=[0.0], finish=FinishReason.LENGTH) for token in ids
+    ]
     return trainer_logprobs(sampler.policy, [prompt], [every], law)

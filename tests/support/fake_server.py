@@ -23,10 +23,25 @@ class FakeServer:
                 with outer.lock:
                     outer.bodies.append(body)
                     n = len(outer.bodies)
-                choice = {"index": 0, "message": {"role": "assistant", "content": content}, "finish_reason": "stop"}
+                choice = {
+                    "index": 0,
+                    "message": {"role": "assistant", "content": content},
+                    "finish_reason": "stop",
+                }
                 usage = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
-                good = {"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice], "usage": usage}
-                status, raw, kind = misbehave(n, body) or (200, json.dumps(good).encode(), "application/json")
+                good = {
+                    "id": "x",
+                    "object": "chat.completion",
+                    "created": 0,
+                    "model": "m",
+                    "choices": [choice],
+                    "usage": usage,
+                }
+                status, raw, kind = misbehave(n, body) or (
+                    200,
+                    json.dumps(good).encode(),
+                    "application/json",
+                )
                 self.send_response(status)
                 self.send_header("Content-Type", kind)
                 self.send_header("Content-Length", str(len(raw)))
@@ -49,4 +64,7 @@ class FakeServer:
 
     def names(self):
         """uid of every request, from its text."""
-        return [re.search(r"item (\d+)", body["messages"][-1]["content"][-1]["text"])[1] for body in self.bodies]
+        return [
+            re.search(r"item (\d+)", body["messages"][-1]["content"][-1]["text"])[1]
+            for body in self.bodies
+        ]

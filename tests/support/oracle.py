@@ -13,7 +13,11 @@ from support.tiny_models import ALIAS, IMAGE
 
 
 def padded_logprobs(
-    model, trunks: Sequence[Trunk], images: Sequence[np.ndarray], spec: TrunkSpec, banned: Sequence[int] = ()
+    model,
+    trunks: Sequence[Trunk],
+    images: Sequence[np.ndarray],
+    spec: TrunkSpec,
+    banned: Sequence[int] = (),
 ) -> torch.Tensor:
     """(N,) in the order of pack(), under the law without the banned ids.
 
@@ -38,7 +42,10 @@ def padded_logprobs(
     logits = model(**inputs).logits
     logits[:, :, list(banned)] = -torch.inf
     logits = logits.log_softmax(-1)
-    rows = [logits[row, [start + j - 1 for j in places], tokens] for row, (start, places, tokens) in enumerate(wanted)]
+    rows = [
+        logits[row, [start + j - 1 for j in places], tokens]
+        for row, (start, places, tokens) in enumerate(wanted)
+    ]
     return torch.cat(rows)
 
 
@@ -46,7 +53,10 @@ def gradients(model, logprobs: torch.Tensor, weights: torch.Tensor) -> dict[str,
     """Gradient of the weighted sum for every parameter; ALIAS's embedding gradient is counted as IMAGE's."""
     model.zero_grad(set_to_none=True)
     (logprobs * weights).sum().backward()
-    found = {n: p.grad.clone() if p.grad is not None else torch.zeros_like(p) for n, p in model.named_parameters()}
+    found = {
+        n: p.grad.clone() if p.grad is not None else torch.zeros_like(p)
+        for n, p in model.named_parameters()
+    }
     for name, grad in found.items():
         if name.endswith("embed_tokens.weight"):
             grad[IMAGE] += grad[ALIAS]
@@ -54,7 +64,9 @@ def gradients(model, logprobs: torch.Tensor, weights: torch.Tensor) -> dict[str,
     return found
 
 
-def assert_same_gradients(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], tolerance: float) -> None:
+def assert_same_gradients(
+    found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], tolerance: float
+) -> None:
     """Relative to each parameter's own gradient norm, or to a thousandth of the whole gradient's where that is larger."""
     whole = torch.stack([grad.norm() for grad in expected.values()]).norm()
     for name, grad in expected.items():

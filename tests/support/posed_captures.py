@@ -23,24 +23,40 @@ class Rig:
     rotation: np.ndarray = field(default_factory=lambda: np.eye(3))
     scale: float = 1.0
     shift: np.ndarray = field(default_factory=lambda: np.zeros(3))
-    pose_noise: float = 0.0  # of the reconstruction: degrees of each rotation, percent of rho of each centre
+    pose_noise: float = (
+        0.0  # of the reconstruction: degrees of each rotation, percent of rho of each centre
+    )
 
     def poses(self) -> tuple[np.ndarray, np.ndarray]:
         """(R (n, 3, 3), t (n, 3)) world -> camera in the transformed world."""
         n = len(self.azimuth)
-        elevation, rho, roll, turn = (np.broadcast_to(v, n) for v in (self.elevation, self.rho, self.roll, self.turn))
+        elevation, rho, roll, turn = (
+            np.broadcast_to(v, n) for v in (self.elevation, self.rho, self.roll, self.turn)
+        )
         a = np.radians(self.azimuth)
-        centre = rho[:, None] * np.stack([np.sin(a), -np.cos(a), np.tan(np.radians(elevation))], axis=1)
+        centre = rho[:, None] * np.stack(
+            [np.sin(a), -np.cos(a), np.tan(np.radians(elevation))], axis=1
+        )
         forward = Rotation.from_rotvec(-np.radians(turn)[:, None] * [0, 0, 1.0]).apply(
             -centre / np.linalg.norm(centre, axis=1, keepdims=True)
         )
         right = np.cross(forward, [0, 0, 1.0])
         right /= np.linalg.norm(right, axis=1, keepdims=True)
         R = np.stack([right, np.cross(forward, right), forward], axis=1)
-        R = Rotation.from_euler("z", np.array(roll)[:, None], degrees=True).as_matrix().reshape(-1, 3, 3) @ R
+        R = (
+            Rotation.from_euler("z", np.array(roll)[:, None], degrees=True)
+            .as_matrix()
+            .reshape(-1, 3, 3)
+            @ R
+        )
         if self.pose_noise:
             rng = np.random.default_rng(n)
-            R = Rotation.from_rotvec(np.radians(self.pose_noise) * rng.normal(size=(n, 3))).as_matrix() @ R
+            R = (
+                Rotation.from_rotvec(
+                    np.radians(self.pose_noise) * rng.normal(size=(n, 3))
+                ).as_matrix()
+                @ R
+            )
             centre = centre + self.pose_noise / 100 * rho[:, None] * rng.normal(size=(n, 3))
         R = R @ self.rotation.T
         centre = self.scale * centre @ self.rotation.T + self.shift
@@ -48,10 +64,21 @@ class Rig:
 
 
 def random_similarity(rng: np.random.Generator) -> dict:
-    return {"rotation": Rotation.random(rng=rng).as_matrix(), "scale": float(np.exp(rng.uniform(-2, 2))), "shift": rng.normal(0, 5, 3)}
+    return {
+        "rotation": Rotation.random(rng=rng).as_matrix(),
+        "scale": float(np.exp(rng.uniform(-2, 2))),
+        "shift": rng.normal(0, 5, 3),
+    }
 
 
-def pack_triple(rig: Rig, names: list[str], *, points: int = 120, size: tuple[int, int] = SIZE, noise_px: float = 0.3) -> dict[str, bytes]:
+def pack_triple(
+    rig: Rig,
+    names: list[str],
+    *,
+    points: int = 120,
+    size: tuple[int, int] = SIZE,
+    noise_px: float = 0.3,
+) -> dict[str, bytes]:
     """cameras.bin, images.bin and points3D.bin: one SIMPLE_RADIAL camera, every point seen by every photo."""
     rng = np.random.default_rng(0)
     R, t = rig.poses()
@@ -61,8 +88,17 @@ def pack_triple(rig: Rig, names: list[str], *, points: int = 120, size: tuple[in
     images = [struct.pack("<Q", len(names))]
     for i, name in enumerate(names):
         local = world @ R[i].T + t[i]
-        pixels = FOCAL * local[:, :2] / local[:, 2:] + np.array(size) / 2 + rng.uniform(-noise_px, noise_px, (points, 2))
-        images.append(struct.pack("<i7di", i + 1, *quaternions[i], *t[i], 1) + name.encode() + b"\0" + struct.pack("<Q", points))
+        pixels = (
+            FOCAL * local[:, :2] / local[:, 2:]
+            + np.array(size) / 2
+            + rng.uniform(-noise_px, noise_px, (points, 2))
+        )
+        images.append(
+            struct.pack("<i7di", i + 1, *quaternions[i], *t[i], 1)
+            + name.encode()
+            + b"\0"
+            + struct.pack("<Q", points)
+        )
         images += [struct.pack("<ddq", *pixels[k], k + 1) for k in range(points)]
     cloud = [struct.pack("<Q", points)]
     for k in range(points):
@@ -71,7 +107,14 @@ def pack_triple(rig: Rig, names: list[str], *, points: int = 120, size: tuple[in
     return {"cameras.bin": cameras, "images.bin": b"".join(images), "points3D.bin": b"".join(cloud)}
 
 
-def write_capture(folder, rig: Rig, *, size: tuple[int, int] = SIZE, points: int = 120, exif_orientation: int | None = None):
+def write_capture(
+    folder,
+    rig: Rig,
+    *,
+    size: tuple[int, int] = SIZE,
+    points: int = 120,
+    exif_orientation: int | None = None,
+):
     """images/NNN.jpg and sparse/0 below `folder`; the photos are coloured noise that tells them apart."""
     n = len(rig.azimuth)
     names = [f"{i:03d}.jpg" for i in range(n)]
@@ -81,8 +124,12 @@ def write_capture(folder, rig: Rig, *, size: tuple[int, int] = SIZE, points: int
     if exif_orientation is not None:
         exif[0x0112] = exif_orientation
     for i, name in enumerate(names):
-        pixels = np.random.default_rng(i).integers(0, 256, (size[1] // 8, size[0] // 8, 3), dtype=np.uint8)
-        Image.fromarray(pixels).resize(size, Image.Resampling.NEAREST).save(folder / "images" / name, quality=90, exif=exif)
+        pixels = np.random.default_rng(i).integers(
+            0, 256, (size[1] // 8, size[0] // 8, 3), dtype=np.uint8
+        )
+        Image.fromarray(pixels).resize(size, Image.Resampling.NEAREST).save(
+            folder / "images" / name, quality=90, exif=exif
+        )
     for name, data in pack_triple(rig, names, points=points, size=size).items():
         (folder / "sparse" / "0" / name).write_bytes(data)
     return folder

@@ -9,7 +9,17 @@ import numpy as np
 from actial.core.records import AnswerMode, Example, Prompt, Question
 from support.tiny_models import EOS, IMAGE, VIDEO, VISION_END, VISION_START
 
-WORDS = {10: "<think>", 11: "so", 12: "</think>", 13: "<answer>", 14: "A", 15: "B", 16: "C", 17: "</answer>", IMAGE: "<|image_pad|>"}
+WORDS = {
+    10: "<think>",
+    11: "so",
+    12: "</think>",
+    13: "<answer>",
+    14: "A",
+    15: "B",
+    16: "C",
+    17: "</answer>",
+    IMAGE: "<|image_pad|>",
+}
 IDS = {word: number for number, word in WORDS.items()}
 FORMAT = [10, 11, 12, 13]  # then a letter, the closing tag, end of turn
 

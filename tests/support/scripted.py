@@ -4,7 +4,15 @@ from collections.abc import Callable
 
 import numpy as np
 
-from actial.core.records import AnswerMode, Completion, Example, FinishReason, Prompt, Question, SamplingParams
+from actial.core.records import (
+    AnswerMode,
+    Completion,
+    Example,
+    FinishReason,
+    Prompt,
+    Question,
+    SamplingParams,
+)
 
 
 class ByteRenderer:
@@ -23,12 +31,19 @@ class FunctionSampler:
         self.answer = answer
         self.prompts = 0
 
-    def generate(self, prompts: list[Prompt], n: int, params: SamplingParams) -> list[list[Completion]]:
+    def generate(
+        self, prompts: list[Prompt], n: int, params: SamplingParams
+    ) -> list[list[Completion]]:
         self.prompts += len(prompts)
         texts = [self.answer(p.images, bytes(p.engine_ids).decode()) for p in prompts]
-        finish = [FinishReason.LENGTH if len(t) > params.max_tokens else FinishReason.STOP for t in texts]
+        finish = [
+            FinishReason.LENGTH if len(t) > params.max_tokens else FinishReason.STOP for t in texts
+        ]
         ids = [list(t.encode())[: params.max_tokens] for t in texts]
-        return [[Completion(token_ids=i, logprobs=[0.0] * len(i), finish=f)] * n for i, f in zip(ids, finish, strict=True)]
+        return [
+            [Completion(token_ids=i, logprobs=[0.0] * len(i), finish=f)] * n
+            for i, f in zip(ids, finish, strict=True)
+        ]
 
 
 def letter_of(text: str, option: str) -> str:
@@ -36,6 +51,23 @@ def letter_of(text: str, option: str) -> str:
     return text[text.index(f": {option}") - 1]
 
 
-def question(uid="q", text="Which?", options=("left", "right", "none"), answer_index=0, kind="ego_translation") -> Question:
-    shown = text + "\n" + " ".join(f"{letter}: {o}" for letter, o in zip("ABCDEF", options, strict=False))
-    return Question(uid=uid, type=kind, text=shown, options=tuple(options), answer_index=answer_index, mode=AnswerMode.DIRECT)
+def question(
+    uid="q",
+    text="Which?",
+    options=("left", "right", "none"),
+    answer_index=0,
+    kind="ego_translation",
+) -> Question:
+    shown = (
+        text
+        + "\n"
+        + " ".join(f"{letter}: {o}" for letter, o in zip("ABCDEF", options, strict=False))
+    )
+    return Question(
+        uid=uid,
+        type=kind,
+        text=shown,
+        options=tuple(options),
+        answer_index=answer_index,
+        mode=AnswerMode.DIRECT,
+    )

@@ -25,11 +25,20 @@ def generate(body: dict) -> dict:
     if (FOLDER / "sleep").exists():
         time.sleep(float((FOLDER / "sleep").read_text()))
     seed = sampling["seed"] % 97
-    listed = list(dict.fromkeys([seed, *sampling.get("logprob_token_ids", [])]))[: max(1, sampling.get("logprobs", 0))]  # as vLLM cuts it
+    listed = list(dict.fromkeys([seed, *sampling.get("logprob_token_ids", [])]))[
+        : max(1, sampling.get("logprobs", 0))
+    ]  # as vLLM cuts it
     top = [{"token_id": token, "logprob": -float(token)} for token in listed]
-    content = [{"token_id": seed + step, "logprob": -0.5 - step, "top_logprobs": top} for step in range(2)]
+    content = [
+        {"token_id": seed + step, "logprob": -0.5 - step, "top_logprobs": top} for step in range(2)
+    ]
     choices = [
-        {"index": member, "token_ids": [seed, seed + 1], "finish_reason": "stop", "logprobs": {"content": content}}
+        {
+            "index": member,
+            "token_ids": [seed, seed + 1],
+            "finish_reason": "stop",
+            "logprobs": {"content": content},
+        }
         for member in range(sampling["n"])
     ]
     return {"prompt_token_ids": body["token_ids"], "choices": choices}

@@ -43,13 +43,25 @@ def tiny_config(family: str = "qwen2_5_vl", *, patch: int = 8):
         }  # fmt: skip
         return Qwen2_5_VLConfig(text_config=dict(_TEXT), vision_config=vision, **_IDS)
     if family == "qwen2_vl":
-        vision = {"depth": 2, "embed_dim": 32, "num_heads": 2, "patch_size": patch, "hidden_size": 64, "mlp_ratio": 2}
+        vision = {
+            "depth": 2,
+            "embed_dim": 32,
+            "num_heads": 2,
+            "patch_size": patch,
+            "hidden_size": 64,
+            "mlp_ratio": 2,
+        }
         return Qwen2VLConfig(text_config=dict(_TEXT), vision_config=vision, **_IDS)
     vision = {
         "depth": 3, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "patch_size": patch,
         "out_hidden_size": 64, "num_position_embeddings": 64, "deepstack_visual_indexes": [0, 1],
     }  # fmt: skip
-    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3], "mrope_interleaved": True}
+    rope = {
+        "rope_type": "default",
+        "rope_theta": 10000.0,
+        "mrope_section": [2, 3, 3],
+        "mrope_interleaved": True,
+    }
     text = {**_TEXT, "head_dim": 16, "rope_parameters": rope, "pad_token_id": None}
     return Qwen3VLConfig(text_config=text, vision_config=vision, **_IDS)
 
@@ -57,14 +69,23 @@ def tiny_config(family: str = "qwen2_5_vl", *, patch: int = 8):
 def tiny_model(family: str = "qwen2_5_vl", *, seed: int = 0, patch: int = 8):
     """Weights spread more widely than the library's default, so that attention is far from uniform."""
     torch.manual_seed(seed)
-    model = AutoModelForImageTextToText.from_config(tiny_config(family, patch=patch), attn_implementation="sdpa")
+    model = AutoModelForImageTextToText.from_config(
+        tiny_config(family, patch=patch), attn_implementation="sdpa"
+    )
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.1)
     return model.eval()
 
 
-def tiny_policy(family: str = "qwen2_5_vl", *, seed: int = 0, patch: int = 8, reference: Reference = Reference.none, **settings) -> Policy:
+def tiny_policy(
+    family: str = "qwen2_5_vl",
+    *,
+    seed: int = 0,
+    patch: int = 8,
+    reference: Reference = Reference.none,
+    **settings,
+) -> Policy:
     config = ModelConfig(path="tiny", **{"row_tokens": 96, "head_chunk_tokens": 16, **settings})
     model = tiny_model(family, seed=seed, patch=patch)
     return Policy(model, config, image_mean=CLIP_MEAN, image_std=CLIP_STD, reference=reference)
@@ -77,7 +98,12 @@ def random_image(rng: random.Random, policy: Policy, rows: int, columns: int) ->
 
 
 def make_trunk(
-    uid: str, policy: Policy, images: Sequence[np.ndarray], chosen: Sequence[int], text: list[int], branches: list[Branch]
+    uid: str,
+    policy: Policy,
+    images: Sequence[np.ndarray],
+    chosen: Sequence[int],
+    text: list[int],
+    branches: list[Branch],
 ) -> Trunk:
     """Text before, between and after the images, each image between vision marks."""
     ids = list(text)

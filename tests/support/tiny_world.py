@@ -26,8 +26,13 @@ def write_pairs(out: Path, objects: int = 6) -> ShardSet:
         name = SEEN[number % len(SEEN)]
         spec = make_object(number, name)
         azimuths = np.arange(4) * 60.0 + 7 * number
-        images, _ = render_views(spec, orbit_cameras(azimuths, SIZE, Draw("test", str(number))), SIZE, number)
-        rows = [pair_row(f"pair{number}{first}", name, dict(spec.attributes), azimuths, first) for first in range(3)]
+        images, _ = render_views(
+            spec, orbit_cameras(azimuths, SIZE, Draw("test", str(number))), SIZE, number
+        )
+        rows = [
+            pair_row(f"pair{number}{first}", name, dict(spec.attributes), azimuths, first)
+            for first in range(3)
+        ]
         pictures = {f"f{i:03d}.png": encode(image, IMAGES) for i, image in enumerate(images)}
         samples.append(Sample(key=f"object{number}", images=pictures, rows=rows))
     write_set(out, {"train": samples}, 4, {})
@@ -43,8 +48,14 @@ def pair_row(uid: str, name: str, attributes: dict, azimuths: np.ndarray, first:
         "class_name": name,
         "attributes": attributes,
         "geom": {"alpha_deg": 60.0},
-        "labels": {"ego_translation": "right", "object_translation": "left", "ego_rotation": "left"},
-        "views": [{"azimuth_deg": float(a), "elevation_deg": 15.0} for a in azimuths[first : first + 2]],
+        "labels": {
+            "ego_translation": "right",
+            "object_translation": "left",
+            "ego_rotation": "left",
+        },
+        "views": [
+            {"azimuth_deg": float(a), "elevation_deg": 15.0} for a in azimuths[first : first + 2]
+        ],
         "images": [f"f{first:03d}.png", f"f{first + 1:03d}.png"],
     }
 
@@ -55,13 +66,32 @@ def write_questions(out: Path, count: int = 8) -> ShardSet:
     for number in range(count):
         picture = encode(np.full((SIZE, SIZE, 3), 16 * number, np.uint8), IMAGES)
         kind = ("static", "goal_aim")[number % 2]
-        row = {"uid": f"sat:{number}", "kind": "qa", "split": "train", "type": kind, "question": "how many objects are in the photo?"}
-        row |= {"options": ["2", "3", "4"], "answer_index": number % 3, "group": str(number), "images": ["f000.png"]}
+        row = {
+            "uid": f"sat:{number}",
+            "kind": "qa",
+            "split": "train",
+            "type": kind,
+            "question": "how many objects are in the photo?",
+        }
+        row |= {
+            "options": ["2", "3", "4"],
+            "answer_index": number % 3,
+            "group": str(number),
+            "images": ["f000.png"],
+        }
         samples.append(Sample(key=f"scene{number}", images={"f000.png": picture}, rows=[row]))
     write_set(out, {"train": samples}, 4, {})
     return ShardSet(out, "train")
 
 
 def write_model(out: Path, pairs: ShardSet, questions: ShardSet) -> Path:
-    save_untrained(out, train_tokenizer(corpus(pairs, questions), 500), 0, width=64, layers=2, vision_width=32, vision_layers=2)
+    save_untrained(
+        out,
+        train_tokenizer(corpus(pairs, questions), 500),
+        0,
+        width=64,
+        layers=2,
+        vision_width=32,
+        vision_layers=2,
+    )
     return out

@@ -27,13 +27,17 @@ def sft_batch(step: int, policy, *, size: int = 3, with_images: bool = True) -> 
         chosen = list(range(len(images), len(images) + (number % 3 if with_images else 0)))
         images += [random_image(rng, policy, 2, 2) for _ in chosen]
         branches = [random_branch(rng, length) for length in (3, 5)]
-        trunks.append(make_trunk(f"{step}/{number}", policy, images, chosen, [rng.randrange(200)], branches))
+        trunks.append(
+            make_trunk(f"{step}/{number}", policy, images, chosen, [rng.randrange(200)], branches)
+        )
     return TrainBatch(trunks=trunks, images=images, tags=list(TAGS) * size)
 
 
 def sft_module(folder: Path, *, steps: int = 6, policy=None, **optim) -> SFTModule:
     policy = policy or tiny_policy()
-    stage = SFTConfig(steps=steps, batch_size=3, optim=OptimConfig(**{"lr": 1e-2, "warmup_steps": 2, **optim}))
+    stage = SFTConfig(
+        steps=steps, batch_size=3, optim=OptimConfig(**{"lr": 1e-2, "warmup_steps": 2, **optim})
+    )
     return SFTModule(policy, stage, policy.config, crash_folder=folder)
 
 
@@ -63,8 +67,14 @@ def make_trainer(*callbacks: lightning.Callback, **settings) -> lightning.Traine
     )
 
 
-def fit_sft(module: SFTModule, *callbacks: lightning.Callback, batch=sft_batch, **settings) -> list[float]:
+def fit_sft(
+    module: SFTModule, *callbacks: lightning.Callback, batch=sft_batch, **settings
+) -> list[float]:
     losses: list[float] = []
-    loader = step_loader(lambda step: batch(step, module.policy), module.completed_steps, module.stage.steps)
-    make_trainer(Recorder(lambda done: losses.append(done.metrics["loss"])), *callbacks, **settings).fit(module, loader)
+    loader = step_loader(
+        lambda step: batch(step, module.policy), module.completed_steps, module.stage.steps
+    )
+    make_trainer(
+        Recorder(lambda done: losses.append(done.metrics["loss"])), *callbacks, **settings
+    ).fit(module, loader)
     return losses

@@ -34,7 +34,9 @@ EVERY = sorted(CATEGORIES)
 
 def test_draws_depend_on_the_key_alone_and_come_one_by_one_or_at_once() -> None:
     single, many = Draw("a", 1), Draw("a", 1)
-    assert many.uniforms(-1, 2, 2, 3).ravel() == pytest.approx([single.uniform(-1, 2) for _ in range(6)], abs=1e-12)
+    assert many.uniforms(-1, 2, 2, 3).ravel() == pytest.approx(
+        [single.uniform(-1, 2) for _ in range(6)], abs=1e-12
+    )
     assert many.uniform() == single.uniform()
     assert Draw("a", 2).uniform() != Draw("a", 1).uniform()
 
@@ -47,7 +49,9 @@ def test_every_part_is_closed_and_faces_outward(category: str) -> None:
     for part in model.parts:
         a, b, c = (part.vertices[part.faces[:, i]] for i in range(3))
         assert np.einsum("ij,ij->", a, np.cross(b, c)) / 6 > 0
-        edges = np.concatenate([part.faces[:, [0, 1]], part.faces[:, [1, 2]], part.faces[:, [2, 0]]]).tolist()
+        edges = np.concatenate(
+            [part.faces[:, [0, 1]], part.faces[:, [1, 2]], part.faces[:, [2, 0]]]
+        ).tolist()
         assert sorted(edges) == sorted([e[::-1] for e in edges])
         assert len({tuple(e) for e in edges}) == len(edges)
 
@@ -55,7 +59,11 @@ def test_every_part_is_closed_and_faces_outward(category: str) -> None:
 def test_the_z_buffer_fills_exactly_the_covered_pixels_and_keeps_the_nearest() -> None:
     """Two squares facing the camera: x, y in 1..3 at depth 2 and in 2..5 at depth 1, projected one to one; a third one turned away."""
     square = np.array([(0, 0), (1, 0), (1, 1), (0, 1)], float)
-    corners = [np.c_[2 * (1 + 2 * square), np.full(4, 2.0)], np.c_[2 + 3 * square, np.full(4, 1.0)], np.c_[5 * square, np.full(4, 0.5)]]
+    corners = [
+        np.c_[2 * (1 + 2 * square), np.full(4, 2.0)],
+        np.c_[2 + 3 * square, np.full(4, 1.0)],
+        np.c_[5 * square, np.full(4, 0.5)],
+    ]
     towards = np.array([(0, 2, 1), (0, 3, 2)])  # counter-clockwise for a viewer whose y points down
     faces = np.concatenate([towards, 4 + towards, 8 + towards[:, ::-1]])
     seen = visible_faces(np.concatenate(corners)[None], faces, np.eye(3)[None], 6, 5)[0] // 2
@@ -79,7 +87,12 @@ def test_azimuth_zero_looks_at_the_front_and_ninety_at_the_own_left() -> None:
     cameras = orbit_cameras(np.array([0.0, 90.0, 180.0, 270.0]), 64, Draw("sides"))
     marks = to_camera(np.array([FRONT, LEFT, (0.0, 0.0, 0.0)]), cameras)
     front, left, middle = (marks[:, i] for i in range(3))
-    assert [front[0, 2] < middle[0, 2], front[2, 2] > middle[2, 2], left[1, 2] < middle[1, 2], left[3, 2] > middle[3, 2]] == [True] * 4
+    assert [
+        front[0, 2] < middle[0, 2],
+        front[2, 2] > middle[2, 2],
+        left[1, 2] < middle[1, 2],
+        left[3, 2] > middle[3, 2],
+    ] == [True] * 4
     x = marks[..., 0] / marks[..., 2]
     assert x[0, 1] > x[0, 2]
     assert x[1, 0] < x[1, 2]
@@ -97,7 +110,9 @@ def test_every_side_shows_its_own_mark(category: str) -> None:
     white, accent = [], []
     for seed in range(4):
         spec = make_object(seed, category)
-        cameras = orbit_cameras(np.array([0.0, 90.0, 180.0, 270.0]), 64, Draw("marks", category, seed))
+        cameras = orbit_cameras(
+            np.array([0.0, 90.0, 180.0, 270.0]), 64, Draw("marks", category, seed)
+        )
         pictures, cameras = render_views(spec, cameras, 64, 0)
         faces = silhouette(spec, cameras, 64)
         colours = spec.mesh.colours[faces]
@@ -116,13 +131,21 @@ def test_every_side_shows_its_own_mark(category: str) -> None:
 
 def silhouette(spec: ObjectSpec, cameras: Cameras, size: int) -> np.ndarray:
     """Visible faces under the cameras a photo came with: an independent second rendering, crop included."""
-    return visible_faces(to_camera(spec.mesh.vertices, cameras), spec.mesh.faces, scaled(cameras.K), 2 * size, 2 * size)
+    return visible_faces(
+        to_camera(spec.mesh.vertices, cameras),
+        spec.mesh.faces,
+        scaled(cameras.K),
+        2 * size,
+        2 * size,
+    )
 
 
 def test_returned_cameras_are_the_ones_of_the_crop() -> None:
     """Re-rendered with them, the saturated faces lie where the saturated pixels of each photo are (backgrounds are greyish)."""
     spec = make_object(3, "mug")
-    pictures, cameras = render_views(spec, orbit_cameras(np.arange(0, 360, 60.0), 64, Draw("crop")), 64, 0)
+    pictures, cameras = render_views(
+        spec, orbit_cameras(np.arange(0, 360, 60.0), 64, Draw("crop")), 64, 0
+    )
     faces = silhouette(spec, cameras, 64)
     strong = (faces != EMPTY) & (np.ptp(spec.mesh.colours, axis=1)[faces] > 100)
     expected = strong.reshape(6, 64, 2, 64, 2).mean((2, 4)) >= 0.5
@@ -139,7 +162,10 @@ def test_returned_cameras_are_the_ones_of_the_crop() -> None:
 def fit_probe(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Logistic regression with an intercept and a little weight decay."""
     x = np.c_[x, np.ones(len(x))]
-    return minimize(lambda w: np.logaddexp(0, -(2 * y - 1) * (x @ w)).mean() + 1e-3 * (w**2).sum(), np.zeros(x.shape[1])).x
+    return minimize(
+        lambda w: np.logaddexp(0, -(2 * y - 1) * (x @ w)).mean() + 1e-3 * (w**2).sum(),
+        np.zeros(x.shape[1]),
+    ).x
 
 
 def probe_accuracy(x: np.ndarray, y: np.ndarray) -> float:
@@ -158,7 +184,9 @@ def test_a_probe_that_sees_both_centroids_is_at_chance() -> None:
         spec = make_object(seed, SEEN[seed % len(SEEN)])
         _, cameras = render_views(spec, orbit_cameras(around, 32, draw), 32, seed)
         covered = silhouette(spec, cameras, 32) != EMPTY
-        centroids = np.array([[np.mean(axis) for axis in np.nonzero(mask)[::-1]] for mask in covered]) / 64
+        centroids = (
+            np.array([[np.mean(axis) for axis in np.nonzero(mask)[::-1]] for mask in covered]) / 64
+        )
         for i in range(0, 8, 2):
             swap = draw.pick((0, 1))
             first, second = (i + 1, i) if swap else (i, i + 1)
@@ -195,8 +223,12 @@ def test_layout_is_mvimgnets(captures: Path) -> None:
         assert len(folder.name) == 8
         assert int(folder.name, 16) >= 0
         assert sorted(p.name for p in folder.iterdir()) == ["images", "object.json", "sparse"]
-        assert sorted(p.name for p in (folder / "images").iterdir()) == [f"{i:03d}.jpg" for i in range(14)]
-        assert CATEGORIES[json.loads((folder / "object.json").read_text())["class_name"]].class_id == int(folder.parent.name)
+        assert sorted(p.name for p in (folder / "images").iterdir()) == [
+            f"{i:03d}.jpg" for i in range(14)
+        ]
+        assert CATEGORIES[
+            json.loads((folder / "object.json").read_text())["class_name"]
+        ].class_id == int(folder.parent.name)
 
 
 def test_pycolmap_reads_the_triple_and_its_points_reproject(captures: Path) -> None:
@@ -208,7 +240,12 @@ def test_pycolmap_reads_the_triple_and_its_points_reproject(captures: Path) -> N
         for image in model.images.values():
             for observation in image.points2D:
                 if observation.has_point3D():
-                    errors.append(np.linalg.norm(image.project_point(model.points3D[observation.point3D_id].xyz) - observation.xy))
+                    errors.append(
+                        np.linalg.norm(
+                            image.project_point(model.points3D[observation.point3D_id].xyz)
+                            - observation.xy
+                        )
+                    )
         assert 0.2 < np.mean(errors) < 0.6
         assert model.compute_mean_reprojection_error() == pytest.approx(np.mean(errors), abs=0.05)
 
@@ -220,8 +257,12 @@ def test_world_frames_are_turned_and_scaled_at_random(captures: Path) -> None:
     distance = []
     for folder, k in zip(folders(captures), known, strict=True):
         images = pycolmap.Reconstruction(str(folder / "sparse" / "0")).images.values()
-        distance.append(np.mean([np.linalg.norm(i.projection_center() - k["centre"]) for i in images]))
-        assert np.dot(np.cross(k["up"], k["front"]), k["left"]) == pytest.approx(1.0, abs=1e-9)  # a turned frame, not a mirrored one
+        distance.append(
+            np.mean([np.linalg.norm(i.projection_center() - k["centre"]) for i in images])
+        )
+        assert np.dot(np.cross(k["up"], k["front"]), k["left"]) == pytest.approx(
+            1.0, abs=1e-9
+        )  # a turned frame, not a mirrored one
     assert max(distance) / min(distance) > 3
 
 
@@ -229,20 +270,29 @@ def test_sidecar_front_gives_the_azimuth_the_picture_was_taken_from(captures: Pa
     """The share of the accent colour over each capture is largest on the own left: azimuth from poses and sidecar alone."""
     by_side: dict[str, list[float]] = {"left": [], "right": []}
     for folder in folders(captures):
-        k = {key: np.array(v) if isinstance(v, list) else v for key, v in json.loads((folder / "object.json").read_text()).items()}
+        k = {
+            key: np.array(v) if isinstance(v, list) else v
+            for key, v in json.loads((folder / "object.json").read_text()).items()
+        }
         mark = np.array(PALETTE[k["attributes"]["accent_colour"]], float)
         images = pycolmap.Reconstruction(str(folder / "sparse" / "0")).images.values()
         for image in images:
-            angle = float(azimuth(image.projection_center(), k["centre"], k["up"], k["front"])) % 360
+            angle = (
+                float(azimuth(image.projection_center(), k["centre"], k["up"], k["front"])) % 360
+            )
             pixels = np.asarray(Image.open(folder / "images" / image.name), float)
-            hue = (pixels @ mark) / np.maximum(np.linalg.norm(pixels, axis=-1) * np.linalg.norm(mark), 1)
+            hue = (pixels @ mark) / np.maximum(
+                np.linalg.norm(pixels, axis=-1) * np.linalg.norm(mark), 1
+            )
             share = float(((hue > 0.97) & (np.ptp(pixels, axis=-1) > 60)).mean())
             if 45 < angle < 135 or 225 < angle < 315:
                 by_side["left" if angle < 180 else "right"].append(share)
     assert np.mean(by_side["left"]) > 4 * np.mean(by_side["right"])
 
 
-def test_bytes_do_not_depend_on_the_workers_and_an_interrupted_run_is_taken_up(captures: Path, tmp_path: Path) -> None:
+def test_bytes_do_not_depend_on_the_workers_and_an_interrupted_run_is_taken_up(
+    captures: Path, tmp_path: Path
+) -> None:
     jobs = capture_jobs(16, 14, 64, 5, list(CATEGORIES))[:4]
     unfinished = jobs[0].folder(tmp_path).with_name("." + jobs[0].object_id)
     (unfinished / "images").mkdir(parents=True)
@@ -258,10 +308,22 @@ def test_bytes_do_not_depend_on_the_workers_and_an_interrupted_run_is_taken_up(c
 
 def test_the_command_resumes_its_own_world_and_refuses_another(tmp_path: Path) -> None:
     config = WorldConfig(
-        out=str(tmp_path / "w"), objects=2, unseen_objects=1, frames=12, size=32, sat_train=0, sat_val=0, sat_test=2, workers=1
+        out=str(tmp_path / "w"),
+        objects=2,
+        unseen_objects=1,
+        frames=12,
+        size=32,
+        sat_train=0,
+        sat_val=0,
+        sat_test=2,
+        workers=1,
     )
     generate(config)
-    written = {path: path.stat().st_mtime_ns for path in (tmp_path / "w").rglob("*.*") if path.suffix in (".jpg", ".parquet")}
+    written = {
+        path: path.stat().st_mtime_ns
+        for path in (tmp_path / "w").rglob("*.*")
+        if path.suffix in (".jpg", ".parquet")
+    }
     assert len(written) == 3 * 12 + 1
     generate(config)
     assert {path: path.stat().st_mtime_ns for path in written} == written

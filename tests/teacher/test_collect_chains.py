@@ -37,9 +37,17 @@ def data(tmp_path_factory):
     for i in range(PAIRS):
         rng = np.random.default_rng(i)
         image = ImageConfig(max_pixels=1024, multiple=8, format=ImageFormat.png)
-        images = {f"f{k}.png": encode(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8), image) for k in range(2)}
+        images = {
+            f"f{k}.png": encode(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8), image)
+            for k in range(2)
+        }
         side, other = ("right", "left") if i % 2 else ("left", "right")
-        labels = {"ego_translation": side, "object_translation": other, "ego_rotation": other, "ego_rotation_deg": 40.0 + i}
+        labels = {
+            "ego_translation": side,
+            "object_translation": other,
+            "ego_rotation": other,
+            "ego_rotation_deg": 40.0 + i,
+        }
         kinds = ["ego_translation", "object_translation", "ego_rotation"]
         row = {
             "uid": f"pair{i}",
@@ -64,7 +72,13 @@ def truthful(prompt: str) -> str:
     seen = re.search(r"seen from the object, the camera moved: (\w+)", prompt).group(1)
     turn = re.search(r"the camera turned: (\w+); by about (\d+)", prompt)
     question = re.search(r"Question: (.*?)\n(A: .*?)\n", prompt, re.S)
-    side = turn.group(1) if "turn" in question.group(1) else seen if "from the object" in question.group(1) else ego
+    side = (
+        turn.group(1)
+        if "turn" in question.group(1)
+        else seen
+        if "from the object" in question.group(1)
+        else ego
+    )
     letter = re.search(rf"([A-C]): \w+ to the {side}", question.group(2)).group(1)
     text = f"Both photos show a mug. The camera clearly moved to its own {ego}."
     text += f" It rotated to the {turn.group(1)} by {turn.group(2)} degrees."
@@ -98,7 +112,11 @@ class Handler(BaseHTTPRequestHandler):
 
     def send(self, status, body, **headers):
         self.send_response(status)
-        for name, value in {"Content-Type": "application/json", "Content-Length": str(len(body)), **headers}.items():
+        for name, value in {
+            "Content-Type": "application/json",
+            "Content-Length": str(len(body)),
+            **headers,
+        }.items():
             self.send_header(name.replace("_", "-"), value)
         self.end_headers()
         self.wfile.write(body)
@@ -109,7 +127,9 @@ class Handler(BaseHTTPRequestHandler):
         prompt = body["messages"][0]["content"][-1]["text"]
         with server.lock:
             server.bodies.append(body)
-            server.headers_seen.append({name.lower(): value for name, value in self.headers.items()})
+            server.headers_seen.append(
+                {name.lower(): value for name, value in self.headers.items()}
+            )
             turn = server.seen[prompt]
             server.seen[prompt] += 1
             server.busy += 1
@@ -126,14 +146,25 @@ class Handler(BaseHTTPRequestHandler):
             said = json.dumps({"error": {"message": f"Incorrect API key provided: {KEY}"}}).encode()
             self.send(fault, said, **({"Retry_After": "0"} if fault == 429 else {}))
         else:
-            text = server.says(prompt) if server.says.__code__.co_argcount == 1 else server.says(prompt, turn)
+            text = (
+                server.says(prompt)
+                if server.says.__code__.co_argcount == 1
+                else server.says(prompt, turn)
+            )
             message = {"role": "assistant", "content": text}
             usage = {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110}
             choice = {"index": 0, "message": message, "finish_reason": "stop"}
             self.send(
                 200,
                 json.dumps(
-                    {"id": "1", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice], "usage": usage}
+                    {
+                        "id": "1",
+                        "object": "chat.completion",
+                        "created": 1,
+                        "model": "m",
+                        "choices": [choice],
+                        "usage": usage,
+                    }
                 ).encode(),
             )
 
@@ -162,7 +193,10 @@ def lines(path):
 
 
 def content(folder):
-    return {name: (folder / name).read_bytes() for name in ("chains.jsonl", "rejected.jsonl", "ledger.json")}
+    return {
+        name: (folder / name).read_bytes()
+        for name in ("chains.jsonl", "rejected.jsonl", "ledger.json")
+    }
 
 
 @pytest.fixture(scope="module")
@@ -186,13 +220,23 @@ def test_every_pair_gets_a_verified_chain(data, serve, tmp_path, monkeypatch):
         assert "Answer:" not in chain["chain"]
         assert chain["target"].endswith("</answer>")
     ledger = json.loads((tmp_path / "out" / "ledger.json").read_text())
-    assert (ledger["accepted"], ledger["prompt_tokens"], ledger["completion_tokens"]) == (PAIRS, 100 * PAIRS, 10 * PAIRS)
+    assert (ledger["accepted"], ledger["prompt_tokens"], ledger["completion_tokens"]) == (
+        PAIRS,
+        100 * PAIRS,
+        10 * PAIRS,
+    )
     assert ledger["cost"] == pytest.approx(PAIRS * (100 * 2 + 10 * 10) / 1e6)
     assert 1 < server.most_busy <= 4
     sent = server.bodies[0]["messages"][0]["content"]
-    pictures = [decode_bytes(base64.b64decode(part["image_url"]["url"].split(",")[1])) for part in sent[:2]]
+    pictures = [
+        decode_bytes(base64.b64decode(part["image_url"]["url"].split(",")[1])) for part in sent[:2]
+    ]
     assert any(
-        all(np.array_equal(a, b) for a, b in zip(pictures, ShardSet(data, "train").images(row), strict=True)) for row in rows.values()
+        all(
+            np.array_equal(a, b)
+            for a, b in zip(pictures, ShardSet(data, "train").images(row), strict=True)
+        )
+        for row in rows.values()
     )
     assert server.headers_seen[0]["authorization"] == f"Bearer {KEY}"
     assert not [path for path in (tmp_path / "out").iterdir() if KEY.encode() in path.read_bytes()]
@@ -205,13 +249,19 @@ def test_faults_are_retried_to_the_same_chains(data, serve, tmp_path, uninterrup
     assert set(server.seen.values()) == {6}
 
 
-def test_a_killed_run_resumes_to_the_same_chains_and_asks_nothing_twice(data, serve, tmp_path, uninterrupted):
+def test_a_killed_run_resumes_to_the_same_chains_and_asks_nothing_twice(
+    data, serve, tmp_path, uninterrupted
+):
     server = serve(delay=0.3)
     out = tmp_path / "out"
     words = [f"pairs={data}", f"out={out}", f"url={server.url}", "teacher=tutor", "concurrency=2"]
-    process = subprocess.Popen([sys.executable, "-m", "actial.chains", *words], stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "actial.chains", *words], stderr=subprocess.PIPE
+    )
     replies = out / "replies.jsonl"
-    while process.poll() is None and (not replies.is_file() or replies.read_bytes().count(b"\n") < 3):
+    while process.poll() is None and (
+        not replies.is_file() or replies.read_bytes().count(b"\n") < 3
+    ):
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -232,23 +282,39 @@ def test_chains_that_contradict_the_geometry_are_rejected_with_the_reason(data, 
     def slips(prompt, turn):
         said = truthful(prompt)
         swap = {"left": "right", "right": "left"}
-        return re.sub(r"(it went to the )(\w+)", lambda m: m.group(1) + swap[m.group(2)], said) if turn == 0 else said
+        return (
+            re.sub(r"(it went to the )(\w+)", lambda m: m.group(1) + swap[m.group(2)], said)
+            if turn == 0
+            else said
+        )
 
     server = serve(says=slips)
     teach(config(server, data, tmp_path / "out", limit=5))
     assert len(lines(tmp_path / "out" / "chains.jsonl")) == 5
     rejected = lines(tmp_path / "out" / "rejected.jsonl")
-    assert [[r["reason"] for r in entry["reasons"]] for entry in rejected] == [["object_translation"]] * 5
-    assert json.loads((tmp_path / "out" / "ledger.json").read_text())["rejected_by"] == {"object_translation": 5}
+    assert [[r["reason"] for r in entry["reasons"]] for entry in rejected] == [
+        ["object_translation"]
+    ] * 5
+    assert json.loads((tmp_path / "out" / "ledger.json").read_text())["rejected_by"] == {
+        "object_translation": 5
+    }
     teach(config(serve(says=lambda prompt: "I cannot say."), data, tmp_path / "none", limit=3))
     assert lines(tmp_path / "none" / "chains.jsonl") == []
-    assert json.loads((tmp_path / "none" / "ledger.json").read_text())["rejected_by"] == {"no_answer": 6}
+    assert json.loads((tmp_path / "none" / "ledger.json").read_text())["rejected_by"] == {
+        "no_answer": 6
+    }
 
 
 def test_a_refusal_is_one_sentence_without_the_key(data, serve, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("TEACHER_KEY", KEY)
     server = serve(plan=(401,) * 99)
-    words = [f"pairs={data}", f"out={tmp_path / 'out'}", f"url={server.url}", "teacher=tutor", "key_variable=TEACHER_KEY"]
+    words = [
+        f"pairs={data}",
+        f"out={tmp_path / 'out'}",
+        f"url={server.url}",
+        "teacher=tutor",
+        "key_variable=TEACHER_KEY",
+    ]
     monkeypatch.setattr(sys, "argv", ["actial.chains", *words])
     with pytest.raises(SystemExit) as left:
         command_line.main()
@@ -262,7 +328,9 @@ def test_a_refusal_is_one_sentence_without_the_key(data, serve, tmp_path, monkey
 
 def test_a_server_that_is_gone_ends_the_run_with_one_sentence(data, serve, tmp_path):
     server = serve(plan=(503,) * 99)
-    with pytest.raises(UserError, match=r"gives no answer \(status 503 .*run the same command to resume"):
+    with pytest.raises(
+        UserError, match=r"gives no answer \(status 503 .*run the same command to resume"
+    ):
         teach(config(server, data, tmp_path / "out", retries=1))
 
 
@@ -284,9 +352,13 @@ def test_asking_stops_at_the_cost_limit_and_a_higher_one_goes_on(data, serve, tm
 def test_chains_take_the_cold_start_s_share_of_the_draws(data, uninterrupted, tmp_path):
     shards = ShardSet(data, "train")
     few = tmp_path / "chains.jsonl"
-    few.write_text("".join((uninterrupted / "chains.jsonl").read_text().splitlines(keepends=True)[:3]))
+    few.write_text(
+        "".join((uninterrupted / "chains.jsonl").read_text().splitlines(keepends=True)[:3])
+    )
     cold = ColdStartConfig(ratio=0.25, source=str(few))
-    viewpoint = ViewpointSet(shards, DataConfig(questions_per_pair=3), cold, supervised=True, mode=None)
+    viewpoint = ViewpointSet(
+        shards, DataConfig(questions_per_pair=3), cold, supervised=True, mode=None
+    )
     drawn = [viewpoint.example(i, epoch) for epoch in range(60) for i in range(PAIRS)]
     told = [example for example in drawn if example.questions[0].mode is AnswerMode.THINK]
     assert len(told) / len(drawn) == pytest.approx(0.25, abs=0.05)
@@ -294,14 +366,25 @@ def test_chains_take_the_cold_start_s_share_of_the_draws(data, uninterrupted, tm
     for example in told:
         (question,) = example.questions
         assert contradictions(question.target, example.row) == []
-        assert question.target.endswith(f"<answer>{question.answer_letter}</answer>")  # of this epoch's order of options
+        assert question.target.endswith(
+            f"<answer>{question.answer_letter}</answer>"
+        )  # of this epoch's order of options
     with pytest.raises(UserError, match="does not exist"):
-        ViewpointSet(shards, DataConfig(), ColdStartConfig(source=str(tmp_path / "none")), supervised=True, mode=None)
+        ViewpointSet(
+            shards,
+            DataConfig(),
+            ColdStartConfig(source=str(tmp_path / "none")),
+            supervised=True,
+            mode=None,
+        )
 
 
 def test_replies_are_read_in_any_dress():
     assert read_reply("It moved.\nAnswer: B") == ("It moved.", "B")
-    assert read_reply("<think>It moved.</think>\n<answer>Answer: (c)</answer>") == ("It moved.", "C")
+    assert read_reply("<think>It moved.</think>\n<answer>Answer: (c)</answer>") == (
+        "It moved.",
+        "C",
+    )
     assert read_reply("It moved.\n**Answer:** A.") == ("It moved.", "A")
     assert read_reply("The answer: a matter of taste") == ("The answer: a matter of taste", None)
 
@@ -322,7 +405,10 @@ RIGHT = {
         ("From the perspective of the object it moved to the right.", ["object_translation"]),
         ("In the second photo, it turned to its right by 50 degrees.", ["ego_rotation"]),
         ("The camera did not move to the left.", []),
-        ("Seen from the toy, the camera moved to the left; from the camera it moved to the right.", []),
+        (
+            "Seen from the toy, the camera moved to the left; from the camera it moved to the right.",
+            [],
+        ),
         ("The camera passes from the car's left side to its right side.", ["object_translation"]),
         ("It went anticlockwise, about 50°, from 10 degrees of elevation.", []),
         ("The camera orbits clockwise.", ["turn"]),

@@ -49,7 +49,9 @@ def run(folder, kill_step: int = -1, number: int = signal.SIGKILL, dropout: floa
             file.write(f"{done.completed_steps} {done.metrics['loss'].hex()}\n")
             file.flush()
 
-        loader = step_loader(lambda step: sft_batch(step, module.policy), module.completed_steps, STEPS)
+        loader = step_loader(
+            lambda step: sft_batch(step, module.policy), module.completed_steps, STEPS
+        )
         saver = CheckpointCallback(folder / "checkpoints", 2, FINGERPRINT, stop)
         make_trainer(Recorder(note), KillAt(kill_step, number), saver).fit(module, loader)
 
@@ -108,7 +110,9 @@ def test_a_half_written_checkpoint_is_not_taken(tmp_path):
 @pytest.mark.parametrize("key", list(FINGERPRINT))
 def test_a_checkpoint_of_another_prompt_is_refused_by_name(tmp_path, key):
     fit_sft(new_module(tmp_path), CheckpointCallback(tmp_path, 7, FINGERPRINT))
-    with pytest.raises(UserError, match=f"made with {key}={FINGERPRINT[key]}, but this run has other"):
+    with pytest.raises(
+        UserError, match=f"made with {key}={FINGERPRINT[key]}, but this run has other"
+    ):
         resume(tmp_path, new_module(tmp_path), {**FINGERPRINT, key: "other"})
 
 

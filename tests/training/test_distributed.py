@@ -15,7 +15,17 @@ from support.tiny_models import EOS, tiny_policy
 from support.training import Recorder, make_trainer, sft_batch, sft_module
 from torch.distributed.device_mesh import init_device_mesh
 
-from actial.config import AdvantageScale, GRPOConfig, KLConfig, KLPlace, ModelConfig, OptimConfig, Reference, Strategy, TrainerConfig
+from actial.config import (
+    AdvantageScale,
+    GRPOConfig,
+    KLConfig,
+    KLPlace,
+    ModelConfig,
+    OptimConfig,
+    Reference,
+    Strategy,
+    TrainerConfig,
+)
 from actial.core.records import Prompt, SamplingParams
 from actial.inference.engine import Reply
 from actial.inference.engine_sampler import EngineSampler
@@ -87,13 +97,29 @@ def scripted_run(folder):
     """Fixed completions, KL in the reward and two updates a batch: every forward pass that the stage knows."""
     sampler = ScriptedSampler(lambda prompt, member: [14 + member % 3, EOS], stop_ids=[EOS])
     kl = KLConfig(beta=0.1, place=KLPlace.reward)
-    return grpo_run(folder, sampler=sampler, kl=kl, updates_per_batch=2, batch_size=4, max_tokens=2, filter_zero_variance=False)
+    return grpo_run(
+        folder,
+        sampler=sampler,
+        kl=kl,
+        updates_per_batch=2,
+        batch_size=4,
+        max_tokens=2,
+        filter_zero_variance=False,
+    )
 
 
 def process(build, folder, strategy: str, stop: int, rank: int, ranks: int, port: int) -> None:
     torch.set_num_threads(1)
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), WORLD_SIZE=str(ranks), RANK=str(rank), LOCAL_RANK=str(rank))
-    os.environ["TORCHELASTIC_RUN_ID"] = "test"  # Lightning then takes the processes as started from outside
+    os.environ.update(
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(port),
+        WORLD_SIZE=str(ranks),
+        RANK=str(rank),
+        LOCAL_RANK=str(rank),
+    )
+    os.environ["TORCHELASTIC_RUN_ID"] = (
+        "test"  # Lightning then takes the processes as started from outside
+    )
     module, make = build(folder)
     module.policy.config.path = str(folder)
     rows: list[dict[str, float]] = []
@@ -102,7 +128,12 @@ def process(build, folder, strategy: str, stop: int, rank: int, ranks: int, port
     settings = {"devices": ranks, "strategy": chosen} if ranks > 1 else {}
 
     def note(done) -> None:
-        rows.append({**done.metrics, "weights": float(whole(done.policy.core.lm_head.weight.detach()).double().sum())})
+        rows.append(
+            {
+                **done.metrics,
+                "weights": float(whole(done.policy.core.lm_head.weight.detach()).double().sum()),
+            }
+        )
 
     saver = CheckpointCallback(folder / "checkpoints", stop, {})
     make_trainer(Recorder(note), saver, **settings).fit(module, step_loader(make, start, stop))
@@ -110,11 +141,15 @@ def process(build, folder, strategy: str, stop: int, rank: int, ranks: int, port
     (folder / f"rows-{rank}-of-{ranks}.json").write_text(json.dumps(rows))
 
 
-def run_ranks(build, folder, ranks: int, *, strategy: str = "ddp", stop: int = STEPS) -> list[list[dict[str, float]]]:
+def run_ranks(
+    build, folder, ranks: int, *, strategy: str = "ddp", stop: int = STEPS
+) -> list[list[dict[str, float]]]:
     """Rows of each rank."""
     folder.mkdir(exist_ok=True)
     run_processes(process, [(build, folder, strategy, stop, rank, ranks) for rank in range(ranks)])
-    return [json.loads((folder / f"rows-{rank}-of-{ranks}.json").read_text()) for rank in range(ranks)]
+    return [
+        json.loads((folder / f"rows-{rank}-of-{ranks}.json").read_text()) for rank in range(ranks)
+    ]
 
 
 def run_processes(target, arguments: list[tuple]) -> None:
@@ -145,8 +180,12 @@ def test_two_ranks_equal_one(tmp_path, build, compared):
     for step in range(compared):
         row, expected = first[step], alone[step]
         assert row.keys() == expected.keys()
-        for name in row.keys() - {"weights"}:  # Adam turns the rounding of tiny gradients into steps of full size
-            assert row[name] == pytest.approx(expected[name], rel=1e-5 if step == 0 else 1e-3, abs=1e-5), (step, name)
+        for name in row.keys() - {
+            "weights"
+        }:  # Adam turns the rounding of tiny gradients into steps of full size
+            assert row[name] == pytest.approx(
+                expected[name], rel=1e-5 if step == 0 else 1e-3, abs=1e-5
+            ), (step, name)
 
 
 def test_sharded_ranks_equal_one_and_leave_whole_checkpoints(tmp_path):
@@ -178,7 +217,10 @@ class CountingEngine:
         self.loaded = sum(1 for _ in weights)
 
     def run(self, requests) -> list[Reply]:
-        return [Reply(prompt_ids=r.prompt_ids, outputs=[], first=self._first(r.sampling)) for r in requests]
+        return [
+            Reply(prompt_ids=r.prompt_ids, outputs=[], first=self._first(r.sampling))
+            for r in requests
+        ]
 
     def _first(self, sampling) -> dict[int, float]:
         asked = sampling.get("logprob_token_ids", [])
@@ -191,7 +233,13 @@ class CountingEngine:
 def sample_unevenly(folder, rank: int, ranks: int, port: int) -> None:
     """In a second round, as of a refill, the second rank has nothing to ask; the weights changed before it."""
     torch.set_num_threads(1)
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), WORLD_SIZE=str(ranks), RANK=str(rank), LOCAL_RANK=str(rank))
+    os.environ.update(
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(port),
+        WORLD_SIZE=str(ranks),
+        RANK=str(rank),
+        LOCAL_RANK=str(rank),
+    )
     torch.distributed.init_process_group("gloo")
     policy = tiny_policy()
     shard(policy, init_device_mesh("cpu", (ranks,)))
@@ -201,12 +249,17 @@ def sample_unevenly(folder, rank: int, ranks: int, port: int) -> None:
         engine.synced_to, engine.loaded = None, 0
         asked = len(sampler.begin(prompts, 2, SamplingParams(max_tokens=4)).result())
         total = sum_over_ranks({"asked": float(asked)})["asked"]
-        (folder / f"round-{number}-of-{rank}.json").write_text(json.dumps([asked, total, engine.loaded]))
+        (folder / f"round-{number}-of-{rank}.json").write_text(
+            json.dumps([asked, total, engine.loaded])
+        )
 
 
 def test_a_rank_without_prompts_takes_part_in_sending_sharded_weights(tmp_path):
     run_processes(sample_unevenly, [(tmp_path, rank, 2) for rank in range(2)])
-    rounds = [[json.loads((tmp_path / f"round-{n}-of-{rank}.json").read_text()) for n in range(2)] for rank in range(2)]
+    rounds = [
+        [json.loads((tmp_path / f"round-{n}-of-{rank}.json").read_text()) for n in range(2)]
+        for rank in range(2)
+    ]
     sent = rounds[0][0][2]
     assert sent > 0
     assert rounds == [[[1, 2.0, sent], [1, 1.0, sent]], [[1, 2.0, sent], [0, 1.0, sent]]]

@@ -7,18 +7,38 @@ import math
 import pytest
 import torch
 
-from actial.config import AdvantageScale, GRPOConfig, ImportanceSampling, KLConfig, KLEstimator, KLGradient, KLPlace, LossType
+from actial.config import (
+    AdvantageScale,
+    GRPOConfig,
+    ImportanceSampling,
+    KLConfig,
+    KLEstimator,
+    KLGradient,
+    KLPlace,
+    LossType,
+)
 from actial.rl.advantages import compute_advantages, informative_groups
-from actial.training.losses import Denominators, Scores, importance_weights, kl_penalty, masked_nll, policy_gradient
+from actial.training.losses import (
+    Denominators,
+    Scores,
+    importance_weights,
+    kl_penalty,
+    masked_nll,
+    policy_gradient,
+)
 
 NO_KL = KLConfig(estimator=KLEstimator.none)
 
 
 def grpo_config(**values) -> GRPOConfig:
-    return GRPOConfig(**{"steps": 1, "batch_size": 1, "kl": NO_KL, "dual_clip": None, "max_tokens": 10, **values})
+    return GRPOConfig(
+        **{"steps": 1, "batch_size": 1, "kl": NO_KL, "dual_clip": None, "max_tokens": 10, **values}
+    )
 
 
-def scores_of(ratios: list[list[float]], advantages: list[float], groups: list[int], **extra) -> Scores:
+def scores_of(
+    ratios: list[list[float]], advantages: list[float], groups: list[int], **extra
+) -> Scores:
     """Completions given by their tokens' probability ratios; old log-probabilities are zero."""
     flat = torch.tensor([r for branch in ratios for r in branch]).log().requires_grad_()
     index = torch.tensor([b for b, branch in enumerate(ratios) for _ in branch])
@@ -90,7 +110,9 @@ def test_clip_fraction_counts_held_tokens():
 def test_cispo_keeps_the_gradient_of_clipped_tokens():
     for variant, slope in ((LossType.cispo, -1.2), (LossType.dapo, 0.0)):
         scores = scores_of([[1.5]], [1.0], [0])
-        policy_gradient(scores, grpo_config(loss=variant), Denominators(tokens=1, sequences=1, groups=1))[0].backward()
+        policy_gradient(
+            scores, grpo_config(loss=variant), Denominators(tokens=1, sequences=1, groups=1)
+        )[0].backward()
         assert float(scores.logprobs.grad) == pytest.approx(slope)
 
 
@@ -103,18 +125,24 @@ def test_gspo_clips_the_geometric_mean():
 
 def test_sapo_gate_and_its_slope():
     scores = scores_of([[2.0]], [1.0], [0])
-    loss, _ = policy_gradient(scores, grpo_config(loss=LossType.sapo), Denominators(tokens=1, sequences=1, groups=1))
+    loss, _ = policy_gradient(
+        scores, grpo_config(loss=LossType.sapo), Denominators(tokens=1, sequences=1, groups=1)
+    )
     gate = 1 / (1 + math.exp(-1.0))
     assert float(loss) == pytest.approx(-4 * gate)
     loss.backward()
-    assert float(scores.logprobs.grad) == pytest.approx(-4 * gate * (1 - gate) * 2.0)  # d ratio / d logprob = ratio
+    assert float(scores.logprobs.grad) == pytest.approx(
+        -4 * gate * (1 - gate) * 2.0
+    )  # d ratio / d logprob = ratio
 
 
 def test_extreme_ratios_stay_finite():
     scores = scores_of([[1.0, 1.0]], [1.0], [0])
     scores.logprobs = torch.tensor([200.0, -200.0], requires_grad=True)
     for variant in LossType:
-        loss, _ = policy_gradient(scores, grpo_config(loss=variant), Denominators(tokens=2, sequences=1, groups=1))
+        loss, _ = policy_gradient(
+            scores, grpo_config(loss=variant), Denominators(tokens=2, sequences=1, groups=1)
+        )
         (gradient,) = torch.autograd.grad(loss, scores.logprobs)
         assert loss.isfinite()
         assert gradient.isfinite().all()
@@ -127,7 +155,9 @@ LOGITS = torch.tensor([0.3, -1.0, 0.8, 0.0, -0.4], dtype=torch.float64)
 REFERENCE = torch.tensor([-0.5, 0.2, 0.4, 1.0, -1.2], dtype=torch.float64).log_softmax(-1)
 
 
-def expected_gradient(estimator: KLEstimator, gradient: KLGradient, behaviour: torch.Tensor) -> torch.Tensor:
+def expected_gradient(
+    estimator: KLEstimator, gradient: KLGradient, behaviour: torch.Tensor
+) -> torch.Tensor:
     """Gradient in the logits of the mean over `behaviour` samples, by enumeration of the 5-token vocabulary."""
     logits = LOGITS.clone().requires_grad_()
     log_p = logits.log_softmax(-1)
@@ -154,10 +184,16 @@ def exact_kl(log_p):
     return (log_p.exp() * (log_p - REFERENCE)).sum()
 
 
-@pytest.mark.parametrize("estimator", [KLEstimator.k1, KLEstimator.abs, KLEstimator.k2, KLEstimator.k3])
+@pytest.mark.parametrize(
+    "estimator", [KLEstimator.k1, KLEstimator.abs, KLEstimator.k2, KLEstimator.k3]
+)
 @pytest.mark.parametrize("off_policy", [False, True])
 def test_unbiased_form_has_the_gradient_of_the_exact_kl(estimator, off_policy):
-    behaviour = torch.tensor([0.1, 0.4, 0.2, 0.1, 0.2], dtype=torch.float64).log() if off_policy else LOGITS.log_softmax(-1)
+    behaviour = (
+        torch.tensor([0.1, 0.4, 0.2, 0.1, 0.2], dtype=torch.float64).log()
+        if off_policy
+        else LOGITS.log_softmax(-1)
+    )
     found = expected_gradient(estimator, KLGradient.unbiased, behaviour)
     torch.testing.assert_close(found, exact_gradient(exact_kl))
 
@@ -168,7 +204,10 @@ def test_unbiased_form_has_the_gradient_of_the_exact_kl(estimator, off_policy):
         (KLEstimator.k1, lambda log_p: (log_p * 0).sum()),  # the score has mean zero
         (KLEstimator.abs, lambda log_p: (log_p.exp() - REFERENCE.exp()).abs().sum()),  # L1 distance
         (KLEstimator.k2, exact_kl),
-        (KLEstimator.k3, lambda log_p: (REFERENCE.exp() * (REFERENCE - log_p)).sum()),  # KL(reference || policy)
+        (
+            KLEstimator.k3,
+            lambda log_p: (REFERENCE.exp() * (REFERENCE - log_p)).sum(),
+        ),  # KL(reference || policy)
     ],
 )
 def test_plain_form_has_this_other_gradient(estimator, function):
@@ -187,7 +226,9 @@ def test_k1_and_k3_have_the_exact_kl_as_mean(estimator):
 
 def test_a_token_made_improbable_does_not_take_the_whole_step():
     """k3 of log-ratios 1, 3 and 12 is 0.72, 16.1 and 162,742: what is beyond the cap counts as the cap, and pulls no more."""
-    scores = scores_of([[1.0, 1.0, 1.0]], [0.0], [0], reference_logprobs=torch.tensor([1.0, 3.0, 12.0]))
+    scores = scores_of(
+        [[1.0, 1.0, 1.0]], [0.0], [0], reference_logprobs=torch.tensor([1.0, 3.0, 12.0])
+    )
     scores.logprobs = torch.zeros(3, requires_grad=True)
     values = kl_penalty(scores, KLConfig(cap=10.0), torch.ones(3))
     assert values.tolist() == pytest.approx([math.e - 2, 10.0, 10.0])
@@ -219,13 +260,18 @@ def test_kl_in_the_reward_leaves_the_loss_alone():
     [
         (ImportanceSampling.token_truncate, [2.0, 0.25, 1.0]),
         (ImportanceSampling.token_mask, [0.0, 0.0, 1.0]),
-        (ImportanceSampling.sequence_truncate, [1.0, 1.0, 1.0]),  # 4 and 1/4 cancel in the geometric mean
+        (
+            ImportanceSampling.sequence_truncate,
+            [1.0, 1.0, 1.0],
+        ),  # 4 and 1/4 cancel in the geometric mean
         (ImportanceSampling.sequence_mask, [1.0, 1.0, 1.0]),
     ],
 )
 def test_importance_weights(kind, expected):
     gap = torch.tensor([4.0, 0.25, 1.0]).log()
-    found = importance_weights(gap, torch.tensor([0, 0, 1]), grpo_config(importance=kind, importance_cap=2.0))
+    found = importance_weights(
+        gap, torch.tensor([0, 0, 1]), grpo_config(importance=kind, importance_cap=2.0)
+    )
     torch.testing.assert_close(found, torch.tensor(expected))
 
 
@@ -263,7 +309,9 @@ def micro_batches(scores: Scores, parts: list[list[int]]):
 
 
 @pytest.mark.parametrize("variant", list(LossType))
-@pytest.mark.parametrize("importance", [ImportanceSampling.off, ImportanceSampling.sequence_truncate])
+@pytest.mark.parametrize(
+    "importance", [ImportanceSampling.off, ImportanceSampling.sequence_truncate]
+)
 def test_gradients_do_not_depend_on_the_split(variant, importance):
     generator = torch.Generator().manual_seed(3)
     lengths = [3, 0, 5, 1, 2, 4, 1, 7]
@@ -309,15 +357,24 @@ REWARDS = torch.tensor([[1.0, 0.0, 0.0, 1.0], [1.0, 1.0, 1.0, 1.0], [0.5, 0.0, 1
     ("scale", "expected"),
     [
         (AdvantageScale.none, [[0.5, -0.5, -0.5, 0.5], [0.0] * 4, [0.0, -0.5, 0.5, 0.0]]),
-        (AdvantageScale.leave_one_out, [[2 / 3, -2 / 3, -2 / 3, 2 / 3], [0.0] * 4, [0.0, -2 / 3, 2 / 3, 0.0]]),
+        (
+            AdvantageScale.leave_one_out,
+            [[2 / 3, -2 / 3, -2 / 3, 2 / 3], [0.0] * 4, [0.0, -2 / 3, 2 / 3, 0.0]],
+        ),
         (
             AdvantageScale.group,
-            [[3**0.5 / 2, -(3**0.5) / 2, -(3**0.5) / 2, 3**0.5 / 2], [0.0] * 4, [0.0, -(1.5**0.5), 1.5**0.5, 0.0]],
+            [
+                [3**0.5 / 2, -(3**0.5) / 2, -(3**0.5) / 2, 3**0.5 / 2],
+                [0.0] * 4,
+                [0.0, -(1.5**0.5), 1.5**0.5, 0.0],
+            ],
         ),
     ],
 )
 def test_advantages(scale, expected):
-    torch.testing.assert_close(compute_advantages(REWARDS, scale), torch.tensor(expected), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        compute_advantages(REWARDS, scale), torch.tensor(expected), rtol=1e-5, atol=1e-5
+    )
 
 
 def test_batch_scale_divides_by_the_deviation_of_all_rewards():
@@ -337,5 +394,7 @@ def test_ungradable_completions_do_not_move_their_group(scale):
 
 
 def test_informative_groups_have_unequal_rewards():
-    rewards = torch.cat([REWARDS, torch.tensor([[float("nan")] * 4, [float("nan"), 1.0, 0.0, 1.0]])])
+    rewards = torch.cat(
+        [REWARDS, torch.tensor([[float("nan")] * 4, [float("nan"), 1.0, 0.0, 1.0]])]
+    )
     assert informative_groups(rewards).tolist() == [True, False, True, False, True]

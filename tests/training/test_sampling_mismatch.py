@@ -21,15 +21,25 @@ def summary(*parts: Scores) -> dict[str, float]:
     sums: dict[str, float] = {}
     for part in parts:
         for name, value in {**_gap_moments(part), **_gap_by_length(part)}.items():
-            sums[name] = max(sums.get(name, 0.0), float(value)) if name.startswith("max/") else sums.get(name, 0.0) + float(value)
+            sums[name] = (
+                max(sums.get(name, 0.0), float(value))
+                if name.startswith("max/")
+                else sums.get(name, 0.0) + float(value)
+            )
     return _gap_summary(sums)
 
 
 def test_gap_by_length_does_not_depend_on_the_split_into_micro_batches() -> None:
     short = scores([-1.0, -2.0], [-1.1, -2.3], [0, 0])  # gaps 0.1, 0.3
     long = scores([-1.0] * 65, [-1.0] * 64 + [-7.5], [0] * 65)  # 65 tokens, one gap of 6.5
-    both = scores([-1.0, -2.0] + [-1.0] * 65, [-1.1, -2.3] + [-1.0] * 64 + [-7.5], [0, 0] + [1] * 65)
-    expected = {"logprob_gap/length<=64": 0.2, "logprob_gap/length<=256": 0.1, "logprob_gap_max": 6.5}
+    both = scores(
+        [-1.0, -2.0] + [-1.0] * 65, [-1.1, -2.3] + [-1.0] * 64 + [-7.5], [0, 0] + [1] * 65
+    )
+    expected = {
+        "logprob_gap/length<=64": 0.2,
+        "logprob_gap/length<=256": 0.1,
+        "logprob_gap_max": 6.5,
+    }
     for found in (summary(short, long), summary(both)):
         assert {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-5)
         assert "logprob_gap/length<=1024" not in found

@@ -25,7 +25,10 @@ def test_steps_equal_a_plain_adamw_loop_on_the_padded_forward(tmp_path):
     groups = module.policy.param_groups(1.0, 0.01)
     names = {p: n for n, p in module.policy.core.named_parameters()}
     own = dict(model.named_parameters())
-    plain = [{"params": [own[names[p]] for p in g["params"]], "weight_decay": g["weight_decay"]} for g in groups]
+    plain = [
+        {"params": [own[names[p]] for p in g["params"]], "weight_decay": g["weight_decay"]}
+        for g in groups
+    ]
     optimizer = torch.optim.AdamW(plain, lr=1e-2)
     expected = []
     for step in range(4):
@@ -55,7 +58,9 @@ def test_loss_by_tag_is_the_mean_over_its_tokens(tmp_path):
     batch = sft_batch(0, module.policy)
     logprobs = padded_logprobs(tiny_model(), batch.trunks, batch.images, module.policy.spec)
     branches = [branch for trunk in batch.trunks for branch in trunk.branches]
-    tag = [t for t, branch in zip(batch.tags, branches, strict=True) for _ in range(sum(branch.scored))]
+    tag = [
+        t for t, branch in zip(batch.tags, branches, strict=True) for _ in range(sum(branch.scored))
+    ]
     for name in ("left", "right"):
         expected = -logprobs[[i for i, t in enumerate(tag) if t == name]].mean()
         assert module.metrics[f"loss/{name}"] == pytest.approx(float(expected.detach()), rel=1e-5)
@@ -99,11 +104,18 @@ def test_a_crash_is_replayed_from_its_folder(tmp_path):
         return sft_batch(step, policy)
 
     with pytest.raises(NonFiniteError) as first:
-        fit_sft(sft_module(tmp_path, steps=3), CheckpointCallback(tmp_path / "checkpoints", 10, {}), batch=poisoned)
+        fit_sft(
+            sft_module(tmp_path, steps=3),
+            CheckpointCallback(tmp_path / "checkpoints", 10, {}),
+            batch=poisoned,
+        )
     again = sft_module(tmp_path, steps=3, policy=tiny_policy(seed=1))
     assert resume(tmp_path, again, {}) == 2
     with pytest.raises(NonFiniteError) as second:
-        fit_sft(again, batch=lambda step, policy: TrainBatch.load(tmp_path / f"nonfinite-step-{step}-rank-0"))
+        fit_sft(
+            again,
+            batch=lambda step, policy: TrainBatch.load(tmp_path / f"nonfinite-step-{step}-rank-0"),
+        )
     assert str(second.value) == str(first.value)
     assert "step 2: " in str(first.value)
 

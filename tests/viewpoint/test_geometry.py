@@ -42,7 +42,13 @@ def test_t1_level_orbit_by_30_and_swapped():
     assert [q.alpha, q.s, q.yaw, q.s_object] == pytest.approx([-30, -0.5, 30, 0.5])
 
 
-CAMERA_AXIS_YAW = {0: (20.0, 60.0, 100.0), 15: (19.3, 57.5, 95.7), 30: (17.2, 50.2, 82.0), 45: (14.0, 39.2, 59.3), 60: (9.9, 26.3, 34.9)}
+CAMERA_AXIS_YAW = {
+    0: (20.0, 60.0, 100.0),
+    15: (19.3, 57.5, 95.7),
+    30: (17.2, 50.2, 82.0),
+    45: (14.0, 39.2, 59.3),
+    60: (9.9, 26.3, 34.9),
+}
 
 
 @pytest.mark.parametrize("elevation", sorted(CAMERA_AXIS_YAW))
@@ -67,7 +73,9 @@ def test_t4_strafe():
 
 def test_t5_orbit_that_moves_away():
     p = pair(on_orbit(0), on_orbit(40, rho=2))
-    assert [p.s, p.s_object] == pytest.approx([2 * np.sin(np.radians(40)), -2 * np.sin(np.radians(40))])
+    assert [p.s, p.s_object] == pytest.approx(
+        [2 * np.sin(np.radians(40)), -2 * np.sin(np.radians(40))]
+    )
 
 
 @pytest.mark.parametrize("delta", [0, 30, 39, 41, 60])
@@ -82,19 +90,36 @@ def test_t7_any_similarity_leaves_the_labels():
     rng = np.random.default_rng(7)
     for _ in range(50):
         angles = np.sort(rng.uniform(0, 150, 30))
-        cams = [on_orbit(a, elevation=rng.uniform(5, 35), roll=rng.normal(0, 2), turn=rng.normal(0, 4)) for a in angles]
-        rotation, scale, shift = Rotation.random(rng=rng).as_matrix(), rng.uniform(0.1, 9), rng.normal(size=3)
+        cams = [
+            on_orbit(a, elevation=rng.uniform(5, 35), roll=rng.normal(0, 2), turn=rng.normal(0, 4))
+            for a in angles
+        ]
+        rotation, scale, shift = (
+            Rotation.random(rng=rng).as_matrix(),
+            rng.uniform(0.1, 9),
+            rng.normal(size=3),
+        )
         R = np.stack([R @ rotation.T for R, _ in cams])
         C = np.stack([scale * rotation @ C + shift for _, C in cams])
         i, j = 3, 22
         true = pair(cams[i], cams[j])
         moved = g.pair_geometry(R[i], C[i], R[j], C[j], shift, rotation @ UP)
-        for name in ("alpha", "yaw", "yaw_camera_axis", "rotation_full", "s", "s_object", "vertical"):
+        for name in (
+            "alpha",
+            "yaw",
+            "yaw_camera_axis",
+            "rotation_full",
+            "s",
+            "s_object",
+            "vertical",
+        ):
             assert getattr(moved, name) == pytest.approx(getattr(true, name), abs=1e-6)
         up = g.estimate_up(R)
         centre = g.focus_of_rays(C, R[:, 2, :])
         estimated = g.pair_geometry(R[i], C[i], R[j], C[j], centre.point, up.up)
-        assert np.sign([estimated.alpha, estimated.s, estimated.yaw]) == pytest.approx(np.sign([true.alpha, true.s, true.yaw]))
+        assert np.sign([estimated.alpha, estimated.s, estimated.yaw]) == pytest.approx(
+            np.sign([true.alpha, true.s, true.yaw])
+        )
 
 
 @pytest.mark.parametrize("pitch", [20, 30, 45])
@@ -110,7 +135,9 @@ def test_t8_mean_up_is_biased_by_the_arc_and_svd_right_is_not(pitch):
 def test_sv2_of_an_arc_has_a_closed_form():
     R, _ = orbit(40, n=2001)
     arc = np.radians(40)
-    assert g.up_svd_right(R)[1] == pytest.approx(np.sqrt((1 - np.sin(arc) / arc) / 2), abs=1e-3)  # 0.199: accepted, limit 0.17
+    assert g.up_svd_right(R)[1] == pytest.approx(
+        np.sqrt((1 - np.sin(arc) / arc) / 2), abs=1e-3
+    )  # 0.199: accepted, limit 0.17
     assert g.up_svd_right(orbit(30)[0])[1] < 0.17
 
 
@@ -122,7 +149,9 @@ def test_irls_ignores_a_few_rolled_cameras():
     assert robust < 4 < min(g.angle_between(plain, UP), g.angle_between(-plain, UP))
 
 
-@pytest.mark.parametrize(("roll", "levels"), [(0, (0, -0.94)), (180, (0, -0.94)), (90, (0.94, 0)), (-90, (0.94, 0))])
+@pytest.mark.parametrize(
+    ("roll", "levels"), [(0, (0, -0.94)), (180, (0, -0.94)), (90, (0.94, 0)), (-90, (0.94, 0))]
+)
 def test_t11_t19_sideways_and_upside_down_pictures(roll, levels):
     R, _ = orbit(100, elevation=20, roll=roll)
     up = g.estimate_up(R)
@@ -144,13 +173,17 @@ def test_t12_an_object_beside_the_aim_is_found_by_rays_at_it_not_by_the_axes():
     assert g.pair_geometry(R[0], C[0], R[1], C[1], by_axes.point, UP).alpha == pytest.approx(80)
     side_vectors = C - target
     true = np.degrees(np.arctan2(side_vectors[:, 0], -side_vectors[:, 1]))
-    assert g.pair_geometry(R[0], C[0], R[1], C[1], by_masks.point, UP).alpha == pytest.approx(true[1] - true[0])
+    assert g.pair_geometry(R[0], C[0], R[1], C[1], by_masks.point, UP).alpha == pytest.approx(
+        true[1] - true[0]
+    )
 
 
 def test_t12_axes_instead_of_masks_turn_80_into_76():
     """Aim beside the object: cameras at +-40 degrees about the object aim 0.25 rho beyond it on the bisector."""
     target, aim = ORIGIN, np.array([0.0, 0.25, 0.0])
-    cams = [camera(np.array([np.sin(np.radians(a)), -np.cos(np.radians(a)), 0]), aim) for a in (-40, 40)]
+    cams = [
+        camera(np.array([np.sin(np.radians(a)), -np.cos(np.radians(a)), 0]), aim) for a in (-40, 40)
+    ]
     assert pair(*cams, target=target).alpha == pytest.approx(80)
     axes = g.focus_of_rays(np.stack([c[1] for c in cams]), np.stack([c[0][2] for c in cams]))
     expected = 2 * np.degrees(np.arctan(np.sin(np.radians(40)) / (np.cos(np.radians(40)) + 0.25)))
@@ -192,7 +225,10 @@ def test_t16_rotation_axis_is_blind_to_roll(roll):
 
 def test_t18_elevation_drift_bends_the_rotation_axis_but_not_svd_right():
     for arc, bias in ((60, 34), (90, 25), (180, 12)):
-        cams = [on_orbit(a, elevation=e)[0] for a, e in zip(np.linspace(0, arc, 30), np.linspace(10, 50, 30), strict=True)]
+        cams = [
+            on_orbit(a, elevation=e)[0]
+            for a, e in zip(np.linspace(0, arc, 30), np.linspace(10, 50, 30), strict=True)
+        ]
         up = g.estimate_up(np.stack(cams))
         assert g.angle_between(up.up, UP) < 1e-6
         assert up.axis_angle == pytest.approx(bias, abs=1)
@@ -201,8 +237,12 @@ def test_t18_elevation_drift_bends_the_rotation_axis_but_not_svd_right():
 def test_view_geometry_signs():
     R, C = on_orbit(0, turn=12, roll=0)
     view = g.view_geometry(R, C, ORIGIN, UP)
-    assert [view.off_axis, view.heading_off, view.rho, view.roll] == pytest.approx([12, -12, 1, 0], abs=1e-9)
-    raised = Rotation.from_euler("y", -9, degrees=True).apply([1.0, 0, 0])  # right axis 9 degrees above the horizon
+    assert [view.off_axis, view.heading_off, view.rho, view.roll] == pytest.approx(
+        [12, -12, 1, 0], abs=1e-9
+    )
+    raised = Rotation.from_euler("y", -9, degrees=True).apply(
+        [1.0, 0, 0]
+    )  # right axis 9 degrees above the horizon
     R = np.stack([raised, np.cross([0, 1.0, 0], raised), [0, 1.0, 0]])
     assert g.view_geometry(R, C, ORIGIN, UP).roll == pytest.approx(9)
 
@@ -253,7 +293,10 @@ def test_a_mirrored_or_scaled_matrix_is_no_rotation():
 def test_property_swapping_a_pair_flips_every_label():
     rng = np.random.default_rng(3)
     for _ in range(200):
-        a, b = (on_orbit(rng.uniform(0, 45), elevation=rng.uniform(0, 40), turn=rng.normal(0, 5)) for _ in range(2))
+        a, b = (
+            on_orbit(rng.uniform(0, 45), elevation=rng.uniform(0, 40), turn=rng.normal(0, 5))
+            for _ in range(2)
+        )
         p, q = pair(a, b), pair(b, a)
         assert p.alpha == pytest.approx(-q.alpha)
         assert p.yaw == pytest.approx(-q.yaw)

@@ -33,7 +33,9 @@ def pair_failures(first: dict, second: dict, **gates) -> set[str]:
     for name in ("azimuth", "elevation", "rho", "roll", "turn"):
         columns[name] = np.array(np.broadcast_to(getattr(rig, name), n), dtype=float)
         for place, view in ((0, first), (n - 1, second)):
-            columns[name][place] = view.get(name, columns[name][place] if name != "azimuth" else 0.0)
+            columns[name][place] = view.get(
+                name, columns[name][place] if name != "azimuth" else 0.0
+            )
     settings = GateConfig(**gates)
     geometry = judged(Rig(**columns), ordered=False)
     judged_pair = judge_pairs(geometry, np.array([0]), np.array([n - 1]), settings)
@@ -45,7 +47,11 @@ def pair_failures(first: dict, second: dict, **gates) -> set[str]:
 
 
 def test_a_good_capture_passes_and_its_geometry_is_right():
-    rig = arc(rotation=Rotation.random(rng=np.random.default_rng(1)).as_matrix(), scale=3.0, shift=np.array([4.0, -2, 9]))
+    rig = arc(
+        rotation=Rotation.random(rng=np.random.default_rng(1)).as_matrix(),
+        scale=3.0,
+        shift=np.array([4.0, -2, 9]),
+    )
     geometry = judged(rig)
     assert geometry.centre_method == "axes"
     assert geometry.centre.point == pytest.approx(rig.shift, abs=1e-9)
@@ -85,7 +91,10 @@ def test_moderate_roll_keeps_the_sides_and_drops_the_degrees():
 def test_elevation_drift_explains_a_disagreement_of_the_two_ups():
     geometry = judged(arc(16, span=90, elevation=np.linspace(10, 50, 16)))
     assert geometry.up.axis_angle > GateConfig().max_up_axis_angle
-    assert reasons(arc(16, span=90, elevation=np.linspace(10, 50, 16)), gates=GateConfig(drift_elevation_std=20)) == ("up_disagreement",)
+    assert reasons(
+        arc(16, span=90, elevation=np.linspace(10, 50, 16)),
+        gates=GateConfig(drift_elevation_std=20),
+    ) == ("up_disagreement",)
 
 
 @pytest.mark.parametrize("span", [90, 150, 250, 340])
@@ -94,7 +103,9 @@ def test_a_roll_that_grows_steadily_costs_the_degrees_but_never_turns_a_side(spa
     """From -80 to 80 on a level orbit: about a tilted up it looks like a camera whose elevation drifts, which once excused it."""
     n = 24
     rig = arc(n, span=span, elevation=elevation, roll=np.linspace(-80, 80, n))
-    turned_away = GateConfig(max_roll=90, max_up_axis_angle=90)  # so that what the gates themselves reject is looked at too
+    turned_away = GateConfig(
+        max_roll=90, max_up_axis_angle=90
+    )  # so that what the gates themselves reject is looked at too
     geometry = judged(rig, gates=turned_away)
     if span > 150:
         assert {"up_rolled", "up_disagreement"} & set(reasons(rig))
@@ -152,12 +163,18 @@ def test_masks_find_an_object_beside_the_aim(tmp_path):
     capture.points = target + rng.uniform(-0.2, 0.2, (200, 3))
     capture.point_tracks = np.full(200, 5)
     assert judge_capture(capture, GateConfig(), ordered=True).centre_method == "masks+points"
-    capture.points += np.array([0, 0, 50.0])  # no point lies on the masks: nothing confirms or denies them
+    capture.points += np.array(
+        [0, 0, 50.0]
+    )  # no point lies on the masks: nothing confirms or denies them
     assert judge_capture(capture, GateConfig(), ordered=True).centre_method == "masks"
 
 
 def test_masks_that_cover_nothing_everything_or_the_border_are_ignored(tmp_path):
-    for name, box in {"dot": [40, 30, 42, 32], "all": [0, 0, 95, 63], "rim": [0, 0, 95, 36]}.items():
+    for name, box in {
+        "dot": [40, 30, 42, 32],
+        "all": [0, 0, 95, 63],
+        "rim": [0, 0, 95, 36],
+    }.items():
         (tmp_path / name).mkdir()
         capture = masked(tmp_path / name, arc(), np.zeros(3))
         for frame in capture.frames:
@@ -205,20 +222,31 @@ def test_t14_thresholds_are_inclusive():
 
 
 def test_t3_pure_rotation_and_t4_strafe_are_turned_away():
-    assert {"angle", "small_motion", "up_free"} <= pair_failures({}, {"azimuth": 0, "turn": 40}, max_off_axis=90.0)
+    assert {"angle", "small_motion", "up_free"} <= pair_failures(
+        {}, {"azimuth": 0, "turn": 40}, max_off_axis=90.0
+    )
     sideways = np.degrees(np.arctan(0.5))  # moved by rho / 2 to the right, looking ahead as before
-    failed = pair_failures({"elevation": 0.0}, {"elevation": 0.0, "azimuth": sideways, "rho": 4 * np.hypot(1, 0.5), "turn": sideways})
+    failed = pair_failures(
+        {"elevation": 0.0},
+        {"elevation": 0.0, "azimuth": sideways, "rho": 4 * np.hypot(1, 0.5), "turn": sideways},
+    )
     assert {"yaw", "angle_yaw_gap", "up_free"} <= failed
 
 
 def test_each_pair_gate_by_its_name():
     far = {"azimuth": 60}
     assert "angle_yaw_gap" in pair_failures({}, {**far, "turn": -16})
-    assert "sign" in pair_failures({"turn": 45}, {"azimuth": 99, "turn": 45})  # T6: moved to its left while going right around
+    assert "sign" in pair_failures(
+        {"turn": 45}, {"azimuth": 99, "turn": 45}
+    )  # T6: moved to its left while going right around
     assert "off_axis" in pair_failures({}, {**far, "turn": 23})
     assert pair_failures({}, {**far, "elevation": 46.0, "rho": 3.0}) == {"elevation_change"}
-    assert "elevation" in pair_failures({"elevation": 62.0, "rho": 2.0}, {**far, "elevation": 61.0, "rho": 2.0})
-    assert "heading" in pair_failures({"elevation": 62.0, "rho": 2.0}, {**far, "elevation": 61.0, "rho": 2.0})
+    assert "elevation" in pair_failures(
+        {"elevation": 62.0, "rho": 2.0}, {**far, "elevation": 61.0, "rho": 2.0}
+    )
+    assert "heading" in pair_failures(
+        {"elevation": 62.0, "rho": 2.0}, {**far, "elevation": 61.0, "rho": 2.0}
+    )
     assert "elevation" in pair_failures({"elevation": -16.0}, {**far, "elevation": -14.0})
     assert "distance" in pair_failures({}, {**far, "rho": 8.1})
     assert "distance" in pair_failures({}, {**far, "rho": 1.9})
@@ -230,19 +258,26 @@ def test_each_pair_gate_by_its_name():
 def kinds(first: dict, second: dict) -> set[str]:
     """Motions that a pair of views shows."""
     n = 30
-    columns = {name: np.full(n, getattr(arc(), name), dtype=float) for name in ("elevation", "rho", "roll", "turn")}
+    columns = {
+        name: np.full(n, getattr(arc(), name), dtype=float)
+        for name in ("elevation", "rho", "roll", "turn")
+    }
     columns["azimuth"] = np.linspace(0, 150, n)
     for place, view in ((0, first), (n - 1, second)):
         for name, value in {"azimuth": 0.0, **view}.items():
             columns[name][place] = value
-    pair = judge_pairs(judged(Rig(**columns), ordered=False), np.array([0]), np.array([n - 1]), GateConfig())
+    pair = judge_pairs(
+        judged(Rig(**columns), ordered=False), np.array([0]), np.array([n - 1]), GateConfig()
+    )
     return {name for name in ("horizontal", "vertical", "depth") if getattr(pair, name)[0]}
 
 
 def test_each_motion_has_its_own_pairs():
     assert kinds({}, {"azimuth": 60}) == {"horizontal"}
     assert kinds({}, {"elevation": 45.0, "rho": 3.1}) == {"vertical"}
-    assert kinds({}, {"elevation": 45.0, "rho": 3.1, "azimuth": 15}) == set()  # too much to the side
+    assert (
+        kinds({}, {"elevation": 45.0, "rho": 3.1, "azimuth": 15}) == set()
+    )  # too much to the side
     assert kinds({}, {"elevation": 31.0}) == set()  # not far enough up
     assert kinds({}, {"rho": 5.2}) == {"depth"}
     assert kinds({}, {"rho": 3.0, "azimuth": 5}) == {"depth"}
@@ -266,10 +301,25 @@ def read_back(folder, rig: Rig) -> Capture:
         (folder / name).write_bytes(data)
     model = read_model(folder)
     frames = [
-        Frame(name=v.name, path=None, width=v.width, height=v.height, K=v.K, distortion=v.distortion, R=v.R, t=v.t, time_index=i)
+        Frame(
+            name=v.name,
+            path=None,
+            width=v.width,
+            height=v.height,
+            K=v.K,
+            distortion=v.distortion,
+            R=v.R,
+            t=v.t,
+            time_index=i,
+        )
         for i, v in enumerate(model.views)
     ]
-    found = capture_of(rig, points=model.points, point_tracks=model.tracks, reprojection_error_px=model.reprojection_error_px)
+    found = capture_of(
+        rig,
+        points=model.points,
+        point_tracks=model.tracks,
+        reprojection_error_px=model.reprojection_error_px,
+    )
     found.frames = frames
     return found
 
@@ -278,7 +328,9 @@ def wrapped(degrees: np.ndarray) -> np.ndarray:
     return (degrees + 180) % 360 - 180
 
 
-def test_two_hundred_noisy_captures_under_random_similarities_are_labelled_without_a_mistake(tmp_path):
+def test_two_hundred_noisy_captures_under_random_similarities_are_labelled_without_a_mistake(
+    tmp_path,
+):
     """Hand shake in the motion, errors in the reconstruction: sides agree with the truth in every accepted pair, degrees within 3 (p95)."""
     rng = np.random.default_rng(11)
     wrong = total = good = usable = 0
@@ -303,8 +355,15 @@ def test_two_hundred_noisy_captures_under_random_similarities_are_labelled_witho
         turned = wrapped(-true + rig.turn[second] - rig.turn[first])
         good += int(((np.abs(true) >= 21) & (np.abs(true) <= 99)).sum())
         total += int(accepted.sum())
-        truths = ((motion.alpha, true), (motion.s, true), (motion.s_object, -true), (motion.yaw, turned))
-        wrong += sum(int((np.sign(values) != np.sign(truth))[accepted].sum()) for values, truth in truths)
+        truths = (
+            (motion.alpha, true),
+            (motion.s, true),
+            (motion.s_object, -true),
+            (motion.yaw, turned),
+        )
+        wrong += sum(
+            int((np.sign(values) != np.sign(truth))[accepted].sum()) for values, truth in truths
+        )
         errors += list(np.abs(motion.alpha - true)[accepted])
         turns += list(np.abs(np.abs(motion.yaw) - np.abs(turned))[accepted])
     assert wrong == 0

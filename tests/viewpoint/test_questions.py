@@ -3,17 +3,41 @@
 import pytest
 
 from actial.core.records import AnswerMode, QuestionType
-from actial.viewpoint.perception_exercises import KINDS, clock_question, perception_questions, photo_question, pick_question
-from actial.viewpoint.questions import LETTER_ONLY, NUMBER_ONLY, TYPES, kinds_of, qa_question, viewpoint_question
+from actial.viewpoint.perception_exercises import (
+    KINDS,
+    clock_question,
+    perception_questions,
+    photo_question,
+    pick_question,
+)
+from actial.viewpoint.questions import (
+    LETTER_ONLY,
+    NUMBER_ONLY,
+    TYPES,
+    kinds_of,
+    qa_question,
+    viewpoint_question,
+)
 from actial.viewpoint.rationale_verifier import contradictions
-from actial.viewpoint.rationales import HOURS, clock_steps, clock_walk, grounded_chain, hour, think_target
+from actial.viewpoint.rationales import (
+    HOURS,
+    clock_steps,
+    clock_walk,
+    grounded_chain,
+    hour,
+    think_target,
+)
 
 RIGHT = {"ego_translation": "right", "object_translation": "left", "ego_rotation": "left"}
 LEFT = {"ego_translation": "left", "object_translation": "right", "ego_rotation": "right"}
 
 
 def make_row(alpha=60.0, azimuths=(0.0, 60.0), uid="pair0"):
-    views = [{"azimuth_deg": a, "elevation_deg": 10.0} for a in azimuths] if azimuths else [{"azimuth_deg": None}] * 2
+    views = (
+        [{"azimuth_deg": a, "elevation_deg": 10.0} for a in azimuths]
+        if azimuths
+        else [{"azimuth_deg": None}] * 2
+    )
     return {
         "uid": uid,
         "class_name": "Mug",
@@ -25,10 +49,20 @@ def make_row(alpha=60.0, azimuths=(0.0, 60.0), uid="pair0"):
 
 
 def test_hours_run_clockwise_from_the_front():
-    assert [HOURS[hour(a)] for a in (0, 90, 180, 270, -30, 14, 16)] == ["twelve", "nine", "six", "three", "one", "twelve", "eleven"]
+    assert [HOURS[hour(a)] for a in (0, 90, 180, 270, -30, 14, 16)] == [
+        "twelve",
+        "nine",
+        "six",
+        "three",
+        "one",
+        "twelve",
+        "eleven",
+    ]
 
 
-@pytest.mark.parametrize(("first", "second", "steps"), [(0, 3, 3), (11, 1, 2), (1, 11, -2), (4, 4, 0), (0, 6, 6)])
+@pytest.mark.parametrize(
+    ("first", "second", "steps"), [(0, 3, 3), (11, 1, 2), (1, 11, -2), (4, 4, 0), (0, 6, 6)]
+)
 def test_clock_steps_take_the_shorter_way(first, second, steps):
     assert clock_steps(first, second) == steps
 
@@ -40,7 +74,9 @@ def test_the_answer_letter_names_the_true_option(kind):
     for epoch in range(30):
         question = viewpoint_question(row, kind, AnswerMode.DIRECT, epoch=epoch)
         assert row["labels"][kind.value] in question.options[question.answer_index]
-        assert f"{question.answer_letter}: {question.options[question.answer_index]}" in question.text
+        assert (
+            f"{question.answer_letter}: {question.options[question.answer_index]}" in question.text
+        )
         assert question.text.endswith(LETTER_ONLY)
         letters.add(question.answer_letter)
     assert letters == {"A", "B", "C"}
@@ -78,7 +114,12 @@ FURTHER = {
 def test_further_motions_are_asked_and_told(motion):
     labels, option, conclusion = FURTHER[motion]
     (kind,) = labels
-    row = make_row(0.0) | {"motion": motion, "labels": labels, "questions": [kind], "question_type": kind}
+    row = make_row(0.0) | {
+        "motion": motion,
+        "labels": labels,
+        "questions": [kind],
+        "question_type": kind,
+    }
     question = viewpoint_question(row, kinds_of(row, 3)[0], AnswerMode.THINK)
     assert question.options[question.answer_index] == option
     for told in (row, row | {"views": [{}, {}]}):  # of a known front, and of none
@@ -93,9 +134,9 @@ def test_more_photos_are_asked_about_from_the_first_to_the_last():
         text = viewpoint_question(row, kind, AnswerMode.DIRECT).text
         assert "photo 3" in text
         assert "photo 2" not in text
-    assert grounded_chain(row | {"views": []}, viewpoint_question(row, kind, AnswerMode.THINK)).startswith(
-        "All 3 photos show a red mug.\nThey "
-    )
+    assert grounded_chain(
+        row | {"views": []}, viewpoint_question(row, kind, AnswerMode.THINK)
+    ).startswith("All 3 photos show a red mug.\nThey ")
 
 
 def test_a_row_is_asked_the_question_it_was_built_for_or_several():
@@ -107,7 +148,13 @@ def test_a_row_is_asked_the_question_it_was_built_for_or_several():
 
 
 def test_qa_rows_keep_their_answer_through_the_shuffle():
-    row = {"uid": "sat:1", "type": "static", "question": "How many?", "options": ["1", "2", "3", "4"], "answer_index": 2}
+    row = {
+        "uid": "sat:1",
+        "type": "static",
+        "question": "How many?",
+        "options": ["1", "2", "3", "4"],
+        "answer_index": 2,
+    }
     for epoch in range(20):
         question = qa_question(row, AnswerMode.THINK, epoch=epoch)
         assert question.options[question.answer_index] == "3"
@@ -143,12 +190,18 @@ def test_wrong_degrees_hour_and_letter_are_named():
     question = viewpoint_question(row, QuestionType.EGO_ROTATION, AnswerMode.THINK)
     wrong = "ABC"[(question.answer_index + 1) % 3]
     text = "Photo 1 is taken from twelve o'clock, photo 2 from two o'clock: about 90 degrees."
-    assert {c.reason for c in contradictions(text, row, wrong, question)} == {"hour", "degrees", "letter"}
+    assert {c.reason for c in contradictions(text, row, wrong, question)} == {
+        "hour",
+        "degrees",
+        "letter",
+    }
 
 
 def test_a_capture_without_known_front_still_gets_a_chain():
     row = make_row(40.0, azimuths=None)
-    chain = grounded_chain(row, viewpoint_question(row, QuestionType.EGO_TRANSLATION, AnswerMode.THINK))
+    chain = grounded_chain(
+        row, viewpoint_question(row, QuestionType.EGO_TRANSLATION, AnswerMode.THINK)
+    )
     assert "o'clock" not in chain
     assert "moved to its right" in chain
 
@@ -176,7 +229,11 @@ def test_clock_exercises_are_right():
         first, second = (HOURS.index(word) for word in question.text.split() if word in HOURS)
         steps = clock_steps(first, second)
         assert question.target is not None
-        assert ("counter-clockwise" in question.target) == ("is not on this way" in question.target) == (steps < 0)
+        assert (
+            ("counter-clockwise" in question.target)
+            == ("is not on this way" in question.target)
+            == (steps < 0)
+        )
         assert f"about {30 * abs(steps)} degrees" in question.target
 
 
@@ -194,11 +251,15 @@ def test_pick_exercises_weigh_the_options_up_to_the_right_one():
 
 
 def test_the_walk_lists_the_four_hours_that_follow():
-    assert clock_walk(10, 1) == "The clock from ten on: eleven, twelve, one, two. one is on this way."
+    assert (
+        clock_walk(10, 1) == "The clock from ten on: eleven, twelve, one, two. one is on this way."
+    )
     assert clock_walk(1, 10).endswith("ten is not on this way.")
 
 
 def test_perception_draws_differ_by_epoch():
     row = make_row()
     names = ["mug", "car", "chair"]
-    assert [q.uid for q in perception_questions(row, "0", names, 4)] != [q.uid for q in perception_questions(row, "1", names, 4)]
+    assert [q.uid for q in perception_questions(row, "0", names, 4)] != [
+        q.uid for q in perception_questions(row, "1", names, 4)
+    ]

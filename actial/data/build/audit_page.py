@@ -43,14 +43,21 @@ def pair_card(row: Mapping, photos: list[np.ndarray]) -> Image.Image:
     if row["motion"] == "horizontal":
         _draw_answer(resized[0], row["labels"])
     parts = [*resized, _map(row["geom"])]
-    card = Image.new("RGB", (sum(p.width for p in parts) + GAP * (len(parts) + 1), PHOTO + 46), "white")
+    card = Image.new(
+        "RGB", (sum(p.width for p in parts) + GAP * (len(parts) + 1), PHOTO + 46), "white"
+    )
     x = GAP
     for part in parts:
         card.paste(part, (x, 40))
         x += part.width + GAP
     draw = ImageDraw.Draw(card)
     draw.text((GAP, 2), _answer_line(row), fill=INK, font=_font(14))
-    draw.text((GAP, 20), f"{row['class_name']} {row['object_id']}: {' -> '.join(row['frame_names'])}", fill=(110, 110, 110), font=_font(12))
+    draw.text(
+        (GAP, 20),
+        f"{row['class_name']} {row['object_id']}: {' -> '.join(row['frame_names'])}",
+        fill=(110, 110, 110),
+        font=_font(12),
+    )
     return card
 
 
@@ -65,7 +72,9 @@ def _answer_line(row: Mapping) -> str:
 
 def _to_height(pixels: np.ndarray) -> Image.Image:
     image = Image.fromarray(pixels)
-    return image.resize((round(image.width * PHOTO / image.height), PHOTO), Image.Resampling.BICUBIC)
+    return image.resize(
+        (round(image.width * PHOTO / image.height), PHOTO), Image.Resampling.BICUBIC
+    )
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
@@ -83,12 +92,17 @@ def _draw_answer(photo: Image.Image, labels: Mapping) -> None:
     _arrow(draw, [(w / 2 + 40 * math.sin(a), 52 - 40 * math.cos(a)) for a in angles], TURN)
 
 
-def _arrow(draw: ImageDraw.ImageDraw, points: list[tuple[float, float]], colour: tuple[int, int, int]) -> None:
+def _arrow(
+    draw: ImageDraw.ImageDraw, points: list[tuple[float, float]], colour: tuple[int, int, int]
+) -> None:
     draw.line(points, fill="white", width=7, joint="curve")
     draw.line(points, fill=colour, width=4, joint="curve")
     (x0, y0), (x1, y1) = points[-2:]
     a = math.atan2(y1 - y0, x1 - x0)
-    head = [(x1 + r * math.cos(a + b), y1 + r * math.sin(a + b)) for r, b in ((11, 0), (9, 2.3), (9, -2.3))]
+    head = [
+        (x1 + r * math.cos(a + b), y1 + r * math.sin(a + b))
+        for r, b in ((11, 0), (9, 2.3), (9, -2.3))
+    ]
     draw.polygon(head, fill=colour, outline="white")
 
 
@@ -104,7 +118,12 @@ def _map(geom: Mapping) -> Image.Image:
         x, y = middle + reach * rho * math.sin(a), middle + reach * rho * math.cos(a)
         heading = a + math.radians(geom["heading_off_deg"][number])
         _arrow(draw, [(x, y), (x - 26 * math.sin(heading), y - 26 * math.cos(heading))], INK)
-        draw.text((x - 4 + 14 * math.sin(a), y - 8 + 14 * math.cos(a)), str(number + 1), fill=MOVE, font=_font(15))
+        draw.text(
+            (x - 4 + 14 * math.sin(a), y - 8 + 14 * math.cos(a)),
+            str(number + 1),
+            fill=MOVE,
+            font=_font(15),
+        )
     return image
 
 
@@ -146,7 +165,9 @@ def _balanced(rows: list[Mapping], count: int) -> list[Mapping]:
     return [*head, *left[len(right) :], *right[len(left) :]][:count]
 
 
-def write_audit(out: Path, rows: Rows, rejects: Mapping[str, Any], *, per_class: int, classes: int) -> None:
+def write_audit(
+    out: Path, rows: Rows, rejects: Mapping[str, Any], *, per_class: int, classes: int
+) -> None:
     """Write out/audit.html and out/audit.json from the finished shards in `out`; `rows()` is the whole index, read anew each time."""
     angles: Counter[int] = Counter()
     labels: Counter[tuple[str, str, str]] = Counter()
@@ -155,7 +176,11 @@ def write_audit(out: Path, rows: Rows, rejects: Mapping[str, Any], *, per_class:
         for row in rows():
             if row["motion"] == "horizontal":
                 angles[int(abs(row["geom"]["alpha_deg"]) // 10)] += 1
-            labels.update((row["split"], kind, side) for kind, side in row["labels"].items() if isinstance(side, str))
+            labels.update(
+                (row["split"], kind, side)
+                for kind, side in row["labels"].items()
+                if isinstance(side, str)
+            )
             yield row
 
     drawn = sampled_rows(counted(), per_class, classes)
@@ -174,7 +199,10 @@ def write_audit(out: Path, rows: Rows, rejects: Mapping[str, Any], *, per_class:
         "<h2>Position of the right answer</h2>",
         *(f"<p>{escape(kind)}</p>{_bars(counts)}" for kind, counts in letter_table(checks.letters)),
         *_reject_tables(rejects),
-        *(f"<h2>{escape(name)}</h2>{_picture(sheet(chosen, shards))}" for name, chosen in drawn.items()),
+        *(
+            f"<h2>{escape(name)}</h2>{_picture(sheet(chosen, shards))}"
+            for name, chosen in drawn.items()
+        ),
     ]
     page = f"<!doctype html><meta charset=utf-8><title>actial audit</title><style>{STYLE}</style>{''.join(body)}"
     with atomic(out / "audit.html") as file:
@@ -204,7 +232,8 @@ def _picture(image: Image.Image) -> str:
 def _bars(counts: Mapping[str, int]) -> str:
     most = max(counts.values(), default=1)
     lines = (
-        f"<tr><td>{escape(name)}<td class=n>{n}<td><div class=bar style='width:{300 * n / most:.0f}px'></div>" for name, n in counts.items()
+        f"<tr><td>{escape(name)}<td class=n>{n}<td><div class=bar style='width:{300 * n / most:.0f}px'></div>"
+        for name, n in counts.items()
     )
     return f"<table>{''.join(lines)}</table>"
 
@@ -213,14 +242,17 @@ def _label_table(labels: Mapping[tuple[str, str, str], int]) -> str:
     lines = []
     for split, kind in sorted({(split, kind) for split, kind, _ in labels}):
         sides = {side: n for (s, k, side), n in sorted(labels.items()) if (s, k) == (split, kind)}
-        shares = ", ".join(f"{side} {n} ({n / sum(sides.values()):.3f})" for side, n in sides.items())
+        shares = ", ".join(
+            f"{side} {n} ({n / sum(sides.values()):.3f})" for side, n in sides.items()
+        )
         lines.append(f"<tr><td>{split}<td>{kind}<td>{shares}")
     return f"<table><tr><th>split<th>question<th>answers</tr>{''.join(lines)}</table>"
 
 
 def _reject_tables(rejects: Mapping[str, Any]) -> list[str]:
     return [
-        f"<h2>{escape(kind.capitalize())}</h2>" + _bars(dict(sorted(counts.items(), key=lambda item: -item[1])))
+        f"<h2>{escape(kind.capitalize())}</h2>"
+        + _bars(dict(sorted(counts.items(), key=lambda item: -item[1])))
         for kind, counts in rejects.items()
         if kind != "examples" and counts
     ]

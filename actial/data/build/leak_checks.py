@@ -35,20 +35,30 @@ Rows = Callable[[], Iterable[Mapping[str, Any]]]
 class Checks:
     shared_groups: int  # objects that occur in more than one split
     shared_pictures: int  # pictures, to the byte
-    near_duplicates: list[tuple[str, str]]  # (uid of a training row, uid of a held-out row), of a sample of each
-    letters: Counter[tuple[str, str]] = field(default_factory=Counter)  # (question type, right letter) -> rows
+    near_duplicates: list[
+        tuple[str, str]
+    ]  # (uid of a training row, uid of a held-out row), of a sample of each
+    letters: Counter[tuple[str, str]] = field(
+        default_factory=Counter
+    )  # (question type, right letter) -> rows
     prior: Cell  # the most frequent answer of each question type, by text or letter; all that the question alone tells
     centroids: Cell  # from where the object stands in both pictures
 
     def warnings(self) -> list[str]:
         found = []
         if self.shared_groups or self.shared_pictures:
-            found.append(f"{self.shared_groups} objects and {self.shared_pictures} pictures occur in more than one split")
+            found.append(
+                f"{self.shared_groups} objects and {self.shared_pictures} pictures occur in more than one split"
+            )
         if self.near_duplicates:
-            found.append(f"{len(self.near_duplicates)} pairs of nearly equal pictures in training and held-out rows")
+            found.append(
+                f"{len(self.near_duplicates)} pairs of nearly equal pictures in training and held-out rows"
+            )
         if self.centroids.n and self.centroids.value > self.prior.value + SHORTCUT:
             known, prior = float(self.centroids.value), float(self.prior.value)
-            found.append(f"the object's place in the pictures alone answers {known:.2f}, the answer prior {prior:.2f}")
+            found.append(
+                f"the object's place in the pictures alone answers {known:.2f}, the answer prior {prior:.2f}"
+            )
         return found
 
     def as_dict(self) -> dict[str, Any]:
@@ -56,10 +66,15 @@ class Checks:
             "shared_groups": self.shared_groups,
             "shared_pictures": self.shared_pictures,
             "near_duplicates": [list(pair) for pair in self.near_duplicates],
-            "right_letters": {f"{kind} {letter}": n for (kind, letter), n in sorted(self.letters.items())},
+            "right_letters": {
+                f"{kind} {letter}": n for (kind, letter), n in sorted(self.letters.items())
+            },
             "probes": {
                 "answer": {"accuracy": round(float(self.prior.value), 3), "n": self.prior.n},
-                "centroid": {"accuracy": round(float(self.centroids.value), 3), "n": self.centroids.n},
+                "centroid": {
+                    "accuracy": round(float(self.centroids.value), 3),
+                    "n": self.centroids.n,
+                },
             },
             "warnings": self.warnings(),
         }
@@ -92,11 +107,21 @@ def _counted(rows: Iterable[Mapping], letters: Counter[tuple[str, str]]) -> Iter
 def _leaks(rows: Iterable[Mapping]) -> tuple[int, int]:
     """Groups and pictures in more than one split; counted on disk."""
     with closing(sqlite3.connect("")) as db:
-        db.executescript("CREATE TABLE g (h INTEGER, split TEXT); CREATE TABLE p (h INTEGER, split TEXT)")
+        db.executescript(
+            "CREATE TABLE g (h INTEGER, split TEXT); CREATE TABLE p (h INTEGER, split TEXT)"
+        )
         for row in rows:
-            db.execute("INSERT INTO g VALUES (?,?)", (hash_int(row["source"], row["group"]) >> 1, row["split"]))
-            db.executemany("INSERT INTO p VALUES (?,?)", ((int(place["sha256"][:15], 16), row["split"]) for place in row["images"]))
-        shared = "SELECT COUNT(*) FROM (SELECT 1 FROM {} GROUP BY h HAVING COUNT(DISTINCT split) > 1)"
+            db.execute(
+                "INSERT INTO g VALUES (?,?)",
+                (hash_int(row["source"], row["group"]) >> 1, row["split"]),
+            )
+            db.executemany(
+                "INSERT INTO p VALUES (?,?)",
+                ((int(place["sha256"][:15], 16), row["split"]) for place in row["images"]),
+            )
+        shared = (
+            "SELECT COUNT(*) FROM (SELECT 1 FROM {} GROUP BY h HAVING COUNT(DISTINCT split) > 1)"
+        )
         groups, pictures = (db.execute(shared.format(table)).fetchone()[0] for table in "gp")
         return groups, pictures
 
@@ -119,7 +144,9 @@ def _example(row: Mapping, shards: ShardFiles) -> Example:
     """The row's questions with where the object stands in the first and last picture, and no pixels."""
     pictures = _thumbnails(row, shards)
     places = [centroid(np.asarray(picture)) for picture in (pictures[0], pictures[-1])]
-    questions = [viewpoint_question(row, QuestionType(kind), AnswerMode.DIRECT) for kind in row["questions"]]
+    questions = [
+        viewpoint_question(row, QuestionType(kind), AnswerMode.DIRECT) for kind in row["questions"]
+    ]
     return Example(
         uid=row["uid"],
         images=[],
@@ -131,7 +158,10 @@ def _example(row: Mapping, shards: ShardFiles) -> Example:
 
 def difference_hash(image: Image.Image) -> np.ndarray:
     """(HASH_SIDE^2 / 64,) uint64: is each cell of a grey grid brighter than its left neighbour?"""
-    grey = np.asarray(image.convert("L").resize((HASH_SIDE + 1, HASH_SIDE), Image.Resampling.BILINEAR), dtype=np.int16)
+    grey = np.asarray(
+        image.convert("L").resize((HASH_SIDE + 1, HASH_SIDE), Image.Resampling.BILINEAR),
+        dtype=np.int16,
+    )
     return np.packbits(grey[:, 1:] > grey[:, :-1]).view(np.uint64)
 
 
@@ -141,8 +171,14 @@ def near_duplicates(rows: Rows, shards: ShardFiles) -> list[tuple[str, str]]:
     def drawn(held_out: bool) -> tuple[list[str], np.ndarray]:
         of_side = (row for row in rows() if (row["split"] != "train") == held_out)
         chosen = nsmallest(SEARCHED, of_side, key=lambda row: hash_int("duplicates", row["uid"]))
-        hashed = [(row["uid"], difference_hash(picture)) for row in chosen for picture in _thumbnails(row, shards)]
-        return [uid for uid, _ in hashed], np.array([bits for _, bits in hashed], dtype=np.uint64).reshape(-1, HASH_SIDE**2 // 64)
+        hashed = [
+            (row["uid"], difference_hash(picture))
+            for row in chosen
+            for picture in _thumbnails(row, shards)
+        ]
+        return [uid for uid, _ in hashed], np.array(
+            [bits for _, bits in hashed], dtype=np.uint64
+        ).reshape(-1, HASH_SIDE**2 // 64)
 
     held, b = drawn(True)
     if not held:
@@ -157,4 +193,14 @@ def near_duplicates(rows: Rows, shards: ShardFiles) -> list[tuple[str, str]]:
 
 def letter_table(letters: Mapping[tuple[str, str], int]) -> Sequence[tuple[str, dict[str, int]]]:
     kinds = sorted({kind for kind, _ in letters})
-    return [(kind, {letter: letters.get((kind, letter), 0) for letter in "ABCDEF" if (kind, letter) in letters}) for kind in kinds]
+    return [
+        (
+            kind,
+            {
+                letter: letters.get((kind, letter), 0)
+                for letter in "ABCDEF"
+                if (kind, letter) in letters
+            },
+        )
+        for kind in kinds
+    ]

@@ -20,16 +20,22 @@ PARTS = ".build"  # folder of unfinished work inside the output folder
 Call = tuple[Callable[..., None], tuple]
 
 
-def run_parts(pool: ProcessPoolExecutor | None, label: str, tasks: Sequence[tuple[Path, Call, int]], unit: str) -> None:
+def run_parts(
+    pool: ProcessPoolExecutor | None, label: str, tasks: Sequence[tuple[Path, Call, int]], unit: str
+) -> None:
     """Do the tasks (file, call, size) whose file is not there yet."""
     left = [(call, size) for path, call, size in tasks if not path.is_file()]
     done = sum(size for path, _, size in tasks if path.is_file())
-    with Progress(label, total=sum(size for _, _, size in tasks), unit=unit, start=done) as progress:
+    with Progress(
+        label, total=sum(size for _, _, size in tasks), unit=unit, start=done
+    ) as progress:
         for size in _completed(pool, left):
             progress.advance(size)
 
 
-def _completed(pool: ProcessPoolExecutor | None, calls: Sequence[tuple[Call, int]]) -> Iterator[int]:
+def _completed(
+    pool: ProcessPoolExecutor | None, calls: Sequence[tuple[Call, int]]
+) -> Iterator[int]:
     if pool is None:
         for (function, arguments), size in calls:
             function(*arguments)
@@ -70,19 +76,28 @@ def claimed(out: Path, identity: Mapping[str, str], part: int | None = None) -> 
             fcntl.flock(whole, (fcntl.LOCK_EX if part is None else fcntl.LOCK_SH) | fcntl.LOCK_NB)
             fcntl.flock(own, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise UserError(f"out={out} is being written by another build: wait for it, or give another folder.") from error
+            raise UserError(
+                f"out={out} is being written by another build: wait for it, or give another folder."
+            ) from error
         if marker.is_file():
             refuse_other(json.loads(marker.read_text()), identity["config_hash"], out, "unfinished")
             if json.loads(marker.read_text())["captures"] != identity["captures"]:
-                raise UserError(f"out={out} was begun with other captures in source.root: remove it, or give another folder.")
+                raise UserError(
+                    f"out={out} was begun with other captures in source.root: remove it, or give another folder."
+                )
         else:
             write_json(marker, identity)
         if part is None:
-            for stale in [*out.glob(".*.tmp"), *parts.glob(".*.tmp")]:  # of a process that was killed
+            for stale in [
+                *out.glob(".*.tmp"),
+                *parts.glob(".*.tmp"),
+            ]:  # of a process that was killed
                 stale.unlink()
         yield
 
 
 def refuse_other(written: Mapping[str, Any], identity: str, out: Path, state: str) -> None:
     if written.get("config_hash") != identity:
-        raise UserError(f"out={out} holds a data set {state} with another configuration: give another folder, or remove it.")
+        raise UserError(
+            f"out={out} holds a data set {state} with another configuration: give another folder, or remove it."
+        )

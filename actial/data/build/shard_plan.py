@@ -49,19 +49,36 @@ class Place:
             return json.loads(file.read(self.size))
 
 
-def make_plan(base: Path, labels: Sequence[Path], *, per_class: int, per_split: Mapping[str, int], per_shard: int) -> None:
+def make_plan(
+    base: Path,
+    labels: Sequence[Path],
+    *,
+    per_class: int,
+    per_split: Mapping[str, int],
+    per_shard: int,
+) -> None:
     """Write the plan of all label files as the SQLite file `base`; per_class 0 = no cap."""
     temporary = base.with_name(f".{base.name}.{os.getpid()}.tmp")
     temporary.unlink(missing_ok=True)
     with closing(sqlite3.connect(temporary)) as db:
-        db.executescript(f"PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; PRAGMA cache_size=-{CACHE_KIB}; {TABLES}")
+        db.executescript(
+            f"PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; PRAGMA cache_size=-{CACHE_KIB}; {TABLES}"
+        )
         _fill(db, labels)
         source = "rows"
         if per_class:
-            db.execute(CAPPED.format(name="in_class", group="split, class", source=source, cap=int(per_class)))
+            db.execute(
+                CAPPED.format(
+                    name="in_class", group="split, class", source=source, cap=int(per_class)
+                )
+            )
             source = "in_class"
         if per_split:
-            cap = "CASE split " + " ".join(f"WHEN '{split}' THEN {int(rows)}" for split, rows in per_split.items()) + " ELSE rank END"
+            cap = (
+                "CASE split "
+                + " ".join(f"WHEN '{split}' THEN {int(rows)}" for split, rows in per_split.items())
+                + " ELSE rank END"
+            )
             db.execute(CAPPED.format(name="in_split", group="split", source=source, cap=cap))
             source = "in_split"
         db.execute(PLACED.format(source=source), (per_shard,))
@@ -80,10 +97,14 @@ def _fill(db: sqlite3.Connection, labels: Iterable[Path]) -> None:
                 number += 1
                 at = file.tell() - len(line)
                 db.execute(
-                    "INSERT INTO captures VALUES (?,?,?,?,?,?)", (number, capture["key"], capture["split"], str(path), at, len(line))
+                    "INSERT INTO captures VALUES (?,?,?,?,?,?)",
+                    (number, capture["key"], capture["split"], str(path), at, len(line)),
                 )
                 strata = zip(capture["rows"], capture["strata"], strict=True)
-                values = ((number, i, row["uid"], capture["split"], capture["class_id"], s) for i, (row, s) in enumerate(strata))
+                values = (
+                    (number, i, row["uid"], capture["split"], capture["class_id"], s)
+                    for i, (row, s) in enumerate(strata)
+                )
                 db.executemany("INSERT INTO rows VALUES (?,?,?,?,?,?)", values)
 
 
@@ -99,11 +120,17 @@ class Plan:
 
     def shards(self) -> Iterator[tuple[str, int, int]]:
         """(split, number of the shard, its captures), in order."""
-        yield from self._query("SELECT split, shard, COUNT(*) FROM placed GROUP BY split, shard ORDER BY split, shard")
+        yield from self._query(
+            "SELECT split, shard, COUNT(*) FROM placed GROUP BY split, shard ORDER BY split, shard"
+        )
 
     def places(self, split: str, shard: int) -> Iterator[Place]:
         """The captures of one shard in order of their keys, so that every shard is a mixture of classes."""
-        rows = self._query("SELECT key, path, offset, size, kept FROM placed WHERE split = ? AND shard = ? ORDER BY key", split, shard)
+        rows = self._query(
+            "SELECT key, path, offset, size, kept FROM placed WHERE split = ? AND shard = ? ORDER BY key",
+            split,
+            shard,
+        )
         for key, path, offset, size, kept in rows:
             yield Place(key, Path(path), offset, size, sorted(json.loads(kept)))
 

@@ -55,13 +55,24 @@ class Rejects:
             self.examples[reason] = [*self.examples.get(reason, []), *named][:EXAMPLES]
 
     def as_dict(self) -> dict[str, Any]:
-        counters = {kind: dict(sorted(getattr(self, kind).items())) for kind in ("captures", "frames", "pairs")}
+        counters = {
+            kind: dict(sorted(getattr(self, kind).items()))
+            for kind in ("captures", "frames", "pairs")
+        }
         return {**counters, "examples": dict(sorted(self.examples.items()))}
 
     def most_common(self) -> str:
         reasons = Counter({k: n for k, n in self.captures.items() if k not in ("seen", "accepted")})
-        failed = Counter({k: n for k, n in self.pairs.items() if k not in ("judged", "accepted", "chosen", "written") and n})
-        return ", ".join(f"{name} {n} times" for name, n in [*reasons.most_common(3), *failed.most_common(3)])
+        failed = Counter(
+            {
+                k: n
+                for k, n in self.pairs.items()
+                if k not in ("judged", "accepted", "chosen", "written") and n
+            }
+        )
+        return ", ".join(
+            f"{name} {n} times" for name, n in [*reasons.most_common(3), *failed.most_common(3)]
+        )
 
 
 # ---------------------------------------------------------------- pass 1: labels
@@ -70,12 +81,18 @@ class Rejects:
 def label_chunk(config: BuildConfig, references: Sequence[str], path: Path) -> None:
     """Judge some captures and write their rows: first line = counts, then one line per capture that has pairs."""
     source, counts = open_source(config.source), Rejects()
-    lines = [line for reference in references if (line := _label_capture(config, source, reference, counts)) is not None]
+    lines = [
+        line
+        for reference in references
+        if (line := _label_capture(config, source, reference, counts)) is not None
+    ]
     with atomic(path) as file:
         file.writelines(json_line(line) for line in (counts.as_dict(), *lines))
 
 
-def _label_capture(config: BuildConfig, source: Source, reference: str, counts: Rejects) -> dict | None:
+def _label_capture(
+    config: BuildConfig, source: Source, reference: str, counts: Rejects
+) -> dict | None:
     counts.captures["seen"] += 1
     try:
         capture, dropped = source.read(reference)
@@ -93,7 +110,14 @@ def _label_capture(config: BuildConfig, source: Source, reference: str, counts: 
     counts.pairs["chosen"] += len(rows)
     strata = [stratum(row, config.gates, config.pairs.angle_bins) for row in rows]
     key = capture_key(capture)
-    return {"reference": reference, "key": key, "split": rows[0]["split"], "class_id": capture.class_id, "rows": rows, "strata": strata}
+    return {
+        "reference": reference,
+        "key": key,
+        "split": rows[0]["split"],
+        "class_id": capture.class_id,
+        "rows": rows,
+        "strata": strata,
+    }
 
 
 # ---------------------------------------------------------------- pictures
@@ -104,7 +128,9 @@ def pictures_of(config: BuildConfig, source: Source, reference: str) -> Picture:
 
     def picture(name: str) -> bytes:
         photo = source.pixels(reference, name.removesuffix(CROPPED))
-        return encode(_cropped(photo, reference + name) if name.endswith(CROPPED) else photo, config.image)
+        return encode(
+            _cropped(photo, reference + name) if name.endswith(CROPPED) else photo, config.image
+        )
 
     return picture
 
@@ -117,7 +143,9 @@ def _cropped(photo: np.ndarray, draw: str) -> np.ndarray:
         start = round(lost * hash_unit("crop place", draw, axis))
         window.append(slice(start, start + side - lost))
     size = (photo.shape[1], photo.shape[0])
-    return np.asarray(Image.fromarray(photo[window[0], window[1]]).resize(size, Image.Resampling.LANCZOS))
+    return np.asarray(
+        Image.fromarray(photo[window[0], window[1]]).resize(size, Image.Resampling.LANCZOS)
+    )
 
 
 def frame_names(rows: Sequence[Mapping]) -> list[str]:
@@ -176,7 +204,14 @@ def write_part(config: BuildConfig, plan: Plan, split: str, number: int, part: P
     source, counts = open_source(config.source), Rejects()
     shard = Path(config.out) / shard_name(split, number)
     places = plan.places(split, number)
-    index = write_shard(shard, (sample for place in places if (sample := _sample(config, source, place, counts)) is not None))
+    index = write_shard(
+        shard,
+        (
+            sample
+            for place in places
+            if (sample := _sample(config, source, place, counts)) is not None
+        ),
+    )
     counts.pairs["written"] = len(index)
     if not index:
         shard.unlink()
@@ -191,7 +226,11 @@ def _sample(config: BuildConfig, source: Source, place: Place, counts: Rejects) 
     names = frame_names(rows)
     member = {name: f"f{i:03d}.{config.image.format.value}" for i, name in enumerate(names)}
     packed = packed_path(place.path).is_file()
-    picture = Packed(place.path, place.key) if packed else pictures_of(config, source, capture["reference"])
+    picture = (
+        Packed(place.path, place.key)
+        if packed
+        else pictures_of(config, source, capture["reference"])
+    )
     images = {}
     for name in names:
         try:
@@ -202,4 +241,8 @@ def _sample(config: BuildConfig, source: Source, place: Place, counts: Rejects) 
     written = [row for row in written if all(name in images for name in row["images"])]
     counts.pairs["photo_unreadable"] += len(rows) - len(written)
     used = {name for row in written for name in row["images"]}
-    return Sample(key=place.key, images={name: images[name] for name in used}, rows=written) if written else None
+    return (
+        Sample(key=place.key, images={name: images[name] for name in used}, rows=written)
+        if written
+        else None
+    )

@@ -22,7 +22,14 @@ from actial.core.json_stream import records
 from actial.core.seeding import hash_unit
 from actial.data.build.resumable import PARTS, claimed, processes, run_parts
 from actial.data.images import encode
-from actial.data.qa.build_sat import PICTURES, balanced, finish_questions, read_lines, without_leaks, write_shards
+from actial.data.qa.build_sat import (
+    PICTURES,
+    balanced,
+    finish_questions,
+    read_lines,
+    without_leaks,
+    write_shards,
+)
 from actial.data.qa.public_sets import NAMED, AdaptedRow, adapt
 from actial.data.qa.sat_rows import Unusable, pictures_of
 from actial.data.shards import write_lines
@@ -33,12 +40,22 @@ SUFFIXES = (".jsonl", ".json", ".parquet")
 
 def find_records(root: Path) -> list[Path]:
     """The set's files in `root` or in data/ below it, sorted; raises UserError when there are none, or two of one name."""
-    found = sorted(path for folder in (root, root / "data") if folder.is_dir() for path in folder.iterdir() if path.suffix in SUFFIXES)
+    found = sorted(
+        path
+        for folder in (root, root / "data")
+        if folder.is_dir()
+        for path in folder.iterdir()
+        if path.suffix in SUFFIXES
+    )
     if not found:
-        raise UserError(f"source.root={root} holds no {', '.join(SUFFIXES)} file: give the folder of the set's annotations and pictures.")
+        raise UserError(
+            f"source.root={root} holds no {', '.join(SUFFIXES)} file: give the folder of the set's annotations and pictures."
+        )
     stems = {path.stem: path for path in found}
     if twice := [path for path in found if stems[path.stem] is not path]:
-        raise UserError(f"{twice[0]} and {stems[twice[0].stem]} would give their questions the same ids: keep one, or rename it.")
+        raise UserError(
+            f"{twice[0]} and {stems[twice[0].stem]} would give their questions the same ids: keep one, or rename it."
+        )
     return found
 
 
@@ -47,8 +64,12 @@ def read_blacklist(path: str | None) -> frozenset[str]:
     if path is None:
         return frozenset()
     if not Path(path).is_file():
-        raise UserError(f"qa.blacklist={path} does not exist: give a file of scene names, one a line, or leave it out.")
-    return frozenset(line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip())
+        raise UserError(
+            f"qa.blacklist={path} does not exist: give a file of scene names, one a line, or leave it out."
+        )
+    return frozenset(
+        line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()
+    )
 
 
 def adapt_file(config: BuildConfig, path: Path, out: Path) -> None:
@@ -80,15 +101,26 @@ def adapt_file(config: BuildConfig, path: Path, out: Path) -> None:
 def _name(config: BuildConfig) -> str:
     name = config.source.name or ""
     if name not in NAMED:
-        raise UserError(f"source.name={config.source.name} is unknown: use one of {', '.join(sorted(NAMED))}.")
+        raise UserError(
+            f"source.name={config.source.name} is unknown: use one of {', '.join(sorted(NAMED))}."
+        )
     return name
 
 
-def _line(config: BuildConfig, row: AdaptedRow, uid: str, folder: Path, barred: frozenset[str], counts: Counter[str]) -> dict | None:
+def _line(
+    config: BuildConfig,
+    row: AdaptedRow,
+    uid: str,
+    folder: Path,
+    barred: frozenset[str],
+    counts: Counter[str],
+) -> dict | None:
     if row.answer_kind not in ("mcq", "yesno"):
         counts[f"{row.answer_kind} answer"] += 1
         return None
-    if barred & {part for image in row.images if isinstance(image, str) for part in Path(image).parts}:
+    if barred & {
+        part for image in row.images if isinstance(image, str) for part in Path(image).parts
+    }:
         counts["scene of a benchmark"] += 1
         return None
     try:
@@ -117,7 +149,11 @@ def _line(config: BuildConfig, row: AdaptedRow, uid: str, folder: Path, barred: 
 
 
 def _split(config: BuildConfig, group: str) -> str:
-    return "val" if hash_unit("split", config.pairs.seed, group) < config.pairs.val_fraction else "train"
+    return (
+        "val"
+        if hash_unit("split", config.pairs.seed, group) < config.pairs.val_fraction
+        else "train"
+    )
 
 
 def _bytes(config: BuildConfig, image: Any) -> bytes:
@@ -131,7 +167,9 @@ def _store(data: bytes, config: BuildConfig, folder: Path) -> str:
     name = sha256(data).hexdigest()
     if not (folder / name).exists():
         with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
-            pixels = np.asarray(opened.convert("RGB"))  # as stored: an orientation tag is not applied
+            pixels = np.asarray(
+                opened.convert("RGB")
+            )  # as stored: an orientation tag is not applied
         with atomic(folder / name) as file:
             file.write(encode(pixels, config.image))
     return name
@@ -142,26 +180,40 @@ def build_named(config: BuildConfig, settings: Mapping[str, Any], identity: str)
     _name(config)
     read_blacklist(config.qa.blacklist)
     out, files = Path(config.out), find_records(Path(config.source.root))
-    claim = {"config_hash": identity, "captures": sha256(repr([(f.name, f.stat().st_size) for f in files]).encode()).hexdigest()}
+    claim = {
+        "config_hash": identity,
+        "captures": sha256(repr([(f.name, f.stat().st_size) for f in files]).encode()).hexdigest(),
+    }
     with claimed(out, claim), processes(config.workers or os.cpu_count() or 1) as pool:
         try:
             (out / PARTS / PICTURES).mkdir(exist_ok=True)
             scans = [out / PARTS / f"rows-{i:04d}.jsonl" for i in range(len(files))]
-            tasks = [(scan, (adapt_file, (config, path, scan)), 1) for scan, path in zip(scans, files, strict=True)]
+            tasks = [
+                (scan, (adapt_file, (config, path, scan)), 1)
+                for scan, path in zip(scans, files, strict=True)
+            ]
             run_parts(pool, "rows", tasks, "files")
             chosen, counts = _chosen(config, scans)
             indices = write_shards(config, chosen, pool)
             for path in indices:
                 counts.update(read_lines(path)[0])
             if not counts["written"]:
-                raise UserError(f"no question could be made from {config.source.root}: {dict(counts.most_common(4))}.")
+                raise UserError(
+                    f"no question could be made from {config.source.root}: {dict(counts.most_common(4))}."
+                )
         except UserError:
             shutil.rmtree(out)
             raise
-        licence = NAMED[_name(config)].licence if config.source.licence == "unknown" else config.source.licence
+        licence = (
+            NAMED[_name(config)].licence
+            if config.source.licence == "unknown"
+            else config.source.licence
+        )
         finish_questions(config, settings, identity, indices, counts, licence)
         shutil.rmtree(out / PARTS)
-    print(f"{out}: {counts['written']} questions of {counts['seen']} records; look at {out / 'audit.html'}")
+    print(
+        f"{out}: {counts['written']} questions of {counts['seen']} records; look at {out / 'audit.html'}"
+    )
 
 
 def _chosen(config: BuildConfig, scans: Sequence[Path]) -> tuple[list[dict], Counter[str]]:

@@ -47,12 +47,17 @@ def scan_file(path: Path, split: str, first: int, out: Path) -> None:
     for number, raw in enumerate(stream(path), start=first):
         counts["seen"] += 1
         try:
-            asked, pictures = parse_row(raw), [sha256(data).hexdigest() for data in pictures_of(raw)]
+            asked, pictures = (
+                parse_row(raw),
+                [sha256(data).hexdigest() for data in pictures_of(raw)],
+            )
         except Unusable as reason:
             counts[str(reason)] += 1
             continue
         except (KeyError, TypeError) as error:
-            raise UserError(f"{path}, row {number}: {error!r} is missing: give files with SAT's columns or verl's.") from error
+            raise UserError(
+                f"{path}, row {number}: {error!r} is missing: give files with SAT's columns or verl's."
+            ) from error
         rows.append(
             {
                 "uid": f"sat:{split}:{number}",
@@ -101,13 +106,19 @@ def balanced(rows: Sequence[dict], config: QuestionConfig) -> list[dict]:
     by_type: dict[str, list[dict]] = {}
     for row in drawn:
         by_type.setdefault(row["type"], []).append(row)
-    if missing := sorted(kind for kind, share in config.shares.items() if share > 0 and kind not in by_type):
-        raise UserError(f"qa.shares={missing} cannot be met: the training rows have the types {', '.join(sorted(by_type))}.")
+    if missing := sorted(
+        kind for kind, share in config.shares.items() if share > 0 and kind not in by_type
+    ):
+        raise UserError(
+            f"qa.shares={missing} cannot be met: the training rows have the types {', '.join(sorted(by_type))}."
+        )
     total = sum(config.shares.values())
     shares = {kind: share / total for kind, share in config.shares.items() if share > 0}
     whole = min(len(by_type[kind]) / share for kind, share in shares.items())
     whole = min(whole, config.max_rows or whole)
-    return [row for kind, share in shares.items() for row in by_type[kind][: int(whole * share + 1e-9)]]
+    return [
+        row for kind, share in shares.items() for row in by_type[kind][: int(whole * share + 1e-9)]
+    ]
 
 
 def select(scans: Sequence[Path], config: QuestionConfig) -> tuple[list[dict], Counter[str]]:
@@ -119,7 +130,9 @@ def select(scans: Sequence[Path], config: QuestionConfig) -> tuple[list[dict], C
         counts.update(seen)
         rows += found
     clean = without_leaks(rows, counts)
-    stay = {row["uid"] for row in balanced([row for row in clean if row["split"] == "train"], config)}
+    stay = {
+        row["uid"] for row in balanced([row for row in clean if row["split"] == "train"], config)
+    }
     chosen = [row for row in clean if row["split"] != "train" or row["uid"] in stay]
     counts["beyond the shares or max_rows"] = len(clean) - len(chosen)
     return chosen, counts
@@ -128,7 +141,9 @@ def select(scans: Sequence[Path], config: QuestionConfig) -> tuple[list[dict], C
 # ---------------------------------------------------------------- pass 2: pictures, then shards
 
 
-def extract_file(path: Path, wanted: frozenset[str], image: ImageConfig, folder: Path, done: Path) -> None:
+def extract_file(
+    path: Path, wanted: frozenset[str], image: ImageConfig, folder: Path, done: Path
+) -> None:
     """Write each wanted picture of one file under its hash, shrunk and without metadata; first line of `done` = counts."""
     counts: Counter[str] = Counter()
     for row in stream(path, ("image_bytes", "images")):
@@ -143,7 +158,9 @@ def extract_file(path: Path, wanted: frozenset[str], image: ImageConfig, folder:
                 continue
             try:
                 with Image.open(io.BytesIO(data)) as opened:
-                    pixels = np.asarray(opened.convert("RGB"))  # as stored: an orientation tag is not applied
+                    pixels = np.asarray(
+                        opened.convert("RGB")
+                    )  # as stored: an orientation tag is not applied
             except UNREADABLE:
                 counts["picture unreadable"] += 1
                 continue
@@ -152,7 +169,9 @@ def extract_file(path: Path, wanted: frozenset[str], image: ImageConfig, folder:
     write_lines(done, [counts])
 
 
-def write_part(config: BuildConfig, groups: Sequence[Sequence[dict]], shard: Path, part: Path) -> None:
+def write_part(
+    config: BuildConfig, groups: Sequence[Sequence[dict]], shard: Path, part: Path
+) -> None:
     """Write one tar of picture groups and its part of the index; rows without their pictures are counted."""
     counts: Counter[str] = Counter()
     folder = shard.parent / PARTS / PICTURES
@@ -163,9 +182,22 @@ def write_part(config: BuildConfig, groups: Sequence[Sequence[dict]], shard: Pat
             if not all((folder / name).exists() for name in names):
                 counts["rows without a readable picture"] += len(rows)
                 continue
-            members = {name: f"f{i:03d}.{config.image.format.value}" for i, name in enumerate(dict.fromkeys(names))}
-            written = [{**{k: v for k, v in row.items() if k != "pictures"}, "images": [members[n] for n in names]} for row in rows]
-            yield Sample(key=rows[0]["group"], images={m: (folder / n).read_bytes() for n, m in members.items()}, rows=written)
+            members = {
+                name: f"f{i:03d}.{config.image.format.value}"
+                for i, name in enumerate(dict.fromkeys(names))
+            }
+            written = [
+                {
+                    **{k: v for k, v in row.items() if k != "pictures"},
+                    "images": [members[n] for n in names],
+                }
+                for row in rows
+            ]
+            yield Sample(
+                key=rows[0]["group"],
+                images={m: (folder / n).read_bytes() for n, m in members.items()},
+                rows=written,
+            )
 
     index = write_shard(shard, samples())
     counts["written"] = len(index)
@@ -193,7 +225,12 @@ def build_sat(config: BuildConfig, settings: Mapping[str, Any], identity: str) -
     """Run or resume the build of one folder; `settings` and their hash `identity` go into the manifest. UserError: nothing is left."""
     out = Path(config.out)
     files = _numbered(find_files(Path(config.source.root)))
-    claim = {"config_hash": identity, "captures": sha256(repr([(f[1].name, f[1].stat().st_size) for f in files]).encode()).hexdigest()}
+    claim = {
+        "config_hash": identity,
+        "captures": sha256(
+            repr([(f[1].name, f[1].stat().st_size) for f in files]).encode()
+        ).hexdigest(),
+    }
     with claimed(out, claim), processes(config.workers or os.cpu_count() or 1) as pool:
         try:
             chosen, counts = _texts(config, files, pool)
@@ -202,13 +239,17 @@ def build_sat(config: BuildConfig, settings: Mapping[str, Any], identity: str) -
             for path in (*marks, *indices):
                 counts.update(read_lines(path)[0])
             if not counts["written"]:
-                raise UserError(f"no question could be made from {config.source.root}: {dict(counts.most_common(4))}.")
+                raise UserError(
+                    f"no question could be made from {config.source.root}: {dict(counts.most_common(4))}."
+                )
         except UserError:
             shutil.rmtree(out)
             raise
         finish_questions(config, settings, identity, indices, counts, config.source.licence)
         shutil.rmtree(out / PARTS)
-    print(f"{out}: {counts['written']} questions of {counts['seen']} rows; look at {out / 'audit.html'}")
+    print(
+        f"{out}: {counts['written']} questions of {counts['seen']} rows; look at {out / 'audit.html'}"
+    )
 
 
 def _numbered(found: Mapping[str, Sequence[Path]]) -> list[File]:
@@ -222,41 +263,76 @@ def _numbered(found: Mapping[str, Sequence[Path]]) -> list[File]:
     return files
 
 
-def _texts(config: BuildConfig, files: Sequence[File], pool: ProcessPoolExecutor | None) -> tuple[list[dict], Counter[str]]:
+def _texts(
+    config: BuildConfig, files: Sequence[File], pool: ProcessPoolExecutor | None
+) -> tuple[list[dict], Counter[str]]:
     scans = [Path(config.out) / PARTS / f"rows-{i:04d}.jsonl" for i in range(len(files))]
     calls = zip(scans, files, strict=True)
-    run_parts(pool, "texts", [(scan, (scan_file, (path, split, first, scan)), rows) for scan, (split, path, first, rows) in calls], "rows")
+    run_parts(
+        pool,
+        "texts",
+        [
+            (scan, (scan_file, (path, split, first, scan)), rows)
+            for scan, (split, path, first, rows) in calls
+        ],
+        "rows",
+    )
     return select(scans, config.qa)
 
 
-def _pictures(config: BuildConfig, files: Sequence[File], chosen: Sequence[dict], pool: ProcessPoolExecutor | None) -> list[Path]:
+def _pictures(
+    config: BuildConfig,
+    files: Sequence[File],
+    chosen: Sequence[dict],
+    pool: ProcessPoolExecutor | None,
+) -> list[Path]:
     parts = Path(config.out) / PARTS
     (parts / PICTURES).mkdir(exist_ok=True)
-    wanted = {split: frozenset(p for row in chosen if row["split"] == split for p in row["pictures"]) for split in SPLITS}
+    wanted = {
+        split: frozenset(p for row in chosen if row["split"] == split for p in row["pictures"])
+        for split in SPLITS
+    }
     marks = [parts / f"pictures-{i:04d}.json" for i in range(len(files))]
     calls = zip(marks, files, strict=True)
-    tasks = [(m, (extract_file, (path, wanted[split], config.image, parts / PICTURES, m)), rows) for m, (split, path, _, rows) in calls]
+    tasks = [
+        (m, (extract_file, (path, wanted[split], config.image, parts / PICTURES, m)), rows)
+        for m, (split, path, _, rows) in calls
+    ]
     run_parts(pool, "pictures", tasks, "rows")
     return marks
 
 
-def write_shards(config: BuildConfig, chosen: Sequence[dict], pool: ProcessPoolExecutor | None) -> list[Path]:
+def write_shards(
+    config: BuildConfig, chosen: Sequence[dict], pool: ProcessPoolExecutor | None
+) -> list[Path]:
     out, shards = Path(config.out), plan(chosen, config.groups_per_shard)
     indices = {name: out / PARTS / f"{name}.jsonl" for name in shards}
-    tasks = [(indices[name], (write_part, (config, groups, out / name, indices[name])), len(groups)) for name, groups in shards.items()]
+    tasks = [
+        (indices[name], (write_part, (config, groups, out / name, indices[name])), len(groups))
+        for name, groups in shards.items()
+    ]
     run_parts(pool, "shards", tasks, "groups")
     return list(indices.values())
 
 
 def finish_questions(
-    config: BuildConfig, settings: Mapping[str, Any], identity: str, indices: Sequence[Path], counts: Counter[str], licence: str
+    config: BuildConfig,
+    settings: Mapping[str, Any],
+    identity: str,
+    indices: Sequence[Path],
+    counts: Counter[str],
+    licence: str,
 ) -> None:
     out = Path(config.out)
     rows = [row for path in indices for row in read_lines(path)[1]]
     rejects = {"questions": dict(sorted(counts.items()))}
     write_json(out / "rejects.json", rejects)
     write_audit(out, rows, counts, config.audit_pairs)
-    facts = {"config_hash": identity, "config": dict(settings), "source": config.source.name or "sat"}
+    facts = {
+        "config_hash": identity,
+        "config": dict(settings),
+        "source": config.source.name or "sat",
+    }
     facts |= {"licence": licence, "rejects": rejects}
     finish_set(out, rows, facts)
 
@@ -272,10 +348,15 @@ def write_audit(out: Path, rows: Sequence[dict], counts: Mapping[str, int], per_
         groups.setdefault((row["split"], row["subtype"]), []).append(row)
     body = ["<h1>Audit of the built questions</h1><table>"]
     body += [f"<tr><td>{escape(name)}<td>{n}" for name, n in sorted(counts.items())]
-    body += [f"<tr><td>{split} {kind}<td>{len(found)}" for (split, kind), found in sorted(groups.items())] + ["</table>"]
+    body += [
+        f"<tr><td>{split} {kind}<td>{len(found)}" for (split, kind), found in sorted(groups.items())
+    ] + ["</table>"]
     for (split, kind), found in sorted(groups.items()):
         body.append(f"<h2>{escape(split)}: {escape(kind)}</h2>")
-        body += [_card(row, shards) for row in sorted(found, key=lambda row: hash_int("audit", row["uid"]))[:per_type]]
+        body += [
+            _card(row, shards)
+            for row in sorted(found, key=lambda row: hash_int("audit", row["uid"]))[:per_type]
+        ]
     page = f"<!doctype html><meta charset=utf-8><title>actial audit</title><style>{STYLE}</style>{''.join(body)}"
     with atomic(out / "audit.html") as file:
         file.write(page.encode())
@@ -286,6 +367,11 @@ def _card(row: Mapping[str, Any], shards: ShardFiles) -> str:
     for pixels in shards.images(row):
         buffer = io.BytesIO()
         Image.fromarray(pixels).save(buffer, "JPEG", quality=90)
-        sources.append(f'<img src="data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}">')
-    texts = [f"<b>{escape(o)}</b>" if i == row["answer_index"] else escape(o) for i, o in enumerate(row["options"])]
+        sources.append(
+            f'<img src="data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
+        )
+    texts = [
+        f"<b>{escape(o)}</b>" if i == row["answer_index"] else escape(o)
+        for i, o in enumerate(row["options"])
+    ]
     return f"<div>{''.join(sources)}<br>{escape(row['question'])}<br>{' | '.join(texts)}</div>"

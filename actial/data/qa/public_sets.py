@@ -15,7 +15,10 @@ from actial.core.errors import UserError
 from actial.core.multiple_choice_format import answer_position, inline_options
 
 MARKS = re.compile(r"<(?:image|video)>\s*")
-ASKS_LETTER = re.compile(r"\s*(?:please )?(?:answer|reply|respond|select)[^.\n]*(?:letter|option)[^.\n]*\.?\s*$", re.IGNORECASE)
+ASKS_LETTER = re.compile(
+    r"\s*(?:please )?(?:answer|reply|respond|select)[^.\n]*(?:letter|option)[^.\n]*\.?\s*$",
+    re.IGNORECASE,
+)
 YES_NO = ("Yes", "No")
 
 
@@ -52,7 +55,9 @@ def _messages(record: Mapping) -> Iterator[tuple[str, str]]:
     yield from _alternating(record["messages"], "role", "content", ("user",))
 
 
-def _alternating(turns: list[Mapping], who: str, said: str, asking: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+def _alternating(
+    turns: list[Mapping], who: str, said: str, asking: tuple[str, ...]
+) -> Iterator[tuple[str, str]]:
     question = None
     for turn in turns:
         if turn[who] in asking:
@@ -65,8 +70,13 @@ def _alternating(turns: list[Mapping], who: str, said: str, asking: tuple[str, .
 def _fields(answer: str) -> Callable[[Mapping], Iterator[tuple[str, str]]]:
     def turns(record: Mapping) -> Iterator[tuple[str, str]]:
         options = record.get("options") or record.get("choices") or ()
-        listed = " ".join(f"{letter}. {text}" for letter, text in zip("ABCDEF", options, strict=False))
-        yield f"{record['question']} Options: {listed}" if listed else record["question"], str(record[answer])
+        listed = " ".join(
+            f"{letter}. {text}" for letter, text in zip("ABCDEF", options, strict=False)
+        )
+        yield (
+            f"{record['question']} Options: {listed}" if listed else record["question"],
+            str(record[answer]),
+        )
 
     return turns
 
@@ -76,14 +86,20 @@ NAMED: dict[str, NamedSet] = {
     "spar_7m": NamedSet(_conversations, "type", "see LogosRoboticsGroup/SPAR", "image"),
     "vsi_590k": NamedSet(_conversations, "question_type", "Apache-2.0", "image"),
     "vsi_100k": NamedSet(_conversations, "question_type", "see arXiv 2504.00883", "image"),
-    "multispa": NamedSet(_conversations, "question_type", "see facebookresearch/Multi-SpatialMLLM", "image"),
+    "multispa": NamedSet(
+        _conversations, "question_type", "see facebookresearch/Multi-SpatialMLLM", "image"
+    ),
     "spatialladder_26k": NamedSet(_fields("answer"), "type", "see ZJU-REAL/SpatialLadder"),
     "vica_322k": NamedSet(_conversations, "type", "see nkkbr/ViCA", "image"),
     "mv_stride": NamedSet(_messages, "category", "see co1dspring/MV-STRIDE"),
     "molmo2_er_vst_p": NamedSet(_conversations, "type", "see allenai/Molmo2-ER-VST-P"),
-    "joyai_openspatial": NamedSet(_conversations, "task", "see jdopensource/JoyAI-Image-OpenSpatial", "image"),
+    "joyai_openspatial": NamedSet(
+        _conversations, "task", "see jdopensource/JoyAI-Image-OpenSpatial", "image"
+    ),
     "mulset": NamedSet(_fields("answer"), "task", "Apache-2.0"),
-    "sensenova_si_8m": NamedSet(_conversations, "type", "Apache-2.0", "image"),  # its JSON lines; one picture as text, several as a list
+    "sensenova_si_8m": NamedSet(
+        _conversations, "type", "Apache-2.0", "image"
+    ),  # its JSON lines; one picture as text, several as a list
     "llava": NamedSet(_conversations, "type", "unknown", "image"),  # any other set in this form
 }
 

@@ -32,7 +32,9 @@ TYPES = {
 }
 
 
-FIRST_FRAME = re.compile(r"\s*in the first frame\.?$", re.IGNORECASE)  # slipped into some options, not into their answers
+FIRST_FRAME = re.compile(
+    r"\s*in the first frame\.?$", re.IGNORECASE
+)  # slipped into some options, not into their answers
 
 
 def sat_options(answers: Sequence[Any], correct: str) -> tuple[tuple[str, ...], int | None]:
@@ -53,17 +55,31 @@ NEARNESS = re.compile(r"\b(closer|closest|nearer|nearest|farther|further|depth)\
 def find_files(root: Path) -> dict[str, list[Path]]:
     """Parquet files by split; SAT_static is left out beside SAT_train, which repeats it. Raises UserError when there are none."""
     if not root.is_dir():
-        raise UserError(f"source.root={root} is not a folder: give the folder that holds SAT's parquet files.")
+        raise UserError(
+            f"source.root={root} is not a folder: give the folder that holds SAT's parquet files."
+        )
     found: dict[str, list[Path]] = {}
-    for split, names in {"train": ("train",), "val": ("val", "validation"), "test": ("test",)}.items():
-        patterns = [pattern.format(name) for name in names for pattern in ("SAT_{}.parquet", "{}-*.parquet", "{}.parquet")]
-        hits = [sorted(folder.glob(pattern)) for folder in (root, root / "data") for pattern in patterns]
+    for split, names in {
+        "train": ("train",),
+        "val": ("val", "validation"),
+        "test": ("test",),
+    }.items():
+        patterns = [
+            pattern.format(name)
+            for name in names
+            for pattern in ("SAT_{}.parquet", "{}-*.parquet", "{}.parquet")
+        ]
+        hits = [
+            sorted(folder.glob(pattern)) for folder in (root, root / "data") for pattern in patterns
+        ]
         if first := next((paths for paths in hits if paths), None):
             found[split] = first
     if "train" not in found and (root / "SAT_static.parquet").is_file():
         found["train"] = [root / "SAT_static.parquet"]
     if not found:
-        raise UserError(f"source.root={root} holds no SAT_train.parquet, train-*.parquet, or their like: fetch them first.")
+        raise UserError(
+            f"source.root={root} holds no SAT_train.parquet, train-*.parquet, or their like: fetch them first."
+        )
     return found
 
 
@@ -117,7 +133,9 @@ def parse_row(row: Mapping[str, Any]) -> Asked:
 
 
 def _parse_verl(row: Mapping[str, Any]) -> Asked:
-    asked = [message["content"] or "" for message in row["prompt"] or () if message["role"] == "user"]
+    asked = [
+        message["content"] or "" for message in row["prompt"] or () if message["role"] == "user"
+    ]
     question, options = inline_options(asked[-1].replace("<image>", "").strip() if asked else "")
     if len(options) < 2:
         raise Unusable("options not found in the prompt")

@@ -36,7 +36,9 @@ class Source(ABC):
         self.root = Path(config.root)
         self._names: dict[str, str] | None = None
         if not self.root.is_dir():
-            raise UserError(f"source.root={self.root} is not a folder: give the folder that holds the captures.")
+            raise UserError(
+                f"source.root={self.root} is not a folder: give the folder that holds the captures."
+            )
 
     @abstractmethod
     def captures(self) -> list[str]:
@@ -62,7 +64,9 @@ def decode(path: Path) -> np.ndarray:
 
 def _opened(path: Path, buffering: int = -1) -> IO[bytes]:
     """A regular file, opened; a pipe or device under a photo's name raises OSError instead of making the build wait forever."""
-    file = open(path, "rb", buffering, opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # noqa: SIM115
+    file = open(
+        path, "rb", buffering, opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)
+    )  # noqa: SIM115
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
         raise OSError(f"{path} is no regular file")
@@ -93,19 +97,29 @@ def inside(folder: Path, name: str) -> Path:
     return folder / name
 
 
-def usable_frames(candidates: Iterable[Frame], dropped: Counter[str], *, stored: bool = True) -> list[Frame]:
+def usable_frames(
+    candidates: Iterable[Frame], dropped: Counter[str], *, stored: bool = True
+) -> list[Frame]:
     """The frames with a rotation as pose and, where `stored`, with a readable photo of the camera's size; the others are counted."""
     kept = []
     for frame in candidates:
         try:
-            if stored and frame.path is not None and stored_size(frame.path) != (frame.width, frame.height):
-                raise Rejected("frame_size", detail=f"{frame.path} is not {frame.width}x{frame.height}")
+            if (
+                stored
+                and frame.path is not None
+                and stored_size(frame.path) != (frame.width, frame.height)
+            ):
+                raise Rejected(
+                    "frame_size", detail=f"{frame.path} is not {frame.width}x{frame.height}"
+                )
             kept.append(frame)
         except Rejected as rejected:
             dropped.update(rejected.reasons)
     if not kept:
         return []
-    posed = are_rotations(np.stack([f.R for f in kept])) & np.isfinite([f.t for f in kept]).all(axis=1)
+    posed = are_rotations(np.stack([f.R for f in kept])) & np.isfinite([f.t for f in kept]).all(
+        axis=1
+    )
     if not posed.all():
         dropped["frame_pose"] += int((~posed).sum())
         kept = [frame for frame, ok in zip(kept, posed, strict=True) if ok]

@@ -20,12 +20,20 @@ from actial.data.sources.video import VideoFrames
 from actial.viewpoint import geometry as g
 
 
-def ndc_lens(size: tuple[int, int], focal: Sequence[float] | np.ndarray, principal: Sequence[float] | np.ndarray, form: str) -> Lens:
+def ndc_lens(
+    size: tuple[int, int],
+    focal: Sequence[float] | np.ndarray,
+    principal: Sequence[float] | np.ndarray,
+    form: str,
+) -> Lens:
     """PyTorch3D's normalised intrinsics (x left, y up, from the middle) -> pixels; `form` names what one unit is."""
     width, height = size
     half = (width / 2, height / 2) if form == "ndc_norm_image_bounds" else (min(size) / 2,) * 2
     fx, fy = focal[0] * half[0], focal[1] * half[1]
-    return "PINHOLE", tuple(float(v) for v in (fx, fy, width / 2 - principal[0] * half[0], height / 2 - principal[1] * half[1]))
+    return "PINHOLE", tuple(
+        float(v)
+        for v in (fx, fy, width / 2 - principal[0] * half[0], height / 2 - principal[1] * half[1])
+    )
 
 
 def json_array(path: Path) -> Iterator[dict]:
@@ -66,9 +74,18 @@ class Co3dSource(PosedSource):
     def _frame(self, path: str, size: tuple[int, int], view: Sequence, mask: str | None) -> Frame:
         R, T, focal, principal, form = view
         lens = ndc_lens(size, focal, principal, form)
-        pose = g.from_pytorch3d(np.array(R, dtype=np.float64).reshape(3, 3), np.array(T, dtype=np.float64).reshape(3))
+        pose = g.from_pytorch3d(
+            np.array(R, dtype=np.float64).reshape(3, 3), np.array(T, dtype=np.float64).reshape(3)
+        )
         found = None if mask is None else inside(self.root, mask)
-        return make_frame(path, inside(self.root, path), size, lens, pose, found if found is not None and found.is_file() else None)
+        return make_frame(
+            path,
+            inside(self.root, path),
+            size,
+            lens,
+            pose,
+            found if found is not None and found.is_file() else None,
+        )
 
     def pixels(self, reference: str, name: str) -> np.ndarray:
         return decode(inside(self.root, name))
@@ -80,8 +97,20 @@ def _co3d_fields(item: Mapping) -> tuple:
     view = item.get("viewpoint")
     if view is not None:
         form = view.get("intrinsics_format", "ndc_norm_image_bounds")
-        view = (np.array(view["R"]), np.array(view["T"]), tuple(view["focal_length"]), tuple(view["principal_point"]), form)
-    return item["frame_number"], item["image"]["path"], (width, height), view, (item.get("mask") or {}).get("path")
+        view = (
+            np.array(view["R"]),
+            np.array(view["T"]),
+            tuple(view["focal_length"]),
+            tuple(view["principal_point"]),
+            form,
+        )
+    return (
+        item["frame_number"],
+        item["image"]["path"],
+        (width, height),
+        view,
+        (item.get("mask") or {}).get("path"),
+    )
 
 
 # ---------------------------------------------------------------- uCO3D
@@ -96,23 +125,31 @@ class Uco3dSource(PosedSource):
         " _viewpoint_intrinsics_format FROM frame_annots WHERE sequence_name = ? ORDER BY frame_number"
     )
     TIME = "SELECT frame_timestamp FROM frame_annots WHERE sequence_name = ? AND frame_number = ?"
-    SEQUENCE = "SELECT category, super_category, _video_path FROM sequence_annots WHERE sequence_name = ?"
+    SEQUENCE = (
+        "SELECT category, super_category, _video_path FROM sequence_annots WHERE sequence_name = ?"
+    )
 
     def __init__(self, config: SourceConfig) -> None:
         super().__init__(config)
         self._video = VideoFrames()
         if not (self.root / "metadata.sqlite").is_file():
-            raise UserError(f"source.root={self.root} holds no capture: expected {self.layout} in it (source={config.kind.value}).")
+            raise UserError(
+                f"source.root={self.root} holds no capture: expected {self.layout} in it (source={config.kind.value})."
+            )
         self._base = sqlite3.connect(f"file:{self.root / 'metadata.sqlite'}?mode=ro", uri=True)
 
     def _rows(self, query: str, *values: str | int) -> list[tuple]:
         try:
             return self._base.execute(query, values).fetchall()
         except sqlite3.Error as error:
-            raise UserError(f"{self.root / 'metadata.sqlite'} cannot be read ({error}): fetch it again.") from error
+            raise UserError(
+                f"{self.root / 'metadata.sqlite'} cannot be read ({error}): fetch it again."
+            ) from error
 
     def references(self) -> Iterator[str]:
-        for name, score in self._rows("SELECT sequence_name, _reconstruction_quality_viewpoint FROM sequence_annots"):
+        for name, score in self._rows(
+            "SELECT sequence_name, _reconstruction_quality_viewpoint FROM sequence_annots"
+        ):
             if self._enough(score):
                 yield name
 
@@ -122,12 +159,30 @@ class Uco3dSource(PosedSource):
             raise Rejected("no_video", detail=f"{reference}: {video}")
         rows = self._rows(self.FRAMES, reference)
         frames = [self._frame(*row) for row in rows if None not in row[1:6]]
-        return self.capture(f"{family}_{category}", reference, frames, stored=False, class_name=category, files_total=len(rows))
+        return self.capture(
+            f"{family}_{category}",
+            reference,
+            frames,
+            stored=False,
+            class_name=category,
+            files_total=len(rows),
+        )
 
-    def _frame(self, number: int, size: bytes, R: bytes, T: bytes, focal: bytes, principal: bytes, form: str | None) -> Frame:
+    def _frame(
+        self,
+        number: int,
+        size: bytes,
+        R: bytes,
+        T: bytes,
+        focal: bytes,
+        principal: bytes,
+        form: str | None,
+    ) -> Frame:
         height, width = (int(side) for side in np.frombuffer(size, "<i4"))
         # the distortion column is left out: what it is for needs mask rays, and masks lie in a second video
-        lens = ndc_lens((width, height), floats(focal, 2), floats(principal, 2), form or "ndc_norm_image_bounds")
+        lens = ndc_lens(
+            (width, height), floats(focal, 2), floats(principal, 2), form or "ndc_norm_image_bounds"
+        )
         pose = g.from_pytorch3d(floats(R, 9).reshape(3, 3), floats(T, 3))
         return make_frame(f"{number:06d}", None, (width, height), lens, pose)
 

@@ -32,8 +32,14 @@ class FolderSource(Source):
         if not found and not nested and _is_capture(self.root):
             found = ["."]
         if not found:
-            layout = "CLASS/OBJECT/images and CLASS/OBJECT/sparse/0" if nested else "NAME/images and NAME/sparse/0"
-            raise UserError(f"source.root={self.root} holds no capture: expected {layout} below it (source={self.config.kind.value}).")
+            layout = (
+                "CLASS/OBJECT/images and CLASS/OBJECT/sparse/0"
+                if nested
+                else "NAME/images and NAME/sparse/0"
+            )
+            raise UserError(
+                f"source.root={self.root} holds no capture: expected {layout} below it (source={self.config.kind.value})."
+            )
         return found
 
     def read(self, reference: str) -> tuple[Capture, Counter[str]]:
@@ -81,13 +87,26 @@ class FolderSource(Source):
             self._names = read_categories(Path(self.config.category_file))
         return self._names
 
-    def _frames(self, reference: str, views: Sequence[View], dropped: Counter[str]) -> Iterator[Frame]:
+    def _frames(
+        self, reference: str, views: Sequence[View], dropped: Counter[str]
+    ) -> Iterator[Frame]:
         images = self.root / reference / "images"
-        masks = self.root / reference / "masks" if self.config.mask_root is None else Path(self.config.mask_root) / reference
+        masks = (
+            self.root / reference / "masks"
+            if self.config.mask_root is None
+            else Path(self.config.mask_root) / reference
+        )
         masked = {path.name for path in masks.iterdir()} if masks.is_dir() else set()
         for view in views:
             base = os.path.basename(view.name)
-            mask = next((masks / name for name in (f"{base}.png", f"{os.path.splitext(base)[0]}.png") if name in masked), None)
+            mask = next(
+                (
+                    masks / name
+                    for name in (f"{base}.png", f"{os.path.splitext(base)[0]}.png")
+                    if name in masked
+                ),
+                None,
+            )
             try:
                 path = inside(images, view.name)
             except Rejected as rejected:
@@ -110,7 +129,9 @@ class FolderSource(Source):
 def read_categories(path: Path) -> dict[str, str]:
     """Class id -> name from MVImgNet's lines `id,name` (names come with stray spaces) or MVImgNet 2.0's JSON, whichever way round."""
     if not path.is_file():
-        raise UserError(f"source.category_file={path} does not exist: give the list of lines `id,name` or the JSON, or leave it out.")
+        raise UserError(
+            f"source.category_file={path} does not exist: give the list of lines `id,name` or the JSON, or leave it out."
+        )
     text = path.read_text(encoding="utf-8")
     if path.suffix != ".json":
         pairs = (line.partition(",") for line in text.splitlines() if line.strip())
@@ -118,8 +139,14 @@ def read_categories(path: Path) -> dict[str, str]:
     try:
         found = {str(key).strip(): str(value).strip() for key, value in json.loads(text).items()}
     except (ValueError, AttributeError) as error:
-        raise UserError(f"source.category_file={path} is not a JSON object of class ids and names: give another list.") from error
-    return found if all(key.isdigit() for key in found) else {value: key for key, value in found.items()}
+        raise UserError(
+            f"source.category_file={path} is not a JSON object of class ids and names: give another list."
+        ) from error
+    return (
+        found
+        if all(key.isdigit() for key in found)
+        else {value: key for key, value in found.items()}
+    )
 
 
 def _is_capture(folder: Path) -> bool:
@@ -128,9 +155,15 @@ def _is_capture(folder: Path) -> bool:
 
 def _capture_folders(root: Path, depth: int) -> list[str]:
     with os.scandir(root) as entries:
-        folders = [entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
+        folders = [
+            entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")
+        ]
     if depth > 1:
-        return [f"{name}/{below}" for name in folders for below in _capture_folders(root / name, depth - 1)]
+        return [
+            f"{name}/{below}"
+            for name in folders
+            for below in _capture_folders(root / name, depth - 1)
+        ]
     return [name for name in folders if _is_capture(root / name)]
 
 
@@ -146,9 +179,17 @@ def _read_sidecar(path: Path) -> dict:
         return {}
     try:
         known = json.loads(path.read_text(encoding="utf-8"))
-        vectors = {key: np.array(known[key], dtype=np.float64) for key in ("front", "centre") if key in known}
+        vectors = {
+            key: np.array(known[key], dtype=np.float64)
+            for key in ("front", "centre")
+            if key in known
+        }
         if any(v.shape != (3,) or not np.isfinite(v).all() for v in vectors.values()):
             raise ValueError("front and centre are three numbers each")
-        return {"class_name": str(known["class_name"]), "attributes": dict(known.get("attributes", {})), **vectors}
+        return {
+            "class_name": str(known["class_name"]),
+            "attributes": dict(known.get("attributes", {})),
+            **vectors,
+        }
     except (ValueError, KeyError, TypeError) as error:
         raise Rejected("sidecar", detail=f"{path}: {error}") from error

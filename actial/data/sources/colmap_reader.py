@@ -36,7 +36,9 @@ MODELS = {  # id -> name, number of parameters; f, cx, cy lead in the models of 
     11: ("RAD_TAN_THIN_PRISM_FISHEYE", 16),
 }
 OBSERVATION = np.dtype([("xy", "<f8", 2), ("point", "<i8")])
-POINT = np.dtype([("id", "<i8"), ("xyz", "<f8", 3), ("rgb", "u1", 3), ("error", "<f8"), ("track", "<u8")])  # then 8 bytes per track entry
+POINT = np.dtype(
+    [("id", "<i8"), ("xyz", "<f8", 3), ("rgb", "u1", 3), ("error", "<f8"), ("track", "<u8")]
+)  # then 8 bytes per track entry
 TRACK_AT = POINT.fields["track"][1] if POINT.fields else 0
 
 
@@ -118,7 +120,17 @@ def read_model(folder: Path) -> Model:
     views = []
     for i, image in enumerate(ordered):
         width, height, lens, K = cameras[image.camera]
-        views.append(View(name=image.name, width=width, height=height, K=K, distortion=lens, R=rotations[i], t=poses[i, 4:]))
+        views.append(
+            View(
+                name=image.name,
+                width=width,
+                height=height,
+                K=K,
+                distortion=lens,
+                R=rotations[i],
+                t=poses[i, 4:],
+            )
+        )
     return Model(
         views=views,
         points=points["xyz"].astype(np.float64),
@@ -143,7 +155,11 @@ def _read_cameras(walk: _Walk) -> dict[int, tuple[int, int, Lens, np.ndarray]]:
     cameras: dict[int, tuple[int, int, Lens, np.ndarray]] = {}
     for _ in range(walk.count(48)):
         key, model, width, height = walk.take("<iiQQ")
-        if model not in MODELS or not (0 < width < MAX_SIDE and 0 < height < MAX_SIDE) or key in cameras:
+        if (
+            model not in MODELS
+            or not (0 < width < MAX_SIDE and 0 < height < MAX_SIDE)
+            or key in cameras
+        ):
             raise _corrupt(walk.path, f"camera {key} has model {model} and size {width}x{height}")
         name, count = MODELS[model]
         params = walk.take(f"<{count}d")
@@ -163,11 +179,18 @@ def _read_images(walk: _Walk, cameras: Collection[int]) -> dict[int, _Image]:
         name = _text(walk.data[walk.at : stop])
         if stop < 0 or camera not in cameras or key in found or name in names or not name:
             raise _corrupt(walk.path, f"image {key} is cut short, repeated or without its camera")
-        if not all(abs(value) < MAX_LENGTH for value in pose) or abs(sum(value * value for value in pose[:4]) - 1) > 2e-3:
-            raise _corrupt(walk.path, f"image {key} has no valid pose")  # not a number is not below either
+        if (
+            not all(abs(value) < MAX_LENGTH for value in pose)
+            or abs(sum(value * value for value in pose[:4]) - 1) > 2e-3
+        ):
+            raise _corrupt(
+                walk.path, f"image {key} has no valid pose"
+            )  # not a number is not below either
         walk.at = stop + 1
         n = walk.count(OBSERVATION.itemsize)
-        found[key] = _Image(name, tuple(pose), camera, np.frombuffer(walk.data, OBSERVATION, n, walk.at)["point"])
+        found[key] = _Image(
+            name, tuple(pose), camera, np.frombuffer(walk.data, OBSERVATION, n, walk.at)["point"]
+        )
         names.add(name)
         walk.skip(n * OBSERVATION.itemsize)
     walk.end()
@@ -210,7 +233,9 @@ def _read_points(walk: _Walk, images: dict[int, _Image]) -> np.ndarray:
     return points
 
 
-def _confirmed(entries: np.ndarray, owner: np.ndarray, images: dict[int, _Image], seen: np.ndarray) -> bool:
+def _confirmed(
+    entries: np.ndarray, owner: np.ndarray, images: dict[int, _Image], seen: np.ndarray
+) -> bool:
     """Every track entry (image id, observation) is an observation of the point that owns the entry; `seen` joins all observations."""
     if not len(entries):
         return True
@@ -221,7 +246,9 @@ def _confirmed(entries: np.ndarray, owner: np.ndarray, images: dict[int, _Image]
     order = np.argsort(keys)
     place = order[np.searchsorted(keys, entries[:, 0], sorter=order).clip(max=len(keys) - 1)]
     inside = (keys[place] == entries[:, 0]) & (entries[:, 1] >= 0) & (entries[:, 1] < counts[place])
-    return bool(inside.all() and (seen[(np.cumsum(counts) - counts)[place] + entries[:, 1]] == owner).all())
+    return bool(
+        inside.all() and (seen[(np.cumsum(counts) - counts)[place] + entries[:, 1]] == owner).all()
+    )
 
 
 # ---------------------------------------------------------------- pixels <-> rays, with lens distortion

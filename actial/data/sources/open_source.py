@@ -11,7 +11,12 @@ from actial.data.sources.colmap_folders import FolderSource
 
 def open_source(config: SourceConfig) -> Source:
     """The reader of config.kind."""
-    if config.kind in (SourceKind.mvimgnet, SourceKind.mvimgnet2, SourceKind.procedural, SourceKind.colmap):
+    if config.kind in (
+        SourceKind.mvimgnet,
+        SourceKind.mvimgnet2,
+        SourceKind.procedural,
+        SourceKind.colmap,
+    ):
         return FolderSource(config)
 
     readers: dict[SourceKind, type[Source]] = {

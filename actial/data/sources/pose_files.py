@@ -24,7 +24,14 @@ from actial.viewpoint.lens import calibration
 Pose = tuple[np.ndarray, np.ndarray]  # R, t
 
 
-def make_frame(name: str, path: Path | None, size: tuple[int, int], lens: Lens, pose: Pose, mask: Path | None = None) -> Frame:
+def make_frame(
+    name: str,
+    path: Path | None,
+    size: tuple[int, int],
+    lens: Lens,
+    pose: Pose,
+    mask: Path | None = None,
+) -> Frame:
     width, height = size
     return Frame(
         name=name,
@@ -48,7 +55,9 @@ class PosedSource(Source):
     def captures(self) -> list[str]:
         found = sorted(self.references())
         if not found:
-            raise UserError(f"source.root={self.root} holds no capture: expected {self.layout} below it (source={self.config.kind.value}).")
+            raise UserError(
+                f"source.root={self.root} holds no capture: expected {self.layout} below it (source={self.config.kind.value})."
+            )
         return found
 
     def references(self) -> Iterator[str]:
@@ -94,7 +103,9 @@ class PosedSource(Source):
         return made, dropped
 
     def _enough(self, score: float | None) -> bool:
-        return self.config.min_quality is None or (score is not None and score >= self.config.min_quality)
+        return self.config.min_quality is None or (
+            score is not None and score >= self.config.min_quality
+        )
 
 
 # ---------------------------------------------------------------- WildRGB-D
@@ -119,19 +130,36 @@ class WildRgbdSource(PosedSource):
         lens: Lens = ("PINHOLE", (float(fx), float(fy), float(cx), float(cy)))
         photos = _by_number(folder / "rgb")
         masks = _by_number(folder / "masks") if (folder / "masks").is_dir() else {}
-        lines = [line.split() for line in (folder / "cam_poses.txt").read_text(encoding="utf-8").splitlines() if line.strip()]
+        lines = [
+            line.split()
+            for line in (folder / "cam_poses.txt").read_text(encoding="utf-8").splitlines()
+            if line.strip()
+        ]
         frames = []
         for number, *numbers in sorted(lines, key=lambda line: int(float(line[0]))):
             i = int(float(number))
             pose = g.from_camera_to_world(np.array(numbers, dtype=np.float64).reshape(4, 4))
             path = photos.get(i, folder / "rgb" / f"{i:05d}.png")
-            frames.append(make_frame(f"rgb/{path.name}", path, (int(known["w"]), int(known["h"])), lens, pose, masks.get(i)))
+            frames.append(
+                make_frame(
+                    f"rgb/{path.name}",
+                    path,
+                    (int(known["w"]), int(known["h"])),
+                    lens,
+                    pose,
+                    masks.get(i),
+                )
+            )
         category, _, scene = reference.split("/")
         return self.capture(category, scene, frames, files_total=len(photos))
 
 
 def _by_number(folder: Path) -> dict[int, Path]:
-    return {int(path.stem): path for path in folder.iterdir() if path.stem.isdigit() and path.suffix.lower() in SUFFIXES}
+    return {
+        int(path.stem): path
+        for path in folder.iterdir()
+        if path.stem.isdigit() and path.suffix.lower() in SUFFIXES
+    }
 
 
 def _single_scenes(path: Path) -> set[str] | None:
@@ -140,9 +168,15 @@ def _single_scenes(path: Path) -> set[str] | None:
         return None
     try:
         types = json.loads(path.read_text(encoding="utf-8"))
-        return set(types["single"]) if "single" in types else {scene for scene, kind in types.items() if kind == "single"}
+        return (
+            set(types["single"])
+            if "single" in types
+            else {scene for scene, kind in types.items() if kind == "single"}
+        )
     except (ValueError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is no JSON object of scenes and types ({error}): fetch it again.") from error
+        raise UserError(
+            f"{path} is no JSON object of scenes and types ({error}): fetch it again."
+        ) from error
 
 
 # ---------------------------------------------------------------- nerfstudio, instant-ngp, Blender
@@ -173,14 +207,18 @@ class TransformsSource(PosedSource):
                 dropped.update(rejected.reasons)
         label = self.root.resolve().name if reference == "." else reference
         frames.sort(key=lambda frame: frame.name)
-        return self.capture(label, label, frames, dropped=dropped, files_total=len(shared["frames"]))
+        return self.capture(
+            label, label, frames, dropped=dropped, files_total=len(shared["frames"])
+        )
 
     def _frame(self, folder: Path, fields: Mapping) -> Frame:
         name = os.path.normpath(str(PurePosixPath(fields["file_path"])))
         name = name if name.lower().endswith(SUFFIXES) else f"{name}.png"
         path = inside(folder, name)
         size = (int(fields["w"]), int(fields["h"])) if "w" in fields else stored_size(path)
-        pose = g.from_camera_to_world(np.array(fields["transform_matrix"], dtype=np.float64), g.OPENGL_AXES)
+        pose = g.from_camera_to_world(
+            np.array(fields["transform_matrix"], dtype=np.float64), g.OPENGL_AXES
+        )
         mask = inside(folder, fields["mask_path"]) if fields.get("mask_path") else None
         return make_frame(name, path, size, _transforms_lens(fields, size), pose, mask)
 
@@ -189,7 +227,19 @@ def _transforms_lens(fields: Mapping, size: tuple[int, int]) -> Lens:
     width, height = size
     angle = fields.get("camera_angle_x")
     fx = float(fields["fl_x"]) if "fl_x" in fields else width / 2 / math.tan(float(angle) / 2)  # type: ignore[arg-type]
-    focal = (fx, float(fields.get("fl_y", fx)), float(fields.get("cx", width / 2)), float(fields.get("cy", height / 2)))
+    focal = (
+        fx,
+        float(fields.get("fl_y", fx)),
+        float(fields.get("cx", width / 2)),
+        float(fields.get("cy", height / 2)),
+    )
     fish = "FISHEYE" in str(fields.get("camera_model", ""))
-    bent = tuple(float(fields.get(name, 0.0)) for name in (("k1", "k2", "k3", "k4") if fish else ("k1", "k2", "p1", "p2")))
-    return ("OPENCV_FISHEYE" if fish else "OPENCV", (*focal, *bent)) if any(bent) or fish else ("PINHOLE", focal)
+    bent = tuple(
+        float(fields.get(name, 0.0))
+        for name in (("k1", "k2", "k3", "k4") if fish else ("k1", "k2", "p1", "p2"))
+    )
+    return (
+        ("OPENCV_FISHEYE" if fish else "OPENCV", (*focal, *bent))
+        if any(bent) or fish
+        else ("PINHOLE", focal)
+    )

@@ -50,4 +50,8 @@ class VideoFrames:
             return True
         if time_s is None or self._shown.time is None:
             return number > self._count if strictly else number >= self._count
-        return time_s > self._shown.time + self._half if strictly else time_s > self._shown.time - self._half
+        return (
+            time_s > self._shown.time + self._half
+            if strictly
+            else time_s > self._shown.time - self._half
+        )

@@ -1,6 +1,17 @@
 """The benchmarks by name."""
 
-from actial.evaluation.benchmarks import blink, cv_bench, mmsi, sat, single_image, threedsr, tsv, video, view_sets, viewpoint
+from actial.evaluation.benchmarks import (
+    blink,
+    cv_bench,
+    mmsi,
+    sat,
+    single_image,
+    threedsr,
+    tsv,
+    video,
+    view_sets,
+    viewpoint,
+)
 from actial.evaluation.benchmarks.base import Benchmark
 
 BENCHMARKS: dict[str, Benchmark] = {

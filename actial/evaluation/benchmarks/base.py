@@ -28,7 +28,9 @@ class Style(StrEnum):
     LETTER = "letter"  # the same with a request for the letter alone
     VLMEVAL = "vlmeval"  # VLMEvalKit's multiple-choice form
     DATASET = "dataset"  # the prompt column of the data set (CV-Bench, BLINK)
-    DATASET_TEXT_FIRST = "dataset_text_first"  # the same before the images, as BLINK's own runner sends it
+    DATASET_TEXT_FIRST = (
+        "dataset_text_first"  # the same before the images, as BLINK's own runner sends it
+    )
     MMSI = "mmsi"
     VIEWSPATIAL = "viewspatial"
     FRAMES = "frames"  # VSI-Bench, STI-Bench, SPAR-Bench
@@ -86,10 +88,14 @@ class Source:
     def picture(self, name: str) -> Path:
         """A picture beside the files; checked now, read later."""
         if self.root is None:
-            raise UserError(f"{self.name}: its pictures come in archives: download {self.hub}, unpack it and give benchmark.root=FOLDER.")
+            raise UserError(
+                f"{self.name}: its pictures come in archives: download {self.hub}, unpack it and give benchmark.root=FOLDER."
+            )
         path = self.root / name
         if not path.is_file():
-            raise UserError(f"{self.name}: picture {path} is missing: unpack the data set's archives into {self.root}.")
+            raise UserError(
+                f"{self.name}: picture {path} is missing: unpack the data set's archives into {self.root}."
+            )
         return path
 
     def _download(self, names: Sequence[str]) -> tuple[str, Path]:
@@ -97,11 +103,15 @@ class Source:
         from huggingface_hub.errors import EntryNotFoundError
 
         if "/" not in self.hub:
-            raise UserError(f"{self.name}: such a set has no place on the hub: give benchmark.root=FOLDER.")
+            raise UserError(
+                f"{self.name}: such a set has no place on the hub: give benchmark.root=FOLDER."
+            )
         summary = ""
         for name in names:
             try:
-                return name, Path(hf_hub_download(self.hub, name, repo_type="dataset", revision=self.revision))
+                return name, Path(
+                    hf_hub_download(self.hub, name, repo_type="dataset", revision=self.revision)
+                )
             except EntryNotFoundError as error:
                 summary = str(error).splitlines()[0].rstrip(". ")
             except OSError as error:
@@ -109,7 +119,9 @@ class Source:
         raise self._unfetched(names, summary)
 
     def _unfetched(self, names: Sequence[str], reason: str) -> UserError:
-        return UserError(f"{self.name}: {' or '.join(names)} of {self.hub} cannot be fetched ({reason}): give benchmark.root=FOLDER.")
+        return UserError(
+            f"{self.name}: {' or '.join(names)} of {self.hub} cannot be fetched ({reason}): give benchmark.root=FOLDER."
+        )
 
     def _noted(self, name: str, path: Path) -> Path:
         digest = sha256()
@@ -161,10 +173,25 @@ def rotated(items: Iterable[Item]) -> list[Item]:
     for item in items:
         k = len(item.options)
         for shift in range(k):
-            circular = {"base": item.uid, "flip": False, **item.circular, "rotation": shift, "rotations": k}
+            circular = {
+                "base": item.uid,
+                "flip": False,
+                **item.circular,
+                "rotation": shift,
+                "rotations": k,
+            }
             options = item.options[shift:] + item.options[:shift]
             index = (item.answer_index - shift) % k
-            turned.append(replace(item, uid=f"{item.uid}#{shift}", options=options, answer_index=index, circular=circular, raw_prompt=None))
+            turned.append(
+                replace(
+                    item,
+                    uid=f"{item.uid}#{shift}",
+                    options=options,
+                    answer_index=index,
+                    circular=circular,
+                    raw_prompt=None,
+                )
+            )
         if not k:
             turned.append(item)
     return turned

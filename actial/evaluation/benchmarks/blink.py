@@ -11,7 +11,18 @@ from actial.evaluation.benchmarks.tables import parquet_rows, picture_bytes
 from actial.grading import metrics
 from actial.grading.metrics import Prediction
 
-COLUMNS = ("idx", "question", "sub_task", "image_1", "image_2", "image_3", "image_4", "choices", "answer", "prompt")
+COLUMNS = (
+    "idx",
+    "question",
+    "sub_task",
+    "image_1",
+    "image_2",
+    "image_3",
+    "image_4",
+    "choices",
+    "answer",
+    "prompt",
+)
 SPATIAL = ("Multi-view_Reasoning", "Relative_Depth", "Spatial_Relation")  # the three of the paper
 SUBTASKS = (
     "Art_Style",
@@ -35,15 +46,25 @@ def load(source: Source, subtasks: Sequence[str] = SPATIAL) -> list[Item]:
     """Raises UserError for rows whose answer is hidden."""
     items = []
     for subtask in subtasks:
-        path = source.file(f"{subtask}/{source.split}-00000-of-00001.parquet", f"{subtask}.parquet", columns=COLUMNS)
+        path = source.file(
+            f"{subtask}/{source.split}-00000-of-00001.parquet",
+            f"{subtask}.parquet",
+            columns=COLUMNS,
+        )
         for row in parquet_rows(path, COLUMNS):
             if row["answer"] == "hidden":
-                raise UserError(f"{path}: the answers of BLINK's {source.split} split are hidden: set benchmark.split=val.")
+                raise UserError(
+                    f"{path}: the answers of BLINK's {source.split} split are hidden: set benchmark.split=val."
+                )
             options = clean_options(row["choices"])
             items.append(
                 Item(
                     uid=f"blink/{row['idx']}",
-                    images=[picture_bytes(row[f"image_{i}"]) for i in range(1, 5) if row[f"image_{i}"] is not None],
+                    images=[
+                        picture_bytes(row[f"image_{i}"])
+                        for i in range(1, 5)
+                        if row[f"image_{i}"] is not None
+                    ],
                     question=row["question"],
                     options=options,
                     answer_index=answer_position(row["answer"], options, f"{path} {row['idx']}"),

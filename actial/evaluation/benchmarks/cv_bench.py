@@ -26,7 +26,9 @@ def load(source: Source) -> list[Item]:
                     images=[picture_bytes(row["image"])],
                     question=row["question"],
                     options=options,
-                    answer_index=answer_position(row["answer"], options, f"{path} idx {row['idx']}"),
+                    answer_index=answer_position(
+                        row["answer"], options, f"{path} idx {row['idx']}"
+                    ),
                     type=row["task"],
                     categories={"task": row["task"], "source": row["source"]},
                     raw_prompt=row["prompt"],

@@ -24,13 +24,18 @@ def load(source: Source) -> list[Item]:
         rows = tsv_rows(path, ("index", "image", "question", "answer", "category"))
         pictures = tsv_pictures(rows, path)  # type: ignore[assignment]
         named = [(row["index"], row["category"]) for row in rows]
-    return [_item(source, row, *name, images) for row, name, images in zip(rows, named, pictures, strict=True)]
+    return [
+        _item(source, row, *name, images)
+        for row, name, images in zip(rows, named, pictures, strict=True)
+    ]
 
 
 def _item(source: Source, row: dict, index: int | str, category: str, images: list) -> Item:
     stem, options = inline_options(row["question"])
     if not options:
-        raise UserError(f"{source.name} {index}: the question holds no options A: .. B: ..: the file is not the published one.")
+        raise UserError(
+            f"{source.name} {index}: the question holds no options A: .. B: ..: the file is not the published one."
+        )
     kind = category_name(category)
     return Item(
         uid=f"{source.name}/{index}",
@@ -51,7 +56,10 @@ def category_name(name: str) -> str:
 
 def score(predictions: Sequence[Prediction]) -> Scores:
     """Categories and the sample mean, which is the published average."""
-    return {"overall": metrics.accuracy(predictions), "category": metrics.accuracy_by(predictions, "category")}
+    return {
+        "overall": metrics.accuracy(predictions),
+        "category": metrics.accuracy_by(predictions, "category"),
+    }
 
 
 BENCHMARK = Benchmark(

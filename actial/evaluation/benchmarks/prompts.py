@@ -20,19 +20,30 @@ def prompt_text(item: Item, style: Style) -> str:
     lettered = [f"{letter}. {text}" for letter, text in zip(LETTERS, item.options, strict=False)]
     if style in (Style.DATASET, Style.DATASET_TEXT_FIRST):
         if item.raw_prompt is None:
-            raise UserError(f"{item.uid} has no prompt of its own: set benchmark.style to one of think, letter, vlmeval.")
+            raise UserError(
+                f"{item.uid} has no prompt of its own: set benchmark.style to one of think, letter, vlmeval."
+            )
         return item.raw_prompt
     if not item.options:
         return item.raw_prompt or f"{item.question}\n{NUMBER_REQUEST}"
     if style is Style.VLMEVAL:
         hint = f"Hint: {item.hint}\n" if item.hint else ""
-        return f"{hint}Question: {item.question}\nOptions:\n" + "\n".join(lettered) + "\n" + VLMEVAL_REQUEST
+        return (
+            f"{hint}Question: {item.question}\nOptions:\n"
+            + "\n".join(lettered)
+            + "\n"
+            + VLMEVAL_REQUEST
+        )
     question = f"{item.hint}\n{item.question}" if item.hint else item.question
     if style is Style.MMSI:
-        options = ", ".join(f"{letter}: {text}" for letter, text in zip(LETTERS, item.options, strict=False))
+        options = ", ".join(
+            f"{letter}: {text}" for letter, text in zip(LETTERS, item.options, strict=False)
+        )
         return f"{question}\nOptions: {options}\n{MMSI_REQUEST}"
     if style is Style.VIEWSPATIAL:
         return f"{question}\n" + "\n".join(lettered) + f"\n{VIEWSPATIAL_REQUEST}"
     if style is Style.FRAMES:
         return f"{question}\nOptions:\n" + "\n".join(lettered) + f"\n{DIRECT_REQUEST}"
-    return multiple_choice_text(question, item.options, AnswerMode.DIRECT if style is Style.LETTER else AnswerMode.THINK)
+    return multiple_choice_text(
+        question, item.options, AnswerMode.DIRECT if style is Style.LETTER else AnswerMode.THINK
+    )

@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from actial.data.qa.sat_rows import TYPES, sat_options
-from actial.evaluation.benchmarks.base import Benchmark, Item, Scores, Source, Style, require, rotated
+from actial.evaluation.benchmarks.base import (
+    Benchmark,
+    Item,
+    Scores,
+    Source,
+    Style,
+    require,
+    rotated,
+)
 from actial.evaluation.benchmarks.tables import parquet_rows, picture_bytes
 from actial.grading import metrics
 from actial.grading.metrics import Prediction
@@ -19,7 +27,11 @@ def load(source: Source) -> list[Item]:
     items = []
     for number, row in enumerate(parquet_rows(path, columns)):
         pictures = row.get("image_bytes", row.get("images"))
-        require(str(path), {*row, *(["image_bytes"] if pictures is not None else [])}, (*columns, "image_bytes"))
+        require(
+            str(path),
+            {*row, *(["image_bytes"] if pictures is not None else [])},
+            (*columns, "image_bytes"),
+        )
         options, answer = sat_options(row["answers"], row["correct_answer"])
         if answer is None:
             source.dropped["answer is not exactly one option"] += 1
@@ -27,7 +39,10 @@ def load(source: Source) -> list[Item]:
         items.append(
             Item(
                 uid=f"{source.name}/{source.split}/{number}",
-                images=[picture_bytes(cell) for cell in (pictures if isinstance(pictures, list) else [pictures])],
+                images=[
+                    picture_bytes(cell)
+                    for cell in (pictures if isinstance(pictures, list) else [pictures])
+                ],
                 question=row["question"].strip(),
                 options=options,
                 answer_index=answer,

@@ -6,7 +6,13 @@ from collections.abc import Sequence
 
 from actial.core.multiple_choice_format import answer_position, clean_options
 from actial.evaluation.benchmarks.base import Benchmark, Item, Scores, Source, Style, score_types
-from actial.evaluation.benchmarks.tables import json_rows, parquet_rows, picture_bytes, tsv_pictures, tsv_rows
+from actial.evaluation.benchmarks.tables import (
+    json_rows,
+    parquet_rows,
+    picture_bytes,
+    tsv_pictures,
+    tsv_rows,
+)
 from actial.grading import metrics
 from actial.grading.metrics import Prediction
 
@@ -39,14 +45,18 @@ def score_omnispatial(predictions: Sequence[Prediction]) -> Scores:
     return {
         "overall": metrics.accuracy(predictions),
         "task_type": metrics.accuracy_by(predictions, "task_type"),
-        "sub_task_type": metrics.accuracy_by(predictions, lambda p: f"{p.categories['task_type']}/{p.categories['sub_task_type']}"),
+        "sub_task_type": metrics.accuracy_by(
+            predictions, lambda p: f"{p.categories['task_type']}/{p.categories['sub_task_type']}"
+        ),
     }
 
 
 def load_spatialeval(source: Source) -> list[Item]:
     """vqa, tqa or vtqa (`split`); right when the answer's text is contained in the output, lower-cased."""
     columns = ("id", "text", "oracle_answer")
-    path = source.file(f"{source.split}/test-00000-of-00001.parquet", f"{source.split}.parquet", columns=columns)
+    path = source.file(
+        f"{source.split}/test-00000-of-00001.parquet", f"{source.split}.parquet", columns=columns
+    )
     items = []
     for row in parquet_rows(path, columns):
         task = str(row["id"]).split(".")[0]

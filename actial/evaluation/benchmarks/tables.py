@@ -29,7 +29,11 @@ def json_rows(path: Path, columns: Sequence[str]) -> list[dict[str, Any]]:
     """A JSON list, or one JSON object per line."""
     text = path.read_text(encoding="utf-8")
     try:
-        rows = [json.loads(line) for line in text.split("\n") if line.strip()] if path.suffix == ".jsonl" else json.loads(text)
+        rows = (
+            [json.loads(line) for line in text.split("\n") if line.strip()]
+            if path.suffix == ".jsonl"
+            else json.loads(text)
+        )
     except ValueError as error:
         raise UserError(f"{path} is not valid JSON ({error}): fetch it again.") from None
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
@@ -57,12 +61,16 @@ def tsv_pictures(rows: Sequence[dict[str, str]], path: Path) -> list[list[Pictur
             return [path.parent / name for name in _listed(row.get("image_path", ""))]
         if len(cell) <= REFERENCE_LENGTH:
             if cell not in by_index or hops > 1:
-                raise UserError(f"{path}: row {row['index']} points at picture row {cell}, which the file does not have: fetch it again.")
+                raise UserError(
+                    f"{path}: row {row['index']} points at picture row {cell}, which the file does not have: fetch it again."
+                )
             return pictures(by_index[cell], hops + 1)
         try:
             return [base64.b64decode(part, validate=True) for part in _listed(cell)]
         except binascii.Error:
-            raise UserError(f"{path}: the picture of row {row['index']} is not base64: fetch the file again.") from None
+            raise UserError(
+                f"{path}: the picture of row {row['index']} is not base64: fetch the file again."
+            ) from None
 
     return [pictures(row) for row in rows]
 
@@ -77,7 +85,13 @@ def _listed(cell: str) -> list[str]:
 MCQ_COLUMNS = ("index", "question", "A", "B", "answer")
 
 
-def mcq_items(source: Source, path: Path, *, categories: Sequence[str] = ("category",), type_from: str = "category") -> list[Item]:
+def mcq_items(
+    source: Source,
+    path: Path,
+    *,
+    categories: Sequence[str] = ("category",),
+    type_from: str = "category",
+) -> list[Item]:
     """Items of a VLMEvalKit multiple-choice TSV: index, question, A.., answer, category, image."""
     rows = tsv_rows(path, (*MCQ_COLUMNS, *categories))
     groups = _groups(rows, path)
@@ -107,19 +121,32 @@ def _groups(rows: Sequence[dict[str, str]], path: Path) -> dict[str, dict[str, A
     Raises UserError for an index that is no number, or a group that lacks a row: a question stands there under all its rotations, or once.
     """
     groups: dict[int, list[int]] = {}
-    options = {row["index"]: len(clean_options(row.get(letter) for letter in LETTERS[:6])) for row in rows}
+    options = {
+        row["index"]: len(clean_options(row.get(letter) for letter in LETTERS[:6])) for row in rows
+    }
     for row in rows if rows and "g_index" in rows[0] else ():
         try:
             groups.setdefault(int(row["g_index"]), []).append(int(row["index"]))
         except ValueError:
-            raise UserError(f"{path}: index {row['index']} or g_index {row['g_index']} is no number: fetch the file again.") from None
+            raise UserError(
+                f"{path}: index {row['index']} or g_index {row['g_index']} is no number: fetch the file again."
+            ) from None
     if headless := [head for head, members in groups.items() if head not in members]:
-        raise UserError(f"{path}: group {headless[0]} lacks its first row, index {headless[0]}: fetch the file again.")
+        raise UserError(
+            f"{path}: group {headless[0]} lacks its first row, index {headless[0]}: fetch the file again."
+        )
     for head, members in groups.items():
         if len(members) not in (1, count := options[str(head)]):
-            raise UserError(f"{path}: group {head} has {len(members)} rows for the {count} rotations of its options: fetch the file again.")
+            raise UserError(
+                f"{path}: group {head} has {len(members)} rows for the {count} rotations of its options: fetch the file again."
+            )
     return {
-        str(index): {"base": str(head), "rotation": rotation, "rotations": len(members), "flip": False}
+        str(index): {
+            "base": str(head),
+            "rotation": rotation,
+            "rotations": len(members),
+            "flip": False,
+        }
         for head, members in groups.items()
         for rotation, index in enumerate(sorted(members))
     }
@@ -129,5 +156,7 @@ def picture_bytes(cell: Any) -> bytes:
     """A parquet image cell: raw bytes, or the hub's {"bytes": .., "path": ..}."""
     found = cell.get("bytes") if isinstance(cell, dict) else cell
     if not isinstance(found, bytes):
-        raise UserError(f"a picture cell holds {type(cell).__name__} without bytes: fetch the parquet file with embedded pictures.")
+        raise UserError(
+            f"a picture cell holds {type(cell).__name__} without bytes: fetch the parquet file with embedded pictures."
+        )
     return found

@@ -20,11 +20,16 @@ def load(source: Source) -> list[Item]:
     columns = (*MCQ_COLUMNS, "category", "qid", "image")
     path = source.file(name, "3dsrbench_v1_vlmevalkit.tsv", "3DSRBench.tsv", columns=columns)
     items = mcq_items(source, path, categories=("category", "qid"))
-    rotated = any(QID.fullmatch(item.categories["qid"]) and item.categories["qid"][-2] == "-" for item in items)
+    rotated = any(
+        QID.fullmatch(item.categories["qid"]) and item.categories["qid"][-2] == "-"
+        for item in items
+    )
     for item in items:
         match = QID.fullmatch(item.categories["qid"])
         if match is None:
-            raise UserError(f"{path}: qid {item.categories['qid']} is not of the form XXXXXXXX[-flip][-1..3]: fetch the published file.")
+            raise UserError(
+                f"{path}: qid {item.categories['qid']} is not of the form XXXXXXXX[-flip][-1..3]: fetch the published file."
+            )
         item.uid = f"{source.name}/{item.categories.pop('qid')}"
         item.circular = {
             "base": match["base"],

@@ -8,7 +8,9 @@ from actial.evaluation.benchmarks.tables import MCQ_COLUMNS, mcq_items
 
 def load(source: Source) -> list[Item]:
     """A file with VLMEvalKit's `g_index` is scored circularly too."""
-    return mcq_items(source, source.file(f"{source.split}.tsv", columns=(*MCQ_COLUMNS, "category", "image")))
+    return mcq_items(
+        source, source.file(f"{source.split}.tsv", columns=(*MCQ_COLUMNS, "category", "image"))
+    )
 
 
 BENCHMARK = Benchmark(name="tsv", hub="(any)", load=load, score=score_types)

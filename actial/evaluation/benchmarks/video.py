@@ -22,9 +22,7 @@ from actial.grading.metrics import Prediction
 
 FRAMES = {"vsi": 32, "sti": 30}
 VIDEO_NOTE = "These are frames of a video."
-BOX_NOTE = (
-    "The values represent the bounding box coordinates normalized to a 0-1000 scale, with the top-left corner as the origin of the image."
-)
+BOX_NOTE = "The values represent the bounding box coordinates normalized to a 0-1000 scale, with the top-left corner as the origin of the image."
 SPAR_HIGH = (
     "obj_spatial_relation_oo",
     "obj_spatial_relation_oc_mv",
@@ -37,21 +35,39 @@ SPAR_HIGH = (
     "distance_infer_center_oo_mv",
 )
 SPAR_MIDDLE = ("view_change_infer", "position_matching", "camera_motion_infer")
-SPAR_NUMERIC = tuple(f"{what}_prediction_{kind}" for what in ("depth", "distance") for kind in ("oc", "oo", "oc_mv", "oo_mv"))
+SPAR_NUMERIC = tuple(
+    f"{what}_prediction_{kind}"
+    for what in ("depth", "distance")
+    for kind in ("oc", "oo", "oc_mv", "oo_mv")
+)
 VSI_DIRECTIONS = tuple(f"object_rel_direction_{level}" for level in ("easy", "medium", "hard"))
 
 
 def frames(source: Source, folder: str, count: int) -> list[Path]:
     """`count` evenly spaced frames of root/frames/<folder>, first and last included."""
     path = (source.root or Path()) / "frames" / folder
-    names = sorted(p for p in path.glob("*") if p.suffix.lower() in (".jpg", ".jpeg", ".png")) if path.is_dir() else []
+    names = (
+        sorted(p for p in path.glob("*") if p.suffix.lower() in (".jpg", ".jpeg", ".png"))
+        if path.is_dir()
+        else []
+    )
     if not names:
-        raise UserError(f"{source.name}: no frames in {path}: extract the video's frames there as .jpg or .png.")
+        raise UserError(
+            f"{source.name}: no frames in {path}: extract the video's frames there as .jpg or .png."
+        )
     return [names[i] for i in np.linspace(0, len(names) - 1, min(count, len(names))).astype(int)]
 
 
 def load_vsi(source: Source) -> list[Item]:
-    columns = ("id", "dataset", "scene_name", "question_type", "question", "options", "ground_truth")
+    columns = (
+        "id",
+        "dataset",
+        "scene_name",
+        "question_type",
+        "question",
+        "options",
+        "ground_truth",
+    )
     path = source.file("test.jsonl", "test.parquet", "test_debiased.parquet", columns=columns)
     items = []
     for row in json_rows(path, columns) if path.suffix == ".jsonl" else parquet_rows(path, columns):
@@ -90,8 +106,14 @@ def load_sti(source: Source) -> list[Item]:
     path = source.file("qa.parquet", columns=columns)
     items = []
     for number, row in enumerate(parquet_rows(path, columns)):
-        given = ast.literal_eval(row["Candidates"]) if isinstance(row["Candidates"], str) else row["Candidates"]
-        options = clean_options([given[key] for key in sorted(given)] if isinstance(given, dict) else given)
+        given = (
+            ast.literal_eval(row["Candidates"])
+            if isinstance(row["Candidates"], str)
+            else row["Candidates"]
+        )
+        options = clean_options(
+            [given[key] for key in sorted(given)] if isinstance(given, dict) else given
+        )
         items.append(
             Item(
                 uid=f"{source.name}/{number}",
@@ -110,7 +132,9 @@ def load_sti(source: Source) -> list[Item]:
 def load_spar(source: Source) -> list[Item]:
     columns = ("task", "question", "answer", "image")
     path = source.file("data/test-00000-of-00001.parquet", "test.parquet", columns=columns)
-    return [_spar_item(source, number, row) for number, row in enumerate(parquet_rows(path, columns))]
+    return [
+        _spar_item(source, number, row) for number, row in enumerate(parquet_rows(path, columns))
+    ]
 
 
 def _spar_item(source: Source, number: int, row: dict) -> Item:
@@ -140,7 +164,9 @@ def score_spar(predictions: Sequence[Prediction]) -> Scores:
     """Tasks, their mean, and the means of the low, middle and high levels."""
     tasks = metrics.accuracy_by(predictions, "type")
     levels = {"Low": SPAR_NUMERIC, "Middle": SPAR_MIDDLE, "High": SPAR_HIGH}
-    found = {level: [tasks[name] for name in names if name in tasks] for level, names in levels.items()}
+    found = {
+        level: [tasks[name] for name in names if name in tasks] for level, names in levels.items()
+    }
     return {
         "overall": metrics.macro(list(tasks.values())),
         "level": {level: metrics.macro(members) for level, members in found.items() if members},

@@ -15,7 +15,11 @@ def load_viewspatial(source: Source) -> list[Item]:
     path = source.file("ViewSpatial-Bench.json", columns=columns)
     items = []
     for number, row in enumerate(json_rows(path, columns)):
-        options = clean_options(re.sub(r"^[A-F][.:)]\s*", "", line.strip()) for line in row["choices"].splitlines() if line.strip())
+        options = clean_options(
+            re.sub(r"^[A-F][.:)]\s*", "", line.strip())
+            for line in row["choices"].splitlines()
+            if line.strip()
+        )
         items.append(
             Item(
                 uid=f"{source.name}/{number}",

@@ -22,23 +22,41 @@ def load(source: Source) -> list[Item]:
     columns: tuple[str, ...] = ("images",)
     names = ("test.parquet", "viewpoint_test.parquet", "test.json", "test.jsonl")
     path = source.file(*names, columns=("images", "messages or conversations"))
-    rows: Any = parquet_rows(path, columns) if path.suffix == ".parquet" else json_rows(path, columns)
+    rows: Any = (
+        parquet_rows(path, columns) if path.suffix == ".parquet" else json_rows(path, columns)
+    )
     return [_item(source, number, row) for number, row in enumerate(rows)]
 
 
 def _item(source: Source, number: int, row: dict[str, Any]) -> Item:
     turns = row.get("messages") or row.get("conversations")
     if not turns:
-        raise UserError(f"{source.name} row {number} has neither messages nor conversations: the file is not the published one.")
-    texts = {turn.get("role", turn.get("from")): turn.get("content", turn.get("value")) for turn in turns}
+        raise UserError(
+            f"{source.name} row {number} has neither messages nor conversations: the file is not the published one."
+        )
+    texts = {
+        turn.get("role", turn.get("from")): turn.get("content", turn.get("value")) for turn in turns
+    }
     asked = (texts.get("user") or texts.get("human") or "").replace("<image>", "").strip()
     answer = (texts.get("assistant") or texts.get("gpt") or "").strip()
-    images = [source.picture(cell) if isinstance(cell, str) else picture_bytes(cell) for cell in row["images"]]
-    item = Item(uid=f"{source.name}/{number}", images=images, question=asked, type="joint", raw_prompt=asked, source_index=number)
+    images = [
+        source.picture(cell) if isinstance(cell, str) else picture_bytes(cell)
+        for cell in row["images"]
+    ]
+    item = Item(
+        uid=f"{source.name}/{number}",
+        images=images,
+        question=asked,
+        type="joint",
+        raw_prompt=asked,
+        source_index=number,
+    )
     if joint := JOINT.fullmatch(answer):
         item.open = {"metric": "joint", "answer": f"{joint[1]},{joint[2]}"}
         return item
-    stem, options = inline_options(asked.splitlines()[0] if "\n" not in asked else asked.rpartition("\n")[0])
+    stem, options = inline_options(
+        asked.splitlines()[0] if "\n" not in asked else asked.rpartition("\n")[0]
+    )
     options = tuple(option.splitlines()[0].strip() for option in options)
     item.question, item.options, item.type = stem, options, _kind(asked).value
     item.answer_index = answer_position(answer, options, item.uid)

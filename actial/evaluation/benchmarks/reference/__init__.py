@@ -31,5 +31,8 @@ def table(name: str) -> Table:
     path = Path(__file__).parent / f"{name}.csv"
     with path.open(newline="", encoding="utf-8") as file:
         head, *lines = list(csv.reader(file))
-    rows = {model: {c: float(v) if v else None for c, v in zip(head[1:], values, strict=True)} for model, *values in lines}
+    rows = {
+        model: {c: float(v) if v else None for c, v in zip(head[1:], values, strict=True)}
+        for model, *values in lines
+    }
     return Table(name, tuple(head[1:]), rows)
