@@ -1,7 +1,7 @@
 """`python -m actial.build source=KIND source.root=DIR out=DIR`: a folder of posed photos becomes viewpoint pairs in shards.
 
 Two passes of independent tasks, so a killed build goes on where it stopped and ends with the same bytes: labels (poses only), then
-shards (pictures). `build.part=I build.parts=N` prepares one part of N in the same `out`, on any machine that sees it; the command
+shards (pictures). `build.shard=I build.num_shards=N` prepares one part of N in the same `out`, on any machine that sees it; the command
 without them joins what the parts left. The manifest is written last.
 """
 
@@ -65,16 +65,18 @@ def build(config: BuildConfig) -> None:
         "config_hash": identity,
         "captures": sha256("\n".join(references).encode()).hexdigest(),
     }
-    divided = config.build.parts > 1
+    divided = config.build.num_shards > 1
     with (
-        claimed(out, claim, part=config.build.part if divided else None),
+        claimed(out, claim, part=config.build.shard if divided else None),
         processes(config.workers or os.cpu_count() or 1) as pool,
     ):
         labels = _label_all(config, references, pool)
         if divided:
             _pack_all(config, labels, pool)
-            done = f"part {config.build.part} of {config.build.parts} is done"
-            print(f"{out}: {done}; the same command without build.part and build.parts joins them.")
+            done = f"part {config.build.shard} of {config.build.num_shards} is done"
+            print(
+                f"{out}: {done}; the same command without build.shard and build.num_shards joins them."
+            )
             return
         counts = Rejects()
         indices = _write_all(config, labels, pool, counts)
@@ -98,7 +100,7 @@ def _label_all(
     config: BuildConfig, references: Sequence[str], pool: ProcessPoolExecutor | None
 ) -> list[Path]:
     """Label files of all chunks, or of this part's: every parts-th chunk, so that parts meet the same mixture of classes."""
-    starts = range(0, len(references), CHUNK)[config.build.part :: config.build.parts]
+    starts = range(0, len(references), CHUNK)[config.build.shard :: config.build.num_shards]
     paths = [Path(config.out) / PARTS / f"labels-{start // CHUNK:06d}.jsonl" for start in starts]
     chunks = [references[start : start + CHUNK] for start in starts]
     tasks = [
@@ -154,7 +156,7 @@ def _finish(config: BuildConfig, identity: str, indices: Sequence[Path], counts:
         "config_hash": identity,
         "config": fixed_settings(config),
         "source": config.source.kind.value,
-        "licence": config.source.licence,
+        "licence": config.source.license,
         "rejects": {k: v for k, v in counts.as_dict().items() if k != "examples"},
     }
     write_audit(
@@ -192,7 +194,7 @@ def config_hash(config: BuildConfig) -> str:
 
 
 main: Callable[[], None] = hydra_command(
-    "build", folder_key="out", shared=lambda raw: raw.build.parts > 1
+    "build", folder_key="out", shared=lambda raw: raw.build.num_shards > 1
 )(build)
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ PANELS = {  # section -> (title, metrics as the trackers name them, what the axi
         (
             "accuracy, format, cut short",
             ["grpo/accuracy", "grpo/format", "grpo/truncated"],
-            "share",
+            "stage_cache_dir",
         ),
         ("KL to the reference", ["grpo/kl"], "nats per token"),
         ("response length", ["grpo/length"], "tokens"),

@@ -20,7 +20,7 @@ from actial.pipeline.preflight import check_data_sets, check_model_path, used_se
 if TYPE_CHECKING:
     import numpy as np
 
-    from actial.modeling.prefix_packing import Trunk
+    from actial.modeling.prefix_packing import PrefixGroup
 
 GIB = 2**30
 
@@ -123,7 +123,7 @@ def check_schedule(config: TrainConfig) -> Lines:
 def check_model(config: TrainConfig) -> Lines:
     from actial.modeling.policy import Policy
     from actial.modeling.prompt_renderer import PromptRenderer
-    from actial.modeling.trainable_modules import PARTS
+    from actial.modeling.trainable_modules import MODULE_GROUPS
 
     check_model_path(config)
     renderer = PromptRenderer.load(config.model, config.prompt)
@@ -138,7 +138,9 @@ def check_model(config: TrainConfig) -> Lines:
             Status.FAIL,
             f"the processor cuts into {renderer.limits.multiple} pixels, the model into {policy.spec.factor}: other files.",
         )
-    counts = {part: sum(p.numel() for p in policy.part_parameters(part)) for part in PARTS}
+    counts = {
+        part: sum(p.numel() for p in policy.module_group_parameters(part)) for part in MODULE_GROUPS
+    }
     trained = sum(p.numel() for p in policy.parameters() if p.requires_grad)
     shown = ", ".join(f"{part} {count / 1e6:.2f} M" for part, count in counts.items())
     yield Status.PASS, f"{policy.hf_config.model_type} with {shown}; {trained / 1e6:.2f} M train"
@@ -147,13 +149,17 @@ def check_model(config: TrainConfig) -> Lines:
 def check_first_batch(config: TrainConfig) -> Lines:
     """Render what each stage sees first, and measure it against the token budgets."""
     for stage in config.stages:
-        trunks, _ = first_trunks(config, stage)
-        longest = max(trunk.num_tokens for trunk in trunks)
+        prefix_groups, _ = first_trunks(config, stage)
+        longest = max(prefix_group.num_tokens for prefix_group in prefix_groups)
         if stage is StageName.sft:
-            scored = sum(sum(branch.scored) for trunk in trunks for branch in trunk.branches)
-            text = f"{len(trunks)} trunks of up to {longest} tokens, {scored / len(trunks):.0f} supervised each"
+            scored = sum(
+                sum(continuation.loss_mask)
+                for prefix_group in prefix_groups
+                for continuation in prefix_group.continuations
+            )
+            text = f"{len(prefix_groups)} trunks of up to {longest} tokens, {scored / len(prefix_groups):.0f} supervised each"
         else:
-            prompt = max(len(trunk.ids) for trunk in trunks)
+            prompt = max(len(prefix_group.input_ids) for prefix_group in prefix_groups)
             text = f"prompts of up to {prompt} tokens, groups of up to {longest} with {config.grpo.group_size} completions"
         yield Status.PASS, f"{stage.name}: {text}"
         if longest > config.model.micro_tokens:
@@ -163,9 +169,11 @@ def check_first_batch(config: TrainConfig) -> Lines:
             )
 
 
-def first_trunks(config: TrainConfig, stage: StageName) -> tuple[list[Trunk], list[np.ndarray]]:
+def first_trunks(
+    config: TrainConfig, stage: StageName
+) -> tuple[list[PrefixGroup], list[np.ndarray]]:
     """The first trunks of a stage with their images, 32 at most; GRPO's completions are taken as long as they may get."""
-    from actial.modeling.prefix_packing import Branch, as_trunks
+    from actial.modeling.prefix_packing import Continuation, as_prefix_groups
     from actial.modeling.prompt_renderer import PromptRenderer
     from actial.pipeline.stages import open_mixture, supervised_batch
 
@@ -175,18 +183,18 @@ def first_trunks(config: TrainConfig, stage: StageName) -> tuple[list[Trunk], li
     positions = range(min(settings.batch_size, 32))
     if supervised:
         batch = supervised_batch(mixture, renderer, positions)
-        return batch.trunks, batch.images
-    trunks, images = as_trunks(
+        return batch.prefix_groups, batch.images
+    prefix_groups, images = as_prefix_groups(
         [
             renderer.prompt(example, example.questions[0])
             for example in map(mixture.example, positions)
         ]
     )
-    for trunk in trunks:
-        trunk.branches = [
-            Branch([0] * config.grpo.max_tokens, [True] * config.grpo.max_tokens)
+    for prefix_group in prefix_groups:
+        prefix_group.continuations = [
+            Continuation([0] * config.grpo.max_tokens, [True] * config.grpo.max_tokens)
         ] * config.grpo.group_size
-    return trunks, images
+    return prefix_groups, images
 
 
 def check_cost(config: TrainConfig) -> Lines:
@@ -198,12 +206,12 @@ def check_cost(config: TrainConfig) -> Lines:
     ranks = config.trainer.devices * config.trainer.nodes
     shards = ranks if config.trainer.strategy is Strategy.fsdp2 else 1
     for stage in config.stages:
-        trunks, images = first_trunks(config, stage)
-        load = load_of(trunks, images, policy)
+        prefix_groups, images = first_trunks(config, stage)
+        load = load_of(prefix_groups, images, policy)
         compares = stage is StageName.grpo and config.grpo.kl.beta > 0
         copy = compares and config.grpo.kl.reference is Reference.frozen_copy
         memory = step_memory(policy, load, frozen_copy=copy, shards=shards)
-        share = getattr(config, stage.name).batch_size / len(trunks) / ranks
+        share = getattr(config, stage.name).batch_size / len(prefix_groups) / ranks
         flops = share * sum(
             part.total for part in step_flops(policy, load, reference=compares).values()
         )

@@ -41,7 +41,7 @@ def train(config: TrainConfig) -> float | None:
             for stage in config.stages:
                 source = list(models.values())[-1]
                 models[stage.name] = stages.train_stage(stage, config, source, run, tracker)
-            if not stages.goes_on_alone(config):
+            if not stages.teardown_distributed(config):
                 return None
             scoreboard.score_models(models, config, run, tracker)
         write_report(run.folder)

@@ -10,7 +10,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 from matplotlib.image import imread
 
-COLOURS = {"base": "#8a8f98", "sft": "#0072b2", "grpo": "#d55e00"}  # colour-blind safe
+COLORS = {"base": "#8a8f98", "sft": "#0072b2", "grpo": "#d55e00"}  # colour-blind safe
 
 
 def draw(run: Path, out: Path) -> None:
@@ -52,7 +52,7 @@ def draw(run: Path, out: Path) -> None:
             places,
             xerr=errors,
             fmt="o",
-            color=COLOURS[model],
+            color=COLORS[model],
             label=model,
             capsize=3,
         )

@@ -40,7 +40,7 @@ class SourceConfig:
     min_quality: float | None = (
         None  # co3d, uco3d: least viewpoint quality score of a sequence; None = all
     )
-    licence: str = "unknown"
+    license: str = "unknown"
 
 
 @dataclass(kw_only=True, slots=True)
@@ -61,10 +61,10 @@ class GateConfig:
     max_drift_roll: float = num(
         4.0, "[0, 90]"
     )  # rms; a roll that grows steadily looks like a drift, but for a larger rms: no degrees then
-    max_centre_condition: float = num(50.0, "[1, inf]")
-    max_centre_residual: float = num(0.12, "[0, inf]")
-    min_centre_in_front: float = num(0.95, "[0, 1]")
-    max_mask_centre_gap: float = num(
+    max_center_condition: float = num(50.0, "[1, inf]")
+    max_center_residual: float = num(0.12, "[0, inf]")
+    min_center_in_front: float = num(0.95, "[0, 1]")
+    max_mask_center_gap: float = num(
         0.25, "[0, inf]"
     )  # between the centres by masks and by masked points
     min_mask_area: float = num(0.01, "[0, 1]")
@@ -199,15 +199,17 @@ class QuestionConfig:
 
 
 @dataclass(kw_only=True, slots=True)
-class BuildPartConfig:
-    """`build.part=I build.parts=N`: this process prepares part I of N in the same `out`; the command without them joins the parts."""
+class BuildShardConfig:
+    """`build.shard=I build.num_shards=N`: this process prepares part I of N in the same `out`; the command without them joins the parts."""
 
-    part: int = num(0, "[0, inf)")
-    parts: int = num(1, "[1, 1e6]")
+    shard: int = num(0, "[0, inf)")
+    num_shards: int = num(1, "[1, 1e6]")
 
     def check(self, path: str) -> None:
-        if self.part >= self.parts:
-            reject(path + "part", self.part, f"parts count from 0: give 0 to {self.parts - 1}")
+        if self.shard >= self.num_shards:
+            reject(
+                path + "shard", self.shard, f"shards count from 0: give 0 to {self.num_shards - 1}"
+            )
 
 
 @dataclass(kw_only=True, slots=True)
@@ -219,7 +221,7 @@ class BuildConfig:
     pairs: PairConfig = field(default_factory=PairConfig)
     image: ImageConfig = field(default_factory=ImageConfig)
     qa: QuestionConfig = field(default_factory=QuestionConfig)
-    build: BuildPartConfig = field(default_factory=BuildPartConfig)
+    build: BuildShardConfig = field(default_factory=BuildShardConfig)
     out: str = MISSING
     groups_per_shard: int = num(256, "[1, inf)")  # captures in one tar
     workers: int = num(0, "[0, inf)")  # processes; 0 = one per core

@@ -72,9 +72,9 @@ class SetConfig:
         [], "[0, 180]"
     )  # viewpoint: smallest and largest angle of the pairs trained on; empty = all
     pass_rates: str | None = (
-        None  # qa, viewpoint: passrates.jsonl of actial.passrates; questions outside pass_between are not trained on
+        None  # qa, viewpoint: passrates.jsonl of actial.passrates; questions outside pass_rate_range are not trained on
     )
-    pass_between: list[float] | None = num(
+    pass_rate_range: list[float] | None = num(
         None, "[0, 1]"
     )  # kept: solved in a share of the tries strictly between; None = [0,1]
 
@@ -85,12 +85,12 @@ class SetConfig:
                 self.angles,
                 "give the smallest and the largest angle in degrees, such as [20,60]",
             )
-        if self.pass_between is not None and (
-            len(self.pass_between) != 2 or self.pass_between[0] >= self.pass_between[1]
+        if self.pass_rate_range is not None and (
+            len(self.pass_rate_range) != 2 or self.pass_rate_range[0] >= self.pass_rate_range[1]
         ):
             reject(
-                f"{path}pass_between",
-                self.pass_between,
+                f"{path}pass_rate_range",
+                self.pass_rate_range,
                 "give the two shares that bound what is kept, such as [0.1,0.9]",
             )
         if self.pass_rates and self.task not in (Task.qa, Task.viewpoint):

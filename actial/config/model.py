@@ -30,7 +30,7 @@ class LoraConfig:
 
 
 @dataclass(kw_only=True, slots=True)
-class PartConfig:
+class ModuleGroupConfig:
     """One separately switched part of the model; lr_scale multiplies the stage's learning rate."""
 
     train: bool = True
@@ -54,9 +54,9 @@ class ModelConfig:
         256, "[1, 1e7]"
     )  # scored positions per vocabulary projection; peak memory is about 5 x this x vocabulary
     lora: LoraConfig = field(default_factory=LoraConfig)
-    vision: PartConfig = field(default_factory=PartConfig)
-    merger: PartConfig = field(default_factory=PartConfig)
-    language: PartConfig = field(default_factory=PartConfig)
+    vision: ModuleGroupConfig = field(default_factory=ModuleGroupConfig)
+    merger: ModuleGroupConfig = field(default_factory=ModuleGroupConfig)
+    language: ModuleGroupConfig = field(default_factory=ModuleGroupConfig)
 
     def check(self, path: str) -> None:
         if self.min_pixels > self.max_pixels:

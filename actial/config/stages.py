@@ -92,7 +92,7 @@ class AdvantageScale(Enum):
     leave_one_out = "leave_one_out"
 
 
-class OverLong(Enum):
+class Overlong(Enum):
     keep = "keep"
     mask = "mask"
     soft_penalty = "soft_penalty"
@@ -135,9 +135,17 @@ class KLConfig:
 
 
 @dataclass(kw_only=True, slots=True)
+class DynamicSamplingConfig:
+    """Replace groups whose rewards are all equal by groups of further prompts (DAPO, arXiv 2503.14476)."""
+
+    enabled: bool = False
+    max_rounds: int = num(3, "[0, 100]")  # of further sampling within one step
+
+
+@dataclass(kw_only=True, slots=True)
 class GRPOConfig(StageConfig):
     group_size: int = num(16, "[2, 4096]")
-    updates_per_batch: int = num(1, "[1, 1024]")  # mini-batches per rollout batch (release: 4)
+    num_mini_batches: int = num(1, "[1, 1024]")  # mini-batches per rollout batch (release: 4)
     loss: LossType = LossType.dapo
     clip_low: float = num(0.2, "(0, 1]")
     clip_high: float = num(0.2, "(0, 10]")
@@ -150,9 +158,8 @@ class GRPOConfig(StageConfig):
     counterfactual: bool = (
         False  # half of a group sees a pair's photos in reverse order, with the answer turned
     )
-    filter_zero_variance: bool = False
-    max_refills: int = num(3, "[0, 100]")
-    over_long: OverLong = OverLong.keep
+    dynamic_sampling: DynamicSamplingConfig = field(default_factory=DynamicSamplingConfig)
+    overlong: Overlong = Overlong.keep
     importance: ImportanceSampling = ImportanceSampling.off
     importance_cap: float = num(2.0, "[1, 1e6]")
     max_logprob_gap: float = num(
@@ -163,10 +170,10 @@ class GRPOConfig(StageConfig):
     max_tokens: int = num(4096, "[1, 1e6]")
 
     def check(self, path: str) -> None:
-        if self.batch_size % self.updates_per_batch:
+        if self.batch_size % self.num_mini_batches:
             reject(
-                f"{path}updates_per_batch",
-                self.updates_per_batch,
+                f"{path}num_mini_batches",
+                self.num_mini_batches,
                 f"it must divide {path}batch_size={self.batch_size}",
             )
         if self.counterfactual and self.group_size % 2:
@@ -194,7 +201,7 @@ REWARDS = (
 
 
 @dataclass(kw_only=True, slots=True)
-class RewardPart:
+class RewardTerm:
     kind: str = MISSING  # one of REWARDS
     weight: float = num(MISSING, "[-100, 100]")
 
@@ -207,5 +214,5 @@ class RewardPart:
 class RewardConfig:
     """Weighted named parts; `gated` counts accuracy only where the format holds."""
 
-    parts: dict[str, RewardPart] = field(default_factory=dict)
+    terms: dict[str, RewardTerm] = field(default_factory=dict)
     gated: bool = False

@@ -43,9 +43,9 @@ class TinyConfig:
     vision_width: int = num(96, "[32, 1024]")
     vision_layers: int = num(4, "[1, 32]")
     patch: int = num(8, "[2, 32]")
-    tower_steps: int = num(2500, "[0, inf)")
-    tower_batch: int = num(96, "[1, 4096]")
-    tower_lr: float = num(1e-3, "(0, 1]")
+    vision_steps: int = num(2500, "[0, inf)")
+    vision_batch: int = num(96, "[1, 4096]")
+    vision_lr: float = num(1e-3, "(0, 1]")
     seed: int = 0
 
 

@@ -73,7 +73,7 @@ class TrainConfig:
     """`python -m actial.train +experiment=NAME`: the stages run one after the other, each from the model the last one left."""
 
     run_dir: str = MISSING  # resumed when it holds the same config, refused when it holds another
-    share: str | None = (
+    stage_cache_dir: str | None = (
         None  # a folder of runs whose finished stages and answers are taken over where all that decides them is equal
     )
     seed: int = num(0, "[0, 4294967295]")
@@ -109,11 +109,11 @@ class TrainConfig:
             reject("sampler.kind", "scripted", "it is for tests: use hf, vllm or vllm_server")
         if self.trainer.strategy is Strategy.fsdp2:
             self._check_sharded(names)
-        if self.share and self.trainer.devices * self.trainer.nodes > 1:
+        if self.stage_cache_dir and self.trainer.devices * self.trainer.nodes > 1:
             reject(
-                "share",
-                self.share,
-                "stages on several devices are not shared between runs: set share=null",
+                "stage_cache_dir",
+                self.stage_cache_dir,
+                "stages on several devices are not shared between runs: set stage_cache_dir=null",
             )
 
     def _check_sharded(self, names: list[str]) -> None:
@@ -160,10 +160,10 @@ class TrainConfig:
 
     def _check_grpo(self) -> None:
         reference, lora = self.grpo.kl.reference, self.model.lora.enabled
-        if not any(part.weight for part in self.reward.parts.values()):
+        if not any(part.weight for part in self.reward.terms.values()):
             reject(
-                "reward.parts",
-                list(self.reward.parts),
+                "reward.terms",
+                list(self.reward.terms),
                 "name at least one part with a weight other than 0",
             )
         if self.grpo.all_questions and self.data.questions_per_pair < 2:
@@ -172,12 +172,12 @@ class TrainConfig:
                 True,
                 "pairs have one question each: set data.questions_per_pair=3",
             )
-        for name, part in self.reward.parts.items():
+        for name, part in self.reward.terms.items():
             if part.kind in ("consistency", "joint") and not (
                 self.grpo.all_questions or self.grpo.counterfactual
             ):
                 needed = "it compares answers about the same photos: set grpo.all_questions=true or grpo.counterfactual=true"
-                reject(f"reward.parts.{name}.kind", part.kind, needed)
+                reject(f"reward.terms.{name}.kind", part.kind, needed)
         if reference is Reference.adapter_off and not lora:
             reject(
                 "grpo.kl.reference",

@@ -34,7 +34,7 @@ class Frame:
     mask_path: Path | None = None
 
     @property
-    def centre(self) -> np.ndarray:
+    def center(self) -> np.ndarray:
         return -self.R.T @ self.t
 
 
@@ -56,9 +56,9 @@ class Capture:
     front_prior: np.ndarray | None = (
         None  # (3,) unit, world: where the object's semantic front points (procedural only)
     )
-    centre_prior: np.ndarray | None = None  # (3,)
+    center_prior: np.ndarray | None = None  # (3,)
     attributes: dict = field(default_factory=dict)  # e.g. colours; procedural only
-    licence: str = ""
+    license: str = ""
 
 
 # ---------------------------------------------------------------- questions
@@ -126,7 +126,7 @@ class Prompt:
 
     uid: str
     engine_ids: list[int]
-    trunk_ids: list[int]
+    input_ids: list[int]
     images: list[np.ndarray]  # uint8 (H, W, 3)
 
 

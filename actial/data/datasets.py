@@ -21,7 +21,7 @@ from actial.viewpoint.perception_exercises import perception_questions, word_que
 from actial.viewpoint.questions import askable, kinds_of, qa_question, viewpoint_question
 from actial.viewpoint.rationales import grounded_chain, think_target
 
-CLOCK_QUESTIONS_PER_TRUNK = 4
+CLOCK_QUESTIONS_PER_GROUP = 4
 CLOCK_TRUNKS = 1024
 
 
@@ -222,7 +222,7 @@ class ClockSet:
         return CLOCK_TRUNKS
 
     def example(self, index: int, epoch: int) -> Example:
-        draws = [f"{epoch}/{index}/{i}" for i in range(CLOCK_QUESTIONS_PER_TRUNK)]
+        draws = [f"{epoch}/{index}/{i}" for i in range(CLOCK_QUESTIONS_PER_GROUP)]
         return Example(
             uid=f"clock/{epoch}/{index}",
             images=[],
@@ -253,7 +253,7 @@ def learnable(rows: list[dict], config: SetConfig) -> list[dict]:
     if config.pass_rates is None:
         return rows
     known = read_rates(Path(config.pass_rates))
-    low, high = config.pass_between or (0.0, 1.0)
+    low, high = config.pass_rate_range or (0.0, 1.0)
     barred = {uid for uid, rate in known.items() if not low < rate < high}
     kept, met = [], 0
     for row in rows:

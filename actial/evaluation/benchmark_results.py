@@ -120,7 +120,7 @@ def benchmark_scores(
         "format": sum(p.format_ok for p in predictions) / max(1, len(predictions)),
         "dropped": dict(source.dropped),
         "sha256": source.hashes,
-        "licence": benchmark.licence,
+        "licence": benchmark.license,
         "paper": benchmark.paper,
         "scores": metrics.to_json(scores),
     }

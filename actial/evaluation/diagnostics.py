@@ -50,7 +50,7 @@ Score = Callable[
     [list[Example]], list[float]
 ]  # mean log-probability of each question's target, in order
 
-GREY = 128
+GRAY = 128
 
 
 # ---------------------------------------------------------------- transformations
@@ -63,7 +63,7 @@ def without_images(example: Example) -> Example:
 def masked(example: Example, keep: Sequence[int] = ()) -> Example:
     """Photos replaced by flat grey of their size, but for those at the positions `keep`."""
     images = [
-        image if i in keep else np.full_like(image, GREY) for i, image in enumerate(example.images)
+        image if i in keep else np.full_like(image, GRAY) for i, image in enumerate(example.images)
     ]
     return _variant(example, f"masked{''.join(map(str, keep))}", images, example.questions)
 

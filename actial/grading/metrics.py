@@ -82,11 +82,11 @@ def wilson(hits: float, n: int, z: float = Z95) -> tuple[float, float]:
     if n == 0:
         return 0.0, 1.0
     p, z2n = hits / n, z * z / n
-    centre, half = (
+    center, half = (
         (p + z2n / 2) / (1 + z2n),
         z * math.sqrt(p * (1 - p) / n + z2n / (4 * n)) / (1 + z2n),
     )
-    return centre - half if hits else 0.0, centre + half if hits < n else 1.0
+    return center - half if hits else 0.0, center + half if hits < n else 1.0
 
 
 # ---------------------------------------------------------------- cells

@@ -23,8 +23,8 @@ from actial.inference.engine import Engine, EngineFault, Output, Reply, Request
 from actial.inference.samplers import Groups, finished
 from actial.inference.weight_sync import engine_name, named_weights, trainer_names, weights_version
 from actial.modeling.policy import Policy
-from actial.modeling.prefix_packing import Branch, as_trunks, pack
-from actial.modeling.token_scoring import Law
+from actial.modeling.prefix_packing import Continuation, as_prefix_groups, pack
+from actial.modeling.token_scoring import SamplingDistribution
 
 NEVER = -1e9  # added to the logit of a banned id: its probability is exactly 0 in float32
 PROBE_TOKENS = 16
@@ -76,9 +76,9 @@ class EngineSampler:
                 self.sync([])  # where weights are sharded, every rank takes part
             return finished([])
         for prompt in prompts:
-            if len(prompt.trunk_ids) + params.max_tokens > self.engine.max_model_len:
+            if len(prompt.input_ids) + params.max_tokens > self.engine.max_model_len:
                 raise UserError(
-                    f"prompt {prompt.uid} has {len(prompt.trunk_ids)} tokens and may get {params.max_tokens} more, but "
+                    f"prompt {prompt.uid} has {len(prompt.input_ids)} tokens and may get {params.max_tokens} more, but "
                     f"sampler.engine.max_model_len={self.engine.max_model_len}: raise it, or lower max_tokens."
                 )
         self.sync(prompts)
@@ -136,17 +136,17 @@ class EngineSampler:
         return [self._completion(prompt, output) for output in reply.outputs]
 
     def _check_prompt(self, prompt: Prompt, reply: Reply) -> None:
-        if reply.prompt_ids == prompt.trunk_ids:
+        if reply.prompt_ids == prompt.input_ids:
             return
         image = self.policy.spec.image_token_id
-        ours, theirs = prompt.trunk_ids.count(image), reply.prompt_ids.count(image)
+        ours, theirs = prompt.input_ids.count(image), reply.prompt_ids.count(image)
         if ours != theirs:
             raise EngineFault(
                 f"prompt {prompt.uid}: the engine counts {theirs} image tokens where the trainer counts {ours}; it has other pixel limits "
                 "and resized the images: give it model.min_pixels and model.max_pixels."
             )
         raise EngineFault(
-            f"prompt {prompt.uid}: the engine's {len(reply.prompt_ids)} prompt tokens are not the trainer's {len(prompt.trunk_ids)}."
+            f"prompt {prompt.uid}: the engine's {len(reply.prompt_ids)} prompt tokens are not the trainer's {len(prompt.input_ids)}."
         )
 
     def _completion(self, prompt: Prompt, output: Output) -> Completion:
@@ -174,7 +174,7 @@ class EngineSampler:
             )  # no request may see two sets of weights; who asked for it gets its error
         if self.probe is None:
             self.probe = max(
-                prompts, key=lambda prompt: (len(prompt.images), len(prompt.trunk_ids))
+                prompts, key=lambda prompt: (len(prompt.images), len(prompt.input_ids))
             )
         started = time.perf_counter()
         engine.load(named_weights(self.policy))
@@ -229,17 +229,23 @@ class EngineSampler:
         return np.array([reply.first[token] for token in ids])
 
     @torch.no_grad()
-    def trainer_probe(self, prompt: Prompt, law: Law | None = None) -> np.ndarray:
+    def trainer_probe(
+        self, prompt: Prompt, distribution: SamplingDistribution | None = None
+    ) -> np.ndarray:
         """(N,) the trainer's, from one-token branches behind the prompt."""
-        law = law or Law(PROBE_TEMPERATURE, tuple(self.banned_ids))
-        (trunk,), images = as_trunks([prompt])
-        trunk.branches = [Branch([token], [True]) for token in self._probe_ids(prompt)]
-        batch = pack([trunk], images, self.policy.spec, self.policy.config.row_tokens).to(
+        distribution = distribution or SamplingDistribution(
+            PROBE_TEMPERATURE, tuple(self.banned_ids)
+        )
+        (prefix_group,), images = as_prefix_groups([prompt])
+        prefix_group.continuations = [
+            Continuation([token], [True]) for token in self._probe_ids(prompt)
+        ]
+        batch = pack([prefix_group], images, self.policy.spec, self.policy.config.row_tokens).to(
             self.policy.device
         )
         training = self.policy.training
         self.policy.eval()
-        logprobs = self.policy.token_logprobs(batch, law).logprobs.cpu().numpy()
+        logprobs = self.policy.token_logprobs(batch, distribution).logprobs.cpu().numpy()
         self.policy.train(training)
         return np.asarray(logprobs)
 
@@ -251,7 +257,7 @@ class EngineSampler:
         def agrees(trainer: np.ndarray, engine: np.ndarray) -> bool:
             return float(np.abs(trainer - engine).mean()) <= self._tolerance
 
-        if agrees(self.trainer_probe(prompt, Law(1.0)), theirs):
+        if agrees(self.trainer_probe(prompt, SamplingDistribution(1.0)), theirs):
             return "its log-probabilities are not divided by the temperature; set sampler.engine.logprobs_mode=processed_logprobs."
         if len(prompt.images) > 1 and agrees(
             self.trainer_probe(replace(prompt, images=prompt.images[::-1])), theirs

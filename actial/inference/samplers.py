@@ -13,8 +13,8 @@ from actial.core.records import Completion, FinishReason, Prompt, SamplingParams
 from actial.core.seeding import hash_int
 from actial.modeling.group_decoding import GroupCache, decode_step, prefill
 from actial.modeling.policy import Policy
-from actial.modeling.prefix_packing import as_trunks, pack, split_micro
-from actial.modeling.token_scoring import Law
+from actial.modeling.prefix_packing import as_prefix_groups, pack, split_micro
+from actial.modeling.token_scoring import SamplingDistribution
 
 
 class Sampler(Protocol):
@@ -33,7 +33,7 @@ class RolloutSampler(Sampler, Protocol):
         """`generate` with the weights as they are now, beside what the caller does next where the sampler can."""
 
 
-class AtOnce:
+class SynchronousSampler:
     """A sampler that is done when `begin` returns: the next update would change the weights under its hands."""
 
     def begin(
@@ -48,7 +48,7 @@ def finished(groups: Groups) -> Future[Groups]:
     return future
 
 
-class HFSampler(AtOnce):
+class HFSampler(SynchronousSampler):
     """Decodes with the policy's own weights, so there is nothing to synchronise.
 
     Each prompt is computed once; its n samples share its keys and values. A sample's randomness depends on the seed, the
@@ -92,13 +92,13 @@ class HFSampler(AtOnce):
     def _generate_chunk(
         self, prompts: list[Prompt], n: int, params: SamplingParams
     ) -> list[list[Completion]]:
-        trunks, images = as_trunks(prompts)
+        prefix_groups, images = as_prefix_groups(prompts)
         config = self.policy.config
         groups: list[list[Completion]] = []
-        for part in split_micro(trunks, max(config.micro_tokens, config.row_tokens)):
-            batch = pack([trunks[i] for i in part], images, self.policy.spec, config.row_tokens).to(
-                self.policy.device
-            )
+        for part in split_micro(prefix_groups, max(config.micro_tokens, config.row_tokens)):
+            batch = pack(
+                [prefix_groups[i] for i in part], images, self.policy.spec, config.row_tokens
+            ).to(self.policy.device)
             cache, hidden, positions = prefill(self.policy.core, batch, n, params.max_tokens)
             noise = _noise([prompts[i].uid for i in part], n, params, self.policy.device)
             groups += self._decode(cache, hidden, positions, noise, params)
@@ -114,7 +114,7 @@ class HFSampler(AtOnce):
     ) -> list[list[Completion]]:
         """Sample until every sequence has stopped; finished ones leave the batch whenever that makes it a quarter smaller."""
         prompts, group, limit = noise.shape
-        law = Law(params.temperature or 1.0, self.banned_ids)
+        distribution = SamplingDistribution(params.temperature or 1.0, self.banned_ids)
         token_ids = torch.zeros((prompts, group, limit), dtype=torch.long, device=noise.device)
         logprobs = torch.zeros((prompts, group, limit), device=noise.device)
         lengths = torch.full((prompts, group), limit, device=noise.device)
@@ -126,10 +126,12 @@ class HFSampler(AtOnce):
         live = torch.ones((prompts, group), dtype=torch.bool, device=noise.device)
         states = hidden[:, None].expand(-1, group, -1)
         for step in range(limit):
-            log_law = law.logits(self.policy.core.lm_head(states)).log_softmax(-1)
-            tokens = _draw(log_law, noise[rows, columns, step], greedy=params.temperature == 0)
+            log_probs = distribution.process_logits(self.policy.core.lm_head(states)).log_softmax(
+                -1
+            )
+            tokens = _draw(log_probs, noise[rows, columns, step], greedy=params.temperature == 0)
             token_ids[rows, columns, step] = tokens
-            logprobs[rows, columns, step] = log_law.gather(-1, tokens[..., None])[..., 0]
+            logprobs[rows, columns, step] = log_probs.gather(-1, tokens[..., None])[..., 0]
             stopped = live & torch.isin(tokens, stops)
             lengths[rows[stopped], columns[stopped]] = step + 1
             live &= ~stopped
@@ -165,13 +167,13 @@ def _noise(uids: list[str], n: int, params: SamplingParams, device: torch.device
     )
 
 
-def _draw(log_law: torch.Tensor, uniform: torch.Tensor, *, greedy: bool) -> torch.Tensor:
+def _draw(log_probs: torch.Tensor, uniform: torch.Tensor, *, greedy: bool) -> torch.Tensor:
     """(P, G) ids by inverting the cumulative law (.., V), in double precision so that no token of a large vocabulary is lost."""
     if greedy:
-        return log_law.argmax(-1)
-    cumulative = log_law.double().exp().cumsum(-1)
+        return log_probs.argmax(-1)
+    cumulative = log_probs.double().exp().cumsum(-1)
     threshold = uniform[..., None] * cumulative[..., -1:]
-    return (cumulative <= threshold).sum(-1).clamp(max=log_law.shape[-1] - 1)
+    return (cumulative <= threshold).sum(-1).clamp(max=log_probs.shape[-1] - 1)
 
 
 def _completions(
@@ -188,7 +190,7 @@ def _completions(
     return [[one(*member) for member in zip(*group, strict=True)] for group in groups]
 
 
-class ScriptedSampler(AtOnce):
+class ScriptedSampler(SynchronousSampler):
     """Completions computed from the prompt by a function: token ids of the i-th sample of a prompt. For tests and dry runs."""
 
     def __init__(self, script: Callable[[Prompt, int], list[int]], stop_ids: Sequence[int]) -> None:

@@ -9,7 +9,7 @@ import torch
 
 from actial.core.records import Example
 from actial.modeling.policy import Policy
-from actial.modeling.prefix_packing import Trunk, pack, split_micro
+from actial.modeling.prefix_packing import PrefixGroup, pack, split_micro
 from actial.modeling.prompt_renderer import PromptRenderer
 
 
@@ -19,23 +19,25 @@ def answer_logprobs(
 ) -> list[float]:
     """Mean log-probability per token (end of turn included) of each question's `target`, in nats, in order."""
     images: list[np.ndarray] = []
-    trunks: list[Trunk] = []
+    prefix_groups: list[PrefixGroup] = []
     for example in examples:
-        trunks.append(renderer.supervised_trunk(example, first_image=len(images)))
+        prefix_groups.append(renderer.supervised_group(example, first_image=len(images)))
         images += example.images
     values: list[float] = []
     training = policy.training
     policy.eval()
     try:
-        for part in split_micro(trunks, max(policy.config.micro_tokens, policy.config.row_tokens)):
+        for part in split_micro(
+            prefix_groups, max(policy.config.micro_tokens, policy.config.row_tokens)
+        ):
             batch = pack(
-                [trunks[i] for i in part], images, policy.spec, policy.config.row_tokens
+                [prefix_groups[i] for i in part], images, policy.spec, policy.config.row_tokens
             ).to(policy.device)
             found = policy.token_logprobs(batch)
-            sums = torch.zeros(found.num_branches, device=found.logprobs.device).index_add_(
-                0, found.branch_index, found.logprobs
+            sums = torch.zeros(found.num_sequences, device=found.logprobs.device).index_add_(
+                0, found.sequence_index, found.logprobs
             )
-            counts = torch.bincount(found.branch_index, minlength=found.num_branches)
+            counts = torch.bincount(found.sequence_index, minlength=found.num_sequences)
             values += (sums / counts).tolist()
     finally:
         policy.train(training)

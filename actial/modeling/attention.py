@@ -14,9 +14,9 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
-from actial.modeling.prefix_packing import TrunkBatch
+from actial.modeling.prefix_packing import PackedBatch
 
-TRUNK_ATTENTION = "actial_trunk"
+SHARED_PREFIX_ATTENTION = "actial_trunk"
 # transformers hands all windows of the tower to implementations named "*flash*" in one call, to others one by one
 VISION_ATTENTION = "actial_grouped_flash"
 SPREAD = 1.5  # lengths within this factor share a bucket
@@ -34,31 +34,31 @@ class Bucket:
 
 
 @dataclass(slots=True)
-class TrunkLayout:
+class AttentionLayout:
     """How a batch's rows fall into buckets; `back` (R * L,) finds each position in the buckets' concatenated outputs."""
 
     buckets: list[Bucket]
     back: torch.Tensor
 
 
-def trunk_layout(batch: TrunkBatch, heads_per_key: int) -> TrunkLayout:
+def attention_layout(batch: PackedBatch, heads_per_key: int) -> AttentionLayout:
     """Nothing but visible pairs is computed, up to padding within a bucket: a branch never meets its siblings' keys."""
-    starts, lengths, trunk = batch.segments.T
-    device = batch.ids.device
-    is_trunk = trunk == torch.arange(len(trunk))
+    starts, lengths, prefix_group = batch.segments.T
+    device = batch.input_ids.device
+    is_prefix = prefix_group == torch.arange(len(prefix_group))
     size = (lengths.clamp(min=1).log() / math.log(SPREAD)).ceil().long()
-    kind = torch.where(is_trunk, -1, size[trunk]) * 1000 + size
-    back = torch.zeros(batch.ids.numel(), dtype=torch.long)
+    kind = torch.where(is_prefix, -1, size[prefix_group]) * 1000 + size
+    back = torch.zeros(batch.input_ids.numel(), dtype=torch.long)
     buckets, offset = [], 0
     for number in kind[lengths > 0].unique().tolist():
         chosen = ((kind == number) & (lengths > 0)).nonzero()[:, 0]
         query, valid = _spans(starts[chosen], lengths[chosen])
         back[query[valid]] = (torch.arange(query.numel()) + offset).view(query.shape)[valid]
         offset += query.numel()
-        if is_trunk[chosen[0]]:
+        if is_prefix[chosen[0]]:
             buckets.append(Bucket(query.to(device), query.to(device), None))
             continue
-        prefix, seen = _spans(starts[trunk[chosen]], lengths[trunk[chosen]])
+        prefix, seen = _spans(starts[prefix_group[chosen]], lengths[prefix_group[chosen]])
         width = query.shape[1]
         own = torch.ones(width, width, dtype=torch.bool).tril().expand(len(chosen), -1, -1)
         visible = torch.cat([seen[:, None].expand(-1, width, -1), own], dim=2)
@@ -70,7 +70,7 @@ def trunk_layout(batch: TrunkBatch, heads_per_key: int) -> TrunkLayout:
         buckets.append(
             Bucket(query.to(device), torch.cat([prefix, query], dim=1).to(device), mask.to(device))
         )
-    return TrunkLayout(buckets, back.to(device))
+    return AttentionLayout(buckets, back.to(device))
 
 
 def _spans(starts: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -79,7 +79,7 @@ def _spans(starts: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, t
     return starts[:, None] + steps.minimum(lengths[:, None] - 1), steps < lengths[:, None]
 
 
-def trunk_attention(
+def shared_prefix_attention(
     module: Any,
     query: torch.Tensor,
     key: torch.Tensor,
@@ -87,7 +87,7 @@ def trunk_attention(
     attention_mask: torch.Tensor | None,
     *,
     scaling: float,
-    layout: TrunkLayout | None = None,
+    layout: AttentionLayout | None = None,
     **options: Any,
 ) -> tuple[torch.Tensor, None]:
     """(R, heads, L, d) -> (R, L, heads, d); without a layout, transformers' own SDPA."""
@@ -118,29 +118,37 @@ def trunk_attention(
     return torch.cat(outputs)[layout.back].view(rows, length, heads, width), None
 
 
-AttentionInterface.register(TRUNK_ATTENTION, trunk_attention)
-AttentionMaskInterface.register(TRUNK_ATTENTION, sdpa_mask)
+AttentionInterface.register(SHARED_PREFIX_ATTENTION, shared_prefix_attention)
+AttentionMaskInterface.register(SHARED_PREFIX_ATTENTION, sdpa_mask)
 
 
-def mask_rule(batch: TrunkBatch) -> Callable[..., torch.Tensor]:
+def mask_rule(batch: PackedBatch) -> Callable[..., torch.Tensor]:
     """Which query sees which key, element by element, as FlexAttention wants it."""
-    trunk, branch = batch.trunk_of, batch.branch_of
+    prefix_group, continuation = batch.group_of, batch.continuation_of
 
     def allowed(
         row: torch.Tensor, _head: torch.Tensor, query: torch.Tensor, key: torch.Tensor
     ) -> torch.Tensor:
-        same_trunk = trunk[row, query] == trunk[row, key]
-        visible = (branch[row, key] == 0) | (branch[row, query] == branch[row, key])
-        return same_trunk & visible & (query >= key)
+        same_group = prefix_group[row, query] == prefix_group[row, key]
+        visible = (continuation[row, key] == 0) | (
+            continuation[row, query] == continuation[row, key]
+        )
+        return same_group & visible & (query >= key)
 
     return allowed
 
 
-def block_mask(batch: TrunkBatch, *, compiled: bool = True) -> BlockMask:
+def block_mask(batch: PackedBatch, *, compiled: bool = True) -> BlockMask:
     """FlexAttention's block mask of the rows: blocks in which no query sees a key are skipped."""
-    rows, length = batch.ids.shape
+    rows, length = batch.input_ids.shape
     return create_block_mask(
-        mask_rule(batch), rows, None, length, length, device=batch.ids.device, _compile=compiled
+        mask_rule(batch),
+        rows,
+        None,
+        length,
+        length,
+        device=batch.input_ids.device,
+        _compile=compiled,
     )
 
 

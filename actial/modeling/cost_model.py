@@ -13,8 +13,8 @@ from torch import nn
 
 from actial.config import Attention, Precision
 from actial.modeling.policy import Policy
-from actial.modeling.prefix_packing import Trunk
-from actial.modeling.trainable_modules import PARTS, part_of
+from actial.modeling.prefix_packing import PrefixGroup
+from actial.modeling.trainable_modules import MODULE_GROUPS, module_group_of
 
 FP32 = 4  # bytes
 
@@ -31,21 +31,32 @@ class Load:
     patches: list[int]  # of each distinct image
 
 
-def load_of(trunks: Sequence[Trunk], images: Sequence[np.ndarray], policy: Policy) -> Load:
-    used = dict.fromkeys(index for trunk in trunks for index in trunk.images)
+def load_of(
+    prefix_groups: Sequence[PrefixGroup], images: Sequence[np.ndarray], policy: Policy
+) -> Load:
+    used = dict.fromkeys(index for prefix_group in prefix_groups for index in prefix_group.images)
     pairs = 0
-    for trunk in trunks:
-        prompt = len(trunk.ids)
+    for prefix_group in prefix_groups:
+        prompt = len(prefix_group.input_ids)
         pairs += prompt * (prompt + 1) // 2
         pairs += sum(
-            n * prompt + n * (n + 1) // 2 for n in (len(branch.ids) for branch in trunk.branches)
+            n * prompt + n * (n + 1) // 2
+            for n in (len(continuation.input_ids) for continuation in prefix_group.continuations)
         )
     return Load(
-        tokens=sum(trunk.num_tokens for trunk in trunks),
-        longest=max((trunk.num_tokens for trunk in trunks), default=0),
+        tokens=sum(prefix_group.num_tokens for prefix_group in prefix_groups),
+        longest=max((prefix_group.num_tokens for prefix_group in prefix_groups), default=0),
         pairs=pairs,
-        keys=sum(len(trunk.ids) + len(branch.ids) for trunk in trunks for branch in trunk.branches),
-        scored=sum(sum(branch.scored) for trunk in trunks for branch in trunk.branches),
+        keys=sum(
+            len(prefix_group.input_ids) + len(continuation.input_ids)
+            for prefix_group in prefix_groups
+            for continuation in prefix_group.continuations
+        ),
+        scored=sum(
+            sum(continuation.loss_mask)
+            for prefix_group in prefix_groups
+            for continuation in prefix_group.continuations
+        ),
         patches=[
             images[i].shape[0] * images[i].shape[1] // policy.spec.patch_size**2 for i in used
         ],
@@ -81,7 +92,7 @@ def step_flops(policy: Policy, load: Load, *, reference: bool = False) -> dict[s
         + 4.0 * text_width * text.num_hidden_layers * load.pairs,
         "head": 2.0 * text.hidden_size * text.vocab_size * load.scored,
     }
-    trains = {part: getattr(config, part).train for part in PARTS}
+    trains = {part: getattr(config, part).train for part in MODULE_GROUPS}
     found, flows = {}, False  # whether a gradient must go on through a part
     for part, operations in forward.items():
         own = trains["language" if part == "head" else part]
@@ -91,7 +102,7 @@ def step_flops(policy: Policy, load: Load, *, reference: bool = False) -> dict[s
         )  # an adapter's own products are small, and are not counted
         checkpointed = config.gradient_checkpointing and flows and part != "merger"
         repeats = load.scored > config.head_chunk_tokens if part == "head" else checkpointed
-        compares = reference and (part in ("language", "head") or policy.tower_trains)
+        compares = reference and (part in ("language", "head") or policy.vision_encoder_trains)
         found[part] = Flops(
             forward=operations * (1 + compares),
             backward=operations * (flows + weights),
@@ -102,10 +113,10 @@ def step_flops(policy: Policy, load: Load, *, reference: bool = False) -> dict[s
 
 def _matrix_sizes(policy: Policy) -> dict[str, int]:
     """Weights that each patch, merged patch or token is multiplied with, head and adapters excluded."""
-    sizes = dict.fromkeys(PARTS, 0)
+    sizes = dict.fromkeys(MODULE_GROUPS, 0)
     for name, module in policy.core.named_modules():
         if isinstance(module, nn.Linear | nn.Conv3d) and name != "lm_head" and "lora_" not in name:
-            sizes[part_of(f"{name}.weight")] += module.weight.numel()
+            sizes[module_group_of(f"{name}.weight")] += module.weight.numel()
     return sizes
 
 

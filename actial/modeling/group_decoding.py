@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from transformers import AttentionInterface
 
-from actial.modeling.attention import TRUNK_ATTENTION
-from actial.modeling.prefix_packing import PAD_SEGMENT, TrunkBatch
-from actial.modeling.vlm_forward import embed_rows, layout_options, see
+from actial.modeling.attention import SHARED_PREFIX_ATTENTION
+from actial.modeling.prefix_packing import PAD_SEGMENT, PackedBatch
+from actial.modeling.vlm_forward import embed_packed, encode_images, layout_options
 
 GROUP_ATTENTION = "actial_group"
 
@@ -112,27 +112,27 @@ AttentionInterface.register(GROUP_ATTENTION, group_attention)
 
 
 def prefill(
-    model: Any, batch: TrunkBatch, group: int, capacity: int
+    model: Any, batch: PackedBatch, group: int, capacity: int
 ) -> tuple[GroupCache, torch.Tensor, torch.Tensor]:
     """One packed forward over prompts without branches.
 
     Returns the cache with room for `capacity` tokens in each of `group` samples, the hidden state (P, H) that predicts each
     prompt's first sampled token, and that token's position (P,).
     """
-    embeds, extra = embed_rows(model, batch, see(model, batch))
+    embeds, extra = embed_packed(model, batch, encode_images(model, batch))
     cache = PrefillCache()
     extra |= layout_options(model, batch, embeds)
-    with _attention(model, TRUNK_ATTENTION):
+    with _attention(model, SHARED_PREFIX_ATTENTION):
         out = model.model.language_model(
             inputs_embeds=embeds,
-            position_ids=batch.positions,
+            position_ids=batch.position_ids,
             past_key_values=cache,
             use_cache=True,
             **extra,
         )
-    trunk_of = batch.trunk_of.flatten()
-    lengths = trunk_of[trunk_of != PAD_SEGMENT].bincount()
-    slots = trunk_of.argsort(stable=True)[-int(lengths.sum()) :]  # grouped by prompt, each in order
+    group_of = batch.group_of.flatten()
+    lengths = group_of[group_of != PAD_SEGMENT].bincount()
+    slots = group_of.argsort(stable=True)[-int(lengths.sum()) :]  # grouped by prompt, each in order
     starts = lengths.cumsum(0) - lengths
     steps = torch.arange(int(lengths.max()), device=slots.device)
     present = steps < lengths[:, None]  # (P, T)
@@ -147,9 +147,9 @@ def prefill(
     ]
     prefix = [(by_prompt(keys), by_prompt(values)) for keys, values in cache.layers]
     last = slots[starts + lengths - 1]
-    positions = batch.positions.flatten(1).amax(0)  # the three axes' largest
+    positions = batch.position_ids.flatten(1).amax(0)  # the three axes' largest
     highest = torch.full_like(lengths, -1).scatter_reduce(
-        0, trunk_of[slots], positions[slots], "amax"
+        0, group_of[slots], positions[slots], "amax"
     )
     return (
         GroupCache(prefix, mask, group, capacity),

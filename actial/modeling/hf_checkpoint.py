@@ -36,7 +36,7 @@ Channels = tuple[float, float, float]
 WEIGHT_FILES = ("*.safetensors", "*.safetensors.index.json", "*.bin", "config.json")
 
 
-def image_normalisation(path: str, revision: str | None) -> tuple[Channels, Channels]:
+def image_normalization(path: str, revision: str | None) -> tuple[Channels, Channels]:
     """(mean, std) the checkpoint was trained with; a folder without a processor file gets its family's values."""
     local = Path(path)
     if local.is_dir() and not any(

@@ -21,11 +21,17 @@ from transformers import AutoConfig, AutoModelForImageTextToText, PretrainedConf
 
 from actial.config import Attention, ModelConfig, Precision, Reference
 from actial.core.errors import UserError
-from actial.modeling.hf_checkpoint import image_normalisation, save_checkpoint
-from actial.modeling.prefix_packing import TrunkBatch, TrunkSpec
-from actial.modeling.token_scoring import FULL_LAW, Law, score_tokens
-from actial.modeling.trainable_modules import PARTS, add_lora, part_of, prepare, switch
-from actial.modeling.vlm_forward import scored_hidden, see
+from actial.modeling.hf_checkpoint import image_normalization, save_checkpoint
+from actial.modeling.prefix_packing import PackedBatch, PackingSpec
+from actial.modeling.token_scoring import FULL_DISTRIBUTION, SamplingDistribution, score_tokens
+from actial.modeling.trainable_modules import (
+    MODULE_GROUPS,
+    add_lora,
+    module_group_of,
+    prepare,
+    switch,
+)
+from actial.modeling.vlm_forward import encode_images, hidden_states_at_targets
 
 FAMILIES = ("qwen2_5_vl", "qwen2_vl", "qwen3_vl")
 
@@ -46,13 +52,13 @@ class TokenLogprobs:
     entropy: torch.Tensor | None  # (N,) nats, no gradient
     reference_logprobs: torch.Tensor | None  # (N,) no gradient
     kl: torch.Tensor | None  # (N,) exact KL(policy || reference) of the next-token laws, nats
-    branch_index: torch.Tensor  # (N,)
+    sequence_index: torch.Tensor  # (N,)
     token_index: torch.Tensor  # (N,)
-    trunk_of_branch: torch.Tensor  # (B,)
+    group_of_sequence: torch.Tensor  # (B,)
 
     @property
-    def num_branches(self) -> int:
-        return len(self.trunk_of_branch)
+    def num_sequences(self) -> int:
+        return len(self.group_of_sequence)
 
 
 class Policy(nn.Module):
@@ -93,18 +99,20 @@ class Policy(nn.Module):
             self.reference = copy.deepcopy(model).requires_grad_(False).eval()
         self.model = add_lora(model, config) if config.lora.enabled else model
         if not config.lora.enabled:
-            for part in PARTS:
-                for parameter in self.part_parameters(part):
+            for part in MODULE_GROUPS:
+                for parameter in self.module_group_parameters(part):
                     parameter.requires_grad_(switch(config, part).train)
         if config.gradient_checkpointing:
             self.core.gradient_checkpointing_enable(
                 gradient_checkpointing_kwargs={"use_reentrant": False}
             )
-        self.tower_trains = any(
-            p.requires_grad for part in ("vision", "merger") for p in self.part_parameters(part)
+        self.vision_encoder_trains = any(
+            p.requires_grad
+            for part in ("vision", "merger")
+            for p in self.module_group_parameters(part)
         )
         vision = hf_config.vision_config
-        self.spec = TrunkSpec(
+        self.spec = PackingSpec(
             image_token_id=hf_config.image_token_id,
             patch_size=vision.patch_size,
             merge_size=vision.spatial_merge_size,
@@ -128,7 +136,7 @@ class Policy(nn.Module):
             raise UserError(
                 f"model.path={config.path} cannot be loaded ({error}); give a model folder or hub id."
             ) from error
-        mean, std = image_normalisation(config.path, config.revision)
+        mean, std = image_normalization(config.path, config.revision)
         return cls(model, config, image_mean=mean, image_std=std, reference=reference)
 
     @classmethod
@@ -159,15 +167,17 @@ class Policy(nn.Module):
     def device(self) -> torch.device:
         return self.core.lm_head.weight.device
 
-    def part_parameters(self, part: str) -> list[nn.Parameter]:
+    def module_group_parameters(self, part: str) -> list[nn.Parameter]:
         """Parameters of "vision" (tower without merger), "merger" or "language" (text model and head)."""
-        return [parameter for name, parameter in self._named_core() if part_of(name) == part]
+        return [
+            parameter for name, parameter in self._named_core() if module_group_of(name) == part
+        ]
 
     def param_groups(self, lr: float, weight_decay: float) -> list[dict[str, Any]]:
         """Optimiser groups, one per part and decay setting; vectors (norms, biases) do not decay."""
         groups = []
-        for part in PARTS:
-            trained = [p for p in self.part_parameters(part) if p.requires_grad]
+        for part in MODULE_GROUPS:
+            trained = [p for p in self.module_group_parameters(part) if p.requires_grad]
             for decays in (True, False):
                 params = [p for p in trained if (p.ndim > 1) == decays]
                 if params:
@@ -200,39 +210,46 @@ class Policy(nn.Module):
 
     def token_logprobs(
         self,
-        batch: TrunkBatch,
-        law: Law = FULL_LAW,
+        batch: PackedBatch,
+        distribution: SamplingDistribution = FULL_DISTRIBUTION,
         *,
         entropy: bool = False,
         compare: Compare = Compare.none,
     ) -> TokenLogprobs:
         """Log-probability of each scored token under `law`, and what `compare` asks of the reference."""
         result: TokenLogprobs = self(
-            batch, law, entropy=entropy, compare=compare
+            batch, distribution, entropy=entropy, compare=compare
         )  # through the hooks of sharded modules
         return result
 
     def forward(
-        self, batch: TrunkBatch, law: Law, *, entropy: bool, compare: Compare
+        self,
+        batch: PackedBatch,
+        distribution: SamplingDistribution,
+        *,
+        entropy: bool,
+        compare: Compare,
     ) -> TokenLogprobs:
         chunk = self.config.head_chunk_tokens
         reference_logprobs, reference = None, None
         with self.autocast():
-            vision = see(self.core, batch)
-            hidden = scored_hidden(self.core, batch, self.config.attention, vision)
+            vision = encode_images(self.core, batch)
+            hidden = hidden_states_at_targets(self.core, batch, self.config.attention, vision)
             if compare is not Compare.none:
                 with torch.no_grad(), self._reference() as model:
-                    its_vision = see(model, batch) if self.tower_trains else vision
+                    its_vision = (
+                        encode_images(model, batch) if self.vision_encoder_trains else vision
+                    )
                     reference = (
                         model.lm_head,
-                        scored_hidden(model, batch, self.config.attention, its_vision),
+                        hidden_states_at_targets(model, batch, self.config.attention, its_vision),
                     )
                     if compare is Compare.logprobs:
                         reference_logprobs = score_tokens(
-                            *reference, batch.target, law, chunk=chunk
+                            *reference, batch.target_ids, distribution, chunk=chunk
                         )[0]
             logprobs, nats, kl = score_tokens(
-                self.core.lm_head, hidden, batch.target, law, chunk=chunk, entropy=entropy,
+                self.core.lm_head, hidden, batch.target_ids, distribution, chunk=chunk, entropy=entropy,
                 reference=reference if compare is Compare.full_kl else None,
             )  # fmt: skip
         return TokenLogprobs(
@@ -240,9 +257,9 @@ class Policy(nn.Module):
             entropy=nats,
             reference_logprobs=reference_logprobs,
             kl=kl,
-            branch_index=batch.branch_index,
+            sequence_index=batch.sequence_index,
             token_index=batch.token_index,
-            trunk_of_branch=batch.trunk_of_branch,
+            group_of_sequence=batch.group_of_sequence,
         )
 
     def autocast(self) -> AbstractContextManager[Any]:

@@ -17,11 +17,11 @@ import torch
 from actial.core.records import Prompt
 
 
-def as_trunks(prompts: Sequence[Prompt]) -> tuple[list[Trunk], list]:
+def as_prefix_groups(prompts: Sequence[Prompt]) -> tuple[list[PrefixGroup], list]:
     """Prompts as trunks without branches; an array that several prompts share stands once among the images."""
     images: list = []
     place: dict[int, int] = {}
-    trunks = []
+    prefix_groups = []
     for prompt in prompts:
         chosen = []
         for image in prompt.images:
@@ -29,40 +29,42 @@ def as_trunks(prompts: Sequence[Prompt]) -> tuple[list[Trunk], list]:
                 place[id(image)] = len(images)
                 images.append(image)
             chosen.append(place[id(image)])
-        trunks.append(Trunk(prompt.uid, prompt.trunk_ids, chosen, []))
-    return trunks, images
+        prefix_groups.append(PrefixGroup(prompt.uid, prompt.input_ids, chosen, []))
+    return prefix_groups, images
 
 
 PAD_SEGMENT = -1
 
 
 @dataclass(slots=True)
-class Branch:
+class Continuation:
     """Token ids behind a trunk; `scored[j]` says whether token j's log-probability is wanted."""
 
-    ids: list[int]
-    scored: list[bool]
+    input_ids: list[int]
+    loss_mask: list[bool]
 
 
 @dataclass(slots=True)
-class Trunk:
+class PrefixGroup:
     """A prompt whose image placeholders are expanded to one id per visual token; `images` index the batch's image list.
 
     Example: ids [5, IMG, IMG, 7], images [0], branches [Branch([8, 2], [True, True])] scores 8 after 7 and 2 after 8.
     """
 
     uid: str
-    ids: list[int]
+    input_ids: list[int]
     images: list[int]
-    branches: list[Branch]
+    continuations: list[Continuation]
 
     @property
     def num_tokens(self) -> int:
-        return len(self.ids) + sum(len(branch.ids) for branch in self.branches)
+        return len(self.input_ids) + sum(
+            len(continuation.input_ids) for continuation in self.continuations
+        )
 
 
 @dataclass(slots=True, frozen=True, kw_only=True)
-class TrunkSpec:
+class PackingSpec:
     """What packing must know about a model: its placeholder id, patch geometry and pixel normalisation."""
 
     image_token_id: int
@@ -82,37 +84,39 @@ class TrunkSpec:
 
 
 @dataclass(slots=True, kw_only=True)
-class TrunkBatch:
+class PackedBatch:
     """Packed rows as tensors. Scored tokens are ordered by trunk, branch and token as they were given, whatever the rows."""
 
-    ids: torch.Tensor  # (R, L)
-    positions: torch.Tensor  # (3, R, L) temporal, height, width
-    trunk_of: torch.Tensor  # (R, L) trunk index, PAD_SEGMENT on padding
-    branch_of: torch.Tensor  # (R, L) 0 on trunk and padding, 1 + index within the trunk on branches
+    input_ids: torch.Tensor  # (R, L)
+    position_ids: torch.Tensor  # (3, R, L) temporal, height, width
+    group_of: torch.Tensor  # (R, L) trunk index, PAD_SEGMENT on padding
+    continuation_of: (
+        torch.Tensor
+    )  # (R, L) 0 on trunk and padding, 1 + index within the trunk on branches
     feature_slot: torch.Tensor  # (F,) flat row positions (r * L + l) that take an image feature
     feature_index: (
         torch.Tensor
     )  # (F,) which feature: rows of the concatenated features of the unique images
     pixel_values: torch.Tensor  # (patches, 3 * temporal * patch * patch)
     grid_thw: torch.Tensor  # (images, 3) patches along time, height, width
-    predictor: torch.Tensor  # (N,) flat row position whose hidden state predicts the token
-    target: torch.Tensor  # (N,) the token's id
-    branch_index: torch.Tensor  # (N,) index of the branch in the whole batch
+    source_position: torch.Tensor  # (N,) flat row position whose hidden state predicts the token
+    target_ids: torch.Tensor  # (N,) the token's id
+    sequence_index: torch.Tensor  # (N,) index of the branch in the whole batch
     token_index: torch.Tensor  # (N,) position of the token within its branch
-    trunk_of_branch: torch.Tensor  # (B,)
+    group_of_sequence: torch.Tensor  # (B,)
     segments: torch.Tensor  # (S, 3) of each trunk and branch: flat start, length, index of its trunk's segment; stays on the CPU
     uids: list[str]
 
     @property
-    def num_branches(self) -> int:
-        return len(self.trunk_of_branch)
+    def num_sequences(self) -> int:
+        return len(self.group_of_sequence)
 
     @property
     def num_tokens(self) -> int:
         """Tokens computed, padding excluded."""
-        return int((self.trunk_of != PAD_SEGMENT).sum())
+        return int((self.group_of != PAD_SEGMENT).sum())
 
-    def to(self, device: torch.device | str) -> TrunkBatch:
+    def to(self, device: torch.device | str) -> PackedBatch:
         tensors = {
             f.name: getattr(self, f.name)
             for f in fields(self)
@@ -123,88 +127,94 @@ class TrunkBatch:
 
 
 def pack(
-    trunks: Sequence[Trunk],
+    prefix_groups: Sequence[PrefixGroup],
     images: Sequence[np.ndarray],
-    spec: TrunkSpec,
+    spec: PackingSpec,
     row_tokens: int,
     *,
-    always_see: bool = False,
-) -> TrunkBatch:
+    always_encode_images: bool = False,
+) -> PackedBatch:
     """Pack groups into rows of `row_tokens`, or of the longest group's length where that is more; each image used is patchified once.
 
     `always_see` adds one blank image that no token refers to where there is none, so that the tower runs on every rank.
     `images` are uint8 (H, W, 3) at their final size. Raises ValueError, naming the trunk, on a placeholder count that does
     not match its images, an image side that is no multiple of `spec.factor`, or an empty trunk.
     """
-    if not trunks:
+    if not prefix_groups:
         raise ValueError("pack needs at least one trunk")
-    used = list(dict.fromkeys(index for trunk in trunks for index in trunk.images))
+    used = list(
+        dict.fromkeys(index for prefix_group in prefix_groups for index in prefix_group.images)
+    )
     grids = {index: _grid(images[index], spec) for index in used}
     feature_start = _feature_starts(used, grids, spec)
-    lengths = [trunk.num_tokens for trunk in trunks]
+    lengths = [prefix_group.num_tokens for prefix_group in prefix_groups]
     place, num_rows, length = _first_fit(
         lengths, max(row_tokens, *lengths)
     )  # all rows get as long as the longest: fill them
 
-    ids = np.zeros((num_rows, length), dtype=np.int64)
-    positions = np.zeros((3, num_rows, length), dtype=np.int64)
-    trunk_of = np.full((num_rows, length), PAD_SEGMENT, dtype=np.int64)
-    branch_of = np.zeros((num_rows, length), dtype=np.int64)
+    input_ids = np.zeros((num_rows, length), dtype=np.int64)
+    position_ids = np.zeros((3, num_rows, length), dtype=np.int64)
+    group_of = np.full((num_rows, length), PAD_SEGMENT, dtype=np.int64)
+    continuation_of = np.zeros((num_rows, length), dtype=np.int64)
     slots, features, scored = [], [], _ScoredTokens()
-    for index, (trunk, (row, start)) in enumerate(zip(trunks, place, strict=True)):
-        group_ids, group_positions, group_branch = _lay_out(
-            trunk, [grids[i] for i in trunk.images], spec
+    for index, (prefix_group, (row, start)) in enumerate(zip(prefix_groups, place, strict=True)):
+        group_ids, group_positions, group_continuation = _lay_out(
+            prefix_group, [grids[i] for i in prefix_group.images], spec
         )
         span = slice(start, start + len(group_ids))
-        ids[row, span], branch_of[row, span], trunk_of[row, span] = group_ids, group_branch, index
-        positions[:, row, span] = group_positions
+        input_ids[row, span], continuation_of[row, span], group_of[row, span] = (
+            group_ids,
+            group_continuation,
+            index,
+        )
+        position_ids[:, row, span] = group_positions
         slots.append(
-            np.flatnonzero(group_ids[: len(trunk.ids)] == spec.image_token_id)
+            np.flatnonzero(group_ids[: len(prefix_group.input_ids)] == spec.image_token_id)
             + row * length
             + start
         )
         features += [
-            np.arange(_num_features(grids[i], spec)) + feature_start[i] for i in trunk.images
+            np.arange(_num_features(grids[i], spec)) + feature_start[i] for i in prefix_group.images
         ]
-        scored.add(trunk, index, row * length + start)
+        scored.add(prefix_group, index, row * length + start)
     shown = [images[index] for index in used]
-    if always_see and not shown:
+    if always_encode_images and not shown:
         shown = [np.zeros((spec.factor, spec.factor, 3), dtype=np.uint8)]
     pixel_values, grid_thw = patchify(shown, spec)
-    return TrunkBatch(
-        ids=torch.from_numpy(ids),
-        positions=torch.from_numpy(positions),
-        trunk_of=torch.from_numpy(trunk_of),
-        branch_of=torch.from_numpy(branch_of),
+    return PackedBatch(
+        input_ids=torch.from_numpy(input_ids),
+        position_ids=torch.from_numpy(position_ids),
+        group_of=torch.from_numpy(group_of),
+        continuation_of=torch.from_numpy(continuation_of),
         feature_slot=_long(slots),
         feature_index=_long(features),
         pixel_values=pixel_values,
         grid_thw=grid_thw,
-        predictor=_long(scored.predictor),
-        target=_long(scored.target),
-        branch_index=_long(scored.branch),
+        source_position=_long(scored.source_position),
+        target_ids=_long(scored.target_ids),
+        sequence_index=_long(scored.continuation),
         token_index=_long(scored.token),
-        trunk_of_branch=torch.tensor(scored.trunk_of_branch, dtype=torch.long),
+        group_of_sequence=torch.tensor(scored.group_of_sequence, dtype=torch.long),
         segments=torch.tensor(scored.segments, dtype=torch.long),
-        uids=[trunk.uid for trunk in trunks],
+        uids=[prefix_group.uid for prefix_group in prefix_groups],
     )
 
 
-def split_micro(trunks: Sequence[Trunk], micro_tokens: int) -> list[list[int]]:
+def split_micro(prefix_groups: Sequence[PrefixGroup], micro_tokens: int) -> list[list[int]]:
     """Consecutive trunk indices whose tokens fit the budget; a trunk longer than the budget stands alone."""
     parts: list[list[int]] = []
     room = 0
-    for index, trunk in enumerate(trunks):
-        if trunk.num_tokens > room:
+    for index, prefix_group in enumerate(prefix_groups):
+        if prefix_group.num_tokens > room:
             parts.append([])
             room = micro_tokens
         parts[-1].append(index)
-        room -= trunk.num_tokens
+        room -= prefix_group.num_tokens
     return parts
 
 
 def mrope_positions(
-    ids: np.ndarray, grids: Sequence[tuple[int, int]], spec: TrunkSpec
+    ids: np.ndarray, grids: Sequence[tuple[int, int]], spec: PackingSpec
 ) -> np.ndarray:
     """(3, T) positions of one trunk; `grids` are (height, width) in patches.
 
@@ -229,7 +239,7 @@ def mrope_positions(
     return positions
 
 
-def patchify(images: Sequence[np.ndarray], spec: TrunkSpec) -> tuple[torch.Tensor, torch.Tensor]:
+def patchify(images: Sequence[np.ndarray], spec: PackingSpec) -> tuple[torch.Tensor, torch.Tensor]:
     """(pixel_values, grid_thw) bit-equal to Qwen2VLImageProcessor(do_resize=False), about 20 times cheaper on small images."""
     p, m, t = spec.patch_size, spec.merge_size, spec.temporal_patch_size
     mean, std = (
@@ -264,62 +274,62 @@ class _ScoredTokens:
     """Flat lists of the scored tokens and of the segments, grown trunk by trunk."""
 
     def __init__(self) -> None:
-        self.predictor: list[np.ndarray] = []
-        self.target: list[np.ndarray] = []
-        self.branch: list[np.ndarray] = []
+        self.source_position: list[np.ndarray] = []
+        self.target_ids: list[np.ndarray] = []
+        self.continuation: list[np.ndarray] = []
         self.token: list[np.ndarray] = []
-        self.trunk_of_branch: list[int] = []
+        self.group_of_sequence: list[int] = []
         self.segments: list[tuple[int, int, int]] = []
 
-    def add(self, trunk: Trunk, trunk_index: int, start: int) -> None:
+    def add(self, prefix_group: PrefixGroup, group_index: int, start: int) -> None:
         """`start`: flat row position of the trunk's first token."""
-        before = start + len(trunk.ids)
+        before = start + len(prefix_group.input_ids)
         own_segment = len(self.segments)
-        self.segments.append((start, len(trunk.ids), own_segment))
-        for branch in trunk.branches:
-            token = np.flatnonzero(np.asarray(branch.scored, dtype=bool))
-            predictor = before + token - 1
-            predictor[token == 0] = (
-                start + len(trunk.ids) - 1
+        self.segments.append((start, len(prefix_group.input_ids), own_segment))
+        for continuation in prefix_group.continuations:
+            token = np.flatnonzero(np.asarray(continuation.loss_mask, dtype=bool))
+            source_position = before + token - 1
+            source_position[token == 0] = (
+                start + len(prefix_group.input_ids) - 1
             )  # the trunk's last token predicts every branch's first
-            self.predictor.append(predictor)
-            self.target.append(np.asarray(branch.ids, dtype=np.int64)[token])
-            self.branch.append(np.full(len(token), len(self.trunk_of_branch)))
+            self.source_position.append(source_position)
+            self.target_ids.append(np.asarray(continuation.input_ids, dtype=np.int64)[token])
+            self.continuation.append(np.full(len(token), len(self.group_of_sequence)))
             self.token.append(token)
-            self.trunk_of_branch.append(trunk_index)
-            self.segments.append((before, len(branch.ids), own_segment))
-            before += len(branch.ids)
+            self.group_of_sequence.append(group_index)
+            self.segments.append((before, len(continuation.input_ids), own_segment))
+            before += len(continuation.input_ids)
 
 
 def _lay_out(
-    trunk: Trunk, grids: list[tuple[int, int]], spec: TrunkSpec
+    prefix_group: PrefixGroup, grids: list[tuple[int, int]], spec: PackingSpec
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """ids (T,), positions (3, T) and branch number (T,) of one group."""
-    if not trunk.ids:
+    if not prefix_group.input_ids:
         raise ValueError(
-            f"trunk {trunk.uid} is empty: nothing would predict its branches' first tokens"
+            f"trunk {prefix_group.uid} is empty: nothing would predict its branches' first tokens"
         )
-    trunk_ids = np.asarray(trunk.ids, dtype=np.int64)
+    input_ids = np.asarray(prefix_group.input_ids, dtype=np.int64)
     expected = sum(_num_features(grid, spec) for grid in grids)
-    found = int((trunk_ids == spec.image_token_id).sum())
+    found = int((input_ids == spec.image_token_id).sum())
     if found != expected:
         raise ValueError(
-            f"trunk {trunk.uid} has {found} image placeholders but its {len(grids)} images give {expected}"
+            f"trunk {prefix_group.uid} has {found} image placeholders but its {len(grids)} images give {expected}"
         )
-    positions = mrope_positions(trunk_ids, grids, spec)
+    positions = mrope_positions(input_ids, grids, spec)
     after = positions.max() + 1
     ids, all_positions, numbers = (
-        [trunk_ids],
+        [input_ids],
         [positions],
-        [np.zeros(len(trunk_ids), dtype=np.int64)],
+        [np.zeros(len(input_ids), dtype=np.int64)],
     )
-    for number, branch in enumerate(trunk.branches, start=1):
-        if len(branch.ids) != len(branch.scored):
+    for number, continuation in enumerate(prefix_group.continuations, start=1):
+        if len(continuation.input_ids) != len(continuation.loss_mask):
             raise ValueError(
-                f"trunk {trunk.uid}, branch {number - 1}: {len(branch.ids)} ids, {len(branch.scored)} marks"
+                f"trunk {prefix_group.uid}, branch {number - 1}: {len(continuation.input_ids)} ids, {len(continuation.loss_mask)} marks"
             )
-        count = len(branch.ids)
-        ids.append(np.asarray(branch.ids, dtype=np.int64))
+        count = len(continuation.input_ids)
+        ids.append(np.asarray(continuation.input_ids, dtype=np.int64))
         all_positions.append(np.broadcast_to(after + np.arange(count), (3, count)))
         numbers.append(np.full(count, number))
     return np.concatenate(ids), np.concatenate(all_positions, axis=1), np.concatenate(numbers)
@@ -342,7 +352,7 @@ def _first_fit(lengths: list[int], capacity: int) -> tuple[list[tuple[int, int]]
     return place, len(filled), max(filled)
 
 
-def _grid(image: np.ndarray, spec: TrunkSpec) -> tuple[int, int]:
+def _grid(image: np.ndarray, spec: PackingSpec) -> tuple[int, int]:
     height, width = image.shape[:2]
     if (
         image.dtype != np.uint8
@@ -357,12 +367,12 @@ def _grid(image: np.ndarray, spec: TrunkSpec) -> tuple[int, int]:
     return height // spec.patch_size, width // spec.patch_size
 
 
-def _num_features(grid: tuple[int, int], spec: TrunkSpec) -> int:
+def _num_features(grid: tuple[int, int], spec: PackingSpec) -> int:
     return grid[0] * grid[1] // spec.merge_size**2
 
 
 def _feature_starts(
-    used: list[int], grids: dict[int, tuple[int, int]], spec: TrunkSpec
+    used: list[int], grids: dict[int, tuple[int, int]], spec: PackingSpec
 ) -> dict[int, int]:
     """Row of each image's first feature in the concatenated features."""
     ends = np.cumsum([0] + [_num_features(grids[index], spec) for index in used])

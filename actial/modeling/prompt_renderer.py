@@ -20,7 +20,7 @@ from transformers.models.qwen2_vl import Qwen2VLImageProcessor
 from actial.config import ModelConfig, PromptConfig, SystemPrompt
 from actial.core.errors import UserError
 from actial.core.records import Example, Prompt, Question
-from actial.modeling.prefix_packing import Branch, Trunk
+from actial.modeling.prefix_packing import Continuation, PrefixGroup
 
 SYSTEM_PROMPTS = {
     SystemPrompt.none: None,
@@ -137,16 +137,16 @@ class PromptRenderer:
         return Prompt(
             uid=question.uid,
             engine_ids=ids,
-            trunk_ids=self._expand(ids, example.images, example.uid),
+            input_ids=self._expand(ids, example.images, example.uid),
             images=example.images,
         )
 
-    def supervised_trunk(self, example: Example, first_image: int = 0) -> Trunk:
+    def supervised_group(self, example: Example, first_image: int = 0) -> PrefixGroup:
         """Trunk = everything before the question's text; branches = question + target + end of turn, target tokens scored.
 
         `first_image`: index of the example's first image in the batch's list of unique images.
         """
-        head, branches = "", []
+        head, continuations = "", []
         for question in example.questions:
             if question.target is None:
                 raise UserError(
@@ -156,15 +156,17 @@ class PromptRenderer:
             cut = text.rindex(question.text)
             head = text[:cut]
             asked, answer = self._encode(text[cut:]), [*self._encode(question.target), self.stop_id]
-            branches.append(
-                Branch(ids=asked + answer, scored=[False] * len(asked) + [True] * len(answer))
+            continuations.append(
+                Continuation(
+                    input_ids=asked + answer, loss_mask=[False] * len(asked) + [True] * len(answer)
+                )
             )
         ids = self._expand(self._encode(head), example.images, example.uid)
-        return Trunk(
+        return PrefixGroup(
             uid=example.uid,
-            ids=ids,
+            input_ids=ids,
             images=list(range(first_image, first_image + len(example.images))),
-            branches=branches,
+            continuations=continuations,
         )
 
     def decode(self, token_ids: list[int]) -> str:

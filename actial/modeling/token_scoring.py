@@ -11,13 +11,13 @@ from torch.utils.checkpoint import checkpoint
 
 
 @dataclass(slots=True, frozen=True)
-class Law:
+class SamplingDistribution:
     """The next-token distribution that tokens are drawn from, and must be scored under: temperature and excluded ids."""
 
     temperature: float = 1.0
     banned_ids: tuple[int, ...] = ()
 
-    def logits(self, raw: torch.Tensor) -> torch.Tensor:
+    def process_logits(self, raw: torch.Tensor) -> torch.Tensor:
         """(.., V) float32 logits of the law from those of the head."""
         scaled = (
             raw.float() if self.temperature == 1.0 else raw.float() / self.temperature
@@ -27,7 +27,7 @@ class Law:
         return scaled.index_fill(-1, torch.tensor(self.banned_ids, device=raw.device), -torch.inf)
 
 
-FULL_LAW = Law()
+FULL_DISTRIBUTION = SamplingDistribution()
 
 Scored = tuple[
     torch.Tensor, torch.Tensor | None, torch.Tensor | None
@@ -38,7 +38,7 @@ def score_tokens(
     head: Any,
     hidden: torch.Tensor,
     target: torch.Tensor,
-    law: Law,
+    distribution: SamplingDistribution,
     *,
     chunk: int,
     entropy: bool = False,
@@ -58,7 +58,7 @@ def score_tokens(
     recompute = torch.is_grad_enabled() and len(hidden) > chunk
     parts = []
     for piece in zip(hidden.split(chunk), target.split(chunk), references, strict=True):
-        arguments = (*piece, head, reference_head, law, entropy)
+        arguments = (*piece, head, reference_head, distribution, entropy)
         parts.append(
             checkpoint(_score_chunk, *arguments, use_reentrant=False)
             if recompute
@@ -78,11 +78,11 @@ def _score_chunk(
     reference_hidden: torch.Tensor | None,
     head: Any,
     reference_head: Any,
-    law: Law,
+    distribution: SamplingDistribution,
     entropy: bool,
 ) -> Scored:
     """The only place of the update where logits exist."""
-    logits = law.logits(head(hidden))
+    logits = distribution.process_logits(head(hidden))
     if reference_hidden is None and not entropy:
         return logits.gather(-1, target[:, None])[:, 0] - logits.logsumexp(-1), None, None
     log_p = logits.log_softmax(-1)
@@ -90,6 +90,6 @@ def _score_chunk(
     nats = torch.special.entr(p.detach()).sum(-1) if entropy else None
     kl = None
     if reference_hidden is not None:
-        log_q = law.logits(reference_head(reference_hidden)).log_softmax(-1)
+        log_q = distribution.process_logits(reference_head(reference_hidden)).log_softmax(-1)
         kl = (p * (log_p - log_q).masked_fill(log_p.isneginf(), 0.0)).sum(-1)
     return log_p.gather(-1, target[:, None])[:, 0], nats, kl

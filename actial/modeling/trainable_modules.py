@@ -8,22 +8,22 @@ from typing import Any
 import torch
 from torch import nn
 
-from actial.config import ModelConfig, PartConfig
+from actial.config import ModelConfig, ModuleGroupConfig
 from actial.core.errors import UserError
-from actial.modeling.attention import TRUNK_ATTENTION, VISION_ATTENTION
+from actial.modeling.attention import SHARED_PREFIX_ATTENTION, VISION_ATTENTION
 
-PARTS = ("vision", "merger", "language")
+MODULE_GROUPS = ("vision", "merger", "language")
 
 
-def part_of(name: str) -> str:
+def module_group_of(name: str) -> str:
     """Which switch rules a parameter of the Hugging Face model: tower, its merger, or text model and head."""
     if ".visual." not in f".{name}":
         return "language"
     return "merger" if "merger" in name else "vision"
 
 
-def switch(config: ModelConfig, part: str) -> PartConfig:
-    found: PartConfig = getattr(config, part)
+def switch(config: ModelConfig, part: str) -> ModuleGroupConfig:
+    found: ModuleGroupConfig = getattr(config, part)
     return found
 
 
@@ -34,13 +34,13 @@ def prepare(model: Any) -> None:
     """
     text = model.model.language_model.config
     if text._attn_implementation == "sdpa":
-        text._attn_implementation = TRUNK_ATTENTION
-    tower = model.model.visual
-    for module in tower.modules():
+        text._attn_implementation = SHARED_PREFIX_ATTENTION
+    vision_encoder = model.model.visual
+    for module in vision_encoder.modules():
         if hasattr(module, "config"):
             module.config._attn_implementation = VISION_ATTENTION
-    tower.patch_embed.forward = MethodType(
-        _embed_patches, tower.patch_embed
+    vision_encoder.patch_embed.forward = MethodType(
+        _embed_patches, vision_encoder.patch_embed
     )  # a bound method follows a deep copy
 
 
@@ -59,7 +59,7 @@ def add_lora(model: Any, config: ModelConfig) -> Any:
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear)
         and name != "lm_head"
-        and switch(config, part_of(name)).train
+        and switch(config, module_group_of(name)).train
         and (wanted == "all-linear" or name.rsplit(".", 1)[-1] in wanted.split(","))
     ]
     if not targets:

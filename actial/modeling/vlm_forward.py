@@ -7,43 +7,47 @@ from typing import Any
 import torch
 
 from actial.config import Attention
-from actial.modeling.attention import block_mask, trunk_layout
-from actial.modeling.prefix_packing import TrunkBatch
+from actial.modeling.attention import attention_layout, block_mask
+from actial.modeling.prefix_packing import PackedBatch
 
 
-def see(model: Any, batch: TrunkBatch) -> Any:
+def encode_images(model: Any, batch: PackedBatch) -> Any:
     """The tower's output for the batch's unique images; None without images."""
     if not len(batch.grid_thw):
         return None
     return model.model.get_image_features(batch.pixel_values, batch.grid_thw, return_dict=True)
 
 
-def scored_hidden(model: Any, batch: TrunkBatch, attention: Attention, vision: Any) -> torch.Tensor:
+def hidden_states_at_targets(
+    model: Any, batch: PackedBatch, attention: Attention, vision: Any
+) -> torch.Tensor:
     """(N, H) final hidden states at the predictors of the scored tokens; `vision` comes from `see`."""
-    embeds, extra = embed_rows(model, batch, vision)
+    embeds, extra = embed_packed(model, batch, vision)
     if attention is Attention.flex:
         extra["attention_mask"] = block_mask(batch)
     else:
         extra |= layout_options(model, batch, embeds)
     out = model.model.language_model(
-        inputs_embeds=embeds, position_ids=batch.positions, use_cache=False, **extra
+        inputs_embeds=embeds, position_ids=batch.position_ids, use_cache=False, **extra
     )
-    return out.last_hidden_state.flatten(0, 1)[batch.predictor]
+    return out.last_hidden_state.flatten(0, 1)[batch.source_position]
 
 
-def layout_options(model: Any, batch: TrunkBatch, embeds: torch.Tensor) -> dict[str, Any]:
+def layout_options(model: Any, batch: PackedBatch, embeds: torch.Tensor) -> dict[str, Any]:
     """What makes the text model attend by trunks and branches; the 4-D mask only keeps it from building one itself."""
     text = model.config.text_config
-    layout = trunk_layout(batch, text.num_attention_heads // text.num_key_value_heads)
+    layout = attention_layout(batch, text.num_attention_heads // text.num_key_value_heads)
     return {"attention_mask": embeds.new_empty(1, 1, 1, 1), "layout": layout}
 
 
-def embed_rows(model: Any, batch: TrunkBatch, vision: Any) -> tuple[torch.Tensor, dict[str, Any]]:
+def embed_packed(
+    model: Any, batch: PackedBatch, vision: Any
+) -> tuple[torch.Tensor, dict[str, Any]]:
     """(R, L, H) embeddings, and what else the text model wants.
 
     Image features go to the trunks' placeholder positions only: a placeholder id in a branch stays plain text.
     """
-    embeds = model.model.get_input_embeddings()(batch.ids)
+    embeds = model.model.get_input_embeddings()(batch.input_ids)
     if vision is None:
         return embeds, {}
     features = torch.cat(tuple(vision.pooler_output)).to(embeds.dtype)

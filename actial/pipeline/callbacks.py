@@ -13,7 +13,7 @@ import lightning
 from actial.core.atomic_io import write_text
 from actial.core.process import is_main_process
 from actial.core.progress import Progress
-from actial.modeling.prefix_packing import Branch, Trunk
+from actial.modeling.prefix_packing import Continuation, PrefixGroup
 from actial.runs.run_dir import Run
 from actial.runs.tracking import Tracker
 from actial.training.batch import TrainBatch
@@ -96,26 +96,35 @@ class FirstBatch(lightning.Callback):
     ) -> None:
         if batch_index or self.path.exists() or not is_main_process():
             return
-        tokens = sum(trunk.num_tokens for trunk in batch.trunks)
-        branches = sum(len(trunk.branches) for trunk in batch.trunks)
-        head = f"{len(batch.trunks)} trunks, {branches} branches, {len(batch.images)} photos, {tokens} tokens\n"
+        tokens = sum(prefix_group.num_tokens for prefix_group in batch.prefix_groups)
+        continuations = sum(len(prefix_group.continuations) for prefix_group in batch.prefix_groups)
+        head = f"{len(batch.prefix_groups)} trunks, {continuations} branches, {len(batch.images)} photos, {tokens} tokens\n"
         write_text(
-            self.path, head + "".join(self._trunk(trunk) for trunk in batch.trunks[:DESCRIBED])
+            self.path,
+            head
+            + "".join(
+                self._prefix_group(prefix_group) for prefix_group in batch.prefix_groups[:DESCRIBED]
+            ),
         )
 
-    def _trunk(self, trunk: Trunk) -> str:
+    def _prefix_group(self, prefix_group: PrefixGroup) -> str:
         text = re.sub(
-            f"(?:{re.escape(self.image_token)})+", self.image_token, self.decode(trunk.ids)
+            f"(?:{re.escape(self.image_token)})+",
+            self.image_token,
+            self.decode(prefix_group.input_ids),
         )
-        return f"\n==== {trunk.uid}: {len(trunk.ids)} tokens\n{text}" + "".join(
-            self._branch(branch) for branch in trunk.branches
+        return f"\n==== {prefix_group.uid}: {len(prefix_group.input_ids)} tokens\n{text}" + "".join(
+            self._continuation(continuation) for continuation in prefix_group.continuations
         )
 
-    def _branch(self, branch: Branch) -> str:
-        runs = groupby(zip(branch.ids, branch.scored, strict=True), key=lambda pair: pair[1])
+    def _continuation(self, continuation: Continuation) -> str:
+        runs = groupby(
+            zip(continuation.input_ids, continuation.loss_mask, strict=True),
+            key=lambda pair: pair[1],
+        )
         parts = [(scored, self.decode([token for token, _ in pairs])) for scored, pairs in runs]
         return (
-            f"\n---- {len(branch.ids)} tokens\n"
+            f"\n---- {len(continuation.input_ids)} tokens\n"
             + "".join(f"[[{text}]]" if scored else text for scored, text in parts)
             + "\n"
         )
@@ -144,7 +153,7 @@ class Evaluator(lightning.Callback):
 
 
 class SampleTable(lightning.Callback):
-    """Shows the completions of a GRPO batch with their photos, reward parts and advantages, each time a checkpoint is due."""
+    """Shows the completions of a GRPO batch with their photos, reward terms and advantages, each time a checkpoint is due."""
 
     def __init__(self, tracker: Tracker) -> None:
         self.tracker = tracker
@@ -160,7 +169,7 @@ class SampleTable(lightning.Callback):
         assert isinstance(module, StepModule)
         if module.completed_steps % module.stage.save_every:
             return
-        photos = max((len(trunk.images) for trunk in batch.trunks), default=0)
+        photos = max((len(prefix_group.images) for prefix_group in batch.prefix_groups), default=0)
         columns = [
             *[f"photo {i + 1}" for i in range(photos)],
             "question",
@@ -168,19 +177,21 @@ class SampleTable(lightning.Callback):
             "completion",
             "reward",
             "advantage",
-            "parts",
+            "terms",
         ]
         rows = []
-        owners = [trunk for trunk in batch.trunks for _ in trunk.branches]
-        for trunk, sample in zip(owners, batch.samples, strict=True):
-            seen = [batch.images[i] for i in trunk.images]
+        owners = [
+            prefix_group for prefix_group in batch.prefix_groups for _ in prefix_group.continuations
+        ]
+        for prefix_group, sample in zip(owners, batch.samples, strict=True):
+            seen = [batch.images[i] for i in prefix_group.images]
             facts = [
                 sample.question,
                 sample.answer,
                 sample.text,
                 sample.reward,
                 sample.advantage,
-                str(sample.parts),
+                str(sample.terms),
             ]
             rows.append([*seen, *[None] * (photos - len(seen)), *facts])
         self.tracker.table(f"samples/{module.completed_steps}", columns, rows)

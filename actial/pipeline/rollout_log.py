@@ -62,19 +62,29 @@ def write_rollouts(path: Path, step: int, batch: RolloutBatch) -> None:
 
 
 def _table(step: int, batch: RolloutBatch) -> pa.Table:
-    owners = [trunk for trunk in batch.trunks for _ in trunk.branches]
-    branches = [branch for trunk in batch.trunks for branch in trunk.branches]
+    owners = [
+        prefix_group for prefix_group in batch.prefix_groups for _ in prefix_group.continuations
+    ]
+    continuations = [
+        continuation
+        for prefix_group in batch.prefix_groups
+        for continuation in prefix_group.continuations
+    ]
     rows = []
-    for sample, trunk, branch, logprobs in zip(
-        batch.samples, owners, branches, batch.sampler_logprobs, strict=True
+    for sample, prefix_group, continuation, logprobs in zip(
+        batch.samples, owners, continuations, batch.sampler_logprobs, strict=True
     ):
-        images = [_png(batch.images[index]) for index in trunk.images] if sample.member == 0 else []
-        facts = {**asdict(sample), "parts": list(sample.parts.items())}
+        images = (
+            [_png(batch.images[index]) for index in prefix_group.images]
+            if sample.member == 0
+            else []
+        )
+        facts = {**asdict(sample), "terms": list(sample.terms.items())}
         rows.append(
             {
                 "step": step,
                 **facts,
-                "token_ids": branch.ids,
+                "token_ids": continuation.input_ids,
                 "sampler_logprobs": logprobs,
                 "images": images,
             }
@@ -82,7 +92,7 @@ def _table(step: int, batch: RolloutBatch) -> pa.Table:
     fields = {
         "step": pa.int64(), "uid": pa.string(), "member": pa.int64(), "type": pa.string(), "question": pa.string(),
         "answer": pa.string(), "text": pa.string(), "letter": pa.string(), "finish": pa.string(), "length": pa.int64(),
-        "parts": pa.map_(pa.string(), pa.float64()), "reward": pa.float64(), "advantage": pa.float64(),
+        "terms": pa.map_(pa.string(), pa.float64()), "reward": pa.float64(), "advantage": pa.float64(),
         "token_ids": pa.list_(pa.int64()), "sampler_logprobs": pa.list_(pa.float64()), "images": pa.list_(pa.binary()),
     }  # fmt: skip
     return pa.Table.from_pylist(rows, schema=pa.schema(list(fields.items())))

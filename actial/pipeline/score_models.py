@@ -19,7 +19,7 @@ from actial.grading.metrics import Prediction, accuracy
 from actial.grading.predictions import PredictionLog, truth
 from actial.inference.samplers import Sampler
 from actial.modeling.prompt_renderer import ImageLimits, PromptRenderer
-from actial.pipeline.stage_cache import answers_key, take_over_answers
+from actial.pipeline.stage_cache import answers_key, reuse_cached_answers
 from actial.runs.run_dir import Run
 from actial.runs.tracking import Tracker
 
@@ -42,7 +42,7 @@ def score_models(models: dict[str, str], config: TrainConfig, run: Run, tracker:
                 runner.settings | task.settings,
             )
             keys[f"{model}/{task.name}"] = key = answers_key(settings, config)
-            take_over_answers(folder, key, settings, config, run)
+            reuse_cached_answers(folder, key, settings, config, run)
             log = PredictionLog(folder, settings)
             answers.setdefault(task.name, {})[model] = runner.ask(
                 task.examples, f"scoring {model} on {task.name}", log

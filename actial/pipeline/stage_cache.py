@@ -86,10 +86,10 @@ def sources_hash() -> str:
     return digest.hexdigest()[:16]
 
 
-def take_over_stage(
+def reuse_cached_stage(
     stage: StageName, key: str, config: TrainConfig, run: Run, tracker: Tracker
 ) -> bool:
-    """Copy the finished stage that another run below `config.share` has under this key; False where there is none."""
+    """Copy the finished stage that another run below `config.stage_cache_dir` has under this key; False where there is none."""
     for folder, passport in _others(config, run):
         found = passport.get(stage.name, {})
         if found.get("key") != key or not (folder / stage.name / "model").is_dir():
@@ -123,10 +123,10 @@ def take_over_stage(
     return False
 
 
-def take_over_answers(
+def reuse_cached_answers(
     out: Path, key: str, settings: Mapping[str, Any], config: TrainConfig, run: Run
 ) -> None:
-    """Copy to the folder `out` the answers that another run below `config.share` has under this key, unless there are some already."""
+    """Copy to the folder `out` the answers that another run below `config.stage_cache_dir` has under this key, unless there are some already."""
     if (out / "settings.json").exists():
         return
     for folder, passport in _others(config, run):
@@ -142,8 +142,12 @@ def take_over_answers(
 
 
 def _others(config: TrainConfig, run: Run) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """The other runs below `config.share` with their passports, in order of their names."""
-    for path in sorted(Path(config.share).rglob("passport.json")) if config.share else []:
+    """The other runs below `config.stage_cache_dir` with their passports, in order of their names."""
+    for path in (
+        sorted(Path(config.stage_cache_dir).rglob("passport.json"))
+        if config.stage_cache_dir
+        else []
+    ):
         if path.parent.resolve() != run.folder.resolve():
             yield path.parent, json.loads(path.read_text())
 

@@ -27,7 +27,7 @@ from actial.pipeline.callbacks import Evaluator, FirstBatch, SampleTable, StepRe
 from actial.pipeline.preflight import data_identity
 from actial.pipeline.rollout_log import RolloutLog
 from actial.pipeline.score_models import accuracies, tasks_of
-from actial.pipeline.stage_cache import stage_key, take_over_stage
+from actial.pipeline.stage_cache import reuse_cached_stage, stage_key
 from actial.rl.grpo_module import GRPOModule
 from actial.rl.rollouts import Rollouts
 from actial.runs.run_dir import Run, provenance, stop_requested
@@ -75,7 +75,7 @@ def train_stage(
     if out.exists():
         return str(out)
     key = stage_key(stage, config, source)
-    if take_over_stage(stage, key, config, run, tracker):
+    if reuse_cached_stage(stage, key, config, run, tracker):
         return str(out)
     torch.manual_seed(config.seed)
     job = {StageName.sft: sft_job, StageName.grpo: grpo_job}[stage](config, source, run)
@@ -131,7 +131,7 @@ def train_stage(
     return str(out)
 
 
-def goes_on_alone(config: TrainConfig) -> bool:
+def teardown_distributed(config: TrainConfig) -> bool:
     """Whether this process is the one that scores, after the last stage: what the ranks did together is over.
 
     Their group is dissolved, but where an engine within the process lives in it.
@@ -238,10 +238,12 @@ def supervised_batch(
     mixture: Mixture, renderer: PromptRenderer, positions: Iterable[int]
 ) -> TrainBatch:
     """The examples at these positions of the stream, their targets scored, each tagged with its question type."""
-    batch = TrainBatch(trunks=[], images=[])
+    batch = TrainBatch(prefix_groups=[], images=[])
     for position in positions:
         example = mixture.example(position)
-        batch.trunks.append(renderer.supervised_trunk(example, first_image=len(batch.images)))
+        batch.prefix_groups.append(
+            renderer.supervised_group(example, first_image=len(batch.images))
+        )
         batch.images += example.images
         batch.tags += [question.type for question in example.questions]
     return batch

@@ -16,7 +16,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from actial.core.atomic_io import atomic
-from actial.reporting.plots import LABELS, MARKERS, STYLE, colour, label, places
+from actial.reporting.plots import LABELS, MARKERS, STYLE, color, label, places
 
 UNITS = {
     "loss": "loss (nats per token)",
@@ -30,7 +30,7 @@ UNITS = {
     "truncated": "cut short (%)",
 }
 SHARES = ("format", "accuracy", "truncated", "joint", "unparsed", "drop", "right_of_read")
-GREY = "#5c6675"
+GRAY = "#5c6675"
 LINES = ("-", "--", ":", "-.")
 
 
@@ -100,8 +100,8 @@ def arm_figure(
         named = dict(
             zip(said, drawn, strict=True)
         )  # a model is drawn in every arm that has it, and named once
-        named["95 % interval over seeds"] = Line2D([], [], color=GREY, lw=2)
-        named["one seed"] = Line2D([], [], color=GREY, marker="|", ms=8, ls="")
+        named["95 % interval over seeds"] = Line2D([], [], color=GRAY, lw=2)
+        named["one seed"] = Line2D([], [], color=GRAY, marker="|", ms=8, ls="")
         figure.legend(
             named.values(),
             named.keys(),
@@ -120,12 +120,12 @@ def _point(
     if found.empty:
         return
     factor, row = scale(where["metric"]), found.iloc[0]
-    axes.plot(factor * single["value"], [y] * len(single), "|", color=colour(index), ms=8)
+    axes.plot(factor * single["value"], [y] * len(single), "|", color=color(index), ms=8)
     if row["low"] == row["low"]:
         axes.plot(
             [factor * row["low"], factor * row["high"]],
             [y, y],
-            color=colour(index),
+            color=color(index),
             lw=2,
             solid_capstyle="butt",
         )
@@ -133,7 +133,7 @@ def _point(
         factor * row["mean"],
         y,
         MARKERS[index % len(MARKERS)],
-        color=colour(index),
+        color=color(index),
         ms=6,
         label=label(where["model"]),
     )
@@ -163,7 +163,7 @@ def curve_figure(curves: Mapping[str, pd.DataFrame]) -> Figure:
                         values.index,
                         values.min(axis=1),
                         values.max(axis=1),
-                        color=colour(i + 1),
+                        color=color(i + 1),
                         alpha=0.15,
                         lw=0,
                     )
@@ -171,7 +171,7 @@ def curve_figure(curves: Mapping[str, pd.DataFrame]) -> Figure:
                     axes.plot(
                         values.index,
                         values.mean(axis=1),
-                        color=colour(i + 1),
+                        color=color(i + 1),
                         ls=style,
                         lw=1.6,
                         label=arm,
@@ -202,7 +202,7 @@ def counts_figure(counts: Mapping[str, pd.Series]) -> Figure:
         for axes, (title, series) in zip(
             figure.subplots(1, len(counts), squeeze=False)[0], counts.items(), strict=True
         ):
-            axes.bar([str(name) for name in series.index], series.to_numpy(), color=colour(1))
+            axes.bar([str(name) for name in series.index], series.to_numpy(), color=color(1))
             axes.set_title(title, loc="left", fontsize=10)
             axes.set_ylabel(str(series.name or "pairs"), fontsize=9)
             axes.tick_params(

@@ -64,7 +64,7 @@ def render_report(results: dict[str, Any], metrics: Sequence[dict[str, Any]], ru
         dict.fromkeys(model for found in sets.values() for model in found)
     )
     heads = {
-        model: {"label": plots.label(model), "colour": plots.colour(i)}
+        model: {"label": plots.label(model), "colour": plots.color(i)}
         for model, i in plots.places(models).items()
     }
     environment = jinja2.Environment(

@@ -13,7 +13,7 @@ from matplotlib.figure import (
     Figure,
 )  # not pyplot: importing this module must not choose a backend for a notebook
 
-COLOURS = (
+COLORS = (
     "#8a8f98",
     "#0072b2",
     "#d55e00",
@@ -57,8 +57,8 @@ PANELS = {
 }
 
 
-def colour(index: int) -> str:
-    return COLOURS[index % len(COLOURS)]
+def color(index: int) -> str:
+    return COLORS[index % len(COLORS)]
 
 
 def places(models: Sequence[str]) -> dict[str, int]:
@@ -113,12 +113,12 @@ def _interval(axes: Any, cell: dict[str, Any], y: float, index: int, name: str |
     axes.plot(
         [100 * cell["low"], 100 * cell["high"]],
         [y, y],
-        color=colour(index),
+        color=color(index),
         lw=2,
         solid_capstyle="butt",
     )
     axes.plot(
-        100 * cell["value"], y, MARKERS[index % len(MARKERS)], color=colour(index), ms=6, label=name
+        100 * cell["value"], y, MARKERS[index % len(MARKERS)], color=color(index), ms=6, label=name
     )
 
 
@@ -167,7 +167,7 @@ def _panels(panels: dict[str, dict[str, np.ndarray]]) -> str:
         grid = figure.subplots(lines, columns, squeeze=False)
         for axes, (title, series) in zip(grid.flat, panels.items(), strict=False):
             for i, (name, points) in enumerate(series.items()):
-                _curve(axes, points, colour(i + 1), name)
+                _curve(axes, points, color(i + 1), name)
             axes.set_title(title, loc="left", fontsize=10)
             axes.set_xlabel("step", fontsize=9)
             axes.tick_params(length=0)

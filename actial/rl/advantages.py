@@ -20,19 +20,19 @@ def compute_advantages(
     """
     graded = ~rewards_PG.isnan()
     count = graded.sum(1, keepdim=True)
-    centred = torch.where(graded, rewards_PG - rewards_PG.nanmean(1, keepdim=True), 0.0)
+    centerd = torch.where(graded, rewards_PG - rewards_PG.nanmean(1, keepdim=True), 0.0)
     if scale is AdvantageScale.none:
-        return centred
+        return centerd
     if scale is AdvantageScale.leave_one_out:
-        return centred * count / (count - 1).clamp(min=1)
+        return centerd * count / (count - 1).clamp(min=1)
     if scale is AdvantageScale.group:
-        return centred / (
-            (centred.square().sum(1, keepdim=True) / (count - 1).clamp(min=1)).sqrt() + EPSILON
+        return centerd / (
+            (centerd.square().sum(1, keepdim=True) / (count - 1).clamp(min=1)).sqrt() + EPSILON
         )
     if deviation is None:
         known = rewards_PG[graded]
         deviation = float(known.std()) if len(known) > 1 else 0.0
-    return centred / (deviation + EPSILON)
+    return centerd / (deviation + EPSILON)
 
 
 def informative_groups(rewards_PG: torch.Tensor) -> torch.Tensor:

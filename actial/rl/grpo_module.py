@@ -15,9 +15,9 @@ from actial.config import GRPOConfig, KLEstimator, KLPlace, ModelConfig
 from actial.core.errors import UserError
 from actial.inference.samplers import HFSampler
 from actial.modeling.policy import Compare, Policy
-from actial.modeling.prefix_packing import Trunk
-from actial.modeling.token_scoring import Law
-from actial.rl.rollouts import Begun, RolloutBatch, Rollouts
+from actial.modeling.prefix_packing import PrefixGroup
+from actial.modeling.token_scoring import SamplingDistribution
+from actial.rl.rollouts import PendingRollouts, RolloutBatch, Rollouts
 from actial.training.batch import TrainBatch
 from actial.training.distributed import Sums, sum_over_ranks
 from actial.training.losses import Denominators, Metrics, Scores, kl_penalty, policy_gradient
@@ -36,7 +36,7 @@ class MismatchError(RuntimeError):
 
 
 class GRPOModule(StepModule):
-    """A step = one rollout batch and `updates_per_batch` optimiser updates on it.
+    """A step = one rollout batch and `num_mini_batches` optimiser updates on it.
 
     Metrics: loss, reward and its parts, accuracy by type, kl, clip_fraction, ratio, entropy, length, truncated, format, unparsed,
     and the gap between trainer and sampler (logprob_gap, its maximum, the correlation, and the mean by the completion's length).
@@ -55,10 +55,12 @@ class GRPOModule(StepModule):
     ) -> None:
         super().__init__(policy, stage, model, crash_folder=crash_folder)
         self.rollouts = rollouts
-        self.law = Law(stage.temperature, tuple(rollouts.renderer.banned_ids))
+        self.distribution = SamplingDistribution(
+            stage.temperature, tuple(rollouts.renderer.banned_ids)
+        )
         self.position = 0  # in the stream of examples
-        self.begun: dict[
-            int, Begun
+        self.pending_rollouts: dict[
+            int, PendingRollouts
         ] = {}  # one_step_off: samples of the step that trains and of the next
         self.kept: Mapping[
             str, torch.Tensor
@@ -83,12 +85,16 @@ class GRPOModule(StepModule):
     def load_counters(self, counters: Mapping[str, int]) -> None:
         self.position = counters["position"]
 
-    def buffers_to_keep(self) -> dict[str, torch.Tensor]:
+    def extra_state(self) -> dict[str, torch.Tensor]:
         """Samples of the next step that older weights drew; none on the way to a first step, which can be drawn again."""
-        begun = self.begun.get(self.completed_steps)
-        return self.rollouts.saved(begun) if begun is not None and self.completed_steps else {}
+        pending_rollouts = self.pending_rollouts.get(self.completed_steps)
+        return (
+            self.rollouts.saved(pending_rollouts)
+            if pending_rollouts is not None and self.completed_steps
+            else {}
+        )
 
-    def load_kept(self, tensors: Mapping[str, torch.Tensor]) -> None:
+    def load_extra_state(self, tensors: Mapping[str, torch.Tensor]) -> None:
         self.kept = tensors
 
     def make_batch(self, step: int) -> RolloutBatch:
@@ -97,19 +103,22 @@ class GRPOModule(StepModule):
         Under one_step_off they were drawn with the weights before the last update, and those of the next step are begun.
         """
         penalty = self._reward_penalty if self.penalised else None
-        begun = self._begun(step) if self.stage.one_step_off else None
-        batch = self.rollouts.make(step, self.position, penalty, begun)
+        pending_rollouts = self._pending_rollouts(step) if self.stage.one_step_off else None
+        batch = self.rollouts.make(step, self.position, penalty, pending_rollouts)
         following = batch.position
         if step + 1 < self.stage.steps:
-            if begun is not None:
-                self.begun = {step: begun, step + 1: self.rollouts.begin(step + 1, following)}
+            if pending_rollouts is not None:
+                self.pending_rollouts = {
+                    step: pending_rollouts,
+                    step + 1: self.rollouts.begin(step + 1, following),
+                }
                 following += self.stage.batch_size
             self.rollouts.prepare(following)
         return batch
 
-    def _begun(self, step: int) -> Begun:
-        if step in self.begun:
-            return self.begun[step]
+    def _pending_rollouts(self, step: int) -> PendingRollouts:
+        if step in self.pending_rollouts:
+            return self.pending_rollouts[step]
         kept, self.kept = self.kept, {}
         return (
             self.rollouts.restored(step, self.position, kept)
@@ -119,11 +128,13 @@ class GRPOModule(StepModule):
 
     def training_step(self, batch: RolloutBatch, _: int) -> None:
         started = time.perf_counter()
-        old = self._old_logprobs(batch) if self.stage.updates_per_batch > 1 else None
-        per_update = math.ceil(len(batch.trunks) / self.stage.updates_per_batch)
+        old = self._old_logprobs(batch) if self.stage.num_mini_batches > 1 else None
+        per_update = math.ceil(len(batch.prefix_groups) / self.stage.num_mini_batches)
         updates: list[Sums] = []
-        for number in range(self.stage.updates_per_batch):
-            chosen = range(number * per_update, min((number + 1) * per_update, len(batch.trunks)))
+        for number in range(self.stage.num_mini_batches):
+            chosen = range(
+                number * per_update, min((number + 1) * per_update, len(batch.prefix_groups))
+            )
             denominators = self._denominators(batch, chosen)
             if denominators.tokens:
                 updates.append(self._update(batch, chosen, old, denominators))
@@ -132,7 +143,7 @@ class GRPOModule(StepModule):
         self.finish_step(
             {**metrics, **_means(sum_over_ranks(batch.sums))},
             started=started,
-            tokens=sum(trunk.num_tokens for trunk in batch.trunks),
+            tokens=sum(prefix_group.num_tokens for prefix_group in batch.prefix_groups),
         )
         self.timings |= getattr(
             self.rollouts.sampler, "figures", {}
@@ -151,12 +162,16 @@ class GRPOModule(StepModule):
 
         def loss_of(part: list[int]) -> tuple[torch.Tensor, Metrics]:
             packed = self.packed(batch, part)
-            result = self.policy.token_logprobs(packed, self.law, entropy=True, compare=compare)
+            result = self.policy.token_logprobs(
+                packed, self.distribution, entropy=True, compare=compare
+            )
             scores = Scores(
                 logprobs=result.logprobs,
-                branch_index=packed.branch_index,
-                group_of_branch=packed.trunk_of_branch,
-                advantages=_per_branch(batch.advantages, batch.trunks, part).to(result.logprobs),
+                sequence_index=packed.sequence_index,
+                group_of_sequence=packed.group_of_sequence,
+                advantages=_per_sequence(batch.advantages, batch.prefix_groups, part).to(
+                    result.logprobs
+                ),
                 old_logprobs=None
                 if old is None
                 else torch.cat([result.logprobs.new_zeros(0), *(old[i] for i in part)]),
@@ -180,7 +195,10 @@ class GRPOModule(StepModule):
         return metrics
 
     def _denominators(self, batch: RolloutBatch, chosen: range) -> Denominators:
-        scored = [[sum(branch.scored) for branch in batch.trunks[i].branches] for i in chosen]
+        scored = [
+            [sum(continuation.loss_mask) for continuation in batch.prefix_groups[i].continuations]
+            for i in chosen
+        ]
         sums = {
             "tokens": float(sum(map(sum, scored))),
             "sequences": float(sum(count > 0 for group in scored for count in group)),
@@ -195,30 +213,32 @@ class GRPOModule(StepModule):
         self.policy.eval()
         for part in self.parts(batch):
             packed = self.packed(batch, part)
-            logprobs = self.policy.token_logprobs(packed, self.law).logprobs
-            counts = packed.trunk_of_branch[packed.branch_index].bincount(minlength=len(part))
+            logprobs = self.policy.token_logprobs(packed, self.distribution).logprobs
+            counts = packed.group_of_sequence[packed.sequence_index].bincount(minlength=len(part))
             old += logprobs.split(counts.tolist())
         self.policy.train()
         return old
 
     @torch.no_grad()
-    def _reward_penalty(self, trunks: list[Trunk], images: list[np.ndarray]) -> list[float]:
+    def _reward_penalty(
+        self, prefix_groups: list[PrefixGroup], images: list[np.ndarray]
+    ) -> list[float]:
         """beta times the summed KL estimate of each completion, for kl.place=reward."""
         costs: list[float] = []
-        batch = TrainBatch(trunks=trunks, images=images)
+        batch = TrainBatch(prefix_groups=prefix_groups, images=images)
         for part in self.parts(batch):
             packed = self.packed(batch, part)
-            result = self.policy.token_logprobs(packed, self.law, compare=self.compare)
+            result = self.policy.token_logprobs(packed, self.distribution, compare=self.compare)
             scores = Scores(
                 logprobs=result.logprobs,
-                branch_index=packed.branch_index,
-                group_of_branch=packed.trunk_of_branch,
-                advantages=result.logprobs.new_zeros(packed.num_branches),
+                sequence_index=packed.sequence_index,
+                group_of_sequence=packed.group_of_sequence,
+                advantages=result.logprobs.new_zeros(packed.num_sequences),
                 reference_logprobs=result.reference_logprobs,
                 exact_kl=result.kl,
             )
             kl = kl_penalty(scores, self.stage.kl, torch.ones_like(scores.logprobs))
-            sums = kl.new_zeros(packed.num_branches).index_add(0, packed.branch_index, kl)
+            sums = kl.new_zeros(packed.num_sequences).index_add(0, packed.sequence_index, kl)
             costs += (self.stage.kl.beta * sums).tolist()
         return costs
 
@@ -226,16 +246,22 @@ class GRPOModule(StepModule):
 # ---------------------------------------------------------------- aligning lists with scored tokens
 
 
-def _branches(trunks: list[Trunk], part: list[int]) -> list[tuple[int, Any]]:
+def _branches(prefix_groups: list[PrefixGroup], part: list[int]) -> list[tuple[int, Any]]:
     """(index in the whole batch, branch) of the part's branches, in packed order."""
     first = [0]
-    for trunk in trunks:
-        first.append(first[-1] + len(trunk.branches))
-    return [(first[i] + j, branch) for i in part for j, branch in enumerate(trunks[i].branches)]
+    for prefix_group in prefix_groups:
+        first.append(first[-1] + len(prefix_group.continuations))
+    return [
+        (first[i] + j, continuation)
+        for i in part
+        for j, continuation in enumerate(prefix_groups[i].continuations)
+    ]
 
 
-def _per_branch(values: list[float], trunks: list[Trunk], part: list[int]) -> torch.Tensor:
-    return torch.tensor([values[index] for index, _ in _branches(trunks, part)])
+def _per_sequence(
+    values: list[float], prefix_groups: list[PrefixGroup], part: list[int]
+) -> torch.Tensor:
+    return torch.tensor([values[index] for index, _ in _branches(prefix_groups, part)])
 
 
 def _sampler_logprobs(batch: RolloutBatch, part: list[int]) -> torch.Tensor:
@@ -243,8 +269,10 @@ def _sampler_logprobs(batch: RolloutBatch, part: list[int]) -> torch.Tensor:
     return torch.tensor(
         [
             value
-            for index, branch in _branches(batch.trunks, part)
-            for value, scored in zip(batch.sampler_logprobs[index], branch.scored, strict=True)
+            for index, continuation in _branches(batch.prefix_groups, part)
+            for value, scored in zip(
+                batch.sampler_logprobs[index], continuation.loss_mask, strict=True
+            )
             if scored
         ]
     )
@@ -274,7 +302,9 @@ def _gap_by_length(scores: Scores) -> Metrics:
     assert scores.sampler_logprobs is not None
     gap = (_sampled_from(scores) - scores.sampler_logprobs).abs().double()
     length = (
-        scores.branch_index.bincount()[scores.branch_index] if len(gap) else scores.branch_index
+        scores.sequence_index.bincount()[scores.sequence_index]
+        if len(gap)
+        else scores.sequence_index
     )
     sums: Metrics = {}
     for low, high in zip((0, *LENGTHS), LENGTHS, strict=False):

@@ -138,16 +138,16 @@ class Rewards:
     def __init__(self, config: RewardConfig) -> None:
         self.config = config
 
-    def parts(self, graded: Graded) -> dict[str, float | None]:
+    def terms(self, graded: Graded) -> dict[str, float | None]:
         """Every part's value, before weights."""
-        return {name: KINDS[part.kind](graded) for name, part in self.config.parts.items()}
+        return {name: KINDS[part.kind](graded) for name, part in self.config.terms.items()}
 
     def combine(self, parts: dict[str, float | None]) -> float:
         """Weighted sum of the parts that apply; NaN where none does. Gated: only a completion of the right form earns more."""
         held = [
             value
             for name, value in parts.items()
-            if self.config.parts[name].kind == "format" and value is not None
+            if self.config.terms[name].kind == "format" and value is not None
         ]
         blocked = self.config.gated and any(value < 1.0 for value in held)
         total, applied = 0.0, False
@@ -155,12 +155,12 @@ class Rewards:
             if value is None:
                 continue
             applied = True
-            if not blocked or self.config.parts[name].kind == "format":
-                total += self.config.parts[name].weight * value
+            if not blocked or self.config.terms[name].kind == "format":
+                total += self.config.terms[name].weight * value
         return total if applied else float("nan")
 
 
-def over_long_penalty(length: int, limit: int) -> float:
+def overlong_penalty(length: int, limit: int) -> float:
     """0 up to 80 % of the limit, then linearly down to -1 at the limit."""
     soft = SOFT_SHARE * limit
     return min(0.0, max(-1.0, (limit - soft - length) / soft))

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from actial.config import AdvantageScale, GRPOConfig, OverLong, RewardConfig
+from actial.config import AdvantageScale, GRPOConfig, Overlong, RewardConfig
 from actial.core.records import (
     Completion,
     Example,
@@ -29,9 +29,9 @@ from actial.core.records import (
 from actial.core.seeding import hash_choice, hash_int
 from actial.grading.predictions import truth
 from actial.inference.samplers import Groups, RolloutSampler, finished
-from actial.modeling.prefix_packing import Branch, Trunk, as_trunks
+from actial.modeling.prefix_packing import Continuation, PrefixGroup, as_prefix_groups
 from actial.rl.advantages import compute_advantages, informative_groups
-from actial.rl.rewards import Graded, Rewards, over_long_penalty
+from actial.rl.rewards import Graded, Rewards, overlong_penalty
 from actial.training.batch import TrainBatch
 from actial.training.distributed import Sums, gathered, num_ranks, sum_over_ranks
 from actial.viewpoint.symmetry import SIGN, swap_views
@@ -58,7 +58,7 @@ class Sample:
     letter: str | None
     finish: str
     length: int
-    parts: dict[str, float | None]
+    terms: dict[str, float | None]
     reward: float
     advantage: float = 0.0
 
@@ -96,7 +96,7 @@ class _Answered:
 
 
 @dataclass(slots=True, kw_only=True)
-class Begun:
+class PendingRollouts:
     """This rank's prompts of a step with their samples, which may still be on their way; `positions` in the stream."""
 
     step: int
@@ -105,7 +105,7 @@ class Begun:
     sampled: Future[Groups]
 
 
-Penalty = Callable[[list[Trunk], list[np.ndarray]], list[float]]
+Penalty = Callable[[list[PrefixGroup], list[np.ndarray]], list[float]]
 
 
 class Rollouts:
@@ -130,7 +130,11 @@ class Rollouts:
         self.prepared: tuple[range, Future[list[_Asked]]] | None = None
 
     def make(
-        self, step: int, position: int, penalty: Penalty | None = None, begun: Begun | None = None
+        self,
+        step: int,
+        position: int,
+        penalty: Penalty | None = None,
+        pending_rollouts: PendingRollouts | None = None,
     ) -> RolloutBatch:
         """Roll out `batch_size` examples from `position` on; those with uniform groups only are replaced up to `max_refills` times.
 
@@ -139,13 +143,15 @@ class Rollouts:
         answered: list[_Answered] = []
         drawn, wanted, rounds = 0, self.config.batch_size, 0
         while True:
-            fresh = self._graded(begun or self._begin(step, self._share(position + drawn, wanted)))
-            begun = None
+            fresh = self._graded(
+                pending_rollouts or self._begin(step, self._share(position + drawn, wanted))
+            )
+            pending_rollouts = None
             drawn += wanted
             kept = [one for one, keep in zip(fresh, self._kept(fresh), strict=True) if keep]
             answered += kept
             missing = wanted - round(sum_over_ranks({"kept": float(_examples(kept))})["kept"])
-            if missing == 0 or rounds == self.config.max_refills:
+            if missing == 0 or rounds == self.config.dynamic_sampling.max_rounds:
                 break
             wanted, rounds = missing, rounds + 1
         batch = self._batch(answered, penalty, position + drawn)
@@ -158,7 +164,7 @@ class Rollouts:
 
     # ------------------------------------------------------------ samples
 
-    def begin(self, step: int, position: int) -> Begun:
+    def begin(self, step: int, position: int) -> PendingRollouts:
         """Ask for the samples of a step (refills apart) with the weights as they are now."""
         return self._begin(step, self._share(position, self.config.batch_size))
 
@@ -170,7 +176,7 @@ class Rollouts:
     def _share(self, position: int, count: int) -> range:
         return range(position + self.rank, position + count, num_ranks())
 
-    def _begin(self, step: int, positions: range) -> Begun:
+    def _begin(self, step: int, positions: range) -> PendingRollouts:
         known, asked = self.prepared or (None, None)
         prompts = (
             asked.result() if asked is not None and known == positions else self._asked(positions)
@@ -182,7 +188,7 @@ class Rollouts:
         sampled = self.sampler.begin(
             [one.prompt for one in prompts], self._completions_per_prompt, params
         )
-        return Begun(step=step, positions=positions, asked=prompts, sampled=sampled)
+        return PendingRollouts(step=step, positions=positions, asked=prompts, sampled=sampled)
 
     @property
     def _completions_per_prompt(self) -> int:
@@ -221,12 +227,16 @@ class Rollouts:
             position=position, prompt=prompt, question=question, row=example.row, turned=turned
         )
 
-    def saved(self, begun: Begun) -> dict[str, torch.Tensor]:
+    def saved(self, pending_rollouts: PendingRollouts) -> dict[str, torch.Tensor]:
         """All ranks' samples of a step in order of position.
 
         (P,) positions of the prompts, (C,) lengths and stops of the completions, (N,) ids and log-probabilities.
         """
-        own = zip((one.position for one in begun.asked), begun.sampled.result(), strict=True)
+        own = zip(
+            (one.position for one in pending_rollouts.asked),
+            pending_rollouts.sampled.result(),
+            strict=True,
+        )
         pairs = sorted(
             (pair for pairs in gathered(list(own)) for pair in pairs), key=lambda pair: pair[0]
         )
@@ -241,7 +251,9 @@ class Rollouts:
             ),
         }
 
-    def restored(self, step: int, position: int, tensors: Mapping[str, torch.Tensor]) -> Begun:
+    def restored(
+        self, step: int, position: int, tensors: Mapping[str, torch.Tensor]
+    ) -> PendingRollouts:
         """Inverse of `saved`, for any number of ranks."""
         lengths = tensors["lengths"].tolist()
         parts = [
@@ -265,26 +277,29 @@ class Rollouts:
             for i, p in enumerate(tensors["positions"].tolist())
             if p in positions
         ]
-        return Begun(
+        return PendingRollouts(
             step=step, positions=positions, asked=self._asked(positions), sampled=finished(groups)
         )
 
     # ------------------------------------------------------------ grades
 
-    def _graded(self, begun: Begun) -> list[_Answered]:
-        sampled = begun.sampled.result()
+    def _graded(self, pending_rollouts: PendingRollouts) -> list[_Answered]:
+        sampled = pending_rollouts.sampled.result()
         graded = [
             [self._grade(one, completion) for completion in group]
-            for one, group in zip(begun.asked, sampled, strict=True)
+            for one, group in zip(pending_rollouts.asked, sampled, strict=True)
         ]
         of_example = defaultdict(list)
-        for i, one in enumerate(begun.asked):
+        for i, one in enumerate(pending_rollouts.asked):
             of_example[one.position].append(i)
-        for i, one in enumerate(begun.asked):
+        for i, one in enumerate(pending_rollouts.asked):
             others = [other for j in of_example[one.position] if j != i for other in graded[j]]
             for read in graded[i]:
                 read.others = others
-        return [self._answered(*found) for found in zip(begun.asked, sampled, graded, strict=True)]
+        return [
+            self._answered(*found)
+            for found in zip(pending_rollouts.asked, sampled, graded, strict=True)
+        ]
 
     def _grade(self, asked: _Asked, completion: Completion) -> Graded:
         text = self.renderer.decode(completion.token_ids)
@@ -295,22 +310,22 @@ class Rollouts:
     ) -> _Answered:
         samples = []
         for member, (completion, read) in enumerate(zip(completions, graded, strict=True)):
-            parts = self.rewards.parts(read)
-            reward = self.rewards.combine(parts)
-            if self.config.over_long is OverLong.soft_penalty:
-                reward += over_long_penalty(len(completion.token_ids), self.config.max_tokens)
+            terms = self.rewards.terms(read)
+            reward = self.rewards.combine(terms)
+            if self.config.overlong is Overlong.soft_penalty:
+                reward += overlong_penalty(len(completion.token_ids), self.config.max_tokens)
             question = asked.question
             samples.append(
                 Sample(
                     uid=asked.prompt.uid, member=member, type=question.type, question=question.text, answer=truth(asked.row, question),
                     text=read.text, letter=read.grade.letter, finish=completion.finish.value, length=len(completion.token_ids),
-                    parts=parts, reward=reward,
+                    terms=terms, reward=reward,
                 )
             )  # fmt: skip
         return _Answered(asked=asked, completions=completions, graded=graded, samples=samples)
 
     def _kept(self, answered: list[_Answered]) -> list[bool]:
-        if not self.config.filter_zero_variance or not answered:
+        if not self.config.dynamic_sampling.enabled or not answered:
             return [True] * len(answered)
         return (
             informative_groups(self._rewards(answered))
@@ -327,9 +342,11 @@ class Rollouts:
     def _batch(
         self, answered: list[_Answered], penalty: Penalty | None, position: int
     ) -> RolloutBatch:
-        trunks, images = as_trunks([one.asked.prompt for one in answered])
-        for trunk, one in zip(trunks, answered, strict=True):
-            trunk.branches = [self._branch(completion) for completion in one.completions]
+        prefix_groups, images = as_prefix_groups([one.asked.prompt for one in answered])
+        for prefix_group, one in zip(prefix_groups, answered, strict=True):
+            prefix_group.continuations = [
+                self._continuation(completion) for completion in one.completions
+            ]
         samples = [sample for one in answered for sample in one.samples]
         sampler_logprobs = [
             completion.logprobs for one in answered for completion in one.completions
@@ -338,7 +355,7 @@ class Rollouts:
         if (
             penalty is not None
         ):  # also without groups: sharded, every rank must make the forward passes
-            for sample, cost in zip(samples, penalty(trunks, images), strict=True):
+            for sample, cost in zip(samples, penalty(prefix_groups, images), strict=True):
                 sample.reward -= cost
                 _add(sums, "kl_penalty", cost)
         rewards = self._rewards(answered)
@@ -355,15 +372,15 @@ class Rollouts:
         for sample, advantage in zip(samples, advantages, strict=True):
             sample.advantage = advantage
         return RolloutBatch(
-            trunks=trunks, images=images, tags=[sample.type for sample in samples], advantages=advantages,
+            prefix_groups=prefix_groups, images=images, tags=[sample.type for sample in samples], advantages=advantages,
             sampler_logprobs=sampler_logprobs, sums=sums, position=position, samples=samples,
         )  # fmt: skip
 
-    def _branch(self, completion: Completion) -> Branch:
-        """All tokens scored, but for an answer cut off under over_long=mask, and ids that no law of ours can draw."""
-        masked = self.config.over_long is OverLong.mask and completion.finish is FinishReason.LENGTH
+    def _continuation(self, completion: Completion) -> Continuation:
+        """All tokens scored, but for an answer cut off under overlong=mask, and ids that no law of ours can draw."""
+        masked = self.config.overlong is Overlong.mask and completion.finish is FinishReason.LENGTH
         banned = set(self.renderer.banned_ids)
-        return Branch(
+        return Continuation(
             completion.token_ids,
             [not masked and token not in banned for token in completion.token_ids],
         )
@@ -397,7 +414,7 @@ def measure(
         ):
             read = graded.grade
             _add(sums, "reward", sample.reward)
-            for name, value in sample.parts.items():
+            for name, value in sample.terms.items():
                 _add(sums, f"reward/{name}", value)
             _add(sums, f"accuracy/{sample.type}", float(read.correct))
             _add(sums, "accuracy", float(read.correct))

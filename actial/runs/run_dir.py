@@ -36,7 +36,7 @@ CONFIG = "config.yaml"
 MAY_DIFFER = (
     "run_dir",
     "logger.",
-    "share",
+    "stage_cache_dir",
 )  # where a run lies, who watches it and what it takes over do not change what it computes
 PACKAGES = (
     "actial",

@@ -161,7 +161,7 @@ def sparse_model(
     local = to_camera(points, cameras)
     true = np.einsum("nij,npj->npi", cameras.K, local / local[..., 2:])[..., :2]
     noise = PIXEL_NOISE * np.sqrt(3.0) * draw.uniforms(-1.0, 1.0, len(cameras), POINTS, 2)
-    outward = (cameras.centres()[:, None] - points) * mesh.normals()[face]
+    outward = (cameras.centers()[:, None] - points) * mesh.normals()[face]
     visible = (outward.sum(-1) > 0) & ((true > 1) & (true < size - 1)).all(-1)
     uv = np.where(visible[..., None], true + noise, np.nan)
     distance = np.where(visible, np.linalg.norm(noise, axis=-1), 0.0)
@@ -172,7 +172,7 @@ def sparse_model(
         K=cameras.K,
         size=(size, size),
         points=scale * points @ turn.T + origin,
-        colours=mesh.colours[face].astype(np.uint8),
+        colors=mesh.colors[face].astype(np.uint8),
         uv=uv,
         error_px=distance.sum(0) / np.maximum(visible.sum(0), 1),
     )

@@ -27,7 +27,7 @@ class SparseModel:
     K: np.ndarray  # (N, 3, 3)
     size: tuple[int, int]  # width, height
     points: np.ndarray  # (P, 3)
-    colours: np.ndarray  # (P, 3) uint8
+    colors: np.ndarray  # (P, 3) uint8
     uv: np.ndarray  # (N, P, 2) pixels
     error_px: np.ndarray  # (P,) mean reprojection error
 
@@ -78,7 +78,7 @@ def _points(model: SparseModel, kept: np.ndarray, seen: np.ndarray, place: np.nd
     heads["id"], heads["xyz"], heads["rgb"] = (
         np.arange(1, len(kept) + 1),
         model.points[kept],
-        model.colours[kept],
+        model.colors[kept],
     )
     heads["error"], heads["length"] = model.error_px[kept], seen.sum(0)
     point, photo = np.nonzero(seen.T)

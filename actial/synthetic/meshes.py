@@ -11,7 +11,7 @@ import numpy as np
 
 from actial.core.seeding import Draw
 
-WHITE, PALE, GREY, DARK, BLACK = (
+WHITE, PALE, GRAY, DARK, BLACK = (
     (248, 248, 244),
     (205, 205, 200),
     (130, 130, 132),
@@ -20,7 +20,7 @@ WHITE, PALE, GREY, DARK, BLACK = (
 )
 Vector = tuple[float, float, float]
 Pair = tuple[float, float]
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 
 
 @dataclass(slots=True)
@@ -29,7 +29,7 @@ class Mesh:
 
     vertices: np.ndarray
     faces: np.ndarray
-    colours: np.ndarray
+    colors: np.ndarray
     owner: np.ndarray
 
     def normals(self) -> np.ndarray:
@@ -38,7 +38,7 @@ class Mesh:
         return n / np.maximum(np.linalg.norm(n, axis=1, keepdims=True), 1e-12)
 
     def moved(self, R: np.ndarray, t: np.ndarray, scale: float = 1.0) -> Mesh:
-        return Mesh(scale * self.vertices @ R.T + t, self.faces, self.colours, self.owner)
+        return Mesh(scale * self.vertices @ R.T + t, self.faces, self.colors, self.owner)
 
 
 def joined(meshes: list[Mesh]) -> Mesh:
@@ -47,7 +47,7 @@ def joined(meshes: list[Mesh]) -> Mesh:
     return Mesh(
         np.concatenate([m.vertices for m in meshes]),
         np.concatenate([m.faces + s for m, s in zip(meshes, starts, strict=True)]),
-        np.concatenate([m.colours for m in meshes]),
+        np.concatenate([m.colors for m in meshes]),
         np.concatenate([np.full(len(m.faces), i) for i, m in enumerate(meshes)]),
     )
 
@@ -59,17 +59,17 @@ class Model:
         self.draw = draw
         self.parts: list[Mesh] = []
 
-    def _add(self, vertices: np.ndarray, faces: np.ndarray, colour: Colour) -> None:
-        shade = np.asarray(colour, float) * self.draw.uniform(0.94, 1.06)
+    def _add(self, vertices: np.ndarray, faces: np.ndarray, color: Color) -> None:
+        shade = np.asarray(color, float) * self.draw.uniform(0.94, 1.06)
         self.parts.append(
             Mesh(vertices, faces, np.tile(shade, (len(faces), 1)), np.zeros(len(faces), np.int64))
         )
 
     def box(
         self,
-        centre: Vector,
+        center: Vector,
         size: Vector,
-        colour: Colour,
+        color: Color,
         top: Pair = (1.0, 1.0),
         shift: Pair = (0.0, 0.0),
     ) -> None:
@@ -83,14 +83,14 @@ class Model:
         )
         v = sign * np.asarray(size, float)
         v[4:, :2] = v[4:, :2] * np.asarray(top, float) + np.asarray(shift, float)
-        self._add(v + np.asarray(centre, float), _BOX_FACES, colour)
+        self._add(v + np.asarray(center, float), _BOX_FACES, color)
 
     def tube(
         self,
         start: Vector,
         end: Vector,
         radius: float,
-        colour: Colour,
+        color: Color,
         end_radius: float | None = None,
         sides: int = 10,
     ) -> None:
@@ -116,10 +116,10 @@ class Model:
                 (last, sides + i, sides + j),
             )
         ]
-        self._add(v, np.concatenate(quads), colour)
+        self._add(v, np.concatenate(quads), color)
 
     def ball(
-        self, centre: Vector, radii: Vector | float, colour: Colour, sides: int = 10, rings: int = 6
+        self, center: Vector, radii: Vector | float, color: Color, sides: int = 10, rings: int = 6
     ) -> None:
         """An ellipsoid."""
         polar = np.pi * np.arange(1, rings) / rings
@@ -130,7 +130,7 @@ class Model:
         )
         v = np.concatenate([body.reshape(-1, 3), [(0, 0, 1), (0, 0, -1)]]) * np.broadcast_to(
             radii, 3
-        ) + np.asarray(centre, float)
+        ) + np.asarray(center, float)
         i, j = np.arange(sides), (np.arange(sides) + 1) % sides
         faces = [np.stack((np.full(sides, len(v) - 2), i, j), 1)]
         for r in range(rings - 2):
@@ -138,21 +138,21 @@ class Model:
             faces += [np.stack((a + i, b + i, b + j), 1), np.stack((a + i, b + j, a + j), 1)]
         last = (rings - 2) * sides
         faces.append(np.stack((np.full(sides, len(v) - 1), last + j, last + i), 1))
-        self._add(v, np.concatenate(faces), colour)
+        self._add(v, np.concatenate(faces), color)
 
     def mesh(self, texture: float) -> Mesh:
         """Everything so far, centred on its bounding box and scaled to a bounding sphere of radius 1."""
         whole = joined(self.parts)
-        centre = (whole.vertices.max(0) + whole.vertices.min(0)) / 2
-        scale = 1.0 / np.linalg.norm(whole.vertices - centre, axis=1).max()
+        center = (whole.vertices.max(0) + whole.vertices.min(0)) / 2
+        scale = 1.0 / np.linalg.norm(whole.vertices - center, axis=1).max()
         spread = (
             1.0 + texture * self.draw.uniforms(-1.0, 1.0, 17)[np.arange(len(whole.faces)) * 7 % 17]
         )
-        colours = np.clip(whole.colours * spread[:, None], 0, 255)
+        colors = np.clip(whole.colors * spread[:, None], 0, 255)
         return Mesh(
-            (whole.vertices - centre) * scale,
+            (whole.vertices - center) * scale,
             whole.faces,
-            colours,
+            colors,
             np.zeros(len(whole.faces), np.int64),
         )
 

@@ -31,15 +31,15 @@ class Cameras:
     def __len__(self) -> int:
         return len(self.t)
 
-    def centres(self) -> np.ndarray:
+    def centers(self) -> np.ndarray:
         return -np.einsum("nji,nj->ni", self.R, self.t)
 
 
 def look_at(
-    centre: np.ndarray, target: np.ndarray, roll_deg: float = 0.0
+    center: np.ndarray, target: np.ndarray, roll_deg: float = 0.0
 ) -> tuple[np.ndarray, np.ndarray]:
     """R, t of a camera at `centre` aimed at `target`, upright along z up to a roll about its axis."""
-    x, y, z = (target - centre) / np.linalg.norm(target - centre)
+    x, y, z = (target - center) / np.linalg.norm(target - center)
     r = np.hypot(x, y)
     forward, right = np.array([x, y, z]), np.array([y / r, -x / r, 0.0])
     down = np.array(
@@ -47,7 +47,7 @@ def look_at(
     )  # forward x right, written out: np.cross is slow on three numbers
     c, s = np.cos(np.radians(roll_deg)), np.sin(np.radians(roll_deg))
     R = np.stack([c * right + s * down, c * down - s * right, forward])
-    return R, -R @ centre
+    return R, -R @ center
 
 
 def pinhole(size: int, focal: float = FOCAL) -> np.ndarray:
@@ -61,10 +61,10 @@ def orbit_cameras(azimuths_deg: np.ndarray, size: int, draw: Draw) -> Cameras:
     for azimuth in np.radians(azimuths_deg):
         elevation = float(np.clip(base + draw.uniform(-6.0, 6.0), 5.0, 35.0))
         e, distance = np.radians(elevation), DISTANCE * draw.uniform(0.96, 1.25)
-        centre = distance * np.array(
+        center = distance * np.array(
             [np.cos(e) * np.cos(azimuth), np.cos(e) * np.sin(azimuth), np.sin(e)]
         )
-        poses.append(look_at(centre, draw.uniforms(-0.25, 0.25, 3), draw.uniform(-4.0, 4.0)))
+        poses.append(look_at(center, draw.uniforms(-0.25, 0.25, 3), draw.uniform(-4.0, 4.0)))
         elevations.append(elevation)
     R, t = (np.stack(a) for a in zip(*poses, strict=True))
     return Cameras(
@@ -104,7 +104,7 @@ def render_views(
         lamp = (
             np.array([draw.uniform(-0.9, 0.9), draw.uniform(-1.0, -0.4), -1.0]) @ cameras.R[i]
         )  # above and behind the photographer
-        shading = shaded(spec.mesh.colours, normals, lamp, draw.uniform(0.45, 0.65))
+        shading = shaded(spec.mesh.colors, normals, lamp, draw.uniform(0.45, 0.65))
         images[i] = develop(shifted(faces, dx, dy), shading, backdrop(size, draw))
     return images, replace(cameras, K=K)
 
@@ -129,12 +129,10 @@ def shifted(faces: np.ndarray, dx: int, dy: int) -> np.ndarray:
     return out
 
 
-def shaded(
-    colours: np.ndarray, normals: np.ndarray, lamp: np.ndarray, ambient: float
-) -> np.ndarray:
+def shaded(colors: np.ndarray, normals: np.ndarray, lamp: np.ndarray, ambient: float) -> np.ndarray:
     """Colour (M, 3) of every face under one far lamp in direction `lamp` (3,); `ambient` is the light of a face turned away."""
     light = ambient + (1.12 - ambient) * np.clip(normals @ lamp / np.linalg.norm(lamp), 0.0, None)
-    return colours * light[:, None]
+    return colors * light[:, None]
 
 
 def backdrop(size: int, draw: Draw) -> np.ndarray:
@@ -158,9 +156,9 @@ def _bilinear(cells: int, size: int) -> np.ndarray:
     return np.clip(1.0 - np.abs(at[:, None] - np.arange(cells)), 0.0, None)
 
 
-def develop(faces: np.ndarray, colours: np.ndarray, background: np.ndarray) -> np.ndarray:
+def develop(faces: np.ndarray, colors: np.ndarray, background: np.ndarray) -> np.ndarray:
     """Face indices (rows, columns, oversampled) to a picture: uint8, background (height, width, 3) where no face is."""
-    palette = np.concatenate([np.clip(colours, 0, 255), np.zeros((1, 3))]).astype(
+    palette = np.concatenate([np.clip(colors, 0, 255), np.zeros((1, 3))]).astype(
         np.float32
     )  # EMPTY indexes the last row
     empty = (faces == EMPTY).astype(np.float32)[..., None]

@@ -107,7 +107,7 @@ def static(draw: Draw, wish: Draw, scene: Scene) -> list[Asked]:
 def goal_aim(draw: Draw, wish: Draw, scene: Scene) -> list[Asked]:
     """Which way to turn to face an object."""
     goal, left = two_of(draw, scene)[0], wish.pick((True, False))
-    turn = turn_deg(scene.cameras.R[0, 2], scene.centres[0, goal] - scene.cameras.centres()[0])
+    turn = turn_deg(scene.cameras.R[0, 2], scene.centers[0, goal] - scene.cameras.centers()[0])
     if abs(turn) < 6 or (turn > 0) != left:
         return []
     question = f"i want to face {scene.phrases[goal]}. which way should i turn?"
@@ -127,8 +127,8 @@ def action_conseq(draw: Draw, wish: Draw, scene: Scene) -> list[Asked]:
     """What an imagined turn, walk or side step would change."""
     kind, want = wish.pick(("turn", "walk", "step")), wish.pick((True, False))
     a, b = two_of(draw, scene)
-    me = scene.cameras.centres()[0]
-    to_a, to_b = scene.centres[0, a] - me, scene.centres[0, b] - me
+    me = scene.cameras.centers()[0]
+    to_a, to_b = scene.centers[0, a] - me, scene.centers[0, b] - me
     if kind == "step":
         return _step_aside(wish, scene, a, b, want)
     beside = turn_deg(to_a, to_b) if kind == "turn" else turn_deg(to_a, to_b - to_a)
@@ -145,9 +145,9 @@ def action_conseq(draw: Draw, wish: Draw, scene: Scene) -> list[Asked]:
 def _step_aside(wish: Draw, scene: Scene, a: int, b: int, first_wins: bool) -> list[Asked]:
     way = wish.pick((-1.0, 1.0))
     right = level(scene.cameras.R[0, 0])
-    there = [scene.cameras.centres()[0] + way * step * right for step in STEPS]
+    there = [scene.cameras.centers()[0] + way * step * right for step in STEPS]
     ratios = [
-        float(np.linalg.norm(scene.centres[0, a] - p) / np.linalg.norm(scene.centres[0, b] - p))
+        float(np.linalg.norm(scene.centers[0, a] - p) / np.linalg.norm(scene.centers[0, b] - p))
         for p in there
     ]
     if max(ratios) > 0.87 and min(ratios) < 1.15:
@@ -168,7 +168,7 @@ def perspective(draw: Draw, wish: Draw, scene: Scene) -> list[Asked]:
     a, b = two_of(draw, scene)
     heading = np.radians(scene.places[0][a].heading_deg)
     angle = turn_deg(
-        np.array([np.cos(heading), np.sin(heading)]), scene.centres[0, b] - scene.centres[0, a]
+        np.array([np.cos(heading), np.sin(heading)]), scene.centers[0, b] - scene.centers[0, a]
     )
     if beside:
         clear, truth, answers, where = (
@@ -198,7 +198,7 @@ def perspective(draw: Draw, wish: Draw, scene: Scene) -> list[Asked]:
 def ego_motion(draw: Draw, wish: Draw, scene: Scene) -> list[Asked]:
     """The camera goes round, ahead or back, or turns where it stands."""
     kind, way = wish.pick(("round", "round", "round", "walk", "turn")), wish.pick((-1.0, 1.0))
-    camera, me = scene.cameras, scene.cameras.centres()[0]
+    camera, me = scene.cameras, scene.cameras.centers()[0]
     if kind == "round":
         answers = ("moved right and turned left", "moved left and turned right")
         distance, height = (
@@ -226,7 +226,7 @@ def ego_motion(draw: Draw, wish: Draw, scene: Scene) -> list[Asked]:
 
 def _round_is_clear(scene: Scene, way: float) -> bool:
     """The camera went well to one side and turned well to the other."""
-    first, second = scene.cameras.centres()
+    first, second = scene.cameras.centers()
     went = float((second - first) @ level(scene.cameras.R[0, 0]))
     return way * went > 1.0 and way * turn_deg(*scene.cameras.R[:, 2]) > 12
 

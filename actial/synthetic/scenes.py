@@ -38,7 +38,7 @@ class Place:
     radius: float
 
     @property
-    def centre(self) -> np.ndarray:
+    def center(self) -> np.ndarray:
         return np.array([*self.at, 0.55 * self.radius])
 
 
@@ -62,14 +62,14 @@ class Scene:
         return [f"the {spec.attributes['body_colour']} {spec.category}" for spec in self.specs]
 
     @cached_property
-    def centres(self) -> np.ndarray:
+    def centers(self) -> np.ndarray:
         """(photos, objects, 3) in the world."""
-        return np.array([[place.centre for place in places] for places in self.places])
+        return np.array([[place.center for place in places] for places in self.places])
 
     @cached_property
     def local(self) -> np.ndarray:
         """Object centres (photos, objects, 3) in the axes of each photo's camera."""
-        return np.einsum("nij,nvj->nvi", self.cameras.R, self.centres) + self.cameras.t[:, None]
+        return np.einsum("nij,nvj->nvi", self.cameras.R, self.centers) + self.cameras.t[:, None]
 
     def mesh(self, photo: int) -> Mesh:
         return joined(
@@ -106,8 +106,8 @@ def draw_scene(key: tuple[object, ...], draw: Draw, size: int, count: int) -> Sc
     else:
         return None
     aim = np.array([draw.uniform(-0.4, 0.4), draw.uniform(-0.4, 0.4), 0.3])
-    centre = around(draw.uniform(0, 360), draw.uniform(4.0, 4.8), draw.uniform(1.9, 3.2))
-    scene = Scene(key, [places], camera_from(centre, aim, size, draw.uniform(-2, 2)))
+    center = around(draw.uniform(0, 360), draw.uniform(4.0, 4.8), draw.uniform(1.9, 3.2))
+    scene = Scene(key, [places], camera_from(center, aim, size, draw.uniform(-2, 2)))
     return scene if all_visible(scene) else None
 
 
@@ -119,21 +119,21 @@ def stands_free(place: Place, others: list[Place]) -> bool:
 
 def draw_specs(draw: Draw, count: int) -> list[ObjectSpec]:
     """`count` objects, all of different category and body colour."""
-    categories, colours = list(SEEN), list(PALETTE)
+    categories, colors = list(SEEN), list(PALETTE)
     specs = []
     for _ in range(count):
-        category, colour = draw.pick(categories), draw.pick(colours)
+        category, color = draw.pick(categories), draw.pick(colors)
         categories.remove(category)
-        colours.remove(colour)
-        specs.append(make_object(int(draw.uniform(0, 2**48)), category, colour))
+        colors.remove(color)
+        specs.append(make_object(int(draw.uniform(0, 2**48)), category, color))
     return specs
 
 
-def camera_from(centre: np.ndarray, aim: np.ndarray, size: int, roll_deg: float = 0.0) -> Cameras:
+def camera_from(center: np.ndarray, aim: np.ndarray, size: int, roll_deg: float = 0.0) -> Cameras:
     """One camera at `centre` (3,) aimed at `aim` (3,); its azimuth and elevation are those about the world's origin."""
-    R, t = look_at(centre, aim, roll_deg)
-    azimuth = np.degrees(np.arctan2(centre[1], centre[0])) % 360
-    elevation = np.degrees(np.arctan2(centre[2], np.hypot(centre[0], centre[1])))
+    R, t = look_at(center, aim, roll_deg)
+    azimuth = np.degrees(np.arctan2(center[1], center[0])) % 360
+    elevation = np.degrees(np.arctan2(center[2], np.hypot(center[0], center[1])))
     return Cameras(
         R[None], t[None], pinhole(size, FOCAL)[None], np.array([azimuth]), np.array([elevation])
     )
@@ -187,9 +187,9 @@ def render_scene(scene: Scene) -> np.ndarray:
     images = []
     for photo in range(len(scene.places)):
         mesh = scene.mesh(photo)
-        colours = shaded(mesh.colours, mesh.normals(), lamp, ambient)
+        colors = shaded(mesh.colors, mesh.normals(), lamp, ambient)
         images.append(
-            develop(_faces(mesh, scene.cameras, photo), colours, floor.seen(scene.cameras, photo))
+            develop(_faces(mesh, scene.cameras, photo), colors, floor.seen(scene.cameras, photo))
         )
     return np.stack(images)
 
@@ -233,7 +233,7 @@ class Floor:
 
     def seen(self, cameras: Cameras, photo: int) -> np.ndarray:
         """Float (size, size, 3): where each pixel's ray meets z = 0."""
-        K, R, C = cameras.K[photo], cameras.R[photo], cameras.centres()[photo]
+        K, R, C = cameras.K[photo], cameras.R[photo], cameras.centers()[photo]
         at = np.arange(round(2 * K[0, 2])) + 0.5
         x, y = np.meshgrid((at - K[0, 2]) / K[0, 0], (at - K[1, 2]) / K[1, 1])
         ray = np.stack([x, y, np.ones_like(x)], -1) @ R

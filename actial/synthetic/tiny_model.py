@@ -25,7 +25,7 @@ from actial.core.records import AnswerMode
 from actial.data.shards import ShardSet
 from actial.modeling.policy import Policy
 from actial.modeling.prompt_renderer import SYSTEM_PROMPTS
-from actial.synthetic.vision_pretraining import pretrain_tower
+from actial.synthetic.vision_pretraining import pretrain_vision_encoder
 from actial.viewpoint.perception_exercises import KINDS, clock_question, perception_questions
 from actial.viewpoint.questions import TYPES, qa_question, viewpoint_question
 from actial.viewpoint.rationales import grounded_chain
@@ -213,15 +213,15 @@ def make_tiny(config: TinyConfig) -> None:
     }
     save_untrained(out, train_tokenizer(corpus(pairs, sat), config.vocab_size), config.seed, **size)
     policy = Policy.load(ModelConfig(path=str(out)))
-    steps = pretrain_tower(
+    steps = pretrain_vision_encoder(
         policy,
         pairs,
-        steps=config.tower_steps,
-        batch_size=config.tower_batch,
-        lr=config.tower_lr,
+        steps=config.vision_steps,
+        batch_size=config.vision_batch,
+        lr=config.vision_lr,
         seed=config.seed,
     )
-    with Progress("tower", total=config.tower_steps, unit="steps") as progress:
+    with Progress("tower", total=config.vision_steps, unit="steps") as progress:
         for number, metrics in enumerate(steps, 1):
             note = (
                 f"azimuth within a bin {metrics['azimuth_within_one_bin']:.2f}"

@@ -32,7 +32,7 @@ class Photos:
     images: np.ndarray  # uint8 (N, H, W, 3)
     azimuth: torch.Tensor  # (N,) radians, counter-clockwise from the object's front
     classes: torch.Tensor  # (N,)
-    colours: torch.Tensor  # (N,)
+    colors: torch.Tensor  # (N,)
 
 
 def load_photos(shards: ShardSet) -> Photos:
@@ -50,9 +50,9 @@ def load_photos(shards: ShardSet) -> Photos:
                 row["class_name"],
                 row["attributes"]["body_colour"],
             )
-    pictures, azimuths, names, colours = zip(*seen.values(), strict=True)
+    pictures, azimuths, names, colors = zip(*seen.values(), strict=True)
     return Photos(
-        np.stack(pictures), torch.tensor(azimuths).deg2rad(), _numbers(names), _numbers(colours)
+        np.stack(pictures), torch.tensor(azimuths).deg2rad(), _numbers(names), _numbers(colors)
     )
 
 
@@ -73,22 +73,22 @@ def _shifted(images: np.ndarray, key: str) -> list[np.ndarray]:
     ]
 
 
-def pretrain_tower(
+def pretrain_vision_encoder(
     policy: Policy, shards: ShardSet, *, steps: int, batch_size: int, lr: float, seed: int
 ) -> Iterator[dict[str, float]]:
     """Train `policy`'s tower and merger in place; yields loss and accuracy (azimuth within 20 degrees) of each step."""
     photos = load_photos(shards)
-    tower = policy.core.model
-    num_classes, num_colours = int(photos.classes.max()) + 1, int(photos.colours.max()) + 1
+    vision_encoder = policy.core.model
+    num_classes, num_colors = int(photos.classes.max()) + 1, int(photos.colors.max()) + 1
     torch.manual_seed(seed)
     head = nn.Linear(
-        policy.hf_config.vision_config.out_hidden_size, BINS + num_classes + num_colours
+        policy.hf_config.vision_config.out_hidden_size, BINS + num_classes + num_colors
     )
-    parameters = [*tower.visual.parameters(), *head.parameters()]
-    optimiser = torch.optim.AdamW(parameters, lr=lr, betas=(0.9, 0.98), weight_decay=0.02)
+    parameters = [*vision_encoder.visual.parameters(), *head.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=lr, betas=(0.9, 0.98), weight_decay=0.02)
     size = len(photos.images)
     for step in range(steps):
-        for group in optimiser.param_groups:
+        for group in optimizer.param_groups:
             group["lr"] = (
                 lr * min(1.0, (step + 1) / 100) * 0.5 * (1 + math.cos(math.pi * step / steps))
             )
@@ -98,20 +98,20 @@ def pretrain_tower(
         )
         pixels, grid = patchify(_shifted(photos.images[index], f"{seed}/{step}"), policy.spec)
         features = torch.stack(
-            tuple(tower.get_image_features(pixels, grid, return_dict=True).pooler_output)
+            tuple(vision_encoder.get_image_features(pixels, grid, return_dict=True).pooler_output)
         ).mean(1)
-        bins, classes, colours = head(features).split([BINS, num_classes, num_colours], dim=1)
+        bins, classes, colors = head(features).split([BINS, num_classes, num_colors], dim=1)
         truth = photos.azimuth[index]
         target = (truth / (2 * math.pi) * BINS).round().long() % BINS
         loss = (
             cross_entropy(bins, target)
             + 0.3 * cross_entropy(classes, photos.classes[index])
-            + 0.3 * cross_entropy(colours, photos.colours[index])
+            + 0.3 * cross_entropy(colors, photos.colors[index])
         )
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimiser.step()
+        optimizer.step()
         off = (bins.argmax(1) - target + BINS // 2) % BINS - BINS // 2
         yield {
             "loss": float(loss.detach()),

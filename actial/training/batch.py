@@ -11,14 +11,14 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from actial.core.atomic_io import write_json
-from actial.modeling.prefix_packing import Branch, Trunk
+from actial.modeling.prefix_packing import Continuation, PrefixGroup
 
 
 @dataclass(slots=True, kw_only=True)
 class TrainBatch:
     """What one rank trains on in one step. Trunks refer to `images` by index; an image shared by trunks stands once."""
 
-    trunks: list[Trunk]
+    prefix_groups: list[PrefixGroup]
     images: list[np.ndarray]  # uint8 (H, W, 3), at the size the model sees
     tags: list[str] = field(
         default_factory=list
@@ -39,12 +39,16 @@ class TrainBatch:
     @classmethod
     def load(cls, folder: Path) -> Self:
         values: dict[str, Any] = json.loads((folder / "batch.json").read_text())
-        trunks = [
-            Trunk(**{**t, "branches": [Branch(**b) for b in t["branches"]]})
-            for t in values.pop("trunks")
+        prefix_groups = [
+            PrefixGroup(**{**t, "continuations": [Continuation(**b) for b in t["continuations"]]})
+            for t in values.pop("prefix_groups")
         ]
         images = load_file(folder / "images.safetensors")
-        return cls(trunks=trunks, images=[images[str(i)] for i in range(len(images))], **values)
+        return cls(
+            prefix_groups=prefix_groups,
+            images=[images[str(i)] for i in range(len(images))],
+            **values,
+        )
 
 
 def _plain(value: Any) -> Any:

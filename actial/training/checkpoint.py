@@ -100,7 +100,7 @@ def save(
         tensors[f"model/{name}"] = whole(parameter.detach())
         for key, value in optimizer.state[parameter].items():
             tensors[f"optimizer/{key}/{name}"] = whole(value)
-    tensors |= {f"kept/{name}": tensor for name, tensor in module.buffers_to_keep().items()}
+    tensors |= {f"kept/{name}": tensor for name, tensor in module.extra_state().items()}
     facts = {
         "step": module.completed_steps,
         "counters": module.counters(),
@@ -170,7 +170,7 @@ def resume(folder: Path, module: StepModule, fingerprint: Mapping[str, str]) -> 
             module.optimizer_state.setdefault(parameter_name, {})[key] = tensor
     module.completed_steps = facts["step"]
     module.load_counters(facts["counters"])
-    module.load_kept(
+    module.load_extra_state(
         {
             name.removeprefix("kept/"): tensor
             for name, tensor in tensors.items()

@@ -35,9 +35,9 @@ class Denominators:
     groups: float
 
     @classmethod
-    def count(cls, branch_index: torch.Tensor, group_of_branch: torch.Tensor) -> Denominators:
-        lengths = branch_index.bincount(minlength=len(group_of_branch))
-        groups = group_of_branch[lengths > 0].unique()
+    def count(cls, sequence_index: torch.Tensor, group_of_sequence: torch.Tensor) -> Denominators:
+        lengths = sequence_index.bincount(minlength=len(group_of_sequence))
+        groups = group_of_sequence[lengths > 0].unique()
         return cls(
             tokens=float(lengths.sum()),
             sequences=float((lengths > 0).sum()),
@@ -57,8 +57,8 @@ class Scores:
     """What one micro-batch gives to the policy gradient. All log-probabilities are under the sampling temperature."""
 
     logprobs: torch.Tensor  # (N,) with gradient
-    branch_index: torch.Tensor  # (N,)
-    group_of_branch: torch.Tensor  # (B,)
+    sequence_index: torch.Tensor  # (N,)
+    group_of_sequence: torch.Tensor  # (B,)
     advantages: torch.Tensor  # (B,)
     old_logprobs: torch.Tensor | None = (
         None  # (N,) trainer's, before the first update on these rollouts; None = on-policy
@@ -77,10 +77,10 @@ def policy_gradient(
     scores: Scores, config: GRPOConfig, denominators: Denominators
 ) -> tuple[torch.Tensor, Metrics]:
     """Clipped surrogate plus KL penalty, for any `config.loss`; returns (scalar loss, additive detached metrics)."""
-    weights = token_weights(scores.branch_index, scores.group_of_branch, denominators, config)
+    weights = token_weights(scores.sequence_index, scores.group_of_sequence, denominators, config)
     old = scores.logprobs.detach() if scores.old_logprobs is None else scores.old_logprobs
     log_ratio = (scores.logprobs - old).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
-    advantage = scores.advantages[scores.branch_index]
+    advantage = scores.advantages[scores.sequence_index]
     values, clipped = _surrogate(scores, log_ratio, advantage, config)
     per_token = 1.0 / denominators.tokens
     metrics = {
@@ -92,7 +92,7 @@ def policy_gradient(
         metrics["logprob_gap"] = gap.sum() * per_token
         if config.importance is not ImportanceSampling.off:
             correction = importance_weights(
-                old - scores.sampler_logprobs, scores.branch_index, config
+                old - scores.sampler_logprobs, scores.sequence_index, config
             )
             values = values * correction
             metrics["importance_weight"] = correction.sum() * per_token
@@ -108,8 +108,8 @@ def policy_gradient(
 
 
 def token_weights(
-    branch_index: torch.Tensor,
-    group_of_branch: torch.Tensor,
+    sequence_index: torch.Tensor,
+    group_of_sequence: torch.Tensor,
     denominators: Denominators,
     config: GRPOConfig,
 ) -> torch.Tensor:
@@ -119,19 +119,19 @@ def token_weights(
     group, then the mean over groups (the group is the one "local batch" that no split can change). dr_grpo: a constant,
     completions times the length limit, so that long answers are not favoured (https://arxiv.org/abs/2503.20783).
     """
-    ones = torch.ones_like(branch_index, dtype=torch.float32)
+    ones = torch.ones_like(sequence_index, dtype=torch.float32)
     if config.loss in (LossType.dapo, LossType.cispo):
         return ones / denominators.tokens
     if config.loss is LossType.dr_grpo:
         return ones / (denominators.sequences * config.max_tokens)
-    lengths_B = branch_index.bincount(minlength=len(group_of_branch))
+    lengths_B = sequence_index.bincount(minlength=len(group_of_sequence))
     if config.loss is LossType.bnpo:
         tokens_P = torch.zeros(
-            int(group_of_branch.max()) + 1, device=lengths_B.device, dtype=torch.long
+            int(group_of_sequence.max()) + 1, device=lengths_B.device, dtype=torch.long
         )
-        tokens_P.index_add_(0, group_of_branch, lengths_B)
-        return ones / (tokens_P[group_of_branch][branch_index] * denominators.groups)
-    return ones / (lengths_B[branch_index] * denominators.sequences)
+        tokens_P.index_add_(0, group_of_sequence, lengths_B)
+        return ones / (tokens_P[group_of_sequence][sequence_index] * denominators.groups)
+    return ones / (lengths_B[sequence_index] * denominators.sequences)
 
 
 def _surrogate(
@@ -141,8 +141,8 @@ def _surrogate(
     if (
         config.loss is LossType.gspo
     ):  # one ratio per completion, the geometric mean (https://arxiv.org/abs/2507.18071)
-        log_ratio = branch_mean(log_ratio, scores.branch_index, len(scores.group_of_branch))[
-            scores.branch_index
+        log_ratio = sequence_mean(log_ratio, scores.sequence_index, len(scores.group_of_sequence))[
+            scores.sequence_index
         ]
     ratio = log_ratio.exp()
     low, high = 1.0 - config.clip_low, 1.0 + config.clip_high
@@ -196,7 +196,7 @@ def kl_penalty(scores: Scores, config: KLConfig, ratio: torch.Tensor) -> torch.T
 
 
 def importance_weights(
-    gap: torch.Tensor, branch_index: torch.Tensor, config: GRPOConfig
+    gap: torch.Tensor, sequence_index: torch.Tensor, config: GRPOConfig
 ) -> torch.Tensor:
     """(N,) trainer over sampler probability, from the log-probability gap (N,), cut at `config.importance_cap`.
 
@@ -205,8 +205,8 @@ def importance_weights(
     """
     kind = config.importance
     if kind in (ImportanceSampling.sequence_truncate, ImportanceSampling.sequence_mask):
-        count = int(branch_index.max()) + 1 if len(branch_index) else 0
-        gap = branch_mean(gap, branch_index, count)[branch_index]
+        count = int(sequence_index.max()) + 1 if len(sequence_index) else 0
+        gap = sequence_mean(gap, sequence_index, count)[sequence_index]
     weight = gap.detach().clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
     cap = config.importance_cap
     if kind in (ImportanceSampling.token_truncate, ImportanceSampling.sequence_truncate):
@@ -214,9 +214,9 @@ def importance_weights(
     return torch.where((weight >= 1.0 / cap) & (weight <= cap), weight, 0.0)
 
 
-def branch_mean(
-    values: torch.Tensor, branch_index: torch.Tensor, num_branches: int
+def sequence_mean(
+    values: torch.Tensor, sequence_index: torch.Tensor, num_sequences: int
 ) -> torch.Tensor:
     """(B,) mean of each branch's tokens; 0 for a branch without any."""
-    sums = values.new_zeros(num_branches).index_add(0, branch_index, values)
-    return sums / branch_index.bincount(minlength=num_branches).clamp(min=1)
+    sums = values.new_zeros(num_sequences).index_add(0, sequence_index, values)
+    return sums / sequence_index.bincount(minlength=num_sequences).clamp(min=1)

@@ -23,7 +23,7 @@ from actial.config import ModelConfig, OptimConfig, Schedule, StageConfig
 from actial.core.errors import NonFiniteError
 from actial.modeling.dtensor import is_sharded, like, whole
 from actial.modeling.policy import Policy
-from actial.modeling.prefix_packing import Trunk, TrunkBatch, pack, split_micro
+from actial.modeling.prefix_packing import PackedBatch, PrefixGroup, pack, split_micro
 from actial.training.batch import TrainBatch
 from actial.training.distributed import Part, Sums, merge, shard, sum_gradients, sum_over_ranks
 
@@ -86,11 +86,11 @@ class StepModule(lightning.LightningModule):
     def load_counters(self, counters: Mapping[str, int]) -> None:
         """Put back what `counters` gave."""
 
-    def buffers_to_keep(self) -> dict[str, torch.Tensor]:
+    def extra_state(self) -> dict[str, torch.Tensor]:
         """What a stage has made ahead for later steps; kept in checkpoints, and called on all ranks."""
         return {}
 
-    def load_kept(self, tensors: Mapping[str, torch.Tensor]) -> None:
+    def load_extra_state(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Put back what `buffers_to_keep` gave."""
 
     # ------------------------------------------------------------ one optimiser step
@@ -100,22 +100,26 @@ class StepModule(lightning.LightningModule):
         """Whether forward passes are collective, so that every rank must make the same number, through the same modules."""
         return is_sharded(self.policy)
 
-    def packed(self, batch: TrainBatch, indices: Sequence[int]) -> TrunkBatch:
+    def packed(self, batch: TrainBatch, indices: Sequence[int]) -> PackedBatch:
         """Some trunks of the batch as tensors on this module's device; without any, a spare that scores nothing."""
-        trunks = [batch.trunks[i] for i in indices] or [Trunk("spare", [0], [], [])]
+        prefix_groups = [batch.prefix_groups[i] for i in indices] or [
+            PrefixGroup("spare", [0], [], [])
+        ]
         rows = pack(
-            trunks,
+            prefix_groups,
             batch.images,
             self.policy.spec,
             self.model_config.row_tokens,
-            always_see=self.sharded,
+            always_encode_images=self.sharded,
         )
         return rows.to(self.device)
 
     def parts(self, batch: TrainBatch, indices: Sequence[int] | None = None) -> list[list[int]]:
         """Trunk indices of each micro-batch; sharded, as many on every rank, the last ones perhaps empty."""
-        chosen = list(range(len(batch.trunks))) if indices is None else list(indices)
-        split = split_micro([batch.trunks[i] for i in chosen], self.model_config.micro_tokens)
+        chosen = list(range(len(batch.prefix_groups))) if indices is None else list(indices)
+        split = split_micro(
+            [batch.prefix_groups[i] for i in chosen], self.model_config.micro_tokens
+        )
         found = [[chosen[i] for i in part] for part in split]
         most = (
             sum_over_ranks({"max/parts": float(len(found))})["max/parts"]
@@ -149,7 +153,12 @@ class StepModule(lightning.LightningModule):
                 sums = merge(sums, {name: float(value) for name, value in metrics.items()})
         trained = [p for group in optimizer.param_groups for p in group["params"]]
         sums = sum_over_ranks(
-            sums | {"images": float(sum(len(trunk.images) for trunk in batch.trunks))}
+            sums
+            | {
+                "images": float(
+                    sum(len(prefix_group.images) for prefix_group in batch.prefix_groups)
+                )
+            }
         )
         images = sums.pop("images")
         if self.sharded:
@@ -173,8 +182,8 @@ class StepModule(lightning.LightningModule):
         """A step without any image leaves the tower as it is, though every rank has shown it a blank one."""
         if not images:
             for parameter in (
-                *self.policy.part_parameters("vision"),
-                *self.policy.part_parameters("merger"),
+                *self.policy.module_group_parameters("vision"),
+                *self.policy.module_group_parameters("merger"),
             ):
                 parameter.grad = None
 
@@ -188,7 +197,7 @@ class StepModule(lightning.LightningModule):
             self.crash_folder / f"nonfinite-step-{self.completed_steps}-rank-{self.global_rank}"
         )
         batch.save(folder)
-        uids = ", ".join(trunk.uid for trunk in batch.trunks)
+        uids = ", ".join(prefix_group.uid for prefix_group in batch.prefix_groups)
         raise NonFiniteError(
             f"step {self.completed_steps}: loss {loss}, gradient norm {norm}; the batch is saved in {folder} (samples {uids})"
         )

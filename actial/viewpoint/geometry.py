@@ -148,10 +148,10 @@ class ViewGeometry:
     roll: Array  # > 0: the right side of the picture is raised
 
 
-def view_geometry(R: Array, centres: Array, target: Array, up: Array) -> ViewGeometry:
+def view_geometry(R: Array, centers: Array, target: Array, up: Array) -> ViewGeometry:
     """R (n, 3, 3), camera centres (n, 3), object centre (3,), unit up (3,)."""
     right, down, forward = R[..., 0, :], R[..., 1, :], R[..., 2, :]
-    to_target = target - centres
+    to_target = target - centers
     return ViewGeometry(
         rho=np.linalg.norm(level(to_target, up), axis=-1),
         elevation=np.degrees(np.arcsin(np.clip(dot(unit(-to_target), up), -1, 1))),
@@ -162,9 +162,9 @@ def view_geometry(R: Array, centres: Array, target: Array, up: Array) -> ViewGeo
     )
 
 
-def azimuth(centres: Array, target: Array, up: Array, front: Array) -> Array:
+def azimuth(centers: Array, target: Array, up: Array, front: Array) -> Array:
     """Side from which a camera sees the object: 0 = in front of it, counter-clockwise from above, (-180, 180]."""
-    return signed_angle(level(front, up), level(centres - target, up), up)
+    return signed_angle(level(front, up), level(centers - target, up), up)
 
 
 # ---------------------------------------------------------------- two cameras

@@ -256,7 +256,7 @@ def _geoms(geometry: CaptureGeometry, judged: JudgedPairs, index: np.ndarray) ->
         "up_method": "svd_right",
         "up_rms_deg": round(up.rms_roll, DIGITS),
         "up_sv2": round(up.sv2, DIGITS),
-        "centre_method": geometry.centre_method,
+        "centre_method": geometry.center_method,
         "angle_ok": geometry.angle_ok,
     }
     lists = [_rounded(column) for column in columns.values()]

@@ -161,11 +161,11 @@ OPTION_WORDS = (  # keyword -> option; words only, no photo
 
 def _things(draw: str) -> dict[str, str]:
     """Three coloured objects, as scenes name them."""
-    colours, names = hash_shuffle(list(PALETTE), "colours", draw), hash_shuffle(SEEN, "names", draw)
+    colors, names = hash_shuffle(list(PALETTE), "colours", draw), hash_shuffle(SEEN, "names", draw)
     return {
         phrase: phrase
         for phrase in (
-            f"the {colour} {name}" for colour, name in zip(colours[:3], names, strict=False)
+            f"the {color} {name}" for color, name in zip(colors[:3], names, strict=False)
         )
     }
 

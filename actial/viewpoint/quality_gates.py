@@ -35,8 +35,8 @@ class CaptureGeometry:
     R: np.ndarray  # (n, 3, 3)
     C: np.ndarray  # (n, 3)
     up: g.UpEstimate
-    centre: g.Focus
-    centre_method: str
+    center: g.Focus
+    center_method: str
     view: g.ViewGeometry
     azimuth: np.ndarray | None  # about the object's own front, where it is known
     angle_ok: bool  # False: sides are sure, degrees are not
@@ -48,30 +48,30 @@ def judge_capture(capture: Capture, gates: GateConfig, *, ordered: bool) -> Capt
     """Up, centre and per-view geometry of one capture; raises Rejected with every failing gate of the first failing group."""
     frames = capture.frames[:: -(-len(capture.frames) // MAX_FRAMES)] if capture.frames else []
     _reject_if(_model_faults(capture, gates))
-    R, C = np.stack([f.R for f in frames]), np.stack([f.centre for f in frames])
+    R, C = np.stack([f.R for f in frames]), np.stack([f.center for f in frames])
     up = g.estimate_up(R)
-    centre, method = _find_centre(capture, frames, R, C, gates)
-    view = g.view_geometry(R, C, centre.point, up.up)
+    center, method = _find_center(capture, frames, R, C, gates)
+    view = g.view_geometry(R, C, center.point, up.up)
     faults, angle_ok = _up_faults(up, view, gates)
     _reject_if(faults)
-    around = g.azimuth(C, centre.point, up.up, frames[0].R[0])
+    around = g.azimuth(C, center.point, up.up, frames[0].R[0])
     _reject_if(_arc_faults(around, gates, ordered=ordered))
     return CaptureGeometry(
         frames=frames,
         R=R,
         C=C,
         up=up,
-        centre=centre,
-        centre_method=method,
+        center=center,
+        center_method=method,
         view=view,
         azimuth=None
         if capture.front_prior is None
-        else g.azimuth(C, centre.point, up.up, capture.front_prior),
+        else g.azimuth(C, center.point, up.up, capture.front_prior),
         angle_ok=angle_ok,
         half_fov=np.degrees(
             np.arctan([max(f.width / f.K[0, 0], f.height / f.K[1, 1]) / 2 for f in frames])
         ),
-        central=_in_the_middle(frames, centre.point, gates.central_share),
+        central=_in_the_middle(frames, center.point, gates.central_share),
     )
 
 
@@ -124,21 +124,21 @@ def _arc_faults(around: np.ndarray, gates: GateConfig, *, ordered: bool) -> list
 # ---------------------------------------------------------------- the object's centre
 
 
-def _find_centre(
+def _find_center(
     capture: Capture, frames: list[Frame], R: np.ndarray, C: np.ndarray, gates: GateConfig
 ) -> tuple[g.Focus, str]:
     """First method of the chain masks(+points), axes, points, prior whose quality holds."""
-    for method, focus in _centre_candidates(capture, frames, R, C, gates):
+    for method, focus in _center_candidates(capture, frames, R, C, gates):
         good = (
-            focus.condition < gates.max_centre_condition
-            and focus.residual < gates.max_centre_residual
+            focus.condition < gates.max_center_condition
+            and focus.residual < gates.max_center_residual
         )
-        if good and focus.in_front >= gates.min_centre_in_front:
+        if good and focus.in_front >= gates.min_center_in_front:
             return focus, method
     raise Rejected("centre")
 
 
-def _centre_candidates(
+def _center_candidates(
     capture: Capture, frames: list[Frame], R: np.ndarray, C: np.ndarray, gates: GateConfig
 ) -> Iterator[tuple[str, g.Focus]]:
     masks = {
@@ -151,10 +151,10 @@ def _centre_candidates(
     }
     if len(rays) >= max(3, len(frames) / 2):
         focus = g.focus_of_rays(C[list(rays)], np.stack(list(rays.values())))
-        by_points = _masked_points_centre(capture, frames, masks)
+        by_points = _masked_points_center(capture, frames, masks)
         if by_points is None:
             yield "masks", focus
-        elif np.linalg.norm(by_points - focus.point) < gates.max_mask_centre_gap * np.median(
+        elif np.linalg.norm(by_points - focus.point) < gates.max_mask_center_gap * np.median(
             np.linalg.norm(C - focus.point, axis=1)
         ):
             yield "masks+points", focus
@@ -164,8 +164,8 @@ def _centre_candidates(
         near = g.points_near_focus(capture.points, capture.point_tracks, C, axes.point)
         if near is not None:
             yield "points", _focus_at(near, R, C)
-    if capture.centre_prior is not None:
-        yield "prior", _focus_at(capture.centre_prior, R, C)
+    if capture.center_prior is not None:
+        yield "prior", _focus_at(capture.center_prior, R, C)
 
 
 def _focus_at(point: np.ndarray, R: np.ndarray, C: np.ndarray) -> g.Focus:
@@ -209,7 +209,7 @@ def _centroid(mask: np.ndarray) -> np.ndarray:
     return np.array([columns.mean() + 0.5, rows.mean() + 0.5])
 
 
-def _masked_points_centre(
+def _masked_points_center(
     capture: Capture, frames: list[Frame], masks: dict[int, np.ndarray]
 ) -> np.ndarray | None:
     if capture.points is None or len(capture.points) == 0:
@@ -266,7 +266,7 @@ def judge_pairs(
     """Which ordered pairs (m,) show an honest horizontal, vertical or forward motion."""
     R, C, view = capture.R, capture.C, capture.view
     p = g.pair_geometry(
-        R[first], C[first], R[second], C[second], capture.centre.point, capture.up.up
+        R[first], C[first], R[second], C[second], capture.center.point, capture.up.up
     )
     low, high = (
         gates.min_angle + gates.angle_margin - TOLERANCE_DEG,
@@ -312,7 +312,7 @@ def _approaches(
     gates: GateConfig,
 ) -> np.ndarray:
     """Clearly nearer or farther, along the first camera's own axis more than across it."""
-    far = np.linalg.norm(capture.C - capture.centre.point, axis=1)
+    far = np.linalg.norm(capture.C - capture.center.point, axis=1)
     change = np.abs(np.log(far[second] / far[first]))
     ahead = p.t[:, 2]
     return (

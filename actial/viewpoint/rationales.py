@@ -61,8 +61,8 @@ def known_hours(row: Mapping) -> tuple[int, int] | None:
 
 def object_phrase(row: Mapping) -> str:
     name = row["class_name"].lower()
-    colour = row.get("attributes", {}).get("body_colour")
-    return f"{colour} {name}" if colour else name
+    color = row.get("attributes", {}).get("body_colour")
+    return f"{color} {name}" if color else name
 
 
 def describe_views(row: Mapping) -> str:

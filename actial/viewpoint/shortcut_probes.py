@@ -29,9 +29,9 @@ def centroid(image: np.ndarray) -> tuple[float, float, float]:
     """
     pixels = image.astype(np.float64)
     border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
-    colour = np.median(border, axis=0)
-    weight = np.abs(pixels - colour).sum(axis=2)
-    weight[weight < max(2 * np.median(np.abs(border - colour).sum(axis=1)), 30.0)] = (
+    color = np.median(border, axis=0)
+    weight = np.abs(pixels - color).sum(axis=2)
+    weight[weight < max(2 * np.median(np.abs(border - color).sum(axis=1)), 30.0)] = (
         0.0  # the background's own texture
     )
     total = weight.sum()

@@ -26,7 +26,7 @@ from actial.config import (
 )
 from actial.inference.samplers import HFSampler
 from actial.modeling.policy import Policy
-from actial.modeling.prefix_packing import Branch, Trunk, TrunkBatch
+from actial.modeling.prefix_packing import Continuation, PackedBatch, PrefixGroup
 from actial.rl.grpo_module import GRPOModule
 from actial.rl.rollouts import RolloutBatch, Rollouts
 from actial.training.batch import TrainBatch
@@ -40,15 +40,17 @@ OPTIM = {"lr": LR, "weight_decay": 0.0, "warmup_steps": 0, "grad_clip": 1.0}
 class AllPositions(Policy):
     """Scores, beside what is wanted, every position of every padded sequence that the peer's head scores."""
 
-    def forward(self, batch: TrunkBatch, law: Any, **options: Any) -> Any:
-        count = len(batch.target)
-        trunk = (batch.branch_of.flatten() == 0).nonzero()[:, 0].repeat(batch.num_branches)
+    def forward(self, batch: PackedBatch, distribution: Any, **options: Any) -> Any:
+        count = len(batch.target_ids)
+        prefix_group = (
+            (batch.continuation_of.flatten() == 0).nonzero()[:, 0].repeat(batch.num_sequences)
+        )
         extended = replace(
             batch,
-            predictor=torch.cat([batch.predictor, trunk]),
-            target=torch.cat([batch.target, batch.ids.flatten()[trunk]]),
+            source_position=torch.cat([batch.source_position, prefix_group]),
+            target=torch.cat([batch.target_ids, batch.input_ids.flatten()[prefix_group]]),
         )
-        result = super().forward(extended, law, **options)
+        result = super().forward(extended, distribution, **options)
         result.logprobs = result.logprobs[:count] + 0.0 * result.logprobs[count:].sum()
         for name in ("entropy", "reference_logprobs"):
             if (values := getattr(result, name)) is not None:
@@ -130,7 +132,7 @@ class Ours:
     def _time_phases(self) -> None:
         packed, configure = self.module.packed, self.module.configure_optimizers
 
-        def timed_pack(*arguments: Any) -> TrunkBatch:
+        def timed_pack(*arguments: Any) -> PackedBatch:
             with self.clock.phase("pack"):
                 return packed(*arguments)
 
@@ -150,19 +152,23 @@ class Ours:
         self.clock.started, self.clock.spent = time.perf_counter(), {}
         renderer, examples = self.setting.renderer, self.setting.examples(step)
         if self.setting.work.kind == "sft":
-            batch = TrainBatch(trunks=[], images=[])
+            batch = TrainBatch(prefix_groups=[], images=[])
             for example in examples:
-                batch.trunks.append(
-                    renderer.supervised_trunk(example, first_image=len(batch.images))
+                batch.prefix_groups.append(
+                    renderer.supervised_group(example, first_image=len(batch.images))
                 )
                 batch.images += example.images
             return batch
         prompt = renderer.prompt(examples[0], examples[0].questions[0])
-        branches = [Branch(ids, [True] * len(ids)) for ids in self.setting.completions(step)]
-        trunk = Trunk(prompt.uid, prompt.trunk_ids, list(range(len(prompt.images))), branches)
+        continuations = [
+            Continuation(ids, [True] * len(ids)) for ids in self.setting.completions(step)
+        ]
+        prefix_group = PrefixGroup(
+            prompt.uid, prompt.input_ids, list(range(len(prompt.images))), continuations
+        )
         return RolloutBatch(
-            trunks=[trunk], images=prompt.images, advantages=self.setting.advantages(step), sums={}, position=0,
-            sampler_logprobs=[[0.0] * len(branch.ids) for branch in branches],  # only for the metrics of the gap
+            prefix_groups=[prefix_group], images=prompt.images, advantages=self.setting.advantages(step), sums={}, position=0,
+            sampler_logprobs=[[0.0] * len(continuation.input_ids) for continuation in continuations],  # only for the metrics of the gap
         )  # fmt: skip
 
     def run(self, steps: int) -> list[dict[str, float]]:

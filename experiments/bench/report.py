@@ -55,9 +55,9 @@ def measured(name: str) -> str:
     return "whole" if CELLS[name].work.kind == "sft" else "update"
 
 
-def bound(work: Work, trunk: int) -> float:
+def bound(work: Work, prefix_group: int) -> float:
     """Ratio of text tokens that the two forms compute; work on images falls by the whole group."""
-    return (trunk + work.length) / (trunk / work.group + work.length)
+    return (prefix_group + work.length) / (prefix_group / work.group + work.length)
 
 
 def spread(values: np.ndarray) -> str:
@@ -198,14 +198,17 @@ def figure(results: dict[str, Any], path: Path) -> None:
             for n, name in sorted(names.items())
             if name in results and has_parity(name, results[name])
         }
-        trunks = {name: results[name]["roofline"]["trunk"] for name in points.values()}
-        places = list(trunks.values()) if label == "tokens of the prompt" else list(points)
+        prefix_groups = {name: results[name]["roofline"]["trunk"] for name in points.values()}
+        places = list(prefix_groups.values()) if label == "tokens of the prompt" else list(points)
         axis.plot(
-            places, [ratio(results[name], "update") for name in trunks], "o-", label="measured"
+            places,
+            [ratio(results[name], "update") for name in prefix_groups],
+            "o-",
+            label="measured",
         )
         axis.plot(
             places,
-            [bound(CELLS[name].work, trunk) for name, trunk in trunks.items()],
+            [bound(CELLS[name].work, prefix_group) for name, prefix_group in prefix_groups.items()],
             "--",
             color="grey",
             label="text tokens alone",

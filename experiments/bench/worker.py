@@ -21,8 +21,8 @@ from peer import Peer
 from setting import Setting
 
 from actial.modeling.cost_model import Flops, load_of, step_flops
-from actial.modeling.prefix_packing import TrunkBatch, pack
-from actial.modeling.vlm_forward import scored_hidden, see
+from actial.modeling.prefix_packing import PackedBatch, pack
+from actial.modeling.vlm_forward import encode_images, hidden_states_at_targets
 
 ORDER = ("peer", "ours", "ours", "peer")
 BEST_OF = 20
@@ -79,7 +79,7 @@ def roofline(cell: Cell, models: Path) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as scratch:
         ours = Ours(Setting(cell.work, models), Path(scratch))
     batch, policy = ours.batch(0), ours.module.policy
-    load = load_of(batch.trunks, batch.images, policy)
+    load = load_of(batch.prefix_groups, batch.images, policy)
     flops = step_flops(policy, load, reference=cell.work.beta > 0)
     ideal = {
         part: Flops(forward=f.forward, backward=f.backward, again=0.0) for part, f in flops.items()
@@ -98,7 +98,7 @@ def roofline(cell: Cell, models: Path) -> dict[str, float]:
         "flop": total,
         "seconds": seconds,
         "flop_per_second": total / seconds,
-        "trunk": len(batch.trunks[0].ids),
+        "trunk": len(batch.prefix_groups[0].input_ids),
     }
 
 
@@ -127,23 +127,25 @@ def peak_memory(part: str, models: Path) -> dict[str, float]:
             return growth(lambda: side.run(1))
         ours = Ours(setting, Path(scratch))
         policy, batch = ours.module.policy, ours.batch(0)
-        packed = pack(batch.trunks, batch.images, policy.spec, setting.model.row_tokens)
+        packed = pack(batch.prefix_groups, batch.images, policy.spec, setting.model.row_tokens)
         return growth(lambda: HEADS[part](policy, packed))
 
 
-def chunked(policy: Any, batch: TrunkBatch) -> None:
+def chunked(policy: Any, batch: PackedBatch) -> None:
     policy.token_logprobs(batch).logprobs.sum().backward()
 
 
-def full_logits(policy: Any, batch: TrunkBatch) -> None:
+def full_logits(policy: Any, batch: PackedBatch) -> None:
     """The same trunk and branches, but the head in one piece with its graph kept: log-softmax over logits of all scored positions."""
-    states = scored_hidden(policy.core, batch, policy.config.attention, see(policy.core, batch))
+    states = hidden_states_at_targets(
+        policy.core, batch, policy.config.attention, encode_images(policy.core, batch)
+    )
     logits = policy.core.lm_head(states)
-    logits.log_softmax(-1).gather(-1, batch.target[:, None]).sum().backward()
+    logits.log_softmax(-1).gather(-1, batch.target_ids[:, None]).sum().backward()
 
 
 SYSTEMS: dict[str, Any] = {"actial": Ours, "trl": Peer}
-HEADS: dict[str, Callable[[Any, TrunkBatch], None]] = {"chunked": chunked, "full": full_logits}
+HEADS: dict[str, Callable[[Any, PackedBatch], None]] = {"chunked": chunked, "full": full_logits}
 
 
 def growth(action: Callable[[], Any]) -> dict[str, float]:

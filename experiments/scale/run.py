@@ -40,9 +40,9 @@ def poses(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     )
     elevation = np.radians(rng.uniform(5, 35) + rng.normal(0, 2, FRAMES))
     rho = 4 * np.exp(rng.normal(0, 0.05, FRAMES))
-    centre = rho[:, None] * np.stack([np.sin(a), -np.cos(a), np.tan(elevation)], axis=1)
+    center = rho[:, None] * np.stack([np.sin(a), -np.cos(a), np.tan(elevation)], axis=1)
     forward = Rotation.from_rotvec(rng.normal(0, 0.03, (FRAMES, 3))).apply(
-        -centre / np.linalg.norm(centre, axis=1, keepdims=True)
+        -center / np.linalg.norm(center, axis=1, keepdims=True)
     )
     right = np.cross(forward, [0, 0, 1.0])
     right /= np.linalg.norm(right, axis=1, keepdims=True)
@@ -52,10 +52,10 @@ def poses(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]
         float(np.exp(rng.uniform(-2, 2))),
         rng.normal(0, 5, 3),
     )
-    R, centre = R @ turn.T, scale * centre @ turn.T + shift
+    R, center = R @ turn.T, scale * center @ turn.T + shift
     return (
         R,
-        -np.einsum("nij,nj->ni", R, centre),
+        -np.einsum("nij,nj->ni", R, center),
         scale * rng.uniform(-0.4, 0.4, (POINTS, 3)) @ turn.T + shift,
     )
 
@@ -230,7 +230,7 @@ def page(lines: list[dict], workers: int, photo_ms: float) -> str:
         f"{table}\n\nPhotos of 128 x 96 pixels, {workers} processes. The slope between the last two sizes carried on, without caps, to\n"
         f"photos of 1920 x 1080 shrunk to 960 x 540 ({photo_ms:.0f} ms each in one process, measured; {KIB} KiB each, an estimate):\n\n"
         f"{plan}\n\n"
-        "Hours of one core; labels and pictures divide by the number of cores (build.parts), joining is one process.\n"
+        "Hours of one core; labels and pictures divide by the number of cores (build.num_shards), joining is one process.\n"
     )
 
 

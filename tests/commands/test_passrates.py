@@ -130,7 +130,7 @@ def test_what_is_always_or_never_solved_is_not_trained_on(measured, questions):
     assert 0 < len(between) < 12
     kept = opened(questions, measured / "passrates.jsonl")
     assert {kept.example(i, 0).uid for i in range(len(kept))} == between
-    hard = opened(questions, measured / "passrates.jsonl", pass_between=[0.0, 0.5])
+    hard = opened(questions, measured / "passrates.jsonl", pass_rate_range=[0.0, 0.5])
     assert {hard.example(i, 0).uid for i in range(len(hard))} == {
         uid for uid, share in rate.items() if 0 < share < 0.5
     }
@@ -167,8 +167,8 @@ def test_a_file_of_another_set_or_no_file_is_one_sentence(questions, tmp_path):
     broken.write_text('{"uid": "elsewhere", "samples": 4, "solved": 2}\n')
     with pytest.raises(UserError, match="knows 0 of their questions"):
         opened(questions, broken)
-    with pytest.raises(UserError, match=r"pass_between=\[0\.9, 0\.1\]"):
-        validate(SetConfig(task=Task.qa, root="x", pass_between=[0.9, 0.1]))
+    with pytest.raises(UserError, match=r"pass_rate_range=\[0\.9, 0\.1\]"):
+        validate(SetConfig(task=Task.qa, root="x", pass_rate_range=[0.9, 0.1]))
 
 
 def test_the_command_with_a_model_in_process_goes_on_where_it_stopped(

@@ -113,9 +113,9 @@ def test_paper_values() -> None:
         grpo.clip_high,
         grpo.dual_clip,
         grpo.kl.beta,
-        grpo.updates_per_batch,
+        grpo.num_mini_batches,
     ) == (0.2, 0.2, 3.0, 0.01, 4)
-    assert {name: part.weight for name, part in config.reward.parts.items()} == {
+    assert {name: part.weight for name, part in config.reward.terms.items()} == {
         "format": 0.5,
         "accuracy": 0.5,
     }
@@ -191,15 +191,15 @@ SHARDED = {"trainer.strategy": "fsdp2", "stages": ["sft"]}
             "grpo.all_questions=True cannot be used: pairs have one question",
         ),
         (
-            {"reward.parts.accuracy.kind": "joint"},
-            "reward.parts.accuracy.kind=joint cannot be used: it compares answers about the same",
+            {"reward.terms.accuracy.kind": "joint"},
+            "reward.terms.accuracy.kind=joint cannot be used: it compares answers about the same",
         ),
         ({"grpo.dual_clip": 1.0}, "grpo.dual_clip=1.0 cannot be used"),
         ({"data.questions_per_pair": 4}, "data.questions_per_pair=4 cannot be used"),
         ({"seed": -1}, "seed=-1 cannot be used"),
         (
-            {"grpo.updates_per_batch": 5},
-            "grpo.updates_per_batch=5 cannot be used: it must divide grpo.batch_size=2",
+            {"grpo.num_mini_batches": 5},
+            "grpo.num_mini_batches=5 cannot be used: it must divide grpo.batch_size=2",
         ),
         (
             {"grpo.kl.reference": "none"},
@@ -229,7 +229,7 @@ SHARDED = {"trainer.strategy": "fsdp2", "stages": ["sft"]}
             "benchmark.sets.other=nothing:test cannot be used",
         ),
         (
-            {"reward.parts.format.weight": 0, "reward.parts.accuracy.weight": 0},
+            {"reward.terms.format.weight": 0, "reward.terms.accuracy.weight": 0},
             "cannot be used: name at least one part",
         ),
         ({"sampler.kind": "vllm_server"}, "sampler.url=None cannot be used"),
@@ -247,8 +247,8 @@ SHARDED = {"trainer.strategy": "fsdp2", "stages": ["sft"]}
             "model.row_tokens=10000 cannot be used: a row must fit in model.micro_tokens=8192",
         ),
         (
-            {"reward.parts.accuracy.kind": "acuracy"},
-            "reward.parts.accuracy.kind=acuracy cannot be used: use one of format, accuracy,",
+            {"reward.terms.accuracy.kind": "acuracy"},
+            "reward.terms.accuracy.kind=acuracy cannot be used: use one of format, accuracy,",
         ),
         ({"sampler.kind": "scripted"}, "sampler.kind=scripted cannot be used: it is for tests"),
         (
@@ -293,8 +293,8 @@ def test_what_a_stage_needs_is_asked_for() -> None:
 def test_unused_stages_are_not_held_to_their_cross_checks() -> None:
     assert (
         compose(
-            "+experiment=smoke", "stages=[sft]", "~reward.parts.format", "~reward.parts.accuracy"
-        ).reward.parts
+            "+experiment=smoke", "stages=[sft]", "~reward.terms.format", "~reward.terms.accuracy"
+        ).reward.terms
         == {}
     )
 

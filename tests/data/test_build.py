@@ -18,7 +18,7 @@ import actial.build
 from actial.build import build
 from actial.config import (
     BuildConfig,
-    BuildPartConfig,
+    BuildShardConfig,
     GateConfig,
     ImageConfig,
     ImageFormat,
@@ -39,7 +39,7 @@ CAPS = {
 
 def config(root: Path, out: Path, **changes) -> BuildConfig:
     settings = {
-        "source": SourceConfig(kind=SourceKind.mvimgnet, root=str(root), licence="CC0"),
+        "source": SourceConfig(kind=SourceKind.mvimgnet, root=str(root), license="CC0"),
         "pairs": PairConfig(val_fraction=0.0, test_fraction=0.3, max_rows=CAPS),
         "image": ImageConfig(max_pixels=32 * 32, multiple=8, format=ImageFormat.png),
         "out": str(out),
@@ -152,7 +152,7 @@ REST = (
     "pairs.unseen_class_fraction=0",
     "groups_per_shard=2",
     "workers=1",
-    "source.licence=CC0",
+    "source.license=CC0",
 )
 
 
@@ -319,11 +319,11 @@ def test_parts_joined_are_the_one_machine_build_to_the_byte(
     """Three parts as the jobs of one Hydra multirun, in any order; a broken photo and the caps are counted alike."""
     monkeypatch.setattr(actial.build, "CHUNK", 2)
     out = tmp_path / "set"
-    assert run("-m", *command(world, out, "build.parts=3", "build.part=2,0,1")) == 0
+    assert run("-m", *command(world, out, "build.num_shards=3", "build.shard=2,0,1")) == 0
     assert not list(out.glob("*.tar"))
     assert (
         capsys.readouterr().out.count(
-            "is done; the same command without build.part and build.parts joins them"
+            "is done; the same command without build.shard and build.num_shards joins them"
         )
         == 3
     )
@@ -337,7 +337,7 @@ def test_parts_joined_are_the_one_machine_build_to_the_byte(
 def test_joining_does_what_the_parts_left_undone(world, finished, tmp_path, monkeypatch):
     monkeypatch.setattr(actial.build, "CHUNK", 2)
     out = tmp_path / "set"
-    build(config(world, out, build=BuildPartConfig(part=1, parts=3)))
+    build(config(world, out, build=BuildShardConfig(part=1, parts=3)))
     (out / ".build" / "pictures-000001.jsonl").unlink()  # as a kill would leave it
     build(config(world, out))
     assert content(out) == content(finished)
@@ -349,7 +349,7 @@ def test_broken_photos_are_counted_alike_in_parts(world, tmp_path):
     cut = root / "1" / "00000001" / "images" / "005.jpg"
     cut.write_bytes(cut.read_bytes()[:-300])
     build(config(root, tmp_path / "whole"))
-    build(config(root, tmp_path / "parts", build=BuildPartConfig(part=0, parts=2)))
+    build(config(root, tmp_path / "parts", build=BuildShardConfig(part=0, parts=2)))
     build(config(root, tmp_path / "parts"))
     assert content(tmp_path / "whole") == content(tmp_path / "parts")
     assert (
@@ -359,8 +359,8 @@ def test_broken_photos_are_counted_alike_in_parts(world, tmp_path):
 
 
 def test_a_part_that_does_not_exist_is_one_sentence(world, tmp_path, capsys):
-    assert run(*command(world, tmp_path / "set", "build.parts=2", "build.part=2")) == 1
-    assert "build.part=2" in capsys.readouterr().err
+    assert run(*command(world, tmp_path / "set", "build.num_shards=2", "build.shard=2")) == 1
+    assert "build.shard=2" in capsys.readouterr().err
 
 
 # ---------------------------------------------------------------- caps

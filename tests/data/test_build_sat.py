@@ -59,7 +59,7 @@ def write(path: Path, rows: list[dict]) -> None:
 
 
 def configured(root: Path, out: Path, **qa: object) -> BuildConfig:
-    source = SourceConfig(kind=SourceKind.sat, root=str(root), licence="MIT")
+    source = SourceConfig(kind=SourceKind.sat, root=str(root), license="MIT")
     image = ImageConfig(max_pixels=48 * 32, multiple=16, format=ImageFormat.png)
     return BuildConfig(
         source=source,

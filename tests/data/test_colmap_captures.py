@@ -54,12 +54,12 @@ def test_poses_names_and_ids_are_read_exactly(root):
 def test_projection_and_rays_undo_each_other_under_distortion(root):
     frame = read(root)[0].frames[3]
     frame.distortion = ("OPENCV", (90.0, 95.0, 47.0, 31.0, 0.1, 0.02, 0.001, -0.002))
-    point = frame.centre + 4 * frame.R[2] + 0.5 * frame.R[0]
+    point = frame.center + 4 * frame.R[2] + 0.5 * frame.R[0]
     ray = pixel_ray(frame, project(frame, point[None])[0])
     assert ray == pytest.approx(
-        (point - frame.centre) / np.linalg.norm(point - frame.centre), abs=1e-9
+        (point - frame.center) / np.linalg.norm(point - frame.center), abs=1e-9
     )
-    assert np.isnan(project(frame, frame.centre[None] - frame.R[2])).all()
+    assert np.isnan(project(frame, frame.center[None] - frame.R[2])).all()
 
 
 def test_exif_orientation_is_never_applied(tmp_path):
@@ -251,7 +251,7 @@ def test_the_sidecar_of_procedural_objects(root):
     capture, _ = read(root, kind=SourceKind.procedural)
     assert (capture.class_name, capture.attributes) == ("cup", {"body_colour": "red"})
     assert capture.front_prior == pytest.approx([0, 1, 0])
-    assert capture.centre_prior == pytest.approx([1, 2, 3])
+    assert capture.center_prior == pytest.approx([1, 2, 3])
     sidecar.write_text('{"class_name": "cup", "front": [0, 1]}')
     with pytest.raises(Rejected, match="sidecar"):
         read(root, kind=SourceKind.procedural)

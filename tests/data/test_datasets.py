@@ -27,7 +27,7 @@ from actial.data.datasets import open_set
 from actial.data.mixture import Mixture
 from actial.modeling.policy import Policy
 from actial.modeling.prompt_renderer import PromptRenderer
-from actial.synthetic.vision_pretraining import load_photos, pretrain_tower
+from actial.synthetic.vision_pretraining import load_photos, pretrain_vision_encoder
 from actial.viewpoint.rationale_verifier import contradictions
 
 
@@ -172,32 +172,38 @@ def test_both_id_lists_are_what_the_library_makes_of_the_prompt(world, renderer)
     processor = AutoProcessor.from_pretrained(world / "model")
     images = [Image.fromarray(image) for image in example.images]
     assert (
-        prompt.trunk_ids == processor(text=[text], images=images, do_resize=False)["input_ids"][0]
+        prompt.input_ids == processor(text=[text], images=images, do_resize=False)["input_ids"][0]
     )
     assert prompt.engine_ids.count(renderer.image_token_id) == 2
-    assert prompt.trunk_ids.count(renderer.image_token_id) == 2 * 4
+    assert prompt.input_ids.count(renderer.image_token_id) == 2 * 4
 
 
 @pytest.mark.parametrize("ratio", [0.0, 1.0])
 def test_trunk_and_branch_join_to_the_prompt_and_only_the_answer_is_scored(world, renderer, ratio):
     example = open_task(world, Task.viewpoint, ratio=ratio, questions_per_pair=3).example(1, 0)
-    trunk = renderer.supervised_trunk(example, first_image=4)
-    assert trunk.images == [4, 5]
-    for question, branch in zip(example.questions, trunk.branches, strict=True):
-        answer = [token for token, scored in zip(branch.ids, branch.scored, strict=True) if scored]
-        prompt = renderer.prompt(example, question).trunk_ids
-        assert trunk.ids + branch.ids == prompt + answer
+    prefix_group = renderer.supervised_group(example, first_image=4)
+    assert prefix_group.images == [4, 5]
+    for question, continuation in zip(example.questions, prefix_group.continuations, strict=True):
+        answer = [
+            token
+            for token, scored in zip(continuation.input_ids, continuation.loss_mask, strict=True)
+            if scored
+        ]
+        prompt = renderer.prompt(example, question).input_ids
+        assert prefix_group.input_ids + continuation.input_ids == prompt + answer
         assert answer[-1] == renderer.stop_id
         assert renderer.decode(answer) == question.target
 
 
 def test_text_only_examples_render_without_images(world, renderer):
     example = open_task(world, Task.clock).example(0, 0)
-    trunk = renderer.supervised_trunk(example)
-    assert trunk.images == []
+    prefix_group = renderer.supervised_group(example)
+    assert prefix_group.images == []
     assert (
-        trunk.ids + trunk.branches[0].ids[:3]
-        == renderer.prompt(example, example.questions[0]).trunk_ids[: len(trunk.ids) + 3]
+        prefix_group.input_ids + prefix_group.continuations[0].input_ids[:3]
+        == renderer.prompt(example, example.questions[0]).input_ids[
+            : len(prefix_group.input_ids) + 3
+        ]
     )
 
 
@@ -230,7 +236,9 @@ def test_the_tower_learns_from_each_photo_once_and_by_seed_alone(world):
         policy = Policy.load(model_config(world))
         return [
             m["loss"]
-            for m in pretrain_tower(policy, pairs, steps=30, batch_size=24, lr=3e-3, seed=5)
+            for m in pretrain_vision_encoder(
+                policy, pairs, steps=30, batch_size=24, lr=3e-3, seed=5
+            )
         ]
 
     first = losses()
@@ -241,7 +249,7 @@ def test_the_tower_learns_from_each_photo_once_and_by_seed_alone(world):
 def test_supervised_questions_need_a_target(world, renderer):
     example = open_task(world, Task.viewpoint).example(0, 0)
     with pytest.raises(UserError, match="has no target"):
-        renderer.supervised_trunk(
+        renderer.supervised_group(
             replace(example, questions=[replace(example.questions[0], target=None)])
         )
 

@@ -229,7 +229,7 @@ def test_a_set_builds_into_shards_and_counts_what_it_leaves_out(root, tmp_path):
     assert content(tmp_path / "out") == content(tmp_path / "again")
 
 
-def test_records_of_one_id_are_questions_of_their_own_and_the_licence_is_the_set_s(tmp_path):
+def test_records_of_one_id_are_questions_of_their_own_and_the_license_is_the_set_s(tmp_path):
     """LLaVA's form often has the scene as id."""
     folder = tmp_path / "set"
     folder.mkdir()
@@ -242,7 +242,7 @@ def test_records_of_one_id_are_questions_of_their_own_and_the_licence_is_the_set
     (folder / "train.json").write_text(json.dumps(records))
     build(config(folder, tmp_path / "out", "spar_7m"))
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
-    assert manifest["licence"] == NAMED["spar_7m"].licence != "unknown"
+    assert manifest["licence"] == NAMED["spar_7m"].license != "unknown"
     rows = [row for split in manifest["rows"] for row in ShardSet(tmp_path / "out", split).rows]
     assert {row["uid"]: row["options"] for row in rows} == {
         "spar_7m:train:scene0000_00": ["Left", "Right"],

@@ -176,7 +176,7 @@ def test_transformations_carry_the_truth():
     assert D.without_images(example).images == []
     first_only = D.masked(example, [0]).images
     assert (first_only[0] == example.images[0]).all()
-    assert (first_only[1] == D.GREY).all()
+    assert (first_only[1] == D.GRAY).all()
 
 
 def test_wrong_pairs_never_keep_their_own_second_view():

@@ -12,7 +12,7 @@ from support.tiny_models import (
     VIDEO,
     VISION_END,
     VISION_START,
-    make_trunk,
+    make_group,
     random_image,
     tiny_policy,
 )
@@ -21,8 +21,14 @@ from actial.config import LoraConfig
 from actial.core.errors import UserError
 from actial.core.records import FinishReason, Prompt, SamplingParams
 from actial.inference.samplers import HFSampler, ScriptedSampler
-from actial.modeling.prefix_packing import Branch, Trunk, as_trunks, pack, patchify
-from actial.modeling.token_scoring import Law
+from actial.modeling.prefix_packing import (
+    Continuation,
+    PrefixGroup,
+    as_prefix_groups,
+    pack,
+    patchify,
+)
+from actial.modeling.token_scoring import SamplingDistribution
 
 BANNED = (IMAGE, VIDEO, VISION_START, VISION_END)
 FAMILIES = ("qwen2_5_vl", "qwen2_vl", "qwen3_vl")
@@ -35,14 +41,14 @@ def make_prompts(policy, counts=(2, 0, 1, 3), *, seed=0) -> list[Prompt]:
     prompts = []
     for number, count in enumerate(counts):
         chosen = list(range(count))
-        trunk = make_trunk(
+        prefix_group = make_group(
             "", policy, images, chosen, [rng.randrange(200) for _ in range(number + 1)], []
         )
         prompts.append(
             Prompt(
                 uid=f"p{number}",
                 engine_ids=[],
-                trunk_ids=trunk.ids,
+                input_ids=prefix_group.input_ids,
                 images=[images[i] for i in chosen],
             )
         )
@@ -61,10 +67,14 @@ def test_logprobs_equal_the_policys_scores(family, temperature):
     groups = make_sampler(policy).generate(
         prompts, 5, SamplingParams(temperature=temperature, max_tokens=12)
     )
-    trunks, images = as_trunks(prompts)
-    for trunk, group in zip(trunks, groups, strict=True):
-        trunk.branches = [Branch(c.token_ids, [True] * len(c.token_ids)) for c in group]
-    scored = policy.token_logprobs(pack(trunks, images, policy.spec, 256), Law(temperature, BANNED))
+    prefix_groups, images = as_prefix_groups(prompts)
+    for prefix_group, group in zip(prefix_groups, groups, strict=True):
+        prefix_group.continuations = [
+            Continuation(c.token_ids, [True] * len(c.token_ids)) for c in group
+        ]
+    scored = policy.token_logprobs(
+        pack(prefix_groups, images, policy.spec, 256), SamplingDistribution(temperature, BANNED)
+    )
     found = torch.tensor([value for group in groups for c in group for value in c.logprobs])
     assert (found - scored.logprobs).abs().max() < 1e-5
     assert len({tuple(c.token_ids) for c in groups[0]}) == 5
@@ -78,7 +88,7 @@ def test_greedy_equals_generate(family):
         prompts, 1, SamplingParams(temperature=0.0, max_tokens=10)
     )
     for prompt, (completion,) in zip(prompts, found, strict=True):
-        ids = torch.tensor([prompt.trunk_ids])
+        ids = torch.tensor([prompt.input_ids])
         inputs = {"input_ids": ids, "mm_token_type_ids": (ids == IMAGE).int()}
         if prompt.images:
             inputs["pixel_values"], inputs["image_grid_thw"] = patchify(prompt.images, policy.spec)
@@ -94,7 +104,7 @@ def test_greedy_equals_generate(family):
         assert completion.token_ids == out[0, ids.shape[1] :].tolist()
 
 
-def test_a_sample_does_not_depend_on_its_neighbours():
+def test_a_sample_does_not_depend_on_its_neighbors():
     policy = tiny_policy()
     prompts = make_prompts(policy)
     params = SamplingParams(max_tokens=8, seed=3)
@@ -122,11 +132,13 @@ def test_finished_samples_leave_the_batch_and_keep_their_tokens():
             assert EOS not in completion.token_ids[:-1]
             assert ended or len(completion.token_ids) == 60
             assert len(completion.logprobs) == len(completion.token_ids)
-    trunks, images = as_trunks(prompts)
-    for trunk, group in zip(trunks, groups, strict=True):
-        trunk.branches = [Branch(c.token_ids, [True] * len(c.token_ids)) for c in group]
+    prefix_groups, images = as_prefix_groups(prompts)
+    for prefix_group, group in zip(prefix_groups, groups, strict=True):
+        prefix_group.continuations = [
+            Continuation(c.token_ids, [True] * len(c.token_ids)) for c in group
+        ]
     scored = policy.token_logprobs(
-        pack(trunks, images, policy.spec, 512), Law(1.5, BANNED)
+        pack(prefix_groups, images, policy.spec, 512), SamplingDistribution(1.5, BANNED)
     ).logprobs
     found = torch.tensor([value for group in groups for c in group for value in c.logprobs])
     assert (found - scored).abs().max() < 1e-5
@@ -135,17 +147,22 @@ def test_finished_samples_leave_the_batch_and_keep_their_tokens():
 def test_draws_follow_the_law():
     """4,000 first tokens of one prompt against its exact law; banned ids never appear."""
     policy = tiny_policy()
-    prompt = Prompt(uid="p", engine_ids=[], trunk_ids=[1, 2, 3], images=[])
+    prompt = Prompt(uid="p", engine_ids=[], input_ids=[1, 2, 3], images=[])
     groups = make_sampler(policy, batch_size=4000).generate(
         [prompt], 4000, SamplingParams(max_tokens=1)
     )
     counts = torch.bincount(torch.tensor([c.token_ids[0] for c in groups[0]]), minlength=300)
     batch = pack(
-        [Trunk("p", [1, 2, 3], [], [Branch([t], [True]) for t in range(300)])], [], policy.spec, 400
+        [PrefixGroup("p", [1, 2, 3], [], [Continuation([t], [True]) for t in range(300)])],
+        [],
+        policy.spec,
+        400,
     )
-    law = policy.token_logprobs(batch, Law(1.0, BANNED)).logprobs.exp().detach()
+    distribution = (
+        policy.token_logprobs(batch, SamplingDistribution(1.0, BANNED)).logprobs.exp().detach()
+    )
     assert counts[list(BANNED)].sum() == 0
-    expected = 4000 * law
+    expected = 4000 * distribution
     chi_square = ((counts - expected) ** 2 / expected.clamp(min=1e-9))[expected > 0].sum()
     assert (
         chi_square < 295 + 5 * (2 * 295) ** 0.5
@@ -174,9 +191,9 @@ def test_a_cut_law_is_refused(cut):
 
 def test_scripted_completions():
     sampler = ScriptedSampler(
-        lambda prompt, member: [*prompt.trunk_ids, member, EOS], stop_ids=[EOS]
+        lambda prompt, member: [*prompt.input_ids, member, EOS], stop_ids=[EOS]
     )
-    prompt = Prompt(uid="p", engine_ids=[], trunk_ids=[7], images=[])
+    prompt = Prompt(uid="p", engine_ids=[], input_ids=[7], images=[])
     ((first, second),) = sampler.generate([prompt], 2, SamplingParams(max_tokens=3))
     assert first.token_ids == [7, 0, EOS]
     assert second.finish is FinishReason.STOP

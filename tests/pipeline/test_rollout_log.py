@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from actial.core.errors import UserError
-from actial.modeling.prefix_packing import Branch, Trunk
+from actial.modeling.prefix_packing import Continuation, PrefixGroup
 from actial.pipeline.rollout_log import write_rollouts
 from actial.rl.rollouts import RolloutBatch, Sample
 
@@ -27,20 +27,20 @@ VIEWS = [
 def sample(uid: str, member: int, reward: float) -> Sample:
     return Sample(
         uid=uid, member=member, type="ego_rotation", question="Which way?", answer="A", text="<answer>A</answer>", letter="A",
-        finish="stop", length=2, parts={"accuracy": reward, "format": None}, reward=reward, advantage=reward - 0.5,
+        finish="stop", length=2, terms={"accuracy": reward, "format": None}, reward=reward, advantage=reward - 0.5,
     )  # fmt: skip
 
 
 @pytest.fixture
 def batch() -> RolloutBatch:
     """Two prompts of two completions; the second prompt shares its second view with the first."""
-    branches = [Branch([5, 6], [True, True]), Branch([7, 8], [True, True])]
-    trunks = [
-        Trunk("a", [1, 2], [0, 1], list(branches)),
-        Trunk("b", [1, 3], [2, 1], list(branches)),
+    continuations = [Continuation([5, 6], [True, True]), Continuation([7, 8], [True, True])]
+    prefix_groups = [
+        PrefixGroup("a", [1, 2], [0, 1], list(continuations)),
+        PrefixGroup("b", [1, 3], [2, 1], list(continuations)),
     ]
     return RolloutBatch(
-        trunks=trunks, images=VIEWS, tags=["ego_rotation"] * 4, advantages=[0.5, -0.5, 0.5, -0.5], sums={}, position=2,
+        prefix_groups=prefix_groups, images=VIEWS, tags=["ego_rotation"] * 4, advantages=[0.5, -0.5, 0.5, -0.5], sums={}, position=2,
         sampler_logprobs=[[-0.1, -0.2], [-0.3, -0.4], [-0.5, -0.6], [-0.7, -0.8]],
         samples=[sample("a", 0, 1.0), sample("a", 1, 0.0), sample("b", 0, 1.0), sample("b", 1, 0.0)],
     )  # fmt: skip
@@ -53,7 +53,7 @@ def test_logged_steps_read_as_one_table(batch: RolloutBatch, tmp_path: Path) -> 
     assert table["step"].tolist() == [10] * 4 + [20] * 4
     row = table.iloc[2]
     assert (row.uid, row.member, row.reward, row.advantage, row.letter) == ("b", 0, 1.0, 0.5, "A")
-    assert dict(row.parts) == {"accuracy": 1.0, "format": None}
+    assert dict(row.terms) == {"accuracy": 1.0, "format": None}
     assert (row.token_ids.tolist(), row.sampler_logprobs.tolist()) == ([5, 6], [-0.5, -0.6])
     views = [np.asarray(Image.open(io.BytesIO(png))) for png in row.images]
     assert all(

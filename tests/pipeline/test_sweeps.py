@@ -117,7 +117,7 @@ def test_the_points_are_what_they_are_called() -> None:
     assert ratios == [0, 0.02, 0.05, 0.1, 0.2, 0.5, 1]
     rewards = [compose("ablate_reward", *job).reward for job in points("ablate_reward")]
     weights = [
-        (reward.parts["format"].weight, reward.parts["accuracy"].weight, reward.gated)
+        (reward.terms["format"].weight, reward.terms["accuracy"].weight, reward.gated)
         for reward in rewards
     ]
     assert weights[:5] == [
@@ -144,7 +144,7 @@ def test_the_points_are_what_they_are_called() -> None:
     }
     assert len(forms) == 6
     beyond = [compose("ablate_beyond", *job) for job in points("ablate_beyond")]
-    kinds = [[part.kind for part in config.reward.parts.values()][2:] for config in beyond]
+    kinds = [[part.kind for part in config.reward.terms.values()][2:] for config in beyond]
     assert kinds == [[], [], ["consistency"], ["joint"], ["verified"], []]
     assert [config.grpo.all_questions for config in beyond] == [
         False,

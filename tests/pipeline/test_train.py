@@ -284,7 +284,7 @@ def test_a_run_takes_over_what_another_has_computed_and_ends_with_the_same_bytes
     train(compose(first, "logger=none", "stages=[sft]"))
     train(compose(alone, "logger=none"))
     capsys.readouterr()
-    train(compose(shared, "logger=none", f"share={runs}"))
+    train(compose(shared, "logger=none", f"stage_cache_dir={runs}"))
     said = capsys.readouterr().out
     assert f"sft: the same stage is finished in {first}" in said
     assert "grpo: the same stage" not in said
@@ -301,14 +301,16 @@ def test_a_run_takes_over_what_another_has_computed_and_ends_with_the_same_bytes
     assert json.loads((shared / "passport.json").read_text())["sft"]["taken_from"] == str(first)
 
     train(
-        compose(other, "logger=none", f"share={runs}", "sft.optim.lr=2e-3", "stages=[sft]")
+        compose(
+            other, "logger=none", f"stage_cache_dir={runs}", "sft.optim.lr=2e-3", "stages=[sft]"
+        )
     )  # another setting: another stage
     assert "the same stage" not in capsys.readouterr().out
     assert (other / "sft/model/model.safetensors").read_bytes() != (
         first / "sft/model/model.safetensors"
     ).read_bytes()
 
-    train(compose(runs / "both", "logger=none", f"share={runs}"))
+    train(compose(runs / "both", "logger=none", f"stage_cache_dir={runs}"))
     said = capsys.readouterr().out
     assert said.count("the same stage is finished") == 2
     assert (runs / "both/metrics.jsonl").read_bytes() == (alone / "metrics.jsonl").read_bytes()
@@ -317,5 +319,10 @@ def test_a_run_takes_over_what_another_has_computed_and_ends_with_the_same_bytes
 
 
 def test_sharing_between_jobs_of_several_devices_is_refused(compose, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"share=.*several devices.*share=null"):
-        compose(tmp_path / "run", "trainer.devices=2", "trainer.strategy=ddp", f"share={tmp_path}")
+    with pytest.raises(UserError, match=r"share=.*several devices.*stage_cache_dir=null"):
+        compose(
+            tmp_path / "run",
+            "trainer.devices=2",
+            "trainer.strategy=ddp",
+            f"stage_cache_dir={tmp_path}",
+        )

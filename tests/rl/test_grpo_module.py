@@ -18,6 +18,7 @@ from support.training import Recorder, make_trainer
 
 from actial.config import (
     AdvantageScale,
+    DynamicSamplingConfig,
     GRPOConfig,
     ImportanceSampling,
     KLConfig,
@@ -82,9 +83,13 @@ def test_the_first_gradient_is_that_of_the_plain_forward(tmp_path):
     assert any(batch.advantages)
     model = tiny_model()
     logits_law = padded_logprobs(
-        model, batch.trunks, batch.images, module.policy.spec, banned=BANNED
+        model, batch.prefix_groups, batch.images, module.policy.spec, banned=BANNED
     )
-    lengths = [len(branch.ids) for trunk in batch.trunks for branch in trunk.branches]
+    lengths = [
+        len(continuation.input_ids)
+        for prefix_group in batch.prefix_groups
+        for continuation in prefix_group.continuations
+    ]
     weights = torch.cat(
         [
             torch.full((n,), -a / n / len(lengths))
@@ -135,7 +140,7 @@ def test_several_updates_go_off_policy_and_are_clipped(tmp_path):
     module = grpo_module(
         tmp_path,
         steps=1,
-        updates_per_batch=4,
+        num_mini_batches=4,
         batch_size=8,
         clip_low=0.01,
         clip_high=0.01,
@@ -176,10 +181,10 @@ def test_kl_in_the_reward_is_charged_to_the_completions(tmp_path):
     assert rows[2]["kl_penalty"] > 1e-5
     assert "kl" not in rows[2]
     batch = module.make_batch(9)
-    task = [sample.parts["accuracy"] for sample in batch.samples]
+    task = [sample.terms["accuracy"] for sample in batch.samples]
     costs = [t - s.reward for t, s in zip(task, batch.samples, strict=True)]
     with torch.no_grad():
-        now, then = (padded_logprobs(m, batch.trunks, batch.images, module.policy.spec, banned=BANNED)
+        now, then = (padded_logprobs(m, batch.prefix_groups, batch.images, module.policy.spec, banned=BANNED)
                      for m in (module.policy.core, module.policy.reference))  # fmt: skip
     k3 = (then - now).exp() - (then - now) - 1
     lengths = [sample.length for sample in batch.samples]
@@ -233,26 +238,28 @@ class Watch(lightning.Callback):
             {name: value.clone() for name, value in pl_module.policy.core.state_dict().items()}
         )
         self.batches.append(batch)
-        self.kept.append(pl_module.buffers_to_keep())
+        self.kept.append(pl_module.extra_state())
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
-        self.kept.append(pl_module.buffers_to_keep())
+        self.kept.append(pl_module.extra_state())
 
 
 def logprobs_under(weights, batch, spec) -> torch.Tensor:
     model = tiny_model()
     model.load_state_dict(weights)
     with torch.no_grad():
-        return padded_logprobs(model, batch.trunks, batch.images, spec, banned=BANNED)
+        return padded_logprobs(model, batch.prefix_groups, batch.images, spec, banned=BANNED)
 
 
 @pytest.mark.parametrize("updates", [1, 2])
 def test_samples_drawn_ahead_are_one_update_old_and_weighed_by_it(tmp_path, updates):
     watch = Watch()
-    module = grpo_module(tmp_path, steps=4, updates_per_batch=updates, **OFF)
+    module = grpo_module(tmp_path, steps=4, num_mini_batches=updates, **OFF)
     rows = fit(module, watch)
     for step, (batch, row) in enumerate(zip(watch.batches, rows, strict=True)):
-        drawn = torch.tensor([value for branch in batch.sampler_logprobs for value in branch])
+        drawn = torch.tensor(
+            [value for continuation in batch.sampler_logprobs for value in continuation]
+        )
         drawn_by, now = (
             logprobs_under(watch.weights[i], batch, module.policy.spec)
             for i in (max(0, step - 1), step)
@@ -270,7 +277,10 @@ def test_samples_drawn_ahead_are_one_update_old_and_weighed_by_it(tmp_path, upda
 
 def _halves(batch) -> list[torch.Tensor]:
     """Token indices of the first and of the second half of the prompts."""
-    counts = [sum(len(branch.ids) for branch in trunk.branches) for trunk in batch.trunks]
+    counts = [
+        sum(len(continuation.input_ids) for continuation in prefix_group.continuations)
+        for prefix_group in batch.prefix_groups
+    ]
     return list(torch.arange(sum(counts)).split([sum(counts[:2]), sum(counts[2:])]))
 
 
@@ -302,7 +312,12 @@ def test_a_mismatched_sampler_is_reported_or_stops_the_run(tmp_path):
 
 def test_a_step_whose_groups_are_all_uniform_changes_no_weight(tmp_path):
     """No completion of one banned-to-EOS token can be right: nothing is kept, and the step is still counted."""
-    module = grpo_module(tmp_path, steps=1, filter_zero_variance=True, max_refills=1, max_tokens=1)
+    module = grpo_module(
+        tmp_path,
+        steps=1,
+        dynamic_sampling=DynamicSamplingConfig(enabled=True, max_rounds=1),
+        max_tokens=1,
+    )
     module.rollouts.sampler.banned_ids = tuple(i for i in range(VOCAB) if i != EOS)
     before = [p.clone() for p in module.policy.parameters()]
     (row,) = fit(module)
@@ -348,9 +363,8 @@ def run(folder, kill_step: int = -1, values: dict | None = None) -> None:
     torch.set_num_threads(1)
     policy = tiny_policy(reference=Reference.frozen_copy)
     settings = {
-        "filter_zero_variance": True,
-        "max_refills": 2,
-        "updates_per_batch": 2,
+        "dynamic_sampling": DynamicSamplingConfig(enabled=True, max_rounds=2),
+        "num_mini_batches": 2,
         "kl": KLConfig(beta=0.1),
         **(values or {}),
     }

@@ -15,9 +15,10 @@ from actial.config import (
     AdvantageScale,
     ColdStartConfig,
     DataConfig,
+    DynamicSamplingConfig,
     GRPOConfig,
     RewardConfig,
-    RewardPart,
+    RewardTerm,
     SetConfig,
     Task,
 )
@@ -94,7 +95,7 @@ def roll_out(
     }
     reward = RewardConfig(
         parts={
-            kind: RewardPart(kind=kind, weight=weight)
+            kind: RewardTerm(kind=kind, weight=weight)
             for kind, weight in (parts or {"accuracy": 1.0}).items()
         }
     )
@@ -117,11 +118,13 @@ def kind_of(uid: str) -> str:
 
 def test_a_pair_is_asked_all_of_its_questions_behind_the_same_photos():
     batch = roll_out(lambda uid, member: "left", all_questions=True)
-    assert [trunk.uid for trunk in batch.trunks] == [
+    assert [prefix_group.uid for prefix_group in batch.prefix_groups] == [
         f"pair{p}/{kind.value}@{p}" for p in (0, 1) for kind in TYPES
     ]
     assert len(batch.images) == 4
-    assert [trunk.images for trunk in batch.trunks] == [[0, 1]] * 3 + [[2, 3]] * 3
+    assert [prefix_group.images for prefix_group in batch.prefix_groups] == [[0, 1]] * 3 + [
+        [2, 3]
+    ] * 3
     assert (
         len(batch.samples),
         batch.position,
@@ -140,9 +143,9 @@ def test_answers_that_tell_one_motion_are_consistent_right_or_wrong():
     batch = roll_out(
         says, parts={"consistency": 1.0, "joint": 1.0}, all_questions=True, batch_size=1
     )
-    found = [sample.parts["consistency"] for sample in batch.samples]
+    found = [sample.terms["consistency"] for sample in batch.samples]
     assert found == [7 / 8] * 8 + [1.0] * 3 + [0.0]
-    assert [sample.parts["joint"] for sample in batch.samples] == [0.0] * 12
+    assert [sample.terms["joint"] for sample in batch.samples] == [0.0] * 12
 
 
 def test_the_joint_reward_is_the_share_of_the_others_that_are_right():
@@ -152,7 +155,7 @@ def test_the_joint_reward_is_the_share_of_the_others_that_are_right():
         all_questions=True,
         batch_size=1,
     )
-    assert [sample.parts["joint"] for sample in batch.samples] == [0.5, 0.5, 0.0, 0.0] * 3
+    assert [sample.terms["joint"] for sample in batch.samples] == [0.5, 0.5, 0.0, 0.0] * 3
 
 
 def test_no_motion_agrees_with_no_motion_and_an_unread_answer_with_nothing():
@@ -164,7 +167,7 @@ def test_no_motion_agrees_with_no_motion_and_an_unread_answer_with_nothing():
     assert (still.motion, unread.motion) == (0, None)
     still.others = unread.others = [still, unread]
     consistency = Rewards(
-        RewardConfig(parts={"c": RewardPart(kind="consistency", weight=1.0)})
+        RewardConfig(parts={"c": RewardTerm(kind="consistency", weight=1.0)})
     ).parts
     assert (consistency(still), consistency(unread)) == ({"c": 0.5}, {"c": 0.0})
 
@@ -176,9 +179,9 @@ def test_questions_without_siblings_are_left_to_the_other_parts():
         {"accuracy": 0.5, "consistency": 0.5, "joint": 0.1},
         all_questions=True,
     )
-    assert [trunk.uid for trunk in batch.trunks][-1] == "q1@1"
-    assert batch.samples[-1].parts == {"accuracy": 1.0, "consistency": None, "joint": None}
-    assert batch.samples[0].parts == {"accuracy": 1.0, "consistency": 1.0, "joint": 1.0}
+    assert [prefix_group.uid for prefix_group in batch.prefix_groups][-1] == "q1@1"
+    assert batch.samples[-1].terms == {"accuracy": 1.0, "consistency": None, "joint": None}
+    assert batch.samples[0].terms == {"accuracy": 1.0, "consistency": 1.0, "joint": 1.0}
 
 
 def test_the_variance_filter_counts_examples():
@@ -188,8 +191,8 @@ def test_the_variance_filter_counts_examples():
         spread = uid == "pair0/ego_rotation@0" or uid.endswith("@2")
         return "no " if spread and member == 0 else SIDES[kind_of(uid)]
 
-    batch = roll_out(says, all_questions=True, filter_zero_variance=True)
-    assert [trunk.uid for trunk in batch.trunks] == [
+    batch = roll_out(says, all_questions=True, dynamic_sampling=DynamicSamplingConfig(enabled=True))
+    assert [prefix_group.uid for prefix_group in batch.prefix_groups] == [
         "pair0/ego_rotation@0",
         *(f"pair2/{kind.value}@2" for kind in TYPES),
     ]
@@ -202,10 +205,10 @@ def test_the_variance_filter_counts_examples():
 def test_half_of_a_group_sees_the_photos_reversed_and_one_baseline_serves_both():
     """A policy that always says left is right in one half and wrong in the other: the group, not the prompt, has the spread."""
     batch = roll_out(lambda uid, member: "left", counterfactual=True, batch_size=1)
-    as_is, swapped = batch.trunks
+    as_is, swapped = batch.prefix_groups
     assert swapped.uid == as_is.uid.replace("@", "#swap@")
     assert (as_is.images, swapped.images, len(batch.images)) == ([0, 1], [1, 0], 2)
-    assert [len(trunk.branches) for trunk in batch.trunks] == [2, 2]
+    assert [len(prefix_group.continuations) for prefix_group in batch.prefix_groups] == [2, 2]
     assert sorted(batch.advantages) == [-0.5, -0.5, 0.5, 0.5]
     assert batch.sums["total/uniform_groups"] == 0
     assert [sample.answer for sample in batch.samples] == [batch.samples[0].answer] * 2 + [
@@ -221,16 +224,21 @@ def test_a_counterfactual_half_is_consistent_when_its_answer_turns():
         counterfactual=True,
         batch_size=1,
     )
-    assert [sample.parts["consistency"] for sample in batch.samples] == [1.0] * 4
+    assert [sample.terms["consistency"] for sample in batch.samples] == [1.0] * 4
     stubborn = roll_out(
         lambda uid, member: "left", parts={"consistency": 1.0}, counterfactual=True, batch_size=1
     )
-    assert [sample.parts["consistency"] for sample in stubborn.samples] == [0.0] * 4
+    assert [sample.terms["consistency"] for sample in stubborn.samples] == [0.0] * 4
 
 
 def test_a_question_that_does_not_turn_keeps_its_photos():
     batch = roll_out(lambda uid, member: "B", example_at, counterfactual=True)
-    assert [trunk.uid for trunk in batch.trunks] == ["q0@0", "q0#again@0", "q1@1", "q1#again@1"]
+    assert [prefix_group.uid for prefix_group in batch.prefix_groups] == [
+        "q0@0",
+        "q0#again@0",
+        "q1@1",
+        "q1#again@1",
+    ]
     assert len({sample.answer for sample in batch.samples[4:]}) == 1
 
 
@@ -245,7 +253,7 @@ def test_kept_halves_come_back():
         mixed_at,
         WordRenderer(4),
         sampler,
-        RewardConfig(parts={"a": RewardPart(kind="accuracy", weight=1.0)}),
+        RewardConfig(parts={"a": RewardTerm(kind="accuracy", weight=1.0)}),
         config,
         seed=0,
     )
@@ -291,14 +299,14 @@ def test_a_swapped_pair_s_row_tells_the_reverse():
 )
 def test_a_chain_earns_the_share_of_matters_that_fit_the_poses(chain, expected):
     question = pair_at(0).questions[0]
-    rewards = Rewards(RewardConfig(parts={"v": RewardPart(kind="verified", weight=1.0)}))
+    rewards = Rewards(RewardConfig(parts={"v": RewardTerm(kind="verified", weight=1.0)}))
     text = f"<think>\n{chain}\n</think>\n<answer>the camera moved to its left</answer>"  # what follows the chain is not its claim
-    assert rewards.parts(Graded.of(question, text, FinishReason.STOP, ROW)) == {
+    assert rewards.terms(Graded.of(question, text, FinishReason.STOP, ROW)) == {
         "v": pytest.approx(expected)
     }
-    assert rewards.parts(Graded.of(question, text, FinishReason.STOP)) == {"v": None}
+    assert rewards.terms(Graded.of(question, text, FinishReason.STOP)) == {"v": None}
     direct = replace(question, mode=AnswerMode.DIRECT)
-    assert rewards.parts(Graded.of(direct, "A", FinishReason.STOP, ROW)) == {"v": None}
+    assert rewards.terms(Graded.of(direct, "A", FinishReason.STOP, ROW)) == {"v": None}
 
 
 def test_grounded_chains_of_a_set_are_verified_and_those_of_the_reversed_pair_are_not(
@@ -311,14 +319,14 @@ def test_grounded_chains_of_a_set_are_verified_and_those_of_the_reversed_pair_ar
         ColdStartConfig(ratio=1.0),
         supervised=True,
     )
-    rewards = Rewards(RewardConfig(parts={"v": RewardPart(kind="verified", weight=1.0)}))
+    rewards = Rewards(RewardConfig(parts={"v": RewardTerm(kind="verified", weight=1.0)}))
     for index in range(20):
         example = supervised.example(index, 0)
         for question in example.questions:
-            assert rewards.parts(
+            assert rewards.terms(
                 Graded.of(question, str(question.target), FinishReason.STOP, example.row)
             ) == {"v": 1.0}
-            lost = rewards.parts(
+            lost = rewards.terms(
                 Graded.of(
                     question, str(question.target), FinishReason.STOP, swapped_row(example.row)
                 )

@@ -9,16 +9,23 @@ import pytest
 from support.rollout_world import WordRenderer, example_at, reply
 from support.tiny_models import EOS, IMAGE
 
-from actial.config import AdvantageScale, GRPOConfig, OverLong, RewardConfig, RewardPart
+from actial.config import (
+    AdvantageScale,
+    DynamicSamplingConfig,
+    GRPOConfig,
+    Overlong,
+    RewardConfig,
+    RewardTerm,
+)
 from actial.config.stages import REWARDS
 from actial.core.records import AnswerMode, FinishReason
 from actial.inference.samplers import ScriptedSampler
-from actial.rl.rewards import KINDS, Graded, Rewards, over_long_penalty
+from actial.rl.rewards import KINDS, Graded, Rewards, overlong_penalty
 from actial.rl.rollouts import RolloutBatch, Rollouts
 
 PARTS = {
-    "format": RewardPart(kind="format", weight=0.5),
-    "accuracy": RewardPart(kind="accuracy", weight=0.5),
+    "format": RewardTerm(kind="format", weight=0.5),
+    "accuracy": RewardTerm(kind="accuracy", weight=0.5),
 }
 GOOD, WRONG, BARE = reply("A"), reply("B"), [14, EOS]
 
@@ -63,14 +70,14 @@ def rollouts_of(script, config, *, reward=None, example=example_at) -> Rollouts:
 def test_weighted_parts_and_the_gate(text, gated, expected):
     rewards = Rewards(RewardConfig(parts=PARTS, gated=gated))
     question = example_at(0).questions[0]
-    parts = rewards.parts(Graded.of(question, text, FinishReason.STOP))
+    parts = rewards.terms(Graded.of(question, text, FinishReason.STOP))
     assert rewards.combine(parts) == expected
 
 
 def test_a_part_that_does_not_apply_counts_for_nothing():
     rewards = Rewards(RewardConfig(parts=PARTS))
     direct = example_at(0, mode=AnswerMode.DIRECT).questions[0]
-    parts = rewards.parts(Graded.of(direct, "A", FinishReason.STOP))
+    parts = rewards.terms(Graded.of(direct, "A", FinishReason.STOP))
     assert parts == {"format": None, "accuracy": 1.0}
     assert rewards.combine(parts) == 0.5
     assert math.isnan(rewards.combine({"format": None}))
@@ -78,12 +85,12 @@ def test_a_part_that_does_not_apply_counts_for_nothing():
 
 def test_faithful_accuracy_is_as_strict_as_the_release():
     rewards = Rewards(
-        RewardConfig(parts={"exact": RewardPart(kind="accuracy_faithful", weight=1.0)})
+        RewardConfig(parts={"exact": RewardTerm(kind="accuracy_faithful", weight=1.0)})
     )
     question = example_at(0).questions[0]
     texts = [f"<answer>{body}</answer>" for body in ("A", "a", "A.", "(A)")]
     values = [
-        rewards.parts(Graded.of(question, text, FinishReason.STOP))["exact"] for text in texts
+        rewards.terms(Graded.of(question, text, FinishReason.STOP))["exact"] for text in texts
     ]
     assert values == [1.0, 0.0, 0.0, 0.0]
 
@@ -97,7 +104,7 @@ def test_a_number_earns_its_relative_accuracy(said, value):
         example_at(0).questions[0], options=(), answer_index=-1, number=40.0, type="rotation_number"
     )
     graded = Graded.of(question, f"<think>x</think><answer>{said}</answer>", FinishReason.STOP)
-    assert rewards.parts(graded) == {"format": 1.0, "accuracy": pytest.approx(value)}
+    assert rewards.terms(graded) == {"format": 1.0, "accuracy": pytest.approx(value)}
     assert graded.grade.correct == (value == 1)
     assert graded.motion is None
 
@@ -108,7 +115,7 @@ def test_every_part_that_a_config_may_name_is_there():
 
 @pytest.mark.parametrize(("length", "penalty"), [(80, 0.0), (90, -0.5), (100, -1.0), (79, 0.0)])
 def test_over_long_penalty(length, penalty):
-    assert over_long_penalty(length, 100) == pytest.approx(penalty)
+    assert overlong_penalty(length, 100) == pytest.approx(penalty)
 
 
 # ---------------------------------------------------------------- rollouts
@@ -122,9 +129,15 @@ def test_batch_of_two_prompts_in_worked_numbers():
     )
     assert [sample.reward for sample in batch.samples] == [1.0, 0.5, 0.5, 0.0, 0.5, 1.0, 0.0, 0.0]
     assert batch.advantages == [0.5, 0.0, 0.0, -0.5, 0.125, 0.625, -0.375, -0.375]
-    assert [branch.ids for branch in batch.trunks[0].branches] == replies
-    assert all(all(branch.scored) for trunk in batch.trunks for branch in trunk.branches)
-    assert (len(batch.trunks), len(batch.images), batch.position) == (2, 1, 2)
+    assert [
+        continuation.input_ids for continuation in batch.prefix_groups[0].continuations
+    ] == replies
+    assert all(
+        all(continuation.loss_mask)
+        for prefix_group in batch.prefix_groups
+        for continuation in prefix_group.continuations
+    )
+    assert (len(batch.prefix_groups), len(batch.images), batch.position) == (2, 1, 2)
     means = {
         name[6:]: batch.sums[name] / batch.sums["count/" + name[6:]]
         for name in batch.sums
@@ -148,9 +161,11 @@ def test_what_is_prepared_beside_the_update_is_what_would_be_asked():
     rollouts.prepare(2)
     batch = rollouts.make(step=1, position=2)
     again = rollouts_of(lambda position, member: GOOD, grpo_config()).make(step=1, position=2)
-    assert batch.trunks == again.trunks
+    assert batch.prefix_groups == again.prefix_groups
     assert asked == [2, 3]
-    assert [trunk.uid for trunk in rollouts.make(step=2, position=7).trunks] == [
+    assert [
+        prefix_group.uid for prefix_group in rollouts.make(step=2, position=7).prefix_groups
+    ] == [
         "q7@7",
         "q8@8",
     ]  # not what was prepared
@@ -180,12 +195,12 @@ def test_kept_samples_come_back_for_any_number_of_ranks(monkeypatch):
 
 def test_uniform_groups_are_replaced_from_the_stream():
     """Even positions are uniform: of 0 1, 1 stays; then 2 (no), 3 (yes). Three refills would be allowed, two are needed."""
-    config = grpo_config(filter_zero_variance=True, max_refills=3)
+    config = grpo_config(dynamic_sampling=DynamicSamplingConfig(enabled=True, max_rounds=3))
     rollouts = rollouts_of(
         lambda position, member: GOOD if position % 2 == 0 or member else [11, EOS], config
     )
     batch = rollouts.make(step=0, position=0)
-    assert [trunk.uid for trunk in batch.trunks] == ["q1@1", "q3@3"]
+    assert [prefix_group.uid for prefix_group in batch.prefix_groups] == ["q1@1", "q3@3"]
     assert batch.position == 4
     assert (batch.sums["total/kept"], batch.sums["count/kept"], batch.sums["total/refills"]) == (
         2,
@@ -195,9 +210,9 @@ def test_uniform_groups_are_replaced_from_the_stream():
 
 
 def test_refills_are_bounded_and_an_empty_batch_is_a_batch():
-    config = grpo_config(filter_zero_variance=True, max_refills=2)
+    config = grpo_config(dynamic_sampling=DynamicSamplingConfig(enabled=True, max_rounds=2))
     batch = rollouts_of(lambda position, member: GOOD, config).make(step=0, position=10)
-    assert batch.trunks == []
+    assert batch.prefix_groups == []
     assert batch.advantages == []
     assert batch.position == 16
 
@@ -206,20 +221,20 @@ def test_cut_answers_are_kept_masked_or_charged():
     """Ten ids without an end: format and answer are missing, so the reward is 0 before the penalty."""
     script = lambda position, member: [11] * 12 if member == 0 else GOOD  # noqa: E731
     by_policy = {
-        p: rollouts_of(script, grpo_config(over_long=p, batch_size=1)).make(0, 0) for p in OverLong
+        p: rollouts_of(script, grpo_config(overlong=p, batch_size=1)).make(0, 0) for p in Overlong
     }
     rewards = {p: batch.samples[0].reward for p, batch in by_policy.items()}
-    assert rewards == {OverLong.keep: 0.0, OverLong.mask: 0.0, OverLong.soft_penalty: -1.0}
-    assert not any(by_policy[OverLong.mask].trunks[0].branches[0].scored)
-    assert all(by_policy[OverLong.mask].trunks[0].branches[1].scored)
-    assert all(by_policy[OverLong.keep].trunks[0].branches[0].scored)
+    assert rewards == {Overlong.keep: 0.0, Overlong.mask: 0.0, Overlong.soft_penalty: -1.0}
+    assert not any(by_policy[Overlong.mask].prefix_groups[0].continuations[0].loss_mask)
+    assert all(by_policy[Overlong.mask].prefix_groups[0].continuations[1].loss_mask)
+    assert all(by_policy[Overlong.keep].prefix_groups[0].continuations[0].loss_mask)
 
 
 def test_a_placeholder_from_an_engine_is_counted_and_not_scored():
     batch = rollouts_of(
         lambda position, member: [11, IMAGE, 14, EOS], grpo_config(batch_size=1)
     ).make(0, 0)
-    assert batch.trunks[0].branches[0].scored == [True, False, True, True]
+    assert batch.prefix_groups[0].continuations[0].loss_mask == [True, False, True, True]
     assert batch.sums["total/stray_placeholders"] == 4
 
 
@@ -235,7 +250,7 @@ def test_ungradable_completions_get_no_advantage():
 
 def test_a_penalty_comes_off_the_reward_before_the_advantages():
     batch = rollouts_of(lambda position, member: GOOD, grpo_config(batch_size=1)).make(
-        0, 0, lambda trunks, images: [0.0, 0.4, 0.0, 0.0]
+        0, 0, lambda prefix_groups, images: [0.0, 0.4, 0.0, 0.0]
     )
     assert [sample.reward for sample in batch.samples] == pytest.approx([1.0, 0.6, 1.0, 1.0])
     assert batch.advantages == pytest.approx([0.1, -0.3, 0.1, 0.1])
@@ -248,8 +263,8 @@ def test_a_batch_survives_its_file(tmp_path):
     ).make(0, 0)
     batch.save(tmp_path)
     again = RolloutBatch.load(tmp_path)
-    assert (again.trunks, again.advantages, again.sampler_logprobs) == (
-        batch.trunks,
+    assert (again.prefix_groups, again.advantages, again.sampler_logprobs) == (
+        batch.prefix_groups,
         batch.advantages,
         batch.sampler_logprobs,
     )

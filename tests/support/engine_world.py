@@ -20,9 +20,9 @@ from actial.core.records import (
 from actial.inference.engine_sampler import EngineSampler
 from actial.inference.open_sampler import open_engine_sampler
 from actial.modeling.policy import Policy
-from actial.modeling.prefix_packing import Branch, as_trunks, pack
+from actial.modeling.prefix_packing import Continuation, as_prefix_groups, pack
 from actial.modeling.prompt_renderer import PromptRenderer
-from actial.modeling.token_scoring import Law
+from actial.modeling.token_scoring import SamplingDistribution
 
 ENGINE = {"max_model_len": 512, "block_size": 32, "max_num_seqs": 64}
 
@@ -79,13 +79,20 @@ def prompt_of(renderer: PromptRenderer, uid: str, images: list[np.ndarray]) -> P
 
 @torch.no_grad()
 def trainer_logprobs(
-    policy: Policy, prompts: list[Prompt], groups: list[list[Completion]], law: Law
+    policy: Policy,
+    prompts: list[Prompt],
+    groups: list[list[Completion]],
+    distribution: SamplingDistribution,
 ) -> np.ndarray:
-    trunks, images = as_trunks(prompts)
-    for trunk, group in zip(trunks, groups, strict=True):
-        trunk.branches = [Branch(c.token_ids, [True] * len(c.token_ids)) for c in group]
+    prefix_groups, images = as_prefix_groups(prompts)
+    for prefix_group, group in zip(prefix_groups, groups, strict=True):
+        prefix_group.continuations = [
+            Continuation(c.token_ids, [True] * len(c.token_ids)) for c in group
+        ]
     return (
-        policy.eval().token_logprobs(pack(trunks, images, policy.spec, 512), law).logprobs.numpy()
+        policy.eval()
+        .token_logprobs(pack(prefix_groups, images, policy.spec, 512), distribution)
+        .logprobs.numpy()
     )
 
 
@@ -98,16 +105,21 @@ def gap(sampler: EngineSampler, prompts: list[Prompt], temperature: float = 1.0)
         [value for group in groups for completion in group for value in completion.logprobs]
     )
     ours = trainer_logprobs(
-        sampler.policy, prompts, groups, Law(temperature, tuple(sampler.banned_ids))
+        sampler.policy,
+        prompts,
+        groups,
+        SamplingDistribution(temperature, tuple(sampler.banned_ids)),
     )
     assert len(reported) == len(ours) > 50
     return float(np.abs(ours - reported).max())
 
 
-def first_token_logprobs(sampler: EngineSampler, prompt: Prompt, law: Law) -> np.ndarray:
+def first_token_logprobs(
+    sampler: EngineSampler, prompt: Prompt, distribution: SamplingDistribution
+) -> np.ndarray:
     """(V,) the trainer's, by one branch for every id."""
     ids = range(sampler.policy.core.lm_head.out_features)
     every = [
         Completion(token_ids=[token], logprobs=[0.0], finish=FinishReason.LENGTH) for token in ids
     ]
-    return trainer_logprobs(sampler.policy, [prompt], [every], law)
+    return trainer_logprobs(sampler.policy, [prompt], [every], distribution)

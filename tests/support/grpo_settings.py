@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from actial.config import (
     RewardConfig,
-    RewardPart,
+    RewardTerm,
 )
 from support.rollout_world import WORDS
 from support.tiny_models import EOS, VOCAB
@@ -15,4 +15,4 @@ ALLOWED = [*[i for i in WORDS if i < 20], EOS]
 BANNED = [i for i in range(VOCAB) if i not in ALLOWED]
 
 
-ACCURACY = RewardConfig(parts={"accuracy": RewardPart(kind="accuracy", weight=1.0)})
+ACCURACY = RewardConfig(parts={"accuracy": RewardTerm(kind="accuracy", weight=1.0)})

@@ -8,15 +8,15 @@ import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from actial.modeling.prefix_packing import Trunk, TrunkSpec, patchify
+from actial.modeling.prefix_packing import PackingSpec, PrefixGroup, patchify
 from support.tiny_models import ALIAS, IMAGE
 
 
 def padded_logprobs(
     model,
-    trunks: Sequence[Trunk],
+    prefix_groups: Sequence[PrefixGroup],
     images: Sequence[np.ndarray],
-    spec: TrunkSpec,
+    spec: PackingSpec,
     banned: Sequence[int] = (),
 ) -> torch.Tensor:
     """(N,) in the order of pack(), under the law without the banned ids.
@@ -27,13 +27,15 @@ def padded_logprobs(
     with torch.no_grad():
         embedding[ALIAS] = embedding[IMAGE]
     sequences, pictures, wanted = [], [], []
-    for trunk in trunks:
-        for branch in trunk.branches:
-            fed = [ALIAS if token == IMAGE else token for token in branch.ids]
-            sequences.append(torch.tensor(trunk.ids + fed))
-            pictures += [images[index] for index in trunk.images]
-            places = [j for j, scored in enumerate(branch.scored) if scored]
-            wanted.append((len(trunk.ids), places, [branch.ids[j] for j in places]))
+    for prefix_group in prefix_groups:
+        for continuation in prefix_group.continuations:
+            fed = [ALIAS if token == IMAGE else token for token in continuation.input_ids]
+            sequences.append(torch.tensor(prefix_group.input_ids + fed))
+            pictures += [images[index] for index in prefix_group.images]
+            places = [j for j, scored in enumerate(continuation.loss_mask) if scored]
+            wanted.append(
+                (len(prefix_group.input_ids), places, [continuation.input_ids[j] for j in places])
+            )
     ids = pad_sequence(sequences, batch_first=True)
     mask = pad_sequence([torch.ones_like(s) for s in sequences], batch_first=True)
     inputs = {"input_ids": ids, "attention_mask": mask, "mm_token_type_ids": (ids == IMAGE).int()}

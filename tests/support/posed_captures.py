@@ -34,11 +34,11 @@ class Rig:
             np.broadcast_to(v, n) for v in (self.elevation, self.rho, self.roll, self.turn)
         )
         a = np.radians(self.azimuth)
-        centre = rho[:, None] * np.stack(
+        center = rho[:, None] * np.stack(
             [np.sin(a), -np.cos(a), np.tan(np.radians(elevation))], axis=1
         )
         forward = Rotation.from_rotvec(-np.radians(turn)[:, None] * [0, 0, 1.0]).apply(
-            -centre / np.linalg.norm(centre, axis=1, keepdims=True)
+            -center / np.linalg.norm(center, axis=1, keepdims=True)
         )
         right = np.cross(forward, [0, 0, 1.0])
         right /= np.linalg.norm(right, axis=1, keepdims=True)
@@ -57,10 +57,10 @@ class Rig:
                 ).as_matrix()
                 @ R
             )
-            centre = centre + self.pose_noise / 100 * rho[:, None] * rng.normal(size=(n, 3))
+            center = center + self.pose_noise / 100 * rho[:, None] * rng.normal(size=(n, 3))
         R = R @ self.rotation.T
-        centre = self.scale * centre @ self.rotation.T + self.shift
-        return R, -np.einsum("nij,nj->ni", R, centre)
+        center = self.scale * center @ self.rotation.T + self.shift
+        return R, -np.einsum("nij,nj->ni", R, center)
 
 
 def random_similarity(rng: np.random.Generator) -> dict:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from support.tiny_models import make_trunk, random_branch, random_image
+from support.tiny_models import make_group, random_continuation, random_image
 
 FAMILIES = ("qwen2_5_vl", "qwen2_vl", "qwen3_vl")
 
@@ -25,13 +25,14 @@ def random_batch(seed: int, policy, *, counts: tuple[int, ...], stray: bool = Tr
         random_image(rng, policy, *SIZES[rng.randrange(len(SIZES))])
         for _ in range(max([*counts, 1]))
     ]
-    trunks = []
+    prefix_groups = []
     for number, count in enumerate(counts):
         chosen = rng.sample(range(len(images)), count)
         lengths = [rng.choice((0, 1, 2, 5, 9)) for _ in range(rng.choice((1, 2, 4)))] + [3]
-        branches = [
-            random_branch(rng, length, stray=stray and rng.random() < 0.3) for length in lengths
+        continuations = [
+            random_continuation(rng, length, stray=stray and rng.random() < 0.3)
+            for length in lengths
         ]
         text = [rng.randrange(200) for _ in range(rng.choice((1, 3, 7)))]
-        trunks.append(make_trunk(f"t{number}", policy, images, chosen, text, branches))
-    return trunks, images
+        prefix_groups.append(make_group(f"t{number}", policy, images, chosen, text, continuations))
+    return prefix_groups, images

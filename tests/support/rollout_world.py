@@ -39,7 +39,7 @@ class WordRenderer:
     def prompt(self, example: Example, question: Question) -> Prompt:
         pictures = [VISION_START, *[IMAGE] * self.visual_tokens, VISION_END] * len(example.images)
         ids = [*pictures, 20 + question.answer_index, 30]
-        return Prompt(uid=question.uid, engine_ids=[], trunk_ids=ids, images=example.images)
+        return Prompt(uid=question.uid, engine_ids=[], input_ids=ids, images=example.images)
 
     def decode(self, token_ids: list[int]) -> str:
         return " ".join(WORDS.get(i, str(i)) for i in token_ids if i != EOS)

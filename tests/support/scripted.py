@@ -18,7 +18,7 @@ from actial.core.records import (
 class ByteRenderer:
     def prompt(self, example: Example, question: Question) -> Prompt:
         ids = list(question.text.encode())
-        return Prompt(uid=question.uid, engine_ids=ids, trunk_ids=ids, images=example.images)
+        return Prompt(uid=question.uid, engine_ids=ids, input_ids=ids, images=example.images)
 
     def decode(self, token_ids: list[int]) -> str:
         return bytes(token_ids).decode()

@@ -11,7 +11,7 @@ from transformers import AutoModelForImageTextToText, Qwen2_5_VLConfig, Qwen2VLC
 
 from actial.config import ModelConfig, Reference
 from actial.modeling.policy import Policy
-from actial.modeling.prefix_packing import Branch, Trunk
+from actial.modeling.prefix_packing import Continuation, PrefixGroup
 
 VOCAB, ALIAS, IMAGE, VIDEO, VISION_START, VISION_END, EOS = 300, 289, 290, 291, 292, 293, 299
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -97,25 +97,25 @@ def random_image(rng: random.Random, policy: Policy, rows: int, columns: int) ->
     return noise.randint(0, 256, (rows * factor, columns * factor, 3), dtype=np.uint8)
 
 
-def make_trunk(
+def make_group(
     uid: str,
     policy: Policy,
     images: Sequence[np.ndarray],
     chosen: Sequence[int],
     text: list[int],
-    branches: list[Branch],
-) -> Trunk:
+    continuations: list[Continuation],
+) -> PrefixGroup:
     """Text before, between and after the images, each image between vision marks."""
     ids = list(text)
     for index in chosen:
         count = policy.spec.num_image_tokens(*images[index].shape[:2])
         ids += [VISION_START, *[IMAGE] * count, VISION_END, text[0]]
-    return Trunk(uid, [*ids, *text], list(chosen), branches)
+    return PrefixGroup(uid, [*ids, *text], list(chosen), continuations)
 
 
-def random_branch(rng: random.Random, length: int, *, stray: bool = False) -> Branch:
+def random_continuation(rng: random.Random, length: int, *, stray: bool = False) -> Continuation:
     """`stray` puts an image placeholder among the sampled tokens."""
     ids = [rng.randrange(ALIAS) for _ in range(length)]
     if stray and length:
         ids[rng.randrange(length)] = IMAGE
-    return Branch(ids, [rng.random() < 0.8 for _ in range(length)])
+    return Continuation(ids, [rng.random() < 0.8 for _ in range(length)])

@@ -13,7 +13,7 @@ from actial.config import OptimConfig, SFTConfig
 from actial.training.batch import TrainBatch
 from actial.training.sft_module import SFTModule
 from actial.training.train_module import StepModule, step_loader
-from support.tiny_models import make_trunk, random_branch, random_image, tiny_policy
+from support.tiny_models import make_group, random_continuation, random_image, tiny_policy
 
 TAGS = ("left", "right")
 
@@ -22,15 +22,17 @@ def sft_batch(step: int, policy, *, size: int = 3, with_images: bool = True) -> 
     """A function of the step alone, as real loaders are."""
     rng = random.Random(step)
     images: list[np.ndarray] = []
-    trunks = []
+    prefix_groups = []
     for number in range(size):
         chosen = list(range(len(images), len(images) + (number % 3 if with_images else 0)))
         images += [random_image(rng, policy, 2, 2) for _ in chosen]
-        branches = [random_branch(rng, length) for length in (3, 5)]
-        trunks.append(
-            make_trunk(f"{step}/{number}", policy, images, chosen, [rng.randrange(200)], branches)
+        continuations = [random_continuation(rng, length) for length in (3, 5)]
+        prefix_groups.append(
+            make_group(
+                f"{step}/{number}", policy, images, chosen, [rng.randrange(200)], continuations
+            )
         )
-    return TrainBatch(trunks=trunks, images=images, tags=list(TAGS) * size)
+    return TrainBatch(prefix_groups=prefix_groups, images=images, tags=list(TAGS) * size)
 
 
 def sft_module(folder: Path, *, steps: int = 6, policy=None, **optim) -> SFTModule:

@@ -95,7 +95,7 @@ def test_every_object_is_well_in_view(kind: str) -> None:
             assert (border != EMPTY).mean() < 0.08
 
 
-def test_objects_of_a_scene_differ_in_category_and_colour() -> None:
+def test_objects_of_a_scene_differ_in_category_and_color() -> None:
     for item in asked("static"):
         specs = item.scene.specs
         assert (
@@ -154,7 +154,7 @@ def test_after_a_turn_to_the_goal_the_other_is_on_the_stated_side() -> None:
     """A level camera turned until the goal is in its middle column, by rotating the level components of the rays."""
     for item in of("action_conseq", "action_turn"):
         goal, other = (
-            item.scene.centres[0, i] - item.scene.cameras.centres()[0] for i in item.about
+            item.scene.centers[0, i] - item.scene.cameras.centers()[0] for i in item.about
         )
         forward = np.array([goal[0], goal[1], 0]) / np.hypot(*goal[:2])
         right = np.cross(forward, UP)
@@ -165,8 +165,8 @@ def test_after_a_turn_to_the_goal_the_other_is_on_the_stated_side() -> None:
 def test_after_the_walk_the_other_is_on_the_stated_side() -> None:
     """The signed area of (me, goal, other) seen from above: positive = the other is left of the way."""
     for item in of("action_conseq", "action_walk"):
-        me = item.scene.cameras.centres()[0][:2]
-        goal, other = (item.scene.centres[0, i, :2] for i in item.about)
+        me = item.scene.cameras.centers()[0][:2]
+        goal, other = (item.scene.centers[0, i, :2] for i in item.about)
         area = np.linalg.det(np.stack([goal - me, other - goal]))
         assert item.correct == ("left" if area > 0 else "right")
 
@@ -202,7 +202,7 @@ def test_perspective_is_told_by_the_standing_objects_own_axes() -> None:
         ):  # drawn with that very heading: the foremost vertex of the mesh is the foremost in the world
             foremost = np.argmax(spec.mesh.vertices[:, 0])
             assert vertices[foremost, :2] @ front == pytest.approx((vertices[:, :2] @ front).max())
-        to = item.scene.centres[0, b, :2] - item.scene.centres[0, a, :2]
+        to = item.scene.centers[0, b, :2] - item.scene.centers[0, a, :2]
         if "ahead" in item.answers:
             assert item.correct == ("ahead" if to @ front > 0 else "behind")
         else:
@@ -214,7 +214,7 @@ def test_perspective_is_told_by_the_standing_objects_own_axes() -> None:
 
 def test_going_round_is_told_as_the_viewpoint_labels_tell_it() -> None:
     for item in of("ego_motion", "ego_round"):
-        (R1, R2), (C1, C2) = item.scene.cameras.R, item.scene.cameras.centres()
+        (R1, R2), (C1, C2) = item.scene.cameras.R, item.scene.cameras.centers()
         motion = pair_geometry(R1[None], C1[None], R2[None], C2[None], np.zeros(3), UP)
         right = float(motion.s[0]) > 0
         assert (float(motion.yaw[0]) < 0) == right

@@ -115,11 +115,11 @@ def test_every_side_shows_its_own_mark(category: str) -> None:
         )
         pictures, cameras = render_views(spec, cameras, 64, 0)
         faces = silhouette(spec, cameras, 64)
-        colours = spec.mesh.colours[faces]
+        colors = spec.mesh.colors[faces]
         mark = np.array(PALETTE[spec.attributes["accent_colour"]])
         inside = faces != EMPTY
-        white.append(_share(inside & (colours.min(-1) > 225)))
-        accent.append(_share(inside & (np.linalg.norm(colours - mark, axis=-1) < 45)))
+        white.append(_share(inside & (colors.min(-1) > 225)))
+        accent.append(_share(inside & (np.linalg.norm(colors - mark, axis=-1) < 45)))
         assert pictures.shape == (4, 64, 64, 3)
     front, _, back, _ = np.mean(white, 0)
     _, left, _, right = np.mean(accent, 0)
@@ -147,7 +147,7 @@ def test_returned_cameras_are_the_ones_of_the_crop() -> None:
         spec, orbit_cameras(np.arange(0, 360, 60.0), 64, Draw("crop")), 64, 0
     )
     faces = silhouette(spec, cameras, 64)
-    strong = (faces != EMPTY) & (np.ptp(spec.mesh.colours, axis=1)[faces] > 100)
+    strong = (faces != EMPTY) & (np.ptp(spec.mesh.colors, axis=1)[faces] > 100)
     expected = strong.reshape(6, 64, 2, 64, 2).mean((2, 4)) >= 0.5
     found = np.ptp(pictures.astype(int), axis=-1) > 60
     shifts = [(0, 0), (1, 0), (-1, 0), (0, 1), (0, -1)]

@@ -13,7 +13,7 @@ import torch
 from support.tiny_models import tiny_policy
 from support.training import Recorder, fit_sft, make_trainer, sft_batch, sft_module
 
-from actial.config import LoraConfig, PartConfig
+from actial.config import LoraConfig, ModuleGroupConfig
 from actial.core.errors import UserError
 from actial.runs.run_dir import stop_requested
 from actial.training.checkpoint import CheckpointCallback, latest, resume
@@ -118,13 +118,15 @@ def test_a_checkpoint_of_another_prompt_is_refused_by_name(tmp_path, key):
 
 def test_a_checkpoint_of_other_trainable_parts_is_refused(tmp_path):
     fit_sft(new_module(tmp_path), CheckpointCallback(tmp_path, 7, FINGERPRINT))
-    frozen = sft_module(tmp_path, policy=tiny_policy(vision=PartConfig(train=False)))
+    frozen = sft_module(tmp_path, policy=tiny_policy(vision=ModuleGroupConfig(train=False)))
     with pytest.raises(UserError, match="disagree on whether"):
         resume(tmp_path, frozen, FINGERPRINT)
 
 
 def test_frozen_weights_are_not_stored(tmp_path):
-    module = sft_module(tmp_path, steps=2, policy=tiny_policy(vision=PartConfig(train=False)))
+    module = sft_module(
+        tmp_path, steps=2, policy=tiny_policy(vision=ModuleGroupConfig(train=False))
+    )
     fit_sft(module, CheckpointCallback(tmp_path, 2, FINGERPRINT))
     facts = json.loads((latest(tmp_path) / "state.json").read_text())
     assert facts["step"] == 2

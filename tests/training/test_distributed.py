@@ -17,6 +17,7 @@ from torch.distributed.device_mesh import init_device_mesh
 
 from actial.config import (
     AdvantageScale,
+    DynamicSamplingConfig,
     GRPOConfig,
     KLConfig,
     KLPlace,
@@ -32,7 +33,7 @@ from actial.inference.engine_sampler import EngineSampler
 from actial.inference.samplers import HFSampler, ScriptedSampler
 from actial.modeling.dtensor import whole
 from actial.modeling.policy import Policy
-from actial.modeling.prefix_packing import Trunk
+from actial.modeling.prefix_packing import PrefixGroup
 from actial.rl.grpo_module import GRPOModule
 from actial.rl.rollouts import Rollouts
 from actial.training.batch import TrainBatch
@@ -47,12 +48,16 @@ def share(batch: TrainBatch, rank: int, ranks: int) -> TrainBatch:
     """Every R-th trunk; rank 1 keeps no image at all."""
     chosen = [0, 1, 2] if ranks == 1 else ([1, 2], [0])[rank]
     tags = [tag for i in chosen for tag in batch.tags[2 * i : 2 * i + 2]]
-    return TrainBatch(trunks=[batch.trunks[i] for i in chosen], images=batch.images, tags=tags)
+    return TrainBatch(
+        prefix_groups=[batch.prefix_groups[i] for i in chosen], images=batch.images, tags=tags
+    )
 
 
 def without_images(batch: TrainBatch) -> TrainBatch:
-    trunks = [Trunk(t.uid, [1, 2, 3], [], t.branches) for t in batch.trunks]
-    return TrainBatch(trunks=trunks, images=[], tags=batch.tags)
+    prefix_groups = [
+        PrefixGroup(t.uid, [1, 2, 3], [], t.continuations) for t in batch.prefix_groups
+    ]
+    return TrainBatch(prefix_groups=prefix_groups, images=[], tags=batch.tags)
 
 
 def sft_run(folder):
@@ -70,7 +75,7 @@ def grpo_run(folder, *, sampler=None, **values):
     """Five prompts for two ranks, and a filter that keeps another number on each."""
     config = GRPOConfig(
         **{
-            "steps": STEPS, "batch_size": 5, "group_size": 4, "max_tokens": 1, "filter_zero_variance": True, "max_refills": 2,
+            "steps": STEPS, "batch_size": 5, "group_size": 4, "max_tokens": 1, "dynamic_sampling": DynamicSamplingConfig(enabled=True, max_rounds=2),
             "advantage": AdvantageScale.group, "kl": KLConfig(beta=0.1), "optim": OptimConfig(lr=1e-2, warmup_steps=0), **values,
         }
     )  # fmt: skip
@@ -90,7 +95,7 @@ def grpo_run(folder, *, sampler=None, **values):
 
 def batch_run(folder):
     """Advantages over the deviation of all ranks' rewards, of which one rank has three prompts and the other two."""
-    return grpo_run(folder, advantage=AdvantageScale.batch, filter_zero_variance=False)
+    return grpo_run(folder, advantage=AdvantageScale.batch, dynamic_sampling=DynamicSamplingConfig())
 
 
 def scripted_run(folder):
@@ -101,10 +106,10 @@ def scripted_run(folder):
         folder,
         sampler=sampler,
         kl=kl,
-        updates_per_batch=2,
+        num_mini_batches=2,
         batch_size=4,
         max_tokens=2,
-        filter_zero_variance=False,
+        dynamic_sampling=DynamicSamplingConfig(),
     )
 
 
@@ -200,7 +205,7 @@ def test_sharded_ranks_equal_one_and_leave_whole_checkpoints(tmp_path):
     assert Policy.load(ModelConfig(path=str(tmp_path / "two" / "model")))
 
 
-PROBED = Prompt(uid="a", engine_ids=[5, 6], trunk_ids=[5, 6], images=[])
+PROBED = Prompt(uid="a", engine_ids=[5, 6], input_ids=[5, 6], images=[])
 
 
 class CountingEngine:

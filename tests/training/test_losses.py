@@ -40,20 +40,20 @@ def scores_of(
     ratios: list[list[float]], advantages: list[float], groups: list[int], **extra
 ) -> Scores:
     """Completions given by their tokens' probability ratios; old log-probabilities are zero."""
-    flat = torch.tensor([r for branch in ratios for r in branch]).log().requires_grad_()
-    index = torch.tensor([b for b, branch in enumerate(ratios) for _ in branch])
+    flat = torch.tensor([r for continuation in ratios for r in continuation]).log().requires_grad_()
+    index = torch.tensor([b for b, continuation in enumerate(ratios) for _ in continuation])
     return Scores(
         logprobs=flat,
         old_logprobs=torch.zeros(len(flat)),
-        branch_index=index,
-        group_of_branch=torch.tensor(groups),
+        sequence_index=index,
+        group_of_sequence=torch.tensor(groups),
         advantages=torch.tensor(advantages),
         **extra,
     )
 
 
 def loss_of(scores: Scores, config: GRPOConfig) -> float:
-    denominators = Denominators.count(scores.branch_index, scores.group_of_branch)
+    denominators = Denominators.count(scores.sequence_index, scores.group_of_sequence)
     return float(policy_gradient(scores, config, denominators)[0].detach())
 
 
@@ -163,8 +163,8 @@ def expected_gradient(
     log_p = logits.log_softmax(-1)
     scores = Scores(
         logprobs=log_p,
-        branch_index=torch.zeros(5, dtype=torch.long),
-        group_of_branch=torch.zeros(1, dtype=torch.long),
+        sequence_index=torch.zeros(5, dtype=torch.long),
+        group_of_sequence=torch.zeros(1, dtype=torch.long),
         advantages=torch.zeros(1),
         reference_logprobs=REFERENCE,
     )
@@ -289,10 +289,10 @@ def test_importance_correction_weighs_the_surrogate():
 def micro_batches(scores: Scores, parts: list[list[int]]):
     """Scores of the given groups, branches renumbered, sharing the leaf tensor of log-probabilities."""
     for groups in parts:
-        branches = torch.tensor([int(g) in groups for g in scores.group_of_branch])
-        tokens = branches[scores.branch_index]
-        renumber = branches.cumsum(0) - 1
-        _, local_groups = scores.group_of_branch[branches].unique(return_inverse=True)
+        continuations = torch.tensor([int(g) in groups for g in scores.group_of_sequence])
+        tokens = continuations[scores.sequence_index]
+        renumber = continuations.cumsum(0) - 1
+        _, local_groups = scores.group_of_sequence[continuations].unique(return_inverse=True)
 
         def pick(tensor, tokens=tokens):
             return None if tensor is None else tensor[tokens]
@@ -302,9 +302,9 @@ def micro_batches(scores: Scores, parts: list[list[int]]):
             old_logprobs=pick(scores.old_logprobs),
             sampler_logprobs=pick(scores.sampler_logprobs),
             reference_logprobs=pick(scores.reference_logprobs),
-            branch_index=renumber[scores.branch_index[tokens]],
-            group_of_branch=local_groups,
-            advantages=scores.advantages[branches],
+            sequence_index=renumber[scores.sequence_index[tokens]],
+            group_of_sequence=local_groups,
+            advantages=scores.advantages[continuations],
         )
 
 
@@ -327,14 +327,14 @@ def test_gradients_do_not_depend_on_the_split(variant, importance):
         old_logprobs=draw(),
         sampler_logprobs=draw(),
         reference_logprobs=draw(),
-        branch_index=index,
-        group_of_branch=groups,
+        sequence_index=index,
+        group_of_sequence=groups,
         advantages=torch.randn(8, generator=generator, dtype=torch.float64),
     )
     config = grpo_config(loss=variant, importance=importance, dual_clip=3.0, kl=KLConfig(beta=0.1))
     found = []
     for parts in ([[0, 1, 2, 3]], [[0], [1], [2], [3]], [[3, 0], [2, 1]]):
-        total = sum((Denominators.count(s.branch_index, s.group_of_branch) for s in micro_batches(scores, parts)),
+        total = sum((Denominators.count(s.sequence_index, s.group_of_sequence) for s in micro_batches(scores, parts)),
                     start=Denominators(tokens=0, sequences=0, groups=0))  # fmt: skip
         assert (total.tokens, total.sequences, total.groups) == (23, 7, 4)
         results = [policy_gradient(s, config, total) for s in micro_batches(scores, parts)]
@@ -379,8 +379,8 @@ def test_advantages(scale, expected):
 
 def test_batch_scale_divides_by_the_deviation_of_all_rewards():
     found = compute_advantages(REWARDS, AdvantageScale.batch)
-    centred = REWARDS - REWARDS.mean(1, keepdim=True)
-    torch.testing.assert_close(found, centred / REWARDS.flatten().std(), rtol=1e-5, atol=1e-5)
+    centerd = REWARDS - REWARDS.mean(1, keepdim=True)
+    torch.testing.assert_close(found, centerd / REWARDS.flatten().std(), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("scale", list(AdvantageScale))

@@ -9,11 +9,11 @@ from actial.rl.grpo_module import _gap_by_length, _gap_moments, _gap_summary, _m
 from actial.training.losses import Scores
 
 
-def scores(trainer: list[float], sampler: list[float], branch: list[int]) -> Scores:
-    count = max(branch) + 1
+def scores(trainer: list[float], sampler: list[float], continuation: list[int]) -> Scores:
+    count = max(continuation) + 1
     return Scores(
-        logprobs=torch.tensor(trainer), sampler_logprobs=torch.tensor(sampler), branch_index=torch.tensor(branch),
-        group_of_branch=torch.zeros(count, dtype=torch.long), advantages=torch.zeros(count),
+        logprobs=torch.tensor(trainer), sampler_logprobs=torch.tensor(sampler), sequence_index=torch.tensor(continuation),
+        group_of_sequence=torch.zeros(count, dtype=torch.long), advantages=torch.zeros(count),
     )  # fmt: skip
 
 

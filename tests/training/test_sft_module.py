@@ -12,7 +12,7 @@ from support.training import fit_sft, sft_batch, sft_module
 
 from actial.config import OptimConfig, Schedule
 from actial.core.errors import NonFiniteError, UserError
-from actial.modeling.prefix_packing import Branch, Trunk
+from actial.modeling.prefix_packing import Continuation, PrefixGroup
 from actial.training.batch import TrainBatch
 from actial.training.checkpoint import CheckpointCallback, resume
 from actial.training.train_module import lr_factor
@@ -37,7 +37,7 @@ def test_steps_equal_a_plain_adamw_loop_on_the_padded_forward(tmp_path):
         for group in optimizer.param_groups:
             group["lr"] = 1e-2 * min(1.0, (step + 1) / 2)
         optimizer.zero_grad()
-        loss = -padded_logprobs(model, batch.trunks, batch.images, module.policy.spec).mean()
+        loss = -padded_logprobs(model, batch.prefix_groups, batch.images, module.policy.spec).mean()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5)
         optimizer.step()
@@ -56,10 +56,16 @@ def test_loss_by_tag_is_the_mean_over_its_tokens(tmp_path):
     module = sft_module(tmp_path, steps=1, policy=tiny_policy(micro_tokens=40))
     fit_sft(module)
     batch = sft_batch(0, module.policy)
-    logprobs = padded_logprobs(tiny_model(), batch.trunks, batch.images, module.policy.spec)
-    branches = [branch for trunk in batch.trunks for branch in trunk.branches]
+    logprobs = padded_logprobs(tiny_model(), batch.prefix_groups, batch.images, module.policy.spec)
+    continuations = [
+        continuation
+        for prefix_group in batch.prefix_groups
+        for continuation in prefix_group.continuations
+    ]
     tag = [
-        t for t, branch in zip(batch.tags, branches, strict=True) for _ in range(sum(branch.scored))
+        t
+        for t, continuation in zip(batch.tags, continuations, strict=True)
+        for _ in range(sum(continuation.loss_mask))
     ]
     for name in ("left", "right"):
         expected = -logprobs[[i for i, t in enumerate(tag) if t == name]].mean()
@@ -69,7 +75,7 @@ def test_loss_by_tag_is_the_mean_over_its_tokens(tmp_path):
 
 
 def test_a_step_without_supervised_tokens_is_refused(tmp_path):
-    empty = TrainBatch(trunks=[Trunk("t", [1], [], [Branch([], [])])], images=[])
+    empty = TrainBatch(prefix_groups=[PrefixGroup("t", [1], [], [Continuation([], [])])], images=[])
     with pytest.raises(UserError, match="no supervised token"):
         fit_sft(sft_module(tmp_path, steps=1), batch=lambda step, policy: empty)
 
@@ -90,7 +96,7 @@ def test_a_non_finite_gradient_stops_before_the_weights_and_saves_the_batch(tmp_
     )
     saved = TrainBatch.load(tmp_path / "nonfinite-step-0-rank-0")
     original = sft_batch(0, module.policy)
-    assert saved.trunks == original.trunks
+    assert saved.prefix_groups == original.prefix_groups
     assert saved.tags == original.tags
     assert all((a == b).all() for a, b in zip(saved.images, original.images, strict=True))
 

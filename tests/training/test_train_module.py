@@ -42,9 +42,11 @@ def test_a_sized_loader_is_read_after_the_update_before_it(tmp_path, sized):
 def test_a_loader_that_starts_late_delivers_what_an_uninterrupted_one_would(tmp_path):
     """Loader state is the step's number, so nothing depends on Lightning's own, which estimated_stepping_batches drops."""
     module = sft_module(tmp_path)
-    whole = [b.trunks[0].uid for b in step_loader(lambda s: sft_batch(s, module.policy), 0, 6)]
+    whole = [
+        b.prefix_groups[0].uid for b in step_loader(lambda s: sft_batch(s, module.policy), 0, 6)
+    ]
     assert [
-        b.trunks[0].uid for b in step_loader(lambda s: sft_batch(s, module.policy), 4, 6)
+        b.prefix_groups[0].uid for b in step_loader(lambda s: sft_batch(s, module.policy), 4, 6)
     ] == whole[4:]
     assert whole[4] == "4/0"
 

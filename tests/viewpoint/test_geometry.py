@@ -115,8 +115,8 @@ def test_t7_any_similarity_leaves_the_labels():
         ):
             assert getattr(moved, name) == pytest.approx(getattr(true, name), abs=1e-6)
         up = g.estimate_up(R)
-        centre = g.focus_of_rays(C, R[:, 2, :])
-        estimated = g.pair_geometry(R[i], C[i], R[j], C[j], centre.point, up.up)
+        center = g.focus_of_rays(C, R[:, 2, :])
+        estimated = g.pair_geometry(R[i], C[i], R[j], C[j], center.point, up.up)
         assert np.sign([estimated.alpha, estimated.s, estimated.yaw]) == pytest.approx(
             np.sign([true.alpha, true.s, true.yaw])
         )
@@ -273,8 +273,8 @@ def test_weighted_median_and_the_points_near_the_focus():
     assert g.weighted_median(values, np.array([1.0, 1, 5])) == pytest.approx([10, 7])
     _, C = orbit(160, n=9)
     points = np.array([[0.01, 0, 0], [0, 0.02, 0], [0, 0, 0.01], [4, 4, 4.0]])
-    centre = g.points_near_focus(points, np.array([2, 2, 2, 99]), C, ORIGIN)
-    assert np.linalg.norm(centre) < 0.03
+    center = g.points_near_focus(points, np.array([2, 2, 2, 99]), C, ORIGIN)
+    assert np.linalg.norm(center) < 0.03
     assert g.points_near_focus(np.array([[9.0, 9, 9]]), np.array([3]), C, ORIGIN) is None
 
 

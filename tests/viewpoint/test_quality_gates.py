@@ -53,8 +53,8 @@ def test_a_good_capture_passes_and_its_geometry_is_right():
         shift=np.array([4.0, -2, 9]),
     )
     geometry = judged(rig)
-    assert geometry.centre_method == "axes"
-    assert geometry.centre.point == pytest.approx(rig.shift, abs=1e-9)
+    assert geometry.center_method == "axes"
+    assert geometry.center.point == pytest.approx(rig.shift, abs=1e-9)
     assert geometry.up.up == pytest.approx(rig.rotation @ [0, 0, 1])
     assert geometry.view.elevation == pytest.approx(20)
     assert geometry.angle_ok
@@ -157,16 +157,16 @@ def test_masks_find_an_object_beside_the_aim(tmp_path):
     target = np.array([0.5, 0.3, 0.0])
     capture = masked(tmp_path, arc(), target)
     geometry = judge_capture(capture, GateConfig(), ordered=True)
-    assert geometry.centre_method == "masks"
-    assert geometry.centre.point == pytest.approx(target, abs=0.06)
+    assert geometry.center_method == "masks"
+    assert geometry.center.point == pytest.approx(target, abs=0.06)
     rng = np.random.default_rng(0)
     capture.points = target + rng.uniform(-0.2, 0.2, (200, 3))
     capture.point_tracks = np.full(200, 5)
-    assert judge_capture(capture, GateConfig(), ordered=True).centre_method == "masks+points"
+    assert judge_capture(capture, GateConfig(), ordered=True).center_method == "masks+points"
     capture.points += np.array(
         [0, 0, 50.0]
     )  # no point lies on the masks: nothing confirms or denies them
-    assert judge_capture(capture, GateConfig(), ordered=True).centre_method == "masks"
+    assert judge_capture(capture, GateConfig(), ordered=True).center_method == "masks"
 
 
 def test_masks_that_cover_nothing_everything_or_the_border_are_ignored(tmp_path):
@@ -181,9 +181,9 @@ def test_masks_that_cover_nothing_everything_or_the_border_are_ignored(tmp_path)
             mask = Image.new("L", SIZE)
             ImageDraw.Draw(mask).rectangle(box, fill=255)
             mask.save(frame.mask_path)
-        assert judge_capture(capture, GateConfig(), ordered=True).centre_method == "axes"
+        assert judge_capture(capture, GateConfig(), ordered=True).center_method == "axes"
     capture.frames[0].mask_path.write_bytes(b"broken")
-    assert judge_capture(capture, GateConfig(), ordered=True).centre_method == "axes"
+    assert judge_capture(capture, GateConfig(), ordered=True).center_method == "axes"
 
 
 def test_masks_through_a_lens_without_an_answer_are_ignored(tmp_path):
@@ -191,20 +191,20 @@ def test_masks_through_a_lens_without_an_answer_are_ignored(tmp_path):
     capture = masked(tmp_path, arc(), np.array([0.5, 0.3, 0.0]))
     for frame in capture.frames:
         frame.distortion = ("SIMPLE_RADIAL", (FOCAL, SIZE[0] / 2, SIZE[1] / 2, -40.0))
-    assert judge_capture(capture, GateConfig(), ordered=True).centre_method == "axes"
+    assert judge_capture(capture, GateConfig(), ordered=True).center_method == "axes"
 
 
 def test_points_then_the_prior_stand_in_for_axes_that_miss_each_other():
     turns = 18.0 * np.resize([1, -1, 0.5, -0.5], 16)
     rng = np.random.default_rng(0)
     points = {"points": rng.uniform(-0.3, 0.3, (200, 3)), "point_tracks": np.full(200, 9)}
-    strict = GateConfig(max_centre_residual=0.1)
+    strict = GateConfig(max_center_residual=0.1)
     assert reasons(arc(turn=turns), gates=strict) == ("centre",)
     by_points = judged(arc(turn=turns), gates=strict, **points)
-    assert by_points.centre_method == "points"
-    assert np.linalg.norm(by_points.centre.point) < 0.2
-    by_prior = judged(arc(turn=turns), gates=strict, centre_prior=np.array([0.01, 0, 0]))
-    assert by_prior.centre_method == "prior"
+    assert by_points.center_method == "points"
+    assert np.linalg.norm(by_points.center.point) < 0.2
+    by_prior = judged(arc(turn=turns), gates=strict, center_prior=np.array([0.01, 0, 0]))
+    assert by_prior.center_method == "prior"
 
 
 # ---------------------------------------------------------------- pairs
@@ -285,7 +285,7 @@ def test_each_motion_has_its_own_pairs():
     assert kinds({}, {"rho": 5.2, "turn": 12.0}) == set()
 
 
-def test_an_off_centre_principal_point_puts_the_object_out_of_the_middle():
+def test_an_off_center_principal_point_puts_the_object_out_of_the_middle():
     capture = capture_of(arc())
     for frame in capture.frames:
         frame.distortion = ("PINHOLE", (FOCAL, FOCAL, SIZE[0] * 0.95, SIZE[1] / 2))

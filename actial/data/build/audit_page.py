@@ -93,17 +93,17 @@ def _draw_answer(photo: Image.Image, labels: Mapping) -> None:
 
 
 def _arrow(
-    draw: ImageDraw.ImageDraw, points: list[tuple[float, float]], colour: tuple[int, int, int]
+    draw: ImageDraw.ImageDraw, points: list[tuple[float, float]], color: tuple[int, int, int]
 ) -> None:
     draw.line(points, fill="white", width=7, joint="curve")
-    draw.line(points, fill=colour, width=4, joint="curve")
+    draw.line(points, fill=color, width=4, joint="curve")
     (x0, y0), (x1, y1) = points[-2:]
     a = math.atan2(y1 - y0, x1 - x0)
     head = [
         (x1 + r * math.cos(a + b), y1 + r * math.sin(a + b))
         for r, b in ((11, 0), (9, 2.3), (9, -2.3))
     ]
-    draw.polygon(head, fill=colour, outline="white")
+    draw.polygon(head, fill=color, outline="white")
 
 
 def _map(geom: Mapping) -> Image.Image:

@@ -158,11 +158,11 @@ def _example(row: Mapping, shards: ShardFiles) -> Example:
 
 def difference_hash(image: Image.Image) -> np.ndarray:
     """(HASH_SIDE^2 / 64,) uint64: is each cell of a grey grid brighter than its left neighbour?"""
-    grey = np.asarray(
+    gray = np.asarray(
         image.convert("L").resize((HASH_SIDE + 1, HASH_SIDE), Image.Resampling.BILINEAR),
         dtype=np.int16,
     )
-    return np.packbits(grey[:, 1:] > grey[:, :-1]).view(np.uint64)
+    return np.packbits(gray[:, 1:] > gray[:, :-1]).view(np.uint64)
 
 
 def near_duplicates(rows: Rows, shards: ShardFiles) -> list[tuple[str, str]]:

@@ -204,12 +204,12 @@ def build_named(config: BuildConfig, settings: Mapping[str, Any], identity: str)
         except UserError:
             shutil.rmtree(out)
             raise
-        licence = (
-            NAMED[_name(config)].licence
-            if config.source.licence == "unknown"
-            else config.source.licence
+        license = (
+            NAMED[_name(config)].license
+            if config.source.license == "unknown"
+            else config.source.license
         )
-        finish_questions(config, settings, identity, indices, counts, licence)
+        finish_questions(config, settings, identity, indices, counts, license)
         shutil.rmtree(out / PARTS)
     print(
         f"{out}: {counts['written']} questions of {counts['seen']} records; look at {out / 'audit.html'}"

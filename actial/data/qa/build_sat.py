@@ -245,7 +245,7 @@ def build_sat(config: BuildConfig, settings: Mapping[str, Any], identity: str) -
         except UserError:
             shutil.rmtree(out)
             raise
-        finish_questions(config, settings, identity, indices, counts, config.source.licence)
+        finish_questions(config, settings, identity, indices, counts, config.source.license)
         shutil.rmtree(out / PARTS)
     print(
         f"{out}: {counts['written']} questions of {counts['seen']} rows; look at {out / 'audit.html'}"
@@ -321,7 +321,7 @@ def finish_questions(
     identity: str,
     indices: Sequence[Path],
     counts: Counter[str],
-    licence: str,
+    license: str,
 ) -> None:
     out = Path(config.out)
     rows = [row for path in indices for row in read_lines(path)[1]]
@@ -333,7 +333,7 @@ def finish_questions(
         "config": dict(settings),
         "source": config.source.name or "sat",
     }
-    facts |= {"licence": licence, "rejects": rejects}
+    facts |= {"licence": license, "rejects": rejects}
     finish_set(out, rows, facts)
 
 

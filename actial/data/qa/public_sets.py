@@ -42,7 +42,7 @@ class NamedSet:
 
     turns: Callable[[Mapping], Iterator[tuple[str, str]]]
     task: str
-    licence: str
+    license: str
     images: str = "images"
 
 

@@ -66,7 +66,7 @@ def _opened(path: Path, buffering: int = -1) -> IO[bytes]:
     """A regular file, opened; a pipe or device under a photo's name raises OSError instead of making the build wait forever."""
     file = open(
         path, "rb", buffering, opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)
-    )  # noqa: SIM115
+    )
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
         raise OSError(f"{path} is no regular file")

@@ -61,9 +61,9 @@ class FolderSource(Source):
             point_tracks=model.tracks,
             reprojection_error_px=model.reprojection_error_px,
             front_prior=sidecar.get("front"),
-            centre_prior=sidecar.get("centre"),
+            center_prior=sidecar.get("centre"),
             attributes=sidecar.get("attributes", {}),
-            licence=self.config.licence,
+            license=self.config.license,
         )
         return capture, dropped
 

@@ -97,7 +97,7 @@ class PosedSource(Source):
             object_id=object_id,
             group_id=group,
             frames=frames,
-            licence=self.config.licence,
+            license=self.config.license,
             **facts,
         )
         return made, dropped

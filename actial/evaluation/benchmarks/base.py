@@ -146,7 +146,7 @@ class Benchmark:
     score: Callable[[Sequence[Prediction]], Scores]
     style: Style = Style.VLMEVAL
     split: str = "test"
-    licence: str = ""
+    license: str = ""
     paper: str = ""
     reference: str = ""  # name of a table under reference/
     questions: int = 0  # in the split that papers report, options in one order; 0 = not known

@@ -49,7 +49,7 @@ BENCHMARK = Benchmark(
     load=load,
     score=score,
     style=Style.DATASET,
-    licence="Apache-2.0",
+    license="Apache-2.0",
     paper="https://arxiv.org/abs/2406.16860",
     reference="table1",
 )

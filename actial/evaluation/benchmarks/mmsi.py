@@ -69,7 +69,7 @@ BENCHMARK = Benchmark(
     load=load,
     score=score,
     style=Style.MMSI,
-    licence="CC-BY-NC-4.0",
+    license="CC-BY-NC-4.0",
     paper="https://arxiv.org/abs/2505.23764",
     reference="table_a1",
 )

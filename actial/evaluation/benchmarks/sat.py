@@ -70,6 +70,6 @@ BENCHMARK = Benchmark(
     load=load,
     score=score,
     style=Style.THINK,
-    licence="MIT",
+    license="MIT",
     paper="https://arxiv.org/abs/2412.07755",
 )

@@ -109,7 +109,7 @@ OMNISPATIAL = Benchmark(
     load=load_omnispatial,
     score=score_omnispatial,
     style=Style.LETTER,
-    licence="CC-BY-NC-4.0",
+    license="CC-BY-NC-4.0",
     paper="https://arxiv.org/abs/2506.03135",
 )
 SPATIALEVAL = Benchmark(

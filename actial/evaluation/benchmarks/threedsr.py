@@ -51,7 +51,7 @@ BENCHMARK = Benchmark(
     hub="ccvl/3DSRBench",
     load=load,
     score=score,
-    licence="CC-BY-4.0",
+    license="CC-BY-4.0",
     paper="https://arxiv.org/abs/2412.07825",
     reference="table1",
 )

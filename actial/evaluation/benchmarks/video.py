@@ -180,7 +180,7 @@ VSI = Benchmark(
     load=load_vsi,
     score=score_vsi,
     style=Style.FRAMES,
-    licence="Apache-2.0",
+    license="Apache-2.0",
     paper="https://arxiv.org/abs/2412.14171",
 )
 STI = Benchmark(
@@ -189,7 +189,7 @@ STI = Benchmark(
     load=load_sti,
     score=score_types,
     style=Style.FRAMES,
-    licence="Apache-2.0",
+    license="Apache-2.0",
     paper="https://arxiv.org/abs/2503.23765",
 )
 SPAR = Benchmark(
@@ -198,6 +198,6 @@ SPAR = Benchmark(
     load=load_spar,
     score=score_spar,
     style=Style.FRAMES,
-    licence="Apache-2.0",
+    license="Apache-2.0",
     paper="https://arxiv.org/abs/2503.22976",
 )

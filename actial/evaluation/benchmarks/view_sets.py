@@ -91,7 +91,7 @@ VIEWSPATIAL = Benchmark(
     load=load_viewspatial,
     score=score_types,
     style=Style.VIEWSPATIAL,
-    licence="Apache-2.0",
+    license="Apache-2.0",
     paper="https://arxiv.org/abs/2505.21500",
 )
 MINDCUBE = Benchmark(
@@ -100,7 +100,7 @@ MINDCUBE = Benchmark(
     load=load_mindcube,
     score=score_types,
     split="tiny",
-    licence="MIT",
+    license="MIT",
     paper="https://arxiv.org/abs/2506.21458",
 )
 ALL_ANGLES = Benchmark(
@@ -109,6 +109,6 @@ ALL_ANGLES = Benchmark(
     hub="ch-chenyu/All-Angles-Bench",
     load=load_all_angles,
     score=score_types,
-    licence="MIT; the Ego-Exo4D part needs its own licence",
+    license="MIT; the Ego-Exo4D part needs its own licence",
     paper="https://arxiv.org/abs/2504.15280",
 )
