@@ -162,10 +162,10 @@ def check_first_batch(config: TrainConfig) -> Lines:
             prompt = max(len(prefix_group.input_ids) for prefix_group in prefix_groups)
             text = f"prompts of up to {prompt} tokens, groups of up to {longest} with {config.grpo.group_size} completions"
         yield Status.PASS, f"{stage.name}: {text}"
-        if longest > config.model.micro_tokens:
+        if longest > config.model.micro_batch_tokens:
             yield (
                 Status.WARN,
-                f"{stage.name}: {longest} tokens exceed model.micro_tokens={config.model.micro_tokens}: memory may not do.",
+                f"{stage.name}: {longest} tokens exceed model.micro_batch_tokens={config.model.micro_batch_tokens}: memory may not do.",
             )
 
 
@@ -225,7 +225,7 @@ def check_cost(config: TrainConfig) -> Lines:
         elif memory.total > 0.7 * there:
             yield (
                 Status.WARN,
-                f"{text}: lower model.micro_tokens if it runs out, or set model.gradient_checkpointing=true.",
+                f"{text}: lower model.micro_batch_tokens if it runs out, or set model.gradient_checkpointing=true.",
             )
         else:
             yield Status.PASS, text

@@ -16,6 +16,7 @@ from omegaconf.errors import (
     ValidationError,
 )
 
+from actial.config.renamed_keys import renamed
 from actial.core.paths import CONF
 
 
@@ -40,6 +41,8 @@ def explain(error: BaseException) -> str:
 
 def unknown_key(full_key: str, owner: type) -> str:
     """The sentence for a key that a dataclass, or a mapping, does not have."""
+    if new_key := renamed(full_key):
+        return f"{full_key} is now called {new_key}: write {new_key} instead."
     if not is_dataclass(owner):
         return f"{full_key} does not exist: write +{full_key} to add it."
     names = [item.name for item in fields(owner)]

@@ -48,8 +48,8 @@ class ModelConfig:
     gradient_checkpointing: bool = False
     min_pixels: int = num(3136, "[1, 1e8]")
     max_pixels: int = num(518_400, "[1, 1e8]")  # 960 x 540, paper release
-    row_tokens: int = num(512, "[16, 1e7]")  # of one packed row; more where a group is longer
-    micro_tokens: int = num(16_384, "[16, 1e8]")  # budget of one micro-batch (all its rows)
+    sequence_tokens: int = num(512, "[16, 1e7]")  # of one packed row; more where a group is longer
+    micro_batch_tokens: int = num(16_384, "[16, 1e8]")  # budget of one micro-batch (all its rows)
     head_chunk_tokens: int = num(
         256, "[1, 1e7]"
     )  # scored positions per vocabulary projection; peak memory is about 5 x this x vocabulary
@@ -65,11 +65,11 @@ class ModelConfig:
                 self.min_pixels,
                 f"it must not exceed {path}max_pixels={self.max_pixels}",
             )
-        if self.row_tokens > self.micro_tokens:
+        if self.sequence_tokens > self.micro_batch_tokens:
             reject(
-                f"{path}row_tokens",
-                self.row_tokens,
-                f"a row must fit in {path}micro_tokens={self.micro_tokens}",
+                f"{path}sequence_tokens",
+                self.sequence_tokens,
+                f"a row must fit in {path}micro_batch_tokens={self.micro_batch_tokens}",
             )
         if not (self.vision.train or self.merger.train or self.language.train):
             reject(

@@ -162,7 +162,7 @@ class GRPOConfig(StageConfig):
     overlong: Overlong = Overlong.keep
     importance: ImportanceSampling = ImportanceSampling.off
     importance_cap: float = num(2.0, "[1, 1e6]")
-    max_logprob_gap: float = num(
+    max_sampling_logp_difference: float = num(
         0.0, "[0, 100]"
     )  # abort above this mean |trainer - sampler| gap; 0 = only log
     one_step_off: bool = False  # draw the next step's samples beside this one's update: they, and the gap, are one update old

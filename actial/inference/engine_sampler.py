@@ -240,9 +240,9 @@ class EngineSampler:
         prefix_group.continuations = [
             Continuation([token], [True]) for token in self._probe_ids(prompt)
         ]
-        batch = pack([prefix_group], images, self.policy.spec, self.policy.config.row_tokens).to(
-            self.policy.device
-        )
+        batch = pack(
+            [prefix_group], images, self.policy.spec, self.policy.config.sequence_tokens
+        ).to(self.policy.device)
         training = self.policy.training
         self.policy.eval()
         logprobs = self.policy.token_logprobs(batch, distribution).logprobs.cpu().numpy()

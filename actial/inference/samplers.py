@@ -95,9 +95,11 @@ class HFSampler(SynchronousSampler):
         prefix_groups, images = as_prefix_groups(prompts)
         config = self.policy.config
         groups: list[list[Completion]] = []
-        for part in split_micro(prefix_groups, max(config.micro_tokens, config.row_tokens)):
+        for part in split_micro(
+            prefix_groups, max(config.micro_batch_tokens, config.sequence_tokens)
+        ):
             batch = pack(
-                [prefix_groups[i] for i in part], images, self.policy.spec, config.row_tokens
+                [prefix_groups[i] for i in part], images, self.policy.spec, config.sequence_tokens
             ).to(self.policy.device)
             cache, hidden, positions = prefill(self.policy.core, batch, n, params.max_tokens)
             noise = _noise([prompts[i].uid for i in part], n, params, self.policy.device)

@@ -28,10 +28,10 @@ def answer_logprobs(
     policy.eval()
     try:
         for part in split_micro(
-            prefix_groups, max(policy.config.micro_tokens, policy.config.row_tokens)
+            prefix_groups, max(policy.config.micro_batch_tokens, policy.config.sequence_tokens)
         ):
             batch = pack(
-                [prefix_groups[i] for i in part], images, policy.spec, policy.config.row_tokens
+                [prefix_groups[i] for i in part], images, policy.spec, policy.config.sequence_tokens
             ).to(policy.device)
             found = policy.token_logprobs(batch)
             sums = torch.zeros(found.num_sequences, device=found.logprobs.device).index_add_(

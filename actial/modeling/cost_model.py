@@ -162,7 +162,7 @@ def step_memory(
     )
     weights = sum(p.numel() for p in policy.parameters())
     trained = sum(p.numel() for p in policy.parameters() if p.requires_grad)
-    share = min(1.0, max(config.micro_tokens, load.longest) / max(load.tokens, 1))
+    share = min(1.0, max(config.micro_batch_tokens, load.longest) / max(load.tokens, 1))
     half = config.precision is Precision.bf16
     head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     block = _Block(

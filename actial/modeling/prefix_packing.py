@@ -130,11 +130,11 @@ def pack(
     prefix_groups: Sequence[PrefixGroup],
     images: Sequence[np.ndarray],
     spec: PackingSpec,
-    row_tokens: int,
+    sequence_tokens: int,
     *,
     always_encode_images: bool = False,
 ) -> PackedBatch:
-    """Pack groups into rows of `row_tokens`, or of the longest group's length where that is more; each image used is patchified once.
+    """Pack groups into rows of `sequence_tokens`, or of the longest group's length where that is more; each image used is patchified once.
 
     `always_see` adds one blank image that no token refers to where there is none, so that the tower runs on every rank.
     `images` are uint8 (H, W, 3) at their final size. Raises ValueError, naming the trunk, on a placeholder count that does
@@ -149,7 +149,7 @@ def pack(
     feature_start = _feature_starts(used, grids, spec)
     lengths = [prefix_group.num_tokens for prefix_group in prefix_groups]
     place, num_rows, length = _first_fit(
-        lengths, max(row_tokens, *lengths)
+        lengths, max(sequence_tokens, *lengths)
     )  # all rows get as long as the longest: fill them
 
     input_ids = np.zeros((num_rows, length), dtype=np.int64)
@@ -200,14 +200,14 @@ def pack(
     )
 
 
-def split_micro(prefix_groups: Sequence[PrefixGroup], micro_tokens: int) -> list[list[int]]:
+def split_micro(prefix_groups: Sequence[PrefixGroup], micro_batch_tokens: int) -> list[list[int]]:
     """Consecutive trunk indices whose tokens fit the budget; a trunk longer than the budget stands alone."""
     parts: list[list[int]] = []
     room = 0
     for index, prefix_group in enumerate(prefix_groups):
         if prefix_group.num_tokens > room:
             parts.append([])
-            room = micro_tokens
+            room = micro_batch_tokens
         parts[-1].append(index)
         room -= prefix_group.num_tokens
     return parts

@@ -187,10 +187,10 @@ class GRPOModule(StepModule):
 
         metrics = self.update(batch, self.parts(batch, chosen), loss_of)
         metrics |= _gap_summary(metrics)
-        if 0 < self.stage.max_logprob_gap < metrics["logprob_gap"]:
+        if 0 < self.stage.max_sampling_logp_difference < metrics["logprob_gap"]:
             raise MismatchError(
                 f"step {self.completed_steps}: sampler and trainer differ by {metrics['logprob_gap']:.2e} per token on average, above "
-                f"grpo.max_logprob_gap={self.stage.max_logprob_gap}: the sampler's weights or caches are stale, or its images differ."
+                f"grpo.max_sampling_logp_difference={self.stage.max_sampling_logp_difference}: the sampler's weights or caches are stale, or its images differ."
             )
         return metrics
 

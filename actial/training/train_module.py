@@ -109,7 +109,7 @@ class StepModule(lightning.LightningModule):
             prefix_groups,
             batch.images,
             self.policy.spec,
-            self.model_config.row_tokens,
+            self.model_config.sequence_tokens,
             always_encode_images=self.sharded,
         )
         return rows.to(self.device)
@@ -118,7 +118,7 @@ class StepModule(lightning.LightningModule):
         """Trunk indices of each micro-batch; sharded, as many on every rank, the last ones perhaps empty."""
         chosen = list(range(len(batch.prefix_groups))) if indices is None else list(indices)
         split = split_micro(
-            [batch.prefix_groups[i] for i in chosen], self.model_config.micro_tokens
+            [batch.prefix_groups[i] for i in chosen], self.model_config.micro_batch_tokens
         )
         found = [[chosen[i] for i in part] for part in split]
         most = (

@@ -85,8 +85,8 @@ class Setting:
         self.model = ModelConfig(
             path=str(folder),
             max_pixels=MAX_PIXELS,
-            row_tokens=4096,
-            micro_tokens=65536,
+            sequence_tokens=4096,
+            micro_batch_tokens=65536,
             gradient_checkpointing=work.bf16,
         )
 

@@ -127,7 +127,7 @@ def peak_memory(part: str, models: Path) -> dict[str, float]:
             return growth(lambda: side.run(1))
         ours = Ours(setting, Path(scratch))
         policy, batch = ours.module.policy, ours.batch(0)
-        packed = pack(batch.prefix_groups, batch.images, policy.spec, setting.model.row_tokens)
+        packed = pack(batch.prefix_groups, batch.images, policy.spec, setting.model.sequence_tokens)
         return growth(lambda: HEADS[part](policy, packed))
 
 

@@ -85,7 +85,12 @@ def test_a_model_too_large_for_the_device_is_a_failure(
             Status.WARN,
             "sft.optim.warmup_steps=9 is never over",
         ),
-        ("model.micro_tokens=20", "first batch", Status.WARN, "exceed model.micro_tokens=20"),
+        (
+            "model.micro_batch_tokens=20",
+            "first batch",
+            Status.WARN,
+            "exceed model.micro_batch_tokens=20",
+        ),
         ("model.min_pixels=8000", "first batch", Status.FAIL, "rebuild the data set"),
         ("sampler=vllm_server", "sampler", Status.FAIL, "does not answer"),
     ],
@@ -94,8 +99,8 @@ def test_what_is_wrong_is_named(
     overrides: list[str], override: str, check: str, status: Status, words: str
 ) -> None:
     more = (
-        ["model.row_tokens=16"]
-        if "micro_tokens" in override
+        ["model.sequence_tokens=16"]
+        if "micro_batch_tokens" in override
         else ["sampler.url=http://127.0.0.1:9", "sampler.start=false", "sampler.folder=weights"]
         if "server" in override
         else []

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from copy import deepcopy
-from typing import Any
+from dataclasses import fields, is_dataclass
+from typing import Any, get_args, get_type_hints
 
 import hydra
 import pytest
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from actial.config import GRPOConfig, Reference, StageName, TrainConfig, register
+from actial.config import SCHEMAS, GRPOConfig, Reference, StageName, TrainConfig, register
 from actial.config.error_messages import CONF, explain
 from actial.config.hydra_app import typed
+from actial.config.renamed_keys import RENAMED_KEYS, with_present_keys
 from actial.config.validation import inside, validate
 from actial.core.errors import UserError
 
@@ -243,8 +246,8 @@ SHARDED = {"trainer.strategy": "fsdp2", "stages": ["sft"]}
             "model.min_pixels=20000 cannot be used: it must not exceed model.max_pixels=16384",
         ),
         (
-            {"model.row_tokens": 10000},
-            "model.row_tokens=10000 cannot be used: a row must fit in model.micro_tokens=8192",
+            {"model.sequence_tokens": 10000},
+            "model.sequence_tokens=10000 cannot be used: a row must fit in model.micro_batch_tokens=8192",
         ),
         (
             {"reward.terms.accuracy.kind": "acuracy"},
@@ -319,3 +322,56 @@ def test_validate_names_the_full_key_of_a_built_config() -> None:
     config.kl.reference = Reference.none
     with pytest.raises(UserError, match=r"^grpo\.kl\.beta=0\.01 cannot be used"):
         validate(config, "grpo.")
+
+
+# ---------------------------------------------------------------- renamed keys
+
+
+@pytest.mark.parametrize(
+    ("override", "new_key"),
+    [
+        ("share=runs", "stage_cache_dir"),
+        ("model.row_tokens=512", "model.sequence_tokens"),
+        ("grpo.over_long=mask", "grpo.overlong"),
+        ("+grpo.max_refills=3", "grpo.dynamic_sampling.max_rounds"),
+        ("reward.parts.format.weight=0.3", "reward.terms"),
+        ("data.sets.sat.pass_between=[0.1,0.9]", "data.sets.sat.pass_rate_range"),
+    ],
+)
+def test_old_key_on_the_command_line_names_the_new_key(override: str, new_key: str) -> None:
+    text = sentence("+experiment=smoke", override)
+    assert text.endswith(f" is now called {new_key}: write {new_key} instead.")
+
+
+def test_every_renamed_key_is_gone_and_its_new_name_exists() -> None:
+    commands = [path.stem for path in CONF.glob("*.yaml") if path.stem != "command"]
+    present = {key for name in commands for key in setting_names(SCHEMAS[f"{name}_schema"])}
+    assert present.issuperset(RENAMED_KEYS.values())
+    assert present.isdisjoint(RENAMED_KEYS)
+
+
+def setting_names(schema: type, prefix: str = "") -> Iterator[str]:
+    """Full keys of a schema; "*" stands for the names of a mapping's entries."""
+    hints = get_type_hints(schema)
+    for item in fields(schema):
+        yield prefix + item.name
+        hint = hints[item.name]
+        for inner in (hint, *get_args(hint)):
+            if is_dataclass(inner):
+                star = "" if inner is hint else "*."
+                yield from setting_names(inner, f"{prefix}{item.name}.{star}")
+
+
+def test_old_run_settings_are_read_under_the_present_keys() -> None:
+    old = {
+        "share": None,
+        "grpo": {"filter_zero_variance": True, "max_refills": 2, "kl": {"beta": 0.01}},
+        "reward": {"parts": {"format": {"kind": "format", "weight": 0.5}}},
+        "data": {"sets": {"sat": {"pass_between": [0.1, 0.9]}, "clock": {}}},
+    }
+    assert with_present_keys(old) == {
+        "stage_cache_dir": None,
+        "grpo": {"dynamic_sampling": {"enabled": True, "max_rounds": 2}, "kl": {"beta": 0.01}},
+        "reward": {"terms": {"format": {"kind": "format", "weight": 0.5}}},
+        "data": {"sets": {"sat": {"pass_rate_range": [0.1, 0.9]}, "clock": {}}},
+    }

@@ -62,7 +62,7 @@ def make_sampler(policy, **settings) -> HFSampler:
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_logprobs_equal_the_policys_scores(family, temperature):
-    policy = tiny_policy(family, row_tokens=64)
+    policy = tiny_policy(family, sequence_tokens=64)
     prompts = make_prompts(policy)
     groups = make_sampler(policy).generate(
         prompts, 5, SamplingParams(temperature=temperature, max_tokens=12)

@@ -132,7 +132,7 @@ def qwen2_5_vl_7b() -> Qwen2_5_VLConfig:
 def test_the_papers_model_fits_eight_ranks_and_not_one():
     """On the meta device: 8.29 B parameters, 133 GB of state in full training, and a group's forward of about 83 TFLOP when shared."""
     policy = Policy.from_config(
-        qwen2_5_vl_7b(), ModelConfig(path="7b", row_tokens=8192, gradient_checkpointing=True)
+        qwen2_5_vl_7b(), ModelConfig(path="7b", sequence_tokens=8192, gradient_checkpointing=True)
     )
     assert sum(p.numel() for p in policy.parameters()) == pytest.approx(8.29e9, rel=2e-3)
     prompt, completion, group, image = 1520, 250, 16, 2640

@@ -35,8 +35,8 @@ def policies():
     return {family: tiny_policy(family) for family in FAMILIES}
 
 
-def check_equal(policy, prefix_groups, images, *, row_tokens: int = 96):
-    batch = pack(prefix_groups, images, policy.spec, row_tokens)
+def check_equal(policy, prefix_groups, images, *, sequence_tokens: int = 96):
+    batch = pack(prefix_groups, images, policy.spec, sequence_tokens)
     found = policy.token_logprobs(batch).logprobs
     expected = padded_logprobs(policy.core, prefix_groups, images, policy.spec)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
@@ -143,7 +143,7 @@ def test_layout_of_a_small_batch(policies):
         ),
         PrefixGroup("b", [6, 7, 8], [], [Continuation([9], [True])]),
     ]
-    batch = pack(prefix_groups, [], spec, row_tokens=9)
+    batch = pack(prefix_groups, [], spec, sequence_tokens=9)
     assert batch.input_ids.tolist() == [[1, 2, 3, 4, 5, 6, 7, 8, 9]]
     assert batch.position_ids[0].tolist() == [[0, 1, 2, 3, 2, 0, 1, 2, 3]]
     assert batch.group_of.tolist() == [[0, 0, 0, 0, 0, 1, 1, 1, 1]]
@@ -175,7 +175,7 @@ def test_rows_that_a_long_group_has_made_long_are_filled(policies):
         PrefixGroup(str(i), [1] * (n - 1), [], [Continuation([2], [True])])
         for i, n in enumerate((4, 4, 12, 4, 4, 4, 4))
     ]
-    batch = pack(prefix_groups, [], spec, row_tokens=8)
+    batch = pack(prefix_groups, [], spec, sequence_tokens=8)
     assert sorted((batch.group_of >= 0).sum(dim=1).tolist()) == [12, 12, 12]
 
 

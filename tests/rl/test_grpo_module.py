@@ -122,7 +122,9 @@ def test_the_first_gradient_is_that_of_the_plain_forward(tmp_path):
 
 
 def test_the_split_into_micro_batches_changes_nothing(tmp_path):
-    policies = [tiny_policy(micro_tokens=n, reference=Reference.frozen_copy) for n in (1, 10_000)]
+    policies = [
+        tiny_policy(micro_batch_tokens=n, reference=Reference.frozen_copy) for n in (1, 10_000)
+    ]
     rows = [
         fit(
             grpo_module(tmp_path, policy=policy, kl=KLConfig(beta=0.1), steps=2, optim={"lr": 1e-3})
@@ -203,11 +205,11 @@ def test_completions_of_no_and_one_token_count_as_they_are(tmp_path, loss):
         )
 
     rows = []
-    for micro_tokens in (1, 10_000):
-        policy = tiny_policy(micro_tokens=micro_tokens)
+    for micro_batch_tokens in (1, 10_000):
+        policy = tiny_policy(micro_batch_tokens=micro_batch_tokens)
         rows += fit(
             grpo_module(
-                tmp_path / str(micro_tokens),
+                tmp_path / str(micro_batch_tokens),
                 policy=policy,
                 steps=1,
                 loss=loss,
@@ -305,9 +307,14 @@ def test_a_mismatched_sampler_is_reported_or_stops_the_run(tmp_path):
     rows = fit(grpo_module(tmp_path, sampler_class=SkewedSampler, steps=1))
     assert rows[0]["logprob_gap"] == pytest.approx(0.5, abs=1e-5)
     with pytest.raises(
-        MismatchError, match=r"step 0: .* 5.00e-01 per token .* grpo.max_logprob_gap=0.01"
+        MismatchError,
+        match=r"step 0: .* 5.00e-01 per token .* grpo.max_sampling_logp_difference=0.01",
     ):
-        fit(grpo_module(tmp_path, sampler_class=SkewedSampler, steps=1, max_logprob_gap=0.01))
+        fit(
+            grpo_module(
+                tmp_path, sampler_class=SkewedSampler, steps=1, max_sampling_logp_difference=0.01
+            )
+        )
 
 
 def test_a_step_whose_groups_are_all_uniform_changes_no_weight(tmp_path):

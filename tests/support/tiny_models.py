@@ -86,7 +86,9 @@ def tiny_policy(
     reference: Reference = Reference.none,
     **settings,
 ) -> Policy:
-    config = ModelConfig(path="tiny", **{"row_tokens": 96, "head_chunk_tokens": 16, **settings})
+    config = ModelConfig(
+        path="tiny", **{"sequence_tokens": 96, "head_chunk_tokens": 16, **settings}
+    )
     model = tiny_model(family, seed=seed, patch=patch)
     return Policy(model, config, image_mean=CLIP_MEAN, image_std=CLIP_STD, reference=reference)
 

@@ -62,7 +62,7 @@ def without_images(batch: TrainBatch) -> TrainBatch:
 
 def sft_run(folder):
     """Step 1 has no image on any rank: the tower then has no gradient, as in one process."""
-    module = sft_module(folder, steps=STEPS, policy=tiny_policy(micro_tokens=60))
+    module = sft_module(folder, steps=STEPS, policy=tiny_policy(micro_batch_tokens=60))
 
     def make(step: int) -> TrainBatch:
         whole = sft_batch(step, module.policy)
@@ -79,7 +79,7 @@ def grpo_run(folder, *, sampler=None, **values):
             "advantage": AdvantageScale.group, "kl": KLConfig(beta=0.1), "optim": OptimConfig(lr=1e-2, warmup_steps=0), **values,
         }
     )  # fmt: skip
-    policy = tiny_policy(reference=Reference.frozen_copy, micro_tokens=60)
+    policy = tiny_policy(reference=Reference.frozen_copy, micro_batch_tokens=60)
     renderer = WordRenderer(4)
     renderer.banned_ids = BANNED
     sampler = sampler or HFSampler(policy, stop_ids=[EOS], banned_ids=BANNED)
@@ -95,7 +95,9 @@ def grpo_run(folder, *, sampler=None, **values):
 
 def batch_run(folder):
     """Advantages over the deviation of all ranks' rewards, of which one rank has three prompts and the other two."""
-    return grpo_run(folder, advantage=AdvantageScale.batch, dynamic_sampling=DynamicSamplingConfig())
+    return grpo_run(
+        folder, advantage=AdvantageScale.batch, dynamic_sampling=DynamicSamplingConfig()
+    )
 
 
 def scripted_run(folder):

@@ -46,14 +46,14 @@ def test_steps_equal_a_plain_adamw_loop_on_the_padded_forward(tmp_path):
 
 
 def test_losses_do_not_depend_on_the_micro_batch_budget(tmp_path):
-    whole = fit_sft(sft_module(tmp_path, policy=tiny_policy(micro_tokens=100_000)))
-    split = fit_sft(sft_module(tmp_path, policy=tiny_policy(micro_tokens=1)))
+    whole = fit_sft(sft_module(tmp_path, policy=tiny_policy(micro_batch_tokens=100_000)))
+    split = fit_sft(sft_module(tmp_path, policy=tiny_policy(micro_batch_tokens=1)))
     assert split == pytest.approx(whole, rel=1e-4)
     assert whole[-1] < whole[0]
 
 
 def test_loss_by_tag_is_the_mean_over_its_tokens(tmp_path):
-    module = sft_module(tmp_path, steps=1, policy=tiny_policy(micro_tokens=40))
+    module = sft_module(tmp_path, steps=1, policy=tiny_policy(micro_batch_tokens=40))
     fit_sft(module)
     batch = sft_batch(0, module.policy)
     logprobs = padded_logprobs(tiny_model(), batch.prefix_groups, batch.images, module.policy.spec)

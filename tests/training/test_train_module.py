@@ -55,7 +55,7 @@ def test_the_last_step_of_a_short_epoch_is_not_rescaled(tmp_path):
     """Three micro-batches in every step, the last included: gradients come from denominators, not from a window's length."""
     single = fit_sft(sft_module(tmp_path, steps=2))
     module = sft_module(tmp_path, steps=2)
-    module.model_config.micro_tokens = 1
+    module.model_config.micro_batch_tokens = 1
     assert fit_sft(module) == pytest.approx(single, rel=1e-5)
     assert module.trainer.accumulate_grad_batches == 1
 

@@ -64,7 +64,7 @@ def decode(path: Path) -> np.ndarray:
 
 def _opened(path: Path, buffering: int = -1) -> IO[bytes]:
     """A regular file, opened; a pipe or device under a photo's name raises OSError instead of making the build wait forever."""
-    file = open(
+    file = open(  # noqa: SIM115 (returned open)
         path, "rb", buffering, opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)
     )
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
