@@ -12,7 +12,17 @@ from actial.config.hydra_app import hydra_command, quoted
 from actial.core.atomic_io import write_text
 
 HEADLINE = ("accuracy", "joint")
-CURVES = {"sft": ("loss",), "grpo": ("reward", "format", "accuracy", "kl", "length", "entropy")}
+CURVES = {
+    "sft": ("loss",),
+    "grpo": (
+        "reward",
+        "reward/format/mean",
+        "reward/accuracy/mean",
+        "kl",
+        "completions/mean_length",
+        "entropy",
+    ),
+}
 DASH = "\N{EN DASH}"
 PAPER_MODELS = {
     "base": "Qwen2.5-VL-7B-Instruct",

@@ -25,16 +25,31 @@ PANELS = {  # section -> (title, metrics as the trackers name them, what the axi
         ("gradient norm", ["sft/grad_norm"], ""),
     ],
     "GRPO": [
-        ("reward and its parts", ["grpo/reward", "grpo/reward/format", "grpo/reward/accuracy"], ""),
+        (
+            "reward and its parts",
+            ["grpo/reward", "grpo/reward/format/mean", "grpo/reward/accuracy/mean"],
+            "",
+        ),
         (
             "accuracy, format, cut short",
-            ["grpo/accuracy", "grpo/format", "grpo/truncated"],
-            "stage_cache_dir",
+            [
+                "grpo/reward/accuracy/mean",
+                "grpo/reward/format/mean",
+                "grpo/completions/clipped_ratio",
+            ],
+            "share",
         ),
         ("KL to the reference", ["grpo/kl"], "nats per token"),
-        ("response length", ["grpo/length"], "tokens"),
+        ("response length", ["grpo/completions/mean_length"], "tokens"),
         ("entropy", ["grpo/entropy"], "nats per token"),
-        ("gap between trainer and sampler", ["grpo/logprob_gap", "grpo/logprob_gap_max"], "nats"),
+        (
+            "gap between trainer and sampler",
+            [
+                "grpo/sampling/sampling_logp_difference/mean",
+                "grpo/sampling/sampling_logp_difference/max",
+            ],
+            "nats",
+        ),
     ],
     "Speed": [
         ("SFT", ["sft/tokens_per_second"], "tokens per second"),

@@ -22,11 +22,16 @@ from actial.training.train_module import StepModule
 SHOWN = (
     "loss",
     "reward",
-    "format",
-    "accuracy",
+    "reward/format/mean",
+    "reward/accuracy/mean",
     "kl",
 )  # beside the progress bar, those that the stage has
 DESCRIBED = 2  # trunks written out
+
+
+def short_name(metric: str) -> str:
+    """ "format" of "reward/format/mean", for the line beside the progress bar."""
+    return metric.removeprefix("reward/").removesuffix("/mean")
 
 
 class StepRecorder(lightning.Callback):
@@ -57,7 +62,9 @@ class StepRecorder(lightning.Callback):
             return
         self.progress.advance(
             note="  ".join(
-                f"{name} {module.metrics[name]:.3f}" for name in SHOWN if name in module.metrics
+                f"{short_name(name)} {module.metrics[name]:.3f}"
+                for name in SHOWN
+                if name in module.metrics
             )
         )
         if step % module.stage.log_every == 0 or step == module.stage.steps:

@@ -29,16 +29,18 @@ from actial.evaluation.diagnostics import three_questions
 from actial.grading.metrics import confusion, split_by, to_json
 from actial.runs.run_index import RunRecord, arms, finished, provenance, setting, swept_keys
 
-TRAINING = (
-    "loss",
-    "reward",
-    "format",
-    "accuracy",
-    "kl",
-    "length",
-    "truncated",
-    "entropy",
-)  # of metrics.jsonl, means over the last tenth
+# Metrics of metrics.jsonl in the tidy table, means over the last tenth of the steps; the table's own
+# names on the left are those of the committed tables.
+TRAINING = {
+    "loss": "loss",
+    "reward": "reward",
+    "format": "reward/format/mean",
+    "accuracy": "reward/accuracy/mean",
+    "kl": "kl",
+    "length": "completions/mean_length",
+    "truncated": "completions/clipped_ratio",
+    "entropy": "entropy",
+}
 RISES = (
     "format",
     "length",
@@ -128,7 +130,8 @@ def _cells(node: dict[str, Any], path: str) -> Iterator[tuple[str, dict[str, Any
 
 def _training(run: RunRecord) -> Iterator[dict[str, Any]]:
     for stage in run.settings["stages"]:
-        frame = run.metrics(stage)
+        logged = run.metrics(stage)
+        frame = logged.rename(columns={name: short for short, name in TRAINING.items()})
         last = frame.tail(max(1, len(frame) // 10))
         for metric in TRAINING:
             if metric in frame and last[metric].notna().any():

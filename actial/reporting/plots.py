@@ -46,12 +46,12 @@ STYLE: Any = {
 MAX_POINTS = 600  # per curve
 
 BY_TYPE = "accuracy by question type"
-# panel -> words of which one must start or end the metric's name
+# panel -> words of which one must stand between the slashes of the metric's name
 PANELS = {
     "loss": ("loss",),
     "reward": ("reward", "rewards"),
     "KL to the reference": ("kl",),
-    "response length (tokens)": ("length",),
+    "response length (tokens)": ("mean_length",),
     "accuracy and form": ("accuracy", "format"),
     BY_TYPE: (),
 }
@@ -147,14 +147,10 @@ def curves(metrics: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
 
 def _panel(name: str) -> str | None:
     parts = name.lower().split("/")
-    if parts[0] == "accuracy" and len(parts) > 1:
+    if parts[:3] == ["reward", "accuracy", "mean"] and len(parts) > 3:
         return BY_TYPE
     return next(
-        (
-            panel
-            for panel, words in PANELS.items()
-            if any(word in (parts[0], parts[-1]) for word in words)
-        ),
+        (panel for panel, words in PANELS.items() if any(word in parts for word in words)),
         None,
     )
 

@@ -187,10 +187,13 @@ class GRPOModule(StepModule):
 
         metrics = self.update(batch, self.parts(batch, chosen), loss_of)
         metrics |= _gap_summary(metrics)
-        if 0 < self.stage.max_sampling_logp_difference < metrics["logprob_gap"]:
+        difference = metrics["sampling/sampling_logp_difference/mean"]
+        if 0 < self.stage.max_sampling_logp_difference < difference:
             raise MismatchError(
-                f"step {self.completed_steps}: sampler and trainer differ by {metrics['logprob_gap']:.2e} per token on average, above "
-                f"grpo.max_sampling_logp_difference={self.stage.max_sampling_logp_difference}: the sampler's weights or caches are stale, or its images differ."
+                f"step {self.completed_steps}: sampler and trainer differ by {difference:.2e} per token on "
+                "average, above grpo.max_sampling_logp_difference="
+                f"{self.stage.max_sampling_logp_difference}: the sampler's weights or caches are "
+                "stale, or its images differ."
             )
         return metrics
 
@@ -319,13 +322,13 @@ def _gap_summary(metrics: Sums) -> Sums:
         metrics.pop(f"moment/{name}") for name in ("n", "x", "y", "xx", "yy", "xy")
     )
     spread = (xx - x * x / n) * (yy - y * y / n)
-    summary = {"logprob_gap_max": metrics.pop("max/logprob_gap")}
+    summary = {"sampling/sampling_logp_difference/max": metrics.pop("max/logprob_gap")}
     for bound in LENGTHS:
         gap, tokens = metrics.pop(f"length/{bound}/gap"), metrics.pop(f"length/{bound}/tokens")
         if tokens:
-            summary[f"logprob_gap/length<={bound:g}"] = gap / tokens
+            summary[f"sampling/sampling_logp_difference/length<={bound:g}"] = gap / tokens
     if spread > 0:
-        summary["logprob_correlation"] = (xy - x * y / n) / math.sqrt(spread)
+        summary["sampling/logp_correlation"] = (xy - x * y / n) / math.sqrt(spread)
     return summary
 
 

@@ -155,10 +155,13 @@ class Rollouts:
                 break
             wanted, rounds = missing, rounds + 1
         batch = self._batch(answered, penalty, position + drawn)
-        share = {"total/kept": float(_examples(answered)), "count/kept": float(drawn) / num_ranks()}
+        share = {
+            "total/dynamic_sampling/accepted_ratio": float(_examples(answered)),
+            "count/dynamic_sampling/accepted_ratio": float(drawn) / num_ranks(),
+        }
         batch.sums |= share | {
-            "total/refills": float(rounds) / num_ranks(),
-            "count/refills": 1.0 / num_ranks(),
+            "total/dynamic_sampling/rounds": float(rounds) / num_ranks(),
+            "count/dynamic_sampling/rounds": 1.0 / num_ranks(),
         }
         return batch
 
@@ -406,26 +409,28 @@ def measure(
     sums: Sums = {}
     banned = set(banned_ids)
     for rewards in rewards_PG:
-        _add(sums, "reward_std_within", float(rewards.std()))
-        _add(sums, "uniform_groups", float(not informative_groups(rewards[None])[0]))
+        _add(sums, "reward_std", float(rewards.std()))
+        _add(sums, "frac_reward_zero_std", float(not informative_groups(rewards[None])[0]))
     for one in answered:
         for sample, completion, graded in zip(
             one.samples, one.completions, one.graded, strict=True
         ):
             read = graded.grade
             _add(sums, "reward", sample.reward)
-            for name, value in sample.terms.items():
-                _add(sums, f"reward/{name}", value)
-            _add(sums, f"accuracy/{sample.type}", float(read.correct))
-            _add(sums, "accuracy", float(read.correct))
-            _add(sums, "format", float(read.format_ok))
-            _add(sums, f"length/{sample.type}", float(sample.length))
-            _add(sums, "length", float(sample.length))
-            _add(sums, "truncated", float(completion.finish is FinishReason.LENGTH))
-            _add(sums, "unparsed", float(read.outcome is not Outcome.PARSED))
+            # Accuracy and format are logged whether or not the reward has a term of that name.
+            terms = {"accuracy": float(read.correct), "format": float(read.format_ok)}
+            for name, value in (terms | sample.terms).items():
+                _add(sums, f"reward/{name}/mean", value)
+            _add(sums, f"reward/accuracy/mean/{sample.type}", float(read.correct))
+            _add(sums, f"completions/mean_length/{sample.type}", float(sample.length))
+            _add(sums, "completions/mean_length", float(sample.length))
+            clipped = completion.finish is FinishReason.LENGTH
+            _add(sums, "completions/clipped_ratio", float(clipped))
+            unparsed = read.outcome is not Outcome.PARSED
+            _add(sums, "completions/unparsed_ratio", float(unparsed))
             _add(
                 sums,
-                "stray_placeholders",
+                "completions/banned_token_ratio",
                 float(any(token in banned for token in completion.token_ids)),
             )
     return sums

@@ -31,6 +31,7 @@ from actial.core.atomic_io import write_json, write_text
 from actial.core.errors import UserError
 from actial.core.paths import CHECKOUT
 from actial.core.process import is_main_process
+from actial.runs.renamed_metrics import with_current_names
 
 CONFIG = "config.yaml"
 MAY_DIFFER = (
@@ -63,11 +64,11 @@ class RowLog:
             file.write(json.dumps({"stage": stage, "step": step, **finite}).encode() + b"\n")
 
     def rows(self) -> list[dict[str, Any]]:
-        """All complete rows; a line cut short by a kill is not one."""
+        """All complete log entries, metrics under today's names; a line cut by a kill is none."""
         if not self.path.exists():
             return []
         *lines, _cut = self.path.read_bytes().split(b"\n")
-        return [json.loads(line) for line in lines]
+        return [with_current_names(json.loads(line)) for line in lines]
 
     def rewind(self, stage: str, step: int) -> None:
         """Forget what came after `step` of `stage`, so that a resumed run continues the file an uninterrupted one would have written."""

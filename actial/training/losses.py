@@ -84,18 +84,18 @@ def policy_gradient(
     values, clipped = _surrogate(scores, log_ratio, advantage, config)
     per_token = 1.0 / denominators.tokens
     metrics = {
-        "clip_fraction": clipped.float().sum() * per_token,
-        "ratio": log_ratio.detach().exp().sum() * per_token,
+        "clip_ratio/region_mean": clipped.float().sum() * per_token,
+        "importance_ratio/mean": log_ratio.detach().exp().sum() * per_token,
     }
     if scores.sampler_logprobs is not None:
         gap = (old - scores.sampler_logprobs).abs()
-        metrics["logprob_gap"] = gap.sum() * per_token
+        metrics["sampling/sampling_logp_difference/mean"] = gap.sum() * per_token
         if config.importance is not ImportanceSampling.off:
             correction = importance_weights(
                 old - scores.sampler_logprobs, scores.sequence_index, config
             )
             values = values * correction
-            metrics["importance_weight"] = correction.sum() * per_token
+            metrics["sampling/importance_sampling_ratio/mean"] = correction.sum() * per_token
     if config.kl.estimator is not KLEstimator.none and (
         scores.reference_logprobs is not None or scores.exact_kl is not None
     ):

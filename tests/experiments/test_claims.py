@@ -220,7 +220,7 @@ def test_the_course_of_a_metric_is_in_the_table() -> None:
     """Second half less first half, by hand; a drop is said to be there or not."""
     runs = run_index.load_runs(SAMPLE)
     table = analysis.tidy(runs)
-    values = runs[0].metrics("grpo")["length"]
+    values = runs[0].metrics("grpo")["completions/mean_length"]
     half = len(values) // 2
     found = table[(table["run"] == runs[0].name) & (table["metric"] == "length_rise")][
         "value"

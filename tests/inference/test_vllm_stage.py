@@ -42,7 +42,7 @@ def test_a_grpo_stage_trains_on_vllm_s_samples(
         row for row in RowLog(tmp_path / "run" / "metrics.jsonl").rows() if row["stage"] == "grpo"
     ]
     assert [row["step"] for row in rows] == [1, 2]
-    assert all(row["logprob_gap_max"] <= 1e-5 for row in rows)
+    assert all(row["sampling/sampling_logp_difference/max"] <= 1e-5 for row in rows)
     table = pd.read_parquet(tmp_path / "run" / "rollouts.parquet")
     assert table.groupby("step").size().to_dict() == {1: 4, 2: 4}
     assert set(json.loads((tmp_path / "run" / "results.json").read_text())["models"]) == {
@@ -83,9 +83,9 @@ def test_quickstart_s_grpo_stage_earns_the_same_reward_with_either_sampler(
         table = pd.read_parquet(run / "rollouts.parquet")
         rewards[kind] = table.groupby(["step", "uid"])["reward"].mean()
         rows = [row for row in RowLog(run / "metrics.jsonl").rows() if row["stage"] == "grpo"]
-        assert all(row["logprob_gap"] <= 1e-5 for row in rows)
+        assert all(row["sampling/sampling_logp_difference/mean"] <= 1e-5 for row in rows)
         assert all(
-            row["logprob_gap_max"] <= 5e-5 for row in rows
+            row["sampling/sampling_logp_difference/max"] <= 5e-5 for row in rows
         )  # of some thousand tokens: rounding in float32
     difference = rewards["vllm"] - rewards["hf"]
     late = difference[difference.index.get_level_values("step") > 3]

@@ -133,7 +133,7 @@ def test_two_stages_leave_what_they_promise_twice_the_same(
     assert results["chance"] == {"viewpoint": pytest.approx(1 / 3)}
     passport = json.loads((first / "passport.json").read_text())
     assert passport["data"]["viewpoint"]["rows"]["train"] > 0
-    assert passport["grpo"]["last_metrics"]["logprob_gap"] < 1e-5
+    assert passport["grpo"]["last_metrics"]["sampling/sampling_logp_difference/mean"] < 1e-5
     described = (first / "sft" / "first_batch.txt").read_text()
     assert described.startswith("4 trunks, 12 branches, 8 photos, ")
     assert described.count("====") == 2

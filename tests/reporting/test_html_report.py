@@ -117,12 +117,12 @@ def test_missing_results_are_named(tmp_path):
 def test_curves_sort_metrics_into_panels():
     row = {
         "stage": "grpo",
-        "reward/format": 1.0,
+        "reward/format/mean": 1.0,
         "kl": 0.1,
-        "length": 9,
+        "completions/mean_length": 9,
         "lr": 1e-6,
-        "accuracy/static": 0.5,
-        "reward_std_within": 0.3,
+        "reward/accuracy/mean/static": 0.5,
+        "reward_std": 0.3,
     }
     rows = [row | {"step": s} for s in range(3)]
     [stage] = curves(rows)
@@ -136,7 +136,5 @@ def test_curves_sort_metrics_into_panels():
             "accuracy by question type",
         )
     )
-    assert not any(
-        word in stage["svg"] for word in ("loss", "accuracy and form", "reward_std_within")
-    )
+    assert not any(word in stage["svg"] for word in ("loss", "accuracy and form", "reward_std"))
     assert curves([{"stage": "x", "step": 1, "lr": 1.0}]) == []

@@ -113,11 +113,11 @@ def test_the_first_gradient_is_that_of_the_plain_forward(tmp_path):
     )
     (row,) = fit(module)
     assert_same_gradients(found, expected, 2e-5)
-    assert row["logprob_gap"] < 1e-5
-    assert row["logprob_gap_max"] < 1e-5
-    assert row["logprob_correlation"] == pytest.approx(1.0)
-    assert row["ratio"] == pytest.approx(1.0)
-    assert row["clip_fraction"] == 0.0
+    assert row["sampling/sampling_logp_difference/mean"] < 1e-5
+    assert row["sampling/sampling_logp_difference/max"] < 1e-5
+    assert row["sampling/logp_correlation"] == pytest.approx(1.0)
+    assert row["importance_ratio/mean"] == pytest.approx(1.0)
+    assert row["clip_ratio/region_mean"] == 0.0
     assert row["reward"] == pytest.approx(sum(s.reward for s in batch.samples) / 32)
 
 
@@ -132,7 +132,7 @@ def test_the_split_into_micro_batches_changes_nothing(tmp_path):
         for policy in policies
     ]
     for step, (split, whole) in enumerate(zip(*rows, strict=True)):
-        for name in ("loss", "kl", "entropy", "grad_norm", "logprob_correlation", "reward"):
+        for name in ("loss", "kl", "entropy", "grad_norm", "sampling/logp_correlation", "reward"):
             assert split[name] == pytest.approx(
                 whole[name], rel=(1e-4, 1e-2)[step > 0], abs=1e-5
             ), name  # Adam amplifies rounding
@@ -149,14 +149,16 @@ def test_several_updates_go_off_policy_and_are_clipped(tmp_path):
         optim={"grad_clip": 1e9},
     )
     (row,) = fit(module)
-    assert row["ratio"] != pytest.approx(1.0, abs=1e-3)
-    assert row["clip_fraction"] > 0.1
-    gaps = {name: row[name] for name in row if name.startswith("logprob_gap")}
+    assert row["importance_ratio/mean"] != pytest.approx(1.0, abs=1e-3)
+    assert row["clip_ratio/region_mean"] > 0.1
+    gaps = {
+        name: row[name] for name in row if name.startswith("sampling/sampling_logp_difference/")
+    }
     assert len(gaps) >= 3
     assert (
         max(gaps.values()) < 1e-4
     )  # between the weights that sampled and the sampler, not the updated ones
-    assert row["logprob_correlation"] == pytest.approx(1.0)
+    assert row["sampling/logp_correlation"] == pytest.approx(1.0)
     (state,) = {int(s["step"]) for s in module.trainer.optimizers[0].state.values() if "step" in s}
     assert state == 4
 
@@ -218,10 +220,10 @@ def test_completions_of_no_and_one_token_count_as_they_are(tmp_path, loss):
         )
     split, whole = rows
     assert whole["grad_norm"] > 0
-    for name in ("loss", "grad_norm", "entropy", "ratio"):
+    for name in ("loss", "grad_norm", "entropy", "importance_ratio/mean"):
         assert split[name] == pytest.approx(whole[name], rel=1e-4, abs=1e-6), name
-    assert whole["length"] == pytest.approx((0 + 1 + 6 * 2) / 8)
-    assert whole["ratio"] == pytest.approx(1.0)
+    assert whole["completions/mean_length"] == pytest.approx((0 + 1 + 6 * 2) / 8)
+    assert whole["importance_ratio/mean"] == pytest.approx(1.0)
 
 
 # ---------------------------------------------------------------- one step off
@@ -269,11 +271,16 @@ def test_samples_drawn_ahead_are_one_update_old_and_weighed_by_it(tmp_path, upda
         assert torch.allclose(drawn, drawn_by, atol=1e-5)
         halves = [torch.arange(len(now))] if updates == 1 else _halves(batch)
         weight = sum(float((now - drawn)[half].exp().mean()) for half in halves) / updates
-        assert row["importance_weight"] == pytest.approx(weight, abs=1e-4)
-        assert row["logprob_gap"] == pytest.approx(
+        assert row["sampling/importance_sampling_ratio/mean"] == pytest.approx(weight, abs=1e-4)
+        assert row["sampling/sampling_logp_difference/mean"] == pytest.approx(
             sum(float((now - drawn)[half].abs().mean()) for half in halves) / updates, abs=1e-5
         )
-    assert rows[0]["logprob_gap"] < 1e-5 < 1e-3 < rows[-1]["logprob_gap"]
+    assert (
+        rows[0]["sampling/sampling_logp_difference/mean"]
+        < 1e-5
+        < 1e-3
+        < rows[-1]["sampling/sampling_logp_difference/mean"]
+    )
     assert [batch.position for batch in watch.batches] == [4, 8, 12, 16]
 
 
@@ -305,7 +312,7 @@ def test_samples_drawn_ahead_need_importance_weights():
 
 def test_a_mismatched_sampler_is_reported_or_stops_the_run(tmp_path):
     rows = fit(grpo_module(tmp_path, sampler_class=SkewedSampler, steps=1))
-    assert rows[0]["logprob_gap"] == pytest.approx(0.5, abs=1e-5)
+    assert rows[0]["sampling/sampling_logp_difference/mean"] == pytest.approx(0.5, abs=1e-5)
     with pytest.raises(
         MismatchError,
         match=r"step 0: .* 5.00e-01 per token .* grpo.max_sampling_logp_difference=0.01",
@@ -329,7 +336,12 @@ def test_a_step_whose_groups_are_all_uniform_changes_no_weight(tmp_path):
     before = [p.clone() for p in module.policy.parameters()]
     (row,) = fit(module)
     assert all(torch.equal(a, b) for a, b in zip(before, module.policy.parameters(), strict=True))
-    assert (row["kept"], row["refills"], module.completed_steps, module.position) == (
+    assert (
+        row["dynamic_sampling/accepted_ratio"],
+        row["dynamic_sampling/rounds"],
+        module.completed_steps,
+        module.position,
+    ) == (
         0.0,
         1.0,
         1,

@@ -68,7 +68,7 @@ def letter_of(question: Any, side: str) -> str:
 
 
 def roll_out(
-    says: Any, example: Any = pair_at, parts: dict[str, float] | None = None, **values: Any
+    says: Any, example: Any = pair_at, terms: dict[str, float] | None = None, **values: Any
 ) -> RolloutBatch:
     """One step in which `says(prompt uid, member)` is the side that is answered, in the right form."""
     renderer = WordRenderer(4)
@@ -94,9 +94,9 @@ def roll_out(
         **values,
     }
     reward = RewardConfig(
-        parts={
+        terms={
             kind: RewardTerm(kind=kind, weight=weight)
-            for kind, weight in (parts or {"accuracy": 1.0}).items()
+            for kind, weight in (terms or {"accuracy": 1.0}).items()
         }
     )
     return Rollouts(
@@ -128,7 +128,8 @@ def test_a_pair_is_asked_all_of_its_questions_behind_the_same_photos():
     assert (
         len(batch.samples),
         batch.position,
-        batch.sums["total/kept"] / batch.sums["count/kept"],
+        batch.sums["total/dynamic_sampling/accepted_ratio"]
+        / batch.sums["count/dynamic_sampling/accepted_ratio"],
     ) == (24, 2, 1.0)
 
 
@@ -141,7 +142,7 @@ def test_answers_that_tell_one_motion_are_consistent_right_or_wrong():
         return turned[side] if kind_of(uid) == "ego_rotation" and member == 3 else side
 
     batch = roll_out(
-        says, parts={"consistency": 1.0, "joint": 1.0}, all_questions=True, batch_size=1
+        says, terms={"consistency": 1.0, "joint": 1.0}, all_questions=True, batch_size=1
     )
     found = [sample.terms["consistency"] for sample in batch.samples]
     assert found == [7 / 8] * 8 + [1.0] * 3 + [0.0]
@@ -151,7 +152,7 @@ def test_answers_that_tell_one_motion_are_consistent_right_or_wrong():
 def test_the_joint_reward_is_the_share_of_the_others_that_are_right():
     batch = roll_out(
         lambda uid, member: SIDES[kind_of(uid)] if member < 2 else "no ",
-        parts={"joint": 1.0},
+        terms={"joint": 1.0},
         all_questions=True,
         batch_size=1,
     )
@@ -167,8 +168,8 @@ def test_no_motion_agrees_with_no_motion_and_an_unread_answer_with_nothing():
     assert (still.motion, unread.motion) == (0, None)
     still.others = unread.others = [still, unread]
     consistency = Rewards(
-        RewardConfig(parts={"c": RewardTerm(kind="consistency", weight=1.0)})
-    ).parts
+        RewardConfig(terms={"c": RewardTerm(kind="consistency", weight=1.0)})
+    ).terms
     assert (consistency(still), consistency(unread)) == ({"c": 0.5}, {"c": 0.0})
 
 
@@ -196,7 +197,11 @@ def test_the_variance_filter_counts_examples():
         "pair0/ego_rotation@0",
         *(f"pair2/{kind.value}@2" for kind in TYPES),
     ]
-    assert (batch.position, batch.sums["total/kept"], batch.sums["count/kept"]) == (3, 2, 3)
+    assert (
+        batch.position,
+        batch.sums["total/dynamic_sampling/accepted_ratio"],
+        batch.sums["count/dynamic_sampling/accepted_ratio"],
+    ) == (3, 2, 3)
 
 
 # ---------------------------------------------------------------- counterfactual groups
@@ -210,7 +215,7 @@ def test_half_of_a_group_sees_the_photos_reversed_and_one_baseline_serves_both()
     assert (as_is.images, swapped.images, len(batch.images)) == ([0, 1], [1, 0], 2)
     assert [len(prefix_group.continuations) for prefix_group in batch.prefix_groups] == [2, 2]
     assert sorted(batch.advantages) == [-0.5, -0.5, 0.5, 0.5]
-    assert batch.sums["total/uniform_groups"] == 0
+    assert batch.sums["total/frac_reward_zero_std"] == 0
     assert [sample.answer for sample in batch.samples] == [batch.samples[0].answer] * 2 + [
         batch.samples[2].answer
     ] * 2
@@ -220,13 +225,13 @@ def test_half_of_a_group_sees_the_photos_reversed_and_one_baseline_serves_both()
 def test_a_counterfactual_half_is_consistent_when_its_answer_turns():
     batch = roll_out(
         lambda uid, member: "left" if "#swap" in uid else "right",
-        parts={"consistency": 1.0},
+        terms={"consistency": 1.0},
         counterfactual=True,
         batch_size=1,
     )
     assert [sample.terms["consistency"] for sample in batch.samples] == [1.0] * 4
     stubborn = roll_out(
-        lambda uid, member: "left", parts={"consistency": 1.0}, counterfactual=True, batch_size=1
+        lambda uid, member: "left", terms={"consistency": 1.0}, counterfactual=True, batch_size=1
     )
     assert [sample.terms["consistency"] for sample in stubborn.samples] == [0.0] * 4
 
@@ -253,7 +258,7 @@ def test_kept_halves_come_back():
         mixed_at,
         WordRenderer(4),
         sampler,
-        RewardConfig(parts={"a": RewardTerm(kind="accuracy", weight=1.0)}),
+        RewardConfig(terms={"a": RewardTerm(kind="accuracy", weight=1.0)}),
         config,
         seed=0,
     )
@@ -299,7 +304,7 @@ def test_a_swapped_pair_s_row_tells_the_reverse():
 )
 def test_a_chain_earns_the_share_of_matters_that_fit_the_poses(chain, expected):
     question = pair_at(0).questions[0]
-    rewards = Rewards(RewardConfig(parts={"v": RewardTerm(kind="verified", weight=1.0)}))
+    rewards = Rewards(RewardConfig(terms={"v": RewardTerm(kind="verified", weight=1.0)}))
     text = f"<think>\n{chain}\n</think>\n<answer>the camera moved to its left</answer>"  # what follows the chain is not its claim
     assert rewards.terms(Graded.of(question, text, FinishReason.STOP, ROW)) == {
         "v": pytest.approx(expected)
@@ -319,7 +324,7 @@ def test_grounded_chains_of_a_set_are_verified_and_those_of_the_reversed_pair_ar
         ColdStartConfig(ratio=1.0),
         supervised=True,
     )
-    rewards = Rewards(RewardConfig(parts={"v": RewardTerm(kind="verified", weight=1.0)}))
+    rewards = Rewards(RewardConfig(terms={"v": RewardTerm(kind="verified", weight=1.0)}))
     for index in range(20):
         example = supervised.example(index, 0)
         for question in example.questions:

@@ -49,7 +49,7 @@ def rollouts_of(script, config, *, reward=None, example=example_at) -> Rollouts:
         lambda prompt, member: script(int(prompt.uid.rpartition("@")[2]), member), stop_ids=[EOS]
     )
     return Rollouts(
-        example, WordRenderer(4), sampler, reward or RewardConfig(parts=PARTS), config, seed=0
+        example, WordRenderer(4), sampler, reward or RewardConfig(terms=PARTS), config, seed=0
     )
 
 
@@ -68,14 +68,14 @@ def rollouts_of(script, config, *, reward=None, example=example_at) -> Rollouts:
     ],
 )
 def test_weighted_parts_and_the_gate(text, gated, expected):
-    rewards = Rewards(RewardConfig(parts=PARTS, gated=gated))
+    rewards = Rewards(RewardConfig(terms=PARTS, gated=gated))
     question = example_at(0).questions[0]
     parts = rewards.terms(Graded.of(question, text, FinishReason.STOP))
     assert rewards.combine(parts) == expected
 
 
 def test_a_part_that_does_not_apply_counts_for_nothing():
-    rewards = Rewards(RewardConfig(parts=PARTS))
+    rewards = Rewards(RewardConfig(terms=PARTS))
     direct = example_at(0, mode=AnswerMode.DIRECT).questions[0]
     parts = rewards.terms(Graded.of(direct, "A", FinishReason.STOP))
     assert parts == {"format": None, "accuracy": 1.0}
@@ -85,7 +85,7 @@ def test_a_part_that_does_not_apply_counts_for_nothing():
 
 def test_faithful_accuracy_is_as_strict_as_the_release():
     rewards = Rewards(
-        RewardConfig(parts={"exact": RewardTerm(kind="accuracy_faithful", weight=1.0)})
+        RewardConfig(terms={"exact": RewardTerm(kind="accuracy_faithful", weight=1.0)})
     )
     question = example_at(0).questions[0]
     texts = [f"<answer>{body}</answer>" for body in ("A", "a", "A.", "(A)")]
@@ -99,7 +99,7 @@ def test_faithful_accuracy_is_as_strict_as_the_release():
     ("said", "value"), [("40", 1.0), ("about 44 degrees", 0.9), ("90", 0.0), ("none", 0.0)]
 )
 def test_a_number_earns_its_relative_accuracy(said, value):
-    rewards = Rewards(RewardConfig(parts=PARTS))
+    rewards = Rewards(RewardConfig(terms=PARTS))
     question = replace(
         example_at(0).questions[0], options=(), answer_index=-1, number=40.0, type="rotation_number"
     )
@@ -144,10 +144,20 @@ def test_batch_of_two_prompts_in_worked_numbers():
         if name.startswith("total/")
     }
     expected = {
-        "reward": 0.4375, "reward/format": 0.5, "reward/accuracy": 0.375, "accuracy/turn": 0.5, "accuracy/move": 0.25,
-        "accuracy": 0.375, "format": 0.5, "length": 4.5, "length/turn": 4.5, "truncated": 0.0, "unparsed": 0.25, "kept": 1.0,
-        "refills": 0.0, "uniform_groups": 0.0, "stray_placeholders": 0.0,
-    }  # fmt: skip
+        "reward": 0.4375,
+        "reward/format/mean": 0.5,
+        "reward/accuracy/mean": 0.375,
+        "reward/accuracy/mean/turn": 0.5,
+        "reward/accuracy/mean/move": 0.25,
+        "completions/mean_length": 4.5,
+        "completions/mean_length/turn": 4.5,
+        "completions/clipped_ratio": 0.0,
+        "completions/unparsed_ratio": 0.25,
+        "completions/banned_token_ratio": 0.0,
+        "dynamic_sampling/accepted_ratio": 1.0,
+        "dynamic_sampling/rounds": 0.0,
+        "frac_reward_zero_std": 0.0,
+    }
     assert {name: means[name] for name in expected} == expected
 
 
@@ -202,7 +212,12 @@ def test_uniform_groups_are_replaced_from_the_stream():
     batch = rollouts.make(step=0, position=0)
     assert [prefix_group.uid for prefix_group in batch.prefix_groups] == ["q1@1", "q3@3"]
     assert batch.position == 4
-    assert (batch.sums["total/kept"], batch.sums["count/kept"], batch.sums["total/refills"]) == (
+    accepted = "dynamic_sampling/accepted_ratio"
+    assert (
+        batch.sums[f"total/{accepted}"],
+        batch.sums[f"count/{accepted}"],
+        batch.sums["total/dynamic_sampling/rounds"],
+    ) == (
         2,
         4,
         2,
@@ -235,11 +250,11 @@ def test_a_placeholder_from_an_engine_is_counted_and_not_scored():
         lambda position, member: [11, IMAGE, 14, EOS], grpo_config(batch_size=1)
     ).make(0, 0)
     assert batch.prefix_groups[0].continuations[0].loss_mask == [True, False, True, True]
-    assert batch.sums["total/stray_placeholders"] == 4
+    assert batch.sums["total/completions/banned_token_ratio"] == 4
 
 
 def test_ungradable_completions_get_no_advantage():
-    reward = RewardConfig(parts={"format": PARTS["format"]})
+    reward = RewardConfig(terms={"format": PARTS["format"]})
     direct = lambda position: example_at(position, mode=AnswerMode.DIRECT)  # noqa: E731
     batch = rollouts_of(
         lambda position, member: GOOD, grpo_config(batch_size=1), reward=reward, example=direct

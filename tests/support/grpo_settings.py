@@ -15,4 +15,4 @@ ALLOWED = [*[i for i in WORDS if i < 20], EOS]
 BANNED = [i for i in range(VOCAB) if i not in ALLOWED]
 
 
-ACCURACY = RewardConfig(parts={"accuracy": RewardTerm(kind="accuracy", weight=1.0)})
+ACCURACY = RewardConfig(terms={"accuracy": RewardTerm(kind="accuracy", weight=1.0)})

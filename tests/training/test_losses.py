@@ -104,7 +104,9 @@ def test_clip_fraction_counts_held_tokens():
     scores = scores_of([[1.5, 1.0, 0.5], [0.5]], [1.0, -1.0], [0, 0])
     config = grpo_config(loss=LossType.dapo)
     _, metrics = policy_gradient(scores, config, Denominators(tokens=4, sequences=2, groups=1))
-    assert float(metrics["clip_fraction"]) == 0.5  # 1.5 with a good advantage, 0.5 with a bad one
+    assert (
+        float(metrics["clip_ratio/region_mean"]) == 0.5
+    )  # 1.5 with a good advantage, 0.5 with a bad one
 
 
 def test_cispo_keeps_the_gradient_of_clipped_tokens():
@@ -280,7 +282,7 @@ def test_importance_correction_weighs_the_surrogate():
     config = grpo_config(importance=ImportanceSampling.token_truncate)
     loss, metrics = policy_gradient(scores, config, Denominators(tokens=1, sequences=1, groups=1))
     assert float(loss) == pytest.approx(-0.5)  # sampled twice as likely as the trainer holds it
-    assert float(metrics["logprob_gap"]) == pytest.approx(math.log(2.0))
+    assert float(metrics["sampling/sampling_logp_difference/mean"]) == pytest.approx(math.log(2.0))
 
 
 # ---------------------------------------------------------------- independence of the split

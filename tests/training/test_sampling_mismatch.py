@@ -36,13 +36,13 @@ def test_gap_by_length_does_not_depend_on_the_split_into_micro_batches() -> None
         [-1.0, -2.0] + [-1.0] * 65, [-1.1, -2.3] + [-1.0] * 64 + [-7.5], [0, 0] + [1] * 65
     )
     expected = {
-        "logprob_gap/length<=64": 0.2,
-        "logprob_gap/length<=256": 0.1,
-        "logprob_gap_max": 6.5,
+        "sampling/sampling_logp_difference/length<=64": 0.2,
+        "sampling/sampling_logp_difference/length<=256": 0.1,
+        "sampling/sampling_logp_difference/max": 6.5,
     }
     for found in (summary(short, long), summary(both)):
         assert {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-5)
-        assert "logprob_gap/length<=1024" not in found
+        assert "sampling/sampling_logp_difference/length<=1024" not in found
 
 
 def test_a_figure_that_one_update_lacks_is_averaged_over_the_others() -> None:
