@@ -337,7 +337,7 @@ def test_parts_joined_are_the_one_machine_build_to_the_byte(
 def test_joining_does_what_the_parts_left_undone(world, finished, tmp_path, monkeypatch):
     monkeypatch.setattr(actial.build, "CHUNK", 2)
     out = tmp_path / "set"
-    build(config(world, out, build=BuildShardConfig(part=1, parts=3)))
+    build(config(world, out, build=BuildShardConfig(shard=1, num_shards=3)))
     (out / ".build" / "pictures-000001.jsonl").unlink()  # as a kill would leave it
     build(config(world, out))
     assert content(out) == content(finished)
@@ -349,7 +349,7 @@ def test_broken_photos_are_counted_alike_in_parts(world, tmp_path):
     cut = root / "1" / "00000001" / "images" / "005.jpg"
     cut.write_bytes(cut.read_bytes()[:-300])
     build(config(root, tmp_path / "whole"))
-    build(config(root, tmp_path / "parts", build=BuildShardConfig(part=0, parts=2)))
+    build(config(root, tmp_path / "parts", build=BuildShardConfig(shard=0, num_shards=2)))
     build(config(root, tmp_path / "parts"))
     assert content(tmp_path / "whole") == content(tmp_path / "parts")
     assert (

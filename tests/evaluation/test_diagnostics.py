@@ -20,6 +20,7 @@ from actial.evaluation.benchmarks.base import Style
 from actial.evaluation.loop import evaluate_examples
 from actial.viewpoint.questions import viewpoint_question
 from actial.viewpoint.shortcut_probes import centroid, centroid_probe
+from actial.viewpoint.symmetry import laid_out
 
 BACK = 20
 TYPES = (QuestionType.EGO_TRANSLATION, QuestionType.OBJECT_TRANSLATION, QuestionType.EGO_ROTATION)
@@ -255,6 +256,6 @@ def test_published_sets_are_diagnosed_in_every_style(tmp_path, style):
 
 def test_unknown_layout_of_options_is_left_out():
     question = pairs(1)[0].questions[0]
-    assert D.laid_out(question)
+    assert laid_out(question)
     assert not D.turns(replace(question, text="The options are " + " / ".join(question.options)))
     assert D.opposite("Left of the right chair") == "Right of the left chair"

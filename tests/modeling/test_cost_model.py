@@ -99,7 +99,7 @@ def test_memory_is_near_what_a_step_holds(family, settings):
     held = [
         *weights,
         *(p.grad for p in weights if p.grad is not None),
-        *(getattr(batch, name) for name in ("ids", "positions")),
+        *(getattr(batch, name) for name in ("input_ids", "position_ids")),
     ]
     with Live(held) as live:
         policy.token_logprobs(batch).logprobs.sum().backward()

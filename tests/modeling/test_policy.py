@@ -239,7 +239,7 @@ def test_block_mask_covers_the_visible_pairs(policies):
 
 
 @pytest.mark.parametrize(
-    ("trunk", "message"),
+    ("prefix_group", "message"),
     [
         (
             PrefixGroup("x", [1, IMAGE], [0], [Continuation([2], [True])]),
