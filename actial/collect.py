@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from actial.config import CollectConfig
-from actial.config.hydra_app import hydra_command, quoted
+from actial.config.hydra_app import hydra_command
 from actial.core.atomic_io import write_text
 
 HEADLINE = ("accuracy", "joint")
@@ -272,28 +271,13 @@ def _left_out(runs: Sequence[Any]) -> str:
 # ---------------------------------------------------------------- command line
 
 
-@hydra_command("collect", folder_key="out")
-def _main(config: CollectConfig) -> None:
-    """python -m actial.collect RUNS_DIR out=DIR [against=ARM]
+@hydra_command("collect", folder_key="out", positional="runs")
+def main(config: CollectConfig) -> None:
+    """python -m actial.collect RUNS_DIR out=DIR [against=CONDITION]
 
-    Turns the runs of a sweep into ablation.md, ablation.csv (one row per run), tidy.csv (one row per figure) and figures.
+    Turns the runs of a sweep into ablation.md, ablation.csv (one line per run), tidy.csv (one line per figure) and figures.
     """
     collect(config)
-
-
-def main() -> None:
-    """The first word without "=" is the folder of the runs; arms are named as folders are, "cold_start=none", which Hydra wants quoted."""
-    words = sys.argv[1:]
-    place = next(
-        (i for i, word in enumerate(words) if "=" not in word and not word.startswith("-")), None
-    )
-    if place is not None:
-        words[place] = f"runs={quoted(words[place])}"
-    sys.argv[1:] = [
-        f"against={quoted(word.removeprefix('against='))}" if word.startswith("against=") else word
-        for word in words
-    ]
-    _main()
 
 
 if __name__ == "__main__":

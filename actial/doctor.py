@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from actial.config import Accelerator, Reference, SamplerKind, StageName, Strategy, TrainConfig
-from actial.config.hydra_app import USER_ERROR, Exit, hydra_command
+from actial.config.exit_codes import USER_ERROR, Exit
+from actial.config.hydra_app import hydra_command
 from actial.core.errors import UserError
 from actial.data.shards import read_manifest
 from actial.inference.vllm_version import check_vllm

@@ -49,16 +49,20 @@ def unknown_key(full_key: str, owner: type) -> str:
     return f"{full_key} is not a setting of {owner.__name__}{_nearest(full_key.rpartition('.')[2], names)}; it has {', '.join(names)}."
 
 
-def unknown_keys(node: object) -> Iterable[tuple[str, type]]:
-    """Keys that `+key=value` attached to typed nodes without a word, with the dataclass that has no such field."""
-    if not isinstance(node, DictConfig) or node._is_none() or node._is_missing():
+def unknown_keys(node: object, prefix: str = "") -> Iterable[tuple[str, type]]:
+    """Yield the full keys that `+key=value` added to typed nodes, with the dataclass that lacks them.
+
+    OmegaConf attaches such keys without an error.
+    """
+    if not isinstance(node, DictConfig):
         return
     owner = OmegaConf.get_type(node)
-    for key in node:
+    for key in map(str, node):
+        full_key = f"{prefix}{key}"
         if owner is not None and is_dataclass(owner) and key not in owner.__dataclass_fields__:
-            yield node._get_full_key(key), owner
-        else:
-            yield from unknown_keys(node._get_node(key))
+            yield full_key, owner
+        elif not OmegaConf.is_missing(node, key) and not OmegaConf.is_interpolation(node, key):
+            yield from unknown_keys(node[key], f"{full_key}.")
 
 
 def _missing_choice(error: MissingConfigException) -> str:

@@ -15,7 +15,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from transformers.utils.logging import disable_progress_bar
 
 from actial.config import Accelerator, Reference, SamplerKind, StageName, TrainConfig
-from actial.config.hydra_app import STOPPED, Exit
+from actial.config.exit_codes import STOPPED, Exit
 from actial.core.process import is_main_process
 from actial.core.records import AnswerMode
 from actial.data.datasets import open_set

@@ -26,7 +26,7 @@ from typing import IO, Any
 from omegaconf import OmegaConf
 
 from actial.config import StageName, TrainConfig
-from actial.config.hydra_app import ERROR
+from actial.config.exit_codes import ERROR
 from actial.core.atomic_io import write_json, write_text
 from actial.core.errors import UserError
 from actial.core.paths import CHECKOUT

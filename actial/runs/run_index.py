@@ -15,7 +15,7 @@ import pandas as pd
 from omegaconf import OmegaConf
 
 from actial.config import StageName
-from actial.config.hydra_app import ERROR
+from actial.config.exit_codes import ERROR
 from actial.core.errors import UserError
 from actial.grading.metrics import Prediction
 from actial.grading.predictions import read_predictions

@@ -11,7 +11,8 @@ import pytest
 
 from actial import doctor
 from actial.config import register
-from actial.config.hydra_app import Exit, typed
+from actial.config.exit_codes import Exit
+from actial.config.hydra_app import typed
 from actial.core.paths import CONF
 from actial.doctor import Status
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from actial.config.hydra_app import Exit, disk_full, errors_reported, job_name, values_quoted
+from actial.config.command_line import job_name, quote_values
+from actial.config.exit_codes import Exit, disk_full, errors_reported
 from actial.core.errors import UserError
 from actial.core.paths import CONF
 
@@ -84,12 +85,12 @@ def test_help_and_config_come_soon() -> None:
 
 
 def test_help_names_every_choice() -> None:
-    shown = run("--help").stdout
-    assert shown.startswith("python -m actial.train +experiment=NAME")
+    page = run("--help").stdout
+    assert page.startswith("python -m actial.train +experiment=NAME")
     for group in ("+experiment: ", "model: ", "mix@sft.mix: ", "sampler: "):
-        assert f"\n  {group}" in shown
-    assert "quickstart" in shown
-    assert "[tiny]" in shown
+        assert f"\n  {group}" in page
+    assert "quickstart" in page
+    assert "[tiny]" in page
 
 
 @pytest.mark.parametrize(
@@ -190,19 +191,17 @@ def test_a_failed_job_of_a_multirun_leaves_its_reason_and_does_not_stop_the_othe
     ],
 )
 def test_a_value_may_hold_an_equals_sign(word: str, value: str | None) -> None:
-    (shown,) = values_quoted([word])
+    (result,) = quote_values([word], multirun=False)
     assert (
-        shown == word
+        result == word
         if value is None
-        else OverridesParser.create().parse_override(shown).value() == value
+        else OverridesParser.create().parse_override(result).value() == value
     )
 
 
 def test_lists_of_a_sweep_are_left_alone() -> None:
-    assert values_quoted(["-m", "model.path=runs/seed=1,runs/seed=2"]) == [
-        "-m",
-        "model.path=runs/seed=1,runs/seed=2",
-    ]
+    words = ["model.path=runs/seed=1,runs/seed=2"]
+    assert quote_values(words, multirun=True) == words
 
 
 def test_every_job_of_a_sweep_has_a_folder_of_its_own() -> None:

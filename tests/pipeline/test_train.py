@@ -19,7 +19,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText
 
 from actial.config import TrainConfig, register
-from actial.config.hydra_app import Exit, typed
+from actial.config.exit_codes import Exit
+from actial.config.hydra_app import typed
 from actial.core.errors import UserError
 from actial.core.paths import CONF
 from actial.data.shards import INDEX, MANIFEST, file_sha256

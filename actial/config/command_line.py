@@ -1,0 +1,188 @@
+"""The words of a command line: flags, overrides in Hydra's grammar, and the sweeps they ask for."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import re
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+from pathlib import Path
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf
+
+from actial.core.errors import UserError
+from actial.core.paths import CONF
+
+LONGEST_NAME = 140  # characters of a job's folder name
+QUOTES = ("'", '"')
+
+
+@dataclass(frozen=True, slots=True)
+class CommandLine:
+    """What the user typed: overrides such as "seed=1" in Hydra's grammar, and Hydra's flags."""
+
+    overrides: tuple[str, ...]
+    multirun: bool = False
+    show: str | None = None  # --cfg: job, hydra or all
+    resolve: bool = False  # with --cfg: interpolations are resolved
+    package: str | None = None  # with --cfg: only this part
+    info: str | None = None  # --info: how the config was composed
+
+
+def parse_command_line(words: Sequence[str], positional: str | None = None) -> CommandLine:
+    """Return the flags and overrides of a command line.
+
+    `positional` is the setting that a first word without "=" stands for. Raises UserError for flags that exclude each other
+    and SystemExit, with a message printed, for a flag that does not exist.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("overrides", nargs="*")
+    parser.add_argument("-m", "--multirun", action="store_true")
+    parser.add_argument("-c", "--cfg", choices=("job", "hydra", "all"))
+    parser.add_argument("--resolve", action="store_true")
+    parser.add_argument("-p", "--package")
+    parser.add_argument("-i", "--info", nargs="?", const="all")
+    parser.add_argument("-cd", "--config-dir")
+    flags = parser.parse_intermixed_args(words)
+    if flags.multirun and flags.cfg:
+        raise UserError(
+            "--cfg shows the settings of one run: leave out -m, and name one value of what is swept."
+        )
+    overrides = list(flags.overrides)
+    if positional:
+        bare = [index for index, word in enumerate(overrides) if "=" not in word]
+        if bare:
+            overrides[bare[0]] = f"{positional}={quoted(overrides[bare[0]])}"
+    if flags.config_dir:
+        folder = Path(flags.config_dir).absolute()
+        if not folder.is_dir():
+            raise UserError(f"--config-dir {flags.config_dir} does not exist: name a folder.")
+        overrides.append(f"hydra.searchpath=[{quoted(f'file://{folder}')}]")
+    return CommandLine(
+        overrides=tuple(quote_values(overrides, flags.multirun)),
+        multirun=flags.multirun,
+        show=flags.cfg,
+        resolve=flags.resolve,
+        package=flags.package,
+        info=flags.info,
+    )
+
+
+def quote_values(overrides: Sequence[str], multirun: bool) -> list[str]:
+    """Return the overrides with quotes around values that hold "=", such as paths into a sweep.
+
+    Hydra's grammar refuses such values without quotes. Values in a grammar of their own (quoted, lists, dicts, functions,
+    interpolations, choices of a sweep) stay as they are.
+
+    >>> quote_values(["model.path=runs/sweep/seed=1/sft/model", "seed=1"], multirun=False)
+    ["model.path='runs/sweep/seed=1/sft/model'", 'seed=1']
+    """
+    words = []
+    for override in overrides:
+        key, sign, value = override.partition("=")
+        is_plain = value[:1] not in ("'", '"', "[", "{") and not set("($").intersection(value)
+        is_choice = multirun and "," in value
+        needs_quotes = "=" in value and is_plain and not is_choice
+        words.append(f"{key}{sign}{quoted(value) if needs_quotes else value}")
+    return words
+
+
+def quoted(text: str) -> str:
+    """Return a value in single quotes for Hydra's grammar; a value that has quotes stays as it is."""
+    if text[:1] in QUOTES:
+        return text
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
+
+
+def fixed_keys(overrides: Sequence[str]) -> set[str]:
+    """Return the keys that have one value for all jobs of a sweep."""
+    parser, keys = OverridesParser.create(), set()
+    for word in overrides:
+        with suppress(HydraException):  # Hydra itself reports what it cannot parse
+            override = parser.parse_override(word)
+            if not override.is_sweep_override():
+                keys.add(override.get_key_element())
+    return keys
+
+
+def split_sweep(
+    line: CommandLine, plus: Sequence[str], folder_key: str | None
+) -> list[CommandLine]:
+    """Return one command line per choice of a swept group in `plus`, each with a folder of its own.
+
+    An experiment names in its file what it sweeps, and Hydra reads no sweep from a file that only some of the jobs have: swept
+    together, the experiments would silently run at one point each. Raises MissingConfigException for a choice that does not exist.
+
+    >>> words = ("+experiment=ablate_kl,ablate_mix", "run_dir=runs/x")
+    >>> split_sweep(CommandLine(words, multirun=True), ["experiment"], "run_dir")[0].overrides
+    ('+experiment=ablate_kl', "run_dir='runs/x/ablate_kl'")
+    """
+    parser = OverridesParser.create()
+    prefixes = tuple(f"+{group}=" for group in plus)
+    choices = [word for word in line.overrides if word.startswith(prefixes)]
+    if not line.multirun or not choices:
+        return [line]
+    sweep = parser.parse_override(choices[0])
+    if not sweep.is_sweep_override():
+        return [line]
+    group = sweep.get_key_element().lstrip("+")
+    names = list(sweep.sweep_string_iterator())
+    shipped = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+    has_own_folder = any(word.startswith("hydra.searchpath=") for word in line.overrides)
+    for name in names:
+        if name not in shipped and not has_own_folder:
+            raise MissingConfigException("", f"{group}/{name}", shipped)
+
+    def of_choice(word: str, name: str) -> str:
+        if word == choices[0]:
+            return f"+{group}={name}"
+        if word.startswith(f"{folder_key}="):
+            return f"{folder_key}={quoted(f'{parser.parse_override(word).value()}/{name}')}"
+        return word
+
+    return [
+        replace(line, overrides=tuple(of_choice(word, name) for word in line.overrides))
+        for name in names
+    ]
+
+
+def job_name(overrides: str) -> str:
+    """Return a folder name for one job of a sweep: its overrides, without what a path cannot hold.
+
+    Long names are cut; a hash keeps cut and changed names distinct.
+
+    >>> job_name("cold_start=none,seed=1")
+    'cold_start=none,seed=1'
+    """
+    plain = re.sub(r"[^\w.=,+@\[\]-]+", "_", overrides)
+    if plain == overrides and len(plain) <= LONGEST_NAME:
+        return plain
+    return f"{plain[:LONGEST_NAME]}-{blake2b(overrides.encode(), digest_size=4).hexdigest()}"
+
+
+def help_text(config_name: str, plus: Sequence[str], about: str) -> str:
+    """Return the --help page: the command and the choices of each group of its defaults list.
+
+    Hydra's own page takes three seconds, since it opens every group anew, and fails where a choice is mandatory.
+    """
+    defaults: dict[str, str | None] = {f"+{group}": None for group in plus}
+    for entry in OmegaConf.load(CONF / f"{config_name}.yaml").defaults:
+        if not isinstance(entry, DictConfig):
+            continue
+        for key in map(str, entry):
+            if not key.startswith("override "):
+                defaults[key] = None if OmegaConf.is_missing(entry, key) else str(entry[key])
+    lines = [inspect.cleandoc(about), "", "choices (group=name), in brackets the default:"]
+    for group, default in defaults.items():
+        folder = CONF / group.lstrip("+").partition("@")[0]
+        names = sorted(path.stem for path in folder.glob("*.yaml"))
+        marked = [f"[{name}]" if name == default else name for name in names]
+        lines.append(f"  {group}: {', '.join(marked)}")
+    lines += ["", "Add --cfg job to see every setting (key=value), -m and comma lists to sweep."]
+    return "\n".join(lines)
