@@ -1,8 +1,9 @@
-"""Typed configuration: every Hydra group has a schema here, checked before anything heavy is imported.
+"""Typed configuration: the schemas of all Hydra groups, checked before heavy imports.
 
-This package imports neither torch nor vllm, so `--help`, `--cfg job` and a multirun's composition answer in about a second.
-Rules: `@dataclass(kw_only=True, slots=True)` (slots make an unknown key fail), Enums instead of Literals, ranges beside the fields
-(`num`), rules over several fields in `check`, which `validate` runs with the full key once a whole config is typed.
+This package imports neither torch nor vllm, so `--help`, `--cfg job` and a multirun's composition
+answer in about a second. Rules: `@dataclass(kw_only=True, slots=True)` (slots make an unknown key
+fail), Enums instead of Literals, ranges beside the fields (`num`), rules over several fields in
+`check`, which `validate` runs with the full key once a whole config is typed.
 """
 
 from __future__ import annotations
@@ -162,7 +163,10 @@ SCHEMAS: dict[str, type] = {
 
 
 def register() -> None:
-    """Make the schemas and the `asset` resolver known to Hydra; a primary config names its schema first in its defaults."""
+    """Register the schemas and the resolvers with Hydra.
+
+    A primary config names its schema first in its defaults list.
+    """
     for name, schema in SCHEMAS.items():
         ConfigStore.instance().store(name=name, node=schema)
     OmegaConf.register_new_resolver("asset", lambda name: str(ASSETS / name), replace=True)
@@ -170,11 +174,12 @@ def register() -> None:
         "jobs_at_once", lambda threads, gb: jobs_at_once(int(threads), float(gb)), replace=True
     )
     OmegaConf.register_new_resolver(
-        "div", lambda whole, parts: int(whole) // int(parts), replace=True
+        "div", lambda whole, divisor: int(whole) // int(divisor), replace=True
     )
-    # Hydra keeps notes of a sweep in its folder; the jobs of a divided build share theirs with the build, so they go where it drops them.
+    # Hydra writes files of its own into a sweep's folder. The jobs of a divided build work in one
+    # folder, so those files go into its work folder, which the build deletes at the end.
     OmegaConf.register_new_resolver(
         "sweep_folder",
-        lambda out, parts: out if int(parts) == 1 else f"{out}/.build/sweep",
+        lambda out, shards: out if int(shards) == 1 else f"{out}/.build/sweep",
         replace=True,
     )

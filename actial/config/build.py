@@ -27,25 +27,25 @@ class SourceKind(Enum):
 
 @dataclass(kw_only=True, slots=True)
 class SourceConfig:
-    """Where captures come from."""
+    """Which captures or questions are read."""
 
     kind: SourceKind = MISSING
     root: str = MISSING
     mask_root: str | None = None  # None: masks/ inside each capture, when there
     category_file: str | None = None  # lines `id,name`; None: the folder's name is the class
-    ordered: bool = (
-        True  # names follow time (a video); only then are jumps between neighbours an error
-    )
+    # file names follow time, as in a video: large steps between neighbors reject the capture
+    ordered: bool = True
     name: str | None = None  # named: which set
-    min_quality: float | None = (
-        None  # co3d, uco3d: least viewpoint quality score of a sequence; None = all
-    )
+    # co3d, uco3d: least viewpoint quality score of a sequence; None = all
+    min_quality: float | None = None
     license: str = "unknown"
 
 
 @dataclass(kw_only=True, slots=True)
 class GateConfig:
-    """Acceptance thresholds: degrees, and lengths relative to the first camera's distance."""
+    """Thresholds that captures and pairs must pass: degrees, and lengths relative to the distance
+    of the first camera.
+    """
 
     min_registered: int = num(12, "[3, inf)")
     min_registered_share: float = num(0.6, "[0, 1]")
@@ -53,20 +53,17 @@ class GateConfig:
     min_points: int = num(100, "[0, inf)")
     min_up_cameras: int = num(8, "[3, inf)")
     min_up_sv2: float = num(0.17, "[0, 1]")
-    max_up_roll: float = num(8.0, "[0, 90]")  # rms; beyond it sides stay, degrees are dropped
-    max_up_axis_angle: float = num(
-        15.0, "[0, 90]"
-    )  # between the two estimators of up, unless elevation drifts
+    max_up_roll: float = num(8.0, "[0, 90]")  # rms; above it labels keep sides and lose degrees
+    # between the two estimators of up, unless elevation drifts
+    max_up_axis_angle: float = num(15.0, "[0, 90]")
     drift_elevation_std: float = num(8.0, "[0, 90]")
-    max_drift_roll: float = num(
-        4.0, "[0, 90]"
-    )  # rms; a roll that grows steadily looks like a drift, but for a larger rms: no degrees then
+    # rms; a roll that grows steadily resembles a drift of the estimated up: no degrees above it
+    max_drift_roll: float = num(4.0, "[0, 90]")
     max_center_condition: float = num(50.0, "[1, inf]")
     max_center_residual: float = num(0.12, "[0, inf]")
     min_center_in_front: float = num(0.95, "[0, 1]")
-    max_mask_center_gap: float = num(
-        0.25, "[0, inf]"
-    )  # between the centres by masks and by masked points
+    # between the center by masks and the center by masked points
+    max_mask_center_gap: float = num(0.25, "[0, inf]")
     min_mask_area: float = num(0.01, "[0, 1]")
     max_mask_area: float = num(0.8, "[0, 1]")
     max_mask_border: float = num(0.4, "[0, 1]")  # share of the photo's border that the mask touches
@@ -87,23 +84,21 @@ class GateConfig:
     max_distance_ratio: float = num(2.0, "[1, inf]")
     max_roll: float = num(15.0, "[0, 180]")
     min_s: float = num(0.15, "[0, inf)")
-    max_side_angle: float = num(
-        10.0, "[0, 90]"
-    )  # of alpha and yaw, in pairs that go up or down, forward or backward
+    # of alpha and yaw, in pairs that go up or down, forward or backward
+    max_side_angle: float = num(10.0, "[0, 90]")
     min_rise: float = num(12.0, "[0, 90]")  # change of elevation in pairs that go up or down
-    min_approach: float = num(
-        1.25, "[1, inf]"
-    )  # ratio of the distances in pairs that go forward or backward
-    central_share: float = num(
-        0.8, "[0, 1]"
-    )  # of both sides of the photo, in which the object's centre must lie
+    # ratio of the distances in pairs that go forward or backward
+    min_approach: float = num(1.25, "[1, inf]")
+    # of both sides of the photo, in which the object's center must lie
+    central_share: float = num(0.8, "[0, 1]")
 
     def check(self, path: str) -> None:
         if self.min_angle + self.angle_margin >= self.max_angle - self.angle_margin:
             reject(
                 path + "min_angle",
                 self.min_angle,
-                f"min_angle, max_angle={self.max_angle} and angle_margin={self.angle_margin} leave no angle",
+                f"no angle passes with max_angle={self.max_angle} and "
+                f"angle_margin={self.angle_margin}",
             )
 
 
@@ -112,10 +107,9 @@ class PairConfig:
     per_object: int = num(12, "[1, inf)")  # horizontal pairs
     vertical_per_object: int = num(0, "[0, inf)")  # pairs that go up or down and hardly sideways
     depth_per_object: int = num(0, "[0, inf)")  # forward or backward
-    still_per_object: int = num(
-        0, "[0, inf)"
-    )  # the same frame twice, once cropped by up to 5 %: "no movement" is right
-    views: int = num(2, "[2, 6]")  # photos of a row; questions are about the first and the last
+    # the same frame twice, once cropped by up to 5 %: "no movement" is right
+    still_per_object: int = num(0, "[0, inf)")
+    views: int = num(2, "[2, 6]")  # photos of a record; questions are about the first and the last
     questions: list[str] = field(
         default_factory=lambda: ["ego_translation", "object_translation", "ego_rotation"]
     )  # actial.core.records.QuestionType
@@ -123,16 +117,13 @@ class PairConfig:
     seed: int = 0
     val_fraction: float = num(0.02, "[0, 1]")
     test_fraction: float = num(0.02, "[0, 1]")
-    unseen_classes: list[str] = field(
-        default_factory=list
-    )  # class names or ids that make up the split test_unseen
-    unseen_class_fraction: float = num(
-        0.0, "[0, 1)"
-    )  # of the classes, drawn by hash, beside those listed
+    # class names or ids that make up the split test_unseen
+    unseen_classes: list[str] = field(default_factory=list)
+    # share of the classes that is drawn by hash into test_unseen, besides those listed
+    unseen_class_fraction: float = num(0.0, "[0, 1)")
     max_per_class: int = num(0, "[0, inf)")  # pairs of one class in one split; 0 = no cap
-    max_rows: dict[str, int] = field(
-        default_factory=dict
-    )  # split -> most rows; drawn evenly over angle and side
+    # split -> most records; drawn evenly over angle and side
+    max_rows: dict[str, int] = field(default_factory=dict)
 
     def check(self, path: str) -> None:
         if self.val_fraction + self.test_fraction > 1:
@@ -141,9 +132,9 @@ class PairConfig:
                 self.val_fraction,
                 f"with test_fraction={self.test_fraction} it must add up to at most 1",
             )
-        known = [kind.value for kind in QuestionType]
-        if not self.questions or not set(self.questions) <= set(known):
-            reject(path + "questions", self.questions, f"name some of {', '.join(known)}")
+        types = [kind.value for kind in QuestionType]
+        if not self.questions or not set(self.questions) <= set(types):
+            reject(path + "questions", self.questions, f"name some of {', '.join(types)}")
         for split, rows in self.max_rows.items():
             if split not in ("train", "val", "test", "test_unseen") or rows < 0:
                 reject(
@@ -160,7 +151,9 @@ class ImageFormat(Enum):
 
 @dataclass(kw_only=True, slots=True)
 class ImageConfig:
-    """Photos are shrunk once, here, to the size the model sees: aspect kept, never enlarged, never cropped."""
+    """Photos are shrunk once, to the size the model sees: aspect kept, never enlarged or
+    cropped.
+    """
 
     max_pixels: int = num(518_400, "[1, inf)")  # 960 x 540, paper release
     multiple: int = num(28, "[1, inf)")  # of both sides; patch size x merge size of the model
@@ -178,15 +171,14 @@ class ImageConfig:
 
 @dataclass(kw_only=True, slots=True)
 class QuestionConfig:
-    """Which multiple-choice rows stay (source=sat); val and test are kept whole."""
+    """Which multiple-choice records are kept (source=sat, named); val and test stay whole."""
 
-    shares: dict[str, float] = field(
-        default_factory=dict
-    )  # type -> share of the training rows; empty = as they come
-    max_rows: int = num(0, "[0, inf)")  # training rows; 0 = no cap
-    blacklist: str | None = (
-        None  # named: a file of scene names, one a line, that benchmarks use; questions that show them are left out
-    )
+    # question type -> share of the training records; empty = all records
+    shares: dict[str, float] = field(default_factory=dict)
+    max_rows: int = num(0, "[0, inf)")  # training records; 0 = no cap
+    # named: a file of scene names, one a line, that benchmarks use; questions that show them are
+    # left out
+    blacklist: str | None = None
     seed: int = 0
 
     def check(self, path: str) -> None:
@@ -200,7 +192,10 @@ class QuestionConfig:
 
 @dataclass(kw_only=True, slots=True)
 class BuildShardConfig:
-    """`build.shard=I build.num_shards=N`: this process prepares part I of N in the same `out`; the command without them joins the parts."""
+    """`build.shard=I build.num_shards=N` prepares shard I of N in `out`.
+
+    The command without these settings joins the shards.
+    """
 
     shard: int = num(0, "[0, inf)")
     num_shards: int = num(1, "[1, 1e6]")

@@ -37,8 +37,9 @@ class CommandLine:
 def parse_command_line(words: Sequence[str], positional: str | None = None) -> CommandLine:
     """Return the flags and overrides of a command line.
 
-    `positional` is the setting that a first word without "=" stands for. Raises UserError for flags that exclude each other
-    and SystemExit, with a message printed, for a flag that does not exist.
+    `positional` is the setting that a first word without "=" stands for. Raises UserError for
+    flags that exclude each other and SystemExit, with a message printed, for a flag that does not
+    exist.
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("overrides", nargs="*")
@@ -51,7 +52,8 @@ def parse_command_line(words: Sequence[str], positional: str | None = None) -> C
     flags = parser.parse_intermixed_args(words)
     if flags.multirun and flags.cfg:
         raise UserError(
-            "--cfg shows the settings of one run: leave out -m, and name one value of what is swept."
+            "--cfg shows the settings of one run: leave out -m, and name one value of each "
+            "swept setting."
         )
     overrides = list(flags.overrides)
     if positional:
@@ -76,8 +78,8 @@ def parse_command_line(words: Sequence[str], positional: str | None = None) -> C
 def quote_values(overrides: Sequence[str], multirun: bool) -> list[str]:
     """Return the overrides with quotes around values that hold "=", such as paths into a sweep.
 
-    Hydra's grammar refuses such values without quotes. Values in a grammar of their own (quoted, lists, dicts, functions,
-    interpolations, choices of a sweep) stay as they are.
+    Hydra's grammar refuses such values without quotes. Values in a grammar of their own (quoted,
+    lists, dicts, functions, interpolations, choices of a sweep) stay as they are.
 
     >>> quote_values(["model.path=runs/sweep/seed=1/sft/model", "seed=1"], multirun=False)
     ["model.path='runs/sweep/seed=1/sft/model'", 'seed=1']
@@ -93,7 +95,9 @@ def quote_values(overrides: Sequence[str], multirun: bool) -> list[str]:
 
 
 def quoted(text: str) -> str:
-    """Return a value in single quotes for Hydra's grammar; a value that has quotes stays as it is."""
+    """Return a value in single quotes for Hydra's grammar; a value that has quotes stays as it
+    is.
+    """
     if text[:1] in QUOTES:
         return text
     escaped = text.replace("\\", "\\\\").replace("'", "\\'")
@@ -114,10 +118,12 @@ def fixed_keys(overrides: Sequence[str]) -> set[str]:
 def split_sweep(
     line: CommandLine, plus: Sequence[str], folder_key: str | None
 ) -> list[CommandLine]:
-    """Return one command line per choice of a swept group in `plus`, each with a folder of its own.
+    """Return one command line per choice of a swept group in `plus`, each with a folder of its
+    own.
 
-    An experiment names in its file what it sweeps, and Hydra reads no sweep from a file that only some of the jobs have: swept
-    together, the experiments would silently run at one point each. Raises MissingConfigException for a choice that does not exist.
+    An experiment names in its file what it sweeps, and Hydra reads no sweep from a file that only
+    some of the jobs have: swept together, the experiments would silently run at one point each.
+    Raises MissingConfigException for a choice that does not exist.
 
     >>> words = ("+experiment=ablate_kl,ablate_mix", "run_dir=runs/x")
     >>> split_sweep(CommandLine(words, multirun=True), ["experiment"], "run_dir")[0].overrides
@@ -169,7 +175,8 @@ def job_name(overrides: str) -> str:
 def help_text(config_name: str, plus: Sequence[str], about: str) -> str:
     """Return the --help page: the command and the choices of each group of its defaults list.
 
-    Hydra's own page takes three seconds, since it opens every group anew, and fails where a choice is mandatory.
+    Hydra's own page takes three seconds, since it opens every group anew, and fails where a
+    choice is mandatory.
     """
     defaults: dict[str, str | None] = {f"+{group}": None for group in plus}
     for entry in OmegaConf.load(CONF / f"{config_name}.yaml").defaults:

@@ -1,4 +1,4 @@
-"""What is read, in which mixture."""
+"""Data sets and their mixture."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from actial.core.records import QuestionType
 
 
 class EpochRule(Enum):
-    """What an epoch of a mixture is: the unit in which a stage's length is told (passport.json); the length itself is `steps`."""
+    """When an epoch of a mixture ends."""
 
     first = "first"  # an epoch ends when the first source has been drawn once
     draws = "draws"  # an epoch is `epoch_draws` draws
@@ -20,7 +20,10 @@ class EpochRule(Enum):
 
 @dataclass(kw_only=True, slots=True)
 class MixConfig:
-    """What a stage trains on: named sets and their draw weights. 0.9 : 0.1 = nine of ten draws are of the first, whatever their sizes."""
+    """Sets a stage trains on and their draw weights.
+
+    Weights 0.9 and 0.1 draw the first set nine times out of ten, whatever the sizes of the sets.
+    """
 
     weights: dict[str, float] = field(default_factory=dict)  # set name -> draw weight
     epoch_rule: EpochRule = EpochRule.first
@@ -40,43 +43,37 @@ class MixConfig:
 
 @dataclass(kw_only=True, slots=True)
 class ColdStartConfig:
-    ratio: float = num(
-        0.1, "[0, 1]"
-    )  # share of viewpoint draws answered with a chain of thought (paper 4.3)
-    source: str = (
-        "grounded"  # grounded = written from the known geometry; otherwise a chains.jsonl file
-    )
+    # share of viewpoint draws answered with a chain of thought (paper 4.3)
+    ratio: float = num(0.1, "[0, 1]")
+    # grounded = written from the known geometry; otherwise a chains.jsonl file
+    source: str = "grounded"
 
 
 class Task(Enum):
-    """How the rows of a set become examples (actial/data/datasets.py)."""
+    """How the records of a set become training examples (actial/data/datasets.py)."""
 
-    viewpoint = "viewpoint"  # pair rows: the three question types
-    qa = "qa"  # multiple-choice rows (SAT and its like)
-    perception = (
-        "perception"  # pair rows of the procedural world: what each photo shows; never motion
-    )
+    viewpoint = "viewpoint"  # view pairs: the three question types
+    qa = "qa"  # multiple-choice questions, such as SAT
+    # view pairs of the procedural world: questions about each photo, never about motion
+    perception = "perception"
     clock = "clock"  # text only: the order of the hours; needs no root
 
 
 @dataclass(kw_only=True, slots=True)
 class SetConfig:
-    """One named set: a folder written by actial.build, read as one task."""
+    """One named set: a folder that actial.build wrote, read as one task."""
 
     task: Task = MISSING
     root: str = ""
-    types: list[str] = field(
-        default_factory=list
-    )  # qa: only these types; viewpoint: only these are trained on; empty = all
-    angles: list[float] = num(
-        [], "[0, 180]"
-    )  # viewpoint: smallest and largest angle of the pairs trained on; empty = all
-    pass_rates: str | None = (
-        None  # qa, viewpoint: passrates.jsonl of actial.passrates; questions outside pass_rate_range are not trained on
-    )
-    pass_rate_range: list[float] | None = num(
-        None, "[0, 1]"
-    )  # kept: solved in a share of the tries strictly between; None = [0,1]
+    # qa: only these types; viewpoint: only these are trained on; empty = all
+    types: list[str] = field(default_factory=list)
+    # viewpoint: smallest and largest angle of the pairs trained on; empty = all
+    angles: list[float] = num([], "[0, 180]")
+    # qa, viewpoint: passrates.jsonl of actial.passrates; questions outside pass_rate_range are
+    # not trained on
+    pass_rates: str | None = None
+    # trained on: questions solved in a share of the tries strictly between these; None = [0,1]
+    pass_rate_range: list[float] | None = num(None, "[0, 1]")
 
     def check(self, path: str) -> None:
         if self.angles and (len(self.angles) != 2 or self.angles[0] >= self.angles[1]):
@@ -91,7 +88,7 @@ class SetConfig:
             reject(
                 f"{path}pass_rate_range",
                 self.pass_rate_range,
-                "give the two shares that bound what is kept, such as [0.1,0.9]",
+                "give the two shares that bound the questions to train on, such as [0.1,0.9]",
             )
         if self.pass_rates and self.task not in (Task.qa, Task.viewpoint):
             reject(
@@ -99,9 +96,9 @@ class SetConfig:
                 self.pass_rates,
                 "only the questions of task qa or viewpoint have pass rates",
             )
-        known = [kind.value for kind in QuestionType]
-        if self.task is Task.viewpoint and not set(self.types) <= set(known):
-            reject(f"{path}types", self.types, f"name some of {', '.join(known)}")
+        types = [kind.value for kind in QuestionType]
+        if self.task is Task.viewpoint and not set(self.types) <= set(types):
+            reject(f"{path}types", self.types, f"name some of {', '.join(types)}")
         if self.task is not Task.clock and not self.root:
             reject(f"{path}root", "''", "give the folder that actial.build wrote")
 
@@ -109,8 +106,7 @@ class SetConfig:
 @dataclass(kw_only=True, slots=True)
 class DataConfig:
     sets: dict[str, SetConfig] = field(default_factory=dict)
-    questions_per_pair: int = num(
-        1, "[1, 3]"
-    )  # 1 = paper; 3 = all three types as branches of one trunk
-    exercises_per_pair: int = num(6, "[1, 64]")  # perception branches on one trunk
+    # 1 = paper; 3 = all three types behind one shared prefix
+    questions_per_pair: int = num(1, "[1, 3]")
+    exercises_per_pair: int = num(6, "[1, 64]")  # perception questions behind one shared prefix
     workers: int = num(0, "[0, 1024]")

@@ -1,4 +1,4 @@
-"""What Hydra and OmegaConf have to say about a command line or a config file, as one sentence each."""
+"""Errors of Hydra and OmegaConf about a command line or a config file, as one sentence each."""
 
 from __future__ import annotations
 
@@ -21,36 +21,42 @@ from actial.core.paths import CONF
 
 
 def explain(error: BaseException) -> str:
-    """One sentence naming the key or the group, the value and what would be right."""
+    """Return one sentence that names the key or the group, the value and the remedy."""
     if isinstance(error, MissingConfigException):
         return _missing_choice(error)
     override = re.match(r"Could not override '([^@']+)(@\S+)?'\.", str(error))
     if override and (CONF / override[1]).is_dir():
-        return f"{override[1]} is not in the defaults of this command: write +{override[1]}=NAME."
+        group = override[1]
+        return f"{group} is not in the defaults of this command: write +{group}=NAME."
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     if isinstance(cause, ConfigKeyError | ConfigAttributeError) and isinstance(
         cause.object_type, type
     ):
         return unknown_key(cause.full_key or str(cause.key), cause.object_type)
     if isinstance(cause, ValidationError) and "is not a subclass of" in str(cause):
-        return f"{cause.full_key} is a new entry with settings of its own: name it in a file of conf/, not on the command line."
+        return (
+            f"{cause.full_key} is a new entry with settings of its own: name it in a YAML file, "
+            "not on the command line."
+        )
     if isinstance(cause, ValidationError) and cause.full_key:
         return f"{cause.full_key} cannot be set: {str(cause).splitlines()[0].rstrip('.')}."
     return " ".join(str(error).split()).rstrip(".") + "."
 
 
 def unknown_key(full_key: str, owner: type) -> str:
-    """The sentence for a key that a dataclass, or a mapping, does not have."""
+    """Return the sentence for a key that a dataclass, or a mapping, does not have."""
     if new_key := renamed(full_key):
         return f"{full_key} is now called {new_key}: write {new_key} instead."
     if not is_dataclass(owner):
         return f"{full_key} does not exist: write +{full_key} to add it."
     names = [item.name for item in fields(owner)]
-    return f"{full_key} is not a setting of {owner.__name__}{_nearest(full_key.rpartition('.')[2], names)}; it has {', '.join(names)}."
+    hint = _nearest(full_key.rpartition(".")[2], names)
+    return f"{full_key} is not a setting of {owner.__name__}{hint}; it has {', '.join(names)}."
 
 
 def unknown_keys(node: object, prefix: str = "") -> Iterable[tuple[str, type]]:
-    """Yield the full keys that `+key=value` added to typed nodes, with the dataclass that lacks them.
+    """Yield the full keys that `+key=value` added to typed nodes, with the dataclass that lacks
+    them.
 
     OmegaConf attaches such keys without an error.
     """
@@ -68,7 +74,8 @@ def unknown_keys(node: object, prefix: str = "") -> Iterable[tuple[str, type]]:
 def _missing_choice(error: MissingConfigException) -> str:
     group, _, name = (error.missing_cfg_file or "").rpartition("/")
     choices = sorted(error.options or [])
-    return f"there is no {group or 'config'} named {name!r}{_nearest(name, choices)}; there are {', '.join(choices)}."
+    hint = _nearest(name, choices)
+    return f"there is no {group or 'config'} named {name!r}{hint}; there are {', '.join(choices)}."
 
 
 def _nearest(word: str, choices: Iterable[str]) -> str:

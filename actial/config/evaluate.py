@@ -15,7 +15,7 @@ from actial.config.validation import num, reject
 
 @dataclass(kw_only=True, slots=True)
 class ServerConfig:
-    """An OpenAI-compatible server; url set = it answers in place of an in-process model."""
+    """An OpenAI-compatible server; with `url` set it answers in place of an in-process model."""
 
     url: str | None = None  # such as http://127.0.0.1:8000/v1
     model: str = ""  # the name it serves the model under
@@ -23,9 +23,8 @@ class ServerConfig:
     concurrency: int = num(64, "[1, 4096]")  # examples in flight
     timeout_s: float = num(600.0, "(0, inf)")
     retries: int = num(6, "[0, 100]")
-    multiple: int = num(
-        28, "[1, 1024]"
-    )  # both sides of every picture; patch size x merge size of the served model
+    # both sides of every image are multiples of it: patch size x merge size of the served model
+    multiple: int = num(28, "[1, 1024]")
 
     def check(self, path: str) -> None:
         if self.url and not self.model:
@@ -34,9 +33,12 @@ class ServerConfig:
 
 @dataclass(kw_only=True, slots=True)
 class EvaluateConfig:
-    """`python -m actial.evaluate benchmark=NAME model=NAME out=DIR`: answers, scores and a report of one model."""
+    """`python -m actial.evaluate benchmark=NAME model=NAME out=DIR`: answers, scores and a report
+    of one model.
+    """
 
-    out: str = MISSING  # continued when it holds answers under the same settings, refused when under others
+    # continued when it holds answers under the same settings, refused when under others
+    out: str = MISSING
     seed: int = num(0, "[0, 4294967295]")
     model: ModelConfig = field(default_factory=ModelConfig)
     prompt: PromptConfig = field(default_factory=PromptConfig)
@@ -65,13 +67,15 @@ class EvaluateConfig:
 
 @dataclass(kw_only=True, slots=True)
 class PassRatesConfig:
-    """`python -m actial.passrates set=NAME model=NAME out=DIR`: how often a model solves each training question of a set."""
+    """`python -m actial.passrates set=NAME model=NAME out=DIR`: how often a model solves each
+    training question of a set.
+    """
 
-    out: str = MISSING  # continued when it holds answers under the same settings, refused when under others
+    # continued when it holds answers under the same settings, refused when under others
+    out: str = MISSING
     set: str = MISSING  # a name of data.sets
-    samples: int = num(
-        16, "[2, 4096]"
-    )  # tries at each question; as many as GRPO's group tells what GRPO will meet
+    # tries at each question; as many as GRPO's group tells what GRPO will meet
+    samples: int = num(16, "[2, 4096]")
     limit: int = num(0, "[0, 1e9]")  # examples, drawn by hash; 0 = all
     temperature: float = num(1.0, "(0, inf)")
     max_tokens: int = num(128, "[1, 1e6]")
@@ -97,13 +101,14 @@ class PassRatesConfig:
 
 @dataclass(kw_only=True, slots=True)
 class ScoreConfig:
-    """`python -m actial.score benchmark=NAME predictions=FILE out=DIR`: the scores of answers made elsewhere, without a model."""
+    """`python -m actial.score benchmark=NAME predictions=FILE out=DIR`: the scores of answers
+    made elsewhere, without a model.
+    """
 
     out: str = MISSING
     benchmark: BenchmarkConfig = field(default_factory=BenchmarkConfig)
-    predictions: str = (
-        MISSING  # ours (.jsonl), lmms-eval's samples (.jsonl) or VLMEvalKit's (.xlsx, .tsv, .json)
-    )
+    # ours (.jsonl), lmms-eval's samples (.jsonl) or VLMEvalKit's (.xlsx, .tsv, .json)
+    predictions: str = MISSING
     compat: str = "ladder"  # how answers are read (actial/grading/multiple_choice.py)
 
 
@@ -139,6 +144,5 @@ class DashboardConfig:
     entity: str = MISSING  # wandb account or team
     project: str = "actial"
     name: str = "actial"  # of the workspace
-    group: str = (
-        ""  # a setting whose values make the groups, such as cold_start.ratio; "" = single runs
-    )
+    # a setting whose values make the groups, such as cold_start.ratio; "" = single runs
+    group: str = ""

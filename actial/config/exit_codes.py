@@ -1,7 +1,7 @@
 """How a command ends: an exit code for each way to fail, and one sentence on stderr.
 
-0 done; 1 the user's input is wrong; 2 a fault of actial, its traceback kept in the run folder; 130 interrupted by Ctrl-C;
-143 training stopped by a signal with everything saved.
+0 done; 1 the user's input is wrong; 2 a fault of actial, its traceback kept in the run folder;
+130 interrupted by Ctrl-C; 143 training stopped by a signal with everything saved.
 """
 
 from __future__ import annotations

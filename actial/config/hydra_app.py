@@ -52,9 +52,11 @@ def hydra_command(
 ) -> Callable[[Run], Callable[[], None]]:
     """Decorate `run(config)` into the command line of conf/<config_name>.yaml.
 
-    `folder_key` names the setting of the output folder, None where a command writes none; in a multirun each job gets a subfolder
-    named by what is swept. `plus` are groups outside the defaults list, chosen by `+group=name`. `positional` is the setting that a
-    word without "=" gives. Jobs for which `shared` holds work in the one folder the command names. The docstring of `run` heads the
+    `folder_key` names the setting of the output folder, None where a command writes none; in a
+    multirun each job gets a subfolder named by what is swept. `plus` are groups outside the
+    defaults list, chosen by `+group=name`. `positional` is the setting that a word without "="
+    gives. Jobs for which `shared` holds work in the one folder the command names. The docstring
+    of `run` heads the
     --help page; a sweep that searches (Optuna) gets what `run` returns.
 
     >>> @hydra_command("train", folder_key="run_dir", plus=("experiment",))
@@ -84,7 +86,8 @@ def hydra_command(
 
 
 def typed(raw: DictConfig) -> Any:
-    """Return the composed config as its dataclass, with every key, range and cross-field rule checked.
+    """Return the composed config as its dataclass, with every key, range and cross-field rule
+    checked.
 
     Raises UserError with the key, the value and the remedy.
     """
@@ -127,7 +130,9 @@ def _job(
 
 
 def _swept_name(fixed: set[str]) -> str:
-    """Return the folder name of the running job: its overrides without those that all jobs share."""
+    """Return the folder name of the running job: its overrides without those that all jobs
+    share.
+    """
     words = HydraConfig.get().overrides.task
     swept = [word for word in words if word.partition("=")[0] not in fixed]
     return job_name(",".join(sorted(swept)))

@@ -26,12 +26,14 @@ class LoraConfig:
     rank: int = num(64, "[1, 4096]")
     alpha: int = num(128, "[1, 65536]")
     dropout: float = num(0.0, "[0, 1)")
-    target: str = "all-linear"  # peft target_modules; language model only unless the tower trains
+    target: str = (
+        "all-linear"  # peft target_modules; language model only unless the vision encoder trains
+    )
 
 
 @dataclass(kw_only=True, slots=True)
 class ModuleGroupConfig:
-    """One separately switched part of the model; lr_scale multiplies the stage's learning rate."""
+    """One group of the model's modules; lr_scale multiplies the stage's learning rate."""
 
     train: bool = True
     lr_scale: float = num(1.0, "(0, 1000]")
@@ -39,20 +41,22 @@ class ModuleGroupConfig:
 
 @dataclass(kw_only=True, slots=True)
 class ModelConfig:
-    path: str = (
-        MISSING  # a Hugging Face id or folder; ${asset:tiny_base} is the one kept in the package
-    )
+    # a Hugging Face id or folder; ${asset:tiny_base} is the one kept in the package
+    path: str = MISSING
     revision: str | None = None
     attention: Attention = Attention.sdpa
     precision: Precision = Precision.fp32  # of the arithmetic; weights stay in fp32
     gradient_checkpointing: bool = False
     min_pixels: int = num(3136, "[1, 1e8]")
     max_pixels: int = num(518_400, "[1, 1e8]")  # 960 x 540, paper release
-    sequence_tokens: int = num(512, "[16, 1e7]")  # of one packed row; more where a group is longer
-    micro_batch_tokens: int = num(16_384, "[16, 1e8]")  # budget of one micro-batch (all its rows)
-    head_chunk_tokens: int = num(
-        256, "[1, 1e7]"
-    )  # scored positions per vocabulary projection; peak memory is about 5 x this x vocabulary
+    sequence_tokens: int = num(
+        512, "[16, 1e7]"
+    )  # of one packed sequence; more where a group is longer
+    micro_batch_tokens: int = num(
+        16_384, "[16, 1e8]"
+    )  # budget of one micro-batch (all its packed sequences)
+    # scored positions per vocabulary projection; peak memory is about 5 x this x vocabulary
+    head_chunk_tokens: int = num(256, "[1, 1e7]")
     lora: LoraConfig = field(default_factory=LoraConfig)
     vision: ModuleGroupConfig = field(default_factory=ModuleGroupConfig)
     merger: ModuleGroupConfig = field(default_factory=ModuleGroupConfig)
@@ -69,7 +73,7 @@ class ModelConfig:
             reject(
                 f"{path}sequence_tokens",
                 self.sequence_tokens,
-                f"a row must fit in {path}micro_batch_tokens={self.micro_batch_tokens}",
+                f"a packed sequence must fit in {path}micro_batch_tokens={self.micro_batch_tokens}",
             )
         if not (self.vision.train or self.merger.train or self.language.train):
             reject(

@@ -1,4 +1,6 @@
-"""Old configuration keys and their present names: refused with the new name in a command, read with it from old run folders."""
+"""Old configuration keys and their present names: refused with the new name in a command, read
+with it from old run folders.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,8 @@ RENAMED_KEYS: dict[str, str] = {
 
 
 def renamed(full_key: str) -> str | None:
-    """Return the present name of an old key, of a key below it too; None for a key that was not renamed.
+    """Return the present name of an old key, of a key below it too; None for a key that was not
+    renamed.
 
     >>> renamed("data.sets.sat.pass_between"), renamed("reward.parts.format.weight")
     ('data.sets.sat.pass_rate_range', 'reward.terms.format.weight')

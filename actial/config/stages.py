@@ -1,4 +1,4 @@
-"""SFT, GRPO and rewards."""
+"""The training stages and their rewards."""
 
 from __future__ import annotations
 
@@ -34,10 +34,12 @@ class OptimConfig:
 
 @dataclass(kw_only=True, slots=True)
 class StageConfig:
-    """What SFT and GRPO share."""
+    """Settings that SFT and GRPO share."""
 
     steps: int = num(MISSING, "[1, 1e9]")
-    batch_size: int = num(MISSING, "[1, 1e6]")  # trunks (SFT) or prompts (GRPO) per optimiser step
+    batch_size: int = num(
+        MISSING, "[1, 1e6]"
+    )  # examples (SFT) or prompts (GRPO) per optimizer step
     optim: OptimConfig = field(default_factory=OptimConfig)
     mix: MixConfig = field(default_factory=MixConfig)
     save_every: int = num(100, "[1, 1e9]")
@@ -75,7 +77,8 @@ class KLPlace(Enum):
 
 
 class KLGradient(Enum):
-    plain = "plain"  # differentiate the value estimator as it stands (paper: k3 in the loss, biased gradient)
+    # differentiate the value estimator as it stands (paper: k3 in the loss, biased gradient)
+    plain = "plain"
     unbiased = "unbiased"
 
 
@@ -99,12 +102,12 @@ class Overlong(Enum):
 
 
 class ImportanceSampling(Enum):
-    """Correction for the gap between sampler and trainer probabilities."""
+    """Correction for the difference between sampler and trainer probabilities."""
 
     off = "off"
     token_truncate = "token_truncate"
     token_mask = "token_mask"
-    sequence_truncate = "sequence_truncate"  # length-normalised
+    sequence_truncate = "sequence_truncate"  # length-normalized
     sequence_mask = "sequence_mask"
 
 
@@ -114,9 +117,8 @@ class KLConfig:
     estimator: KLEstimator = KLEstimator.k3
     place: KLPlace = KLPlace.loss
     gradient: KLGradient = KLGradient.plain
-    cap: float = num(
-        10.0, "(0, inf)"
-    )  # nats a token: the most that k3 counts, without a gradient beyond (verl's low_var_kl has 10)
+    # nats a token: the most that k3 counts, without a gradient beyond (verl's low_var_kl has 10)
+    cap: float = num(10.0, "(0, inf)")
     reference: Reference = Reference.frozen_copy
 
     def check(self, path: str) -> None:
@@ -136,7 +138,9 @@ class KLConfig:
 
 @dataclass(kw_only=True, slots=True)
 class DynamicSamplingConfig:
-    """Replace groups whose rewards are all equal by groups of further prompts (DAPO, arXiv 2503.14476)."""
+    """Replace groups whose rewards are all equal by groups of further prompts (DAPO, arXiv
+    2503.14476).
+    """
 
     enabled: bool = False
     max_rounds: int = num(3, "[0, 100]")  # of further sampling within one step
@@ -152,20 +156,19 @@ class GRPOConfig(StageConfig):
     dual_clip: float | None = num(3.0, "(1, 1e6]")
     advantage: AdvantageScale = AdvantageScale.group
     kl: KLConfig = field(default_factory=KLConfig)
-    all_questions: bool = (
-        False  # ask a pair all of its questions in one step; batch_size counts pairs then
-    )
-    counterfactual: bool = (
-        False  # half of a group sees a pair's photos in reverse order, with the answer turned
-    )
+    # ask a pair all of its questions in one step; batch_size counts pairs then
+    all_questions: bool = False
+    # half of a group gets a pair's photos swapped, and the answer with them
+    counterfactual: bool = False
     dynamic_sampling: DynamicSamplingConfig = field(default_factory=DynamicSamplingConfig)
     overlong: Overlong = Overlong.keep
     importance: ImportanceSampling = ImportanceSampling.off
     importance_cap: float = num(2.0, "[1, 1e6]")
-    max_sampling_logp_difference: float = num(
-        0.0, "[0, 100]"
-    )  # abort above this mean |trainer - sampler| gap; 0 = only log
-    one_step_off: bool = False  # draw the next step's samples beside this one's update: they, and the gap, are one update old
+    # abort above this mean |trainer - sampler| log-probability; 0 = only log
+    max_sampling_logp_difference: float = num(0.0, "[0, 100]")
+    # draw the next step's samples beside this one's update: they, and the gap, are one update
+    # old
+    one_step_off: bool = False
     temperature: float = num(1.0, "(0, 10]")
     max_tokens: int = num(4096, "[1, 1e6]")
 
@@ -186,7 +189,8 @@ class GRPOConfig(StageConfig):
             reject(
                 f"{path}one_step_off",
                 True,
-                f"samples of older weights need weights of their own: set {path}importance=token_truncate",
+                f"it trains on off-policy samples: set {path}importance=token_truncate to "
+                "correct for it",
             )
 
 
@@ -212,7 +216,7 @@ class RewardTerm:
 
 @dataclass(kw_only=True, slots=True)
 class RewardConfig:
-    """Weighted named parts; `gated` counts accuracy only where the format holds."""
+    """Weighted reward terms; `gated` counts accuracy only where the format holds."""
 
     terms: dict[str, RewardTerm] = field(default_factory=dict)
     gated: bool = False

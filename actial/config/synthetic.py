@@ -1,4 +1,4 @@
-"""The procedural world, the untrained tiny model, and a teacher's chains."""
+"""The procedural world, the untrained tiny model, and the teacher's chains of thought."""
 
 from __future__ import annotations
 
@@ -11,16 +11,15 @@ from actial.config.validation import num
 
 @dataclass(kw_only=True, slots=True)
 class WorldConfig:
-    """`python -m actial.world`: object captures and SAT-format questions out of nothing."""
+    """`python -m actial.world`: write procedural object captures and SAT-format questions."""
 
     out: str = MISSING
     objects: int = num(1000, "[0, inf)")  # of the categories to train on
     unseen_objects: int = num(60, "[0, inf)")  # of the held-out categories
     frames: int = num(12, "[12, 200]")  # photos of each object; the gates want 12
     size: int = num(48, "[32, 512]")  # pixels, both sides, of a capture's photos
-    scene_size: int = num(
-        96, "[32, 512]"
-    )  # of the scenes' photos: their objects then look as large as a capture's
+    # of the scenes' photos: their objects then look as large as a capture's
+    scene_size: int = num(96, "[32, 512]")
     sat_train: int = num(2000, "[0, inf)")
     sat_val: int = num(400, "[0, inf)")
     sat_test: int = num(300, "[0, inf)")
@@ -30,12 +29,14 @@ class WorldConfig:
 
 @dataclass(kw_only=True, slots=True)
 class TinyConfig:
-    """`python -m actial.synthetic.tiny_model`: the tiny model before its training on language, its tower already pre-trained."""
+    """`python -m actial.synthetic.tiny_model`: write a tiny model with a pretrained vision encoder.
+
+    Its language model is random.
+    """
 
     out: str = MISSING
-    pairs: str = (
-        MISSING  # pair set of the procedural world: photos for the tower, words for the tokenizer
-    )
+    # pair set of the procedural world: photos for the vision encoder, words for the tokenizer
+    pairs: str = MISSING
     sat: str = MISSING  # question set of the procedural world: words for the tokenizer
     vocab_size: int = num(900, "[300, 10000]")
     width: int = num(128, "[64, 1024]")
@@ -51,18 +52,21 @@ class TinyConfig:
 
 @dataclass(kw_only=True, slots=True)
 class ChainsConfig:
-    """`python -m actial.chains`: a teacher behind an OpenAI-compatible server writes chains of thought for pairs of a built set."""
+    """`python -m actial.chains`: ask a teacher for chains of thought about the pairs of a built
+    set.
+
+    The teacher is any OpenAI-compatible server.
+    """
 
     pairs: str = MISSING  # a set that actial.build wrote
     split: str = "train"
     out: str = MISSING
     url: str = "https://api.openai.com/v1"
     teacher: str = MISSING  # the model's name on that server
-    key_variable: str = (
-        "OPENAI_API_KEY"  # environment variable that holds the key; a local server needs none
-    )
+    # environment variable that holds the key; a local server needs none
+    key_variable: str = "OPENAI_API_KEY"
     limit: int = num(1000, "[1, inf)")  # pairs, drawn by hash (paper: about 1,000)
-    attempts: int = num(2, "[1, 100]")  # answers asked for one pair until the verifier accepts one
+    attempts: int = num(2, "[1, 100]")  # requests for one pair until the verifier accepts an answer
     concurrency: int = num(8, "[1, 4096]")  # requests in flight
     retries: int = num(6, "[0, 100]")  # of a request that met a fault of the server or the line
     backoff_s: float = num(1.0, "[0, 3600]")  # before the first retry; doubles each time
@@ -70,9 +74,8 @@ class ChainsConfig:
     timeout_s: float = num(180.0, "(0, 1e6]")
     max_tokens: int = num(1500, "[1, 1e6]")
     temperature: float = num(0.7, "[0, 10]")
-    price_in: float = num(
-        0.0, "[0, inf)"
-    )  # per million prompt tokens, in any currency; for the ledger
+    # per million prompt tokens, in any currency; for the ledger
+    price_in: float = num(0.0, "[0, inf)")
     price_out: float = num(0.0, "[0, inf)")
     max_cost: float = num(0.0, "[0, inf)")  # stop asking beyond it; 0 = no limit
     seed: int = 0

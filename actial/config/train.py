@@ -23,7 +23,6 @@ class Strategy(Enum):
     auto = "auto"
     ddp = "ddp"
     fsdp2 = "fsdp2"
-    deepspeed = "deepspeed"
 
 
 @dataclass(kw_only=True, slots=True)
@@ -35,14 +34,6 @@ class TrainerConfig:
     threads: int = num(0, "[0, 1024]")  # CPU threads of torch; 0 = its own choice
 
     def check(self, path: str) -> None:
-        if (
-            self.strategy is Strategy.deepspeed
-        ):  # its engine averages over ranks at every backward pass, and shows no gradient to clip
-            reject(
-                f"{path}strategy",
-                "deepspeed",
-                "it cannot sum token-weighted micro-batches exactly: set fsdp2, or ddp for adapters",
-            )
         if self.strategy is Strategy.auto and self.devices * self.nodes > 1:
             reject(
                 f"{path}strategy",
@@ -59,7 +50,7 @@ class WandbMode(Enum):
 
 @dataclass(kw_only=True, slots=True)
 class LoggerConfig:
-    """wandb; metrics.jsonl is written whatever stands here."""
+    """wandb's settings; metrics.jsonl is always written."""
 
     mode: WandbMode = WandbMode.offline
     project: str = "actial"
@@ -70,12 +61,15 @@ class LoggerConfig:
 
 @dataclass(kw_only=True, slots=True)
 class TrainConfig:
-    """`python -m actial.train +experiment=NAME`: the stages run one after the other, each from the model the last one left."""
+    """`python -m actial.train +experiment=NAME`: run the stages in order.
+
+    Each stage starts from the model that the one before it saved.
+    """
 
     run_dir: str = MISSING  # resumed when it holds the same config, refused when it holds another
-    stage_cache_dir: str | None = (
-        None  # a folder of runs whose finished stages and answers are taken over where all that decides them is equal
-    )
+    # a folder of runs whose finished stages and answers are taken over where all that decides
+    # them is equal
+    stage_cache_dir: str | None = None
     seed: int = num(0, "[0, 4294967295]")
     stages: list[StageName] = MISSING
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -105,8 +99,6 @@ class TrainConfig:
                 )
         if StageName.grpo in self.stages:
             self._check_grpo()
-        if self.sampler.kind is SamplerKind.scripted:
-            reject("sampler.kind", "scripted", "it is for tests: use hf, vllm or vllm_server")
         if self.trainer.strategy is Strategy.fsdp2:
             self._check_sharded(names)
         if self.stage_cache_dir and self.trainer.devices * self.trainer.nodes > 1:
@@ -117,7 +109,7 @@ class TrainConfig:
             )
 
     def _check_sharded(self, names: list[str]) -> None:
-        """What cannot be done with a model whose forward is collective."""
+        """Refuse what a model sharded by fsdp2, whose forward is collective, cannot do."""
         if self.model.lora.enabled:
             reject(
                 "trainer.strategy", "fsdp2", "adapters are small, and not supported by it: set ddp"
@@ -160,11 +152,11 @@ class TrainConfig:
 
     def _check_grpo(self) -> None:
         reference, lora = self.grpo.kl.reference, self.model.lora.enabled
-        if not any(part.weight for part in self.reward.terms.values()):
+        if not any(term.weight for term in self.reward.terms.values()):
             reject(
                 "reward.terms",
                 list(self.reward.terms),
-                "name at least one part with a weight other than 0",
+                "name a reward term with a weight other than 0",
             )
         if self.grpo.all_questions and self.data.questions_per_pair < 2:
             reject(
@@ -172,17 +164,21 @@ class TrainConfig:
                 True,
                 "pairs have one question each: set data.questions_per_pair=3",
             )
-        for name, part in self.reward.terms.items():
-            if part.kind in ("consistency", "joint") and not (
+        for name, term in self.reward.terms.items():
+            if term.kind in ("consistency", "joint") and not (
                 self.grpo.all_questions or self.grpo.counterfactual
             ):
-                needed = "it compares answers about the same photos: set grpo.all_questions=true or grpo.counterfactual=true"
-                reject(f"reward.terms.{name}.kind", part.kind, needed)
+                remedy = (
+                    "it compares answers about the same photos: set grpo.all_questions=true or "
+                )
+                remedy += "grpo.counterfactual=true"
+                reject(f"reward.terms.{name}.kind", term.kind, remedy)
         if reference is Reference.adapter_off and not lora:
             reject(
                 "grpo.kl.reference",
                 "adapter_off",
-                "without an adapter there is nothing to turn off: set frozen_copy or model.lora.enabled=true",
+                "a model without adapters has none to turn off: set frozen_copy or "
+                "model.lora.enabled=true",
             )
         if self.grpo.kl.beta > 0 and reference is Reference.frozen_copy and lora:
             reject(

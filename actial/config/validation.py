@@ -1,4 +1,4 @@
-"""Ranges beside the fields they bound, and one walk that checks a whole typed config and names the full key of what is wrong."""
+"""Ranges declared with the fields, and the check of a whole typed config against them."""
 
 from __future__ import annotations
 
@@ -9,19 +9,22 @@ from actial.core.errors import UserError
 
 
 def num(default: Any, interval: str) -> Any:
-    """A numeric field (or list or optional number) with its range in mathematical notation: "[0, 1)", "(0, inf)"."""
+    """Return a dataclass field of numbers with its range, in mathematical notation: "[0, 1)".
+
+    `default` is a number, a list of numbers, None or MISSING.
+    """
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata={"interval": interval})
     return field(default=default, metadata={"interval": interval})
 
 
 def reject(key: str, value: object, remedy: str) -> NoReturn:
-    """Raise the one sentence that every bad value ends with."""
+    """Raise the UserError of a value that cannot be used: key, value and remedy in one sentence."""
     raise UserError(f"{key}={value} cannot be used: {remedy}.")
 
 
 def inside(value: float, interval: str) -> bool:
-    """Whether a number lies in an interval; nan lies in none.
+    """Return whether a number lies in an interval; nan lies in none.
 
     >>> inside(1, "(0, 1]"), inside(1, "[0, 1)")
     (True, False)
@@ -32,9 +35,10 @@ def inside(value: float, interval: str) -> bool:
 
 
 def validate(node: Any, path: str = "") -> None:
-    """Check every `num` field below `node`, then the cross-field rules of each dataclass that has `check(path)`.
+    """Check the range of every `num` field below `node`, then the rules that its dataclasses
+    `check`.
 
-    Raises UserError with the full key ("sft.optim.lr"), the value and the remedy. Inner nodes are checked first.
+    Inner nodes come first. Raises UserError with the full key ("sft.optim.lr"), value and remedy.
     """
     if isinstance(node, dict):
         for key, value in node.items():

@@ -159,7 +159,7 @@ def test_the_settings_of_a_sweep_are_not_one_run_s(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (1, "")
     assert (
         done.stderr
-        == "error: --cfg shows the settings of one run: leave out -m, and name one value of what is swept.\n"
+        == "error: --cfg shows the settings of one run: leave out -m, and name one value of each swept setting.\n"
     )
 
 
