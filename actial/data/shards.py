@@ -1,8 +1,12 @@
-"""Data sets on disk: tar shards in WebDataset naming, an index with the place of every picture, a manifest; and their reader.
+"""Data sets on disk: tar shards in WebDataset naming, an index of image offsets, a manifest.
 
-One tar sample holds the rows that share pictures: each picture once (`KEY.f003.png`) and `KEY.json`, the list of its rows.
-The bytes depend on the content alone (no times, owners or process counts). The reader goes by offsets, so any row costs one read per
-picture wherever it lies, and plain `webdataset` reads the same tars as a stream.
+One tar sample holds the records that share images: each image once (`KEY.f003.png`), and `KEY.json`
+with the list of records. The tars are written by `webdataset.TarWriter` with fixed times, owners
+and modes, so their bytes depend on the content alone.
+
+There are two readers. `ShardSet` reads any record by its offset, in any order (`data.reader=index`).
+`actial.data.stream` reads whole tars one after the other, from a folder or a URL
+(`data.reader=stream`).
 """
 
 from __future__ import annotations
@@ -11,7 +15,6 @@ import io
 import json
 import os
 import re
-import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -26,28 +29,12 @@ from actial.core.atomic_io import atomic, write_json
 from actial.core.errors import UserError
 from actial.core.image_codec import header_size
 from actial.data.images import decode_bytes
-
-
-def read_manifest(name: str, config: SetConfig) -> dict[str, Any]:
-    """The manifest of a finished data set; UserError when there is none."""
-    path = Path(config.root) / "manifest.json"
-    if not path.is_file():
-        raise UserError(
-            f"data.sets.{name}.root={config.root} is no finished data set (no manifest.json): write it with actial.build first."
-        )
-    try:
-        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path} cannot be read ({error}): build the set again.") from error
-    return manifest
-
+from actial.data.urls import is_url, open_url
 
 MANIFEST, INDEX = "manifest.json", "index.jsonl"
 SCHEMA = 1
-BLOCK, RECORD = 512, 10_240  # bytes: a tar is made of blocks and padded to whole records
-USTAR = struct.Struct(
-    "100s8s8s8s12s12s8s1s100s6s2s247x"
-)  # name, mode, owner, group, size, time, checksum, kind, link, magic, version
+TAR_BLOCK = 512  # bytes of a member's header; contents are padded to a multiple of it
+FILE_MODE = 0o644
 KEY = re.compile(r"[0-9a-z_]{1,64}")  # a dot would make WebDataset merge samples
 MEMBER = re.compile(r"[0-9a-z_]+\.(jpg|png)")
 TOOLS = ("numpy", "pillow", "pycolmap")  # their versions can change bytes
@@ -55,114 +42,115 @@ TOOLS = ("numpy", "pillow", "pycolmap")  # their versions can change bytes
 
 @dataclass(slots=True, kw_only=True)
 class Sample:
-    """Rows that share pictures; row["images"] lists names of `images`."""
+    """Records that share images; record["images"] lists names of `images`."""
 
     key: str
-    images: dict[str, bytes]  # "f003.png" -> encoded picture
-    rows: list[dict]
+    images: dict[str, bytes]  # "f003.png" -> encoded image
+    rows: list[dict[str, Any]]
 
 
 # ---------------------------------------------------------------- writing
 
 
-def write_lines(path: Path, rows: Iterable[Mapping]) -> None:
+def write_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
+    """Write one line of JSON per record; the file appears when it is complete."""
     with atomic(path) as file:
-        for row in rows:
-            file.write(json_line(row))
+        for record in records:
+            file.write(json_line(record))
 
 
-def json_line(row: Mapping) -> bytes:
-    return json.dumps(row, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+def json_line(record: Mapping[str, Any]) -> bytes:
+    """Return the record as one line of compact JSON in UTF-8."""
+    return _compact_json(record) + b"\n"
 
 
-def write_shard(path: Path, samples: Iterable[Sample]) -> list[dict]:
-    """Write one tar and return its index rows: the sample's rows with shard, key, and each picture's place, checksum and size."""
-    index: list[dict] = []
+def _compact_json(value: Any) -> bytes:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def write_shard(path: Path, samples: Iterable[Sample]) -> list[dict[str, Any]]:
+    """Write one tar and return its index entries, in the order of the samples' records.
+
+    An index entry is the record with its shard, its key, and name, offset, size in bytes, sha256,
+    width and height of each image. Raises ValueError for a key or image name that WebDataset
+    would change or merge.
+    """
+    import webdataset  # imports torch (3 s), which `--help` and preflight checks do not need
+
+    entries: list[dict[str, Any]] = []
     with atomic(path) as file:
-        for sample in samples:
-            if not KEY.fullmatch(sample.key) or not all(
-                MEMBER.fullmatch(name) for name in sample.images
-            ):
-                raise ValueError(
-                    f"shard key {sample.key!r} and picture names may hold 0-9, a-z and _ only"
-                )
-            places = {}
-            for name, data in sorted(sample.images.items()):
-                width, height = header_size(io.BytesIO(data)) or (0, 0)
-                offset = _add(file, f"{sample.key}.{name}", data)
-                digest = sha256(data).hexdigest()
-                places[name] = {
-                    "name": name,
-                    "offset": offset,
-                    "size": len(data),
-                    "sha256": digest,
-                    "width": width,
-                    "height": height,
-                }
-            _add(
-                file,
-                f"{sample.key}.json",
-                json.dumps(sample.rows, ensure_ascii=False, separators=(",", ":")).encode(),
-            )
-            index += [
-                {
-                    **row,
-                    "shard": path.name,
-                    "key": sample.key,
-                    "images": [places[n] for n in row["images"]],
-                }
-                for row in sample.rows
-            ]
-        file.write(bytes(2 * BLOCK + -(file.tell() + 2 * BLOCK) % RECORD))
-    return index
+        # Fixed time, owner and mode: the bytes depend on the samples alone.
+        writer = webdataset.TarWriter(
+            file, encoder=False, mtime=0, user="", group="", mode=FILE_MODE
+        )
+        with writer:
+            for sample in samples:
+                _check_names(sample)
+                places = _image_places(sample, writer.tarstream.offset)
+                records = _compact_json(sample.rows)
+                writer.write({"__key__": sample.key, **sample.images, "json": records})
+                for record in sample.rows:
+                    images = [places[name] for name in record["images"]]
+                    shard = {"shard": path.name, "key": sample.key, "images": images}
+                    entries.append({**record, **shard})
+    return entries
 
 
-def _add(file: IO[bytes], name: str, data: bytes) -> int:
-    """Append one member with nothing but its name and content (tarfile's own way takes longer than a small picture's encoding)."""
-    fields = (
-        name.encode(),
-        b"0000644",
-        b"0000000",
-        b"0000000",
-        b"%011o" % len(data),
-        b"00000000000",
-        b" " * 8,
-        b"0",
-        b"",
-        b"ustar",
-        b"00",
-    )
-    header = USTAR.pack(*fields)
-    header = header[:148] + b"%06o\0 " % sum(header) + header[156:]
-    file.write(header)
-    start = file.tell()
-    file.write(data)
-    file.write(bytes(-len(data) % BLOCK))
-    return start
+def _check_names(sample: Sample) -> None:
+    names_are_valid = all(MEMBER.fullmatch(name) for name in sample.images)
+    if not KEY.fullmatch(sample.key) or not names_are_valid:
+        raise ValueError(
+            f"shard key {sample.key!r} or an image name in {sorted(sample.images)} is invalid: "
+            "use 0-9, a-z and _ only."
+        )
+
+
+def _image_places(sample: Sample, start: int) -> dict[str, dict[str, Any]]:
+    """Return where each image of a sample that begins at byte `start` of the tar will stand.
+
+    TarWriter writes members in the order of their names: images f000, f001, ..., then json.
+    """
+    places = {}
+    for name, data in sorted(sample.images.items()):
+        width, height = header_size(io.BytesIO(data)) or (0, 0)
+        places[name] = {
+            "name": name,
+            "offset": start + TAR_BLOCK,
+            "size": len(data),
+            "sha256": sha256(data).hexdigest(),
+            "width": width,
+            "height": height,
+        }
+        padded_size = -(-len(data) // TAR_BLOCK) * TAR_BLOCK
+        start += TAR_BLOCK + padded_size
+    return places
 
 
 def shard_name(split: str, number: int) -> str:
+    """Return the file name of a shard, such as train-000012.tar."""
     return f"{split}-{number:06d}.tar"
 
 
-def finish_set(out: Path, index: Iterable[Mapping], facts: Mapping[str, Any]) -> None:
-    """Write index and manifest behind finished shards; the manifest comes last and marks the set as complete.
+def finish_set(
+    out: Path, index: Iterable[Mapping[str, Any]], description: Mapping[str, Any]
+) -> None:
+    """Write index and manifest after the shards; the manifest marks the set as complete.
 
-    `facts` go into the manifest: config, config_hash, source, licence, rejects.
+    `description` goes into the manifest: config, config_hash, source, licence, rejects.
     """
     counts: dict[str, int] = {}
     shards: dict[str, None] = {}
 
-    def counted() -> Iterator[Mapping]:
-        for row in index:
-            counts[row["split"]] = counts.get(row["split"], 0) + 1
-            shards[row["shard"]] = None
-            yield row
+    def counted() -> Iterator[Mapping[str, Any]]:
+        for entry in index:
+            counts[entry["split"]] = counts.get(entry["split"], 0) + 1
+            shards[entry["shard"]] = None
+            yield entry
 
     write_lines(out / INDEX, counted())
     manifest = {
         "schema": SCHEMA,
-        **facts,
+        **description,
         "rows": dict(sorted(counts.items())),
         "shards": {name: file_sha256(out / name) for name in sorted(shards)},
         "index_sha256": file_sha256(out / INDEX),
@@ -175,22 +163,22 @@ def write_set(
     out: Path,
     splits: Mapping[str, Sequence[Sample]],
     groups_per_shard: int,
-    facts: Mapping[str, Any],
+    description: Mapping[str, Any],
 ) -> None:
-    """A whole data set by one process, for sets made from other files than captures (SAT); `out` must be new or empty."""
+    """Write a whole data set in this process; raises UserError unless `out` is new or empty."""
     if out.exists() and any(out.iterdir()):
         raise UserError(f"{out} is not empty: give a new folder, or remove it first.")
     out.mkdir(parents=True, exist_ok=True)
-    index: list[dict] = []
+    index: list[dict[str, Any]] = []
     for split, samples in splits.items():
         for number, start in enumerate(range(0, len(samples), groups_per_shard)):
-            index += write_shard(
-                out / shard_name(split, number), samples[start : start + groups_per_shard]
-            )
-    finish_set(out, index, facts)
+            shard = out / shard_name(split, number)
+            index += write_shard(shard, samples[start : start + groups_per_shard])
+    finish_set(out, index, description)
 
 
 def file_sha256(path: Path) -> str:
+    """Return the hexadecimal SHA-256 of a file, read in pieces of 1 MiB."""
     digest = sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):
@@ -201,33 +189,65 @@ def file_sha256(path: Path) -> str:
 # ---------------------------------------------------------------- reading
 
 
+def read_manifest(name: str, config: SetConfig) -> dict[str, Any]:
+    """Return the manifest of the finished data set `name`; raises UserError when it has none."""
+    return load_manifest(config.root, f"data.sets.{name}.root={config.root}")
+
+
+def load_manifest(root: str, label: str) -> dict[str, Any]:
+    """Return the manifest under a folder or URL; `label` names the set in errors (UserError)."""
+    if not is_url(root) and not (Path(root) / MANIFEST).is_file():
+        raise UserError(
+            f"{label} is no finished data set (no {MANIFEST}): "
+            "write it with `python -m actial.build ... out=DIR` first."
+        )
+    try:
+        with open_url(f"{root}/{MANIFEST}") as file:
+            manifest: dict[str, Any] = json.loads(file.read())
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{label}: its {MANIFEST} cannot be read ({error}): check the address, "
+            "or build the set again."
+        ) from error
+    return manifest
+
+
 class ShardFiles:
-    """The shards of one folder, open for reading. Safe to pickle and to share between processes: a read is one pread at a known offset."""
+    """The shards of one folder, open for reading.
+
+    Safe to pickle and to share between processes: a read is one pread at a known offset.
+    """
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
         self._files: dict[str, IO[bytes]] = {}
 
-    def images(self, row: Mapping) -> list[np.ndarray]:
-        """The row's pictures in order, uint8 (H, W, 3); a picture that is not what was written raises OSError with its key."""
+    def images(self, row: Mapping[str, Any]) -> list[np.ndarray]:
+        """Return the record's images in order, uint8 (H, W, 3).
+
+        Raises OSError with the image's key when its bytes are not what was written.
+        """
         return [decode_bytes(data) for data in self.encoded(row)]
 
-    def encoded(self, row: Mapping) -> list[bytes]:
-        """The same pictures as they are stored."""
+    def encoded(self, row: Mapping[str, Any]) -> list[bytes]:
+        """Return the same images as they are stored."""
         return [self._read(row, place) for place in row["images"]]
 
-    def _read(self, row: Mapping, place: Mapping) -> bytes:
+    def _read(self, row: Mapping[str, Any], place: Mapping[str, Any]) -> bytes:
         data = os.pread(self._file(row["shard"]).fileno(), place["size"], place["offset"])
         if sha256(data).hexdigest() != place["sha256"]:
             raise OSError(
-                f"{self.root / row['shard']}: picture {row['key']}.{place['name']} is not what was written; rebuild the set"
+                f"{self.root / row['shard']}: image {row['key']}.{place['name']} "
+                "is not what was written: build the set again."
             )
         return data
 
     def _file(self, shard: str) -> IO[bytes]:
         if shard not in self._files:
             if "/" in shard:
-                raise OSError(f"{self.root}: shard {shard!r} lies outside the set; rebuild it")
+                raise OSError(
+                    f"{self.root}: shard {shard!r} lies outside the set: build the set again."
+                )
             self._files[shard] = (self.root / shard).open("rb", buffering=0)
         return self._files[shard]
 
@@ -236,19 +256,27 @@ class ShardFiles:
 
 
 class ShardSet(ShardFiles):
-    """Map-style reader of one split of a finished data set; raises UserError when the set or the split is not there."""
+    """Map-style reader of one split of a finished data set.
+
+    Raises UserError when the set or the split is missing, or the set is damaged.
+    """
 
     def __init__(self, root: str | Path, split: str) -> None:
+        if is_url(str(root)):
+            raise UserError(
+                f"data set {root} is not a local folder: reading by index needs one; "
+                "copy the set, or train SFT on it with data.reader=stream."
+            )
         super().__init__(root)
         self.split = split
         if not (self.root / MANIFEST).is_file():
             raise UserError(
-                f"data set {self.root} is missing or unfinished (no {MANIFEST}): build it first, or give another folder."
+                f"data set {self.root} is missing or unfinished (no {MANIFEST}): "
+                "build it first, or give another folder."
             )
         try:
-            self.manifest: dict[str, Any] = json.loads(
-                (self.root / MANIFEST).read_text(encoding="utf-8")
-            )
+            text = (self.root / MANIFEST).read_text(encoding="utf-8")
+            self.manifest: dict[str, Any] = json.loads(text)
             if file_sha256(self.root / INDEX) != self.manifest["index_sha256"]:
                 raise ValueError(f"{INDEX} is not the one that {MANIFEST} names")
         except (OSError, ValueError, KeyError) as error:
@@ -256,11 +284,11 @@ class ShardSet(ShardFiles):
                 f"data set {self.root} is damaged ({error}): build it again."
             ) from error
         with (self.root / INDEX).open(encoding="utf-8") as file:
-            self.rows: list[dict] = [row for row in map(json.loads, file) if row["split"] == split]
+            entries = map(json.loads, file)
+            self.rows: list[dict[str, Any]] = [row for row in entries if row["split"] == split]
         if not self.rows:
-            raise UserError(
-                f"data set {self.root} has no split {split!r}: it has {', '.join(self.manifest['rows']) or 'no rows at all'}."
-            )
+            splits = ", ".join(self.manifest["rows"]) or "no records at all"
+            raise UserError(f"data set {self.root} has no split {split!r}: it has {splits}.")
 
     def __len__(self) -> int:
         return len(self.rows)
