@@ -73,17 +73,19 @@ def check_run_folder(config: TrainConfig) -> Lines:
 
 def check_data(config: TrainConfig) -> Lines:
     from actial.data.shards import INDEX, file_sha256
+    from actial.data.urls import is_url
 
     check_data_sets(config)
     for name, source in used_sets(config).items():
         manifest, root = read_manifest(name, source), Path(source.root)
+        remote = is_url(source.root)
         missing = [shard for shard in manifest["shards"] if not (root / shard).is_file()]
-        if missing:
+        if missing and not remote:
             yield (
                 Status.FAIL,
                 f"{name}: {len(missing)} shards of {root} are missing, such as {missing[0]}: build the set again.",
             )
-        elif file_sha256(root / INDEX) != manifest["index_sha256"]:
+        elif not remote and file_sha256(root / INDEX) != manifest["index_sha256"]:
             yield (
                 Status.FAIL,
                 f"{name}: {root / INDEX} is not the one its manifest names: build the set again.",
@@ -181,15 +183,12 @@ def first_trunks(
     renderer = PromptRenderer.load(config.model, config.prompt)
     settings, supervised = getattr(config, stage.name), stage is StageName.sft
     mixture = open_mixture(config, stage)
-    positions = range(min(settings.batch_size, 32))
+    examples = mixture.head(min(settings.batch_size, 32))
     if supervised:
-        batch = supervised_batch(mixture, renderer, positions)
+        batch = supervised_batch(examples, renderer)
         return batch.prefix_groups, batch.images
     prefix_groups, images = as_prefix_groups(
-        [
-            renderer.prompt(example, example.questions[0])
-            for example in map(mixture.example, positions)
-        ]
+        [renderer.prompt(example, example.questions[0]) for example in examples]
     )
     for prefix_group in prefix_groups:
         prefix_group.continuations = [

@@ -22,7 +22,15 @@ from actial.config.build import (
     SourceConfig,
     SourceKind,
 )
-from actial.config.data import ColdStartConfig, DataConfig, EpochRule, MixConfig, SetConfig, Task
+from actial.config.data import (
+    ColdStartConfig,
+    DataConfig,
+    EpochRule,
+    MixConfig,
+    Reader,
+    SetConfig,
+    Task,
+)
 from actial.config.evaluate import (
     CollectConfig,
     DashboardConfig,
@@ -120,6 +128,7 @@ __all__ = [
     "Precision",
     "PromptConfig",
     "QuestionConfig",
+    "Reader",
     "Reference",
     "RewardConfig",
     "RewardTerm",
@@ -143,6 +152,7 @@ __all__ = [
     "WandbMode",
     "WorldConfig",
     "register",
+    "sweep_folder",
 ]
 
 from actial.core.paths import ASSETS

@@ -103,10 +103,36 @@ class SetConfig:
             reject(f"{path}root", "''", "give the folder that actial.build wrote")
 
 
+class Reader(Enum):
+    """How SFT reads its sets (actial/data/stream.py names what a stream cannot do)."""
+
+    index = "index"  # any record by its offset: exact shuffling, resume without reading again
+    stream = "stream"  # whole shards in sequence, from a folder or a URL (https, s3, pipe)
+
+
 @dataclass(kw_only=True, slots=True)
 class DataConfig:
     sets: dict[str, SetConfig] = field(default_factory=dict)
+    reader: Reader = Reader.index
+    shuffle_buffer: int = num(1000, "[1, 1e7]")  # reader=stream: examples that wait to be drawn
     # 1 = paper; 3 = all three types behind one shared prefix
     questions_per_pair: int = num(1, "[1, 3]")
     exercises_per_pair: int = num(6, "[1, 64]")  # perception questions behind one shared prefix
     workers: int = num(0, "[0, 1024]")
+
+    def check(self, path: str) -> None:
+        if self.reader is Reader.index:
+            return
+        for name, source in self.sets.items():
+            if source.task is Task.perception:
+                reject(
+                    f"{path}sets.{name}.task",
+                    "perception",
+                    "its options name the classes of the whole set: set data.reader=index",
+                )
+            if source.pass_rates:
+                reject(
+                    f"{path}sets.{name}.pass_rates",
+                    source.pass_rates,
+                    "records are chosen by pass rate before training: set data.reader=index",
+                )

@@ -7,7 +7,7 @@ from enum import Enum
 
 from omegaconf import MISSING
 
-from actial.config.data import ColdStartConfig, DataConfig, MixConfig
+from actial.config.data import ColdStartConfig, DataConfig, MixConfig, Reader
 from actial.config.inference import Accelerator, BenchmarkConfig, SamplerConfig, SamplerKind
 from actial.config.model import ModelConfig, PromptConfig
 from actial.config.stages import GRPOConfig, Reference, RewardConfig, SFTConfig
@@ -99,6 +99,8 @@ class TrainConfig:
                 )
         if StageName.grpo in self.stages:
             self._check_grpo()
+        if self.data.reader is Reader.stream:
+            self._check_stream()
         if self.trainer.strategy is Strategy.fsdp2:
             self._check_sharded(names)
         if self.stage_cache_dir and self.trainer.devices * self.trainer.nodes > 1:
@@ -106,6 +108,21 @@ class TrainConfig:
                 "stage_cache_dir",
                 self.stage_cache_dir,
                 "stages on several devices are not shared between runs: set stage_cache_dir=null",
+            )
+
+    def _check_stream(self) -> None:
+        if StageName.grpo in self.stages:
+            reject(
+                "data.reader",
+                "stream",
+                "GRPO draws its prompts by index: train SFT alone with stages=[sft], or set index",
+            )
+        if self.cold_start.source != "grounded":
+            reject(
+                "data.reader",
+                "stream",
+                "the pairs of a teacher's chains are read by index: set index, "
+                "or cold_start.source=grounded",
             )
 
     def _check_sharded(self, names: list[str]) -> None:

@@ -7,10 +7,12 @@ next row of that set's epoch order. Nothing but the number of consumed positions
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
+
+import numpy as np
 
 from actial.config import ColdStartConfig, DataConfig, SetConfig, Task
 from actial.core.errors import UserError
@@ -33,12 +35,25 @@ class TaskSet(Protocol):
     def example(self, index: int, epoch: int) -> Example: ...
 
 
+class Shards(Protocol):
+    """Records with their images: a `ShardSet`, or one tar sample of a stream."""
+
+    rows: list[dict]
+
+    @property
+    def root(self) -> str | Path: ...
+
+    def images(self, row: Mapping) -> list[np.ndarray]: ...
+
+    def __len__(self) -> int: ...
+
+
 class ViewpointSet:
     """Pairs with 1 to 3 questions; a share `cold_start.ratio` of the pairs is answered by chains (hybrid cold start, paper 4)."""
 
     def __init__(
         self,
-        shards: ShardSet,
+        shards: Shards,
         data: DataConfig,
         cold_start: ColdStartConfig,
         *,
@@ -139,7 +154,7 @@ class QASet:
 
     def __init__(
         self,
-        shards: ShardSet,
+        shards: Shards,
         types: Sequence[str],
         *,
         supervised: bool,
@@ -196,7 +211,7 @@ class QASet:
 class PerceptionSet:
     """Pairs of the procedural world with exercises on what each photo shows."""
 
-    def __init__(self, shards: ShardSet, exercises: int) -> None:
+    def __init__(self, shards: Shards, exercises: int) -> None:
         self.shards, self.exercises = shards, exercises
         self.names = sorted({row["class_name"].lower() for row in shards.rows})
 
@@ -278,20 +293,25 @@ def learnable(rows: list[dict], config: SetConfig) -> list[dict]:
     return kept
 
 
-def narrowed(shards: ShardSet, config: SetConfig) -> list[dict]:
-    """The pairs within `config.angles`, each with the questions of `config.types` that its labels can answer."""
+def select_pairs(rows: list[dict], config: SetConfig) -> list[dict]:
+    """Return the pairs within `config.angles`, each with those of its questions in `config.types`."""
     low, high = config.angles or (0.0, 180.0)
-    rows = []
-    for row in shards.rows:
+    selected = []
+    for row in rows:
         kinds = [
             kind.value for kind in askable(row) if not config.types or kind.value in config.types
         ]
         if kinds and low <= abs(row["geom"]["alpha_deg"]) <= high:
             built_for = row.get("question_type")
-            rows.append(
-                row
-                | {"questions": kinds, "question_type": built_for if built_for in kinds else None}
-            )
+            question_type = built_for if built_for in kinds else None
+            selected.append(row | {"questions": kinds, "question_type": question_type})
+    return selected
+
+
+def narrowed(shards: ShardSet, config: SetConfig) -> list[dict]:
+    """Return the selected pairs of a set; raises UserError when there are none."""
+    low, high = config.angles or (0.0, 180.0)
+    rows = select_pairs(shards.rows, config)
     if not rows:
         raise UserError(
             f"set {shards.root} has no pair {low:g} to {high:g} degrees apart with a question of {config.types or 'any type'}."
@@ -314,9 +334,22 @@ def open_set(
     shards = ShardSet(config.root, split)
     if split == "train":
         shards.rows = learnable(shards.rows, config)
+    if config.task is Task.viewpoint and split == "train" and (config.types or config.angles):
+        shards.rows = narrowed(shards, config)
+    return task_set(shards, config, data, cold_start, supervised=supervised, mode=mode)
+
+
+def task_set(
+    shards: Shards,
+    config: SetConfig,
+    data: DataConfig,
+    cold_start: ColdStartConfig,
+    *,
+    supervised: bool,
+    mode: AnswerMode | None = None,
+) -> TaskSet:
+    """Return the examples that `config.task` makes of the records of `shards`."""
     if config.task is Task.viewpoint:
-        if split == "train" and (config.types or config.angles):
-            shards.rows = narrowed(shards, config)
         return ViewpointSet(shards, data, cold_start, supervised=supervised, mode=mode)
     if config.task is Task.qa:
         return QASet(

@@ -63,5 +63,6 @@ class Mixture:
         index = int(epoch_order(f"{self.seed}/{name}", epoch, len(self.sets[name]))[place])
         return self.sets[name].example(index, epoch)
 
-    def batch(self, step: int, batch_size: int) -> list[Example]:
-        return [self.example(step * batch_size + i) for i in range(batch_size)]
+    def head(self, count: int) -> list[Example]:
+        """Return the first `count` examples."""
+        return [self.example(position) for position in range(count)]

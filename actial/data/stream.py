@@ -19,11 +19,11 @@ What a stream cannot do, and what reading by index can:
 
 from __future__ import annotations
 
-import io
 import json
 import random
 import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import count
@@ -44,9 +44,9 @@ DelayedExample = Callable[[], Example]  # decodes the images when called
 
 
 class ReaderPosition(NamedTuple):
-    """Which of the readers that share a stream this one is."""
+    """Which of the readers that share a stream this one is: number `reader` (from 0) of `total`."""
 
-    index: int
+    reader: int
     total: int
 
     @classmethod
@@ -62,6 +62,8 @@ class SampleFiles:
         self.root = root
         self._images = {name: data for name, data in sample.items() if name[0] != "_"}
         self.key = str(sample["__key__"])
+        if "json" not in self._images:
+            raise OSError(f"{sample['__url__']}: sample {self.key} has no list of records")
         self.rows: list[dict[str, Any]] = json.loads(self._images.pop("json"))
         for record in self.rows:
             record |= {"shard": sample["__url__"], "key": self.key}
@@ -92,14 +94,18 @@ class StreamedSet:
     def __len__(self) -> int:
         return self.records
 
-    def examples(self, position: ReaderPosition) -> Iterator[DelayedExample]:
-        """Yield this reader's examples, epoch after epoch; raises UserError when reading fails."""
-        if position.total > len(self.shards):
+    def check_readers(self, total: int) -> None:
+        """Raise UserError when there are fewer shards than readers."""
+        if total > len(self.shards):
             raise UserError(
                 f"data set {self.root} has {len(self.shards)} shards of split {self.split!r}, but "
-                f"{position.total} readers (ranks x data.workers) need one each: lower "
-                "data.workers, or build the set with a smaller groups_per_shard."
+                f"{total} readers (ranks x data.workers) need one each: lower data.workers, or "
+                "build the set with a smaller groups_per_shard."
             )
+
+    def examples(self, position: ReaderPosition) -> Iterator[DelayedExample]:
+        """Yield this reader's examples, epoch after epoch; raises UserError when reading fails."""
+        self.check_readers(position.total)
         for epoch in count():
             number = 0
             for example in self._epoch(epoch, position):
@@ -107,7 +113,7 @@ class StreamedSet:
                 number += 1
             if number == 0:
                 raise UserError(
-                    f"data set {self.root}: the shards of reader {position.index} hold no example "
+                    f"data set {self.root}: the shards of reader {position.reader} hold no example "
                     "that data.sets selects: lower data.workers, or select more types or angles."
                 )
 
@@ -116,8 +122,8 @@ class StreamedSet:
 
         names = list(self.shards)
         order = epoch_order(f"{self.seed}/shards", epoch, len(names))
-        mine = [names[i] for i in order[position.index :: position.total]]
-        stream = webdataset.WebDataset(
+        mine = [names[i] for i in order[position.reader :: position.total]]
+        stream: Any = webdataset.WebDataset(
             [f"{self.root}/{name}" for name in mine],
             shardshuffle=False,
             nodesplitter=None,  # split above, after shuffling
@@ -125,14 +131,13 @@ class StreamedSet:
             empty_check=False,
         )
         _replace_opener(stream, self._open_verified)
-        stream.compose(lambda samples: self._delayed(samples, epoch))
-        stream.shuffle(
+        shuffled = stream.compose(lambda samples: self._delayed(samples, epoch)).shuffle(
             self.shuffle_buffer,
             initial=self.shuffle_buffer,
             rng=random.Random(hash_int("stream", self.seed, epoch, *position)),
         )
         try:
-            yield from stream
+            yield from shuffled
         except (OSError, EOFError, ValueError, ImportError, tarfile.TarError) as error:
             raise UserError(
                 f"data set {self.root} cannot be streamed ({error}): check the address and that "
@@ -152,10 +157,16 @@ class StreamedSet:
         """
         for source in sources:
             url = source["url"]
-            with open_url(url) as file:
-                hashed = _HashedStream(file)
+            file = open_url(url)
+            hashed = _HashedStream(file)
+            try:
                 yield {"url": url, "stream": hashed}
-                hashed.drain()
+            except GeneratorExit:
+                with suppress(OSError):  # a command that failed has already raised in the reader
+                    file.close()
+                raise
+            hashed.drain()
+            file.close()
             if hashed.digest.hexdigest() != self.shards[url.rpartition("/")[2]]:
                 raise OSError(f"{url} is cut short or changed: its sha256 is not the manifest's")
 
@@ -198,7 +209,7 @@ def _replace_opener(stream: Any, opener: Callable[..., Iterator[dict[str, Any]]]
     stream.pipeline[at] = opener
 
 
-class _HashedStream(io.RawIOBase):
+class _HashedStream:
     """A stream that hashes what is read from it."""
 
     def __init__(self, file: Any) -> None:

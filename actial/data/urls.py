@@ -22,11 +22,11 @@ def open_url(address: str) -> IO[bytes]:
     """
     if not is_url(address):
         return open(address, "rb")
-    from webdataset import gopen
+    from webdataset.gopen import gopen, gopen_schemes
 
     scheme = address.partition(":")[0].lower()
-    if scheme in gopen.gopen_schemes:
-        stream: Any = gopen.gopen(address, "rb")
+    if scheme in gopen_schemes:
+        stream: Any = gopen(address, "rb")
         return stream
     import fsspec
 

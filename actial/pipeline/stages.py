@@ -5,21 +5,28 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import lightning
 import torch
 from lightning.pytorch.utilities.exceptions import SIGTERMException
+from torch.utils.data import DataLoader
 from transformers.utils.logging import disable_progress_bar
 
-from actial.config import Accelerator, Reference, SamplerKind, StageName, TrainConfig
+from actial.config import Accelerator, Reader, Reference, SamplerKind, StageName, TrainConfig
 from actial.config.exit_codes import STOPPED, Exit
 from actial.core.process import is_main_process
-from actial.core.records import AnswerMode
+from actial.core.records import AnswerMode, Example
 from actial.data.datasets import open_set
 from actial.data.mixture import Mixture
+from actial.data.stream import ReaderPosition
+from actial.data.streamed_mixture import (
+    MixtureReader,
+    StreamedMixture,
+    open_streamed_mixture,
+)
 from actial.inference.open_sampler import open_sampler
 from actial.modeling.policy import Policy
 from actial.modeling.prompt_renderer import PromptRenderer
@@ -36,7 +43,7 @@ from actial.training.batch import TrainBatch
 from actial.training.checkpoint import CheckpointCallback, resume
 from actial.training.distributed import lightning_strategy, num_ranks
 from actial.training.sft_module import SFTModule
-from actial.training.train_module import StepModule, step_loader
+from actial.training.train_module import StepModule, StepReader, step_loader, stream_loader
 
 
 def prepare(config: TrainConfig, run: Run) -> None:
@@ -48,6 +55,9 @@ def prepare(config: TrainConfig, run: Run) -> None:
     warnings.filterwarnings(
         "ignore", message="Found .* module.s. in eval mode", module="lightning"
     )  # the frozen reference
+    warnings.filterwarnings(  # streams divide themselves among the workers: data/stream.py
+        "ignore", message="Your `IterableDataset` has `__len__` defined"
+    )
     disable_progress_bar()  # transformers' own, one for every weight file
     if config.trainer.threads:
         torch.set_num_threads(config.trainer.threads)
@@ -116,9 +126,7 @@ def train_stage(
         callbacks.append(
             CheckpointCallback(checkpoints, module.stage.save_every, fingerprint, stop)
         )  # last: what it saves is on record
-        make_trainer(config, run, callbacks).fit(
-            module, step_loader(job.make_batch, start, module.stage.steps, workers=job.workers)
-        )
+        make_trainer(config, run, callbacks).fit(module, job.loader(start, module.stage.steps))
     if module.completed_steps < module.stage.steps:
         print(
             f"stopped at step {module.completed_steps} of {stage.name}, all saved: run the same command again to go on."
@@ -166,13 +174,23 @@ def make_trainer(
 
 @dataclass(slots=True, kw_only=True)
 class Job:
-    """A stage before training: `make_batch(step)` gives this rank's batch of a 0-based step."""
+    """A stage before training: `make_batch(step)` gives this rank's batch of a 0-based step.
+
+    With data.reader=stream, batches come in sequence from `open_reader` instead.
+    """
 
     module: StepModule
     renderer: PromptRenderer
     mixture: Mixture
     make_batch: Callable[[int], TrainBatch]
     workers: int
+    open_reader: Callable[[int, int], StepReader] | None = None
+
+    def loader(self, start: int, stop: int) -> DataLoader[TrainBatch]:
+        """Return the batches of the steps [start, stop)."""
+        if self.open_reader is None:
+            return step_loader(self.make_batch, start, stop, workers=self.workers)
+        return stream_loader(self.open_reader, start, stop, workers=self.workers)
 
 
 def sft_job(config: TrainConfig, source: str, run: Run) -> Job:
@@ -181,20 +199,30 @@ def sft_job(config: TrainConfig, source: str, run: Run) -> Job:
     module = SFTModule(policy, config.sft, config.model, crash_folder=run.folder / "crashes")
     mixture = open_mixture(config, StageName.sft)
 
-    def make_batch(step: int) -> TrainBatch:
+    def positions(step: int) -> range:
         first = step * config.sft.batch_size
-        return supervised_batch(
-            mixture,
-            renderer,
-            range(first + module.global_rank, first + config.sft.batch_size, num_ranks()),
-        )
+        return range(first + module.global_rank, first + config.sft.batch_size, num_ranks())
 
+    def make_batch(step: int) -> TrainBatch:
+        examples = (mixture.example(position) for position in positions(step))
+        return supervised_batch(examples, renderer)
+
+    def open_reader(stream: int, num_streams: int) -> StepReader:
+        assert isinstance(mixture, StreamedMixture)
+        place = ReaderPosition.of(module.global_rank, num_ranks(), stream, num_streams)
+        return SupervisedReader(mixture.reader(place), positions, renderer)
+
+    if isinstance(mixture, StreamedMixture):
+        mixture.check_readers(
+            config.trainer.devices * config.trainer.nodes * max(1, config.data.workers)
+        )
     return Job(
         module=module,
         renderer=renderer,
         mixture=mixture,
         make_batch=make_batch,
         workers=config.data.workers,
+        open_reader=open_reader if isinstance(mixture, StreamedMixture) else None,
     )
 
 
@@ -219,6 +247,11 @@ def open_mixture(config: TrainConfig, stage: StageName) -> Mixture:
     """The stream of training examples of a stage. Raises UserError for data that are not there or give no question."""
     supervised, mix = stage is StageName.sft, getattr(config, stage.name).mix
     mode = None if supervised else AnswerMode.THINK
+    if config.data.reader is Reader.stream:
+        streamed = {
+            name: config.data.sets[name] for name, weight in mix.weights.items() if weight > 0
+        }
+        return open_streamed_mixture(streamed, mix, config.data, config.cold_start, config.seed)
     sets = {
         name: open_set(
             config.data.sets[name],
@@ -234,16 +267,31 @@ def open_mixture(config: TrainConfig, stage: StageName) -> Mixture:
     return Mixture(sets, mix, config.seed)
 
 
-def supervised_batch(
-    mixture: Mixture, renderer: PromptRenderer, positions: Iterable[int]
-) -> TrainBatch:
-    """The examples at these positions of the stream, their targets scored, each tagged with its question type."""
+def supervised_batch(examples: Iterable[Example], renderer: PromptRenderer) -> TrainBatch:
+    """Return the examples as a batch, their targets scored, each tagged with its question type."""
     batch = TrainBatch(prefix_groups=[], images=[])
-    for position in positions:
-        example = mixture.example(position)
+    for example in examples:
         batch.prefix_groups.append(
             renderer.supervised_group(example, first_image=len(batch.images))
         )
         batch.images += example.images
         batch.tags += [question.type for question in example.questions]
     return batch
+
+
+@dataclass(slots=True)
+class SupervisedReader:
+    """One data worker's batches from a streamed mixture; `positions(step)` are this rank's."""
+
+    reader: MixtureReader
+    positions: Callable[[int], Sequence[int]]
+    renderer: PromptRenderer
+
+    def batch(self, step: int) -> TrainBatch:
+        """Return the batch of this step."""
+        delayed = self.reader.take(self.positions(step))
+        return supervised_batch((decode() for decode in delayed), self.renderer)
+
+    def skip(self, step: int) -> None:
+        """Consume this step's examples without decoding their images."""
+        self.reader.take(self.positions(step))

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import lightning
 import torch
 from lightning.pytorch.strategies import ModelParallelStrategy
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
 from actial.config import ModelConfig, OptimConfig, Schedule, StageConfig
 from actial.core.errors import NonFiniteError
@@ -243,6 +243,53 @@ def step_loader(
         generator=torch.Generator().manual_seed(
             0
         ),  # otherwise starting an iterator moves torch's global state
+    )
+
+
+class StepReader(Protocol):
+    """One data worker's pass through a stream, step by step."""
+
+    def batch(self, step: int) -> TrainBatch: ...
+
+    def skip(self, step: int) -> None: ...
+
+
+class _StreamedSteps(IterableDataset[TrainBatch]):
+    """The batches of the steps [start, stop), of which a data worker makes every n-th one."""
+
+    def __init__(self, open_reader: Callable[[int, int], StepReader], start: int, stop: int):
+        self.open_reader, self.start, self.stop = open_reader, start, stop
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def __iter__(self) -> Iterator[TrainBatch]:
+        info = get_worker_info()
+        worker, num_workers = (info.id, info.num_workers) if info else (0, 1)
+        # Step s belongs to stream s mod num_workers whatever the start is, and the loader asks its
+        # worker 0 first: so worker 0 of a resumed run reads the stream that step `start` belongs to.
+        stream = (self.start + worker) % num_workers
+        reader = self.open_reader(stream, num_workers)
+        for step in range(stream, self.stop, num_workers):
+            if step < self.start:
+                reader.skip(step)
+            else:
+                yield reader.batch(step)
+
+
+def stream_loader(
+    open_reader: Callable[[int, int], StepReader], start: int, stop: int, *, workers: int = 0
+) -> DataLoader[TrainBatch]:
+    """Batches of the steps [start, stop) from streams: steps before `start` are read and skipped.
+
+    `open_reader(stream, num_streams)` opens one of `max(workers, 1)` streams at its beginning.
+    """
+    return DataLoader(
+        _StreamedSteps(open_reader, start, stop),
+        batch_size=None,
+        num_workers=workers,
+        collate_fn=_same,
+        generator=torch.Generator().manual_seed(0),
     )
 
 
