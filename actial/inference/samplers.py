@@ -13,7 +13,7 @@ from actial.core.records import Completion, FinishReason, Prompt, SamplingParams
 from actial.core.seeding import hash_int
 from actial.modeling.group_decoding import GroupCache, decode_step, prefill
 from actial.modeling.policy import Policy
-from actial.modeling.prefix_packing import as_prefix_groups, pack, split_micro
+from actial.modeling.prefix_packing import as_prefix_groups, pack, split_micro_batches
 from actial.modeling.token_scoring import SamplingDistribution
 
 
@@ -95,7 +95,7 @@ class HFSampler(SynchronousSampler):
         prefix_groups, images = as_prefix_groups(prompts)
         config = self.policy.config
         groups: list[list[Completion]] = []
-        for part in split_micro(
+        for part in split_micro_batches(
             prefix_groups, max(config.micro_batch_tokens, config.sequence_tokens)
         ):
             batch = pack(

@@ -1,1 +1,1 @@
-"""The vision-language model and shared-prefix packing: one primitive scores tokens for every loss."""
+"""The policy and what it is made of: packing, attention, scoring, decoding, prompts, costs."""

@@ -1,4 +1,4 @@
-"""Log-probabilities a policy gives to fixed answers."""
+"""Log-probabilities that a policy gives to fixed answers."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from actial.core.records import Example
-from actial.modeling.policy import Policy
-from actial.modeling.prefix_packing import PrefixGroup, pack, split_micro
+from actial.modeling.policy import Policy, TokenLogprobs
+from actial.modeling.prefix_packing import PrefixGroup, pack, split_micro_batches
 from actial.modeling.prompt_renderer import PromptRenderer
 
 
@@ -17,28 +17,30 @@ from actial.modeling.prompt_renderer import PromptRenderer
 def answer_logprobs(
     policy: Policy, renderer: PromptRenderer, examples: Sequence[Example]
 ) -> list[float]:
-    """Mean log-probability per token (end of turn included) of each question's `target`, in nats, in order."""
+    """Mean log-probability (nats) per token of each question's `target`, end of turn included."""
     images: list[np.ndarray] = []
-    prefix_groups: list[PrefixGroup] = []
+    groups: list[PrefixGroup] = []
     for example in examples:
-        prefix_groups.append(renderer.supervised_group(example, first_image=len(images)))
+        groups.append(renderer.supervised_group(example, first_image=len(images)))
         images += example.images
-    values: list[float] = []
+    config = policy.config
+    means: list[float] = []
     training = policy.training
     policy.eval()
     try:
-        for part in split_micro(
-            prefix_groups, max(policy.config.micro_batch_tokens, policy.config.sequence_tokens)
+        for members in split_micro_batches(
+            groups, max(config.micro_batch_tokens, config.sequence_tokens)
         ):
-            batch = pack(
-                [prefix_groups[i] for i in part], images, policy.spec, policy.config.sequence_tokens
-            ).to(policy.device)
-            found = policy.token_logprobs(batch)
-            sums = torch.zeros(found.num_sequences, device=found.logprobs.device).index_add_(
-                0, found.sequence_index, found.logprobs
-            )
-            counts = torch.bincount(found.sequence_index, minlength=found.num_sequences)
-            values += (sums / counts).tolist()
+            batch = pack([groups[i] for i in members], images, policy.spec, config.sequence_tokens)
+            means += _sequence_means(policy.token_logprobs(batch.to(policy.device)))
     finally:
         policy.train(training)
-    return values
+    return means
+
+
+def _sequence_means(scored: TokenLogprobs) -> list[float]:
+    sums = scored.logprobs.new_zeros(scored.num_sequences)
+    sums = sums.index_add_(0, scored.sequence_index, scored.logprobs)
+    counts = torch.bincount(scored.sequence_index, minlength=scored.num_sequences)
+    means: list[float] = (sums / counts).tolist()
+    return means

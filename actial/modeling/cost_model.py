@@ -1,12 +1,14 @@
-"""What one optimiser step costs a rank before it is run: floating-point operations, and bytes of state, activations and logits.
+"""Operations and memory of one optimizer step of a rank, before it is run.
 
-A multiply-add counts as two operations. Only matrix products are counted: they are all but everything in models of this kind.
+A multiply-add counts as two operations. Only matrix products are counted: they
+are nearly all of the work.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from torch import nn
@@ -14,110 +16,131 @@ from torch import nn
 from actial.config import Attention, Precision
 from actial.modeling.policy import Policy
 from actial.modeling.prefix_packing import PrefixGroup
-from actial.modeling.trainable_modules import MODULE_GROUPS, module_group_of
+from actial.modeling.trainable_modules import MODULE_GROUPS, group_settings, module_group_of
 
-FP32 = 4  # bytes
+FP32_BYTES = 4
 
 
 @dataclass(slots=True, kw_only=True)
 class Load:
-    """The tokens of one micro-batch or step of one rank."""
+    """Counts over one micro-batch or one step of one rank."""
 
-    tokens: int  # of the text model: every trunk once, and all branches
-    longest: int  # of them, in one trunk with its branches: no micro-batch is smaller
-    pairs: int  # (query, key) positions that the text model's attention visits
-    keys: int  # positions that the branches of SDPA's form gather: each its trunk and itself
-    scored: int  # tokens whose log-probability is wanted
+    tokens: int  # of the text model: every prefix once, and all continuations
+    longest_group: int  # tokens of the longest group: no micro-batch is smaller
+    attention_pairs: int  # (query, key) positions that the text model's attention visits
+    gathered_keys: int  # keys that SDPA's continuations gather: their prefix and their own
+    supervised_tokens: int
     patches: list[int]  # of each distinct image
 
 
-def load_of(
-    prefix_groups: Sequence[PrefixGroup], images: Sequence[np.ndarray], policy: Policy
-) -> Load:
-    used = dict.fromkeys(index for prefix_group in prefix_groups for index in prefix_group.images)
-    pairs = 0
-    for prefix_group in prefix_groups:
-        prompt = len(prefix_group.input_ids)
-        pairs += prompt * (prompt + 1) // 2
-        pairs += sum(
-            n * prompt + n * (n + 1) // 2
-            for n in (len(continuation.input_ids) for continuation in prefix_group.continuations)
-        )
-    return Load(
-        tokens=sum(prefix_group.num_tokens for prefix_group in prefix_groups),
-        longest=max((prefix_group.num_tokens for prefix_group in prefix_groups), default=0),
-        pairs=pairs,
-        keys=sum(
-            len(prefix_group.input_ids) + len(continuation.input_ids)
-            for prefix_group in prefix_groups
-            for continuation in prefix_group.continuations
-        ),
-        scored=sum(
-            sum(continuation.loss_mask)
-            for prefix_group in prefix_groups
-            for continuation in prefix_group.continuations
-        ),
-        patches=[
-            images[i].shape[0] * images[i].shape[1] // policy.spec.patch_size**2 for i in used
-        ],
+def load_of(groups: Sequence[PrefixGroup], images: Sequence[np.ndarray], policy: Policy) -> Load:
+    """The counts of a batch of prefix groups; `images` are uint8 (H, W, 3)."""
+    load = Load(
+        tokens=0,
+        longest_group=0,
+        attention_pairs=0,
+        gathered_keys=0,
+        supervised_tokens=0,
+        patches=[],
     )
+    used: dict[int, None] = {}
+    for group in groups:
+        prefix = len(group.input_ids)
+        load.tokens += group.num_tokens
+        load.longest_group = max(load.longest_group, group.num_tokens)
+        load.attention_pairs += prefix * (prefix + 1) // 2
+        for continuation in group.continuations:
+            own = len(continuation.input_ids)
+            load.attention_pairs += own * prefix + own * (own + 1) // 2
+            load.gathered_keys += prefix + own
+            load.supervised_tokens += sum(continuation.loss_mask)
+        used |= dict.fromkeys(group.images)
+    for index in used:
+        height, width = images[index].shape[:2]
+        load.patches.append(height * width // policy.spec.patch_size**2)
+    return load
+
+
+# ---------------------------------------------------------------- operations
 
 
 @dataclass(slots=True, kw_only=True)
 class Flops:
-    """Of one part in one step; `again` is forward work repeated in the backward pass to save memory."""
+    """Operations of a part of the model in one step.
+
+    `recomputed` is forward work that the backward pass repeats to save memory.
+    """
 
     forward: float
     backward: float
-    again: float
+    recomputed: float
 
     @property
     def total(self) -> float:
-        return self.forward + self.backward + self.again
+        """All of them."""
+        return self.forward + self.backward + self.recomputed
 
 
 def step_flops(policy: Policy, load: Load, *, reference: bool = False) -> dict[str, Flops]:
-    """Per part ("vision", "merger", "language", "head") for a forward and backward pass; `reference` adds a forward without gradient."""
-    text, config = policy.hf_config.text_config, policy.config
-    sizes = _matrix_sizes(policy)
-    patches = sum(load.patches)
-    text_width = text.num_attention_heads * (
-        getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    )
-    forward = {
-        "vision": 2.0 * sizes["vision"] * patches
-        + 4.0 * _vision_width(policy) * _vision_pairs(policy, load.patches),
-        "merger": 2.0 * sizes["merger"] * patches / policy.spec.merge_size**2,
-        "language": 2.0 * sizes["language"] * load.tokens
-        + 4.0 * text_width * text.num_hidden_layers * load.pairs,
-        "head": 2.0 * text.hidden_size * text.vocab_size * load.scored,
-    }
-    trains = {part: getattr(config, part).train for part in MODULE_GROUPS}
-    found, flows = {}, False  # whether a gradient must go on through a part
-    for part, operations in forward.items():
-        own = trains["language" if part == "head" else part]
-        flows = flows or own
-        weights = (
-            own and not config.lora.enabled
-        )  # an adapter's own products are small, and are not counted
-        checkpointed = config.gradient_checkpointing and flows and part != "merger"
-        repeats = load.scored > config.head_chunk_tokens if part == "head" else checkpointed
-        compares = reference and (part in ("language", "head") or policy.vision_encoder_trains)
-        found[part] = Flops(
+    """Operations of a forward and backward pass over "vision", "merger", "language" and "head".
+
+    `reference` adds a forward pass without gradient.
+    """
+    config = policy.config
+    flops: dict[str, Flops] = {}
+    gradient_flows = False  # into the part from the ones before it
+    for part, operations in _forward_flops(policy, load).items():
+        trains = group_settings(config, "language" if part == "head" else part).train
+        gradient_flows = gradient_flows or trains
+        # An adapter's own products are small and not counted: only full training
+        # computes the gradient of a weight.
+        weight_gradients = trains and not config.lora.enabled
+        if part == "head":
+            recomputes = load.supervised_tokens > config.head_chunk_tokens
+        else:
+            recomputes = config.gradient_checkpointing and gradient_flows and part != "merger"
+        is_text = part in ("language", "head")
+        compares = reference and (is_text or policy.vision_encoder_trains)
+        flops[part] = Flops(
             forward=operations * (1 + compares),
-            backward=operations * (flows + weights),
-            again=operations * repeats,
+            backward=operations * (gradient_flows + weight_gradients),
+            recomputed=operations * recomputes,
         )
-    return found
+    return flops
+
+
+def _forward_flops(policy: Policy, load: Load) -> dict[str, float]:
+    text = policy.hf_config.text_config
+    weights = _matrix_sizes(policy)
+    patches = sum(load.patches)
+    visual_tokens = patches / policy.spec.merge_size**2
+    # 2 for each weight and row; attention multiplies each pair with a key and
+    # with a value
+    vision_pairs = 4.0 * _vision_width(policy) * _vision_pairs(policy, load.patches)
+    query_width = text.num_attention_heads * _head_dim(text)
+    text_pairs = 4.0 * query_width * text.num_hidden_layers * load.attention_pairs
+    return {
+        "vision": 2.0 * weights["vision"] * patches + vision_pairs,
+        "merger": 2.0 * weights["merger"] * visual_tokens,
+        "language": 2.0 * weights["language"] * load.tokens + text_pairs,
+        "head": 2.0 * text.hidden_size * text.vocab_size * load.supervised_tokens,
+    }
 
 
 def _matrix_sizes(policy: Policy) -> dict[str, int]:
-    """Weights that each patch, merged patch or token is multiplied with, head and adapters excluded."""
+    """Weights that each patch, visual token or token is multiplied with; no head, no adapters."""
     sizes = dict.fromkeys(MODULE_GROUPS, 0)
     for name, module in policy.core.named_modules():
         if isinstance(module, nn.Linear | nn.Conv3d) and name != "lm_head" and "lora_" not in name:
             sizes[module_group_of(f"{name}.weight")] += module.weight.numel()
     return sizes
+
+
+def _head_dim(text: Any) -> int:
+    head_dim = getattr(text, "head_dim", None)
+    if head_dim is not None:
+        return int(head_dim)
+    return int(text.hidden_size // text.num_attention_heads)
 
 
 def _vision_width(policy: Policy) -> int:
@@ -126,12 +149,18 @@ def _vision_width(policy: Policy) -> int:
 
 
 def _vision_pairs(policy: Policy, patches: Sequence[int]) -> int:
-    """Over all blocks: every patch sees its image, in windowed blocks its window."""
+    """(query, key) pairs of all blocks: a patch sees its image, in windowed blocks its window."""
     vision = policy.hf_config.vision_config
-    whole = getattr(vision, "fullatt_block_indexes", None)
-    full = vision.depth if whole is None else len(whole)
+    full_blocks = getattr(vision, "fullatt_block_indexes", None)
+    full = vision.depth if full_blocks is None else len(full_blocks)
     window = (getattr(vision, "window_size", 0) // vision.patch_size) ** 2
-    return sum(full * n * n + (vision.depth - full) * n * min(n, window) for n in patches)
+    pairs = 0
+    for count in patches:
+        pairs += full * count**2 + (vision.depth - full) * count * min(count, window)
+    return pairs
+
+
+# ---------------------------------------------------------------- memory
 
 
 @dataclass(slots=True, kw_only=True)
@@ -144,70 +173,86 @@ class Memory:
 
     @property
     def total(self) -> float:
+        """All of them."""
         return self.state + self.activations + self.head
 
 
 def step_memory(
     policy: Policy, load: Load, *, frozen_copy: bool = False, shards: int = 1
 ) -> Memory:
-    """For micro-batches cut from `load` by the configured token budget; `shards` = ranks that FSDP2 spreads the state over.
+    """Peak memory of micro-batches cut from `load` by the configured token budget.
 
-    Activations are counted from what autograd keeps in a block: norms their input and normalised value, linear layers their input,
-    attention its queries, keys, values and output. It is an estimate: allocators round, and libraries keep buffers of their own.
+    `shards`: ranks that FSDP2 spreads the state over. Activations are counted
+    from what autograd keeps in a block: norms keep their input and normalized
+    value, linear layers their input, attention its queries, keys, values and
+    output. It is an estimate: allocators round, and libraries keep buffers of
+    their own.
     """
-    config, text, vision = (
-        policy.config,
-        policy.hf_config.text_config,
-        policy.hf_config.vision_config,
-    )
+    config, text = policy.config, policy.hf_config.text_config
     weights = sum(p.numel() for p in policy.parameters())
     trained = sum(p.numel() for p in policy.parameters() if p.requires_grad)
-    share = min(1.0, max(config.micro_batch_tokens, load.longest) / max(load.tokens, 1))
-    half = config.precision is Precision.bf16
-    head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    block = _Block(
-        width=text.hidden_size, heads=text.num_attention_heads * head_dim, keys=2 * text.num_key_value_heads * head_dim,
-        inner=text.intermediate_size, gated=True, normed_keys=policy.hf_config.model_type == "qwen3_vl", half=half,
-    )  # fmt: skip
-    gathered = block.keys * (load.keys if config.attention is Attention.sdpa else load.tokens)
-    kept = block.kept(
-        load.tokens, gathered, text.num_hidden_layers, checkpointed=config.gradient_checkpointing
-    )
-    if config.vision.train:
-        width = _vision_width(policy)
-        inner = getattr(vision, "intermediate_size", None) or int(width * vision.mlp_ratio)
-        gated = policy.hf_config.model_type == "qwen2_5_vl"
-        block = _Block(
-            width=width,
-            heads=width,
-            keys=2 * width,
-            inner=inner,
-            gated=gated,
-            normed_keys=False,
-            half=half,
-        )
-        patches = sum(load.patches)
-        kept += block.kept(
-            patches, block.keys * patches, vision.depth, checkpointed=config.gradient_checkpointing
-        )
-    pixels = (
-        FP32 * sum(load.patches) * 3 * policy.spec.temporal_patch_size * policy.spec.patch_size**2
-    )
-    casts = (
-        FP32 / 2 * sum(_matrix_sizes(policy).values())
-        if half and not config.gradient_checkpointing
-        else 0.0
-    )
+    micro_batch = max(config.micro_batch_tokens, load.longest_group)
+    fraction = min(1.0, micro_batch / max(load.tokens, 1))
+    casts = 0.0
+    if config.precision is Precision.bf16 and not config.gradient_checkpointing:
+        casts = FP32_BYTES / 2 * sum(_matrix_sizes(policy).values())
+    activations = _text_activations(policy, load) + _vision_activations(policy, load)
+    chunk = min(config.head_chunk_tokens, load.supervised_tokens)
     return Memory(
-        state=FP32 * (weights * (1 + frozen_copy) + 3 * trained) / shards + casts,
-        activations=(kept + pixels) * share,
-        head=5.0 * FP32 * min(config.head_chunk_tokens, load.scored) * text.vocab_size,
+        state=FP32_BYTES * (weights * (1 + frozen_copy) + 3 * trained) / shards + casts,
+        activations=activations * fraction,
+        head=5.0 * FP32_BYTES * chunk * text.vocab_size,
+    )
+
+
+def _text_activations(policy: Policy, load: Load) -> float:
+    config, text = policy.config, policy.hf_config.text_config
+    block = _Block(
+        width=text.hidden_size,
+        heads=text.num_attention_heads * _head_dim(text),
+        keys=2 * text.num_key_value_heads * _head_dim(text),
+        inner=text.intermediate_size,
+        gated=True,
+        normed_keys=policy.hf_config.model_type == "qwen3_vl",
+        half=config.precision is Precision.bf16,
+    )
+    keys = load.gathered_keys if config.attention is Attention.sdpa else load.tokens
+    return block.saved_bytes(
+        load.tokens,
+        block.keys * keys,
+        text.num_hidden_layers,
+        checkpointed=config.gradient_checkpointing,
+    )
+
+
+def _vision_activations(policy: Policy, load: Load) -> float:
+    config, vision, spec = policy.config, policy.hf_config.vision_config, policy.spec
+    patches = sum(load.patches)
+    pixels = FP32_BYTES * patches * 3 * spec.temporal_patch_size * spec.patch_size**2
+    if not config.vision.train:
+        return pixels
+    width = _vision_width(policy)
+    inner = getattr(vision, "intermediate_size", None) or int(width * vision.mlp_ratio)
+    block = _Block(
+        width=width,
+        heads=width,
+        keys=2 * width,
+        inner=inner,
+        gated=policy.hf_config.model_type == "qwen2_5_vl",
+        normed_keys=False,
+        half=config.precision is Precision.bf16,
+    )
+    return pixels + block.saved_bytes(
+        patches,
+        block.keys * patches,
+        vision.depth,
+        checkpointed=config.gradient_checkpointing,
     )
 
 
 @dataclass(slots=True, kw_only=True)
 class _Block:
-    """Widths of one transformer block, and what it keeps for the backward pass."""
+    """Widths of one transformer block."""
 
     width: int
     heads: int  # of queries and of attention's output
@@ -217,18 +262,20 @@ class _Block:
     normed_keys: bool  # a norm on queries and keys
     half: bool  # linear layers and attention in bf16
 
-    def kept(self, rows: float, gathered: float, depth: int, *, checkpointed: bool) -> float:
-        """Bytes for so many tokens or patches; `gathered`: elements of the keys and values as attention takes them.
+    def saved_bytes(self, rows: float, gathered: float, depth: int, *, checkpointed: bool) -> float:
+        """Bytes that `depth` blocks save for the backward pass of `rows` tokens or patches.
 
-        Checkpointed, there are each block's input and one whole block.
+        `gathered`: elements of the keys and values as attention takes them.
+        Checkpointed, each block saves its input, and one block at a time all of
+        it.
         """
-        small = FP32 / 2 if self.half else FP32
-        norms = 2 * (2 if self.gated else 1) * self.width + self.normed_keys * (
-            2 * self.heads + self.keys
-        )
-        copies = (
-            5 if self.half else 2
-        )  # autocast casts the input of each of the five projections by itself
+        small = FP32_BYTES / 2 if self.half else FP32_BYTES
+        norms = 2 * (2 if self.gated else 1) * self.width
+        norms += self.normed_keys * (2 * self.heads + self.keys)
+        # autocast casts the input of each of the five projections by itself
+        copies = 5 if self.half else 2
         inputs = copies * self.width + self.heads + (4 if self.gated else 2) * self.inner
-        one = rows * (FP32 * norms + small * (inputs + 2 * self.heads)) + small * gathered
-        return rows * depth * FP32 * self.width + one if checkpointed else depth * one
+        block = rows * (FP32_BYTES * norms + small * (inputs + 2 * self.heads)) + small * gathered
+        if checkpointed:
+            return rows * depth * FP32_BYTES * self.width + block
+        return depth * block

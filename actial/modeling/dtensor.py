@@ -1,25 +1,26 @@
-"""Sharded parameters gathered and compared."""
+"""Gathering and distributing sharded parameters."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import torch
+from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 
 def is_sharded(module: Any) -> bool:
+    """Whether FSDP2 has sharded `module`."""
     return isinstance(module, FSDPModule)
 
 
-def whole(tensor: torch.Tensor) -> torch.Tensor:
-    """The unsharded value, on every rank; all ranks must call it together."""
+def whole(tensor: Tensor) -> Tensor:
+    """The unsharded value, on every rank. A collective: all ranks must call it together."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def like(value: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
-    """`value`, sharded as `parameter` is; scalars (Adam's step) stay whole."""
+def like(value: Tensor, parameter: Tensor) -> Tensor:
+    """A copy of `value` sharded as `parameter` is; scalars (Adam's step) stay whole."""
     if not isinstance(parameter, DTensor) or value.shape != parameter.shape:
         return value.clone()
     return distribute_tensor(
@@ -27,6 +28,6 @@ def like(value: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
     )
 
 
-def whole_state(module: Any) -> dict[str, torch.Tensor]:
-    """The unsharded state dict, for saving; all ranks must call it together."""
+def whole_state(module: Any) -> dict[str, Tensor]:
+    """The unsharded state dict, for saving. A collective: all ranks must call it together."""
     return {name: whole(value) for name, value in module.state_dict().items()}

@@ -1,7 +1,8 @@
-"""Group decoding: every prompt's keys and values are computed and kept once, however many samples continue it.
+"""Group decoding: keys and values of a prompt are computed once, however many samples continue it.
 
-Axes: P prompts, G samples of each, K key-value heads, Q query heads per key-value head, T prompt tokens, S sampled tokens,
-D head width. The text model is Hugging Face's own; only where its attention looks for keys and values is replaced.
+Axes: P prompts, G samples of each, K key heads, Q query heads per key head, T
+prompt tokens, S sampled tokens, D head width. The text model is Hugging Face's
+own; only where its attention looks for keys and values is replaced.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import AttentionInterface
 
 from actial.modeling.attention import SHARED_PREFIX_ATTENTION
@@ -19,16 +21,17 @@ from actial.modeling.vlm_forward import embed_packed, encode_images, layout_opti
 
 GROUP_ATTENTION = "actial_group"
 
+LayerCache = tuple[Tensor, Tensor]  # keys and values
+
 
 class PrefillCache:
-    """Stands in for a cache during the packed forward over the prompts, and remembers each layer's keys and values."""
+    """A cache, as transformers calls it, that stores the prompts' keys and values by layer."""
 
     def __init__(self) -> None:
-        self.layers: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self.layers: list[LayerCache] = []
 
-    def update(
-        self, keys: torch.Tensor, values: torch.Tensor, layer: int, *_: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def update(self, keys: Tensor, values: Tensor, layer: int, *_: Any) -> LayerCache:
+        """Store and return the (R, K, L, D) keys and values of a layer."""
         self.layers.append((keys, values))
         return keys, values
 
@@ -37,65 +40,64 @@ class GroupCache:
     """Keys and values of P prompts, and of what their G samples have added so far."""
 
     def __init__(
-        self,
-        prefix: list[tuple[torch.Tensor, torch.Tensor]],
-        prefix_mask: torch.Tensor,
-        group: int,
-        capacity: int,
+        self, prefix: list[LayerCache], prefix_mask: Tensor, group: int, capacity: int
     ) -> None:
         self.prefix = prefix  # per layer: 2 x (P, K, T, D)
         self.prefix_mask = prefix_mask  # (P, 1, 1, T), 0 or -inf
-        shape = (len(prefix_mask), group, prefix[0][0].shape[1], capacity, prefix[0][0].shape[3])
-        self.samples = [
-            (keys.new_empty(shape), values.new_empty(shape)) for keys, values in prefix
-        ]  # (P, G, K, S, D)
-        self.length = 0
+        self.samples: list[LayerCache] = []  # per layer: 2 x (P, G, K, S, D)
+        for keys, values in prefix:
+            shape = (keys.shape[0], group, keys.shape[1], capacity, keys.shape[3])
+            self.samples.append((keys.new_empty(shape), values.new_empty(shape)))
+        self.length = 0  # sampled tokens so far
 
-    def update(
-        self, keys: torch.Tensor, values: torch.Tensor, layer: int, *_: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def update(self, keys: Tensor, values: Tensor, layer: int, *_: Any) -> LayerCache:
         """Add one token per sample: (1, K, P * G, D) each."""
         for store, new in zip(self.samples[layer], (keys, values), strict=True):
-            store[:, :, :, self.length] = new[0].transpose(0, 1).unflatten(0, store.shape[:2])
+            by_sample = new[0].transpose(0, 1).reshape(*store.shape[:3], -1)  # (P, G, K, D)
+            store[:, :, :, self.length] = by_sample
         return keys, values
 
-    def attend(self, query: torch.Tensor, layer: int, scaling: float) -> torch.Tensor:
-        """(1, heads, P * G, D) queries over their prompt and their own sample -> (1, P * G, heads, D)."""
+    def attend(self, query: Tensor, layer: int, scaling: float) -> Tensor:
+        """(1, P * G, heads, D): queries (1, heads, P * G, D) over their prompt and their sample."""
         prefix_keys, prefix_values = self.prefix[layer]
         keys, values = (store[:, :, :, : self.length + 1] for store in self.samples[layer])
-        prompts, group, heads = keys.shape[:3]
-        own = (
-            (query[0] * scaling)
-            .transpose(0, 1)
-            .unflatten(0, (prompts, group))
-            .unflatten(2, (heads, -1))
-        )  # (P, G, K, Q, D)
+        prompts, group, heads, _, width = keys.shape
+        # The samples of a prompt read its keys in one product: (G * Q, D) @ (D,
+        # T) for each P, K. Their scores join those over the sample's own keys in
+        # one softmax over T + S.
+        own = (query[0] * scaling).transpose(0, 1)
+        own = own.reshape(prompts, group, heads, -1, width)  # (P, G, K, Q, D)
         shared = own.permute(0, 2, 1, 3, 4).flatten(2, 3)  # (P, K, G * Q, D)
         on_prefix = shared @ prefix_keys.transpose(-1, -2) + self.prefix_mask  # (P, K, G * Q, T)
         on_sample = own @ keys.transpose(-1, -2)  # (P, G, K, Q, S)
-        width = on_prefix.shape[-1]
-        on_prefix = on_prefix.unflatten(2, (group, -1)).transpose(1, 2)  # (P, G, K, Q, T)
-        share = torch.cat([on_prefix, on_sample], -1).float().softmax(-1).to(values.dtype)
-        from_prefix = (
-            share[..., :width].transpose(1, 2).flatten(2, 3) @ prefix_values
-        )  # (P, K, G * Q, D)
-        from_prefix = from_prefix.unflatten(2, (group, -1)).transpose(1, 2)
-        out = from_prefix + share[..., width:] @ values
+        on_prefix = _by_sample(on_prefix, group)  # (P, G, K, Q, T)
+        tokens = on_prefix.shape[-1]
+        scores = torch.cat([on_prefix, on_sample], -1)
+        weights = scores.float().softmax(-1).to(values.dtype)
+        prefix_weights = weights[..., :tokens].transpose(1, 2).flatten(2, 3)  # (P, K, G * Q, T)
+        from_prefix = _by_sample(prefix_weights @ prefix_values, group)  # (P, G, K, Q, D)
+        out: Tensor = from_prefix + weights[..., tokens:] @ values
         return out.flatten(2, 3).flatten(0, 1)[None]
 
-    def keep(self, prompts: torch.Tensor, members: torch.Tensor) -> None:
+    def keep(self, prompts: Tensor, members: Tensor) -> None:
         """Reduce to some prompts (P',) and some members of each (P', G')."""
         self.prefix = [(keys[prompts], values[prompts]) for keys, values in self.prefix]
         self.prefix_mask = self.prefix_mask[prompts]
+        rows = prompts[:, None]
         self.samples = [
-            (keys[prompts[:, None], members], values[prompts[:, None], members])
-            for keys, values in self.samples
+            (keys[rows, members], values[rows, members]) for keys, values in self.samples
         ]
+
+
+def _by_sample(shared: Tensor, group: int) -> Tensor:
+    """(P, K, G * Q, X) -> (P, G, K, Q, X)"""
+    prompts, heads, _, width = shared.shape
+    return shared.reshape(prompts, heads, group, -1, width).transpose(1, 2)
 
 
 def group_attention(
     module: Any,
-    query: torch.Tensor,
+    query: Tensor,
     _key: Any,
     _value: Any,
     _mask: Any,
@@ -103,8 +105,11 @@ def group_attention(
     scaling: float,
     group_cache: GroupCache,
     **_: Any,
-) -> tuple[torch.Tensor, None]:
-    """Attention over a GroupCache, which already holds this token's key and value, in the form transformers calls."""
+) -> tuple[Tensor, None]:
+    """Attention over a GroupCache, which already holds this token's key and value.
+
+    The signature is that of transformers' attention functions.
+    """
     return group_cache.attend(query, module.layer_idx, scaling), None
 
 
@@ -113,77 +118,75 @@ AttentionInterface.register(GROUP_ATTENTION, group_attention)
 
 def prefill(
     model: Any, batch: PackedBatch, group: int, capacity: int
-) -> tuple[GroupCache, torch.Tensor, torch.Tensor]:
-    """One packed forward over prompts without branches.
+) -> tuple[GroupCache, Tensor, Tensor]:
+    """One packed forward over prompts without completions.
 
-    Returns the cache with room for `capacity` tokens in each of `group` samples, the hidden state (P, H) that predicts each
-    prompt's first sampled token, and that token's position (P,).
+    Returns the cache with room for `capacity` tokens in each of `group` samples,
+    the hidden state (P, H) that predicts each prompt's first sampled token, and
+    that token's position (P,).
     """
-    embeds, extra = embed_packed(model, batch, encode_images(model, batch))
+    embeds, options = embed_packed(model, batch, encode_images(model, batch))
     cache = PrefillCache()
-    extra |= layout_options(model, batch, embeds)
+    options |= layout_options(model, batch, embeds)
     with _attention(model, SHARED_PREFIX_ATTENTION):
         out = model.model.language_model(
             inputs_embeds=embeds,
             position_ids=batch.position_ids,
             past_key_values=cache,
             use_cache=True,
-            **extra,
+            **options,
         )
+    # `order` lists the flat positions of all tokens, grouped by prompt and in
+    # order within one: prompt p owns order[starts[p] : starts[p] + lengths[p]].
     group_of = batch.group_of.flatten()
-    lengths = group_of[group_of != PAD_SEGMENT].bincount()
-    slots = group_of.argsort(stable=True)[-int(lengths.sum()) :]  # grouped by prompt, each in order
+    lengths = group_of[group_of != PAD_SEGMENT].bincount()  # (P,)
+    order = group_of.argsort(stable=True)[-int(lengths.sum()) :]  # padding sorts first
     starts = lengths.cumsum(0) - lengths
-    steps = torch.arange(int(lengths.max()), device=slots.device)
+    steps = torch.arange(int(lengths.max()), device=order.device)
     present = steps < lengths[:, None]  # (P, T)
-    take = slots[(starts[:, None] + steps).clamp(max=len(slots) - 1)]
+    take = order[(starts[:, None] + steps).clamp(max=len(order) - 1)]  # (P, T) flat positions
 
-    def by_prompt(rows: torch.Tensor) -> torch.Tensor:
+    def by_prompt(packed: Tensor) -> Tensor:
         """(R, K, L, D) -> (P, K, T, D)"""
-        return rows.transpose(1, 2).flatten(0, 1)[take].transpose(1, 2).contiguous()
+        return packed.transpose(1, 2).flatten(0, 1)[take].transpose(1, 2).contiguous()
 
-    mask = torch.zeros(present.shape, device=slots.device).masked_fill(~present, -torch.inf)[
-        :, None, None
-    ]
+    mask = torch.zeros(present.shape, device=order.device).masked_fill(~present, -torch.inf)
     prefix = [(by_prompt(keys), by_prompt(values)) for keys, values in cache.layers]
-    last = slots[starts + lengths - 1]
-    positions = batch.position_ids.flatten(1).amax(0)  # the three axes' largest
-    highest = torch.full_like(lengths, -1).scatter_reduce(
-        0, group_of[slots], positions[slots], "amax"
-    )
-    return (
-        GroupCache(prefix, mask, group, capacity),
-        out.last_hidden_state.flatten(0, 1)[last],
-        highest + 1,
-    )
+    last = order[starts + lengths - 1]
+    positions = batch.position_ids.flatten(1).amax(0)  # the largest of the three axes
+    highest = torch.full_like(lengths, -1)
+    highest = highest.scatter_reduce(0, group_of[order], positions[order], "amax")
+    hidden = out.last_hidden_state.flatten(0, 1)[last]
+    return GroupCache(prefix, mask[:, None, None], group, capacity), hidden, highest + 1
 
 
-def decode_step(
-    model: Any, cache: GroupCache, tokens: torch.Tensor, positions: torch.Tensor
-) -> torch.Tensor:
-    """Feed one token per sample, (P, G) ids at positions (P,) + samples' length; hidden states (P, G, H)."""
-    embeds = model.model.get_input_embeddings()(tokens.flatten())[None]
-    places = (
-        (positions + cache.length)[:, None].expand_as(tokens).reshape(1, 1, -1).expand(3, 1, -1)
-    )
-    prepared = embeds.new_empty(
-        1, 1, 1, 1
-    )  # a 4-D mask keeps the model from building its own; the cache needs none
+def decode_step(model: Any, cache: GroupCache, tokens: Tensor, positions: Tensor) -> Tensor:
+    """(P, G, H) hidden states after one token per sample, (P, G) ids.
+
+    `positions` (P,) are those of each prompt's first sampled token.
+    """
+    embeds = model.model.get_input_embeddings()(tokens.flatten())[None]  # (1, P * G, H)
+    position_ids = (positions + cache.length)[:, None].expand_as(tokens)
+    position_ids = position_ids.reshape(1, 1, -1).expand(3, 1, -1)
+    # a 4-D mask keeps the model from building its own; the cache needs none
+    no_mask = embeds.new_empty(1, 1, 1, 1)
     with _attention(model, GROUP_ATTENTION):
         out = model.model.language_model(
             inputs_embeds=embeds,
-            attention_mask=prepared,
-            position_ids=places,
+            attention_mask=no_mask,
+            position_ids=position_ids,
             past_key_values=cache,
             use_cache=True,
             group_cache=cache,
         )
     cache.length += 1
-    return out.last_hidden_state[0].unflatten(0, tokens.shape)
+    hidden: Tensor = out.last_hidden_state[0]
+    return hidden.reshape(*tokens.shape, -1)
 
 
 @contextmanager
 def _attention(model: Any, name: str) -> Iterator[None]:
+    """Set the text model's attention function for the time of a call."""
     config = model.model.language_model.config
     usual = config._attn_implementation
     config._attn_implementation = name

@@ -17,31 +17,37 @@ from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from actial.config import ModelConfig
 from actial.modeling.dtensor import whole_state
 
-SAMPLES, SAMPLE_BYTES = 16, 1 << 16  # of each weight file, for its fingerprint
+FINGERPRINT_SAMPLES = 16  # of each weight file
+FINGERPRINT_BYTES = 1 << 16  # of each sample
+WEIGHT_FILES = ("*.safetensors", "*.safetensors.index.json", "*.bin", "config.json")
+PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
+
+Channels = tuple[float, float, float]
 
 
 def fingerprint(model: ModelConfig) -> str:
-    """Path, and for a folder a hash over samples of its weight files: two checkpoints under one path are told apart."""
+    """ "path@hash", which tells two checkpoints under one path apart; "path@revision" of a hub id.
+
+    The hash is over samples of the folder's weight files.
+    """
+    folder = Path(model.path)
+    if not folder.is_dir():
+        return f"{model.path}@{model.revision or 'main'}"
     digest = sha256()
-    for path in sorted(Path(model.path).glob("*.safetensors")) if Path(model.path).is_dir() else []:
+    for path in sorted(folder.glob("*.safetensors")):
         size = path.stat().st_size
+        last_start = max(0, size - FINGERPRINT_BYTES)
         with path.open("rb") as file:
-            for i in range(SAMPLES):
-                file.seek(max(0, size - SAMPLE_BYTES) * i // (SAMPLES - 1))
-                digest.update(file.read(SAMPLE_BYTES))
-    return f"{model.path}@{digest.hexdigest()[:16] if Path(model.path).is_dir() else model.revision or 'main'}"
-
-
-Channels = tuple[float, float, float]
-WEIGHT_FILES = ("*.safetensors", "*.safetensors.index.json", "*.bin", "config.json")
+            for sample in range(FINGERPRINT_SAMPLES):
+                file.seek(last_start * sample // (FINGERPRINT_SAMPLES - 1))
+                digest.update(file.read(FINGERPRINT_BYTES))
+    return f"{model.path}@{digest.hexdigest()[:16]}"
 
 
 def image_normalization(path: str, revision: str | None) -> tuple[Channels, Channels]:
-    """(mean, std) the checkpoint was trained with; a folder without a processor file gets its family's values."""
+    """(mean, std) the checkpoint was trained with; its family's without a processor file."""
     local = Path(path)
-    if local.is_dir() and not any(
-        (local / name).exists() for name in ("preprocessor_config.json", "processor_config.json")
-    ):
+    if local.is_dir() and not any((local / name).exists() for name in PROCESSOR_FILES):
         if AutoConfig.from_pretrained(path).model_type.startswith("qwen3"):
             return (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
         return _channels(OPENAI_CLIP_MEAN), _channels(OPENAI_CLIP_STD)
@@ -50,9 +56,10 @@ def image_normalization(path: str, revision: str | None) -> tuple[Channels, Chan
 
 
 def save_checkpoint(model: Any, folder: Path, *, source: str, revision: str | None) -> None:
-    """Write weights and config, and the source's tokenizer and processor files, under a temporary name; then rename.
+    """Write weights and config, with the tokenizer and processor files of `source`.
 
-    All ranks call it and leave it together; the first one writes.
+    The folder appears under its name when it is complete. A collective: all ranks
+    call it and leave it together; the first one writes.
     """
     state = whole_state(model)
     if not dist.is_initialized() or dist.get_rank() == 0:
@@ -70,7 +77,8 @@ def save_checkpoint(model: Any, folder: Path, *, source: str, revision: str | No
 
 def _copy_companions(source: str, revision: str | None, folder: Path) -> None:
     if not Path(source).is_dir():
-        AutoProcessor.from_pretrained(source, revision=revision).save_pretrained(folder)
+        load: Any = AutoProcessor.from_pretrained
+        load(source, revision=revision).save_pretrained(folder)
         return
     for file in Path(source).iterdir():
         if file.is_file() and not any(file.match(pattern) for pattern in WEIGHT_FILES):

@@ -1,8 +1,9 @@
-"""The policy: a Qwen-VL model that scores trunk-and-branch batches.
+"""The policy: a Qwen-VL model that scores batches packed by shared prefix.
 
-`Policy.token_logprobs` is the one primitive that SFT, GRPO, references and evaluation share. The vision tower runs once on
-the unique images, the text model once on the packed rows, and the vocabulary projection only on scored positions, in
-chunks whose logits are recomputed in the backward pass, so that full logits never exist.
+`Policy.token_logprobs` is the one primitive that SFT, GRPO, references and
+evaluation share. The vision encoder runs once per unique image, the text model
+once per packed sequence, the vocabulary projection only on supervised positions,
+in chunks whose logits the backward pass recomputes.
 """
 
 from __future__ import annotations
@@ -16,20 +17,21 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForImageTextToText, PretrainedConfig
 
 from actial.config import Attention, ModelConfig, Precision, Reference
 from actial.core.errors import UserError
 from actial.modeling.hf_checkpoint import image_normalization, save_checkpoint
-from actial.modeling.prefix_packing import PackedBatch, PackingSpec
+from actial.modeling.image_patches import PackingSpec
+from actial.modeling.prefix_packing import PackedBatch
 from actial.modeling.token_scoring import FULL_DISTRIBUTION, SamplingDistribution, score_tokens
 from actial.modeling.trainable_modules import (
     MODULE_GROUPS,
     add_lora,
+    group_settings,
     module_group_of,
     prepare,
-    switch,
 )
 from actial.modeling.vlm_forward import encode_images, hidden_states_at_targets
 
@@ -37,32 +39,33 @@ FAMILIES = ("qwen2_5_vl", "qwen2_vl", "qwen3_vl")
 
 
 class Compare(Enum):
-    """What is wanted of the reference: nothing, its log-probabilities of the same tokens, or the KL over the vocabulary."""
+    """What is computed of the reference: nothing, log-probabilities, or the full KL."""
 
     none = "none"
-    logprobs = "logprobs"
-    full_kl = "full_kl"
+    logprobs = "logprobs"  # of the same tokens
+    full_kl = "full_kl"  # over the vocabulary
 
 
 @dataclass(slots=True, kw_only=True)
 class TokenLogprobs:
-    """One entry per scored token, in the batch's order."""
+    """One entry per supervised token, in the batch's order."""
 
-    logprobs: torch.Tensor  # (N,) float32
-    entropy: torch.Tensor | None  # (N,) nats, no gradient
-    reference_logprobs: torch.Tensor | None  # (N,) no gradient
-    kl: torch.Tensor | None  # (N,) exact KL(policy || reference) of the next-token laws, nats
-    sequence_index: torch.Tensor  # (N,)
-    token_index: torch.Tensor  # (N,)
-    group_of_sequence: torch.Tensor  # (B,)
+    logprobs: Tensor  # (N,) float32
+    entropy: Tensor | None  # (N,) nats, no gradient
+    reference_logprobs: Tensor | None  # (N,) no gradient
+    kl: Tensor | None  # (N,) exact KL(policy || reference) of the next token, nats
+    sequence_index: Tensor  # (N,)
+    token_index: Tensor  # (N,)
+    group_of_sequence: Tensor  # (B,)
 
     @property
     def num_sequences(self) -> int:
+        """Number of continuations."""
         return len(self.group_of_sequence)
 
 
 class Policy(nn.Module):
-    """A vision-language model with switchable trainable parts, optional LoRA, and an optional reference."""
+    """A vision-language model with separately trained module groups, LoRA, and a reference."""
 
     model: Any
     reference: Any
@@ -77,21 +80,9 @@ class Policy(nn.Module):
         reference: Reference = Reference.none,
     ) -> None:
         super().__init__()
-        hf_config = model.config
-        if hf_config.model_type not in FAMILIES:
-            raise UserError(
-                f"model.path={config.path} is a {hf_config.model_type}; use one of {', '.join(FAMILIES)}."
-            )
-        if reference is Reference.frozen_copy and config.lora.enabled:
-            raise UserError(
-                "reference=frozen_copy with model.lora.enabled=true would load a second model; use adapter_off."
-            )
-        if reference is Reference.adapter_off and not config.lora.enabled:
-            raise UserError(
-                "reference=adapter_off needs model.lora.enabled=true; use frozen_copy for full training."
-            )
+        _check_supported(model, config, reference)
         self.config = config
-        self.hf_config: PretrainedConfig = hf_config
+        self.hf_config: PretrainedConfig = model.config
         self.reference_kind = reference
         prepare(model)
         self.reference = None
@@ -99,21 +90,21 @@ class Policy(nn.Module):
             self.reference = copy.deepcopy(model).requires_grad_(False).eval()
         self.model = add_lora(model, config) if config.lora.enabled else model
         if not config.lora.enabled:
-            for part in MODULE_GROUPS:
-                for parameter in self.module_group_parameters(part):
-                    parameter.requires_grad_(switch(config, part).train)
+            for group in MODULE_GROUPS:
+                for parameter in self.module_group_parameters(group):
+                    parameter.requires_grad_(group_settings(config, group).train)
         if config.gradient_checkpointing:
             self.core.gradient_checkpointing_enable(
                 gradient_checkpointing_kwargs={"use_reentrant": False}
             )
         self.vision_encoder_trains = any(
-            p.requires_grad
-            for part in ("vision", "merger")
-            for p in self.module_group_parameters(part)
+            parameter.requires_grad
+            for name, parameter in self.core.named_parameters()
+            if module_group_of(name) != "language"
         )
-        vision = hf_config.vision_config
+        vision = self.hf_config.vision_config
         self.spec = PackingSpec(
-            image_token_id=hf_config.image_token_id,
+            image_token_id=self.hf_config.image_token_id,
             patch_size=vision.patch_size,
             merge_size=vision.spatial_merge_size,
             temporal_patch_size=vision.temporal_patch_size,
@@ -123,7 +114,10 @@ class Policy(nn.Module):
 
     @classmethod
     def load(cls, config: ModelConfig, *, reference: Reference = Reference.none) -> Policy:
-        """From a Hugging Face folder or id, weights in float32 (bf16 is autocast)."""
+        """The policy of a Hugging Face folder or id, weights in float32 (bf16 is autocast).
+
+        Raises UserError when `config.path` cannot be read.
+        """
         attention = {Attention.sdpa: "sdpa", Attention.flex: "flex_attention"}[config.attention]
         try:
             model = AutoModelForImageTextToText.from_pretrained(
@@ -134,7 +128,8 @@ class Policy(nn.Module):
             )
         except OSError as error:
             raise UserError(
-                f"model.path={config.path} cannot be loaded ({error}); give a model folder or hub id."
+                f"model.path={config.path} cannot be loaded ({error}): "
+                "give a model folder or hub id."
             ) from error
         mean, std = image_normalization(config.path, config.revision)
         return cls(model, config, image_mean=mean, image_std=std, reference=reference)
@@ -143,66 +138,68 @@ class Policy(nn.Module):
     def from_config(
         cls, hf_config: PretrainedConfig, config: ModelConfig, *, device: str = "meta"
     ) -> Policy:
-        """Random weights, or none at all on the meta device, where parameters are only counted."""
+        """A policy with random weights, or with none at all on the meta device, to count them."""
+        build: Any = AutoModelForImageTextToText.from_config
         with torch.device(device):
-            model = AutoModelForImageTextToText.from_config(
-                hf_config, attn_implementation="sdpa", dtype=torch.float32
-            )
+            model = build(hf_config, attn_implementation="sdpa", dtype=torch.float32)
         return cls(model, config, image_mean=(0.5, 0.5, 0.5), image_std=(0.5, 0.5, 0.5))
 
     @classmethod
     def from_hub_config(cls, config: ModelConfig, *, device: str = "meta") -> Policy:
-        return cls.from_config(
-            AutoConfig.from_pretrained(config.path, revision=config.revision), config, device=device
-        )
+        """`from_config` with the configuration that `config.path` holds."""
+        hf_config = AutoConfig.from_pretrained(config.path, revision=config.revision)
+        return cls.from_config(hf_config, config, device=device)
 
     # ------------------------------------------------------------ structure
 
     @property
     def core(self) -> Any:
-        """The Hugging Face model itself, adapters injected if there are any."""
+        """The Hugging Face model itself, with adapters injected if there are any."""
         return self.model.get_base_model() if self.config.lora.enabled else self.model
 
     @property
     def device(self) -> torch.device:
-        return self.core.lm_head.weight.device
+        """Where the parameters are."""
+        device: torch.device = self.core.lm_head.weight.device
+        return device
 
-    def module_group_parameters(self, part: str) -> list[nn.Parameter]:
-        """Parameters of "vision" (tower without merger), "merger" or "language" (text model and head)."""
-        return [
-            parameter for name, parameter in self._named_core() if module_group_of(name) == part
-        ]
+    def module_group_parameters(self, group: str) -> list[nn.Parameter]:
+        """Parameters of one of `MODULE_GROUPS`."""
+        named: Iterator[tuple[str, nn.Parameter]] = self.core.named_parameters()
+        return [parameter for name, parameter in named if module_group_of(name) == group]
 
     def param_groups(self, lr: float, weight_decay: float) -> list[dict[str, Any]]:
-        """Optimiser groups, one per part and decay setting; vectors (norms, biases) do not decay."""
+        """Optimizer groups, one per module group and decay; vectors (norms, biases) do not decay.
+
+        Raises UserError when nothing trains.
+        """
         groups = []
-        for part in MODULE_GROUPS:
-            trained = [p for p in self.module_group_parameters(part) if p.requires_grad]
+        for group in MODULE_GROUPS:
+            trained = [p for p in self.module_group_parameters(group) if p.requires_grad]
             for decays in (True, False):
                 params = [p for p in trained if (p.ndim > 1) == decays]
-                if params:
-                    scale = switch(self.config, part).lr_scale
-                    decay = weight_decay if decays else 0.0
-                    groups.append(
-                        {
-                            "params": params,
-                            "lr": lr * scale,
-                            "weight_decay": decay,
-                            "name": f"{part}/{decay:g}",
-                        }
-                    )
+                if not params:
+                    continue
+                decay = weight_decay if decays else 0.0
+                groups.append(
+                    {
+                        "params": params,
+                        "lr": lr * group_settings(self.config, group).lr_scale,
+                        "weight_decay": decay,
+                        "name": f"{group}/{decay:g}",
+                    }
+                )
         if not groups:
             raise UserError(
-                "no part of the model trains; set model.vision, model.merger or model.language .train=true."
+                "no module group trains: set model.vision.train, model.merger.train or "
+                "model.language.train to true."
             )
         return groups
-
-    def _named_core(self) -> Iterator[tuple[str, nn.Parameter]]:
-        return self.core.named_parameters()
 
     # ------------------------------------------------------------ scoring
 
     def train(self, mode: bool = True) -> Self:
+        """As torch's; the reference stays in evaluation mode."""
         super().train(mode)
         if self.reference is not None:
             self.reference.eval()
@@ -216,10 +213,10 @@ class Policy(nn.Module):
         entropy: bool = False,
         compare: Compare = Compare.none,
     ) -> TokenLogprobs:
-        """Log-probability of each scored token under `law`, and what `compare` asks of the reference."""
-        result: TokenLogprobs = self(
-            batch, distribution, entropy=entropy, compare=compare
-        )  # through the hooks of sharded modules
+        """Log-probability of each supervised token under `distribution`, and what is asked for."""
+        # self(...) and not self.forward(...): sharded modules gather their
+        # weights in hooks
+        result: TokenLogprobs = self(batch, distribution, entropy=entropy, compare=compare)
         return result
 
     def forward(
@@ -230,28 +227,28 @@ class Policy(nn.Module):
         entropy: bool,
         compare: Compare,
     ) -> TokenLogprobs:
+        """`token_logprobs`, in the form that torch's hooks wrap."""
         chunk = self.config.head_chunk_tokens
-        reference_logprobs, reference = None, None
+        reference, reference_logprobs = None, None
         with self.autocast():
-            vision = encode_images(self.core, batch)
-            hidden = hidden_states_at_targets(self.core, batch, self.config.attention, vision)
+            features = encode_images(self.core, batch)
+            hidden = hidden_states_at_targets(self.core, batch, self.config.attention, features)
             if compare is not Compare.none:
-                with torch.no_grad(), self._reference() as model:
-                    its_vision = (
-                        encode_images(model, batch) if self.vision_encoder_trains else vision
-                    )
-                    reference = (
-                        model.lm_head,
-                        hidden_states_at_targets(model, batch, self.config.attention, its_vision),
-                    )
+                with torch.no_grad(), self._reference_model() as model:
+                    reference = (model.lm_head, self._reference_hidden(model, batch, features))
                     if compare is Compare.logprobs:
-                        reference_logprobs = score_tokens(
+                        reference_logprobs, _, _ = score_tokens(
                             *reference, batch.target_ids, distribution, chunk=chunk
-                        )[0]
+                        )
             logprobs, nats, kl = score_tokens(
-                self.core.lm_head, hidden, batch.target_ids, distribution, chunk=chunk, entropy=entropy,
+                self.core.lm_head,
+                hidden,
+                batch.target_ids,
+                distribution,
+                chunk=chunk,
+                entropy=entropy,
                 reference=reference if compare is Compare.full_kl else None,
-            )  # fmt: skip
+            )
         return TokenLogprobs(
             logprobs=logprobs,
             entropy=nats,
@@ -263,14 +260,19 @@ class Policy(nn.Module):
         )
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """bf16 where the configuration asks for it; weights stay float32."""
-        return torch.autocast(
-            self.device.type, torch.bfloat16, enabled=self.config.precision is Precision.bf16
-        )
+        """bf16 arithmetic where the configuration asks for it; weights stay float32."""
+        bf16 = self.config.precision is Precision.bf16
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=bf16)
+
+    def _reference_hidden(self, model: Any, batch: PackedBatch, features: Any) -> Tensor:
+        """(N, H) of the reference, which shares image features that are frozen."""
+        if self.vision_encoder_trains:
+            features = encode_images(model, batch)
+        return hidden_states_at_targets(model, batch, self.config.attention, features)
 
     @contextmanager
-    def _reference(self) -> Iterator[Any]:
-        """The model to compare with, adapters switched off or the frozen copy."""
+    def _reference_model(self) -> Iterator[Any]:
+        """The model to compare with: the policy with its adapters off, or the frozen copy."""
         if self.reference_kind is Reference.adapter_off:
             with self.model.disable_adapter():
                 yield self.core
@@ -278,12 +280,34 @@ class Policy(nn.Module):
             yield self.reference
         else:
             raise UserError(
-                "kl.reference=none gives no reference to compare with; use frozen_copy or adapter_off."
+                "kl.reference=none gives no reference to compare with: "
+                "use frozen_copy or adapter_off."
             )
 
     def save_pretrained(self, folder: Path | str) -> None:
-        """A plain Hugging Face checkpoint, adapters merged on a copy, with the base's tokenizer and processor files."""
-        core = (
-            copy.deepcopy(self.model).merge_and_unload() if self.config.lora.enabled else self.core
-        )
+        """Write a plain Hugging Face checkpoint with the base's tokenizer and processor files.
+
+        Adapters are merged, on a copy.
+        """
+        core = self.core
+        if self.config.lora.enabled:
+            core = copy.deepcopy(self.model).merge_and_unload()
         save_checkpoint(core, Path(folder), source=self.config.path, revision=self.config.revision)
+
+
+def _check_supported(model: Any, config: ModelConfig, reference: Reference) -> None:
+    family = model.config.model_type
+    if family not in FAMILIES:
+        raise UserError(
+            f"model.path={config.path} is a {family}, which is not supported: "
+            f"use one of {', '.join(FAMILIES)}."
+        )
+    if reference is Reference.frozen_copy and config.lora.enabled:
+        raise UserError(
+            "reference=frozen_copy with model.lora.enabled=true would load a second model: "
+            "use adapter_off."
+        )
+    if reference is Reference.adapter_off and not config.lora.enabled:
+        raise UserError(
+            "reference=adapter_off needs model.lora.enabled=true: use frozen_copy in full training."
+        )

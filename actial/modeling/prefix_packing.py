@@ -1,8 +1,20 @@
-"""Trunk and branches: the packed form in which every training example is scored.
+"""Shared-prefix packing: the form in which SFT and GRPO score every training example.
 
-One trunk (system turn, images, question) is followed by its branches (answers, or sampled completions); a branch sees its
-trunk and itself only, and its M-RoPE positions restart right after the trunk, exactly as if it had been appended to the
-trunk alone. Several such groups share a row. Axes: R rows, L row positions, N scored tokens, B branches, F image features.
+A `PrefixGroup` is one shared prefix (system turn, images, question) and its
+continuations (SFT: answers) or completions (GRPO: samples). The prefix is
+computed once. A continuation attends to its prefix and to itself, never to its
+siblings, and its M-RoPE positions restart right after the prefix, as if it had
+been appended to the prefix alone. Several groups fill one packed sequence.
+
+Earlier work shares a prompt among completions: PrefixGrouper
+(https://arxiv.org/abs/2506.05433) and flash-preference are libraries with
+Qwen2.5-VL examples; verl #4368, unsloth #6871, AReaL and NeMo Automodel do so in
+trainers, for text. New here is a trainer whose shared prefix holds images, for
+SFT and for GRPO, exact, with every first token supervised (it is predicted by the
+prefix's last hidden state).
+
+Axes: R packed sequences, L positions of each, N supervised tokens, B
+continuations, F image features, T tokens.
 """
 
 from __future__ import annotations
@@ -13,32 +25,17 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from actial.core.records import Prompt
-
-
-def as_prefix_groups(prompts: Sequence[Prompt]) -> tuple[list[PrefixGroup], list]:
-    """Prompts as trunks without branches; an array that several prompts share stands once among the images."""
-    images: list = []
-    place: dict[int, int] = {}
-    prefix_groups = []
-    for prompt in prompts:
-        chosen = []
-        for image in prompt.images:
-            if id(image) not in place:
-                place[id(image)] = len(images)
-                images.append(image)
-            chosen.append(place[id(image)])
-        prefix_groups.append(PrefixGroup(prompt.uid, prompt.input_ids, chosen, []))
-    return prefix_groups, images
-
+from actial.modeling.image_patches import PackingSpec, num_features, patch_grid, patchify
 
 PAD_SEGMENT = -1
 
 
 @dataclass(slots=True)
 class Continuation:
-    """Token ids behind a trunk; `scored[j]` says whether token j's log-probability is wanted."""
+    """Token ids behind a shared prefix; `loss_mask[j]` says whether token j is supervised."""
 
     input_ids: list[int]
     loss_mask: list[bool]
@@ -46,9 +43,11 @@ class Continuation:
 
 @dataclass(slots=True)
 class PrefixGroup:
-    """A prompt whose image placeholders are expanded to one id per visual token; `images` index the batch's image list.
+    """A shared prefix and its continuations.
 
-    Example: ids [5, IMG, IMG, 7], images [0], branches [Branch([8, 2], [True, True])] scores 8 after 7 and 2 after 8.
+    `input_ids` hold one placeholder per visual token; `images` index the batch's
+    image list. Example: input_ids [5, IMG, IMG, 7], images [0] and
+    Continuation([8, 2], [True, True]) supervise 8 after 7 and 2 after 8.
     """
 
     uid: str
@@ -58,57 +57,38 @@ class PrefixGroup:
 
     @property
     def num_tokens(self) -> int:
-        return len(self.input_ids) + sum(
-            len(continuation.input_ids) for continuation in self.continuations
-        )
-
-
-@dataclass(slots=True, frozen=True, kw_only=True)
-class PackingSpec:
-    """What packing must know about a model: its placeholder id, patch geometry and pixel normalisation."""
-
-    image_token_id: int
-    patch_size: int
-    merge_size: int
-    temporal_patch_size: int
-    image_mean: tuple[float, float, float]
-    image_std: tuple[float, float, float]
-
-    @property
-    def factor(self) -> int:
-        """Image sides must be multiples of this many pixels."""
-        return self.patch_size * self.merge_size
-
-    def num_image_tokens(self, height: int, width: int) -> int:
-        return (height // self.factor) * (width // self.factor)
+        """Tokens of the prefix and of all continuations."""
+        behind = sum(len(continuation.input_ids) for continuation in self.continuations)
+        return len(self.input_ids) + behind
 
 
 @dataclass(slots=True, kw_only=True)
 class PackedBatch:
-    """Packed rows as tensors. Scored tokens are ordered by trunk, branch and token as they were given, whatever the rows."""
+    """Packed sequences as tensors.
 
-    input_ids: torch.Tensor  # (R, L)
-    position_ids: torch.Tensor  # (3, R, L) temporal, height, width
-    group_of: torch.Tensor  # (R, L) trunk index, PAD_SEGMENT on padding
-    continuation_of: (
-        torch.Tensor
-    )  # (R, L) 0 on trunk and padding, 1 + index within the trunk on branches
-    feature_slot: torch.Tensor  # (F,) flat row positions (r * L + l) that take an image feature
-    feature_index: (
-        torch.Tensor
-    )  # (F,) which feature: rows of the concatenated features of the unique images
-    pixel_values: torch.Tensor  # (patches, 3 * temporal * patch * patch)
-    grid_thw: torch.Tensor  # (images, 3) patches along time, height, width
-    source_position: torch.Tensor  # (N,) flat row position whose hidden state predicts the token
-    target_ids: torch.Tensor  # (N,) the token's id
-    sequence_index: torch.Tensor  # (N,) index of the branch in the whole batch
-    token_index: torch.Tensor  # (N,) position of the token within its branch
-    group_of_sequence: torch.Tensor  # (B,)
-    segments: torch.Tensor  # (S, 3) of each trunk and branch: flat start, length, index of its trunk's segment; stays on the CPU
-    uids: list[str]
+    A flat position is `r * L + l`. Supervised tokens keep the order in which
+    groups, continuations and tokens were given, wherever packing has put them.
+    """
+
+    input_ids: Tensor  # (R, L)
+    position_ids: Tensor  # (3, R, L) temporal, height, width
+    group_of: Tensor  # (R, L) index of the group, PAD_SEGMENT on padding
+    continuation_of: Tensor  # (R, L) 0 in the prefix, 1 + index within the group behind it
+    feature_slot: Tensor  # (F,) flat positions that take an image feature
+    feature_index: Tensor  # (F,) which of the concatenated features of the unique images
+    pixel_values: Tensor  # (patches, 3 * temporal * patch * patch)
+    grid_thw: Tensor  # (images, 3) patches along time, height, width
+    source_position: Tensor  # (N,) flat position whose hidden state predicts the token
+    target_ids: Tensor  # (N,) the token's id
+    sequence_index: Tensor  # (N,) index of the continuation in the whole batch
+    token_index: Tensor  # (N,) position of the token within its continuation
+    group_of_sequence: Tensor  # (B,)
+    segments: Tensor  # (S, 3) start (flat), length, index of the prefix's segment; on the CPU
+    uids: list[str]  # of the groups
 
     @property
     def num_sequences(self) -> int:
+        """Number of continuations."""
         return len(self.group_of_sequence)
 
     @property
@@ -117,70 +97,101 @@ class PackedBatch:
         return int((self.group_of != PAD_SEGMENT).sum())
 
     def to(self, device: torch.device | str) -> PackedBatch:
-        tensors = {
-            f.name: getattr(self, f.name)
-            for f in fields(self)
-            if f.name not in ("segments", "uids")
-        }
-        moved: dict[str, Any] = {name: tensor.to(device) for name, tensor in tensors.items()}
+        """The batch with its tensors on `device`; `segments` stay on the CPU."""
+        moved: dict[str, Any] = {}
+        for field in fields(self):
+            if field.name not in ("segments", "uids"):
+                moved[field.name] = getattr(self, field.name).to(device)
         return replace(self, **moved)
 
 
+def as_prefix_groups(prompts: Sequence[Prompt]) -> tuple[list[PrefixGroup], list[np.ndarray]]:
+    """Prompts as groups without continuations, and the unique images (by identity of the array)."""
+    images: list[np.ndarray] = []
+    index_of: dict[int, int] = {}
+    groups: list[PrefixGroup] = []
+    for prompt in prompts:
+        for image in prompt.images:
+            if id(image) not in index_of:
+                index_of[id(image)] = len(images)
+                images.append(image)
+        indices = [index_of[id(image)] for image in prompt.images]
+        groups.append(PrefixGroup(prompt.uid, prompt.input_ids, indices, []))
+    return groups, images
+
+
+def split_micro_batches(groups: Sequence[PrefixGroup], max_tokens: int) -> list[list[int]]:
+    """Consecutive group indices whose tokens fit the budget; a longer group stands alone."""
+    micro_batches: list[list[int]] = []
+    room = 0
+    for index, group in enumerate(groups):
+        if group.num_tokens > room:
+            micro_batches.append([])
+            room = max_tokens
+        micro_batches[-1].append(index)
+        room -= group.num_tokens
+    return micro_batches
+
+
 def pack(
-    prefix_groups: Sequence[PrefixGroup],
+    groups: Sequence[PrefixGroup],
     images: Sequence[np.ndarray],
     spec: PackingSpec,
     sequence_tokens: int,
     *,
     always_encode_images: bool = False,
 ) -> PackedBatch:
-    """Pack groups into rows of `sequence_tokens`, or of the longest group's length where that is more; each image used is patchified once.
+    """Pack groups into sequences of `sequence_tokens`, or of the longest group's length if larger.
 
-    `always_see` adds one blank image that no token refers to where there is none, so that the tower runs on every rank.
-    `images` are uint8 (H, W, 3) at their final size. Raises ValueError, naming the trunk, on a placeholder count that does
-    not match its images, an image side that is no multiple of `spec.factor`, or an empty trunk.
+    Each image that a group uses is cut into patches once. `images` are uint8 (H,
+    W, 3) at their final size. `always_encode_images` adds one blank image that no
+    token refers to where there is none, so that the vision encoder runs on every
+    rank.
+
+    Raises ValueError, naming the group, for a number of placeholders that does
+    not match the images, an image side that is no multiple of `spec.factor`, or
+    an empty prefix.
     """
-    if not prefix_groups:
-        raise ValueError("pack needs at least one trunk")
-    used = list(
-        dict.fromkeys(index for prefix_group in prefix_groups for index in prefix_group.images)
-    )
-    grids = {index: _grid(images[index], spec) for index in used}
-    feature_start = _feature_starts(used, grids, spec)
-    lengths = [prefix_group.num_tokens for prefix_group in prefix_groups]
-    place, num_rows, length = _first_fit(
-        lengths, max(sequence_tokens, *lengths)
-    )  # all rows get as long as the longest: fill them
+    if not groups:
+        raise ValueError("pack needs at least one group")
+    used = _used_images(groups)
+    grids = {index: patch_grid(images[index], spec) for index in used}
+    first_feature = _first_features(used, grids, spec)
+    lengths = [group.num_tokens for group in groups]
+    # A batch is a rectangle: all sequences become as long as the longest group,
+    # so use that room.
+    offsets, num_sequences, length = _first_fit(lengths, max(sequence_tokens, *lengths))
 
-    input_ids = np.zeros((num_rows, length), dtype=np.int64)
-    position_ids = np.zeros((3, num_rows, length), dtype=np.int64)
-    group_of = np.full((num_rows, length), PAD_SEGMENT, dtype=np.int64)
-    continuation_of = np.zeros((num_rows, length), dtype=np.int64)
-    slots, features, scored = [], [], _ScoredTokens()
-    for index, (prefix_group, (row, start)) in enumerate(zip(prefix_groups, place, strict=True)):
-        group_ids, group_positions, group_continuation = _lay_out(
-            prefix_group, [grids[i] for i in prefix_group.images], spec
-        )
-        span = slice(start, start + len(group_ids))
-        input_ids[row, span], continuation_of[row, span], group_of[row, span] = (
-            group_ids,
-            group_continuation,
-            index,
-        )
-        position_ids[:, row, span] = group_positions
-        slots.append(
-            np.flatnonzero(group_ids[: len(prefix_group.input_ids)] == spec.image_token_id)
-            + row * length
-            + start
-        )
-        features += [
-            np.arange(_num_features(grids[i], spec)) + feature_start[i] for i in prefix_group.images
-        ]
-        scored.add(prefix_group, index, row * length + start)
-    shown = [images[index] for index in used]
-    if always_encode_images and not shown:
-        shown = [np.zeros((spec.factor, spec.factor, 3), dtype=np.uint8)]
-    pixel_values, grid_thw = patchify(shown, spec)
+    # The layout of one group of a prefix P and continuations A, B within its sequence:
+    #   token         P0 P1 P2 | A0 A1 | B0          position_ids     0  1  2 |  3  4 |  3
+    #   continuation   0  0  0 |  1  1 |  2          source of A0 and B0: the position of P2
+    shape = (num_sequences, length)
+    input_ids = np.zeros(shape, dtype=np.int64)
+    position_ids = np.zeros((3, *shape), dtype=np.int64)
+    group_of = np.full(shape, PAD_SEGMENT, dtype=np.int64)
+    continuation_of = np.zeros(shape, dtype=np.int64)
+    slots: list[np.ndarray] = []
+    features: list[np.ndarray] = []
+    supervised = _SupervisedTokens()
+    for index, (group, (row, start)) in enumerate(zip(groups, offsets, strict=True)):
+        layout = _lay_out(group, [grids[i] for i in group.images], spec)
+        span = slice(start, start + len(layout.input_ids))
+        input_ids[row, span] = layout.input_ids
+        position_ids[:, row, span] = layout.position_ids
+        group_of[row, span] = index
+        continuation_of[row, span] = layout.continuation_of
+        # Image features go into the prefix only: a placeholder id that was
+        # sampled stays text.
+        flat_start = row * length + start
+        prefix_ids = layout.input_ids[: len(group.input_ids)]
+        slots.append(np.flatnonzero(prefix_ids == spec.image_token_id) + flat_start)
+        for image in group.images:
+            features.append(np.arange(num_features(grids[image], spec)) + first_feature[image])
+        supervised.add(group, index, flat_start)
+    encoded = [images[index] for index in used]
+    if always_encode_images and not encoded:
+        encoded = [np.zeros((spec.factor, spec.factor, 3), dtype=np.uint8)]
+    pixel_values, grid_thw = patchify(encoded, spec)
     return PackedBatch(
         input_ids=torch.from_numpy(input_ids),
         position_ids=torch.from_numpy(position_ids),
@@ -190,198 +201,166 @@ def pack(
         feature_index=_long(features),
         pixel_values=pixel_values,
         grid_thw=grid_thw,
-        source_position=_long(scored.source_position),
-        target_ids=_long(scored.target_ids),
-        sequence_index=_long(scored.continuation),
-        token_index=_long(scored.token),
-        group_of_sequence=torch.tensor(scored.group_of_sequence, dtype=torch.long),
-        segments=torch.tensor(scored.segments, dtype=torch.long),
-        uids=[prefix_group.uid for prefix_group in prefix_groups],
+        source_position=_long(supervised.source_position),
+        target_ids=_long(supervised.target_ids),
+        sequence_index=_long(supervised.sequence_index),
+        token_index=_long(supervised.token_index),
+        group_of_sequence=torch.tensor(supervised.group_of_sequence, dtype=torch.long),
+        segments=torch.tensor(supervised.segments, dtype=torch.long),
+        uids=[group.uid for group in groups],
     )
-
-
-def split_micro(prefix_groups: Sequence[PrefixGroup], micro_batch_tokens: int) -> list[list[int]]:
-    """Consecutive trunk indices whose tokens fit the budget; a trunk longer than the budget stands alone."""
-    parts: list[list[int]] = []
-    room = 0
-    for index, prefix_group in enumerate(prefix_groups):
-        if prefix_group.num_tokens > room:
-            parts.append([])
-            room = micro_batch_tokens
-        parts[-1].append(index)
-        room -= prefix_group.num_tokens
-    return parts
 
 
 def mrope_positions(
-    ids: np.ndarray, grids: Sequence[tuple[int, int]], spec: PackingSpec
+    input_ids: np.ndarray, grids: Sequence[tuple[int, int]], spec: PackingSpec
 ) -> np.ndarray:
-    """(3, T) positions of one trunk; `grids` are (height, width) in patches.
+    """(3, T) positions (time, height, width) of one prefix; `grids` are (height, width) in patches.
 
-    Text counts on in all three axes; an image's tokens share the time of its start, spread over height and width, and the
-    count goes on after the longer side (https://arxiv.org/abs/2409.12191, section 2.1).
+    Source: Qwen2-VL, section 2.1 (https://arxiv.org/abs/2409.12191).
     """
-    positions = np.empty((3, len(ids)), dtype=np.int64)
-    starts = np.flatnonzero(ids == spec.image_token_id)
+    # Text counts on by one in all three axes. The h x w merged tokens of an image
+    # share the time c at which it starts, and spread over c + row and c + column;
+    # the count goes on at c + max(h, w).
+    positions = np.empty((3, len(input_ids)), dtype=np.int64)
+    placeholders = np.flatnonzero(input_ids == spec.image_token_id)
     cursor = count = 0
     for height, width in grids:
         rows, columns = height // spec.merge_size, width // spec.merge_size
-        begin = int(starts[0])
-        positions[:, cursor:begin] = np.arange(begin - cursor) + count
-        count += begin - cursor
-        cursor = begin + rows * columns
-        positions[0, begin:cursor] = count
-        positions[1, begin:cursor] = np.repeat(np.arange(rows), columns) + count
-        positions[2, begin:cursor] = np.tile(np.arange(columns), rows) + count
+        start = int(placeholders[0])
+        positions[:, cursor:start] = np.arange(start - cursor) + count
+        count += start - cursor
+        cursor = start + rows * columns
+        positions[0, start:cursor] = count
+        positions[1, start:cursor] = np.repeat(np.arange(rows), columns) + count
+        positions[2, start:cursor] = np.tile(np.arange(columns), rows) + count
         count += max(rows, columns)
-        starts = starts[rows * columns :]
-    positions[:, cursor:] = np.arange(len(ids) - cursor) + count
+        placeholders = placeholders[rows * columns :]
+    positions[:, cursor:] = np.arange(len(input_ids) - cursor) + count
     return positions
-
-
-def patchify(images: Sequence[np.ndarray], spec: PackingSpec) -> tuple[torch.Tensor, torch.Tensor]:
-    """(pixel_values, grid_thw) bit-equal to Qwen2VLImageProcessor(do_resize=False), about 20 times cheaper on small images."""
-    p, m, t = spec.patch_size, spec.merge_size, spec.temporal_patch_size
-    mean, std = (
-        torch.tensor(v).mul(255.0).view(3, 1, 1) for v in (spec.image_mean, spec.image_std)
-    )
-    patches: list[torch.Tensor] = [torch.empty(0)] * len(images)
-    by_shape: dict[tuple[int, ...], list[int]] = {}
-    for index, image in enumerate(images):
-        by_shape.setdefault(image.shape, []).append(index)
-    for (height, width, _), members in by_shape.items():
-        pixels = torch.from_numpy(np.stack([images[i] for i in members]))
-        blocks = pixels.view(len(members), height // (p * m), m, p, width // (p * m), m, p, 3)
-        blocks = blocks.permute(0, 1, 4, 2, 5, 7, 3, 6).contiguous().float().sub_(mean).div_(std)
-        frames = (
-            blocks.unsqueeze(-3)
-            .expand(*blocks.shape[:-2], t, p, p)
-            .reshape(len(members), -1, 3 * t * p * p)
-        )
-        for member, frame in zip(members, frames, strict=True):
-            patches[member] = frame
-    grid = [(1, image.shape[0] // p, image.shape[1] // p) for image in images]
-    empty = torch.empty(0, 3 * t * p * p)
-    return torch.cat(patches) if patches else empty, torch.tensor(grid, dtype=torch.long).view(
-        -1, 3
-    )
 
 
 # ---------------------------------------------------------------- details of packing
 
 
-class _ScoredTokens:
-    """Flat lists of the scored tokens and of the segments, grown trunk by trunk."""
+class _SupervisedTokens:
+    """Flat lists of the supervised tokens and of the segments, grown group by group."""
 
     def __init__(self) -> None:
         self.source_position: list[np.ndarray] = []
         self.target_ids: list[np.ndarray] = []
-        self.continuation: list[np.ndarray] = []
-        self.token: list[np.ndarray] = []
+        self.sequence_index: list[np.ndarray] = []
+        self.token_index: list[np.ndarray] = []
         self.group_of_sequence: list[int] = []
         self.segments: list[tuple[int, int, int]] = []
 
-    def add(self, prefix_group: PrefixGroup, group_index: int, start: int) -> None:
-        """`start`: flat row position of the trunk's first token."""
-        before = start + len(prefix_group.input_ids)
-        own_segment = len(self.segments)
-        self.segments.append((start, len(prefix_group.input_ids), own_segment))
-        for continuation in prefix_group.continuations:
+    def add(self, group: PrefixGroup, group_index: int, start: int) -> None:
+        """Add one group whose prefix begins at the flat position `start`."""
+        prefix_segment = len(self.segments)
+        prefix_end = start + len(group.input_ids)
+        self.segments.append((start, len(group.input_ids), prefix_segment))
+        offset = prefix_end
+        for continuation in group.continuations:
             token = np.flatnonzero(np.asarray(continuation.loss_mask, dtype=bool))
-            source_position = before + token - 1
-            source_position[token == 0] = (
-                start + len(prefix_group.input_ids) - 1
-            )  # the trunk's last token predicts every branch's first
+            # Token j is predicted at j - 1; the first one by the last token of
+            # the prefix.
+            source_position = offset + token - 1
+            source_position[token == 0] = prefix_end - 1
             self.source_position.append(source_position)
             self.target_ids.append(np.asarray(continuation.input_ids, dtype=np.int64)[token])
-            self.continuation.append(np.full(len(token), len(self.group_of_sequence)))
-            self.token.append(token)
+            self.sequence_index.append(np.full(len(token), len(self.group_of_sequence)))
+            self.token_index.append(token)
             self.group_of_sequence.append(group_index)
-            self.segments.append((before, len(continuation.input_ids), own_segment))
-            before += len(continuation.input_ids)
+            self.segments.append((offset, len(continuation.input_ids), prefix_segment))
+            offset += len(continuation.input_ids)
 
 
-def _lay_out(
-    prefix_group: PrefixGroup, grids: list[tuple[int, int]], spec: PackingSpec
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """ids (T,), positions (3, T) and branch number (T,) of one group."""
-    if not prefix_group.input_ids:
-        raise ValueError(
-            f"trunk {prefix_group.uid} is empty: nothing would predict its branches' first tokens"
-        )
-    input_ids = np.asarray(prefix_group.input_ids, dtype=np.int64)
-    expected = sum(_num_features(grid, spec) for grid in grids)
-    found = int((input_ids == spec.image_token_id).sum())
-    if found != expected:
-        raise ValueError(
-            f"trunk {prefix_group.uid} has {found} image placeholders but its {len(grids)} images give {expected}"
-        )
-    positions = mrope_positions(input_ids, grids, spec)
-    after = positions.max() + 1
-    ids, all_positions, numbers = (
-        [input_ids],
-        [positions],
-        [np.zeros(len(input_ids), dtype=np.int64)],
-    )
-    for number, continuation in enumerate(prefix_group.continuations, start=1):
-        if len(continuation.input_ids) != len(continuation.loss_mask):
+@dataclass(slots=True)
+class _GroupLayout:
+    """One group before it is put into a sequence."""
+
+    input_ids: np.ndarray  # (T,)
+    position_ids: np.ndarray  # (3, T)
+    continuation_of: np.ndarray  # (T,)
+
+
+def _lay_out(group: PrefixGroup, grids: list[tuple[int, int]], spec: PackingSpec) -> _GroupLayout:
+    """The prefix, then each continuation with positions that restart right after the prefix."""
+    prefix_ids = np.asarray(group.input_ids, dtype=np.int64)
+    _check_prefix(group, prefix_ids, grids, spec)
+    prefix_positions = mrope_positions(prefix_ids, grids, spec)
+    restart = prefix_positions.max() + 1
+    input_ids = [prefix_ids]
+    position_ids = [prefix_positions]
+    continuation_of = [np.zeros(len(prefix_ids), dtype=np.int64)]
+    for number, continuation in enumerate(group.continuations, start=1):
+        length, marks = len(continuation.input_ids), len(continuation.loss_mask)
+        if length != marks:
             raise ValueError(
-                f"trunk {prefix_group.uid}, branch {number - 1}: {len(continuation.input_ids)} ids, {len(continuation.loss_mask)} marks"
+                f"group {group.uid}, continuation {number - 1}: {length} input_ids but a "
+                f"loss_mask of {marks}"
             )
-        count = len(continuation.input_ids)
-        ids.append(np.asarray(continuation.input_ids, dtype=np.int64))
-        all_positions.append(np.broadcast_to(after + np.arange(count), (3, count)))
-        numbers.append(np.full(count, number))
-    return np.concatenate(ids), np.concatenate(all_positions, axis=1), np.concatenate(numbers)
+        input_ids.append(np.asarray(continuation.input_ids, dtype=np.int64))
+        position_ids.append(np.broadcast_to(restart + np.arange(length), (3, length)))
+        continuation_of.append(np.full(length, number))
+    return _GroupLayout(
+        np.concatenate(input_ids),
+        np.concatenate(position_ids, axis=1),
+        np.concatenate(continuation_of),
+    )
+
+
+def _check_prefix(
+    group: PrefixGroup, prefix_ids: np.ndarray, grids: list[tuple[int, int]], spec: PackingSpec
+) -> None:
+    if not len(prefix_ids):
+        raise ValueError(
+            f"group {group.uid} has an empty prefix: nothing would predict the first token of its "
+            "continuations"
+        )
+    expected = sum(num_features(grid, spec) for grid in grids)
+    placeholders = int((prefix_ids == spec.image_token_id).sum())
+    if placeholders != expected:
+        raise ValueError(
+            f"group {group.uid} has {placeholders} image placeholders but its {len(grids)} images "
+            f"give {expected}"
+        )
+
+
+def _used_images(groups: Sequence[PrefixGroup]) -> list[int]:
+    """Indices of the images that groups refer to, each once, in order of first use."""
+    used: dict[int, None] = {}
+    for group in groups:
+        used |= dict.fromkeys(group.images)
+    return list(used)
 
 
 def _first_fit(lengths: list[int], capacity: int) -> tuple[list[tuple[int, int]], int, int]:
-    """First-fit decreasing: (row, start) of each group, number of rows, row length (that of the fullest row)."""
-    place = [(0, 0)] * len(lengths)
+    """First-fit decreasing bin packing: (sequence, start) of each group, their number and length.
+
+    The length is that of the fullest sequence.
+    """
+    offsets = [(0, 0)] * len(lengths)
     filled: list[int] = []
-    for index in sorted(
-        range(len(lengths)), key=lambda i: -lengths[i]
-    ):  # stable, so ties keep their order
-        row = next(
-            (r for r, used in enumerate(filled) if used + lengths[index] <= capacity), len(filled)
-        )
+    # The sort is stable, so groups of equal length keep their order.
+    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        fitting = (r for r, tokens in enumerate(filled) if tokens + lengths[index] <= capacity)
+        row = next(fitting, len(filled))
         if row == len(filled):
             filled.append(0)
-        place[index] = (row, filled[row])
+        offsets[index] = (row, filled[row])
         filled[row] += lengths[index]
-    return place, len(filled), max(filled)
+    return offsets, len(filled), max(filled)
 
 
-def _grid(image: np.ndarray, spec: PackingSpec) -> tuple[int, int]:
-    height, width = image.shape[:2]
-    if (
-        image.dtype != np.uint8
-        or image.ndim != 3
-        or image.shape[2] != 3
-        or height % spec.factor
-        or width % spec.factor
-    ):
-        raise ValueError(
-            f"image of shape {image.shape} and type {image.dtype}: need uint8 (H, W, 3) with sides a multiple of {spec.factor}"
-        )
-    return height // spec.patch_size, width // spec.patch_size
-
-
-def _num_features(grid: tuple[int, int], spec: PackingSpec) -> int:
-    return grid[0] * grid[1] // spec.merge_size**2
-
-
-def _feature_starts(
+def _first_features(
     used: list[int], grids: dict[int, tuple[int, int]], spec: PackingSpec
 ) -> dict[int, int]:
-    """Row of each image's first feature in the concatenated features."""
-    ends = np.cumsum([0] + [_num_features(grids[index], spec) for index in used])
+    """Index of each image's first feature among the concatenated features of the used images."""
+    ends = np.cumsum([0] + [num_features(grids[index], spec) for index in used])
     return dict(zip(used, ends[:-1].tolist(), strict=True))
 
 
-def _long(parts: list[np.ndarray]) -> torch.Tensor:
-    return (
-        torch.from_numpy(np.concatenate(parts).astype(np.int64))
-        if parts
-        else torch.empty(0, dtype=torch.long)
-    )
+def _long(arrays: list[np.ndarray]) -> Tensor:
+    if not arrays:
+        return torch.empty(0, dtype=torch.long)
+    return torch.from_numpy(np.concatenate(arrays).astype(np.int64))

@@ -1,70 +1,71 @@
-"""Hidden states -> log-probabilities of given tokens, without ever holding full logits."""
+"""Log-probabilities of given tokens, without ever holding the logits of all of them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 
 @dataclass(slots=True, frozen=True)
 class SamplingDistribution:
-    """The next-token distribution that tokens are drawn from, and must be scored under: temperature and excluded ids."""
+    """The next-token distribution that tokens are sampled from and scored under."""
 
     temperature: float = 1.0
     banned_ids: tuple[int, ...] = ()
 
-    def process_logits(self, raw: torch.Tensor) -> torch.Tensor:
-        """(.., V) float32 logits of the law from those of the head."""
-        scaled = (
-            raw.float() if self.temperature == 1.0 else raw.float() / self.temperature
-        )  # one (.., V) copy less
+    def process_logits(self, logits: Tensor) -> Tensor:
+        """(.., V) float32 logits after temperature and bans, from those of the head."""
+        scaled = logits.float()
+        if self.temperature != 1.0:
+            scaled = scaled / self.temperature
         if not self.banned_ids:
             return scaled
-        return scaled.index_fill(-1, torch.tensor(self.banned_ids, device=raw.device), -torch.inf)
+        banned = torch.tensor(self.banned_ids, device=logits.device)
+        return scaled.index_fill(-1, banned, -torch.inf)
 
 
 FULL_DISTRIBUTION = SamplingDistribution()
 
-Scored = tuple[
-    torch.Tensor, torch.Tensor | None, torch.Tensor | None
-]  # (N,) log-probability, entropy, KL to the reference
+# (N,) each: log-probability, entropy, KL to the reference
+Scored = tuple[Tensor, Tensor | None, Tensor | None]
 
 
 def score_tokens(
     head: Any,
-    hidden: torch.Tensor,
-    target: torch.Tensor,
+    hidden: Tensor,
+    target_ids: Tensor,
     distribution: SamplingDistribution,
     *,
     chunk: int,
     entropy: bool = False,
-    reference: tuple[Any, torch.Tensor] | None = None,
+    reference: tuple[Any, Tensor] | None = None,
 ) -> Scored:
-    """Project (N, H) hidden states chunk by chunk; the backward pass computes each chunk's logits again.
+    """Log-probabilities of `target_ids` (N,) from hidden states (N, H), and what is asked for.
 
-    `reference` = (its head, its hidden states (N, H)) asks for the KL of the two laws over the whole vocabulary.
+    `reference` = (its head, its hidden states (N, H)) asks for the KL of the two
+    distributions over the whole vocabulary.
     """
+    # `chunk` positions are projected at a time, (chunk, V) logits. The backward
+    # pass computes them again, so that peak memory is that of one chunk; a lone
+    # chunk would gain nothing from that.
     reference_head, reference_hidden = reference or (None, None)
-    references: Sequence[torch.Tensor | None] = (
-        [None] * len(hidden.split(chunk))
-        if reference_hidden is None
-        else reference_hidden.split(chunk)
-    )
-    # a lone chunk gains nothing from recomputation: its logits are the peak either way
     recompute = torch.is_grad_enabled() and len(hidden) > chunk
-    parts = []
-    for piece in zip(hidden.split(chunk), target.split(chunk), references, strict=True):
-        arguments = (*piece, head, reference_head, distribution, entropy)
-        parts.append(
-            checkpoint(_score_chunk, *arguments, use_reentrant=False)
-            if recompute
-            else _score_chunk(*arguments)
-        )
-    logprobs, entropies, kls = zip(*parts, strict=True)
+    scored: list[Scored] = []
+    for start in range(0, max(len(hidden), 1), chunk):
+        span = slice(start, start + chunk)
+        compared = None if reference_hidden is None else reference_hidden[span]
+        arguments = (
+            hidden[span], target_ids[span], compared, head, reference_head, distribution, entropy
+        )  # fmt: skip
+        if recompute:
+            scored.append(checkpoint(_score_chunk, *arguments, use_reentrant=False))
+        else:
+            scored.append(_score_chunk(*arguments))
+    logprobs, entropies, kls = zip(*scored, strict=True)
     return (
         torch.cat(logprobs),
         torch.cat(entropies) if entropy else None,
@@ -73,23 +74,25 @@ def score_tokens(
 
 
 def _score_chunk(
-    hidden: torch.Tensor,
-    target: torch.Tensor,
-    reference_hidden: torch.Tensor | None,
+    hidden: Tensor,
+    target_ids: Tensor,
+    reference_hidden: Tensor | None,
     head: Any,
     reference_head: Any,
     distribution: SamplingDistribution,
     entropy: bool,
 ) -> Scored:
-    """The only place of the update where logits exist."""
+    """`score_tokens` of one chunk: the only code of the update that holds logits."""
     logits = distribution.process_logits(head(hidden))
     if reference_hidden is None and not entropy:
-        return logits.gather(-1, target[:, None])[:, 0] - logits.logsumexp(-1), None, None
+        return logits.gather(-1, target_ids[:, None])[:, 0] - logits.logsumexp(-1), None, None
     log_p = logits.log_softmax(-1)
     p = log_p.exp()
     nats = torch.special.entr(p.detach()).sum(-1) if entropy else None
     kl = None
     if reference_hidden is not None:
-        log_q = distribution.process_logits(reference_head(reference_hidden)).log_softmax(-1)
-        kl = (p * (log_p - log_q).masked_fill(log_p.isneginf(), 0.0)).sum(-1)
-    return log_p.gather(-1, target[:, None])[:, 0], nats, kl
+        reference_logits = distribution.process_logits(reference_head(reference_hidden))
+        difference = log_p - reference_logits.log_softmax(-1)
+        # A banned id has probability 0 and -inf - -inf: it adds nothing.
+        kl = (p * difference.masked_fill(log_p.isneginf(), 0.0)).sum(-1)
+    return log_p.gather(-1, target_ids[:, None])[:, 0], nats, kl

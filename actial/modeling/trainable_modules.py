@@ -1,4 +1,4 @@
-"""The separately switched parts of a vision-language model, and what is changed in a loaded one before it trains."""
+"""The module groups of a vision-language model that train separately, and its preparation."""
 
 from __future__ import annotations
 
@@ -16,21 +16,28 @@ MODULE_GROUPS = ("vision", "merger", "language")
 
 
 def module_group_of(name: str) -> str:
-    """Which switch rules a parameter of the Hugging Face model: tower, its merger, or text model and head."""
+    """The group of a parameter of the Hugging Face model.
+
+    "vision" is the vision encoder without its merger, "language" the text model
+    and its head.
+    """
     if ".visual." not in f".{name}":
         return "language"
     return "merger" if "merger" in name else "vision"
 
 
-def switch(config: ModelConfig, part: str) -> ModuleGroupConfig:
-    found: ModuleGroupConfig = getattr(config, part)
-    return found
+def group_settings(config: ModelConfig, group: str) -> ModuleGroupConfig:
+    """The settings of a module group."""
+    settings: ModuleGroupConfig = getattr(config, group)
+    return settings
 
 
 def prepare(model: Any) -> None:
-    """Attention by trunks and branches in place of SDPA; the tower's windows batched, its patches embedded by a matrix product.
+    """Install shared-prefix attention and a faster vision encoder in a loaded model.
 
-    The tower's Conv3d has stride = kernel, so a product is the same and several times faster on a CPU.
+    The windows of the vision encoder run as one batch, and its patches are
+    embedded by a matrix product: its Conv3d has stride = kernel, so the result is
+    the same, several times faster on a CPU.
     """
     text = model.model.language_model.config
     if text._attn_implementation == "sdpa":
@@ -39,9 +46,8 @@ def prepare(model: Any) -> None:
     for module in vision_encoder.modules():
         if hasattr(module, "config"):
             module.config._attn_implementation = VISION_ATTENTION
-    vision_encoder.patch_embed.forward = MethodType(
-        _embed_patches, vision_encoder.patch_embed
-    )  # a bound method follows a deep copy
+    embed = vision_encoder.patch_embed
+    embed.forward = MethodType(_embed_patches, embed)  # a bound method follows a deep copy
 
 
 def _embed_patches(embed: Any, pixels: torch.Tensor) -> torch.Tensor:
@@ -50,26 +56,31 @@ def _embed_patches(embed: Any, pixels: torch.Tensor) -> torch.Tensor:
 
 
 def add_lora(model: Any, config: ModelConfig) -> Any:
-    """Adapters on the linear layers of the parts that train; everything else is frozen."""
+    """The model with adapters on the linear layers of the groups that train, all else frozen."""
     from peft import LoraConfig, get_peft_model
 
-    wanted = config.lora.target
-    targets = [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear)
-        and name != "lm_head"
-        and switch(config, module_group_of(name)).train
-        and (wanted == "all-linear" or name.rsplit(".", 1)[-1] in wanted.split(","))
-    ]
+    lora = config.lora
+    targets = _lora_targets(model, config)
     if not targets:
         raise UserError(
-            f"model.lora.target={wanted} matches no linear layer of a part that trains; use all-linear."
+            f"model.lora.target={lora.target} matches no linear layer of a module group that "
+            "trains: use model.lora.target=all-linear."
         )
-    lora = config.lora
-    return get_peft_model(
-        model,
-        LoraConfig(
-            r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets
-        ),
+    adapters = LoraConfig(
+        r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets
     )
+    return get_peft_model(model, adapters)
+
+
+def _lora_targets(model: Any, config: ModelConfig) -> list[str]:
+    """Names of the linear layers that get an adapter; the head never does."""
+    endings = config.lora.target.split(",")
+    targets: list[str] = []
+    for name, module in model.named_modules():
+        if not isinstance(module, nn.Linear) or name == "lm_head":
+            continue
+        if not group_settings(config, module_group_of(name)).train:
+            continue
+        if config.lora.target == "all-linear" or name.rsplit(".", 1)[-1] in endings:
+            targets.append(name)
+    return targets

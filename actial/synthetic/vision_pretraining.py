@@ -18,8 +18,8 @@ from torch.nn.functional import cross_entropy
 from actial.core.seeding import hash_int
 from actial.data.sampling_order import epoch_order
 from actial.data.shards import ShardSet
+from actial.modeling.image_patches import patchify
 from actial.modeling.policy import Policy
-from actial.modeling.prefix_packing import patchify
 
 SHIFT = 4  # pixels of random displacement: the object's place must not matter
 BINS = 24  # of the azimuth

@@ -23,7 +23,7 @@ from actial.config import ModelConfig, OptimConfig, Schedule, StageConfig
 from actial.core.errors import NonFiniteError
 from actial.modeling.dtensor import is_sharded, like, whole
 from actial.modeling.policy import Policy
-from actial.modeling.prefix_packing import PackedBatch, PrefixGroup, pack, split_micro
+from actial.modeling.prefix_packing import PackedBatch, PrefixGroup, pack, split_micro_batches
 from actial.training.batch import TrainBatch
 from actial.training.distributed import Part, Sums, merge, shard, sum_gradients, sum_over_ranks
 
@@ -117,7 +117,7 @@ class StepModule(lightning.LightningModule):
     def parts(self, batch: TrainBatch, indices: Sequence[int] | None = None) -> list[list[int]]:
         """Trunk indices of each micro-batch; sharded, as many on every rank, the last ones perhaps empty."""
         chosen = list(range(len(batch.prefix_groups))) if indices is None else list(indices)
-        split = split_micro(
+        split = split_micro_batches(
             [batch.prefix_groups[i] for i in chosen], self.model_config.micro_batch_tokens
         )
         found = [[chosen[i] for i in part] for part in split]

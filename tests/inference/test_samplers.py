@@ -21,12 +21,12 @@ from actial.config import LoraConfig
 from actial.core.errors import UserError
 from actial.core.records import FinishReason, Prompt, SamplingParams
 from actial.inference.samplers import HFSampler, ScriptedSampler
+from actial.modeling.image_patches import patchify
 from actial.modeling.prefix_packing import (
     Continuation,
     PrefixGroup,
     as_prefix_groups,
     pack,
-    patchify,
 )
 from actial.modeling.token_scoring import SamplingDistribution
 
@@ -40,16 +40,16 @@ def make_prompts(policy, counts=(2, 0, 1, 3), *, seed=0) -> list[Prompt]:
     images = [random_image(rng, policy, *size) for size in ((2, 3), (3, 2), (1, 1))]
     prompts = []
     for number, count in enumerate(counts):
-        chosen = list(range(count))
-        prefix_group = make_group(
-            "", policy, images, chosen, [rng.randrange(200) for _ in range(number + 1)], []
+        indices = list(range(count))
+        group = make_group(
+            "", policy, images, indices, [rng.randrange(200) for _ in range(number + 1)], []
         )
         prompts.append(
             Prompt(
                 uid=f"p{number}",
                 engine_ids=[],
-                input_ids=prefix_group.input_ids,
-                images=[images[i] for i in chosen],
+                input_ids=group.input_ids,
+                images=[images[i] for i in indices],
             )
         )
     return prompts
@@ -67,16 +67,14 @@ def test_logprobs_equal_the_policys_scores(family, temperature):
     groups = make_sampler(policy).generate(
         prompts, 5, SamplingParams(temperature=temperature, max_tokens=12)
     )
-    prefix_groups, images = as_prefix_groups(prompts)
-    for prefix_group, group in zip(prefix_groups, groups, strict=True):
-        prefix_group.continuations = [
-            Continuation(c.token_ids, [True] * len(c.token_ids)) for c in group
-        ]
+    groups, images = as_prefix_groups(prompts)
+    for group, group in zip(groups, groups, strict=True):
+        group.continuations = [Continuation(c.token_ids, [True] * len(c.token_ids)) for c in group]
     scored = policy.token_logprobs(
-        pack(prefix_groups, images, policy.spec, 256), SamplingDistribution(temperature, BANNED)
+        pack(groups, images, policy.spec, 256), SamplingDistribution(temperature, BANNED)
     )
-    found = torch.tensor([value for group in groups for c in group for value in c.logprobs])
-    assert (found - scored.logprobs).abs().max() < 1e-5
+    sampled = torch.tensor([value for group in groups for c in group for value in c.logprobs])
+    assert (sampled - scored.logprobs).abs().max() < 1e-5
     assert len({tuple(c.token_ids) for c in groups[0]}) == 5
 
 
@@ -84,10 +82,10 @@ def test_logprobs_equal_the_policys_scores(family, temperature):
 def test_greedy_equals_generate(family):
     policy = tiny_policy(family)
     prompts = make_prompts(policy)
-    found = make_sampler(policy).generate(
+    sampled = make_sampler(policy).generate(
         prompts, 1, SamplingParams(temperature=0.0, max_tokens=10)
     )
-    for prompt, (completion,) in zip(prompts, found, strict=True):
+    for prompt, (completion,) in zip(prompts, sampled, strict=True):
         ids = torch.tensor([prompt.input_ids])
         inputs = {"input_ids": ids, "mm_token_type_ids": (ids == IMAGE).int()}
         if prompt.images:
@@ -132,16 +130,14 @@ def test_finished_samples_leave_the_batch_and_keep_their_tokens():
             assert EOS not in completion.token_ids[:-1]
             assert ended or len(completion.token_ids) == 60
             assert len(completion.logprobs) == len(completion.token_ids)
-    prefix_groups, images = as_prefix_groups(prompts)
-    for prefix_group, group in zip(prefix_groups, groups, strict=True):
-        prefix_group.continuations = [
-            Continuation(c.token_ids, [True] * len(c.token_ids)) for c in group
-        ]
+    groups, images = as_prefix_groups(prompts)
+    for group, group in zip(groups, groups, strict=True):
+        group.continuations = [Continuation(c.token_ids, [True] * len(c.token_ids)) for c in group]
     scored = policy.token_logprobs(
-        pack(prefix_groups, images, policy.spec, 512), SamplingDistribution(1.5, BANNED)
+        pack(groups, images, policy.spec, 512), SamplingDistribution(1.5, BANNED)
     ).logprobs
-    found = torch.tensor([value for group in groups for c in group for value in c.logprobs])
-    assert (found - scored).abs().max() < 1e-5
+    sampled = torch.tensor([value for group in groups for c in group for value in c.logprobs])
+    assert (sampled - scored).abs().max() < 1e-5
 
 
 def test_draws_follow_the_law():

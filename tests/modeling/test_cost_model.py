@@ -1,4 +1,4 @@
-"""The estimate of a step's operations and memory against what the tiny models really do, and the paper's model on the meta device."""
+"""Estimated operations and memory against what the tiny models really do, and the 7B on meta."""
 
 from __future__ import annotations
 
@@ -18,22 +18,27 @@ from actial.modeling.cost_model import Load, load_of, step_flops, step_memory
 from actial.modeling.policy import Policy
 from actial.modeling.prefix_packing import Continuation, PrefixGroup, pack
 
-FROZEN_TOWER = {"vision": ModuleGroupConfig(train=False), "merger": ModuleGroupConfig(train=False)}
+FROZEN_VISION = {"vision": ModuleGroupConfig(train=False), "merger": ModuleGroupConfig(train=False)}
 CPU_ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 
 
 def test_load_of_a_small_batch():
-    """A trunk of 3 with branches of 2 and 1 tokens: 6 pairs of its own, then 4 + 5 and 4."""
-    prefix_group = PrefixGroup(
+    """A prefix of 3 with continuations of 2 and 1 tokens: 6 pairs of its own, then 4 + 5 and 4."""
+    group = PrefixGroup(
         "t", [1, 2, 3], [], [Continuation([4, 5], [True, True]), Continuation([6], [False])]
     )
-    assert load_of([prefix_group], [], tiny_policy()) == Load(
-        tokens=6, longest=6, pairs=6 + 9 + 4, keys=9, scored=2, patches=[]
+    assert load_of([group], [], tiny_policy()) == Load(
+        tokens=6,
+        longest_group=6,
+        attention_pairs=6 + 9 + 4,
+        gathered_keys=9,
+        supervised_tokens=2,
+        patches=[],
     )
 
 
 def counted_flops(policy, batch) -> tuple[float, float]:
-    """Operations of the forward and of the backward pass, attention's forward included (its backward has no rule on a CPU)."""
+    """Operations of the forward and the backward pass; attention's backward has no rule on a CPU."""
     rule = {CPU_ATTENTION: lambda q, k, v, *_, out_shape=None, **__: sdpa_flop_count(q, k, v)}
     with FlopCounterMode(display=False, custom_mapping=rule) as forward:
         total = policy.token_logprobs(batch).logprobs.sum()
@@ -43,16 +48,16 @@ def counted_flops(policy, batch) -> tuple[float, float]:
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, {"gradient_checkpointing": True}, {"head_chunk_tokens": 10_000}, FROZEN_TOWER]
+    "settings", [{}, {"gradient_checkpointing": True}, {"head_chunk_tokens": 10_000}, FROZEN_VISION]
 )
 @pytest.mark.parametrize("family", FAMILIES)
 def test_operations_are_those_of_a_counted_step(family, settings):
     policy = tiny_policy(family, **settings).train()
-    prefix_groups, images = random_batch(5, policy, counts=(2, 1, 3))
-    found = step_flops(policy, load_of(prefix_groups, images, policy))
-    forward, backward = counted_flops(policy, pack(prefix_groups, images, policy.spec, 10_000))
-    assert sum(part.forward for part in found.values()) == pytest.approx(forward, rel=0.15)
-    assert sum(part.backward + part.again for part in found.values()) == pytest.approx(
+    groups, images = random_batch(5, policy, counts=(2, 1, 3))
+    flops = step_flops(policy, load_of(groups, images, policy))
+    forward, backward = counted_flops(policy, pack(groups, images, policy.spec, 10_000))
+    assert sum(part.forward for part in flops.values()) == pytest.approx(forward, rel=0.15)
+    assert sum(part.backward + part.recomputed for part in flops.values()) == pytest.approx(
         backward, rel=0.3
     )
 
@@ -60,9 +65,9 @@ def test_operations_are_those_of_a_counted_step(family, settings):
 class Live(TorchDispatchMode):
     """Bytes of the tensors made inside, at the highest."""
 
-    def __init__(self, known: list[torch.Tensor]) -> None:
+    def __init__(self, counted: list[torch.Tensor]) -> None:
         super().__init__()
-        self.known = {tensor.untyped_storage()._cdata for tensor in known}
+        self.counted = {tensor.untyped_storage()._cdata for tensor in counted}
         self.now = self.peak = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
@@ -70,29 +75,29 @@ class Live(TorchDispatchMode):
         for tensor in tree_leaves(out):
             if (
                 isinstance(tensor, torch.Tensor)
-                and (key := tensor.untyped_storage()._cdata) not in self.known
+                and (key := tensor.untyped_storage()._cdata) not in self.counted
             ):
                 size = tensor.untyped_storage().nbytes()
-                self.known.add(key)
+                self.counted.add(key)
                 self.now += size
                 self.peak = max(self.peak, self.now)
                 weakref.finalize(tensor.untyped_storage(), self.forget, key, size)
         return out
 
     def forget(self, key: int, size: int) -> None:
-        self.known.discard(key)
+        self.counted.discard(key)
         self.now -= size
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, {"gradient_checkpointing": True}, {"precision": Precision.bf16}, FROZEN_TOWER]
+    "settings", [{}, {"gradient_checkpointing": True}, {"precision": Precision.bf16}, FROZEN_VISION]
 )
 @pytest.mark.parametrize("family", FAMILIES)
 def test_memory_is_near_what_a_step_holds(family, settings):
-    """Passing gradients and the padding of attention come on top of what is kept: a third at most."""
+    """Passing gradients and the padding of attention come on top of what is saved: a third at most."""
     policy = tiny_policy(family, **settings).train()
-    prefix_groups, images = random_batch(5, policy, counts=(2, 1, 3, 2, 3) * 4)
-    batch = pack(prefix_groups, images, policy.spec, 10_000)
+    groups, images = random_batch(5, policy, counts=(2, 1, 3, 2, 3) * 4)
+    batch = pack(groups, images, policy.spec, 10_000)
     for parameter in policy.parameters():
         parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
     weights = list(policy.parameters())
@@ -103,13 +108,20 @@ def test_memory_is_near_what_a_step_holds(family, settings):
     ]
     with Live(held) as live:
         policy.token_logprobs(batch).logprobs.sum().backward()
-    estimate = step_memory(policy, load_of(prefix_groups, images, policy))
+    estimate = step_memory(policy, load_of(groups, images, policy))
     casts = estimate.state - 4 * sum(p.numel() * (4 if p.requires_grad else 1) for p in weights)
     assert 0.95 < live.peak / (estimate.activations + estimate.head + casts) < 1.35
 
 
 def test_state_of_adapters_copies_and_shards():
-    load = Load(tokens=10, longest=10, pairs=50, keys=10, scored=4, patches=[])
+    load = Load(
+        tokens=10,
+        longest_group=10,
+        attention_pairs=50,
+        gathered_keys=10,
+        supervised_tokens=4,
+        patches=[],
+    )
     full = tiny_policy()
     size = sum(p.numel() for p in full.parameters())
     assert step_memory(full, load).state == 16 * size
@@ -130,7 +142,7 @@ def qwen2_5_vl_7b() -> Qwen2_5_VLConfig:
 
 
 def test_the_papers_model_fits_eight_ranks_and_not_one():
-    """On the meta device: 8.29 B parameters, 133 GB of state in full training, and a group's forward of about 83 TFLOP when shared."""
+    """8.29 B parameters, 133 GB of state in full training, 83 TFLOP forward of a shared group."""
     policy = Policy.from_config(
         qwen2_5_vl_7b(), ModelConfig(path="7b", sequence_tokens=8192, gradient_checkpointing=True)
     )
@@ -138,10 +150,10 @@ def test_the_papers_model_fits_eight_ranks_and_not_one():
     prompt, completion, group, image = 1520, 250, 16, 2640
     load = Load(
         tokens=prompt + group * completion,
-        longest=prompt + group * completion,
-        pairs=prompt * prompt // 2 + group * (prompt * completion + completion**2 // 2),
-        keys=group * (prompt + completion),
-        scored=group * completion,
+        longest_group=prompt + group * completion,
+        attention_pairs=prompt * prompt // 2 + group * (prompt * completion + completion**2 // 2),
+        gathered_keys=group * (prompt + completion),
+        supervised_tokens=group * completion,
         patches=[image, image],
     )
     assert step_memory(policy, load).state == pytest.approx(133e9, rel=0.01)

@@ -1,4 +1,4 @@
-"""Packed scoring equals the padded forward for every family, whichever parts train: log-probabilities and every gradient."""
+"""Packed scoring equals the padded forward for every family, whichever module groups train."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from actial.config import ModuleGroupConfig
 from actial.modeling.prefix_packing import pack
 from actial.modeling.trainable_modules import MODULE_GROUPS, module_group_of
 
-SWITCHES = [chosen for size in (1, 2, 3) for chosen in combinations(MODULE_GROUPS, size)]
+TRAINED_GROUPS = [chosen for size in (1, 2, 3) for chosen in combinations(MODULE_GROUPS, size)]
 
 
 @cache
@@ -36,18 +36,17 @@ def policy_of(family: str, trained: tuple[str, ...]):
 @settings(max_examples=7, deadline=None, derandomize=True)
 @given(
     seed=st.integers(0, 2**20),
-    trained=st.sampled_from(SWITCHES),
+    trained=st.sampled_from(TRAINED_GROUPS),
     counts=st.lists(st.sampled_from((0, 1, 2, 3)), min_size=1, max_size=3),
 )
 def test_random_ragged_batches_equal_the_padded_forward_whatever_trains(
     family, seed, trained, counts
 ):
     policy, model = policy_of(family, trained), plain(family)
-    prefix_groups, images = random_batch(
-        seed, policy, counts=(*counts, 1)
-    )  # at least one image, so that every part takes part
-    result = policy.token_logprobs(pack(prefix_groups, images, policy.spec, 96)).logprobs
-    expected = padded_logprobs(model, prefix_groups, images, policy.spec)
+    # at least one image, so that every module group takes part
+    groups, images = random_batch(seed, policy, counts=(*counts, 1))
+    result = policy.token_logprobs(pack(groups, images, policy.spec, 96)).logprobs
+    expected = padded_logprobs(model, groups, images, policy.spec)
     torch.testing.assert_close(result, expected, rtol=1e-5, atol=1e-5)
     weights = torch.randn(len(result), generator=torch.Generator().manual_seed(seed))
     wanted = {

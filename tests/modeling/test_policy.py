@@ -1,4 +1,4 @@
-"""Packed scoring equals the plain padded forward; parts, adapters, references and files behave as named."""
+"""Packed scoring equals the padded forward; module groups, adapters, references and files."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from transformers import Qwen2VLImageProcessor
 from actial.config import LoraConfig, ModelConfig, ModuleGroupConfig, Precision, Reference
 from actial.core.errors import UserError
 from actial.modeling.attention import attention_layout, block_mask, mask_rule
+from actial.modeling.image_patches import patchify
 from actial.modeling.policy import Compare, Policy
 from actial.modeling.prefix_packing import (
     Continuation,
     PrefixGroup,
     mrope_positions,
     pack,
-    patchify,
 )
 from actial.modeling.token_scoring import SamplingDistribution
 from actial.modeling.trainable_modules import MODULE_GROUPS, module_group_of
@@ -35,15 +35,15 @@ def policies():
     return {family: tiny_policy(family) for family in FAMILIES}
 
 
-def check_equal(policy, prefix_groups, images, *, sequence_tokens: int = 96):
-    batch = pack(prefix_groups, images, policy.spec, sequence_tokens)
-    found = policy.token_logprobs(batch).logprobs
-    expected = padded_logprobs(policy.core, prefix_groups, images, policy.spec)
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
-    weights = torch.randn(len(found), generator=torch.Generator().manual_seed(0))
+def check_equal(policy, groups, images, *, sequence_tokens: int = 96):
+    batch = pack(groups, images, policy.spec, sequence_tokens)
+    actual = policy.token_logprobs(batch).logprobs
+    expected = padded_logprobs(policy.core, groups, images, policy.spec)
+    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
+    weights = torch.randn(len(actual), generator=torch.Generator().manual_seed(0))
     packed_gradients = gradients(policy.core, policy.token_logprobs(batch).logprobs, weights)
     plain_gradients = gradients(
-        policy.core, padded_logprobs(policy.core, prefix_groups, images, policy.spec), weights
+        policy.core, padded_logprobs(policy.core, groups, images, policy.spec), weights
     )
     assert_same_gradients(packed_gradients, plain_gradients, 1e-5)
 
@@ -69,12 +69,10 @@ def test_eight_images_of_different_shape(policies):
     check_equal(policy, *random_batch(3, policy, counts=(8, 2)))
 
 
-def test_one_row_per_trunk_and_all_trunks_in_one_row_agree(policies):
+def test_one_sequence_per_group_and_all_groups_in_one_sequence_agree(policies):
     policy = policies["qwen2_5_vl"]
-    prefix_groups, images = random_batch(1, policy, counts=(2, 1, 0))
-    single, shared = (
-        pack(prefix_groups, images, policy.spec, capacity) for capacity in (1, 10_000)
-    )
+    groups, images = random_batch(1, policy, counts=(2, 1, 0))
+    single, shared = (pack(groups, images, policy.spec, capacity) for capacity in (1, 10_000))
     assert (single.input_ids.shape[0], shared.input_ids.shape[0]) == (3, 1)
     torch.testing.assert_close(
         policy.token_logprobs(single).logprobs,
@@ -84,10 +82,10 @@ def test_one_row_per_trunk_and_all_trunks_in_one_row_agree(policies):
     )
 
 
-def test_a_lone_branch_of_one_token_and_an_empty_branch(policies):
+def test_a_continuation_of_one_token_and_an_empty_one(policies):
     policy = policies["qwen2_5_vl"]
-    prefix_group = PrefixGroup("t", [1, 2, 3], [], [Continuation([7], [True])])
-    check_equal(policy, [prefix_group], [])
+    group = PrefixGroup("t", [1, 2, 3], [], [Continuation([7], [True])])
+    check_equal(policy, [group], [])
     empty = policy.token_logprobs(
         pack([PrefixGroup("e", [1], [], [Continuation([], [])])], [], policy.spec, 8)
     )
@@ -96,7 +94,7 @@ def test_a_lone_branch_of_one_token_and_an_empty_branch(policies):
 
 
 def test_a_stray_placeholder_takes_no_image_feature(policies):
-    """The placeholder in the branch is scored as text: changing the image's pixels changes nothing but through the trunk."""
+    """The placeholder in the continuation is scored as text."""
     policy = policies["qwen2_5_vl"]
     images = [random_image(random.Random(0), policy, 2, 3)]
     continuation = Continuation([5, IMAGE, 6], [True, True, True])
@@ -122,28 +120,28 @@ def test_patches_are_bit_equal_to_the_library(policies):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_positions_equal_the_models_own(policies, family):
     policy = policies[family]
-    prefix_groups, images = random_batch(11, policy, counts=(3, 0, 2))
-    for prefix_group in prefix_groups:
-        grid = patchify([images[i] for i in prefix_group.images], policy.spec)[1]
-        ids = torch.tensor([prefix_group.input_ids])
+    groups, images = random_batch(11, policy, counts=(3, 0, 2))
+    for group in groups:
+        grid = patchify([images[i] for i in group.images], policy.spec)[1]
+        ids = torch.tensor([group.input_ids])
         expected, _ = policy.core.model.get_rope_index(
             ids, mm_token_type_ids=(ids == IMAGE).int(), image_grid_thw=grid
         )
         grids = [(int(h), int(w)) for _, h, w in grid]
-        found = mrope_positions(np.array(prefix_group.input_ids), grids, policy.spec)
-        assert torch.equal(torch.from_numpy(found), expected[:, 0])
+        actual = mrope_positions(np.array(group.input_ids), grids, policy.spec)
+        assert torch.equal(torch.from_numpy(actual), expected[:, 0])
 
 
 def test_layout_of_a_small_batch(policies):
-    """Two groups of 5 and 4 tokens in one row; every number worked by hand."""
+    """Two groups of 5 and 4 tokens in one sequence; every number worked by hand."""
     spec = policies["qwen2_5_vl"].spec
-    prefix_groups = [
+    groups = [
         PrefixGroup(
             "a", [1, 2], [], [Continuation([3, 4], [True, True]), Continuation([5], [True])]
         ),
         PrefixGroup("b", [6, 7, 8], [], [Continuation([9], [True])]),
     ]
-    batch = pack(prefix_groups, [], spec, sequence_tokens=9)
+    batch = pack(groups, [], spec, sequence_tokens=9)
     assert batch.input_ids.tolist() == [[1, 2, 3, 4, 5, 6, 7, 8, 9]]
     assert batch.position_ids[0].tolist() == [[0, 1, 2, 3, 2, 0, 1, 2, 3]]
     assert batch.group_of.tolist() == [[0, 0, 0, 0, 0, 1, 1, 1, 1]]
@@ -154,47 +152,38 @@ def test_layout_of_a_small_batch(policies):
     assert batch.token_index.tolist() == [0, 1, 0, 0]
     assert batch.group_of_sequence.tolist() == [0, 0, 1]
     visible = visible_pairs(batch)[0].int()
-    assert visible[4].tolist() == [
-        1,
-        1,
-        0,
-        0,
-        1,
-        0,
-        0,
-        0,
-        0,
-    ]  # the second branch: its trunk and itself
-    assert visible[8].tolist() == [0, 0, 0, 0, 0, 1, 1, 1, 1]
+    # the second continuation: its prefix and itself
+    assert visible[4].nonzero()[:, 0].tolist() == [0, 1, 4]
+    assert visible[8].nonzero()[:, 0].tolist() == [5, 6, 7, 8]
 
 
-def test_rows_that_a_long_group_has_made_long_are_filled(policies):
-    """One group of 12 tokens and six of 4, where a row should have 8: three rows of 12, all full."""
+def test_sequences_that_a_long_group_has_made_long_are_filled(policies):
+    """One group of 12 tokens and six of 4, where a sequence should have 8: three of 12, full."""
     spec = policies["qwen2_5_vl"].spec
-    prefix_groups = [
+    groups = [
         PrefixGroup(str(i), [1] * (n - 1), [], [Continuation([2], [True])])
         for i, n in enumerate((4, 4, 12, 4, 4, 4, 4))
     ]
-    batch = pack(prefix_groups, [], spec, sequence_tokens=8)
+    batch = pack(groups, [], spec, sequence_tokens=8)
     assert sorted((batch.group_of >= 0).sum(dim=1).tolist()) == [12, 12, 12]
 
 
-def test_an_image_used_by_two_trunks_is_computed_once(policies):
+def test_an_image_used_by_two_groups_is_encoded_once(policies):
     policy = policies["qwen2_5_vl"]
     images = [random_image(random.Random(n), policy, 2, 2) for n in range(3)]
     continuation = Continuation([5], [True])
-    prefix_groups = [
-        make_group(uid, policy, images, chosen, [1], [continuation])
-        for uid, chosen in (("a", [2, 0]), ("b", [0]))
+    groups = [
+        make_group(uid, policy, images, indices, [1], [continuation])
+        for uid, indices in (("a", [2, 0]), ("b", [0]))
     ]
-    batch = pack(prefix_groups, images, policy.spec, 64)
+    batch = pack(groups, images, policy.spec, 64)
     assert batch.grid_thw.tolist() == [[1, 4, 4]] * 2
     assert len(batch.feature_slot) == 12
-    check_equal(policy, prefix_groups, images)
+    check_equal(policy, groups, images)
 
 
 def visible_pairs(batch) -> torch.Tensor:
-    """(R, L, L) of the element rule."""
+    """(R, L, L) by the rule for single pairs."""
     rows, length = batch.input_ids.shape
     grid = torch.meshgrid(
         torch.arange(rows), torch.arange(length), torch.arange(length), indexing="ij"
@@ -203,24 +192,26 @@ def visible_pairs(batch) -> torch.Tensor:
 
 
 def test_layout_visits_each_visible_pair_once(policies):
-    """What the buckets compute, put back into a matrix, is the element rule; padding aside, nothing else is computed."""
+    """What the buckets compute, put back into a matrix, is the rule for single pairs."""
     policy = policies["qwen2_5_vl"]
-    prefix_groups, images = random_batch(2, policy, counts=(2, 1, 3, 0))
-    batch = pack(prefix_groups, images, policy.spec, 10_000)
+    groups, images = random_batch(2, policy, counts=(2, 1, 3, 0))
+    batch = pack(groups, images, policy.spec, 10_000)
     layout = attention_layout(batch, heads_per_key=1)
     length = batch.input_ids.shape[1]
     counts = torch.zeros(length, length, dtype=torch.long)
     slot = 0
     for bucket in layout.buckets:
         for member, (queries, keys) in enumerate(zip(bucket.query, bucket.key, strict=True)):
-            for place, query in enumerate(queries.tolist()):
+            for offset, query in enumerate(queries.tolist()):
                 if layout.back[query] == slot:  # no padding
-                    seen = (
-                        keys[: place + 1]
+                    visible_keys = (
+                        keys[: offset + 1]
                         if bucket.mask is None
-                        else keys[bucket.mask[member, 0, place] == 0]
+                        else keys[bucket.mask[member, 0, offset] == 0]
                     )
-                    counts[query].index_add_(0, seen, torch.ones(len(seen), dtype=torch.long))
+                    counts[query].index_add_(
+                        0, visible_keys, torch.ones(len(visible_keys), dtype=torch.long)
+                    )
                 slot += 1
     assert torch.equal(counts, visible_pairs(batch)[0].long())
 
@@ -228,8 +219,8 @@ def test_layout_visits_each_visible_pair_once(policies):
 def test_block_mask_covers_the_visible_pairs(policies):
     """Every visible pair lies in a block that FlexAttention visits."""
     policy = policies["qwen2_5_vl"]
-    prefix_groups, images = random_batch(2, policy, counts=(2, 1, 3, 2))
-    batch = pack(prefix_groups, images, policy.spec, 300)
+    groups, images = random_batch(2, policy, counts=(2, 1, 3, 2))
+    batch = pack(groups, images, policy.spec, 300)
     visible = visible_pairs(batch)
     length = visible.shape[-1]
     blocks = block_mask(batch, compiled=False).to_dense()[:, 0].bool()
@@ -239,20 +230,20 @@ def test_block_mask_covers_the_visible_pairs(policies):
 
 
 @pytest.mark.parametrize(
-    ("prefix_group", "message"),
+    ("group", "message"),
     [
         (
             PrefixGroup("x", [1, IMAGE], [0], [Continuation([2], [True])]),
-            "trunk x has 1 image placeholders",
+            "group x has 1 image placeholders",
         ),
-        (PrefixGroup("x", [], [], [Continuation([2], [True])]), "trunk x is empty"),
-        (PrefixGroup("x", [1], [], [Continuation([2, 3], [True])]), "trunk x, branch 0"),
+        (PrefixGroup("x", [], [], [Continuation([2], [True])]), "group x has an empty prefix"),
+        (PrefixGroup("x", [1], [], [Continuation([2, 3], [True])]), "group x, continuation 0"),
     ],
 )
-def test_malformed_trunks_are_refused_by_name(policies, prefix_group, message):
+def test_malformed_groups_are_refused_by_name(policies, group, message):
     policy = policies["qwen2_5_vl"]
     with pytest.raises(ValueError, match=message):
-        pack([prefix_group], [random_image(random.Random(0), policy, 2, 2)], policy.spec, 64)
+        pack([group], [random_image(random.Random(0), policy, 2, 2)], policy.spec, 64)
 
 
 def test_images_of_a_wrong_size_are_refused(policies):
@@ -269,23 +260,21 @@ def test_images_of_a_wrong_size_are_refused(policies):
 
 
 def test_chunked_head_gives_the_same_gradients_as_one_chunk():
-    prefix_groups, images = random_batch(
-        4, policy := tiny_policy(head_chunk_tokens=3), counts=(2, 1)
-    )
+    groups, images = random_batch(4, policy := tiny_policy(head_chunk_tokens=3), counts=(2, 1))
     whole = tiny_policy(head_chunk_tokens=10_000)
-    batch = pack(prefix_groups, images, policy.spec, 96)
+    batch = pack(groups, images, policy.spec, 96)
     weights = torch.randn(len(batch.target_ids), generator=torch.Generator().manual_seed(0))
-    found = gradients(policy.core, policy.token_logprobs(batch).logprobs, weights)
+    actual = gradients(policy.core, policy.token_logprobs(batch).logprobs, weights)
     assert_same_gradients(
-        found, gradients(whole.core, whole.token_logprobs(batch).logprobs, weights), 1e-5
+        actual, gradients(whole.core, whole.token_logprobs(batch).logprobs, weights), 1e-5
     )
 
 
 def test_full_logits_never_exist():
-    """No tensor of a chunked forward and backward has more rows of vocabulary width than a chunk."""
+    """No tensor of a chunked forward and backward holds the logits of more than a chunk."""
     policy = tiny_policy(head_chunk_tokens=4)
-    prefix_groups, images = random_batch(4, policy, counts=(2, 1, 1))
-    batch = pack(prefix_groups, images, policy.spec, 96)
+    groups, images = random_batch(4, policy, counts=(2, 1, 1))
+    batch = pack(groups, images, policy.spec, 96)
     widest = 0
 
     class Watch(TorchDispatchMode):
@@ -321,50 +310,50 @@ def test_temperature_bans_and_entropy_match_the_definition(policies, banned):
 
 
 def test_bf16_autocast_stays_near_fp32(policies):
-    prefix_groups, images = random_batch(
-        6, policy := tiny_policy(precision=Precision.bf16), counts=(2,)
-    )
-    batch = pack(prefix_groups, images, policy.spec, 96)
-    found = policy.token_logprobs(batch).logprobs
+    groups, images = random_batch(6, policy := tiny_policy(precision=Precision.bf16), counts=(2,))
+    batch = pack(groups, images, policy.spec, 96)
+    actual = policy.token_logprobs(batch).logprobs
     expected = policies["qwen2_5_vl"].token_logprobs(batch).logprobs
-    assert found.dtype == torch.float32
-    assert 0 < (found - expected).abs().max() < 0.2
+    assert actual.dtype == torch.float32
+    assert 0 < (actual - expected).abs().max() < 0.2
 
 
 def test_gradient_checkpointing_changes_no_gradient(policies):
     policy = tiny_policy(gradient_checkpointing=True)
     policy.train()
-    prefix_groups, images = random_batch(6, policy, counts=(2, 1))
-    batch = pack(prefix_groups, images, policy.spec, 96)
+    groups, images = random_batch(6, policy, counts=(2, 1))
+    batch = pack(groups, images, policy.spec, 96)
     weights = torch.ones(len(batch.target_ids))
-    found = gradients(policy.core, policy.token_logprobs(batch).logprobs, weights)
+    actual = gradients(policy.core, policy.token_logprobs(batch).logprobs, weights)
     plain = policies["qwen2_5_vl"]
     assert_same_gradients(
-        found, gradients(plain.core, plain.token_logprobs(batch).logprobs, weights), 1e-6
+        actual, gradients(plain.core, plain.token_logprobs(batch).logprobs, weights), 1e-6
     )
 
 
-# ---------------------------------------------------------------- parts, adapters, references, files
+# ------------------------------------------------- module groups, adapters, references, files
 
 
 @pytest.mark.parametrize(
     "trained", [("vision",), ("merger",), ("language",), ("merger", "language")]
 )
-def test_each_switch_trains_its_part_alone_with_exact_gradients(policies, trained):
+def test_each_module_group_trains_alone_with_exact_gradients(policies, trained):
     switches = {
         part: ModuleGroupConfig(train=part in trained, lr_scale=0.5) for part in MODULE_GROUPS
     }
     policy = tiny_policy(**switches)
-    prefix_groups, images = random_batch(7, policy, counts=(2,))
-    batch = pack(prefix_groups, images, policy.spec, 96)
+    groups, images = random_batch(7, policy, counts=(2,))
+    batch = pack(groups, images, policy.spec, 96)
     weights = torch.ones(len(batch.target_ids))
-    found = gradients(policy.core, policy.token_logprobs(batch).logprobs, weights)
+    actual = gradients(policy.core, policy.token_logprobs(batch).logprobs, weights)
     plain = policies["qwen2_5_vl"]
     expected = gradients(plain.core, plain.token_logprobs(batch).logprobs, weights)
     for name, parameter in policy.core.named_parameters():
         assert parameter.requires_grad == (module_group_of(name) in trained), name
     assert_same_gradients(
-        found, {n: g if module_group_of(n) in trained else g * 0 for n, g in expected.items()}, 1e-6
+        actual,
+        {n: g if module_group_of(n) in trained else g * 0 for n, g in expected.items()},
+        1e-6,
     )
     groups = policy.param_groups(lr=2.0, weight_decay=0.1)
     assert {group["lr"] for group in groups} == {1.0}
@@ -374,9 +363,9 @@ def test_each_switch_trains_its_part_alone_with_exact_gradients(policies, traine
     assert all(p.ndim > 1 for group in groups if group["weight_decay"] for p in group["params"])
 
 
-def test_no_trainable_part_is_refused():
+def test_training_nothing_is_refused():
     policy = tiny_policy(**{part: ModuleGroupConfig(train=False) for part in MODULE_GROUPS})
-    with pytest.raises(UserError, match="no part of the model trains"):
+    with pytest.raises(UserError, match="no module group trains"):
         policy.param_groups(1e-3, 0.0)
 
 
@@ -385,8 +374,8 @@ def test_lora_trains_adapters_and_its_reference_is_the_base():
         lora=LoraConfig(enabled=True, rank=4, alpha=8), reference=Reference.adapter_off
     )
     base = tiny_policy()
-    prefix_groups, images = random_batch(8, policy, counts=(2, 1))
-    batch = pack(prefix_groups, images, policy.spec, 96)
+    groups, images = random_batch(8, policy, counts=(2, 1))
+    batch = pack(groups, images, policy.spec, 96)
     trained = [name for name, parameter in policy.named_parameters() if parameter.requires_grad]
     assert trained
     assert all("lora_" in name for name in trained)
@@ -400,8 +389,8 @@ def test_lora_trains_adapters_and_its_reference_is_the_base():
     moved = policy.token_logprobs(batch).logprobs
     expected = base.token_logprobs(batch).logprobs
     assert (moved - expected).abs().max() > 1e-3
-    found = policy.token_logprobs(batch, compare=Compare.logprobs).reference_logprobs
-    torch.testing.assert_close(found, expected.detach(), rtol=1e-5, atol=1e-6)
+    actual = policy.token_logprobs(batch, compare=Compare.logprobs).reference_logprobs
+    torch.testing.assert_close(actual, expected.detach(), rtol=1e-5, atol=1e-6)
     moved.sum().backward()
     assert all(p.grad.abs().max() > 0 for n, p in policy.named_parameters() if "lora_" in n)
 
@@ -428,7 +417,7 @@ def test_full_vocabulary_kl_matches_the_definition(banned):
     batch = pack(
         [PrefixGroup("t", [1, 2], [], [Continuation([3, 4, 5], [True] * 3)])], [], policy.spec, 8
     )
-    found = policy.token_logprobs(
+    actual = policy.token_logprobs(
         batch, SamplingDistribution(1.0, banned), compare=Compare.full_kl
     ).kl
     logits = [
@@ -438,8 +427,10 @@ def test_full_vocabulary_kl_matches_the_definition(banned):
     for part in logits:
         part[:, list(banned)] = -1e9
     p, q = (torch.distributions.Categorical(logits=part) for part in logits)
-    torch.testing.assert_close(found, torch.distributions.kl_divergence(p, q), rtol=1e-4, atol=1e-6)
-    found.sum().backward()
+    torch.testing.assert_close(
+        actual, torch.distributions.kl_divergence(p, q), rtol=1e-4, atol=1e-6
+    )
+    actual.sum().backward()
     assert all(
         parameter.grad.isfinite().all()
         for parameter in policy.core.parameters()
@@ -461,7 +452,7 @@ def test_impossible_references_are_refused(lora, reference, message):
 
 @pytest.mark.parametrize("lora", [False, True])
 def test_saved_folder_is_a_plain_checkpoint(tmp_path, lora):
-    """A policy saved (adapters merged on a copy) and loaded again scores the same; companion files come along."""
+    """Saved (adapters merged on a copy) and loaded again, it scores the same; other files come along."""
     source = tmp_path / "base"
     tiny_policy().core.save_pretrained(source)
     (source / "tokenizer.json").write_text("{}")

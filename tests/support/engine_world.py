@@ -84,14 +84,12 @@ def trainer_logprobs(
     groups: list[list[Completion]],
     distribution: SamplingDistribution,
 ) -> np.ndarray:
-    prefix_groups, images = as_prefix_groups(prompts)
-    for prefix_group, group in zip(prefix_groups, groups, strict=True):
-        prefix_group.continuations = [
-            Continuation(c.token_ids, [True] * len(c.token_ids)) for c in group
-        ]
+    prefixes, images = as_prefix_groups(prompts)
+    for prefix, group in zip(prefixes, groups, strict=True):
+        prefix.continuations = [Continuation(c.token_ids, [True] * len(c.token_ids)) for c in group]
     return (
         policy.eval()
-        .token_logprobs(pack(prefix_groups, images, policy.spec, 512), distribution)
+        .token_logprobs(pack(prefixes, images, policy.spec, 512), distribution)
         .logprobs.numpy()
     )
 

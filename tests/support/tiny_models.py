@@ -10,6 +10,7 @@ import torch
 from transformers import AutoModelForImageTextToText, Qwen2_5_VLConfig, Qwen2VLConfig, Qwen3VLConfig
 
 from actial.config import ModelConfig, Reference
+from actial.modeling.image_patches import num_features, patch_grid
 from actial.modeling.policy import Policy
 from actial.modeling.prefix_packing import Continuation, PrefixGroup
 
@@ -103,16 +104,16 @@ def make_group(
     uid: str,
     policy: Policy,
     images: Sequence[np.ndarray],
-    chosen: Sequence[int],
+    indices: Sequence[int],
     text: list[int],
     continuations: list[Continuation],
 ) -> PrefixGroup:
     """Text before, between and after the images, each image between vision marks."""
     ids = list(text)
-    for index in chosen:
-        count = policy.spec.num_image_tokens(*images[index].shape[:2])
+    for index in indices:
+        count = num_features(patch_grid(images[index], policy.spec), policy.spec)
         ids += [VISION_START, *[IMAGE] * count, VISION_END, text[0]]
-    return PrefixGroup(uid, [*ids, *text], list(chosen), continuations)
+    return PrefixGroup(uid, [*ids, *text], list(indices), continuations)
 
 
 def random_continuation(rng: random.Random, length: int, *, stray: bool = False) -> Continuation:
