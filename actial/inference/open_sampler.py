@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from actial.config import SamplerConfig, SamplerKind
-from actial.core.errors import UserError
 from actial.inference.engine import Engine
 from actial.inference.engine_sampler import EngineSampler
 from actial.inference.samplers import HFSampler, RolloutSampler
@@ -51,8 +50,6 @@ def open_sampler(config: SamplerConfig, policy: Policy, renderer: PromptRenderer
     """The sampler of `config.kind` for these weights."""
     if config.kind in (SamplerKind.vllm, SamplerKind.vllm_server):
         return open_engine_sampler(config, policy, renderer)
-    if config.kind is not SamplerKind.hf:
-        raise UserError(f"sampler.kind={config.kind.value} cannot be opened here: use sampler=hf.")
     return HFSampler(
         policy,
         stop_ids=[renderer.stop_id],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Protocol
 
@@ -190,23 +190,3 @@ def _completions(
 
     groups = zip(token_ids.tolist(), logprobs.tolist(), lengths.tolist(), strict=True)
     return [[one(*member) for member in zip(*group, strict=True)] for group in groups]
-
-
-class ScriptedSampler(SynchronousSampler):
-    """Completions computed from the prompt by a function: token ids of the i-th sample of a prompt. For tests and dry runs."""
-
-    def __init__(self, script: Callable[[Prompt, int], list[int]], stop_ids: Sequence[int]) -> None:
-        self.script = script
-        self.stop_ids = tuple(stop_ids)
-
-    def generate(
-        self, prompts: list[Prompt], n: int, params: SamplingParams
-    ) -> list[list[Completion]]:
-        return [
-            [self._one(self.script(prompt, member)[: params.max_tokens]) for member in range(n)]
-            for prompt in prompts
-        ]
-
-    def _one(self, ids: list[int]) -> Completion:
-        finish = FinishReason.STOP if ids and ids[-1] in self.stop_ids else FinishReason.LENGTH
-        return Completion(token_ids=ids, logprobs=[0.0] * len(ids), finish=finish)

@@ -14,7 +14,8 @@ from actial.config import register
 from actial.config.exit_codes import Exit
 from actial.config.hydra_app import typed
 from actial.core.paths import CONF
-from actial.doctor import Status
+from actial.pipeline import doctor_checks
+from actial.pipeline.doctor_checks import Status
 
 
 @pytest.fixture
@@ -34,20 +35,20 @@ def findings(*overrides: str) -> dict[str, list[tuple[Status, str]]]:
     register()
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         config = typed(hydra.compose("train", list(overrides)))
-    found: dict[str, list[tuple[Status, str]]] = {}
-    for finding in doctor.diagnose(config):
-        found.setdefault(finding.check, []).append((finding.status, finding.text))
-    return found
+    by_check: dict[str, list[tuple[Status, str]]] = {}
+    for finding in doctor_checks.diagnose(config):
+        by_check.setdefault(finding.check, []).append((finding.status, finding.text))
+    return by_check
 
 
 def test_a_sound_config_passes_every_check_and_writes_nothing(
     overrides: list[str], tmp_path: Path
 ) -> None:
-    found = findings(*overrides)
-    assert list(found) == list(doctor.CHECKS)
-    assert {status for lines in found.values() for status, _ in lines} == {Status.PASS}
-    assert "starts a new run" in found["run folder"][0][1]
-    assert "qwen2_5_vl with vision" in found["model"][0][1]
+    by_check = findings(*overrides)
+    assert list(by_check) == list(doctor_checks.CHECKS)
+    assert {status for lines in by_check.values() for status, _ in lines} == {Status.PASS}
+    assert "starts a new run" in by_check["run folder"][0][1]
+    assert "qwen2_5_vl with vision" in by_check["model"][0][1]
     assert not (tmp_path / "run").exists()
 
 
@@ -65,7 +66,7 @@ def test_cost_counts_the_reference_and_what_trains(overrides: list[str]) -> None
 def test_a_model_too_large_for_the_device_is_a_failure(
     overrides: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(doctor, "device_memory", lambda _: 1000)
+    monkeypatch.setattr(doctor_checks, "device_memory", lambda _: 1000)
     assert {status for status, _ in findings(*overrides)["cost"]} == {Status.FAIL}
 
 
@@ -99,15 +100,13 @@ def test_a_model_too_large_for_the_device_is_a_failure(
 def test_what_is_wrong_is_named(
     overrides: list[str], override: str, check: str, status: Status, words: str
 ) -> None:
-    more = (
-        ["model.sequence_tokens=16"]
-        if "micro_batch_tokens" in override
-        else ["sampler.url=http://127.0.0.1:9", "sampler.start=false", "sampler.folder=weights"]
-        if "server" in override
-        else []
-    )
+    more = []
+    if "micro_batch_tokens" in override:
+        more = ["model.sequence_tokens=16"]
+    if "server" in override:
+        more = ["sampler.url=http://127.0.0.1:9", "sampler.start=false", "sampler.folder=weights"]
     lines = findings(*overrides, override, *more)[check]
-    assert any(found is status and words in text for found, text in lines), lines
+    assert any(actual is status and words in text for actual, text in lines), lines
 
 
 def test_a_changed_data_set_is_a_failure(
@@ -131,9 +130,9 @@ def test_a_failure_exits_1_with_the_table(
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "thesis.txt").touch()
     monkeypatch.setattr(sys, "argv", ["doctor", *overrides])
-    with pytest.raises(Exit) as left:
+    with pytest.raises(Exit) as exit_info:
         doctor.main()
-    assert left.value.code == 1
+    assert exit_info.value.code == 1
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("fail  run folder")
     assert all(line.startswith("pass") for line in lines[1:])

@@ -20,7 +20,7 @@ from support.tiny_models import (
 from actial.config import LoraConfig
 from actial.core.errors import UserError
 from actial.core.records import FinishReason, Prompt, SamplingParams
-from actial.inference.samplers import HFSampler, ScriptedSampler
+from actial.inference.samplers import HFSampler
 from actial.modeling.image_patches import patchify
 from actial.modeling.prefix_packing import (
     Continuation,
@@ -55,6 +55,16 @@ def make_prompts(policy, counts=(2, 0, 1, 3), *, seed=0) -> list[Prompt]:
     return prompts
 
 
+def pack_completions(policy, prompts, completions, sequence_tokens):
+    """The prompts with their completions as one batch, every sampled token supervised."""
+    groups, images = as_prefix_groups(prompts)
+    for group, sampled in zip(groups, completions, strict=True):
+        group.continuations = [
+            Continuation(c.token_ids, [True] * len(c.token_ids)) for c in sampled
+        ]
+    return pack(groups, images, policy.spec, sequence_tokens)
+
+
 def make_sampler(policy, **settings) -> HFSampler:
     return HFSampler(policy, stop_ids=[EOS], banned_ids=BANNED, **settings)
 
@@ -67,11 +77,8 @@ def test_logprobs_equal_the_policys_scores(family, temperature):
     groups = make_sampler(policy).generate(
         prompts, 5, SamplingParams(temperature=temperature, max_tokens=12)
     )
-    groups, images = as_prefix_groups(prompts)
-    for group, group in zip(groups, groups, strict=True):
-        group.continuations = [Continuation(c.token_ids, [True] * len(c.token_ids)) for c in group]
     scored = policy.token_logprobs(
-        pack(groups, images, policy.spec, 256), SamplingDistribution(temperature, BANNED)
+        pack_completions(policy, prompts, groups, 256), SamplingDistribution(temperature, BANNED)
     )
     sampled = torch.tensor([value for group in groups for c in group for value in c.logprobs])
     assert (sampled - scored.logprobs).abs().max() < 1e-5
@@ -130,18 +137,15 @@ def test_finished_samples_leave_the_batch_and_keep_their_tokens():
             assert EOS not in completion.token_ids[:-1]
             assert ended or len(completion.token_ids) == 60
             assert len(completion.logprobs) == len(completion.token_ids)
-    groups, images = as_prefix_groups(prompts)
-    for group, group in zip(groups, groups, strict=True):
-        group.continuations = [Continuation(c.token_ids, [True] * len(c.token_ids)) for c in group]
     scored = policy.token_logprobs(
-        pack(groups, images, policy.spec, 512), SamplingDistribution(1.5, BANNED)
+        pack_completions(policy, prompts, groups, 512), SamplingDistribution(1.5, BANNED)
     ).logprobs
     sampled = torch.tensor([value for group in groups for c in group for value in c.logprobs])
     assert (sampled - scored).abs().max() < 1e-5
 
 
-def test_draws_follow_the_law():
-    """4,000 first tokens of one prompt against its exact law; banned ids never appear."""
+def test_draws_follow_the_sampling_distribution():
+    """4,000 first tokens of one prompt against its exact distribution; no banned id appears."""
     policy = tiny_policy()
     prompt = Prompt(uid="p", engine_ids=[], input_ids=[1, 2, 3], images=[])
     groups = make_sampler(policy, batch_size=4000).generate(
@@ -160,9 +164,8 @@ def test_draws_follow_the_law():
     assert counts[list(BANNED)].sum() == 0
     expected = 4000 * distribution
     chi_square = ((counts - expected) ** 2 / expected.clamp(min=1e-9))[expected > 0].sum()
-    assert (
-        chi_square < 295 + 5 * (2 * 295) ** 0.5
-    )  # five standard deviations above the mean of 295 degrees of freedom
+    # five standard deviations above the mean of 295 degrees of freedom
+    assert chi_square < 295 + 5 * (2 * 295) ** 0.5
 
 
 def test_adapters_dropout_is_off_while_sampling_and_the_mode_returns():
@@ -178,20 +181,8 @@ def test_adapters_dropout_is_off_while_sampling_and_the_mode_returns():
     assert policy.training
 
 
-@pytest.mark.parametrize("cut", [{"top_p": 0.9}, {"top_k": 20}])
-def test_a_cut_law_is_refused(cut):
+@pytest.mark.parametrize("truncation", [{"top_p": 0.9}, {"top_k": 20}])
+def test_top_p_and_top_k_are_refused(truncation):
     policy = tiny_policy()
-    with pytest.raises(UserError, match="whole law"):
-        make_sampler(policy).generate(make_prompts(policy), 1, SamplingParams(**cut))
-
-
-def test_scripted_completions():
-    sampler = ScriptedSampler(
-        lambda prompt, member: [*prompt.input_ids, member, EOS], stop_ids=[EOS]
-    )
-    prompt = Prompt(uid="p", engine_ids=[], input_ids=[7], images=[])
-    ((first, second),) = sampler.generate([prompt], 2, SamplingParams(max_tokens=3))
-    assert first.token_ids == [7, 0, EOS]
-    assert second.finish is FinishReason.STOP
-    ((cut,),) = sampler.generate([prompt], 1, SamplingParams(max_tokens=2))
-    assert (cut.token_ids, cut.finish) == ([7, 0], FinishReason.LENGTH)
+    with pytest.raises(UserError, match="whole distribution"):
+        make_sampler(policy).generate(make_prompts(policy), 1, SamplingParams(**truncation))

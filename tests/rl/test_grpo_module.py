@@ -13,6 +13,7 @@ import torch
 from support.grpo_settings import ACCURACY, BANNED
 from support.oracle import assert_same_gradients, gradients, padded_logprobs
 from support.rollout_world import WordRenderer, example_at
+from support.scripted import ScriptedSampler
 from support.tiny_models import EOS, VOCAB, tiny_model, tiny_policy
 from support.training import Recorder, make_trainer
 
@@ -30,7 +31,7 @@ from actial.config import (
     Reference,
 )
 from actial.core.errors import NonFiniteError, UserError
-from actial.inference.samplers import HFSampler, ScriptedSampler
+from actial.inference.samplers import HFSampler
 from actial.rl.grpo_module import GRPOModule, MismatchError
 from actial.rl.rollouts import Rollouts
 from actial.training.checkpoint import CheckpointCallback, resume

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from support.rollout_world import WordRenderer, example_at, reply
+from support.scripted import ScriptedSampler
 from support.tiny_models import EOS
 
 from actial.config import (
@@ -24,7 +25,6 @@ from actial.config import (
 )
 from actial.core.records import AnswerMode, Example, FinishReason, Prompt
 from actial.data.datasets import open_set
-from actial.inference.samplers import ScriptedSampler
 from actial.rl.rewards import Graded, Rewards
 from actial.rl.rollouts import RolloutBatch, Rollouts
 from actial.viewpoint.questions import TYPES, viewpoint_question

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 from support.rollout_world import WordRenderer, example_at, reply
+from support.scripted import ScriptedSampler
 from support.tiny_models import EOS, IMAGE
 
 from actial.config import (
@@ -19,7 +20,6 @@ from actial.config import (
 )
 from actial.config.stages import REWARDS
 from actial.core.records import AnswerMode, FinishReason
-from actial.inference.samplers import ScriptedSampler
 from actial.rl.rewards import KINDS, Graded, Rewards, overlong_penalty
 from actial.rl.rollouts import RolloutBatch, Rollouts
 

@@ -13,6 +13,7 @@ from actial.core.records import (
     Question,
     SamplingParams,
 )
+from actial.inference.samplers import SynchronousSampler
 
 
 class ByteRenderer:
@@ -71,3 +72,24 @@ def question(
         answer_index=answer_index,
         mode=AnswerMode.DIRECT,
     )
+
+
+class ScriptedSampler(SynchronousSampler):
+    """Token ids of the i-th sample of a prompt are `script(prompt, i)`; log-probabilities are 0."""
+
+    def __init__(self, script, stop_ids):
+        self.script = script
+        self.stop_ids = tuple(stop_ids)
+
+    def generate(self, prompts, n, params):
+        return [
+            [
+                self._completion(self.script(prompt, member)[: params.max_tokens])
+                for member in range(n)
+            ]
+            for prompt in prompts
+        ]
+
+    def _completion(self, ids):
+        finish = FinishReason.STOP if ids and ids[-1] in self.stop_ids else FinishReason.LENGTH
+        return Completion(token_ids=ids, logprobs=[0.0] * len(ids), finish=finish)

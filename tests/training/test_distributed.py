@@ -11,6 +11,7 @@ import pytest
 import torch
 from support.grpo_settings import ACCURACY, BANNED
 from support.rollout_world import WordRenderer, example_at
+from support.scripted import ScriptedSampler
 from support.tiny_models import EOS, tiny_policy
 from support.training import Recorder, make_trainer, sft_batch, sft_module
 from torch.distributed.device_mesh import init_device_mesh
@@ -30,7 +31,7 @@ from actial.config import (
 from actial.core.records import Prompt, SamplingParams
 from actial.inference.engine import Reply
 from actial.inference.engine_sampler import EngineSampler
-from actial.inference.samplers import HFSampler, ScriptedSampler
+from actial.inference.samplers import HFSampler
 from actial.modeling.dtensor import whole
 from actial.modeling.policy import Policy
 from actial.modeling.prefix_packing import PrefixGroup
