@@ -15,6 +15,7 @@ from urllib.request import urlopen
 from actial.config import Accelerator, Reference, SamplerKind, StageName, Strategy, TrainConfig
 from actial.core.errors import UserError
 from actial.data.shards import INDEX, file_sha256, read_manifest
+from actial.data.urls import is_url
 from actial.inference.vllm_version import check_vllm
 from actial.pipeline.preflight import check_data_sets, check_model_path, used_sets
 from actial.runs.run_dir import refuse_unfit
@@ -87,6 +88,10 @@ def check_data(config: TrainConfig) -> Lines:
     check_data_sets(config)
     for name, source in used_sets(config).items():
         manifest, root = read_manifest(name, source), Path(source.root)
+        sizes = [f"{records} {split}" for split, records in manifest["rows"].items()]
+        if is_url(source.root):
+            yield Status.PASS, f"{name}: {', '.join(sizes)}, at {source.root}"
+            continue
         missing = [shard for shard in manifest["shards"] if not (root / shard).is_file()]
         if missing:
             yield (
@@ -100,7 +105,6 @@ def check_data(config: TrainConfig) -> Lines:
                 f"{name}: {root / INDEX} is not the one its manifest names: build the set again.",
             )
         else:
-            sizes = [f"{records} {split}" for split, records in manifest["rows"].items()]
             yield Status.PASS, f"{name}: {', '.join(sizes)}"
 
 
@@ -201,11 +205,10 @@ def first_groups(
 
     renderer = PromptRenderer.load(config.model, config.prompt)
     mixture = open_mixture(config, stage)
-    positions = range(min(getattr(config, stage.name).batch_size, MEASURED_GROUPS))
+    examples = mixture.head(min(getattr(config, stage.name).batch_size, MEASURED_GROUPS))
     if stage is StageName.sft:
-        batch = supervised_batch(mixture, renderer, positions)
+        batch = supervised_batch(examples, renderer)
         return batch.prefix_groups, batch.images
-    examples = [mixture.example(position) for position in positions]
     prompts = [renderer.prompt(example, example.questions[0]) for example in examples]
     groups, images = as_prefix_groups(prompts)
     length = config.grpo.max_tokens
