@@ -1,4 +1,6 @@
-"""The wheel works where there is no checkout: conf/ travels inside, every command starts from any folder."""
+"""The wheel works where there is no checkout: conf/ travels inside, every command starts from any
+folder.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +19,9 @@ ROOT = Path(__file__).resolve().parents[2]
 class Installed:
     """A virtual environment that holds the wheel alone.
 
-    Its dependencies come through PYTHONPATH from the environment of the tests: downloading torch takes minutes. Python reads no .pth
-    file there, so the editable install of the checkout stays out of sight.
+    Its dependencies come through PYTHONPATH from the environment of the tests: downloading torch
+    takes minutes. Python reads no .pth file there, so the editable install of the checkout stays
+    out of sight.
     """
 
     def __init__(self, folder: Path, wheel: Path) -> None:

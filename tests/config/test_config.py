@@ -1,4 +1,6 @@
-"""Every shipped config composes and validates; every bad key or value ends in one sentence that names it."""
+"""Every shipped config composes and validates; every bad key or value ends in one sentence that
+names it.
+"""
 
 from __future__ import annotations
 
