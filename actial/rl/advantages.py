@@ -20,19 +20,19 @@ def compute_advantages(
     """
     graded = ~rewards_PG.isnan()
     count = graded.sum(1, keepdim=True)
-    centerd = torch.where(graded, rewards_PG - rewards_PG.nanmean(1, keepdim=True), 0.0)
+    centered = torch.where(graded, rewards_PG - rewards_PG.nanmean(1, keepdim=True), 0.0)
     if scale is AdvantageScale.none:
-        return centerd
+        return centered
     if scale is AdvantageScale.leave_one_out:
-        return centerd * count / (count - 1).clamp(min=1)
+        return centered * count / (count - 1).clamp(min=1)
     if scale is AdvantageScale.group:
-        return centerd / (
-            (centerd.square().sum(1, keepdim=True) / (count - 1).clamp(min=1)).sqrt() + EPSILON
+        return centered / (
+            (centered.square().sum(1, keepdim=True) / (count - 1).clamp(min=1)).sqrt() + EPSILON
         )
     if deviation is None:
         known = rewards_PG[graded]
         deviation = float(known.std()) if len(known) > 1 else 0.0
-    return centerd / (deviation + EPSILON)
+    return centered / (deviation + EPSILON)
 
 
 def informative_groups(rewards_PG: torch.Tensor) -> torch.Tensor:

@@ -163,7 +163,7 @@ def test_the_committed_base_is_found_from_anywhere() -> None:
         ("trainer.strategy=deepspeed", "Invalid value 'deepspeed', expected one of [auto, ddp,"),
         (
             "sft.batch_size=many",
-            "sft.batch_size cannot be set: Value 'many' of type 'str' could not be converted to Integer",
+            "sft.batch_size cannot be set: Value 'many' of type 'str' could not be",
         ),
         ("+data.sets.more={task: clock}", "name it in a YAML file"),
         ("seed=[1", "no viable alternative at input"),
@@ -253,8 +253,8 @@ SHARDED = {"trainer.strategy": "fsdp2", "stages": ["sft"]}
             "model.sequence_tokens=10000 cannot be used: a packed sequence must fit in ",
         ),
         (
-            {"reward.terms.accuracy.kind": "acuracy"},
-            "reward.terms.accuracy.kind=acuracy cannot be used: use one of format, accuracy,",
+            {"reward.terms.accuracy.kind": "exactness"},
+            "reward.terms.accuracy.kind=exactness cannot be used: use one of format, accuracy,",
         ),
         (
             {"sampler.engine": {"logprobs_mode": "raw_logprobs"}},
@@ -262,7 +262,7 @@ SHARDED = {"trainer.strategy": "fsdp2", "stages": ["sft"]}
         ),
         (
             {"trainer.strategy": "fsdp2"},
-            "sampler.kind=hf cannot be used: with trainer.strategy=fsdp2 a rank cannot decode by itself",
+            "sampler.kind=hf cannot be used: with trainer.strategy=fsdp2 a rank cannot decode",
         ),
         (
             {**SHARDED, "model.lora.enabled": True},
@@ -270,7 +270,7 @@ SHARDED = {"trainer.strategy": "fsdp2", "stages": ["sft"]}
         ),
         (
             {**SHARDED, "sft.eval_every": 5},
-            "sft.eval_every=5 cannot be used: with trainer.strategy=fsdp2 a rank cannot score by itself",
+            "sft.eval_every=5 cannot be used: with trainer.strategy=fsdp2 a rank cannot score",
         ),
         (
             {**SHARDED, "trainer.devices": 8},

@@ -35,8 +35,11 @@ def run(
 def imported_by(*arguments: str) -> set[str]:
     """Top-level packages that `python -m actial.train ARGUMENTS` has imported when it ends."""
     code = (
-        "import runpy, sys, atexit; atexit.register(lambda: print(*sorted({n.partition('.')[0] for n in sys.modules}), file=sys.stderr));"
-        f"sys.argv = ['train', *{list(arguments)!r}]; runpy.run_module('actial.train', run_name='__main__')"
+        "import runpy, sys, atexit\n"
+        "top_level = lambda: {name.partition('.')[0] for name in sys.modules}\n"
+        "atexit.register(lambda: print(*sorted(top_level()), file=sys.stderr))\n"
+        f"sys.argv = ['train', *{list(arguments)!r}]; "
+        "runpy.run_module('actial.train', run_name='__main__')"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False
@@ -98,7 +101,8 @@ def test_help_names_every_choice() -> None:
     [
         (
             ("+experiment=quikstart",),
-            "error: there is no experiment named 'quikstart' (did you mean quickstart?); there are ",
+            "error: there is no experiment named 'quikstart' (did you mean quickstart?); "
+            "there are ",
         ),
         (
             ("experiment=quickstart",),
@@ -158,8 +162,8 @@ def test_the_settings_of_a_sweep_are_not_one_run_s(tmp_path: Path) -> None:
     done = run("-m", "+experiment=ablate_reward", "--cfg", "job", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (1, "")
     assert (
-        done.stderr
-        == "error: --cfg shows the settings of one run: leave out -m, and name one value of each swept setting.\n"
+        done.stderr == "error: --cfg shows the settings of one run: leave out -m, and name one "
+        "value of each swept setting.\n"
     )
 
 
@@ -235,7 +239,8 @@ def test_a_fault_of_ours_keeps_its_traceback_in_the_run_folder(
 ) -> None:
     assert leave(ZeroDivisionError("division by zero"), [tmp_path]) == 2
     assert capsys.readouterr().err == (
-        f"error: this is a fault of actial: ZeroDivisionError: division by zero; the traceback is in {tmp_path / 'error.txt'}.\n"
+        f"error: this is a fault of actial: ZeroDivisionError: division by zero; "
+        f"the traceback is in {tmp_path / 'error.txt'}.\n"
     )
     assert "in leave" in (tmp_path / "error.txt").read_text()
 
@@ -249,7 +254,8 @@ def test_a_full_disk_is_the_users_to_mend(capsys: pytest.CaptureFixture[str]) ->
     assert leave(OSError(errno.ENOSPC, "No space left on device", "runs/a/metrics.jsonl"), []) == 1
     assert (
         capsys.readouterr().err
-        == "error: the disk is full (runs/a/metrics.jsonl): free some space and run the same command again.\n"
+        == "error: the disk is full (runs/a/metrics.jsonl): free some space and "
+        "run the same command again.\n"
     )
 
 

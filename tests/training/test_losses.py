@@ -381,8 +381,8 @@ def test_advantages(scale, expected):
 
 def test_batch_scale_divides_by_the_deviation_of_all_rewards():
     found = compute_advantages(REWARDS, AdvantageScale.batch)
-    centerd = REWARDS - REWARDS.mean(1, keepdim=True)
-    torch.testing.assert_close(found, centerd / REWARDS.flatten().std(), rtol=1e-5, atol=1e-5)
+    centered = REWARDS - REWARDS.mean(1, keepdim=True)
+    torch.testing.assert_close(found, centered / REWARDS.flatten().std(), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("scale", list(AdvantageScale))
