@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from omegaconf import OmegaConf
-
 from actial.config import ExportConfig, ExportFormat
 from actial.config.hydra_app import hydra_command
 from actial.core.atomic_io import write_text
 from actial.core.errors import UserError
-from actial.runs.run_dir import CONFIG
+from actial.runs.run_dir import CONFIG, read_settings
 
 
 def export(config: ExportConfig) -> None:
@@ -50,9 +48,9 @@ def export(config: ExportConfig) -> None:
 
 def _base(run_dir: Path) -> str | None:
     """The hub id or folder that a training run started from; None for an evaluation, which does not know it."""
-    return (
-        str(OmegaConf.load(run_dir / CONFIG).model.path) if (run_dir / CONFIG).is_file() else None
-    )
+    if not (run_dir / CONFIG).is_file():
+        return None
+    return str(read_settings(run_dir)["model"]["path"])
 
 
 @hydra_command("export", folder_key="out")

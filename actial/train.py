@@ -1,4 +1,4 @@
-"""python -m actial.train +experiment=NAME run_dir=DIR: the stages of an experiment, then every model scored side by side."""
+"""Command that trains the stages of an experiment and scores every model of it."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from actial.config.hydra_app import hydra_command
 from actial.core.errors import UserError
 from actial.inference.vllm_version import check_vllm
 from actial.pipeline.preflight import check_data_sets, check_model_path, refuse_changed_data
-from actial.runs.run_dir import Run, open_run
+from actial.runs.run_dir import RESULTS, Run, open_run
 
 
 def train(config: TrainConfig) -> float | None:
-    """Run what is left of the experiment in `config.run_dir`; returns `objective` of its results.
+    """Run what remains of the experiment in `config.run_dir` and return `objective` of its results.
 
-    Raises UserError for wrong input; Exit(143) when stopped by a signal, with everything saved.
+    Raises UserError for wrong input and Exit(143), with everything saved, when a signal stops it.
     """
     check_data_sets(config)
     check_model_path(config)
@@ -28,22 +28,21 @@ def train(config: TrainConfig) -> float | None:
             print(f"{run.folder} is finished: its results are in {run.folder / 'report.html'}.")
             return objective(run)
         refuse_changed_data(config, run.folder)
-        from actial.pipeline import (
-            score_models as scoreboard,
-        )  # torch and Lightning come in only once the input is known to be right
-        from actial.pipeline import stages
+        # torch and Lightning take seconds to import, so wrong input is reported before.
+        from actial.pipeline import score_models, stages
         from actial.reporting.html_report import summary, write_report
         from actial.runs.tracking import tracking
 
         stages.prepare(config, run)
         models = {"base": config.model.path}
+        source = config.model.path
         with tracking(config, run) as tracker:
             for stage in config.stages:
-                source = list(models.values())[-1]
-                models[stage.name] = stages.train_stage(stage, config, source, run, tracker)
+                source = stages.train_stage(stage, config, source, run, tracker)
+                models[stage.name] = source
             if not stages.teardown_distributed(config):
                 return None
-            scoreboard.score_models(models, config, run, tracker)
+            score_models.score_models(models, config, run, tracker)
         write_report(run.folder)
         print(summary(run.folder))
         print(f"finished: {run.folder / 'report.html'}")
@@ -51,16 +50,21 @@ def train(config: TrainConfig) -> float | None:
 
 
 def objective(run: Run) -> float | None:
-    """What a search over settings maximises: the last model's accuracy, averaged over the benchmark sets; None where nothing is scored."""
-    results: dict[str, Any] = json.loads((run.folder / "results.json").read_text())
-    found = [
-        models[results["models"][-1]]["overall"]["value"] for models in results["sets"].values()
-    ]
-    return sum(found) / len(found) if found else None
+    """Return what a search over settings maximizes, or None where nothing is scored.
+
+    It is the accuracy of the last model, averaged over the benchmark sets.
+    """
+    results: dict[str, Any] = json.loads((run.folder / RESULTS).read_text())
+    last = results["models"][-1]
+    accuracies = [models[last]["overall"]["value"] for models in results["sets"].values()]
+    return sum(accuracies) / len(accuracies) if accuracies else None
 
 
 def refuse_unswept() -> None:
-    """Raise UserError where an experiment names settings to sweep and this job was not given all of them: the -m was forgotten."""
+    """Raise UserError where an experiment names settings to sweep that this job was not given.
+
+    The -m was forgotten then.
+    """
     hydra = HydraConfig.get()
     given = {override.partition("=")[0] for override in hydra.overrides.task}
     if unswept := sorted(set(hydra.sweeper.get("params") or {}) - given):
@@ -73,7 +77,8 @@ def refuse_unswept() -> None:
 def main(config: TrainConfig) -> float | None:
     """python -m actial.train +experiment=NAME [run_dir=DIR] [group=name ...] [key=value ...]
 
-    Trains the stages of an experiment one after the other and scores each model; the same command again resumes.
+    Trains the stages of an experiment one after the other and scores each model; the same command
+    again resumes.
     """
     refuse_unswept()
     return train(config)

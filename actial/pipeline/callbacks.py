@@ -1,9 +1,9 @@
-"""What is written while a stage trains: metrics.jsonl, timings.jsonl, the progress display, and wandb where it is on."""
+"""What is recorded while a stage trains: metrics, timings, progress, first batch, samples."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -14,28 +14,19 @@ from actial.core.atomic_io import write_text
 from actial.core.process import is_main_process
 from actial.core.progress import Progress
 from actial.modeling.prefix_packing import Continuation, PrefixGroup
+from actial.rl.rollouts import RolloutBatch
 from actial.runs.run_dir import Run
 from actial.runs.tracking import Tracker
 from actial.training.batch import TrainBatch
 from actial.training.train_module import StepModule
 
-SHOWN = (
-    "loss",
-    "reward",
-    "reward/format/mean",
-    "reward/accuracy/mean",
-    "kl",
-)  # beside the progress bar, those that the stage has
-DESCRIBED = 2  # trunks written out
-
-
-def short_name(metric: str) -> str:
-    """ "format" of "reward/format/mean", for the line beside the progress bar."""
-    return metric.removeprefix("reward/").removesuffix("/mean")
+# Beside the progress bar, those that the stage has.
+PROGRESS_METRICS = ("loss", "reward", "reward/format/mean", "reward/accuracy/mean", "kl")
+DESCRIBED_GROUPS = 2  # prefix groups that FirstBatch writes out
 
 
 class StepRecorder(lightning.Callback):
-    """Writes the module's `metrics` and `timings` every `stage.log_every` steps and after the last, and shows the progress."""
+    """Writes the module's `metrics` and `timings` every `stage.log_every` steps; shows progress."""
 
     def __init__(self, run: Run, stage: str, tracker: Tracker) -> None:
         self.run = run
@@ -46,9 +37,8 @@ class StepRecorder(lightning.Callback):
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         assert isinstance(module, StepModule)
         if is_main_process():
-            self.progress = Progress(
-                self.stage, total=module.stage.steps, unit="steps", start=module.completed_steps
-            )
+            total, start = module.stage.steps, module.completed_steps
+            self.progress = Progress(self.stage, total=total, unit="steps", start=start)
             self.progress.__enter__()
 
     def on_train_batch_end(
@@ -56,17 +46,10 @@ class StepRecorder(lightning.Callback):
     ) -> None:
         assert isinstance(module, StepModule)
         step = module.completed_steps
-        if (
-            self.progress is None or step == self.progress.done
-        ):  # not the writing process, or the step was skipped
+        # Another rank than the main one has no progress; a skipped step completes nothing.
+        if self.progress is None or step == self.progress.done:
             return
-        self.progress.advance(
-            note="  ".join(
-                f"{short_name(name)} {module.metrics[name]:.3f}"
-                for name in SHOWN
-                if name in module.metrics
-            )
-        )
+        self.progress.advance(note=_progress_note(module.metrics))
         if step % module.stage.log_every == 0 or step == module.stage.steps:
             self.run.metrics.write(self.stage, step, module.metrics)
             self.run.timings.write(self.stage, step, module.timings)
@@ -86,8 +69,18 @@ class StepRecorder(lightning.Callback):
             self.progress.__exit__(type(exception))
 
 
+def _progress_note(metrics: dict[str, float]) -> str:
+    """Return "loss 0.693  format 0.500" of the metrics that the stage has."""
+    names = [name for name in PROGRESS_METRICS if name in metrics]
+    short = {name: name.removeprefix("reward/").removesuffix("/mean") for name in names}
+    return "  ".join(f"{short[name]} {metrics[name]:.3f}" for name in names)
+
+
 class FirstBatch(lightning.Callback):
-    """Writes the first trunks of the first batch as text, scored tokens in brackets, so that a wrong prompt or mask is seen at once."""
+    """Writes the first examples of the first batch as text, with supervised tokens in [[brackets]].
+
+    A wrong prompt or loss mask is visible in it.
+    """
 
     def __init__(self, path: Path, decode: Callable[[list[int]], str], image_token: str) -> None:
         self.path = path
@@ -103,42 +96,35 @@ class FirstBatch(lightning.Callback):
     ) -> None:
         if batch_index or self.path.exists() or not is_main_process():
             return
-        tokens = sum(prefix_group.num_tokens for prefix_group in batch.prefix_groups)
-        continuations = sum(len(prefix_group.continuations) for prefix_group in batch.prefix_groups)
-        head = f"{len(batch.prefix_groups)} trunks, {continuations} branches, {len(batch.images)} photos, {tokens} tokens\n"
-        write_text(
-            self.path,
-            head
-            + "".join(
-                self._prefix_group(prefix_group) for prefix_group in batch.prefix_groups[:DESCRIBED]
-            ),
+        groups = batch.prefix_groups
+        num_tokens = sum(group.num_tokens for group in groups)
+        num_continuations = sum(len(group.continuations) for group in groups)
+        head = (
+            f"{len(groups)} prompts, {num_continuations} continuations, "
+            f"{len(batch.images)} images, {num_tokens} tokens\n"
         )
+        described = [self._prefix_group(group) for group in groups[:DESCRIBED_GROUPS]]
+        write_text(self.path, head + "".join(described))
 
-    def _prefix_group(self, prefix_group: PrefixGroup) -> str:
-        text = re.sub(
-            f"(?:{re.escape(self.image_token)})+",
-            self.image_token,
-            self.decode(prefix_group.input_ids),
-        )
-        return f"\n==== {prefix_group.uid}: {len(prefix_group.input_ids)} tokens\n{text}" + "".join(
-            self._continuation(continuation) for continuation in prefix_group.continuations
-        )
+    def _prefix_group(self, group: PrefixGroup) -> str:
+        # An image is one placeholder per visual token; one of them is enough to read.
+        repeated = f"(?:{re.escape(self.image_token)})+"
+        text = re.sub(repeated, self.image_token, self.decode(group.input_ids))
+        continuations = [self._continuation(one) for one in group.continuations]
+        head = f"\n==== {group.uid}: {len(group.input_ids)} tokens\n"
+        return head + text + "".join(continuations)
 
     def _continuation(self, continuation: Continuation) -> str:
-        runs = groupby(
-            zip(continuation.input_ids, continuation.loss_mask, strict=True),
-            key=lambda pair: pair[1],
-        )
-        parts = [(scored, self.decode([token for token, _ in pairs])) for scored, pairs in runs]
-        return (
-            f"\n---- {len(continuation.input_ids)} tokens\n"
-            + "".join(f"[[{text}]]" if scored else text for scored, text in parts)
-            + "\n"
-        )
+        pairs = zip(continuation.input_ids, continuation.loss_mask, strict=True)
+        text = ""
+        for supervised, run in groupby(pairs, key=lambda pair: pair[1]):
+            decoded = self.decode([token for token, _ in run])
+            text += f"[[{decoded}]]" if supervised else decoded
+        return f"\n---- {len(continuation.input_ids)} tokens\n{text}\n"
 
 
 class Evaluator(lightning.Callback):
-    """Scores the model every `stage.eval_every` steps and writes the figures as rows of metrics.jsonl."""
+    """Scores the model every `stage.eval_every` steps and logs the figures to metrics.jsonl."""
 
     def __init__(
         self, run: Run, stage: str, tracker: Tracker, score: Callable[[], dict[str, float]]
@@ -160,7 +146,10 @@ class Evaluator(lightning.Callback):
 
 
 class SampleTable(lightning.Callback):
-    """Shows the completions of a GRPO batch with their photos, reward terms and advantages, each time a checkpoint is due."""
+    """Logs the completions of a GRPO batch as a table each time a checkpoint is due.
+
+    A row holds the images, the reward terms and the advantage.
+    """
 
     def __init__(self, tracker: Tracker) -> None:
         self.tracker = tracker
@@ -174,31 +163,21 @@ class SampleTable(lightning.Callback):
         batch_index: int,
     ) -> None:
         assert isinstance(module, StepModule)
-        if module.completed_steps % module.stage.save_every:
-            return
-        photos = max((len(prefix_group.images) for prefix_group in batch.prefix_groups), default=0)
-        columns = [
-            *[f"photo {i + 1}" for i in range(photos)],
-            "question",
-            "truth",
-            "completion",
-            "reward",
-            "advantage",
-            "terms",
-        ]
-        rows = []
-        owners = [
-            prefix_group for prefix_group in batch.prefix_groups for _ in prefix_group.continuations
-        ]
-        for prefix_group, sample in zip(owners, batch.samples, strict=True):
-            seen = [batch.images[i] for i in prefix_group.images]
-            facts = [
-                sample.question,
-                sample.answer,
-                sample.text,
-                sample.reward,
-                sample.advantage,
-                str(sample.terms),
-            ]
-            rows.append([*seen, *[None] * (photos - len(seen)), *facts])
-        self.tracker.table(f"samples/{module.completed_steps}", columns, rows)
+        if module.completed_steps % module.stage.save_every == 0:
+            columns, rows = sample_table(batch)
+            self.tracker.table(f"samples/{module.completed_steps}", columns, rows)
+
+
+def sample_table(batch: RolloutBatch) -> tuple[list[str], Sequence[Sequence[Any]]]:
+    """Return columns and rows of the table: one row per completion."""
+    groups = batch.prefix_groups
+    num_images = max((len(group.images) for group in groups), default=0)
+    owners = [group for group in groups for _ in group.continuations]
+    rows = []
+    for group, sample in zip(owners, batch.samples, strict=True):
+        images = [batch.images[i] for i in group.images]
+        padding = [None] * (num_images - len(images))
+        cells = [sample.question, sample.answer, sample.text, sample.reward, sample.advantage]
+        rows.append([*images, *padding, *cells, str(sample.terms)])
+    names = ["question", "truth", "completion", "reward", "advantage", "terms"]
+    return [*(f"photo {i + 1}" for i in range(num_images)), *names], rows

@@ -18,7 +18,7 @@ from actial.data.shards import INDEX, file_sha256, read_manifest
 from actial.data.urls import is_url
 from actial.inference.vllm_version import check_vllm
 from actial.pipeline.preflight import check_data_sets, check_model_path, used_sets
-from actial.runs.run_dir import refuse_unfit
+from actial.runs.run_dir import resumes_run
 
 if TYPE_CHECKING:
     import numpy as np
@@ -77,7 +77,7 @@ def table(findings: list[Finding]) -> str:
 
 def check_run_folder(config: TrainConfig) -> Lines:
     folder = Path(config.run_dir)
-    action = "resumes the run in" if refuse_unfit(config) else "starts a new run in"
+    action = "resumes the run in" if resumes_run(config) else "starts a new run in"
     parents = (folder, *folder.resolve().parents)
     existing = next(parent for parent in parents if parent.exists())
     free = shutil.disk_usage(existing).free
@@ -201,7 +201,7 @@ def first_groups(
     """
     from actial.modeling.prefix_packing import Continuation, as_prefix_groups
     from actial.modeling.prompt_renderer import PromptRenderer
-    from actial.pipeline.stages import open_mixture, supervised_batch
+    from actial.pipeline.jobs import open_mixture, supervised_batch
 
     renderer = PromptRenderer.load(config.model, config.prompt)
     mixture = open_mixture(config, stage)

@@ -1,6 +1,7 @@
-"""rollouts.parquet: every N-th step's completions with the photos, the question, each reward part and the advantage.
+"""rollouts.parquet: the completions of every N-th step with images, reward terms and advantages.
 
-A folder with one file per logged step, which `pandas.read_parquet(run/"rollouts.parquet")` reads as one table.
+It is a folder with one file per logged step, which `pandas.read_parquet(run/"rollouts.parquet")`
+reads as one table.
 """
 
 from __future__ import annotations
@@ -22,9 +23,33 @@ from actial.core.process import is_main_process
 from actial.rl.rollouts import RolloutBatch
 from actial.training.train_module import StepModule
 
+SCHEMA = pa.schema(
+    {
+        "step": pa.int64(),
+        "uid": pa.string(),
+        "member": pa.int64(),
+        "type": pa.string(),
+        "question": pa.string(),
+        "answer": pa.string(),
+        "text": pa.string(),
+        "letter": pa.string(),
+        "finish": pa.string(),
+        "length": pa.int64(),
+        "terms": pa.map_(pa.string(), pa.float64()),
+        "reward": pa.float64(),
+        "advantage": pa.float64(),
+        "token_ids": pa.list_(pa.int64()),
+        "sampler_logprobs": pa.list_(pa.float64()),
+        "images": pa.list_(pa.binary()),
+    }
+)
+
 
 class RolloutLog(lightning.Callback):
-    """Writes `folder`/<stage>-<step>.parquet after every `every`-th step of a GRPO stage; the main process's share of the prompts."""
+    """Writes `folder`/<stage>-<step>.parquet after every `every`-th step of a GRPO stage.
+
+    It holds the prompts of the main process.
+    """
 
     def __init__(self, folder: Path, stage: str, every: int) -> None:
         self.folder = folder
@@ -46,9 +71,9 @@ class RolloutLog(lightning.Callback):
 
 
 def write_rollouts(path: Path, step: int, batch: RolloutBatch) -> None:
-    """One row per completion; `images` (PNG bytes, all views in order) stand in the row of member 0.
+    """Write one line per completion; PNG bytes of all `images` stand in the line of member 0.
 
-    Raises UserError when the disk cannot take the file, of which then nothing is left.
+    Raises UserError when the disk cannot take the file, and leaves nothing of it.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -56,46 +81,32 @@ def write_rollouts(path: Path, step: int, batch: RolloutBatch) -> None:
             pq.write_table(_table(step, batch), file, compression="zstd")
     except OSError as error:
         raise UserError(
-            f"rollouts could not be written to {path} ({error.strerror or error}): free space there, or start the run again in a run_dir "
-            "on another disk."
+            f"rollouts could not be written to {path} ({error.strerror or error}): free space "
+            "there, or start the run again in a run_dir on another disk."
         ) from error
 
 
 def _table(step: int, batch: RolloutBatch) -> pa.Table:
-    owners = [
-        prefix_group for prefix_group in batch.prefix_groups for _ in prefix_group.continuations
-    ]
+    groups = batch.prefix_groups
     continuations = [
-        continuation
-        for prefix_group in batch.prefix_groups
-        for continuation in prefix_group.continuations
+        (group, continuation) for group in groups for continuation in group.continuations
     ]
-    rows = []
-    for sample, prefix_group, continuation, logprobs in zip(
-        batch.samples, owners, continuations, batch.sampler_logprobs, strict=True
+    lines = []
+    for sample, (group, continuation), logprobs in zip(
+        batch.samples, continuations, batch.sampler_logprobs, strict=True
     ):
-        images = (
-            [_png(batch.images[index]) for index in prefix_group.images]
-            if sample.member == 0
-            else []
-        )
-        facts = {**asdict(sample), "terms": list(sample.terms.items())}
-        rows.append(
+        images = [_png(batch.images[i]) for i in group.images] if sample.member == 0 else []
+        lines.append(
             {
                 "step": step,
-                **facts,
+                **asdict(sample),
+                "terms": list(sample.terms.items()),
                 "token_ids": continuation.input_ids,
                 "sampler_logprobs": logprobs,
                 "images": images,
             }
         )
-    fields = {
-        "step": pa.int64(), "uid": pa.string(), "member": pa.int64(), "type": pa.string(), "question": pa.string(),
-        "answer": pa.string(), "text": pa.string(), "letter": pa.string(), "finish": pa.string(), "length": pa.int64(),
-        "terms": pa.map_(pa.string(), pa.float64()), "reward": pa.float64(), "advantage": pa.float64(),
-        "token_ids": pa.list_(pa.int64()), "sampler_logprobs": pa.list_(pa.float64()), "images": pa.list_(pa.binary()),
-    }  # fmt: skip
-    return pa.Table.from_pylist(rows, schema=pa.schema(list(fields.items())))
+    return pa.Table.from_pylist(lines, schema=SCHEMA)
 
 
 def _png(image: np.ndarray) -> bytes:

@@ -1,4 +1,4 @@
-"""Every model of a run on every benchmark set: answers in scores/, figures in results.json, a table of photos in wandb."""
+"""Scores of every model of a run on every benchmark set: scores/ and results.json."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from actial.core.atomic_io import write_json
 from actial.core.records import Example, SamplingParams
 from actial.evaluation.diagnostics import diagnose
 from actial.evaluation.loop import evaluate_examples
-from actial.evaluation.runners import open_runner
+from actial.evaluation.runners import Runner, open_runner
 from actial.evaluation.set_results import sample_answers, set_results
 from actial.evaluation.tasks import Task, open_tasks
 from actial.grading.metrics import Prediction, accuracy
@@ -20,66 +20,81 @@ from actial.grading.predictions import PredictionLog, truth
 from actial.inference.samplers import Sampler
 from actial.modeling.prompt_renderer import ImageLimits, PromptRenderer
 from actial.pipeline.stage_cache import answers_key, reuse_cached_answers
-from actial.runs.run_dir import Run
+from actial.runs.run_dir import RESULTS, Run
 from actial.runs.tracking import Tracker
 
 Answers = dict[str, dict[str, list[Prediction]]]  # task -> model -> one per question
 
 
 def score_models(models: dict[str, str], config: TrainConfig, run: Run, tracker: Tracker) -> None:
-    """Score each model folder of `models` (name -> path) and write results.json, which marks the run as finished."""
+    """Score each model folder of `models` (name -> path) and write results.json.
+
+    results.json marks the run as finished, so it is written last.
+    """
     tasks: list[Task] = []
     answers: Answers = {}
     diagnostics: dict[str, dict[str, Any]] = {}
     keys: dict[str, str] = {}
-    for model, path in models.items() if asks_anything(config) else ():
-        asked = evaluation(config, path)
-        runner = open_runner(asked)
-        tasks = tasks or open_tasks(asked, runner.limits)
+    for model, path in models.items() if has_benchmark(config) else ():
+        settings = evaluation(config, path)
+        runner = open_runner(settings)
+        tasks = tasks or open_tasks(settings, runner.limits)
         for task in tasks:
-            folder, settings = (
-                run.folder / "scores" / model / task.name,
-                runner.settings | task.settings,
-            )
-            keys[f"{model}/{task.name}"] = key = answers_key(settings, config)
-            reuse_cached_answers(folder, key, settings, config, run)
-            log = PredictionLog(folder, settings)
-            answers.setdefault(task.name, {})[model] = runner.ask(
-                task.examples, f"scoring {model} on {task.name}", log
-            )
-            if count := config.benchmark.diagnostics:
-                ask = partial(
-                    runner.ask,
-                    label=f"diagnostics of {model}",
-                    log=PredictionLog(folder / "diagnostics", settings),
-                )
-                diagnostics.setdefault(task.name, {})[model] = diagnose(
-                    ask, task.examples[:count], score=runner.score
-                )
+            key = answers_key(runner.settings | task.settings, config)
+            keys[f"{model}/{task.name}"] = key
+            predictions = _answers(runner, model, task, key, config, run)
+            answers.setdefault(task.name, {})[model] = predictions
+            if config.benchmark.diagnostics:
+                figures = _diagnostics(runner, model, task, config, run)
+                diagnostics.setdefault(task.name, {})[model] = figures
     examples = {task.name: task.examples for task in tasks}
     results = {
         "meta": {"title": run.folder.name, "seed": config.seed, "stages": ", ".join(models)},
         "models": list(models),
         "set_names": list(answers),
-        "sets": {
-            name: {model: set_results(rows) for model, rows in found.items()}
-            for name, found in answers.items()
-        },
-        "chance": {name: chance(shown) for name, shown in examples.items()},
+        "sets": {name: _set_results(by_model) for name, by_model in answers.items()},
+        "chance": {name: chance(of_set) for name, of_set in examples.items()},
         "diagnostics": diagnostics,
         "examples": {
-            name: sample_answers(run.folder, name, shown, answers[name])
-            for name, shown in examples.items()
+            name: sample_answers(run.folder, name, of_set, answers[name])
+            for name, of_set in examples.items()
         },
     }
-    for name, shown in examples.items():
-        tracker.table(f"answers/{name}", *answer_table(shown, answers[name], tracker.table_rows))
-    run.stamp({"answers": keys})
-    write_json(run.folder / "results.json", results)
+    for name, of_set in examples.items():
+        columns, rows = answer_table(of_set, answers[name], tracker.max_table_rows)
+        tracker.table(f"answers/{name}", columns, rows)
+    run.add_provenance({"answers": keys})
+    write_json(run.folder / RESULTS, results)
+
+
+def _answers(
+    runner: Runner, model: str, task: Task, key: str, config: TrainConfig, run: Run
+) -> list[Prediction]:
+    """Return a model's graded answers to a set, those of another run where they are the same."""
+    folder = run.folder / "scores" / model / task.name
+    settings = runner.settings | task.settings
+    reuse_cached_answers(folder, key, settings, config, run)
+    log = PredictionLog(folder, settings)
+    return runner.ask(task.examples, f"scoring {model} on {task.name}", log)
+
+
+def _diagnostics(
+    runner: Runner, model: str, task: Task, config: TrainConfig, run: Run
+) -> dict[str, Any]:
+    """Return the diagnostics of a model on the first examples of a set."""
+    folder = run.folder / "scores" / model / task.name / "diagnostics"
+    log = PredictionLog(folder, runner.settings | task.settings)
+    ask = partial(runner.ask, label=f"diagnostics of {model}", log=log)
+    examples = task.examples[: config.benchmark.diagnostics]
+    return diagnose(ask, examples, score=runner.score)
+
+
+def _set_results(by_model: dict[str, list[Prediction]]) -> dict[str, Any]:
+    return {model: set_results(predictions) for model, predictions in by_model.items()}
 
 
 def evaluation(config: TrainConfig, path: str) -> EvaluateConfig:
-    """What actial.evaluate would be told, to score the model folder `path` as this run does."""
+    """Return the settings of actial.evaluate that score the folder `path` as this run does."""
     return EvaluateConfig(
         out="",
         seed=config.seed,
@@ -92,61 +107,58 @@ def evaluation(config: TrainConfig, path: str) -> EvaluateConfig:
     )
 
 
-def asks_anything(config: TrainConfig) -> bool:
+def has_benchmark(config: TrainConfig) -> bool:
+    """Return whether the run scores its models on anything."""
     return bool(config.benchmark.sets or config.benchmark.name)
 
 
 def accuracies(
     sampler: Sampler, renderer: PromptRenderer, tasks: Sequence[Task], config: TrainConfig
 ) -> dict[str, float]:
-    """{"scored/<set>/accuracy": share right} of a model in training."""
+    """Return {"scored/<set>/accuracy": share of correct answers} of a model in training."""
     greedy = SamplingParams(temperature=0.0, max_tokens=config.benchmark.max_tokens)
-    size = config.benchmark.batch_size
-    answers = {
-        task.name: evaluate_examples(
+    figures: dict[str, float] = {}
+    for task in tasks:
+        predictions = evaluate_examples(
             sampler,
             renderer,
             task.examples,
             greedy,
-            batch_size=size,
+            batch_size=config.benchmark.batch_size,
             label=f"scoring on {task.name}",
         )
-        for task in tasks
-    }
-    return {
-        f"scored/{name}/accuracy": float(accuracy(rows).value) for name, rows in answers.items()
-    }
+        figures[f"scored/{task.name}/accuracy"] = float(accuracy(predictions).value)
+    return figures
 
 
 def tasks_of(config: TrainConfig, limits: ImageLimits) -> list[Task]:
-    """The benchmark of this run, for scoring during training."""
-    return (
-        open_tasks(evaluation(config, config.model.path), limits) if asks_anything(config) else []
-    )
+    """Return the benchmark of this run, for scoring during training; [] without one."""
+    if not has_benchmark(config):
+        return []
+    return open_tasks(evaluation(config, config.model.path), limits)
 
 
 def chance(examples: Sequence[Example]) -> float:
-    """Share of the questions that guessing among the options gets right."""
-    shares = [
-        1 / len(question.options)
-        for example in examples
-        for question in example.questions
-        if question.options
-    ]
+    """Return the share of questions that guessing among the options answers correctly."""
+    questions = [question for example in examples for question in example.questions]
+    shares = [1 / len(question.options) for question in questions if question.options]
     return sum(shares) / max(1, len(shares))
 
 
 def answer_table(
     examples: Sequence[Example], answers: dict[str, list[Prediction]], count: int
 ) -> tuple[list[str], list[list[Any]]]:
-    """Columns and rows of a table: photos, question, truth, and what every model said."""
-    texts = {model: {p.uid: p.text for p in rows} for model, rows in answers.items()}
-    photos = max((len(example.images) for example in examples[:count]), default=0)
+    """Return columns and rows of a table: images, question, truth, every model's answer."""
+    texts = {model: {p.uid: p.text for p in predictions} for model, predictions in answers.items()}
+    num_images = max((len(example.images) for example in examples[:count]), default=0)
     rows: list[list[Any]] = []
     for example in examples[:count]:
-        shown = [*example.images, *[None] * (photos - len(example.images))]
-        rows += [
-            [*shown, q.text, truth(example.row, q), *[said[q.uid] for said in texts.values()]]
-            for q in example.questions
-        ]
-    return [*[f"photo {i + 1}" for i in range(photos)], "question", "truth", *texts], rows
+        images = [*example.images, *[None] * (num_images - len(example.images))]
+        for question in example.questions:
+            replies = [by_uid[question.uid] for by_uid in texts.values()]
+            rows.append([*images, question.text, truth(example.row, question), *replies])
+    return [*_image_columns(num_images), "question", "truth", *texts], rows
+
+
+def _image_columns(count: int) -> list[str]:
+    return [f"photo {i + 1}" for i in range(count)]

@@ -1,7 +1,9 @@
-"""Stages and answers that another run has already computed: taken over, not computed twice.
+"""Stages and answers of earlier runs, copied instead of computed again (stage_cache_dir).
 
-A sweep is full of them: each arm's supervised stage, the base model's answers, the arm that two sweeps have in common. Two are the same
-where weights, data, settings, seed, packages and this package's own sources are; on one machine they then give the same bits.
+Sweeps repeat the same work: the SFT stage of every condition, the answers of the base model, the
+condition that two sweeps share. Two computations count as the same where weights, data, settings,
+seed, package versions and the sources of this package are equal; on one machine they then give the
+same bits.
 """
 
 from __future__ import annotations
@@ -18,67 +20,67 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 
 from actial.config import StageName, TrainConfig
 from actial.core.atomic_io import write_json
 from actial.modeling.hf_checkpoint import fingerprint
 from actial.pipeline.preflight import data_identity
-from actial.runs.run_dir import Run, config_text, flat, package_versions
+from actial.runs.provenance import OLD_PROVENANCE, PROVENANCE, package_versions, read_provenance
+from actial.runs.run_dir import Run, settings_of
+from actial.runs.step_log import StepLog
 from actial.runs.tracking import Tracker
 
-DECISIVE = {
-    StageName.sft: ("seed", "model.", "prompt.", "data.", "trainer.", "sft.", "cold_start."),
-    StageName.grpo: (
-        "seed",
-        "model.",
-        "prompt.",
-        "data.",
-        "trainer.",
-        "grpo.",
-        "reward.",
-        "sampler.",
-    ),
+SHARED_SETTINGS = ("seed", "model.", "prompt.", "data.", "trainer.")
+# Prefixes of the settings that decide the outcome of a stage.
+STAGE_SETTINGS = {
+    StageName.sft: (*SHARED_SETTINGS, "sft.", "cold_start."),
+    StageName.grpo: (*SHARED_SETTINGS, "grpo.", "reward.", "sampler."),
 }
+ANSWER_SETTINGS = ("model.", "prompt.", "data.", "benchmark.", "sampler.", "trainer.")
 
 
 def stage_key(stage: StageName, config: TrainConfig, source: str) -> str:
-    """A hash of everything that the outcome of `stage`, started from the model folder `source`, depends on."""
-    scored = ("benchmark.", "sampler.") if getattr(config, stage.name).eval_every else ()
-    benchmark = config.benchmark if scored else replace(config.benchmark, sets={})
+    """Return a hash of everything that decides the outcome of `stage` from the model `source`."""
+    settings = STAGE_SETTINGS[stage]
+    scored_sets: dict[str, str] = {}
+    if getattr(config, stage.name).eval_every:
+        settings += ("benchmark.", "sampler.")
+        scored_sets = config.benchmark.sets
+    benchmark = replace(config.benchmark, sets=scored_sets)
     data = data_identity(replace(config, stages=[stage], benchmark=benchmark))
     weights = _weights(fingerprint(replace(config.model, path=source)))
-    return _key(config, DECISIVE[stage] + scored, {"weights": weights, "data": data})
+    return _key(config, settings, {"weights": weights, "data": data})
 
 
 def answers_key(settings: Mapping[str, Any], config: TrainConfig) -> str:
-    """A hash of everything that a model's answers to a set depend on; `settings` are those of its predictions."""
-    asked = {**settings, "model": _weights(str(settings["model"]))}
+    """Return a hash of everything that decides a model's answers to a set.
+
+    `settings` are those that its predictions were made with.
+    """
+    evaluation = {**settings, "model": _weights(str(settings["model"]))}
     data = data_identity(replace(config, stages=[]))
-    return _key(
-        config,
-        ("model.", "prompt.", "data.", "benchmark.", "sampler.", "trainer."),
-        {"asked": asked, "data": data},
-    )
+    return _key(config, ANSWER_SETTINGS, {"asked": evaluation, "data": data})
 
 
-def _key(config: TrainConfig, beginnings: tuple[str, ...], facts: Mapping[str, Any]) -> str:
-    settings = flat(OmegaConf.create(config_text(config)))
-    same = {
-        "settings": {
-            k: v for k, v in settings.items() if k.startswith(beginnings) and k != "model.path"
-        },
+def _key(config: TrainConfig, prefixes: tuple[str, ...], content: Mapping[str, Any]) -> str:
+    settings = {
+        key: value
+        for key, value in settings_of(config).items()
+        if key.startswith(prefixes) and key != "model.path"
+    }
+    decisive = {
+        "settings": settings,
         "packages": package_versions(),
         "sources": sources_hash(),
         "threads": torch.get_num_threads(),
-        **facts,
+        **content,
     }
-    return sha256(json.dumps(same, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    return sha256(json.dumps(decisive, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 @cache
 def sources_hash() -> str:
-    """Of every Python file of this package, as they are when first asked for."""
+    """Return a hash of every Python file of this package, as they are at the first call."""
     root = Path(str(files("actial")))
     digest = sha256()
     for path in sorted(root.rglob("*.py")):
@@ -89,70 +91,79 @@ def sources_hash() -> str:
 def reuse_cached_stage(
     stage: StageName, key: str, config: TrainConfig, run: Run, tracker: Tracker
 ) -> bool:
-    """Copy the finished stage that another run below `config.stage_cache_dir` has under this key; False where there is none."""
-    for folder, passport in _others(config, run):
-        found = passport.get(stage.name, {})
-        if found.get("key") != key or not (folder / stage.name / "model").is_dir():
+    """Copy the stage that another run below `config.stage_cache_dir` has finished under `key`.
+
+    Returns False where there is none.
+    """
+    for folder, provenance in _other_runs(config, run):
+        finished = provenance.get(stage.name, {})
+        if finished.get("key") != key or not (folder / stage.name / "model").is_dir():
             continue
-        other = Run(folder, None, True)
-        for log, theirs in ((run.metrics, other.metrics), (run.timings, other.timings)):
-            log.rewind(stage.name, 0)
-            for row in theirs.rows():
-                if row["stage"] == stage.name:
-                    values = {
-                        name: value for name, value in row.items() if name not in ("stage", "step")
-                    }
-                    log.write(stage.name, row["step"], values)
-                    tracker.log(stage.name, row["step"], values)
-        for path in (folder / "rollouts.parquet").glob(f"{stage.name}-*.parquet"):
-            (run.folder / "rollouts.parquet").mkdir(exist_ok=True)
-            shutil.copy2(path, run.folder / "rollouts.parquet" / path.name)
+        _copy_logs(stage.name, folder, run, tracker)
         mix = f"{stage.name}_mix"
-        run.stamp(
-            {
-                mix: passport[mix],
-                stage.name: {**found, "taken_from": found.get("taken_from", str(folder))},
-            }
-        )
-        with tempfile.TemporaryDirectory(dir=run.folder, prefix=f".{stage.name}.") as name:
-            shutil.copytree(folder / stage.name, Path(name) / stage.name)
-            shutil.rmtree(run.stage_folder(stage.name))
-            (Path(name) / stage.name).rename(run.folder / stage.name)
-        print(f"{stage.name}: the same stage is finished in {folder}, and taken over")
+        origin = finished.get("reused_from", finished.get("taken_from", str(folder)))
+        values = {name: value for name, value in finished.items() if name != "taken_from"}
+        run.add_provenance({mix: provenance[mix], stage.name: {**values, "reused_from": origin}})
+        _copy_stage_folder(stage.name, folder, run)  # last: the model folder marks the stage done
+        print(f"{stage.name}: reused the same stage, finished in {folder}")
         return True
     return False
+
+
+def _copy_logs(stage: str, other: Path, run: Run, tracker: Tracker) -> None:
+    """Copy the log entries and logged rollouts of a stage, and send the entries to the tracker."""
+    for log in (run.metrics, run.timings):
+        log.rewind(stage, 0)
+        for entry in StepLog(other / log.path.name).entries(stage):
+            step = entry["step"]
+            values = {name: entry[name] for name in entry if name not in ("stage", "step")}
+            log.write(stage, step, values)
+            tracker.log(stage, step, values)
+    for path in (other / "rollouts.parquet").glob(f"{stage}-*.parquet"):
+        (run.folder / "rollouts.parquet").mkdir(exist_ok=True)
+        shutil.copy2(path, run.folder / "rollouts.parquet" / path.name)
+
+
+def _copy_stage_folder(stage: str, other: Path, run: Run) -> None:
+    """Copy the stage folder under a temporary name and rename it, so that no half of it remains."""
+    with tempfile.TemporaryDirectory(dir=run.folder, prefix=f".{stage}.") as name:
+        shutil.copytree(other / stage, Path(name) / stage)
+        shutil.rmtree(run.stage_folder(stage))
+        (Path(name) / stage).rename(run.folder / stage)
 
 
 def reuse_cached_answers(
     out: Path, key: str, settings: Mapping[str, Any], config: TrainConfig, run: Run
 ) -> None:
-    """Copy to the folder `out` the answers that another run below `config.stage_cache_dir` has under this key, unless there are some already."""
+    """Copy into the folder `out` the answers that another run has under `key`.
+
+    Does nothing where `out` has answers already or no run below `config.stage_cache_dir` has them.
+    """
     if (out / "settings.json").exists():
         return
-    for folder, passport in _others(config, run):
-        for place, known in passport.get("answers", {}).items():
-            theirs = folder / "scores" / place / "predictions.jsonl"
-            if known == key and theirs.is_file():
+    for folder, provenance in _other_runs(config, run):
+        for model_and_set, other_key in provenance.get("answers", {}).items():
+            predictions = folder / "scores" / model_and_set / "predictions.jsonl"
+            if other_key == key and predictions.is_file():
                 out.mkdir(parents=True, exist_ok=True)
-                write_json(
-                    out / "settings.json", dict(settings)
-                )  # first: answers that a kill cuts short are then asked for
-                shutil.copy2(theirs, out / "predictions.jsonl")
+                # Settings first: if a kill cuts the copy short, the missing answers are generated.
+                write_json(out / "settings.json", dict(settings))
+                shutil.copy2(predictions, out / "predictions.jsonl")
                 return
 
 
-def _others(config: TrainConfig, run: Run) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """The other runs below `config.stage_cache_dir` with their passports, in order of their names."""
-    for path in (
-        sorted(Path(config.stage_cache_dir).rglob("passport.json"))
-        if config.stage_cache_dir
-        else []
-    ):
-        if path.parent.resolve() != run.folder.resolve():
-            yield path.parent, json.loads(path.read_text())
+def _other_runs(config: TrainConfig, run: Run) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Yield the other run folders below `config.stage_cache_dir` with their provenance, by name."""
+    if not config.stage_cache_dir:
+        return
+    root = Path(config.stage_cache_dir)
+    paths = [path for name in (PROVENANCE, OLD_PROVENANCE) for path in root.rglob(name)]
+    for folder in sorted({path.parent for path in paths}):
+        if folder.resolve() != run.folder.resolve():
+            yield folder, read_provenance(folder)
 
 
 def _weights(fingerprinted: str) -> str:
-    """A folder's weights whatever it is called; a hub id with its revision."""
+    """Return the hash of a folder's weights whatever it is called; a hub id with its revision."""
     path, _, digest = fingerprinted.rpartition("@")
     return digest if Path(path).is_dir() else fingerprinted

@@ -27,7 +27,7 @@ from actial.core.seeding import hash_int, splitmix64
 from actial.data.shards import INDEX
 from actial.evaluation.diagnostics import three_questions
 from actial.grading.metrics import confusion, split_by, to_json
-from actial.runs.run_index import RunRecord, arms, finished, provenance, setting, swept_keys
+from actial.runs.run_index import RunRecord, arms, finished, provenance_hashes, setting, swept_keys
 
 # Metrics of metrics.jsonl in the tidy table, means over the last tenth of the steps; the table's own
 # names on the left are those of the committed tables.
@@ -75,7 +75,7 @@ def tidy(runs: Sequence[RunRecord]) -> pd.DataFrame:
         head = {"run": run.name, "arm": labels[run.name], "seed": run.seed}
         head |= (
             {key: _plain(setting(run, key)) for key in keys}
-            | provenance(run)
+            | provenance_hashes(run)
             | {"minutes": run.minutes}
         )
         rows += [head | figure for figure in (*_scores(run), *_training(run))]

@@ -29,7 +29,7 @@ from actial.core.atomic_io import write_text
 from actial.core.errors import UserError
 from actial.core.paths import ASSETS
 from actial.reporting import plots
-from actial.runs.run_dir import RowLog
+from actial.runs.step_log import StepLog
 
 ABSENT = "\N{EN DASH}"
 
@@ -53,7 +53,7 @@ def write_report(run_dir: Path | str) -> Path:
         )
     results = json.loads((run_dir / "results.json").read_text())
     path = run_dir / "report.html"
-    write_text(path, render_report(results, RowLog(run_dir / "metrics.jsonl").rows(), run_dir))
+    write_text(path, render_report(results, StepLog(run_dir / "metrics.jsonl").entries(), run_dir))
     return path
 
 

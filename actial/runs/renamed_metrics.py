@@ -1,4 +1,4 @@
-"""Metric names of metrics.jsonl that have changed, so that old run folders are read with today's names.
+"""Renamed metrics of metrics.jsonl, so that old run folders are read with today's names.
 
 Names follow TRL 1.16's GRPOTrainer where it logs the same quantity.
 """
@@ -39,8 +39,8 @@ RENAMED_PREFIXES = {
 def current_name(name: str) -> str:
     """Today's name of a metric.
 
-    >>> current_name("logprob_gap"), current_name("length/static"), current_name("reward/format")
-    ('sampling/sampling_logp_difference/mean', 'completions/mean_length/static', 'reward/format/mean')
+    >>> current_name("ratio"), current_name("length/static"), current_name("reward/format")
+    ('importance_ratio/mean', 'completions/mean_length/static', 'reward/format/mean')
     """
     if name in RENAMED_METRICS:
         return RENAMED_METRICS[name]

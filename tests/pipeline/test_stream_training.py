@@ -16,7 +16,7 @@ from actial.config import TrainConfig, register
 from actial.config.hydra_app import typed
 from actial.core.errors import UserError
 from actial.core.paths import CONF
-from actial.pipeline import stages
+from actial.pipeline import jobs
 from actial.runs.run_dir import Run
 from actial.train import train
 
@@ -78,8 +78,8 @@ def test_a_resumed_stage_reads_the_batches_that_the_uninterrupted_one_reads(
     ]
 
 
-def _job(config: TrainConfig, folder: Path) -> stages.Job:
-    return stages.sft_job(config, config.model.path, Run(folder, None, False))
+def _job(config: TrainConfig, folder: Path) -> jobs.Job:
+    return jobs.sft_job(config, config.model.path, Run(folder, None, False))
 
 
 def test_more_readers_than_shards_are_refused_before_training(

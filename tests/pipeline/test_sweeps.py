@@ -22,7 +22,7 @@ from actial.config import StageName, Task, TrainConfig, register
 from actial.config.hydra_app import typed
 from actial.config.job_slots import jobs_at_once
 from actial.core.paths import CONF
-from actial.pipeline import stages
+from actial.pipeline.jobs import make_job
 from actial.runs import run_index
 from actial.runs.run_dir import Run
 from actial.training.train_module import step_loader
@@ -183,9 +183,8 @@ def test_every_point_takes_two_steps(
 ) -> None:
     config = small(compose(experiment, *job), tiny_set, untrained_model, chains)
     for stage in config.stages:
-        make_job = {StageName.sft: stages.sft_job, StageName.grpo: stages.grpo_job}[stage]
         torch.manual_seed(config.seed)
-        made = make_job(config, config.model.path, Run(tmp_path, None, False))
+        made = make_job(stage, config, config.model.path, Run(tmp_path, None, False))
         made.module.train()
         make_trainer().fit(made.module, step_loader(made.make_batch, 0, 2))
         assert made.module.completed_steps == 2

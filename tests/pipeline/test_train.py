@@ -25,7 +25,8 @@ from actial.core.errors import UserError
 from actial.core.paths import CONF
 from actial.data.shards import INDEX, MANIFEST, file_sha256
 from actial.pipeline.stages import make_trainer
-from actial.runs.run_dir import RowLog, Run
+from actial.runs.run_dir import Run
+from actial.runs.step_log import StepLog
 from actial.train import train
 
 
@@ -124,7 +125,7 @@ def test_two_stages_leave_what_they_promise_twice_the_same(
     train(compose(first, "logger=wandb", "grpo.eval_every=2"))
     train(compose(second, "logger=none", "grpo.eval_every=2"))
     assert (first / "metrics.jsonl").read_bytes() == (second / "metrics.jsonl").read_bytes()
-    assert [(row["stage"], row["step"]) for row in RowLog(first / "metrics.jsonl").rows()] == [
+    assert [(row["stage"], row["step"]) for row in StepLog(first / "metrics.jsonl").entries()] == [
         *[("sft", step) for step in (1, 2, 3, 4)],
         *[("grpo", 1), ("grpo", 2), ("grpo", 2)],
     ]
@@ -132,11 +133,11 @@ def test_two_stages_leave_what_they_promise_twice_the_same(
     assert results["models"] == ["base", "sft", "grpo"]
     assert set(results["sets"]["viewpoint"]) == {"base", "sft", "grpo"}
     assert results["chance"] == {"viewpoint": pytest.approx(1 / 3)}
-    passport = json.loads((first / "passport.json").read_text())
-    assert passport["data"]["viewpoint"]["rows"]["train"] > 0
-    assert passport["grpo"]["last_metrics"]["sampling/sampling_logp_difference/mean"] < 1e-5
+    provenance = json.loads((first / "provenance.json").read_text())
+    assert provenance["data"]["viewpoint"]["rows"]["train"] > 0
+    assert provenance["grpo"]["last_metrics"]["sampling/sampling_logp_difference/mean"] < 1e-5
     described = (first / "sft" / "first_batch.txt").read_text()
-    assert described.startswith("4 trunks, 12 branches, 8 photos, ")
+    assert described.startswith("4 prompts, 12 continuations, 8 images, ")
     assert described.count("====") == 2
     assert (
         described.count("<|im_start|>assistant\n[[") == described.count("<|im_end|>]]\n") == 6
@@ -190,7 +191,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(compose, tmp_path: Path) ->
     with pytest.raises(Exit) as left:
         train(config)
     assert left.value.code == 143
-    assert 2 <= len(RowLog(tmp_path / "stopped" / "metrics.jsonl").rows()) < 8
+    assert 2 <= len(StepLog(tmp_path / "stopped" / "metrics.jsonl").entries()) < 8
     assert not (tmp_path / "stopped" / "sft" / "model").exists()
     train(config)
     straight, stopped = tmp_path / "straight", tmp_path / "stopped"
@@ -202,7 +203,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(compose, tmp_path: Path) ->
 
 
 def terminate_after_row(path: Path, rows: int) -> None:
-    while len(RowLog(path).rows()) < rows:
+    while len(StepLog(path).entries()) < rows:
         time.sleep(0.005)
     os.kill(os.getpid(), signal.SIGTERM)
 
@@ -233,11 +234,11 @@ def test_a_run_is_not_continued_on_other_data(compose, tiny_set: Path, tmp_path:
         "mix@sft.mix=viewpoint",
     )
     train(compose(tmp_path / "run", *overrides))
-    passport = json.loads((tmp_path / "run" / "passport.json").read_text())
-    assert passport["sft_mix"]["sets"]["viewpoint"] == {
+    provenance = json.loads((tmp_path / "run" / "provenance.json").read_text())
+    assert provenance["sft_mix"]["sets"]["viewpoint"] == {
         "share": 1.0,
-        "rows": passport["data"]["viewpoint"]["rows"]["train"],
-        "passes": pytest.approx(8 / passport["data"]["viewpoint"]["rows"]["train"], abs=1e-3),
+        "rows": provenance["data"]["viewpoint"]["rows"]["train"],
+        "passes": pytest.approx(8 / provenance["data"]["viewpoint"]["rows"]["train"], abs=1e-3),
     }
     (tmp_path / "run" / "results.json").unlink()  # as if it had been stopped before its scores
     lines = (mine / INDEX).read_bytes().splitlines(keepends=True)
@@ -272,7 +273,7 @@ def test_the_second_stage_starts_from_the_first(compose, tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-def test_a_run_takes_over_what_another_has_computed_and_ends_with_the_same_bytes(
+def test_a_run_reuses_what_another_has_computed_and_ends_with_the_same_bytes(
     compose, tmp_path: Path, capsys
 ) -> None:
     runs = tmp_path / "runs"
@@ -287,9 +288,9 @@ def test_a_run_takes_over_what_another_has_computed_and_ends_with_the_same_bytes
     capsys.readouterr()
     train(compose(shared, "logger=none", f"stage_cache_dir={runs}"))
     said = capsys.readouterr().out
-    assert f"sft: the same stage is finished in {first}" in said
-    assert "grpo: the same stage" not in said
-    assert "scoring base on" not in said  # its answers were taken over
+    assert f"sft: reused the same stage, finished in {first}" in said
+    assert "grpo: reused" not in said
+    assert "scoring base on" not in said  # its answers were reused
     for name in (
         "metrics.jsonl",
         "sft/first_batch.txt",
@@ -299,14 +300,14 @@ def test_a_run_takes_over_what_another_has_computed_and_ends_with_the_same_bytes
         assert (shared / name).read_bytes() == (alone / name).read_bytes(), name
     for path in alone.glob("scores/*/*/predictions.jsonl"):
         assert (shared / path.relative_to(alone)).read_bytes() == path.read_bytes(), path
-    assert json.loads((shared / "passport.json").read_text())["sft"]["taken_from"] == str(first)
+    assert json.loads((shared / "provenance.json").read_text())["sft"]["reused_from"] == str(first)
 
     train(
         compose(
             other, "logger=none", f"stage_cache_dir={runs}", "sft.optim.lr=2e-3", "stages=[sft]"
         )
     )  # another setting: another stage
-    assert "the same stage" not in capsys.readouterr().out
+    assert "reused" not in capsys.readouterr().out
     assert (other / "sft/model/model.safetensors").read_bytes() != (
         first / "sft/model/model.safetensors"
     ).read_bytes()

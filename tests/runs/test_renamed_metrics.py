@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from actial.runs.renamed_metrics import RENAMED_METRICS, with_current_names
-from actial.runs.run_dir import RowLog
+from actial.runs.step_log import StepLog
 
 OLD = {
     "ratio": 1.0,
@@ -23,7 +23,7 @@ OLD = {
 def test_metrics_of_an_old_run_have_todays_names(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text(json.dumps({"stage": "grpo", "step": 1, **OLD}) + "\n")
-    assert RowLog(path).rows() == [
+    assert StepLog(path).entries() == [
         {
             "stage": "grpo",
             "step": 1,

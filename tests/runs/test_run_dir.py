@@ -19,7 +19,14 @@ from actial.config.hydra_app import typed
 from actial.core.atomic_io import atomic, write_json
 from actial.core.errors import UserError
 from actial.core.paths import CONF
-from actial.runs.run_dir import RowLog, open_run, provenance, stop_requested
+from actial.runs.provenance import read_provenance, software_versions
+from actial.runs.run_dir import Run, open_run
+from actial.runs.step_log import StepLog
+from actial.runs.stop_request import stop_requested
+
+
+def config_text(run: Run) -> str:
+    return (run.folder / "config.yaml").read_text()
 
 
 def config(folder: Path, *overrides: str) -> TrainConfig:
@@ -35,7 +42,7 @@ def test_a_new_folder_holds_the_resolved_config(tmp_path: Path) -> None:
         assert not run.finished
     written = OmegaConf.load(tmp_path / "a" / "run" / "config.yaml")
     assert written.seed == 3
-    assert "${" not in run.config_text
+    assert "${" not in config_text(run)
     assert (
         OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TrainConfig), written)) == wanted
     )
@@ -43,12 +50,12 @@ def test_a_new_folder_holds_the_resolved_config(tmp_path: Path) -> None:
 
 def test_the_same_config_resumes(tmp_path: Path) -> None:
     with open_run(config(tmp_path / "run")) as run:
-        before = run.config_text
+        before = config_text(run)
     with open_run(
         config(tmp_path / "run", "logger.mode=offline")
     ) as run:  # who watches does not matter
         assert run.resumed
-        assert run.config_text == before
+        assert config_text(run) == before
 
 
 def test_another_config_is_refused_with_the_key(tmp_path: Path) -> None:
@@ -97,8 +104,8 @@ def test_two_processes_cannot_write_one_run(tmp_path: Path) -> None:
         assert run.resumed
 
 
-def test_rows_after_a_rewind_are_those_of_an_uninterrupted_run(tmp_path: Path) -> None:
-    straight, resumed = RowLog(tmp_path / "straight.jsonl"), RowLog(tmp_path / "resumed.jsonl")
+def test_entries_after_a_rewind_are_those_of_an_uninterrupted_run(tmp_path: Path) -> None:
+    straight, resumed = StepLog(tmp_path / "straight.jsonl"), StepLog(tmp_path / "resumed.jsonl")
     for log in (straight, resumed):
         log.write("sft", 1, {"loss": 1.5})
         log.write("grpo", 1, {"reward": 0.1})
@@ -110,28 +117,39 @@ def test_rows_after_a_rewind_are_those_of_an_uninterrupted_run(tmp_path: Path) -
     resumed.rewind("grpo", 2)
     resumed.write("grpo", 3, {"reward": float("nan")})
     assert resumed.path.read_bytes() == straight.path.read_bytes()
-    assert straight.rows()[-1] == {"stage": "grpo", "step": 3, "reward": None}
+    assert straight.entries()[-1] == {"stage": "grpo", "step": 3, "reward": None}
 
 
 def test_rewinding_one_stage_keeps_the_others(tmp_path: Path) -> None:
-    log = RowLog(tmp_path / "rows.jsonl")
+    log = StepLog(tmp_path / "rows.jsonl")
     for step in (1, 2, 3):
         log.write("sft", step, {"loss": float(step)})
     log.rewind("grpo", 0)
-    assert [row["step"] for row in log.rows()] == [1, 2, 3]
+    assert [row["step"] for row in log.entries()] == [1, 2, 3]
     log.rewind("sft", 1)
-    assert [row["step"] for row in log.rows()] == [1]
+    assert [row["step"] for row in log.entries()] == [1]
 
 
-def test_the_passport_gathers_facts(tmp_path: Path) -> None:
+def test_provenance_values_are_added_and_replaced(tmp_path: Path) -> None:
     with open_run(config(tmp_path / "run")) as run:
-        run.stamp({"seed": 0, "gap": 1.0})
-        run.stamp({"gap": 1e-6})
-    assert json.loads((tmp_path / "run" / "passport.json").read_text()) == {"seed": 0, "gap": 1e-6}
+        run.add_provenance({"seed": 0, "gap": 1.0})
+        run.add_provenance({"gap": 1e-6})
+    assert json.loads((tmp_path / "run" / "provenance.json").read_text()) == {
+        "seed": 0,
+        "gap": 1e-6,
+    }
+
+
+def test_the_provenance_of_an_old_run_is_read_and_carried_over(tmp_path: Path) -> None:
+    with open_run(config(tmp_path / "run")) as run:
+        (run.folder / "passport.json").write_text('{"seed": 3}')
+        assert run.provenance == {"seed": 3}
+        run.add_provenance({"commit": None})
+        assert read_provenance(run.folder) == {"seed": 3, "commit": None}
 
 
 def test_provenance_names_what_decides_the_numbers() -> None:
-    facts = provenance()
+    facts = software_versions()
     assert facts["packages"]["torch"].startswith("2.14")
     assert facts["commit"] is None or len(facts["commit"]) == 40
 

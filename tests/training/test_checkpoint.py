@@ -15,7 +15,7 @@ from support.training import Recorder, fit_sft, make_trainer, sft_batch, sft_mod
 
 from actial.config import LoraConfig, ModuleGroupConfig
 from actial.core.errors import UserError
-from actial.runs.run_dir import stop_requested
+from actial.runs.stop_request import stop_requested
 from actial.training.checkpoint import CheckpointCallback, latest, resume
 from actial.training.train_module import step_loader
 
