@@ -1,4 +1,4 @@
-"""Ask a model the questions of a set and keep every answer: the one evaluation loop, for training runs, benchmarks and servers."""
+"""Score a checkpoint or a served model on a benchmark or on built sets."""
 
 from __future__ import annotations
 
@@ -9,68 +9,66 @@ from typing import Any
 from actial.config import EvaluateConfig
 from actial.config.hydra_app import hydra_command
 from actial.core.atomic_io import write_json
-from actial.grading.predictions import PredictionLog
-
-# ---------------------------------------------------------------- the command
 
 
 def evaluate(config: EvaluateConfig) -> None:
-    """Answer a benchmark, or named sets, and write predictions.jsonl, scores.json, results.json and report.html into `config.out`.
+    """Answer the questions and write predictions.jsonl, scores.json, results.json and report.html.
 
     Raises:
         UserError: the benchmark's files, the model or the server are not what the config says.
     """
+    # torch is imported only once the config is known to be right.
     from actial.evaluation.diagnostics import diagnose
-    from actial.evaluation.runners import (
-        open_runner,
-    )  # torch comes in only once the config is known to be right
+    from actial.evaluation.results import BenchmarkScores, Results
+    from actial.evaluation.runners import open_runner
     from actial.evaluation.set_results import sample_answers, set_results
     from actial.evaluation.tasks import open_tasks
+    from actial.grading.predictions import PredictionLog
     from actial.reporting.html_report import write_report
 
     out = Path(config.out)
     runner = open_runner(config)
+    model = runner.name
+    tasks = open_tasks(config, runner.limits)
+    names = [task.name for task in tasks]
+    meta = {"title": f"{model} on {', '.join(names)}"} | runner.settings
+    results = Results(meta=meta, models=[model], set_names=names, sets={})
     scores: dict[str, Any] = {}
-    results: dict[str, Any] = {
-        key: {} for key in ("sets", "chance", "diagnostics", "examples", "paper")
-    }
-    for task in open_tasks(config, runner.limits):
+    for task in tasks:
         folder = out if config.benchmark.name else out / task.name
         settings = runner.settings | task.settings
-        predictions = runner.ask(
-            task.examples, f"{runner.name} on {task.name}", PredictionLog(folder, settings)
-        )
-        scores[task.name] = task.score(predictions) | {"settings": settings}
-        results["sets"][task.name] = {runner.name: set_results(predictions)}
+        log = PredictionLog(folder, settings)
+        predictions = runner.ask(task.examples, f"{model} on {task.name}", log)
+        task_scores = task.score(predictions)
+        paper = task.paper(task_scores)
+        if isinstance(task_scores, BenchmarkScores):
+            task_scores = task_scores.to_json()
+        scores[task.name] = task_scores | {"settings": settings}
+        results.sets[task.name] = {model: set_results(predictions)}
         if task.chance:
-            results["chance"][task.name] = task.chance
-        results["paper"][task.name] = task.paper(scores[task.name])
-        results["examples"][task.name] = sample_answers(
-            out, task.name, task.examples, {runner.name: predictions}
+            results.chance[task.name] = task.chance
+        if paper:
+            results.paper[task.name] = paper
+        results.examples[task.name] = sample_answers(
+            out, task.name, task.examples, {model: predictions}
         )
         if count := config.benchmark.diagnostics:
             probes = PredictionLog(folder / "diagnostics", settings)
-            ask = partial(runner.ask, label=f"diagnostics of {runner.name}", log=probes)
-            results["diagnostics"][task.name] = {
-                runner.name: diagnose(ask, task.examples[:count], score=runner.score)
-            }
-    results |= {
-        "models": [runner.name],
-        "set_names": list(scores),
-        "meta": {"title": f"{runner.name} on {', '.join(scores)}"} | runner.settings,
-    }
-    write_json(
-        out / "scores.json", scores[config.benchmark.name] if config.benchmark.name else scores
-    )
-    write_json(out / "results.json", results)
+            ask = partial(runner.ask, label=f"diagnostics of {model}", log=probes)
+            report = diagnose(ask, task.examples[:count], score=runner.score)
+            results.diagnostics[task.name] = {model: report} if report else {}
+    published = config.benchmark.name
+    write_json(out / "scores.json", scores[published] if published else scores)
+    results.write(out)
     print(f"finished: {write_report(out)}")
 
 
 @hydra_command("evaluate", folder_key="out")
 def main(config: EvaluateConfig) -> None:
-    """python -m actial.evaluate benchmark=NAME model=NAME [model.path=DIR] [server.url=URL server.model=NAME] out=DIR [key=value ...]
+    """python -m actial.evaluate benchmark=NAME model=NAME out=DIR [key=value ...]
 
-    Scores a checkpoint, or whatever an OpenAI-compatible server serves; the same command again goes on where it stopped.
+    Scores a checkpoint (model.path=DIR), or whatever an OpenAI-compatible server serves (server.url=URL
+    server.model=NAME). The same command again goes on where it stopped.
     """
     evaluate(config)
 

@@ -1,8 +1,7 @@
-"""python -m actial.export benchmark=NAME format=FORMAT out=DIR: a benchmark for another harness, or a run as a model card."""
+"""Write a benchmark in another harness's form, or a run as a model card."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from actial.config import ExportConfig, ExportFormat
@@ -18,39 +17,41 @@ def export(config: ExportConfig) -> None:
     Raises:
         UserError: the benchmark or the run is not there, or has open answers that the form cannot hold.
     """
-    from actial.evaluation.benchmark_results import open_benchmark, style_of
-    from actial.evaluation.harness_io import export_lmms, export_vlmeval, model_card
-
-    out = Path(config.out)
     if config.format is ExportFormat.model_card:
-        path = Path(config.run_dir) / "results.json"
-        if not path.is_file():
-            raise UserError(f"run_dir={config.run_dir} has no results.json: give a finished run.")
-        results = json.loads(path.read_text())
-        models = results.get("models") or list(next(iter(results["sets"].values())))
-        out.mkdir(parents=True, exist_ok=True)
-        write_text(out / "README.md", model_card(results, models[-1], _base(Path(config.run_dir))))
-        return
-    benchmark, _, items = open_benchmark(config.benchmark)
-    if config.format is ExportFormat.vlmeval:
-        export_vlmeval(
-            items, out / f"actial_{benchmark.name}.tsv"
-        )  # a registered name would be downloaded again
+        _export_model_card(Path(config.run_dir), Path(config.out))
     else:
-        export_lmms(
-            items,
-            out,
-            f"actial_{benchmark.name}",
-            style_of(config.benchmark, benchmark),
-            config.benchmark.max_tokens,
-        )
+        _export_benchmark(config, Path(config.out))
 
 
-def _base(run_dir: Path) -> str | None:
-    """The hub id or folder that a training run started from; None for an evaluation, which does not know it."""
+def _export_model_card(run_dir: Path, out: Path) -> None:
+    from actial.evaluation.model_card import model_card
+    from actial.evaluation.results import Results
+
+    if not (run_dir / "results.json").is_file():
+        raise UserError(f"run_dir={run_dir} has no results.json: give a finished run.")
+    results = Results.read(run_dir)
+    out.mkdir(parents=True, exist_ok=True)
+    write_text(out / "README.md", model_card(results, results.models[-1], _base_model(run_dir)))
+
+
+def _base_model(run_dir: Path) -> str | None:
+    """Return the hub id or folder that a training run started from; None for an evaluation."""
     if not (run_dir / CONFIG).is_file():
         return None
     return str(read_settings(run_dir)["model"]["path"])
+
+
+def _export_benchmark(config: ExportConfig, out: Path) -> None:
+    from actial.evaluation.benchmark_results import open_benchmark, style_of
+    from actial.evaluation.harness_io import export_lmms, export_vlmeval
+
+    benchmark, _, items = open_benchmark(config.benchmark)
+    name = f"actial_{benchmark.name}"  # the harnesses download a registered name again
+    if config.format is ExportFormat.vlmeval:
+        export_vlmeval(items, out / f"{name}.tsv")
+    else:
+        style = style_of(config.benchmark, benchmark)
+        export_lmms(items, out, name, style, config.benchmark.max_tokens)
 
 
 @hydra_command("export", folder_key="out")

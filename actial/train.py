@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from typing import Any
-
 from hydra.core.hydra_config import HydraConfig
 
 from actial.config import TrainConfig
@@ -12,7 +9,7 @@ from actial.config.hydra_app import hydra_command
 from actial.core.errors import UserError
 from actial.inference.vllm_version import check_vllm
 from actial.pipeline.preflight import check_data_sets, check_model_path, refuse_changed_data
-from actial.runs.run_dir import RESULTS, Run, open_run
+from actial.runs.run_dir import Run, open_run
 
 
 def train(config: TrainConfig) -> float | None:
@@ -54,9 +51,11 @@ def objective(run: Run) -> float | None:
 
     It is the accuracy of the last model, averaged over the benchmark sets.
     """
-    results: dict[str, Any] = json.loads((run.folder / RESULTS).read_text())
-    last = results["models"][-1]
-    accuracies = [models[last]["overall"]["value"] for models in results["sets"].values()]
+    from actial.evaluation.results import Results
+
+    results = Results.read(run.folder)
+    last = results.models[-1]
+    accuracies = [float(models[last].overall.value) for models in results.sets.values()]
     return sum(accuracies) / len(accuracies) if accuracies else None
 
 

@@ -28,13 +28,14 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from actial.collect import collect, figure_text, markdown
+from actial.collect import collect
 from actial.config import CollectConfig, register
 from actial.core.atomic_io import write_text
 from actial.core.errors import UserError
 from actial.core.paths import CONF
-from actial.reporting import analysis
+from actial.reporting import analysis, seed_statistics
 from actial.reporting.figures import scale
+from actial.reporting.sweep_report import figure_text, markdown
 
 ROOT = Path(__file__).resolve().parent
 WORDS = "words.txt"  # beside claim.yaml
@@ -221,7 +222,7 @@ def verdict(found: dict[str, float], expect: str) -> str:
 def checked(claim: Claim, tables: dict[str, pd.DataFrame]) -> list[list[str]]:
     """One line per check: what is said, the difference, seeds, verdict.
 
-    An arm "*" on the left stands for each of the sweep; on the right then stands the same arm, or the one that is named.
+    A condition "*" on the left stands for each of the sweep; on the right then stands the same condition, or the one that is named.
     """
     lines = []
     for check in claim.facts["checks"]:
@@ -232,16 +233,20 @@ def checked(claim: Claim, tables: dict[str, pd.DataFrame]) -> list[list[str]]:
         cells = [
             {"metric": "accuracy"} | check[side] for side in ("left", "right") if side in check
         ]
-        for arm in table["arm"].unique() if cells[0].get("arm") == "*" else [None]:
+        for condition in (
+            table["condition"].unique() if cells[0].get("condition") == "*" else [None]
+        ):
             where = [
-                cell | {"arm": arm} if arm and cell.get("arm", "*") == "*" else cell
+                cell | {"condition": condition}
+                if condition and cell.get("condition", "*") == "*"
+                else cell
                 for cell in cells
             ]
             if where[0] == where[-1] and len(where) > 1:
-                continue  # an arm against itself
-            said = f"{arm}: {check['say']}" if arm else check["say"]
+                continue  # a condition against itself
+            said = f"{condition}: {check['say']}" if condition else check["say"]
             try:
-                found = analysis.compare(table, *where)
+                found = seed_statistics.compare(table, *where)
             except UserError:
                 lines.append([said, "", "", "not run yet"])
                 continue
@@ -253,7 +258,7 @@ def checked(claim: Claim, tables: dict[str, pd.DataFrame]) -> list[list[str]]:
 def read_tables(claim: Claim) -> dict[str, pd.DataFrame]:
     """Experiment -> its committed figures, where there are any."""
     return {
-        name: pd.read_csv(path)
+        name: analysis.read_tidy(path)
         for name, sweep in claim.sweeps.items()
         if (path := sweep.out / "tidy.csv").exists()
     }

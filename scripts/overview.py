@@ -20,8 +20,8 @@ def draw(run: Path, out: Path) -> None:
     shown = next(
         example
         for example in results["examples"]["viewpoint"]
-        if not example["answers"]["base"]["hit"]
-        and all(example["answers"][model]["hit"] for model in models[1:])
+        if not example["answers"]["base"]["correct"]
+        and all(example["answers"][model]["correct"] for model in models[1:])
     )
     figure = plt.figure(figsize=(11, 4.2), dpi=110, layout="constrained")
     left, middle, right = figure.subfigures(1, 3, width_ratios=[1.5, 2.3, 2.2])
@@ -37,7 +37,7 @@ def draw(run: Path, out: Path) -> None:
         text = answer["text"].replace("\n", " ")
         lines += [
             "",
-            f"{model} ({'right' if answer['hit'] else 'wrong'})",
+            f"{model} ({'right' if answer['correct'] else 'wrong'})",
             *textwrap.wrap(text, 60, max_lines=5, placeholder=" ..."),
         ]
     middle.text(0.0, 0.97, "\n".join(lines), va="top", fontsize=7.6, family="monospace")

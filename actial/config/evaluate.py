@@ -134,7 +134,7 @@ class CollectConfig:
 
     runs: str = MISSING
     out: str = MISSING
-    against: str = ""  # the arm that the others are compared with; "" = the first
+    against: str = ""  # the condition that the others are compared with; "" = the first
 
 
 @dataclass(kw_only=True, slots=True)

@@ -11,11 +11,22 @@ import numpy as np
 from PIL import Image
 
 
-def png(image: np.ndarray) -> str:
-    """Base64 of a lossless PNG of uint8 (H, W, 3)."""
+def png_bytes(image: np.ndarray) -> bytes:
+    """Return a lossless PNG of uint8 (H, W, 3)."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "PNG", compress_level=1)
-    return base64.b64encode(buffer.getvalue()).decode()
+    return buffer.getvalue()
+
+
+def data_url(encoded: bytes) -> str:
+    """Return an encoded PNG or JPEG as a data URL."""
+    form = "png" if encoded.startswith(PNG) else "jpeg"
+    return f"data:image/{form};base64,{base64.b64encode(encoded).decode()}"
+
+
+def png_url(image: np.ndarray) -> str:
+    """Return uint8 (H, W, 3) as the data URL of a lossless PNG."""
+    return data_url(png_bytes(image))
 
 
 UNREADABLE = (

@@ -1,4 +1,4 @@
-"""Opening a benchmark by its settings, its scores as JSON, and the paper's rows beside ours."""
+"""Open a benchmark by its settings, score its answers, and put the paper's figures beside ours."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ from actial.core.seeding import hash_shuffle
 from actial.evaluation.benchmarks import BENCHMARKS
 from actial.evaluation.benchmarks.base import Benchmark, Item, Source, Style, rotated
 from actial.evaluation.benchmarks.reference import table
+from actial.evaluation.results import BenchmarkScores, PaperComparison
+from actial.evaluation.set_results import format_compliance
 from actial.grading import metrics
 from actial.grading.metrics import Prediction
 
-# printed column -> (path in the scores, which display form the paper used; `benchmarks.md` 1)
+# printed column -> (path in the scores, display form that the paper used)
 PAPER_COLUMNS: dict[str, dict[str, tuple[str, str]]] = {
     "3dsrbench": {
         "3DSR avg": ("circ/overall", "round1"),
@@ -43,16 +45,14 @@ PAPER_COLUMNS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "viewpoint_100k": {"Viewpoint-100K test": ("overall", "round1")},
 }
-
-
 PAPER_COLUMNS["blink_all"] = PAPER_COLUMNS["blink"]
 
 
 def open_benchmark(config: BenchmarkConfig) -> tuple[Benchmark, Source, list[Item]]:
-    """The benchmark of `config.name`, where its files were found, and its items.
+    """Return the benchmark of `config.name`, where its files are, and its items.
 
     Raises:
-        UserError: unknown name, files that are missing, changed, or do not have the pinned hash.
+        UserError: unknown name; files that are missing, changed, or without the pinned hash.
     """
     if config.name not in BENCHMARKS:
         raise UserError(
@@ -69,13 +69,16 @@ def open_benchmark(config: BenchmarkConfig) -> tuple[Benchmark, Source, list[Ite
         pinned=dict(config.sha256),
     )
     items = benchmark.load(source)
-    if unread := sorted(config.sha256.keys() - source.hashes.keys()):
+    never_read = sorted(config.sha256.keys() - source.hashes.keys())
+    if never_read:
         raise UserError(
-            f"{benchmark.name}: benchmark.sha256 pins {unread[0]}, but the files read are {', '.join(source.hashes)}: name one."
+            f"{benchmark.name}: benchmark.sha256 pins {never_read[0]}, but the files read are "
+            f"{', '.join(source.hashes)}: name one."
         )
     if not items:
         raise UserError(
-            f"{benchmark.name}: {root or benchmark.hub} holds no question of split {source.split}: fetch it again."
+            f"{benchmark.name}: {root or benchmark.hub} holds no question of split "
+            f"{source.split}: fetch it again."
         )
     if config.limit:
         items = hash_shuffle(items, "limit", benchmark.name)[: config.limit]
@@ -85,7 +88,7 @@ def open_benchmark(config: BenchmarkConfig) -> tuple[Benchmark, Source, list[Ite
 
 
 def style_of(config: BenchmarkConfig, benchmark: Benchmark) -> Style:
-    """Raises UserError for a style that does not exist."""
+    """Return the prompt style; raises UserError for one that does not exist."""
     try:
         return Style(config.style) if config.style else benchmark.style
     except ValueError:
@@ -100,73 +103,96 @@ def benchmark_scores(
     predictions: Sequence[Prediction],
     *,
     partial: bool = False,
-) -> dict[str, Any]:
-    """scores.json: every cell with n, value, interval, unread and cut shares, both display forms; `partial` skips figures over groups."""
+) -> BenchmarkScores:
+    """Score predictions by the benchmark's published rule.
+
+    Args:
+        benchmark: whose rule it is.
+        source: where its files were read.
+        predictions: one per item.
+        partial: only some items were answered; figures over groups of items are left out.
+    """
     overall = metrics.accuracy(predictions)
-    scores: dict[str, Any] = (
-        {"answers": overall, "type": metrics.accuracy_by(predictions, "type")} if partial else {}
+    if partial:
+        scores = {"answers": overall, "type": metrics.accuracy_by(predictions, "type")}
+    else:
+        scores = _complete_scores(benchmark, predictions)
+    return BenchmarkScores(
+        benchmark=benchmark.name,
+        split=source.split,
+        n=len(predictions),
+        notes=notes(benchmark, source, predictions),
+        unparsed=overall.unparsed,
+        truncated=overall.truncated,
+        format_compliance=format_compliance(predictions),
+        dropped=dict(source.dropped),
+        sha256=source.hashes,
+        license=benchmark.license,
+        paper=benchmark.paper,
+        scores=metrics.cell_tree_to_json(scores),
     )
-    if not partial:
-        scores = benchmark.score(predictions)
-        if "circular" not in scores and "circ" not in scores and metrics.any_rotated(predictions):
-            scores["circular"] = metrics.circular([p for p in predictions if p.group])
-    return {
-        "benchmark": benchmark.name,
-        "split": source.split,
-        "n": len(predictions),
-        "notes": notes(benchmark, source, predictions),
-        "unparsed": overall.unparsed,
-        "truncated": overall.truncated,
-        "format": sum(p.format_ok for p in predictions) / max(1, len(predictions)),
-        "dropped": dict(source.dropped),
-        "sha256": source.hashes,
-        "licence": benchmark.license,
-        "paper": benchmark.paper,
-        "scores": metrics.to_json(scores),
-    }
+
+
+def _complete_scores(benchmark: Benchmark, predictions: Sequence[Prediction]) -> dict[str, Any]:
+    scores = benchmark.score(predictions)
+    has_circular = "circular" in scores or "circ" in scores
+    if metrics.any_rotated(predictions) and not has_circular:
+        scores["circular"] = metrics.circular([p for p in predictions if p.group])
+    return scores
 
 
 def notes(benchmark: Benchmark, source: Source, predictions: Sequence[Prediction]) -> list[str]:
-    """What keeps the figures from being compared with published ones, and what a reader must know."""
-    found = [benchmark.note] if benchmark.note else []
-    asked = len(
-        {(p.group["base"], p.group.get("flip", False)) if p.group else p.uid for p in predictions}
-    )
-    if source.split == benchmark.split and benchmark.questions not in (0, asked):
-        found.append(
-            f"{asked} questions were asked, {benchmark.questions} are published: not comparable with published figures"
+    """Return what a reader must know, and what makes figures not comparable with published ones."""
+    remarks = [benchmark.note] if benchmark.note else []
+    questions = {_question_of(p) for p in predictions}
+    published_split = source.split == benchmark.split
+    if published_split and benchmark.questions not in (0, len(questions)):
+        remarks.append(
+            f"{len(questions)} questions were asked, {benchmark.questions} are published: "
+            "not comparable with published figures"
         )
-    circular = any(
-        path.startswith("circ/") for path, _ in PAPER_COLUMNS.get(benchmark.name, {}).values()
-    )
-    if circular and not metrics.any_rotated(predictions):
-        found.append(
-            "no options were rotated, so the published circular figure has none beside it: benchmark.circular=true rotates them"
+    paths = [path for path, _ in PAPER_COLUMNS.get(benchmark.name, {}).values()]
+    published_circular = any(path.startswith("circ/") for path in paths)
+    if published_circular and not metrics.any_rotated(predictions):
+        remarks.append(
+            "no options were rotated, so the published circular figure has none beside it: "
+            "benchmark.circular=true rotates them"
         )
-    return found
+    return remarks
 
 
-def beside_paper(name: str, found: dict[str, Any]) -> dict[str, Any] | None:
-    """{"columns", "rows": {model: [..]}, "ours": [..], "notes"}: the paper's figures and ours (scores.json) in one display form.
+def _question_of(p: Prediction) -> Any:
+    """Return what the rotations of one question share."""
+    return (p.group["base"], p.group.get("flip", False)) if p.group else p.uid
 
-    None for a benchmark that the paper does not have.
-    """
+
+def beside_paper(name: str, scores: BenchmarkScores) -> PaperComparison | None:
+    """Return the paper's figures and ours in one display form; None where the paper has none."""
     if name not in PAPER_COLUMNS:
         return None
     columns = PAPER_COLUMNS[name]
-    reference = table(BENCHMARKS[name].reference)
-    rows = {
-        model: [row[c] for c in columns]
-        for model, row in reference.rows.items()
-        if any(row[c] is not None for c in columns)
+    published = {
+        model: [row[column] for column in columns]
+        for model, row in table(BENCHMARKS[name].reference).rows.items()
     }
-    ours = [_find(found["scores"], path, form) for path, form in columns.values()]
-    return {"columns": list(columns), "rows": rows, "ours": ours, "notes": found["notes"]}
+    return PaperComparison(
+        columns=list(columns),
+        rows={
+            model: figures
+            for model, figures in published.items()
+            if any(figure is not None for figure in figures)
+        },
+        ours=[_figure(scores.scores, path, form) for path, form in columns.values()],
+        notes=scores.notes,
+    )
 
 
-def _find(scores: dict[str, Any], path: str, form: str) -> float | None:
-    """A figure by its path: names of the scores hold slashes themselves ("task/Depth"), so the longest key wins."""
+def _figure(scores: dict[str, Any], path: str, form: str) -> float | None:
+    """Return a figure by its path.
+
+    Names of scores hold slashes themselves ("task/Depth"), so the longest key wins.
+    """
     if path in scores:
         return scores[path][form] if scores[path].get("n") else None
     head, _, rest = path.partition("/")
-    return _find(scores[head], rest, form) if rest and head in scores else None
+    return _figure(scores[head], rest, form) if rest and head in scores else None

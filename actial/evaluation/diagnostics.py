@@ -1,11 +1,12 @@
-"""Does the model use geometry, or a shortcut? Consistency under known transformations, and what remains when the evidence is taken away.
+"""Measure whether a model uses geometry or a shortcut.
 
-Transformations map Example -> Example with the truth carried along; scorers compare the answers. Swapping the two photos or mirroring
-both turns left into right (spec: the labels are antisymmetric in the viewpoint angle), so an answer must turn too; permuting options must
-not change the chosen text; the three questions of a pair share one sign.
+Transformations map Example -> Example with the truth carried along; the answers before and after are
+compared. Swapping the two images or mirroring both turns left into right (the labels are antisymmetric in
+the viewpoint angle), so the answer must turn too. Permuting options must not change the chosen text. The
+three questions of a pair share one sign.
 
-Prior art: consistency under symmetric reformulation, SpinBench (arXiv 2509.25390) and ReMindView-Bench (2512.02340); shuffled frames,
-Video-R1 (2503.21776); probability drop without the image, PAPO (2507.06448).
+Prior art: consistency under symmetric reformulation, SpinBench (arXiv 2509.25390) and ReMindView-Bench
+(2512.02340); shuffled frames, Video-R1 (2503.21776); probability drop without the image, PAPO (2507.06448).
 """
 
 from __future__ import annotations
@@ -13,14 +14,14 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from fractions import Fraction
-from typing import Any
 
 import numpy as np
 
 from actial.core.records import Example
 from actial.core.seeding import hash_shuffle
+from actial.evaluation.results import Consistency, Diagnostics, ShortcutMargin, VisualDependence
 from actial.grading.metrics import (
     Cell,
     Prediction,
@@ -29,7 +30,6 @@ from actial.grading.metrics import (
     difference,
     mean_cell,
     split_by,
-    to_json,
 )
 from actial.viewpoint.shortcut_probes import answer_prior, centroid_probe
 from actial.viewpoint.symmetry import (
@@ -43,12 +43,10 @@ from actial.viewpoint.symmetry import (
     turns,
 )
 
-Answer = Callable[
-    [list[Example]], list[Prediction]
-]  # asks the model; one prediction per question, in order
-Score = Callable[
-    [list[Example]], list[float]
-]  # mean log-probability of each question's target, in order
+# Asks the model: one prediction per question, in order.
+Answer = Callable[[list[Example]], list[Prediction]]
+# Mean log-probability of each question's target, in order.
+Score = Callable[[list[Example]], list[float]]
 
 GRAY = 128
 
@@ -57,11 +55,12 @@ GRAY = 128
 
 
 def without_images(example: Example) -> Example:
+    """Return the example as text alone."""
     return _variant(example, "blind", [], example.questions)
 
 
 def masked(example: Example, keep: Sequence[int] = ()) -> Example:
-    """Photos replaced by flat grey of their size, but for those at the positions `keep`."""
+    """Return the example with gray images of the same size, except those at the positions `keep`."""
     images = [
         image if i in keep else np.full_like(image, GRAY) for i, image in enumerate(example.images)
     ]
@@ -69,23 +68,20 @@ def masked(example: Example, keep: Sequence[int] = ()) -> Example:
 
 
 def wrong_pairs(examples: Sequence[Example]) -> list[Example]:
-    """Each first photo with the last photo of another example of equal image size; examples without a partner are left out."""
+    """Replace each last image by that of another example of equal image size.
+
+    Examples without a partner are left out.
+    """
     by_size = defaultdict(list)
     for example in examples:
         by_size[example.images[-1].shape].append(example)
     result = []
-    for same in by_size.values():
-        ring = hash_shuffle(same, "wrong_pair", len(same))
+    for same_size in by_size.values():
+        ring = hash_shuffle(same_size, "wrong_pair", len(same_size))
         for example, partner in zip(ring, ring[1:] + ring[:1], strict=True):
             if partner is not example:
-                result.append(
-                    _variant(
-                        example,
-                        "wrong",
-                        [*example.images[:-1], partner.images[-1]],
-                        example.questions,
-                    )
-                )
+                images = [*example.images[:-1], partner.images[-1]]
+                result.append(_variant(example, "wrong", images, example.questions))
     return result
 
 
@@ -96,53 +92,65 @@ def consistency(
     original: Sequence[Prediction],
     others: Sequence[Sequence[Prediction]],
     turn: Callable[[str], str],
-) -> dict[str, Cell]:
-    """consistent: every other answer is the `turn`ed first one. consistent_right: and all are right. Unread answers are inconsistent."""
-    rows = list(zip(original, *others, strict=True))
-    same = [
+) -> Consistency:
+    """Compare answers to transformed questions with the original answers.
+
+    An item is consistent if every other answer is the original one mapped by `turn`; unparsed answers
+    are inconsistent.
+    """
+    items = list(zip(original, *others, strict=True))
+    consistent = [
         first.choice is not None and all(p.choice == turn(first.choice) for p in rest)
-        for first, *rest in rows
+        for first, *rest in items
     ]
-    right = [ok and all(p.hit == 1 for p in row) for ok, row in zip(same, rows, strict=True)]
-    answers = [p for row in rows for p in row]
-    return {"consistent": _share(same, answers), "consistent_right": _share(right, answers)}
+    return _consistency(consistent, items)
 
 
-def three_questions(predictions: Sequence[Prediction]) -> dict[str, Cell]:
-    """Whether the answers to a pair's three questions state one and the same motion; pairs without all three are left out."""
-    sided = split_by([p for p in predictions if p.type in SIGN], lambda p: p.example)
-    pairs = [rows for rows in sided.values() if {p.type for p in rows} == set(SIGN)]
-    answers = [p for rows in pairs for p in rows]
-    same = [
-        len({implied_motion(p.type, p.choice or "") for p in rows}) == 1
-        and all(p.choice for p in rows)
-        for rows in pairs
+def three_questions(predictions: Sequence[Prediction]) -> Consistency:
+    """Compare the motions that the answers to a pair's three questions state.
+
+    Pairs without all three questions are left out.
+    """
+    by_pair = split_by([p for p in predictions if p.type in SIGN], lambda p: p.example)
+    pairs = [answers for answers in by_pair.values() if {p.type for p in answers} == set(SIGN)]
+    consistent = [
+        all(p.choice for p in answers)
+        and len({implied_motion(p.type, p.choice or "") for p in answers}) == 1
+        for answers in pairs
     ]
-    right = [all(p.hit == 1 for p in rows) for rows in pairs]
-    return {"consistent": _share(same, answers), "consistent_right": _share(right, answers)}
+    return _consistency(consistent, pairs, required_for_correct=False)
 
 
-def _share(flags: Sequence[bool], answers: Sequence[Prediction]) -> Cell:
-    return mean_cell([Fraction(flag) for flag in flags], answers)
+def _consistency(
+    consistent: Sequence[bool],
+    items: Sequence[Sequence[Prediction]],
+    required_for_correct: bool = True,
+) -> Consistency:
+    correct = [all(p.score == 1 for p in answers) for answers in items]
+    if required_for_correct:
+        correct = [a and b for a, b in zip(consistent, correct, strict=True)]
+    answers = [p for item in items for p in item]
+    return Consistency(
+        consistent=mean_cell([Fraction(flag) for flag in consistent], answers),
+        consistent_correct=mean_cell([Fraction(flag) for flag in correct], answers),
+    )
 
 
 def visual_dependence(
     score: Score, examples: Sequence[Example], answers: Sequence[Prediction]
-) -> dict[str, float]:
-    """Mean drop, in nats per token, of the log-probability of the model's own answers when the photos turn grey; 95 % interval."""
-    said = {p.uid: p.text for p in answers}
+) -> VisualDependence:
+    """Measure how much log-probability the model's own answers lose when the images turn gray."""
+    texts = {p.uid: p.text for p in answers}
     targeted = [
-        replace(e, questions=[replace(q, target=said[q.uid]) for q in e.questions])
+        replace(e, questions=[replace(q, target=texts[q.uid]) for q in e.questions])
         for e in examples
     ]
     drops = np.subtract(score(targeted), score([masked(e) for e in targeted]))
-    half = 1.96 * float(drops.std(ddof=1)) / math.sqrt(len(drops)) if len(drops) > 1 else 0.0
-    return {
-        "n": len(drops),
-        "value": float(drops.mean()),
-        "low": float(drops.mean()) - half,
-        "high": float(drops.mean()) + half,
-    }
+    mean = float(drops.mean())
+    half = 0.0
+    if len(drops) > 1:
+        half = 1.96 * float(drops.std(ddof=1)) / math.sqrt(len(drops))
+    return VisualDependence(n=len(drops), value=mean, low=mean - half, high=mean + half)
 
 
 # ---------------------------------------------------------------- all of them
@@ -150,45 +158,75 @@ def visual_dependence(
 
 def diagnose(
     answer: Answer, examples: Sequence[Example], *, score: Score | None = None
-) -> dict[str, Any]:
-    """Every diagnostic of one model on one set of view pairs, ready for results.json (cells in `Cell.to_json` form).
+) -> Diagnostics | None:
+    """Run every diagnostic of one model on one set of view pairs; asks the model about ten times.
 
-    Questions that do not turn with the photos are left out. `score` adds visual dependence. Asks the model about ten times.
+    Questions whose answer does not turn with the images are left out.
+
+    Args:
+        answer: asks the model.
+        examples: view pairs with their questions.
+        score: log-probabilities of given answers; adds the visual dependence.
+
+    Returns:
+        None where the set has no such question.
     """
-    kept = [
-        replace(e, questions=[q for q in e.questions if turns(q)])
-        for e in examples
-        if len(e.images) > 1
+    pairs = _with_turning_questions(examples)
+    if not pairs:
+        return None
+    original = answer(pairs)
+    overall = accuracy(original)
+    shortcuts = _shortcuts(answer, pairs)
+    best = max(shortcuts, key=lambda name: shortcuts[name].value)
+    with_angle = [p for p in original if "angle" in p.categories]
+    return Diagnostics(
+        accuracy=overall,
+        checks=_consistency_checks(answer, pairs, original),
+        by_angle=accuracy_by(with_angle, "angle"),
+        shortcuts=shortcuts,
+        margin=ShortcutMargin(shortcut=best, **asdict(difference(overall, shortcuts[best]))),
+        visual_dependence=visual_dependence(score, pairs, original) if score else None,
+    )
+
+
+def _with_turning_questions(examples: Sequence[Example]) -> list[Example]:
+    """Return multi-view examples, reduced to the questions whose answer turns with the images."""
+    pairs = []
+    for example in examples:
+        questions = [question for question in example.questions if turns(question)]
+        if len(example.images) > 1 and questions:
+            pairs.append(replace(example, questions=questions))
+    return pairs
+
+
+def _consistency_checks(
+    answer: Answer, pairs: list[Example], original: Sequence[Prediction]
+) -> dict[str, Consistency]:
+    option_counts = [len(question.options) for pair in pairs for question in pair.questions]
+    swapped = answer([swap_views(pair) for pair in pairs])
+    mirrored = answer([mirror_views(pair) for pair in pairs])
+    permuted = [
+        answer([rotate_options(pair, shift) for pair in pairs])
+        for shift in range(1, min(option_counts))
     ]
-    kept = [e for e in kept if e.questions]
-    if not kept:
-        return {}
-    original = answer(kept)
-    shifts = range(1, min(len(q.options) for e in kept for q in e.questions))
-    permuted = [answer([rotate_options(e, shift) for e in kept]) for shift in shifts]
-    shortcuts = {
-        "blind": accuracy(answer([without_images(e) for e in kept])),
-        "first view only": accuracy(answer([masked(e, [0]) for e in kept])),
-        "last view only": accuracy(answer([masked(e, [len(e.images) - 1]) for e in kept])),
-        "wrong pair": accuracy(answer(wrong_pairs(kept))),
-        "2-D centroid": centroid_probe(kept),
-        "answer prior": answer_prior(kept),
-    }
-    measured = {name: cell for name, cell in shortcuts.items() if cell.n}
-    best = max(measured, key=lambda name: measured[name].value)
-    report: dict[str, Any] = {
-        "accuracy": accuracy(original),
-        "swap": consistency(original, [answer([swap_views(e) for e in kept])], opposite),
-        "mirror": consistency(original, [answer([mirror_views(e) for e in kept])], opposite),
+    return {
+        "swap": consistency(original, [swapped], opposite),
+        "mirror": consistency(original, [mirrored], opposite),
         "options": consistency(original, permuted, lambda choice: choice),
         "three questions": three_questions(original),
-        "by angle": accuracy_by([p for p in original if "angle" in p.categories], "angle"),
-        "shortcuts": measured,
     }
-    report = to_json(report)
-    report["above best shortcut"] = {"shortcut": best} | difference(
-        accuracy(original), measured[best]
-    )
-    if score is not None:
-        report["visual dependence"] = visual_dependence(score, kept, original)
-    return report
+
+
+def _shortcuts(answer: Answer, pairs: list[Example]) -> dict[str, Cell]:
+    """Return the accuracy of answers that do not see both images; those that apply to the set."""
+    shortcuts = {
+        "blind": accuracy(answer([without_images(pair) for pair in pairs])),
+        "first view only": accuracy(answer([masked(pair, [0]) for pair in pairs])),
+        "last view only": accuracy(
+            answer([masked(pair, [len(pair.images) - 1]) for pair in pairs])
+        ),
+        "wrong pair": accuracy(answer(wrong_pairs(pairs))),
+        "2-D centroid": centroid_probe(pairs),
+        "answer prior": answer_prior(pairs),
+    }
+    return {name: cell for name, cell in shortcuts.items() if cell.n}

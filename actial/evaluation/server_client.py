@@ -17,7 +17,7 @@ import openai
 from openai.types.chat import ChatCompletion
 
 from actial.core.errors import UserError
-from actial.core.image_codec import png
+from actial.core.image_codec import png_url
 from actial.core.progress import Progress
 from actial.core.records import Example, FinishReason, Question, SamplingParams
 from actial.core.seeding import hash_int, hash_unit
@@ -200,8 +200,7 @@ def chat_messages(
 ) -> list[dict[str, Any]]:
     """System turn, then one user turn: pictures in order, then the text, or the other way round where the example says so."""
     pictures = [
-        {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{png(image)}"}}
-        for image in example.images
+        {"type": "image_url", "image_url": {"url": png_url(image)}} for image in example.images
     ]
     text = [{"type": "text", "text": question.text}]
     user = {"role": "user", "content": text + pictures if example.text_first else pictures + text}

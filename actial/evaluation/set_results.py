@@ -1,45 +1,49 @@
-"""The results of one benchmark set as a report shows them."""
+"""Turn one set's graded answers into the figures and sample cards of a report."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
 from actial.core.atomic_io import atomic
-from actial.core.records import Example
+from actial.core.records import Example, Question
 from actial.core.seeding import hash_int
+from actial.evaluation.results import SampleAnswer, SampleCard, SetResult
 from actial.grading import metrics
 from actial.grading.metrics import Prediction
 from actial.grading.predictions import truth
 
-SHOWN_CHARACTERS = 4000  # of one answer's text
+MAX_CHARACTERS = 4000  # of one answer's text on a sample card
 
 
-def set_results(predictions: Sequence[Prediction], *, joint_size: int = 3) -> dict[str, Any]:
-    """One model on one set: overall, by type, by angle, joint over a pair's questions, unread and cut shares, form, length; JSON values."""
+def set_results(predictions: Sequence[Prediction], *, questions_per_pair: int = 3) -> SetResult:
+    """Summarize one model's answers on one set.
+
+    Args:
+        predictions: graded answers.
+        questions_per_pair: a view pair counts for `all_correct` only with so many questions.
+    """
     overall = metrics.accuracy(predictions)
-    result: dict[str, Any] = {
-        "overall": overall.to_json(),
-        "by_type": {
-            name: cell.to_json() for name, cell in metrics.accuracy_by(predictions, "type").items()
-        },
-        "unparsed": overall.unparsed,
-        "truncated": overall.truncated,
-        "format": sum(p.format_ok for p in predictions) / max(1, len(predictions)),
-    }
-    if angled := [p for p in predictions if "angle" in p.categories]:
-        result["by_angle"] = {
-            name: cell.to_json() for name, cell in metrics.accuracy_by(angled, "angle").items()
-        }
-    pairs = metrics.joint(predictions, joint_size)
-    if pairs.n:
-        result["joint"] = pairs.to_json()
-    if lengths := [p.tokens for p in predictions if p.tokens is not None]:
-        result["tokens"] = sum(lengths) / len(lengths)
-    return result
+    with_angle = [p for p in predictions if "angle" in p.categories]
+    pairs = metrics.pairs_all_correct(predictions, questions_per_pair)
+    lengths = [p.tokens for p in predictions if p.tokens is not None]
+    return SetResult(
+        overall=overall,
+        by_type=metrics.accuracy_by(predictions, "type"),
+        by_angle=metrics.accuracy_by(with_angle, "angle"),
+        all_correct=pairs if pairs.n else None,
+        unparsed=overall.unparsed,
+        truncated=overall.truncated,
+        format_compliance=format_compliance(predictions),
+        tokens=sum(lengths) / len(lengths) if lengths else None,
+    )
+
+
+def format_compliance(predictions: Sequence[Prediction]) -> float:
+    """Return the share of answers that are one think block followed by one answer block."""
+    return sum(p.format_ok for p in predictions) / max(1, len(predictions))
 
 
 def sample_answers(
@@ -48,44 +52,52 @@ def sample_answers(
     examples: Sequence[Example],
     predictions: Mapping[str, Sequence[Prediction]],
     count: int = 6,
-) -> list[dict[str, Any]]:
-    """The first questions of `count` examples drawn by hash, with every model's answer; their images are written to run_dir/samples."""
-    folder = Path(run_dir) / "samples"
-    folder.mkdir(parents=True, exist_ok=True)
-    by_uid = {model: {p.uid: p for p in rows} for model, rows in predictions.items()}
+) -> list[SampleCard]:
+    """Return cards of `count` examples drawn by hash, with every model's answer to one question each.
+
+    The images are written to run_dir/samples.
+    """
+    by_uid = {model: {p.uid: p for p in answers} for model, answers in predictions.items()}
     drawn = sorted(range(len(examples)), key=lambda i: hash_int("sample", set_name, i))[:count]
     cards = []
     for index in drawn:
         example = examples[index]
         question = example.questions[hash_int("sample", example.uid) % len(example.questions)]
-        paths = []
-        for i, image in enumerate(example.images):
-            path = folder / f"{set_name}-{index:06d}-{i}.png".replace("/", "_")
-            with atomic(path) as file:
-                Image.fromarray(image).save(file, format="png")
-            paths.append(str(path.relative_to(run_dir)))
-        found = {
-            model: rows[question.uid] for model, rows in by_uid.items() if question.uid in rows
-        }
         answers = {
-            m: {
-                "text": p.text[:SHOWN_CHARACTERS],
-                "choice": p.choice,
-                "outcome": p.outcome,
-                "hit": p.hit == 1,
-            }
-            for m, p in found.items()
+            model: _sample_answer(answers[question.uid])
+            for model, answers in by_uid.items()
+            if question.uid in answers
         }
-        right = truth(example.row, question) + (
-            f": {question.options[question.answer_index]}" if question.options else ""
+        card = SampleCard(
+            uid=question.uid,
+            images=_write_images(Path(run_dir), f"{set_name}-{index:06d}", example),
+            question=question.text,
+            answer=_truth_text(example, question),
+            answers=answers,
         )
-        cards.append(
-            {
-                "uid": question.uid,
-                "images": paths,
-                "question": question.text,
-                "answer": right,
-                "answers": answers,
-            }
-        )
+        cards.append(card)
     return cards
+
+
+def _write_images(run_dir: Path, stem: str, example: Example) -> list[str]:
+    """Write the example's images to run_dir/samples and return their paths relative to run_dir."""
+    folder = run_dir / "samples"
+    folder.mkdir(parents=True, exist_ok=True)
+    names = []
+    for i, image in enumerate(example.images):
+        path = folder / f"{stem}-{i}.png".replace("/", "_")
+        with atomic(path) as file:
+            Image.fromarray(image).save(file, format="png")
+        names.append(str(path.relative_to(run_dir)))
+    return names
+
+
+def _sample_answer(p: Prediction) -> SampleAnswer:
+    return SampleAnswer(
+        text=p.text[:MAX_CHARACTERS], choice=p.choice, outcome=p.outcome, correct=p.score == 1
+    )
+
+
+def _truth_text(example: Example, question: Question) -> str:
+    answer = truth(example.row, question)
+    return f"{answer}: {question.options[question.answer_index]}" if question.options else answer

@@ -1,4 +1,4 @@
-"""What is asked in one evaluation: a published benchmark, or sets written by actial.build."""
+"""What one evaluation asks: a published benchmark, or sets written by actial.build."""
 
 from __future__ import annotations
 
@@ -18,90 +18,104 @@ from actial.evaluation.benchmark_results import (
     open_benchmark,
     style_of,
 )
+from actial.evaluation.results import BenchmarkScores, PaperComparison
 from actial.evaluation.set_results import set_results
-from actial.grading.metrics import Prediction, confusion, to_json
+from actial.grading.metrics import Prediction, confusion
 from actial.modeling.prompt_renderer import ImageLimits
+
+Scores = BenchmarkScores | dict[str, Any]  # of a published benchmark, or of a built set
 
 
 @dataclass(slots=True)
 class Task:
+    """A set of questions, and how its answers are scored."""
+
     name: str
     examples: Sequence[Example]
-    settings: dict[str, Any]  # what its questions depend on
-    score: Callable[[Sequence[Prediction]], dict[str, Any]]
-    chance: float  # share that guessing among the options gets right, without the questions that have none
-    paper: Callable[[dict[str, Any]], dict[str, Any] | None] = lambda scores: None
+    settings: dict[str, Any]  # what the questions depend on
+    score: Callable[[Sequence[Prediction]], Scores]
+    chance: float  # accuracy of guessing, over the questions with options; 0 without any
+    paper: Callable[[Scores], PaperComparison | None] = lambda scores: None
 
 
 def open_tasks(config: EvaluateConfig, limits: ImageLimits) -> list[Task]:
-    """Raises UserError for files that are missing or changed."""
+    """Return the tasks of a configuration; raises UserError for missing or changed files."""
     if config.benchmark.name:
-        return [_published(config, limits)]
-    return [_built(config, name, place) for name, place in config.benchmark.sets.items()]
+        return [_published_task(config, limits)]
+    return [_built_task(config, name, address) for name, address in config.benchmark.sets.items()]
 
 
-def _published(config: EvaluateConfig, limits: ImageLimits) -> Task:
-    asked = config.benchmark
-    benchmark, source, items = open_benchmark(asked)
-    style = style_of(asked, benchmark)
+def _published_task(config: EvaluateConfig, limits: ImageLimits) -> Task:
+    options = config.benchmark
+    benchmark, source, items = open_benchmark(options)
+    style = style_of(options, benchmark)
+    examples = BenchmarkExamples(
+        items,
+        style,
+        multiple=limits.multiple,
+        min_pixels=limits.min_pixels,
+        max_pixels=limits.max_pixels,
+    )
     settings = {
         "benchmark": benchmark.name,
         "split": source.split,
         "style": style.value,
-        "circular": asked.circular,
-        "limit": asked.limit,
+        "circular": options.circular,
+        "limit": options.limit,
         "files": source.hashes,
     }
+
+    def score(predictions: Sequence[Prediction]) -> Scores:
+        return benchmark_scores(benchmark, source, predictions, partial=bool(options.limit))
+
+    def paper(scores: Scores) -> PaperComparison | None:
+        assert isinstance(scores, BenchmarkScores)
+        return beside_paper(benchmark.name, scores)
+
     return Task(
         name=benchmark.name,
-        examples=BenchmarkExamples(
-            items,
-            style,
-            multiple=limits.multiple,
-            min_pixels=limits.min_pixels,
-            max_pixels=limits.max_pixels,
-        ),
+        examples=examples,
         settings=settings,
-        score=lambda predictions: benchmark_scores(
-            benchmark, source, predictions, partial=bool(asked.limit)
-        ),
+        score=score,
         chance=_chance([len(item.options) for item in items]),
-        paper=lambda scores: beside_paper(benchmark.name, scores),
+        paper=paper,
     )
 
 
-def _built(config: EvaluateConfig, name: str, place: str) -> Task:
-    data_set, _, split = place.partition(":")
+def _built_task(config: EvaluateConfig, name: str, address: str) -> Task:
+    """Open the set and split of an address such as "viewpoint:test"."""
+    data_set, _, split = address.partition(":")
     mode = AnswerMode(config.benchmark.mode.value)
     source = config.data.sets[data_set]
-    found = open_set(source, split, config.data, ColdStartConfig(), supervised=False, mode=mode)
-    order = epoch_order(f"benchmark/{data_set}/{split}", 0, len(found))
+    dataset = open_set(source, split, config.data, ColdStartConfig(), supervised=False, mode=mode)
+    order = epoch_order(f"benchmark/{data_set}/{split}", 0, len(dataset))
     if limit := config.benchmark.limit:
-        order = order[: max(1, limit // len(found.example(int(order[0]), 0).questions))]
+        questions_per_example = len(dataset.example(int(order[0]), 0).questions)
+        order = order[: max(1, limit // questions_per_example)]
     settings = {
-        "set": place,
+        "set": address,
         "root": source.root,
         "mode": mode.value,
         "limit": config.benchmark.limit,
+        # A set that is built anew keeps its ids, so its content is part of the settings.
+        "index": read_manifest(data_set, source)["index_sha256"],
     }
-    settings["index"] = read_manifest(data_set, source)[
-        "index_sha256"
-    ]  # built anew, a set keeps its ids
-    examples = [found.example(int(i), 0) for i in order]
-    guess = _chance(
-        [len(question.options) for example in examples for question in example.questions]
+    examples = [dataset.example(int(i), 0) for i in order]
+    questions = [question for example in examples for question in example.questions]
+    return Task(
+        name=name,
+        examples=examples,
+        settings=settings,
+        score=_set_scores,
+        chance=_chance([len(question.options) for question in questions]),
     )
-    return Task(name=name, examples=examples, settings=settings, score=_set_scores, chance=guess)
 
 
-def _chance(counts: Sequence[int]) -> float:
-    shares = [1 / count for count in counts if count]
+def _chance(option_counts: Sequence[int]) -> float:
+    shares = [1 / count for count in option_counts if count]
     return sum(shares) / max(1, len(shares))
 
 
 def _set_scores(predictions: Sequence[Prediction]) -> dict[str, Any]:
-    return {
-        "n": len(predictions),
-        **set_results(predictions),
-        "answers": to_json(confusion(predictions)),
-    }
+    result = set_results(predictions).to_json()
+    return {"n": len(predictions), **result, "answers": confusion(predictions)}

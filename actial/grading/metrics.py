@@ -1,6 +1,7 @@
-"""Graded answers -> numbers with intervals; exact fractions until they are shown.
+"""Aggregate graded answers into figures with 95 % intervals.
 
-Every figure is a `Cell`: how many, what share, a 95 % interval, and how many answers could not be read or were cut.
+Every figure is a `Cell`: the number of units averaged, their mean as an exact fraction, an interval, and
+the shares of answers that could not be read or were cut off. Scores stay fractions until they are printed.
 """
 
 from __future__ import annotations
@@ -18,322 +19,300 @@ from actial.core.errors import UserError
 from actial.core.multiple_choice_format import LETTERS
 from actial.core.records import Outcome
 
-Z95 = 1.959963984540054
+Z95 = 1.959963984540054  # the standard normal's 97.5 % quantile
+Key = str | Callable[["Prediction"], Hashable]  # a category's name, "type", or a function
+RENAMED_FIELDS = {"hit": "score"}  # of prediction files written before the names changed
 
 
 @dataclass(slots=True, kw_only=True)
 class Prediction:
-    """One answered question: a row of predictions.jsonl."""
+    """One graded answer: a line of predictions.jsonl."""
 
-    uid: str
+    uid: str  # of the question
     text: str  # raw completion
-    letter: str | None
-    choice: str | None  # the chosen option's text
-    answer: str  # the right letter ("" for open questions)
-    rule: str  # rung of the extraction ladder
+    letter: str | None  # of the option that was read; None where none was, and for open answers
+    choice: str | None  # the text of that option, or the value read from an open answer
+    answer: str  # the correct letter, or the truth of an open question
+    rule: str  # the grader's rule that read the answer, or "none"
     outcome: str  # an `Outcome` value
-    hit: float  # 1 or 0; a share for numeric answers (mean relative accuracy)
-    format_ok: bool
+    score: float  # 1 or 0; in [0, 1] for numeric answers (mean relative accuracy)
+    format_ok: bool  # one think block followed by one answer block
     finish: str | None  # a `FinishReason` value
     tokens: int | None = None  # length of the completion
-    type: str = ""
-    example: str = ""  # uid of the Example; questions about one pair share it
+    type: str = ""  # of the question
+    example: str = ""  # uid of the Example; the questions about one view pair share it
     categories: dict[str, str] = field(default_factory=dict)
-    group: dict[str, Any] = field(
-        default_factory=dict
-    )  # base, rotation, rotations (how many belong together), flip
+    group: dict[str, Any] = field(default_factory=dict)  # base, rotation, rotations, flip, options
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the line of predictions.jsonl."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, entry: Mapping[str, Any]) -> Prediction:
+        """Read a line of predictions.jsonl, older field names included.
+
+        Raises:
+            TypeError: a field is missing or unknown.
+        """
+        return cls(**{RENAMED_FIELDS.get(name, name): value for name, value in entry.items()})
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)
 class Cell:
+    """A mean over answers, view pairs or groups, with its interval."""
+
     n: int  # units averaged: answers, pairs or groups
-    value: Fraction  # share in [0, 1]
-    low: float
+    value: Fraction  # in [0, 1]
+    low: float  # limits of the 95 % interval
     high: float
-    unparsed: float  # share of answers without a readable option, cut ones included
-    truncated: float  # share of answers cut before the option
+    unparsed: float  # share of answers without a readable option, truncated ones included
+    truncated: float  # share of answers cut off before the option
 
     def to_json(self) -> dict[str, float | int]:
-        """Floats, and the percentage in both printed forms: `round1` (half up) and `trunc1` (cut), one decimal."""
-        return asdict(self) | {
-            "value": float(self.value),
-            "round1": round1(self.value),
-            "trunc1": trunc1(self.value),
-        }
+        """Return floats, and the percentage in both printed forms (`round1`, `trunc1`)."""
+        shown = {"round1": round1(self.value), "trunc1": trunc1(self.value)}
+        return asdict(self) | {"value": float(self.value)} | shown
+
+    @classmethod
+    def from_json(cls, entry: Mapping[str, Any]) -> Cell:
+        """Read a cell of results.json or scores.json; rates that are absent count as zero."""
+        return cls(
+            n=int(entry["n"]),
+            value=exact_fraction(entry["value"]),
+            low=float(entry["low"]),
+            high=float(entry["high"]),
+            unparsed=float(entry.get("unparsed", 0.0)),
+            truncated=float(entry.get("truncated", 0.0)),
+        )
 
 
-def to_json(node: Any) -> Any:
-    """Nested dictionaries with their cells in JSON form."""
+@dataclass(slots=True, kw_only=True, frozen=True)
+class Difference:
+    """The difference of two cells with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def to_json(self) -> dict[str, float]:
+        return asdict(self)
+
+
+def cell_tree_to_json(node: Any) -> Any:
+    """Return nested dictionaries with every `Cell` in its JSON form."""
     if isinstance(node, Cell):
         return node.to_json()
-    return {key: to_json(value) for key, value in node.items()} if isinstance(node, dict) else node
+    if not isinstance(node, dict):
+        return node
+    return {key: cell_tree_to_json(value) for key, value in node.items()}
+
+
+def exact_fraction(score: float) -> Fraction:
+    """Return the simple fraction that a stored float stands for."""
+    return Fraction(score).limit_denominator(1_000_000)
 
 
 def round1(share: Fraction) -> float:
+    """Return the percentage rounded half up to one decimal."""
     return math.floor(share * 1000 + Fraction(1, 2)) / 10
 
 
 def trunc1(share: Fraction) -> float:
+    """Return the percentage cut off after one decimal."""
     return math.floor(share * 1000) / 10
 
 
-def wilson(hits: float, n: int, z: float = Z95) -> tuple[float, float]:
-    """Wilson score interval of a proportion (Wilson 1927); (0, 1) without observations."""
+def wilson(successes: float, n: int, z: float = Z95) -> tuple[float, float]:
+    """Return the Wilson score interval of a proportion (Wilson 1927); (0, 1) for n = 0."""
     if n == 0:
         return 0.0, 1.0
-    p, z2n = hits / n, z * z / n
-    center, half = (
-        (p + z2n / 2) / (1 + z2n),
-        z * math.sqrt(p * (1 - p) / n + z2n / (4 * n)) / (1 + z2n),
-    )
-    return center - half if hits else 0.0, center + half if hits < n else 1.0
+    p, z2n = successes / n, z * z / n
+    center = (p + z2n / 2) / (1 + z2n)
+    half = z * math.sqrt(p * (1 - p) / n + z2n / (4 * n)) / (1 + z2n)
+    low = center - half if successes else 0.0
+    high = center + half if successes < n else 1.0
+    return low, high
 
 
 # ---------------------------------------------------------------- cells
 
 
-def accuracy(predictions: Sequence[Prediction]) -> Cell:
-    """Mean hit over answers."""
-    return mean_cell([_exact(p.hit) for p in predictions], predictions)
+def mean_cell(values: Sequence[Fraction], answers: Sequence[Prediction]) -> Cell:
+    """Average `values`; the rates of unparsed and truncated come from the `answers` behind them.
 
-
-def accuracy_by(
-    predictions: Iterable[Prediction], key: str | Callable[[Prediction], Hashable]
-) -> dict[str, Cell]:
-    """Accuracy per value of a category name, of "type", or of a function of the prediction; sorted by name."""
-    return {name: accuracy(rows) for name, rows in split_by(predictions, key).items()}
-
-
-def split_by(
-    predictions: Iterable[Prediction], key: str | Callable[[Prediction], Hashable]
-) -> dict[str, list[Prediction]]:
-    parts: dict[str, list[Prediction]] = defaultdict(list)
-    for p in predictions:
-        parts[
-            str(key(p) if callable(key) else p.type if key == "type" else p.categories[key])
-        ].append(p)
-    return dict(sorted(parts.items()))
-
-
-def all_right(groups: Mapping[Hashable, Sequence[Prediction]]) -> Cell:
-    """Share of groups whose answers are all right."""
-    return mean_cell(
-        [Fraction(all(p.hit == 1 for p in rows)) for rows in groups.values()],
-        [p for rows in groups.values() for p in rows],
+    A value may rest on several answers (a pair, a circular group), so the two lengths may differ.
+    """
+    total, n = sum(values, Fraction(0)), len(values)
+    low, high = wilson(float(total), n)
+    outcomes = [p.outcome for p in answers]
+    truncated = outcomes.count(Outcome.TRUNCATED.value)
+    unparsed = len(outcomes) - outcomes.count(Outcome.PARSED.value)
+    return Cell(
+        n=n,
+        value=total / n if n else Fraction(0),
+        low=low,
+        high=high,
+        unparsed=unparsed / max(1, len(answers)),
+        truncated=truncated / max(1, len(answers)),
     )
 
 
-def joint(predictions: Iterable[Prediction], size: int = 3) -> Cell:
-    """Share of examples (view pairs) whose questions are all answered right, among those with at least `size` of them."""
-    groups = defaultdict(list)
+def accuracy(predictions: Sequence[Prediction]) -> Cell:
+    """Return the mean score over answers."""
+    return mean_cell([exact_fraction(p.score) for p in predictions], predictions)
+
+
+def accuracy_by(predictions: Iterable[Prediction], key: Key) -> dict[str, Cell]:
+    """Return the accuracy for each value of `key`, sorted by name."""
+    return {name: accuracy(members) for name, members in split_by(predictions, key).items()}
+
+
+def split_by(predictions: Iterable[Prediction], key: Key) -> dict[str, list[Prediction]]:
+    """Group predictions by a category's name, by "type", or by a function; sorted by name."""
+    groups: dict[str, list[Prediction]] = defaultdict(list)
+    for p in predictions:
+        groups[str(_key_value(p, key))].append(p)
+    return dict(sorted(groups.items()))
+
+
+def _key_value(p: Prediction, key: Key) -> Hashable:
+    if callable(key):
+        return key(p)
+    return p.type if key == "type" else p.categories[key]
+
+
+def all_correct(groups: Mapping[Hashable, Sequence[Prediction]]) -> Cell:
+    """Return the share of groups in which every answer is correct."""
+    values = [Fraction(all(p.score == 1 for p in members)) for members in groups.values()]
+    answers = [p for members in groups.values() for p in members]
+    return mean_cell(values, answers)
+
+
+def pairs_all_correct(predictions: Iterable[Prediction], size: int = 3) -> Cell:
+    """Return the share of view pairs whose questions are all answered correctly.
+
+    Pairs with fewer than `size` questions are left out.
+    """
+    groups: dict[Hashable, list[Prediction]] = defaultdict(list)
     for p in predictions:
         groups[p.example].append(p)
-    return all_right({name: rows for name, rows in groups.items() if len(rows) >= size})
+    return all_correct({name: members for name, members in groups.items() if len(members) >= size})
 
 
 def macro(cells: Sequence[Cell], weights: Sequence[Fraction] | None = None) -> Cell:
-    """Weighted mean of independent cells (equal weights by default).
+    """Return the weighted mean of independent cells (equal weights by default).
 
-    The interval adds the members' distances to their own limits in quadrature (MOVER, Zou and Donner 2008, doi 10.1002/sim.3095).
+    The interval adds the members' distances to their own limits in quadrature (MOVER, Zou and Donner
+    2008, doi 10.1002/sim.3095).
     """
     if not cells:
         return mean_cell([], [])
     weights = weights or [Fraction(1, len(cells))] * len(cells)
-    value = sum((w * c.value for w, c in zip(weights, cells, strict=True)), Fraction(0))
-    below = math.hypot(
-        *(float(w) * (float(c.value) - c.low) for w, c in zip(weights, cells, strict=True))
-    )
-    above = math.hypot(
-        *(float(w) * (c.high - float(c.value)) for w, c in zip(weights, cells, strict=True))
-    )
+    weighted = list(zip(weights, cells, strict=True))
+    value = sum((w * c.value for w, c in weighted), Fraction(0))
+    below = math.hypot(*(float(w) * (float(c.value) - c.low) for w, c in weighted))
+    above = math.hypot(*(float(w) * (c.high - float(c.value)) for w, c in weighted))
     n = sum(c.n for c in cells)
-    rates = {
-        name: sum(getattr(c, name) * c.n for c in cells) / n if n else 0.0
-        for name in ("unparsed", "truncated")
-    }
     return Cell(
         n=n,
         value=value,
         low=max(0.0, float(value) - below),
         high=min(1.0, float(value) + above),
-        **rates,
+        unparsed=sum(c.unparsed * c.n for c in cells) / max(1, n),
+        truncated=sum(c.truncated * c.n for c in cells) / max(1, n),
     )
+
+
+def difference(one: Cell, other: Cell) -> Difference:
+    """Return one - other for independent cells, with Newcombe's interval (1998, method 10)."""
+    a, b = float(one.value), float(other.value)
+    below = math.hypot(a - one.low, other.high - b)
+    above = math.hypot(one.high - a, b - other.low)
+    return Difference(value=a - b, low=a - b - below, high=a - b + above)
 
 
 def confusion(predictions: Iterable[Prediction]) -> dict[str, float]:
-    """Viewpoint answers by kind of mistake: right, side swapped, "no" chosen, unread; shares that sum to 1. Numbers do not count."""
-    counts = dict.fromkeys(("right", "swapped", "none", "unparsed"), 0)
+    """Return the shares of correct, side-swapped, "no movement" and unparsed viewpoint answers.
+
+    The shares sum to 1. Answers to numeric questions are left out.
+    """
+    counts = dict.fromkeys(("correct", "swapped", "no_movement", "unparsed"), 0)
     for p in predictions:
-        if p.answer not in LETTERS:
-            continue
-        kind = (
-            "unparsed"
-            if p.choice is None
-            else "right"
-            if p.hit
-            else "none"
-            if p.choice.lower().startswith("no ")
-            else "swapped"
-        )
-        counts[kind] += 1
+        if p.answer in LETTERS:
+            counts[_answer_kind(p)] += 1
     total = sum(counts.values())
-    return {kind: count / total if total else 0.0 for kind, count in counts.items()}
+    return {kind: count / max(1, total) for kind, count in counts.items()}
 
 
-def mean_cell(values: Sequence[Fraction], answers: Sequence[Prediction]) -> Cell:
-    """Mean of `values`; the rates of unread answers come from `answers`, of which a value may rest on several."""
-    hits, n = sum(values, Fraction(0)), len(values)
-    low, high = wilson(float(hits), n)
-    unread = [p for p in answers if p.outcome != Outcome.PARSED.value]
-    cut = [p for p in unread if p.outcome == Outcome.TRUNCATED.value]
-    return Cell(
-        n=n,
-        value=hits / n if n else Fraction(0),
-        low=low,
-        high=high,
-        unparsed=len(unread) / len(answers) if answers else 0.0,
-        truncated=len(cut) / len(answers) if answers else 0.0,
-    )
-
-
-def difference(one: Cell, other: Cell) -> dict[str, float]:
-    """value, low, high of one - other for independent cells (Newcombe 1998, method 10)."""
-    a, b = float(one.value), float(other.value)
-    low, high = math.hypot(a - one.low, other.high - b), math.hypot(one.high - a, b - other.low)
-    return {"value": a - b, "low": a - b - low, "high": a - b + high}
-
-
-def _exact(hit: float) -> Fraction:
-    return Fraction(hit).limit_denominator(1_000_000)
+def _answer_kind(p: Prediction) -> str:
+    if p.choice is None:
+        return "unparsed"
+    if p.score:
+        return "correct"
+    return "no_movement" if p.choice.lower().startswith("no ") else "swapped"
 
 
 # ---------------------------------------------------------------- circular evaluation
 
 
 def circular(predictions: Iterable[Prediction]) -> Cell:
-    """Share of questions right under every rotation of their options (MMBench's CircularEval, arXiv 2307.06281).
+    """Return the share of questions answered correctly under every rotation of their options.
+
+    This is MMBench's CircularEval (arXiv 2307.06281).
 
     Raises:
         UserError: a question lacks some of its `group["rotations"]` members or has one twice.
     """
-    return all_right(
+    return all_correct(
         rotation_groups(predictions, lambda p: (p.group["base"], p.group.get("flip", False)))
     )
 
 
 def any_rotated(predictions: Iterable[Prediction]) -> bool:
-    """Whether some question was asked under more than one order of its options."""
+    """Return whether some question was posed under more than one order of its options."""
     return any(p.group.get("rotations", 1) > 1 for p in predictions)
 
 
 def rotation_groups(
     predictions: Iterable[Prediction], key: Callable[[Prediction], Hashable]
 ) -> dict[Hashable, list[Prediction]]:
-    """Groups that each hold every rotation exactly once per flip state; incomplete ones are refused."""
+    """Group predictions by `key`; every group must hold each rotation once per flip state.
+
+    Raises:
+        UserError: a group is incomplete.
+    """
     groups: dict[Hashable, list[Prediction]] = defaultdict(list)
     for p in predictions:
         groups[key(p)].append(p)
-    for name, rows in groups.items():
-        flips = {p.group.get("flip", False) for p in rows}
-        want = sorted((flip, r) for flip in flips for r in range(rows[0].group["rotations"]))
-        have = sorted((p.group.get("flip", False), p.group["rotation"]) for p in rows)
-        if have != want:
+    for name, members in groups.items():
+        rotations = range(members[0].group["rotations"])
+        flips = {p.group.get("flip", False) for p in members}
+        expected = sorted((flip, r) for flip in flips for r in rotations)
+        present = sorted((p.group.get("flip", False), p.group["rotation"]) for p in members)
+        if present != expected:
             raise UserError(
-                f"circular group {name} holds rotations {have} of {want}: predict the missing ones and score again."
+                f"circular group {name} holds the rotations {present}, expected are {expected}: "
+                "predict the missing ones and score again."
             )
     return groups
 
 
-# ---------------------------------------------------------------- benchmarks with a formula of their own
-
-THREEDSR_TYPES = {
-    "height": ("height_higher",),
-    "location": ("location_above", "location_closer_to_camera", "location_next_to"),
-    "orientation": ("orientation_in_front_of", "orientation_on_the_left", "orientation_viewpoint"),
-    "multi_object": (
-        "multi_object_closer_to",
-        "multi_object_facing",
-        "multi_object_viewpoint_towards_object",
-        "multi_object_parallel",
-        "multi_object_same_direction",
-    ),
-}
-
-
-def threedsr(predictions: Sequence[Prediction]) -> dict[str, dict[str, Cell]]:
-    """3DSRBench (arXiv 2412.07825): metric -> {overall, 4 types, 12 subtypes}.
-
-    vanilla: rows. flip: a row and its mirrored twin, when it has one. circ: all rotations of one image, mirrored images counted apart
-    (the published number). flip_circ: all rotations of both. random: circ of a coin that picks one of the options in every row, in
-    expectation, where group["options"] is known. The last three only where options are rotated. Needs categories["category"]; UserError
-    when a rotation is missing.
-    """
-    metrics: dict[str, Callable[[Prediction], Hashable]] = {
-        "vanilla": lambda p: p.uid,
-        "flip": lambda p: (p.group["base"], p.group["rotation"]),
-        "circ": lambda p: (p.group["base"], p.group["flip"]),
-        "flip_circ": lambda p: p.group["base"],
-    }
-    rotation_groups(predictions, metrics["flip_circ"])
-    turned = any_rotated(predictions)
-    ways = [(name, key, all_right) for name, key in metrics.items() if turned or "circ" not in name]
-    result = {}
-    if turned and all("options" in p.group for p in predictions):
-        ways.append(("random", metrics["circ"], coin))
-    for metric, key, score in ways:
-        groups: dict[Hashable, list[Prediction]] = defaultdict(list)
-        for p in predictions:
-            groups[key(p)].append(p)
-        cells = {"overall": score(groups)}
-        category = {name: rows[0].categories["category"] for name, rows in groups.items()}
-        for kind, members in THREEDSR_TYPES.items():
-            for label, names in [(kind, members), *((member, (member,)) for member in members)]:
-                cells[label] = score(
-                    {g: rows for g, rows in groups.items() if category[g] in names}
-                )
-        result[metric] = cells
-    return result
-
-
-def coin(groups: Mapping[Hashable, Sequence[Prediction]]) -> Cell:
-    """Expected share of groups that guessing among `group["options"]` options gets right throughout; its own value is its interval."""
-    shares = [Fraction(1, math.prod(p.group["options"] for p in rows)) for rows in groups.values()]
-    value = sum(shares, start=Fraction(0)) / max(1, len(shares))
-    return Cell(
-        n=len(shares), value=value, low=float(value), high=float(value), unparsed=0.0, truncated=0.0
-    )
-
-
-def cvbench(predictions: Sequence[Prediction]) -> dict[str, Cell]:
-    """CV-Bench (Cambrian-1, arXiv 2406.16860): tasks, sources, and the three averages in use, each under its own name.
-
-    macro4: plain mean of the four tasks (the Actial paper's). cambrian: ((ADE20K + COCO) / 2 + Omni3D) / 2. micro: mean over answers.
-    Needs categories["task"] and categories["source"].
-    """
-    tasks, sources = accuracy_by(predictions, "task"), accuracy_by(predictions, "source")
-    cells = {f"task/{name}": cell for name, cell in tasks.items()} | {
-        f"source/{name}": cell for name, cell in sources.items()
-    }
-    cells["micro"] = accuracy(predictions)
-    if set(tasks) == {"Count", "Relation", "Depth", "Distance"}:
-        cells["macro4"] = macro(list(tasks.values()))
-    if set(sources) == {"ADE20K", "COCO", "Omni3D"}:
-        cells["cambrian"] = macro(
-            [sources[s] for s in ("ADE20K", "COCO", "Omni3D")],
-            [Fraction(1, 4), Fraction(1, 4), Fraction(1, 2)],
-        )
-    return cells
-
+# ---------------------------------------------------------------- numbers
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
 
 
 def mra(predicted: float, truth: float) -> float:
-    """Mean relative accuracy (VSI-Bench, arXiv 2412.14171): share of t = 0.50, 0.55 .. 0.95 with |error| / |truth| <= 1 - t."""
+    """Return the mean relative accuracy (VSI-Bench, arXiv 2412.14171).
+
+    It is the share of t = 0.50, 0.55 .. 0.95 for which |predicted - truth| / |truth| <= 1 - t.
+    """
     if truth == 0:
         return relative_accuracy(abs(predicted))
     return relative_accuracy(abs((predicted - truth) / truth))
 
 
 def relative_accuracy(error: float) -> float:
+    """Return the share of the thresholds that a relative error passes."""
     return float((error <= 1 - THRESHOLDS).mean())

@@ -1,4 +1,7 @@
-"""Answers without options: numbers, yes or no, contained text, camera motions. Each metric is its benchmark's published rule."""
+"""Grade answers without options: numbers, yes or no, contained text, camera motions.
+
+Each metric is its benchmark's published rule. Every pattern takes time linear in the answer's length.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,9 @@ from actial.grading.metrics import mra
 from actial.grading.multiple_choice import THINK_CLOSE, THINK_OPEN, answer_bodies, format_ok
 
 NUMBER = re.compile(r"(?<!\^)\d+\.\d+|(?<!\^)\d+")
+WHOLE_NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)")
+COUNT = re.compile(r"-?\d{1,300}")  # no object is counted beyond that; int() refuses 4,300 digits
+MOTION = re.compile(r"((?:move|rotate)_[a-z]+)\s*:\s*(-?\d+(?:\.\d+)?)")
 AXES = (
     ("move_right", "move_left"),
     ("move_up", "move_down"),
@@ -18,30 +24,44 @@ AXES = (
     ("rotate_right", "rotate_left"),
     ("rotate_up", "rotate_down"),
 )
-Result = tuple[float, str | None]
+Result = tuple[float, str | None]  # the value in [0, 1], and what was read (None: nothing could be)
 
 
 def grade_open(
     text: str, metric: str, answer: str, finish: FinishReason | None = None
 ) -> tuple[Grade, str | None]:
-    """The grade, its value in [0, 1], and what was read from the output; None where nothing could be, as in an unfinished chain."""
-    if metric not in _METRICS:
+    """Return the grade of an open answer, and the value that was read from it.
+
+    Args:
+        text: decoded completion.
+        metric: name of a published rule, a key of `METRICS`.
+        answer: the truth in the form that the rule compares with.
+        finish: why sampling stopped.
+
+    Raises:
+        UserError: the metric is unknown.
+    """
+    if metric not in METRICS:
         raise UserError(
-            f"metric {metric} of an open answer is unknown: use one of {', '.join(_METRICS)}."
+            f"metric {metric} of an open answer is unknown: use one of {', '.join(METRICS)}."
         )
     body = body_of(text)
-    value, read = (0.0, None) if body is None else _METRICS[metric](body, answer)
-    cut = body is None or finish is FinishReason.LENGTH
-    outcome = (
-        Outcome.PARSED if read is not None else Outcome.TRUNCATED if cut else Outcome.NO_ANSWER
+    value, read = (0.0, None) if body is None else METRICS[metric](body, answer)
+    outcome = Outcome.PARSED
+    if read is None:
+        truncated = body is None or finish is FinishReason.LENGTH
+        outcome = Outcome.TRUNCATED if truncated else Outcome.NO_ANSWER
+    return (
+        Grade(letter=None, rule=metric, outcome=outcome, value=value, format_ok=format_ok(text)),
+        read,
     )
-    return Grade(
-        letter=None, rule=metric, outcome=outcome, value=value, format_ok=format_ok(text)
-    ), read
 
 
 def body_of(text: str) -> str | None:
-    """The last answer tag behind the chain of thought (`<ans>` too, Omni3D-Bench's), else all that follows it; None in an open chain."""
+    """Return the last answer tag behind the chain of thought, or all that follows the chain.
+
+    Omni3D-Bench's `<ans>` counts as an answer tag. None: the chain of thought is not finished.
+    """
     closes = list(THINK_CLOSE.finditer(text))
     tail = text[closes[-1].end() :] if closes else text
     bodies = answer_bodies(re.sub(r"<(/?)ans>", r"<\1answer>", tail))
@@ -50,59 +70,55 @@ def body_of(text: str) -> str | None:
     return (bodies[-1] if bodies else tail).strip()
 
 
-def _number(text: str, last: bool = False) -> str | None:
-    found = NUMBER.findall(text)
-    return found[-1 if last else 0] if found else None
+# ---------------------------------------------------------------- numbers
+
+
+def _mra_of(read: str | None, answer: str) -> Result:
+    return (mra(float(read), float(answer)), read) if read else (0.0, None)
 
 
 def _mra_first(text: str, answer: str) -> Result:
-    read = _number(text)
-    return (mra(float(read), float(answer)), read) if read else (0.0, None)
+    """Mean relative accuracy of the first number."""
+    numbers = NUMBER.findall(text)
+    return _mra_of(numbers[0] if numbers else None, answer)
+
+
+def _mra_last(text: str, answer: str) -> Result:
+    """SPAR-Bench takes the last number in tasks over several views."""
+    numbers = NUMBER.findall(text)
+    return _mra_of(numbers[-1] if numbers else None, answer)
 
 
 def _mra_token(text: str, answer: str) -> Result:
     """VSI-Bench: the first word is the number, or there is none."""
-    read = next(iter(text.split()), "").rstrip(".")
-    return (
-        (mra(float(read), float(answer)), read)
-        if re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)", read)
-        else (0.0, None)
-    )
-
-
-def _mra_last(text: str, answer: str) -> Result:
-    """SPAR-Bench takes the last number of the several-view tasks."""
-    read = _number(text, last=True)
-    return (mra(float(read), float(answer)), read) if read else (0.0, None)
+    word = next(iter(text.split()), "").rstrip(".")
+    return _mra_of(word if WHOLE_NUMBER.fullmatch(word) else None, answer)
 
 
 def _mra_strict(text: str, answer: str) -> Result:
-    """Omni3D-Bench: share of the relative errors 0.05, 0.10 .. 0.50 that the answer's stays below."""
-    read = _number(text)
-    if read is None:
+    """Omni3D-Bench: share of the relative errors 0.05, 0.10 .. 0.50 that the answer stays below."""
+    numbers = NUMBER.findall(text)
+    if not numbers:
         return 0.0, None
-    error = (
-        abs(float(read) - float(answer)) / abs(float(answer))
-        if float(answer)
-        else float(float(read) != 0)
-    )
+    read, predicted, true = numbers[0], float(numbers[0]), float(answer)
+    error = abs(predicted - true) / abs(true) if true else float(predicted != 0)
     return sum(error < 0.05 * i for i in range(1, 11)) / 10, read
 
 
 def _count(text: str, answer: str) -> Result:
     """An integer, written as one: "3.0" is not 3."""
-    read = text if re.fullmatch(r"-?\d+", text) else None
+    read = text if COUNT.fullmatch(text) else None
     return (float(int(read) == int(answer)), read) if read else (0.0, None)
 
 
+# ---------------------------------------------------------------- texts
+
+
 def _yes_no(text: str, answer: str) -> Result:
-    said = text.lower()
-    read = (
-        answer.lower()
-        if answer.lower() in said
-        else next((word for word in ("yes", "no") if word in said), None)
-    )
-    return float(answer.lower() in said), read
+    lowered, truth = text.lower(), answer.lower()
+    if truth in lowered:
+        return 1.0, truth
+    return 0.0, next((word for word in ("yes", "no") if word in lowered), None)
 
 
 def _exact(text: str, answer: str) -> Result:
@@ -115,34 +131,37 @@ def _contains(text: str, answer: str) -> Result:
 
 
 def _joint(text: str, answer: str) -> Result:
-    """Viewpoint-100K's older form: direction and angle letter, both right."""
-    found = re.findall(r"\b([lrn])\s*,\s*([A-F])\b", text)
-    read = ",".join(found[-1]) if found else None
+    """Viewpoint-100K's older form "r,A": the direction and the angle's letter, both correct."""
+    pairs = re.findall(r"\b([lrn])\s*,\s*([A-F])\b", text)
+    read = ",".join(pairs[-1]) if pairs else None
     return float(read == answer), read
 
 
+# ---------------------------------------------------------------- camera motions
+
+
 def _view_change(text: str, answer: str) -> Result:
-    """SPAR-Bench: mean relative accuracy over five signed axes, relative to the prediction as its released scorer has it."""
-    said, truth = _motions(text), _motions(answer)
-    if not said:
+    """SPAR-Bench: mean relative accuracy over five signed axes.
+
+    The error is relative to the prediction, as in the released scorer.
+    """
+    predicted, true = _motions(text), _motions(answer)
+    if not predicted:
         return 0.0, None
-
-    def along(motions: dict[str, float], plus: str, minus: str) -> float:
-        return motions.get(plus, 0.0) - motions.get(minus, 0.0)
-
-    pairs = [(along(truth, *axis), along(said, *axis)) for axis in AXES]
-    values = [mra(t, s) for t, s in pairs]
+    values = [mra(_along(true, axis), _along(predicted, axis)) for axis in AXES]
     return sum(values) / len(values), text
 
 
 def _motions(text: str) -> dict[str, float]:
-    return {
-        name: float(value)
-        for name, value in re.findall(r"((?:move|rotate)_[a-z]+)\s*:\s*(-?\d+(?:\.\d+)?)", text)
-    }
+    return {name: float(value) for name, value in MOTION.findall(text)}
 
 
-_METRICS: dict[str, Callable[[str, str], Result]] = {
+def _along(motions: dict[str, float], axis: tuple[str, str]) -> float:
+    plus, minus = axis
+    return motions.get(plus, 0.0) - motions.get(minus, 0.0)
+
+
+METRICS: dict[str, Callable[[str, str], Result]] = {
     "mra_first": _mra_first,
     "mra_token": _mra_token,
     "mra_last": _mra_last,

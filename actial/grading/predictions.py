@@ -1,11 +1,13 @@
-"""predictions.jsonl: answers are appended as they come, survive a kill, and are never computed twice."""
+"""Grade answers into `Prediction` records and keep them in predictions.jsonl.
+
+Answers are appended as they come, survive a kill, and are never computed twice.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from actial.grading.metrics import Prediction
 from actial.grading.multiple_choice import Compat, grade
 from actial.grading.open_ended import grade_open
 
-ANGLE_BINS = tuple(range(20, 101, 20))  # degrees of |alpha|; four bins
+ANGLE_BINS = tuple(range(20, 101, 20))  # limits of the four bins of |alpha|, degrees
 
 
 def predict(
@@ -29,18 +31,18 @@ def predict(
     tokens: int | None = None,
     compat: Compat | str = Compat.LADDER,
 ) -> Prediction:
-    """Grade one answer and keep what scoring needs to know about the question."""
-    g, choice = read_answer(example.row, question, text, finish, compat)
+    """Grade one answer and keep what aggregation needs to know about the question."""
+    grade_read, choice = read_answer(example.row, question, text, finish, compat)
     return Prediction(
         uid=question.uid,
         text=text,
-        letter=g.letter,
+        letter=grade_read.letter,
         choice=choice,
         answer=truth(example.row, question),
-        rule=g.rule,
-        outcome=g.outcome.value,
-        hit=g.value,
-        format_ok=g.format_ok,
+        rule=grade_read.rule,
+        outcome=grade_read.outcome.value,
+        score=grade_read.value,
+        format_ok=grade_read.format_ok,
         finish=finish.value if finish else None,
         tokens=tokens,
         type=question.type,
@@ -57,38 +59,48 @@ def read_answer(
     finish: FinishReason | None = None,
     compat: Compat | str = Compat.LADDER,
 ) -> tuple[Grade, str | None]:
-    """The grade of one answer, and the option or the value that was read from it; `row` is the question's example's."""
+    """Return the grade of one answer, and the text of the option or the value read from it.
+
+    Args:
+        row: record of the question's example; of an open question, `row["open"]` names its metric.
+        question: the question that was answered.
+        text: decoded completion.
+        finish: why sampling stopped.
+        compat: reader of multiple-choice answers, a `Compat` value.
+    """
     if not question.options:
         return grade_open(text, *open_metric(row, question), finish)
-    g = grade(text, question.options, question.answer_index, finish, compat)
-    return g, question.options[LETTERS.index(g.letter)] if g.letter else None
+    result = grade(text, question.options, question.answer_index, finish, compat)
+    choice = question.options[LETTERS.index(result.letter)] if result.letter else None
+    return result, choice
 
 
 def truth(row: Mapping[str, Any], question: Question) -> str:
-    """The right letter, or what a question without options has instead."""
+    """Return the correct letter, or the truth of a question without options."""
     return question.answer_letter if question.options else open_metric(row, question)[1]
 
 
 def open_metric(row: Mapping[str, Any], question: Question) -> tuple[str, str]:
-    """How a question without options is graded, and its truth: as its benchmark says, or by relative accuracy to its number."""
+    """Return the metric of a question without options, and its truth.
+
+    A question with a number is scored by relative accuracy, any other as its benchmark says.
+    """
     if question.number is not None:
         return "mra_first", f"{question.number:g}"
     return row["open"]["metric"], row["open"]["answer"]
 
 
-def categories(row: dict[str, Any]) -> dict[str, str]:
-    """What a figure may be split by: a benchmark's own categories, or a view pair's class and angle bin."""
-    found = dict(row.get("categories", {}))
+def categories(row: Mapping[str, Any]) -> dict[str, str]:
+    """Return what figures may be split by: a benchmark's categories, a view pair's class and angle."""
+    names: dict[str, str] = dict(row.get("categories", {}))
     if "geom" in row:
-        found |= {
-            "class": str(row.get("class_name", "")),
-            "angle": angle_bin(abs(row["geom"]["alpha_deg"])),
-        }
-    return found
+        names["class"] = str(row.get("class_name", ""))
+        names["angle"] = angle_bin(abs(row["geom"]["alpha_deg"]))
+    return names
 
 
 def angle_bin(degrees: float) -> str:
-    """The 20-degree bin of an angle between two views: "20-40" .. "80-100"; "other" outside."""
+    """Return the 20-degree bin of an angle between two views, "20-40" .. "80-100", or "other"."""
     for low, high in pairwise(ANGLE_BINS):
         if low <= degrees < high or degrees == high == ANGLE_BINS[-1]:
             return f"{low}-{high}"
@@ -98,10 +110,11 @@ def angle_bin(degrees: float) -> str:
 class PredictionLog:
     """An append-only predictions.jsonl beside settings.json, the settings that produced it.
 
-    A line cut by a kill is dropped on opening. Opening under other settings is refused: answers of two models never mix.
+    A line cut by a kill is dropped on opening. Opening under other settings is refused, so answers of
+    two models never mix.
 
     Raises:
-        UserError: the folder holds predictions made under other settings, or a line that is not a prediction.
+        UserError: the folder holds predictions made under other settings, or an invalid line.
     """
 
     def __init__(self, folder: Path | str, settings: dict[str, Any]) -> None:
@@ -109,60 +122,67 @@ class PredictionLog:
         self.path = self.folder / "predictions.jsonl"
         self.folder.mkdir(parents=True, exist_ok=True)
         self._check_settings(json.loads(json.dumps(settings)))
-        self.done = (
-            {p.uid: p for p in read_predictions(self.path, repair=True)}
-            if self.path.exists()
-            else {}
-        )
+        self.done: dict[str, Prediction] = {}
+        if self.path.exists():
+            self.done = {p.uid: p for p in read_predictions(self.path, repair=True)}
 
     def _check_settings(self, settings: dict[str, Any]) -> None:
-        kept = self.folder / "settings.json"
-        if kept.exists():
-            before = json.loads(kept.read_text())
-            changed = sorted(
-                key
-                for key in before.keys() | settings.keys()
-                if before.get(key) != settings.get(key)
-            )
+        path = self.folder / "settings.json"
+        if path.exists():
+            before = json.loads(path.read_text())
+            keys = sorted(before.keys() | settings.keys())
+            changed = [key for key in keys if before.get(key) != settings.get(key)]
             if changed:
                 key = changed[0]
                 raise UserError(
-                    f"{self.folder} holds predictions made with {key}={before.get(key)}, now {key}={settings.get(key)}: "
-                    "give another output folder, or remove this one."
+                    f"{self.folder} holds predictions made with {key}={before.get(key)}, "
+                    f"now {key}={settings.get(key)}: give another output folder, or remove this one."
                 )
         elif self.path.exists():
             raise UserError(
-                f"{self.path} has no settings.json beside it, so its answers cannot be continued: give another output folder."
+                f"{self.path} has no settings.json beside it, so its answers cannot be continued: "
+                "give another output folder."
             )
         else:
-            write_json(kept, settings)
+            write_json(path, settings)
 
     def append(self, predictions: Iterable[Prediction]) -> None:
-        """Write and flush to disk; a uid already there is an error of the caller."""
+        """Write predictions and flush them to disk.
+
+        Raises:
+            ValueError: a uid is already in the file.
+        """
         fresh = list(predictions)
         for p in fresh:
             if p.uid in self.done:
                 raise ValueError(f"prediction {p.uid} is already in {self.path}")
             self.done[p.uid] = p
         with self.path.open("ab") as file:
-            file.write(b"".join(json.dumps(asdict(p)).encode() + b"\n" for p in fresh))
+            file.write(b"".join(json.dumps(p.to_json()).encode() + b"\n" for p in fresh))
             file.flush()
             os.fsync(file.fileno())
 
 
 def read_predictions(path: Path | str, *, repair: bool = False) -> list[Prediction]:
-    """Rows of a predictions.jsonl; `repair` first cuts off a last line that a kill left unfinished."""
+    """Read a predictions.jsonl; `repair` first cuts off a last line that a kill left unfinished.
+
+    Raises:
+        UserError: a line is no prediction.
+    """
     path = Path(path)
     data = path.read_bytes()
-    whole = data[: data.rfind(b"\n") + 1]
-    if repair and len(whole) < len(data):
-        os.truncate(path, len(whole))
-    rows = []
-    for number, line in enumerate((whole if repair else data).splitlines(), 1):
+    if repair:
+        complete = data[: data.rfind(b"\n") + 1]
+        if len(complete) < len(data):
+            os.truncate(path, len(complete))
+        data = complete
+    predictions = []
+    for number, line in enumerate(data.splitlines(), 1):
         try:
-            rows.append(Prediction(**json.loads(line)))
-        except (ValueError, TypeError):
+            predictions.append(Prediction.from_json(json.loads(line)))
+        except (ValueError, TypeError, AttributeError):
             raise UserError(
-                f"{path} line {number} is not a prediction of this version: remove that line or give another folder."
+                f"{path} line {number} is not a prediction of this version: "
+                "remove that line or give another folder."
             ) from None
-    return rows
+    return predictions

@@ -29,7 +29,7 @@ from safetensors.torch import save_file
 
 from actial.config import ModelConfig, SamplerConfig
 from actial.core.errors import UserError
-from actial.core.image_codec import png
+from actial.core.image_codec import png_url
 from actial.core.process import is_main_process
 from actial.inference.engine import EngineFault, Output, Reply, Request
 from actial.inference.vllm_engine import ENVIRONMENT, engine_arguments
@@ -351,10 +351,7 @@ def _body(request: Request) -> dict[str, Any]:
             "logprob_token_ids": [*ids, ids[-1]],
             "logprobs": len(ids) + 1,
         }  # the last one, asked for twice, makes room
-    parts = [
-        {"type": "image_url", "url": f"data:image/png;base64,{png(image)}"}
-        for image in request.images
-    ]
+    parts = [{"type": "image_url", "url": png_url(image)} for image in request.images]
     return {
         "token_ids": request.prompt_ids,
         "content_parts": parts or None,

@@ -8,10 +8,10 @@ from functools import partial
 from typing import Any
 
 from actial.config import EvaluateConfig, TrainConfig
-from actial.core.atomic_io import write_json
 from actial.core.records import Example, SamplingParams
 from actial.evaluation.diagnostics import diagnose
 from actial.evaluation.loop import evaluate_examples
+from actial.evaluation.results import Diagnostics, Results, SetResult
 from actial.evaluation.runners import Runner, open_runner
 from actial.evaluation.set_results import sample_answers, set_results
 from actial.evaluation.tasks import Task, open_tasks
@@ -20,7 +20,7 @@ from actial.grading.predictions import PredictionLog, truth
 from actial.inference.samplers import Sampler
 from actial.modeling.prompt_renderer import ImageLimits, PromptRenderer
 from actial.pipeline.stage_cache import answers_key, reuse_cached_answers
-from actial.runs.run_dir import RESULTS, Run
+from actial.runs.run_dir import Run
 from actial.runs.tracking import Tracker
 
 Answers = dict[str, dict[str, list[Prediction]]]  # task -> model -> one per question
@@ -33,7 +33,7 @@ def score_models(models: dict[str, str], config: TrainConfig, run: Run, tracker:
     """
     tasks: list[Task] = []
     answers: Answers = {}
-    diagnostics: dict[str, dict[str, Any]] = {}
+    diagnostics: dict[str, dict[str, Diagnostics]] = {}
     keys: dict[str, str] = {}
     for model, path in models.items() if has_benchmark(config) else ():
         settings = evaluation(config, path)
@@ -45,26 +45,27 @@ def score_models(models: dict[str, str], config: TrainConfig, run: Run, tracker:
             predictions = _answers(runner, model, task, key, config, run)
             answers.setdefault(task.name, {})[model] = predictions
             if config.benchmark.diagnostics:
-                figures = _diagnostics(runner, model, task, config, run)
-                diagnostics.setdefault(task.name, {})[model] = figures
+                report = _diagnostics(runner, model, task, config, run)
+                if report:
+                    diagnostics.setdefault(task.name, {})[model] = report
     examples = {task.name: task.examples for task in tasks}
-    results = {
-        "meta": {"title": run.folder.name, "seed": config.seed, "stages": ", ".join(models)},
-        "models": list(models),
-        "set_names": list(answers),
-        "sets": {name: _set_results(by_model) for name, by_model in answers.items()},
-        "chance": {name: chance(of_set) for name, of_set in examples.items()},
-        "diagnostics": diagnostics,
-        "examples": {
+    results = Results(
+        meta={"title": run.folder.name, "seed": config.seed, "stages": ", ".join(models)},
+        models=list(models),
+        set_names=list(answers),
+        sets={name: _set_results(by_model) for name, by_model in answers.items()},
+        chance={name: chance(of_set) for name, of_set in examples.items()},
+        diagnostics=diagnostics,
+        examples={
             name: sample_answers(run.folder, name, of_set, answers[name])
             for name, of_set in examples.items()
         },
-    }
+    )
     for name, of_set in examples.items():
         columns, rows = answer_table(of_set, answers[name], tracker.max_table_rows)
         tracker.table(f"answers/{name}", columns, rows)
     run.add_provenance({"answers": keys})
-    write_json(run.folder / RESULTS, results)
+    results.write(run.folder)
 
 
 def _answers(
@@ -80,7 +81,7 @@ def _answers(
 
 def _diagnostics(
     runner: Runner, model: str, task: Task, config: TrainConfig, run: Run
-) -> dict[str, Any]:
+) -> Diagnostics | None:
     """Return the diagnostics of a model on the first examples of a set."""
     folder = run.folder / "scores" / model / task.name / "diagnostics"
     log = PredictionLog(folder, runner.settings | task.settings)
@@ -89,7 +90,7 @@ def _diagnostics(
     return diagnose(ask, examples, score=runner.score)
 
 
-def _set_results(by_model: dict[str, list[Prediction]]) -> dict[str, Any]:
+def _set_results(by_model: dict[str, list[Prediction]]) -> dict[str, SetResult]:
     return {model: set_results(predictions) for model, predictions in by_model.items()}
 
 

@@ -1,33 +1,37 @@
-"""Finished runs -> tidy tables with intervals over seeds: what actial.collect writes and the notebooks show.
+"""Turn finished runs into tidy tables: what actial.collect writes and the notebooks show.
 
     runs = load_runs("runs/ablate_reward")    every run below a folder, whatever became of it
     table = tidy(runs)                        one row per run, model, set and metric
-    summary(table), paired(table, against)    means over seeds, differences at equal seeds
+    seed_statistics.summary(table)            means over seeds
 
-An *arm* is one choice of all settings that differ between the runs, the seed aside. Shares and accuracies are in [0, 1].
+A *condition* is one choice of all settings that differ between the runs, the seed aside. Shares and
+accuracies are in [0, 1].
 """
 
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache
-from itertools import product
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
-from scipy.stats import t as student
 
 from actial.core.errors import UserError
-from actial.core.seeding import hash_int, splitmix64
 from actial.data.shards import INDEX
 from actial.evaluation.diagnostics import three_questions
-from actial.grading.metrics import confusion, split_by, to_json
-from actial.runs.run_index import RunRecord, arms, finished, provenance_hashes, setting, swept_keys
+from actial.evaluation.results import Diagnostics, SetResult
+from actial.grading.metrics import Cell, confusion, split_by
+from actial.reporting.loss_curves import sudden_drop
+from actial.reporting.seed_statistics import TRAINING_SET
+from actial.runs.run_index import (
+    RunRecord,
+    conditions,
+    finished,
+    provenance_hashes,
+    setting,
+    swept_keys,
+)
 
 # Metrics of metrics.jsonl in the tidy table, means over the last tenth of the steps; the table's own
 # names on the left are those of the committed tables.
@@ -41,313 +45,172 @@ TRAINING = {
     "truncated": "completions/clipped_ratio",
     "entropy": "entropy",
 }
-RISES = (
-    "format",
-    "length",
-)  # of GRPO, whose course over the steps a claim may be about: "<metric>_rise", second half less first
-LATE = (
-    "kl",
-)  # which begin at 0 and have spikes: "<metric>_late", median of the last quarter of the steps less that of the one before
-EXACT_RESAMPLES = 50_000  # up to this many, the bootstrap takes every resample there is
-DRAWS = 10_000
-KEYS = ["arm", "model", "set", "metric"]
+# GRPO metrics whose course is in the table: "<metric>_rise", second half of the steps less the first.
+RISES = ("format", "length")
+# GRPO metrics that begin at 0 and have spikes: "<metric>_late", median of the last quarter of the steps
+# less that of the one before.
+LATE = ("kl",)
+
+OLD_COLUMNS = {"arm": "condition"}  # of tables committed before the names changed
+OLD_METRICS = {
+    "joint": "all_correct",
+    "right_of_read": "accuracy_of_parsed",
+    **{
+        f"diagnostics/{check}/consistent_right": f"diagnostics/{check}/consistent_correct"
+        for check in ("swap", "mirror", "options", "three questions")
+    },
+}
+Figure = dict[str, Any]  # model, set, metric, value, and low, high, n of a share of questions
 
 
 # ---------------------------------------------------------------- the tidy table
 
 
 def tidy(runs: Sequence[RunRecord]) -> pd.DataFrame:
-    """One row per finished run, model, set and metric.
+    """Return one row per finished run, model, set and metric.
 
-    Columns: run, arm, seed, the swept settings under their full keys, data, commit, config, log, minutes, model, set, metric, value,
-    and low, high (95 %, over the questions asked) and n where the value is a share of questions. Training metrics: set "training", model =
-    the stage.
-    Raises UserError when no run is finished.
+    Columns: run, condition, seed, the swept settings under their full keys, data, commit, config, log,
+    minutes, model, set, metric, value, and low, high (95 %, over the questions) and n where the value is a
+    share of questions. Training metrics: set "training", model = the stage.
+
+    Raises:
+        UserError: no run is finished.
     """
     done = finished(runs)
     if not done:
         raise UserError(
-            f"none of the {len(runs)} runs is finished: run the command of the sweep again, it goes on where it was."
+            f"none of the {len(runs)} runs is finished: "
+            "run the command of the sweep again, it goes on where it was."
         )
-    keys, labels = swept_keys(done), arms(done)
+    keys, labels = swept_keys(done), conditions(done)
     rows = []
     for run in done:
-        head = {"run": run.name, "arm": labels[run.name], "seed": run.seed}
-        head |= (
-            {key: _plain(setting(run, key)) for key in keys}
-            | provenance_hashes(run)
-            | {"minutes": run.minutes}
-        )
-        rows += [head | figure for figure in (*_scores(run), *_training(run))]
+        head = {"run": run.name, "condition": labels[run.name], "seed": run.seed}
+        head |= {key: _plain(setting(run, key)) for key in keys}
+        head |= provenance_hashes(run) | {"minutes": run.minutes}
+        rows += [head | figure for figure in (*_score_figures(run), *_training_figures(run))]
     return pd.DataFrame(rows)
 
 
+def read_tidy(path: Path | str) -> pd.DataFrame:
+    """Return a committed tidy.csv with today's names of columns and metrics."""
+    table = pd.read_csv(path).rename(columns=OLD_COLUMNS)
+    return table.assign(metric=table["metric"].replace(OLD_METRICS))
+
+
 def _plain(value: Any) -> Any:
-    return (
-        value if value is None or isinstance(value, bool | int | float | str) else json.dumps(value)
-    )
+    """Return a setting as a table can hold it."""
+    plain = value is None or isinstance(value, bool | int | float | str)
+    return value if plain else json.dumps(value)
 
 
-def _scores(run: RunRecord) -> Iterator[dict[str, Any]]:
+def _score_figures(run: RunRecord) -> Iterator[Figure]:
     results = run.results
-    for name in results["set_names"]:
-        for model in results["models"]:
-            found, where = results["sets"][name][model], {"model": run.label(model), "set": name}
-            cells = {"accuracy": found["overall"], "joint": found.get("joint")}
-            cells |= {
-                f"accuracy/{kind}": cell
-                for by in ("by_type", "by_angle")
-                for kind, cell in found.get(by, {}).items()
-            }
-            cells |= dict(
-                _cells(results.get("diagnostics", {}).get(name, {}).get(model) or {}, "diagnostics")
-            )
+    for name in results.set_names:
+        for model in results.models:
+            head = {"model": run.label(model), "set": name}
+            result = results.sets[name][model]
+            cells = _set_cells(result)
+            report = results.diagnostics.get(name, {}).get(model)
+            if report:
+                cells |= _diagnostic_cells(report)
             for metric, cell in cells.items():
-                if cell:
-                    yield (
-                        where
-                        | {"metric": metric}
-                        | {key: cell.get(key) for key in ("value", "low", "high", "n")}
-                    )
-            for metric in ("unparsed", "truncated", "format", "tokens"):
-                if metric in found:
-                    yield where | {"metric": metric, "value": found[metric]}
-            if found["unparsed"] < 1:  # more of them right, or only more of them readable?
-                yield where | {
-                    "metric": "right_of_read",
-                    "value": found["overall"]["value"] / (1 - found["unparsed"]),
-                }
+                yield head | {"metric": metric} | cell
+            for metric, value in _set_shares(result).items():
+                yield head | {"metric": metric, "value": value}
 
 
-def _cells(node: dict[str, Any], path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def _cell_figure(cell: Cell) -> Figure:
+    return {"value": float(cell.value), "low": cell.low, "high": cell.high, "n": cell.n}
+
+
+def _set_cells(result: SetResult) -> dict[str, Figure]:
+    cells = {"accuracy": result.overall}
+    if result.all_correct:
+        cells["all_correct"] = result.all_correct
+    for name, cell in (result.by_type | result.by_angle).items():
+        cells[f"accuracy/{name}"] = cell
+    return {metric: _cell_figure(cell) for metric, cell in cells.items()}
+
+
+def _set_shares(result: SetResult) -> dict[str, float]:
+    shares = {
+        "unparsed": result.unparsed,
+        "truncated": result.truncated,
+        "format": result.format_compliance,
+    }
+    if result.tokens is not None:
+        shares["tokens"] = result.tokens
+    if result.unparsed < 1:  # are more answers correct, or only more of them readable?
+        shares["accuracy_of_parsed"] = float(result.overall.value) / (1 - result.unparsed)
+    return shares
+
+
+def _diagnostic_cells(report: Diagnostics) -> dict[str, Figure]:
+    return dict(_named_cells(report.to_json(), "diagnostics"))
+
+
+def _named_cells(node: dict[str, Any], path: str) -> Iterator[tuple[str, Figure]]:
     if "value" in node and "low" in node:
-        yield path, node
+        yield path, {key: node.get(key) for key in ("value", "low", "high", "n")}
         return
-    for key, below in node.items():
-        if isinstance(below, dict):
-            yield from _cells(below, f"{path}/{key}")
+    for key, child in node.items():
+        if isinstance(child, dict):
+            yield from _named_cells(child, f"{path}/{key}")
 
 
-def _training(run: RunRecord) -> Iterator[dict[str, Any]]:
+def _training_figures(run: RunRecord) -> Iterator[Figure]:
     for stage in run.settings["stages"]:
+        head = {"model": stage, "set": TRAINING_SET}
         logged = run.metrics(stage)
         frame = logged.rename(columns={name: short for short, name in TRAINING.items()})
-        last = frame.tail(max(1, len(frame) // 10))
-        for metric in TRAINING:
-            if metric in frame and last[metric].notna().any():
-                yield {
-                    "model": stage,
-                    "set": "training",
-                    "metric": metric,
-                    "value": float(last[metric].mean()),
-                }
-        half = len(frame) // 2
-        for metric in RISES if stage == "grpo" and half else ():
-            if metric in frame:
-                rise = float(frame[metric].iloc[half:].mean() - frame[metric].iloc[:half].mean())
-                yield {"model": stage, "set": "training", "metric": f"{metric}_rise", "value": rise}
-        quarter = len(frame) // 4
-        for metric in LATE if stage == "grpo" and quarter else ():
-            if metric in frame:
-                late = float(
-                    frame[metric].iloc[-quarter:].median()
-                    - frame[metric].iloc[-2 * quarter : -quarter].median()
-                )
-                yield {"model": stage, "set": "training", "metric": f"{metric}_late", "value": late}
+        values = _final_means(frame)
+        if stage == "grpo":
+            values |= _courses(frame)
         if stage == "sft":
-            drop = sudden_drop(frame)
-            yield {
-                "model": stage,
-                "set": "training",
-                "metric": "drop",
-                "value": float(drop is not None),
-            }
-            if drop:
-                yield {
-                    "model": stage,
-                    "set": "training",
-                    "metric": "drop_step",
-                    "value": float(drop.step),
-                }
+            values |= _drop_figures(frame)
+        for metric, value in values.items():
+            yield head | {"metric": metric, "value": value}
 
 
-@dataclass(slots=True, frozen=True)
-class Drop:
-    step: int  # where the lower level begins
-    before: float  # mean loss, nats per token, from the end of the first tenth to the drop
-    after: float
-
-
-def sudden_drop(frame: pd.DataFrame, column: str = "loss", least: float = 0.2) -> Drop | None:
-    """The step that splits the curve best into two levels (least squares), the first tenth left out: it is the answers' form being learnt.
-
-    None where the lower level is not at least the share `least` below the upper one (paper, appendix B: a plateau, then a sudden drop), or
-    where an exponential decay, which has as many parameters, is closer to the curve than the two levels.
-    """
-    if column not in frame:
-        return None
-    curve = frame[column].dropna().iloc[len(frame) // 10 :]
-    values = curve.to_numpy(dtype=float)
-    if len(values) < 4:
-        return None
-    splits = range(2, len(values) - 1)
-    costs = [values[:i].var() * i + values[i:].var() * (len(values) - i) for i in splits]
-    best = splits[int(np.argmin(costs))]
-    before, after = float(values[:best].mean()), float(values[best:].mean())
-    if after >= (1 - least) * before or _decay_cost(
-        curve.index.to_numpy(dtype=float), values
-    ) <= min(costs):
-        return None
-    return Drop(int(curve.index[best]), before, after)
-
-
-def _decay_cost(steps: np.ndarray, values: np.ndarray) -> float:
-    """Squared error of the best a + b exp(-step / tau); tau from half a logged step to four times the curve's length, which is a line."""
-    steps = steps - steps[0]
-    taus = np.geomspace(steps[1] / 2, 4 * steps[-1], 60)
-    designs = [np.stack([np.ones_like(steps), np.exp(-steps / tau)], axis=1) for tau in taus]
-    return min(
-        float(((design @ np.linalg.lstsq(design, values)[0] - values) ** 2).sum())
-        for design in designs
-    )
-
-
-# ---------------------------------------------------------------- over seeds
-
-
-@cache
-def _resamples(n: int) -> np.ndarray:
-    """(draws, n) indices: all n^n of them while they are few, else drawn by hash."""
-    if n**n <= EXACT_RESAMPLES:
-        return np.array(list(product(range(n), repeat=n)))
-    numbers = splitmix64(np.arange(DRAWS * n), hash_int("bootstrap", n))
-    return (numbers % np.uint64(n)).astype(int).reshape(DRAWS, n)
-
-
-def bootstrap(values: Sequence[float]) -> tuple[float, float, float]:
-    """Mean of one value per seed and its 95 % percentile interval over resampled seeds (Efron 1979); nan limits for a single seed.
-
-    With n seeds of equal spread it covers less than 95 %: about 75 % for three, where it reaches from the least to the greatest.
-    """
-    found = np.asarray(values, dtype=float)
-    if len(found) < 2:
-        return float(found.mean()) if len(found) else math.nan, math.nan, math.nan
-    low, high = np.quantile(
-        found[_resamples(len(found))].mean(axis=1), [0.025, 0.975], method="inverted_cdf"
-    )
-    return float(found.mean()), float(low), float(high)
-
-
-def summary(table: pd.DataFrame) -> pd.DataFrame:
-    """Per arm, model, set and metric: seeds, mean, low, high (95 % over seeds)."""
-    return _over_seeds(table, KEYS, lambda part: part["value"])
-
-
-def paired(table: pd.DataFrame, against: str) -> pd.DataFrame:
-    """Each arm minus the arm `against` at equal seeds: seeds, mean, low, high of the differences per model, set and metric.
-
-    Where arms end with different stages, their last models are compared, as "last", and not what one of them still trains further.
-    Raises UserError for an arm that is not in the table.
-    """
-    names = list(table["arm"].unique())
-    if against not in names:
-        raise UserError(
-            f"against={against} is no arm of these runs: use one of {'; '.join(names)}."
-        )
-    final = table["model"] == _last_models(table)
-    if table["model"][final & (table["set"] != "training")].nunique() > 1:
-        table = pd.concat(
-            [
-                table[table["set"] == "training"],
-                table[final & (table["set"] != "training")].assign(model="last"),
-            ]
-        )
-    reference = table[table["arm"] == against]
-    others = table[table["arm"] != against]
-    both = others.merge(reference, on=["seed", "model", "set", "metric"], suffixes=("", "_against"))
-    return _over_seeds(both, KEYS, lambda part: part["value"] - part["value_against"])
-
-
-def _last_models(table: pd.DataFrame) -> pd.Series:
-    """For every row, the last model that its run has scored."""
-    scored = table[table["set"] != "training"].groupby("run", sort=False)["model"].last()
-    return table["run"].map(scored)
-
-
-def compare(
-    table: pd.DataFrame, left: Mapping[str, str], right: Mapping[str, str] | None = None
-) -> dict[str, float]:
-    """Cell `left` (columns -> values, such as arm, model, set, metric), minus cell `right` at equal seeds: seeds, mean, low, high.
-
-    Beside the bootstrap's low and high, those of Student's t (`t_low`, `t_high`), which do not shrink when seeds are few. The model
-    "last" is the last that each run has scored. Raises UserError for a cell that no run has.
-    """
-    values = _cell(table, left)
-    if right is not None:
-        values = (values - _cell(table, right)).dropna()
-    if values.empty:
-        raise UserError(f"no seed has both {_words(left)} and {_words(right or {})}.")
-    mean, low, high = bootstrap(values)
-    reach = (
-        float(student.ppf(0.975, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values)))
-        if len(values) > 1
-        else math.nan
-    )
+def _final_means(frame: pd.DataFrame) -> dict[str, float]:
+    last = frame.tail(max(1, len(frame) // 10))
     return {
-        "seeds": len(values),
-        "mean": mean,
-        "low": low,
-        "high": high,
-        "t_low": mean - reach,
-        "t_high": mean + reach,
+        metric: float(last[metric].mean())
+        for metric in TRAINING
+        if metric in frame and last[metric].notna().any()
     }
 
 
-def _cell(table: pd.DataFrame, where: Mapping[str, str]) -> pd.Series:
-    """Value by seed."""
-    chosen = table
-    for key, value in where.items():
-        if key == "model" and value == "last":
-            chosen = chosen[
-                (chosen["set"] != "training") & (chosen["model"] == _last_models(chosen))
-            ]
-        else:
-            chosen = chosen[chosen[key] == value]
-    if chosen.empty:
-        raise UserError(f"no run has {_words(where)}.")
-    if chosen["seed"].duplicated().any():
-        raise UserError(
-            f"{_words(where)} is more than one figure of a seed: name its arm, one of {'; '.join(table['arm'].unique())}."
-        )
-    return chosen.set_index("seed")["value"]
+def _courses(frame: pd.DataFrame) -> dict[str, float]:
+    """Return how GRPO metrics move over the steps."""
+    values = {}
+    half, quarter = len(frame) // 2, len(frame) // 4
+    for metric in RISES:
+        if half and metric in frame:
+            first, second = frame[metric].iloc[:half], frame[metric].iloc[half:]
+            values[f"{metric}_rise"] = float(second.mean() - first.mean())
+    for metric in LATE:
+        if quarter and metric in frame:
+            third = frame[metric].iloc[-2 * quarter : -quarter]
+            fourth = frame[metric].iloc[-quarter:]
+            values[f"{metric}_late"] = float(fourth.median() - third.median())
+    return values
 
 
-def _words(where: Mapping[str, str]) -> str:
-    return ", ".join(f"{key}={value}" for key, value in where.items())
-
-
-def _over_seeds(
-    table: pd.DataFrame, keys: list[str], value: Callable[[pd.DataFrame], pd.Series]
-) -> pd.DataFrame:
-    rows = []
-    for names, part in table.groupby(keys, sort=False):
-        mean, low, high = bootstrap(value(part).dropna())
-        rows.append(
-            dict(zip(keys, names, strict=True))
-            | {"seeds": part["seed"].nunique(), "mean": mean, "low": low, "high": high}
-        )
-    return pd.DataFrame(rows, columns=[*keys, "seeds", "mean", "low", "high"])
+def _drop_figures(frame: pd.DataFrame) -> dict[str, float]:
+    drop = sudden_drop(frame)
+    if drop is None:
+        return {"drop": 0.0}
+    return {"drop": 1.0, "drop_step": float(drop.step)}
 
 
 def one_row_per_run(table: pd.DataFrame) -> pd.DataFrame:
-    """The tidy table spread out: settings and provenance, then a column "<set>/<model>/<metric>" for every value."""
-    head = [
-        name
-        for name in table.columns
-        if name not in ("model", "set", "metric", "value", "low", "high", "n")
-    ]
-    wide = table.assign(figure=table["set"] + "/" + table["model"] + "/" + table["metric"])
-    values = wide.pivot(index="run", columns="figure", values="value")
+    """Spread a tidy table out: settings and provenance, then a column "<set>/<model>/<metric>" each."""
+    figure_columns = ("model", "set", "metric", "value", "low", "high", "n")
+    head = [name for name in table.columns if name not in figure_columns]
+    names = table["set"] + "/" + table["model"] + "/" + table["metric"]
+    values = table.assign(figure=names).pivot(index="run", columns="figure", values="value")
     return table[head].drop_duplicates("run").merge(values, on="run").reset_index(drop=True)
 
 
@@ -355,70 +218,68 @@ def one_row_per_run(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def curve(runs: Sequence[RunRecord], stage: str, metric: str) -> pd.DataFrame:
-    """One training metric of finished runs against the step: columns arm, seed, step, value."""
-    labels = arms(runs)
+    """Return a training metric of finished runs: columns condition, seed, step, value."""
+    labels = conditions(runs)
     parts = []
     for run in runs:
         frame = run.metrics(stage)
         if metric in frame:
-            found = frame[metric].dropna()
-            parts.append(
-                pd.DataFrame(
-                    {
-                        "arm": labels[run.name],
-                        "seed": run.seed,
-                        "step": found.index,
-                        "value": found.to_numpy(),
-                    }
-                )
-            )
-    return (
-        pd.concat(parts, ignore_index=True)
-        if parts
-        else pd.DataFrame(columns=["arm", "seed", "step", "value"])
-    )
+            series = frame[metric].dropna()
+            part = {"condition": labels[run.name], "seed": run.seed}
+            parts.append(pd.DataFrame(part | {"step": series.index, "value": series.to_numpy()}))
+    if not parts:
+        return pd.DataFrame(columns=["condition", "seed", "step", "value"])
+    return pd.concat(parts, ignore_index=True)
+
+
+ANSWER_FIELDS = ("uid", "example", "type", "text", "choice", "answer", "outcome", "score", "tokens")
 
 
 def answers(run: RunRecord) -> pd.DataFrame:
-    """Every graded answer of a run: what predictions.jsonl says, with model and set, and the categories (class, angle) spread out."""
-    shown = ("uid", "example", "type", "text", "choice", "answer", "outcome", "hit", "tokens")
-    return pd.DataFrame(
-        {"model": model, "set": name, **{key: getattr(p, key) for key in shown}, **p.categories}
-        for (model, name), found in run.predictions().items()
-        for p in found
-    )
+    """Return every graded answer of a run, with model and set, and its categories spread out."""
+    rows = []
+    for (model, name), predictions in run.predictions().items():
+        for p in predictions:
+            fields = {field: getattr(p, field) for field in ANSWER_FIELDS}
+            rows.append({"model": model, "set": name, **fields, **p.categories})
+    return pd.DataFrame(rows)
 
 
 def mistakes(run: RunRecord) -> pd.DataFrame:
-    """Per model, set and question type: shares of right, swapped, "no movement" and unread answers, and how many there are."""
+    """Return the shares of kinds of answers (`metrics.confusion`) per model, set and question type."""
     rows = []
-    for (model, name), found in run.predictions().items():
-        for kind, part in split_by(found, "type").items():
-            rows.append(
-                {"model": model, "set": name, "type": kind, **confusion(part), "n": len(part)}
-            )
+    for (model, name), predictions in run.predictions().items():
+        for kind, part in split_by(predictions, "type").items():
+            head = {"model": model, "set": name, "type": kind}
+            rows.append(head | confusion(part) | {"n": len(part)})
     return pd.DataFrame(rows)
 
 
 def agreement(run: RunRecord) -> pd.DataFrame:
-    """Per model and set of view pairs: shares of pairs whose three answers state one motion, and the right one (95 % intervals)."""
+    """Return per model and set the share of view pairs whose three answers state one motion."""
     rows = []
-    for (model, name), found in run.predictions().items():
-        for metric, cell in three_questions(found).items():
-            if cell.n:
-                rows.append({"model": model, "set": name, "metric": metric, **to_json(cell)})
+    for (model, name), predictions in run.predictions().items():
+        for metric, cell in three_questions(predictions).to_json().items():
+            if cell["n"]:
+                rows.append({"model": model, "set": name, "metric": metric, **cell})
     return pd.DataFrame(rows)
 
 
 def pairs(root: Path | str) -> pd.DataFrame:
-    """The view pairs of a built set: uid, split, class, alpha and elevation of the first photo in degrees, and the labels."""
+    """Return the view pairs of a built set.
+
+    Columns: uid, split, class, alpha and elevation of the first image in degrees, and the labels.
+    """
     rows = []
     with (Path(root) / INDEX).open(encoding="utf-8") as file:
-        for row in map(json.loads, file):
-            geometry = {"alpha": row["geom"]["alpha_deg"], "elevation": row["geom"]["elev_deg"][0]}
-            rows.append(
-                {"uid": row["uid"], "split": row["split"], "class": row["class_name"]}
-                | geometry
-                | row["labels"]
-            )
+        for record in map(json.loads, file):
+            geometry = record["geom"]
+            row = {
+                "uid": record["uid"],
+                "split": record["split"],
+                "class": record["class_name"],
+                "alpha": geometry["alpha_deg"],
+                "elevation": geometry["elev_deg"][0],
+            }
+            rows.append(row | record["labels"])
     return pd.DataFrame(rows)

@@ -1,4 +1,4 @@
-"""Figures of a sweep for actial.collect and the notebooks: points with intervals per arm, training curves, photos of answers."""
+"""Draw a sweep's figures for actial.collect and the notebooks."""
 
 from __future__ import annotations
 
@@ -16,233 +16,253 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from actial.core.atomic_io import atomic
+from actial.evaluation.results import SampleCard
 from actial.reporting.plots import LABELS, MARKERS, STYLE, color, label, places
 
 UNITS = {
     "loss": "loss (nats per token)",
     "reward": "reward",
     "kl": "KL (nats per token)",
-    "length": "length (tokens)",
-    "format": "format kept (%)",
-    "accuracy": "right (%)",
-    "joint": "all of a pair right (%)",
+    "completions/mean_length": "length (tokens)",
+    "reward/format/mean": "format compliance (%)",
+    "reward/accuracy/mean": "accuracy of the samples (%)",
+    "accuracy": "accuracy (%)",
+    "all_correct": "all of a pair correct (%)",
     "entropy": "entropy (nats per token)",
-    "truncated": "cut short (%)",
+    "completions/clipped_ratio": "truncated (%)",
 }
-SHARES = ("format", "accuracy", "truncated", "joint", "unparsed", "drop", "right_of_read")
+SHARES = (
+    "format",
+    "reward/format/mean",
+    "accuracy",
+    "reward/accuracy/mean",
+    "truncated",
+    "completions/clipped_ratio",
+    "all_correct",
+    "unparsed",
+    "drop",
+    "accuracy_of_parsed",
+)
 GRAY = "#5c6675"
 LINES = ("-", "--", ":", "-.")
+LOG_SCALE = ("loss", "kl")  # the loss's first fall, and spikes of KL, would flatten all the rest
 
 
 def scale(metric: str) -> float:
-    """100 for shares, which are shown in percent."""
-    return 100.0 if metric.partition("/")[0].removesuffix("_rise") in SHARES else 1.0
+    """Return 100 for shares, which are printed in percent, else 1."""
+    whole, _ = _split_metric(metric)
+    return 100.0 if whole.removesuffix("_rise") in SHARES else 1.0
 
 
 def axis_label(metric: str) -> str:
-    """What an axis says: "loss/ego_rotation" -> "loss, ego rotation (nats per token)"."""
+    """Return an axis label: "loss/ego_rotation" -> "loss, ego rotation (nats per token)"."""
+    whole, part = _split_metric(metric)
+    name, bracket, unit = UNITS.get(whole, whole).partition(" (")
+    if not part:
+        return f"{name}{bracket}{unit}"
+    return f"{name}, {part.replace('_', ' ')}\n{bracket.strip()}{unit}".strip()
+
+
+def _split_metric(metric: str) -> tuple[str, str]:
+    """Split "reward/format/mean/static" into the metric's own name and the part it is about."""
+    for name in (*SHARES, *UNITS):
+        if "/" in name and (metric == name or metric.startswith(f"{name}/")):
+            return name, metric[len(name) + 1 :]
     whole, _, part = metric.partition("/")
-    named, bracket, unit = UNITS.get(whole, whole).partition(" (")
-    return (
-        f"{named}, {part.replace('_', ' ')}\n{bracket.strip()}{unit}".strip()
-        if part
-        else f"{named}{bracket}{unit}"
-    )
+    return whole, part
 
 
-def arm_figure(
+# ---------------------------------------------------------------- conditions
+
+
+def condition_figure(
     table: pd.DataFrame,
     means: pd.DataFrame,
     metric: str = "accuracy",
     chance: Mapping[str, float] | None = None,
 ) -> Figure:
-    """One panel per set: a row per arm, a marker per model with its interval over seeds, ticks for the single seeds.
+    """Draw one panel per set: a row per condition, a marker per model with its interval over seeds.
 
-    `table` as from analysis.tidy, `means` as from analysis.summary; `chance`: set -> share that guessing gets right.
+    Args:
+        table: as from `analysis.tidy`; its single seeds are ticks.
+        means: as from `seed_statistics.summary`.
+        metric: the figure on the axis.
+        chance: set -> accuracy of guessing, a vertical line.
     """
     shown = means[(means["metric"] == metric) & (means["set"] != "training")]
-    sets, arms, models = (list(dict.fromkeys(shown[name])) for name in ("set", "arm", "model"))
+    names = [list(dict.fromkeys(shown[key])) for key in ("set", "condition", "model")]
+    sets, conditions, models = names
+    label_inches = max([1.8, *(0.085 * len(condition) for condition in conditions)])
+    width = 3.0 * max(1, len(sets)) + label_inches
+    height = 1.1 + 0.22 * len(conditions) * (1 + len(models))
     with matplotlib.rc_context(STYLE):
-        named_by = max(
-            1.8, 0.085 * max((len(arm) for arm in arms), default=0)
-        )  # inches of the arms' names
-        figure = Figure(
-            figsize=(
-                3.0 * max(1, len(sets)) + named_by,
-                1.1 + 0.22 * len(arms) * (1 + len(models)),
-            ),
-            layout="constrained",
-        )
+        figure = Figure(figsize=(width, height), layout="constrained")
         grid = figure.subplots(1, max(1, len(sets)), sharey=True, squeeze=False)[0]
         for axes, name in zip(grid, sets, strict=False):
-            for y, arm in enumerate(arms):
-                for i, model in enumerate(models):
-                    place = y + 0.8 * ((i + 0.5) / len(models) - 0.5)
-                    _point(
-                        axes,
-                        shown,
-                        table,
-                        {"set": name, "arm": arm, "model": model, "metric": metric},
-                        place,
-                        places(models)[model],
-                    )
+            where = {"set": name, "metric": metric}
+            _condition_panel(axes, shown, table, where, conditions, models)
             if chance and name in chance:
-                axes.axvline(
-                    100 * chance[name], color="#b9bec6", lw=1.2, zorder=0, label="guessing"
-                )
-            axes.set_title(name, loc="left", fontsize=10)
-            axes.set_xlabel(axis_label(metric), fontsize=9)
-            axes.set_yticks(range(len(arms)), arms)
-            axes.set_ylim(len(arms) - 0.5, -0.5)
-            axes.grid(axis="y", visible=False)
-            axes.tick_params(length=0)
-        drawn, said = grid[0].get_legend_handles_labels()
-        named = dict(
-            zip(said, drawn, strict=True)
-        )  # a model is drawn in every arm that has it, and named once
-        named["95 % interval over seeds"] = Line2D([], [], color=GRAY, lw=2)
-        named["one seed"] = Line2D([], [], color=GRAY, marker="|", ms=8, ls="")
-        figure.legend(
-            named.values(),
-            named.keys(),
-            loc="outside upper left",
-            ncols=len(named) if len(sets) > 1 else 3,
-            frameon=False,
-            fontsize=9,
-        )
+                share = 100 * chance[name]
+                axes.axvline(share, color="#b9bec6", lw=1.2, zorder=0, label="guessing")
+        _condition_legend(figure, grid[0], one_line=len(sets) > 1)
     return figure
+
+
+def _condition_panel(
+    axes: Any,
+    means: pd.DataFrame,
+    table: pd.DataFrame,
+    where: dict[str, str],
+    conditions: Sequence[str],
+    models: Sequence[str],
+) -> None:
+    positions = places(models)
+    for y, condition in enumerate(conditions):
+        for i, model in enumerate(models):
+            offset = 0.8 * ((i + 0.5) / len(models) - 0.5)
+            here = where | {"condition": condition, "model": model}
+            _point(axes, means, table, here, y + offset, positions[model])
+    axes.set_title(where["set"], loc="left", fontsize=10)
+    axes.set_xlabel(axis_label(where["metric"]), fontsize=9)
+    axes.set_yticks(range(len(conditions)), conditions)
+    axes.set_ylim(len(conditions) - 0.5, -0.5)
+    axes.grid(axis="y", visible=False)
+    axes.tick_params(length=0)
+
+
+def _condition_legend(figure: Figure, axes: Any, one_line: bool) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    # A model is drawn for every condition that has it, and named once.
+    entries = dict(zip(labels, handles, strict=True))
+    entries["95 % interval over seeds"] = Line2D([], [], color=GRAY, lw=2)
+    entries["one seed"] = Line2D([], [], color=GRAY, marker="|", ms=8, ls="")
+    figure.legend(
+        entries.values(),
+        entries.keys(),
+        loc="outside upper left",
+        ncols=len(entries) if one_line else 3,
+        frameon=False,
+        fontsize=9,
+    )
 
 
 def _point(
     axes: Any, means: pd.DataFrame, table: pd.DataFrame, where: dict[str, str], y: float, index: int
 ) -> None:
-    found, single = means[_matches(means, where)], table[_matches(table, where)]
-    if found.empty:
+    rows, seeds = means[_matches(means, where)], table[_matches(table, where)]
+    if rows.empty:
         return
-    factor, row = scale(where["metric"]), found.iloc[0]
-    axes.plot(factor * single["value"], [y] * len(single), "|", color=color(index), ms=8)
-    if row["low"] == row["low"]:
-        axes.plot(
-            [factor * row["low"], factor * row["high"]],
-            [y, y],
-            color=color(index),
-            lw=2,
-            solid_capstyle="butt",
-        )
-    axes.plot(
-        factor * row["mean"],
-        y,
-        MARKERS[index % len(MARKERS)],
-        color=color(index),
-        ms=6,
-        label=label(where["model"]),
-    )
+    factor, row, shade = scale(where["metric"]), rows.iloc[0], color(index)
+    axes.plot(factor * seeds["value"], [y] * len(seeds), "|", color=shade, ms=8)
+    if not np.isnan(row["low"]):
+        limits = [factor * row["low"], factor * row["high"]]
+        axes.plot(limits, [y, y], color=shade, lw=2, solid_capstyle="butt")
+    marker = MARKERS[index % len(MARKERS)]
+    axes.plot(factor * row["mean"], y, marker, color=shade, ms=6, label=label(where["model"]))
 
 
 def _matches(table: pd.DataFrame, where: Mapping[str, Any]) -> pd.Series:
     return np.logical_and.reduce([table[key] == value for key, value in where.items()])
 
 
+# ---------------------------------------------------------------- training curves
+
+
 def curve_figure(curves: Mapping[str, pd.DataFrame]) -> Figure:
-    """One panel per metric (name -> frame of analysis.curve): the mean over seeds of every arm, shaded from least to greatest."""
-    arms = list(dict.fromkeys(arm for frame in curves.values() for arm in frame["arm"]))
+    """Draw one panel per metric: the mean over seeds of every condition, shaded from least to greatest.
+
+    Args:
+        curves: metric -> frame of `analysis.curve`.
+    """
+    names = [name for frame in curves.values() for name in frame["condition"]]
+    conditions = list(dict.fromkeys(names))
     columns = min(3, max(1, len(curves)))
     lines = max(1, -(-len(curves) // columns))
+    size = (3.6 * columns, 2.6 * lines + 0.3 * len(conditions) / columns)
     with matplotlib.rc_context(STYLE):
-        figure = Figure(
-            figsize=(3.6 * columns, 2.6 * lines + 0.3 * len(arms) / columns), layout="constrained"
-        )
+        figure = Figure(figsize=size, layout="constrained")
         grid = figure.subplots(lines, columns, squeeze=False)
         for axes, (metric, frame) in zip(grid.flat, curves.items(), strict=False):
-            for i, arm in enumerate(arms):
-                values = scale(metric) * frame[frame["arm"] == arm].pivot_table(
-                    index="step", columns="seed", values="value"
-                )
-                if len(values):
-                    axes.fill_between(
-                        values.index,
-                        values.min(axis=1),
-                        values.max(axis=1),
-                        color=color(i + 1),
-                        alpha=0.15,
-                        lw=0,
-                    )
-                    style = LINES[(i // 5) % len(LINES)]
-                    axes.plot(
-                        values.index,
-                        values.mean(axis=1),
-                        color=color(i + 1),
-                        ls=style,
-                        lw=1.6,
-                        label=arm,
-                    )
-            if (
-                metric in ("loss", "kl")
-            ):  # the first fall of the one, of the answers' form, and spikes of the other would flatten the rest
-                axes.set_yscale("log", nonpositive="mask")
-                axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-                axes.yaxis.set_minor_formatter(NullFormatter())
-            axes.set_ylabel(axis_label(metric), fontsize=9)
-            axes.set_xlabel("step", fontsize=9)
-            axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-            axes.tick_params(length=0)
+            _curve_panel(axes, metric, frame, conditions)
         for axes in list(grid.flat)[len(curves) :]:
             axes.set_visible(False)
-        handles, names = grid.flat[0].get_legend_handles_labels()
+        handles, labels = grid.flat[0].get_legend_handles_labels()
         figure.legend(
-            handles, names, loc="outside upper left", ncols=columns, frameon=False, fontsize=8
+            handles, labels, loc="outside upper left", ncols=columns, frameon=False, fontsize=8
         )
     return figure
 
 
+def _curve_panel(axes: Any, metric: str, frame: pd.DataFrame, conditions: Sequence[str]) -> None:
+    for i, condition in enumerate(conditions):
+        here = frame[frame["condition"] == condition]
+        by_seed = scale(metric) * here.pivot_table(index="step", columns="seed", values="value")
+        if len(by_seed):
+            low, high, mean = by_seed.min(axis=1), by_seed.max(axis=1), by_seed.mean(axis=1)
+            shade, line = color(i + 1), LINES[(i // 5) % len(LINES)]
+            axes.fill_between(by_seed.index, low, high, color=shade, alpha=0.15, lw=0)
+            axes.plot(by_seed.index, mean, color=shade, ls=line, lw=1.6, label=condition)
+    if metric in LOG_SCALE:
+        axes.set_yscale("log", nonpositive="mask")
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.set_ylabel(axis_label(metric), fontsize=9)
+    axes.set_xlabel("step", fontsize=9)
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.tick_params(length=0)
+
+
+# ---------------------------------------------------------------- data and answers
+
+
 def counts_figure(counts: Mapping[str, pd.Series]) -> Figure:
-    """One bar panel per series (title -> count or share by category)."""
+    """Draw one bar panel per series (title -> count or share by category)."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(3.4 * len(counts), 2.8), layout="constrained")
-        for axes, (title, series) in zip(
-            figure.subplots(1, len(counts), squeeze=False)[0], counts.items(), strict=True
-        ):
-            axes.bar([str(name) for name in series.index], series.to_numpy(), color=color(1))
+        grid = figure.subplots(1, len(counts), squeeze=False)[0]
+        for axes, (title, series) in zip(grid, counts.items(), strict=True):
+            names = [str(name) for name in series.index]
+            longest = max(map(len, names), default=0)
+            axes.bar(names, series.to_numpy(), color=color(1))
             axes.set_title(title, loc="left", fontsize=10)
             axes.set_ylabel(str(series.name or "pairs"), fontsize=9)
-            axes.tick_params(
-                axis="x",
-                labelrotation=30 if max(map(len, map(str, series.index)), default=0) > 6 else 0,
-                length=0,
-            )
+            axes.tick_params(axis="x", labelrotation=30 if longest > 6 else 0, length=0)
             axes.grid(axis="x", visible=False)
     return figure
 
 
-def photo_figure(cards: Sequence[Mapping[str, Any]], folder: Path | str) -> Figure:
-    """Photos of a run's sample answers (results.json, "examples") with the question, the truth and what every model said."""
-    photos = max((len(card["images"]) for card in cards), default=1)
+def sample_figure(cards: Sequence[SampleCard], folder: Path | str) -> Figure:
+    """Draw sample answers of a run: the images, the question, the truth and every model's choice.
+
+    Args:
+        cards: of results.json, "examples".
+        folder: the run's, to which the cards' image paths are relative.
+    """
+    columns = max((len(card.images) for card in cards), default=1)
+    lines = max(1, len(cards))
     with matplotlib.rc_context(STYLE):
-        figure = Figure(
-            figsize=(2.2 * photos + 4.5, 2.0 * max(1, len(cards))), layout="constrained"
-        )
-        grid = figure.subplots(
-            max(1, len(cards)), photos + 1, squeeze=False, width_ratios=[1] * photos + [2]
-        )
+        figure = Figure(figsize=(2.2 * columns + 4.5, 2.0 * lines), layout="constrained")
+        widths = [1] * columns + [2]
+        grid = figure.subplots(lines, columns + 1, squeeze=False, width_ratios=widths)
         for axes in grid.flat:
             axes.set_axis_off()
         for line, card in zip(grid, cards, strict=False):
-            for axes, path in zip(line, card["images"], strict=False):
+            for axes, path in zip(line, card.images, strict=False):
                 axes.imshow(matplotlib.image.imread(Path(folder) / path), interpolation="nearest")
-            answers = sorted(
-                card["answers"].items(),
-                key=lambda named: (
-                    list(LABELS).index(named[0]) if named[0] in LABELS else len(LABELS)
-                ),
-            )
-            said = [
-                f"{label(m)}: {a['choice'] or 'not readable'}{'' if a['hit'] else '  (wrong)'}"
-                for m, a in answers
-            ]
-            asked = wrap(card["question"].splitlines()[0], 56)
-            text = "\n".join([*asked, f"truth: {card['answer']}", *said])
-            line[-1].text(0, 0.5, text, va="center", fontsize=9, transform=line[-1].transAxes)
+            transform = line[-1].transAxes
+            line[-1].text(0, 0.5, _card_text(card), va="center", fontsize=9, transform=transform)
     return figure
+
+
+def _card_text(card: SampleCard) -> str:
+    order = list(LABELS)
+    models = sorted(card.answers, key=lambda m: order.index(m) if m in order else len(order))
+    lines = [*wrap(card.question.splitlines()[0], 56), f"truth: {card.answer}"]
+    for model in models:
+        answer = card.answers[model]
+        remark = "" if answer.correct else "  (wrong)"
+        lines.append(f"{label(model)}: {answer.choice or 'not readable'}{remark}")
+    return "\n".join(lines)
 
 
 def save(figure: Figure, path: Path) -> Path:

@@ -16,6 +16,7 @@ import pandas as pd
 from actial.config import StageName
 from actial.config.exit_codes import ERROR
 from actial.core.errors import UserError
+from actial.evaluation.results import Results
 from actial.grading.metrics import Prediction
 from actial.grading.predictions import read_predictions
 from actial.runs.provenance import read_provenance
@@ -64,9 +65,8 @@ class RunRecord:
         return round((ended - started) / 60, 2)
 
     @property
-    def results(self) -> dict[str, Any]:
-        results: dict[str, Any] = json.loads((self.folder / RESULTS).read_text())
-        return results
+    def results(self) -> Results:
+        return Results.read(self.folder)
 
     def predictions(self) -> dict[tuple[str, str], list[Prediction]]:
         """Return the graded answers as {(model's label, set): predictions}."""
@@ -151,16 +151,16 @@ def setting(run: RunRecord, key: str) -> Any:
     return OWN_ASSETS.sub("", value).replace(f"seed={run.seed}", "seed=*")
 
 
-def arms(runs: Sequence[RunRecord]) -> dict[str, str]:
+def conditions(runs: Sequence[RunRecord]) -> dict[str, str]:
     """Return run name -> label of its condition.
 
     The label is the job's own name without its seed where that is unambiguous, else the settings
     that differ.
     """
     keys = swept_keys(runs)
-    condition = {run.name: json.dumps([setting(run, key) for key in keys]) for run in runs}
+    settings = {run.name: json.dumps([setting(run, key) for key in keys]) for run in runs}
     short = {run.name: SEED_OR_EXPERIMENT.sub("", Path(run.name).name).strip(",") for run in runs}
-    if "" not in short.values() and _one_to_one(short, condition):
+    if "" not in short.values() and _one_to_one(short, settings):
         return short
     return {run.name: _described(run, keys) for run in runs}
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import base64
 import re
 from collections.abc import Mapping, Sequence
 
+from actial.core.image_codec import data_url
 from actial.core.records import Question
 
 STAGES = """You see two photos of one object that did not move; the camera did. Write the reasoning of somebody who looks at both photos,
@@ -52,11 +52,6 @@ def messages(
     parts.append(f"The right answers for this pair: {facts(row)}.")
     parts.append(f'Close with a line of its own: "Answer: " and the {closing}, nothing behind it.')
     return [{"role": "user", "content": [*shown, {"type": "text", "text": "\n\n".join(parts)}]}]
-
-
-def data_url(picture: bytes) -> str:
-    kind = "png" if picture.startswith(b"\x89PNG") else "jpeg"
-    return f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"
 
 
 def read_reply(text: str) -> tuple[str, str | None]:

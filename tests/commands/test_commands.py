@@ -164,7 +164,7 @@ def test_diagnostics_of_a_built_set(tiny_set, untrained_model, tmp_path):
     assert found["visual dependence"]["n"] == found["accuracy"]["n"] > 0
     page = (tmp_path / "out/report.html").read_text()
     assert "Geometry or shortcut?" in page
-    assert "all questions of a pair right" in page
+    assert "all questions of a pair correct" in page
 
 
 def test_evaluate_through_a_server(mcq, tmp_path):

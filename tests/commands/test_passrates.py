@@ -27,7 +27,7 @@ from actial.core.records import AnswerMode
 from actial.data.datasets import open_set
 from actial.data.shards import ShardSet
 from actial.evaluate import evaluate
-from actial.passrates import measure
+from actial.evaluation.pass_rates import measure_pass_rates
 from actial.viewpoint.questions import qa_question
 
 TRIES = 4
@@ -78,7 +78,7 @@ def measured(questions, tmp_path_factory):
     """By a model that always says A: right where the shuffled options have the right one first."""
     out = tmp_path_factory.mktemp("rates") / "out"
     with FakeServer(content="<answer>A</answer>") as fake:
-        measure(on_server(fake.url, questions, out))
+        measure_pass_rates(on_server(fake.url, questions, out))
         assert (
             len({body["seed"] for body in fake.bodies}) == len(fake.bodies) == 12 * TRIES
         )  # tries at one question are not copies
@@ -106,7 +106,7 @@ def test_each_try_has_its_own_order_of_options_and_is_counted(measured, question
     )
 
 
-@pytest.mark.parametrize("ask", [measure, lambda config: evaluate(scored(config))])
+@pytest.mark.parametrize("ask", [measure_pass_rates, lambda config: evaluate(scored(config))])
 def test_answers_are_not_continued_over_a_set_that_was_built_anew(ask, tmp_path):
     """Its rows keep their ids, so old answers would pass for answers to the new pictures."""
     tiny_world.write_questions(tmp_path / "set", 4)

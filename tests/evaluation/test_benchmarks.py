@@ -215,14 +215,14 @@ def test_threedsrbench_without_rotations_has_no_circular_figure(tmp_path):
         found = benchmark_scores(
             benchmark, source, [predict(e, e.questions[0], "A") for e in examples]
         )
-        assert set(found["scores"]) == {"vanilla", "flip"} | (
+        assert set(found.scores) == {"vanilla", "flip"} | (
             {"circ", "flip_circ", "random"} if circular else set()
         )
-        assert any("no options were rotated" in note for note in found["notes"]) is not circular
+        assert any("no options were rotated" in note for note in found.notes) is not circular
         if circular:
             assert found["scores"]["circ"]["overall"]["value"] == 0
         else:
-            assert beside_paper("3dsrbench", found)["ours"][0] is None
+            assert beside_paper("3dsrbench", found).ours[0] is None
 
 
 def test_threedsrbench_refuses_other_qids(tmp_path):
@@ -456,7 +456,7 @@ def test_groups_of_a_circular_tsv(tmp_path):
         predict(e, e.questions[0], letter)
         for e, letter in zip(examples, ("A", "B", "A"), strict=True)
     ]
-    scores = benchmark_scores(BENCHMARKS["tsv"], source, answers)["scores"]
+    scores = benchmark_scores(BENCHMARKS["tsv"], source, answers).scores
     assert (scores["overall"]["n"], scores["overall"]["value"]) == (3, pytest.approx(2 / 3))
     assert (scores["circular"]["n"], scores["circular"]["value"]) == (2, 0.5)
     write_tsv(tmp_path / "s.tsv", rows[1:])

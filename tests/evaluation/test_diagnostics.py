@@ -101,14 +101,15 @@ def run(policy, examples, **options):
     def answer(asked):
         return evaluate_examples(FunctionSampler(policy), ByteRenderer(), asked, SamplingParams())
 
-    return D.diagnose(answer, examples, **options)
+    report = D.diagnose(answer, examples, **options)
+    return report.to_json() if report else {}
 
 
 def test_honest_policy_passes():
     report = run(honest, pairs())
     assert report["accuracy"]["value"] == 1
     assert [
-        report[k]["consistent_right"]["value"]
+        report[k]["consistent_correct"]["value"]
         for k in ("swap", "mirror", "options", "three questions")
     ] == [1, 1, 1, 1]
     assert all(cell["value"] < 0.75 for cell in report["shortcuts"].values())
@@ -121,8 +122,8 @@ def test_centroid_policy_is_exposed():
     report = run(by_centroid, pairs(leak=True))
     assert report["accuracy"]["value"] == 1  # accuracy and every symmetry look perfect
     assert (
-        report["swap"]["consistent_right"]["value"]
-        == report["mirror"]["consistent_right"]["value"]
+        report["swap"]["consistent_correct"]["value"]
+        == report["mirror"]["consistent_correct"]["value"]
         == 1
     )
     assert report["shortcuts"]["2-D centroid"]["value"] > 0.98
@@ -141,7 +142,7 @@ def test_answer_prior_policy_is_exposed():
     report = run(lambda images, text: reply(text, "left"), pairs())
     assert report["swap"]["consistent"]["value"] == report["mirror"]["consistent"]["value"] == 0
     assert report["three questions"]["consistent"]["value"] == 1
-    assert report["three questions"]["consistent_right"]["value"] == pytest.approx(0.5, abs=0.1)
+    assert report["three questions"]["consistent_correct"]["value"] == pytest.approx(0.5, abs=0.1)
 
 
 def test_inconsistent_types_are_exposed():

@@ -44,7 +44,7 @@ def test_answers_come_back_in_order_with_their_grades(tmp_path):
         FunctionSampler(always_left), ByteRenderer(), examples(), PARAMS, log=log, batch_size=4
     )
     assert [p.uid for p in rows] == [f"e{i}/{kind}" for i in range(5) for kind in KINDS]
-    assert [p.hit for p in rows[::3]] == [1, 0, 0, 1, 0]
+    assert [p.score for p in rows[::3]] == [1, 0, 0, 1, 0]
     assert rows[0].categories == {"class": "mug", "angle": "20-40"}
     assert rows[0].choice == "left"
     assert read_predictions(tmp_path / "predictions.jsonl") == rows
@@ -126,7 +126,7 @@ def test_number_question_is_scored_by_relative_accuracy():
     [none] = evaluate_examples(
         FunctionSampler(lambda *_: "no idea"), ByteRenderer(), [example], PARAMS
     )
-    assert [p.hit for p in (exact, near, none)] == [1.0, 0.6, 0.0]
+    assert [p.score for p in (exact, near, none)] == [1.0, 0.6, 0.0]
     assert (none.outcome, near.choice) == ("no_answer", "50")
 
 

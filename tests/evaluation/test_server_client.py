@@ -49,7 +49,7 @@ def test_answers_prompts_and_exact_pixels(tmp_path):
     with FakeServer() as fake:
         rows = ask(fake, PredictionLog(tmp_path, {}), system_prompt="Look.")
     assert [p.uid for p in rows] == [f"q{i}" for i in range(12)]
-    assert [p.hit for p in rows] == [float(i % 3 == 1) for i in range(12)]
+    assert [p.score for p in rows] == [float(i % 3 == 1) for i in range(12)]
     assert (rows[0].tokens, rows[0].finish) == (2, "stop")
     body = next(b for b in fake.bodies if "item 7" in b["messages"][1]["content"][-1]["text"])
     assert body["messages"][0] == {"role": "system", "content": "Look."}

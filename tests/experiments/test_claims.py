@@ -16,7 +16,7 @@ import pytest
 from actial.collect import collect
 from actial.config import CollectConfig
 from actial.core.errors import UserError
-from actial.reporting import analysis
+from actial.reporting import analysis, seed_statistics
 from actial.runs import run_index
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -68,11 +68,11 @@ def test_checks_are_about_arms_models_and_sets_of_their_sweep(name: str) -> None
         jobs = [
             {word for word in job if not word.startswith("seed=")} for job in claims.jobs(sweep)
         ]
-        arms = {",".join(sorted(job - set.intersection(*jobs))) for job in jobs}
-        assert sweep.against is None or sweep.against in arms
+        conditions = {",".join(sorted(job - set.intersection(*jobs))) for job in jobs}
+        assert sweep.against is None or sweep.against in conditions
         assert check["expect"] in ("above", "below", "kept", "all")
         for cell in (check["left"], *([check["right"]] if "right" in check else [])):
-            assert cell.get("arm", "*") in {"*", *arms}
+            assert cell.get("condition", "*") in {"*", *conditions}
             assert cell["model"] in ("base", "start", "sft", "grpo", "last")
             assert cell["set"] in ("viewpoint", "unseen", "sat", "sat_test", "training")
 
@@ -89,8 +89,8 @@ def test_the_readme_is_what_the_tables_say(name: str) -> None:
 )
 def test_committed_tables_are_of_this_version(path: Path) -> None:
     """What every run has: a table that lacks some of it was written before they were defined."""
-    table = pd.read_csv(path)
-    wanted = {"accuracy", "right_of_read", "unparsed"} | (
+    table = analysis.read_tidy(path)
+    wanted = {"accuracy", "accuracy_of_parsed", "unparsed"} | (
         {"kl_late", "length_rise"} if "grpo" in set(table["model"]) else set()
     )
     assert wanted <= set(table["metric"])
@@ -141,8 +141,10 @@ def test_a_verdict_is_where_the_intervals_lie(
 def test_student_s_interval_is_the_textbook_s() -> None:
     """Three differences 1, 2, 3: mean 2, standard error 1 / sqrt 3, 4.303 of them to each side."""
     where = {"model": "sft", "set": "s", "metric": "accuracy"}
-    rows = [{"run": str(i), "arm": "a", "seed": i, "value": float(i), **where} for i in (1, 2, 3)]
-    found = analysis.compare(pd.DataFrame(rows), where)
+    rows = [
+        {"run": str(i), "condition": "a", "seed": i, "value": float(i), **where} for i in (1, 2, 3)
+    ]
+    found = seed_statistics.compare(pd.DataFrame(rows), where)
     assert (found["t_low"], found["t_high"]) == (
         pytest.approx(2 - 4.3027 / 3**0.5, abs=1e-3),
         pytest.approx(2 + 4.3027 / 3**0.5, abs=1e-3),
@@ -152,10 +154,10 @@ def test_student_s_interval_is_the_textbook_s() -> None:
 def test_figures_are_compared_at_equal_seeds() -> None:
     table = analysis.tidy(run_index.load_runs(SAMPLE))
     where = {"model": "last", "set": "viewpoint", "metric": "accuracy"}
-    found = analysis.compare(
-        table, where | {"arm": "cold_start=hybrid"}, where | {"arm": "cold_start=none"}
+    found = seed_statistics.compare(
+        table, where | {"condition": "cold_start=hybrid"}, where | {"condition": "cold_start=none"}
     )
-    paired = analysis.paired(table, "cold_start=none")
+    paired = seed_statistics.paired(table, "cold_start=none")
     row = paired[
         (paired["set"] == "viewpoint")
         & (paired["model"] == "grpo")
@@ -167,8 +169,9 @@ def test_figures_are_compared_at_equal_seeds() -> None:
         row["low"],
         row["high"],
     )
-    alone = analysis.compare(
-        table, {"arm": "cold_start=none", "model": "sft", "set": "viewpoint", "metric": "accuracy"}
+    alone = seed_statistics.compare(
+        table,
+        {"condition": "cold_start=none", "model": "sft", "set": "viewpoint", "metric": "accuracy"},
     )
     results = [
         json.loads((SAMPLE / f"cold_start=none,seed={seed}" / "results.json").read_text())
@@ -179,11 +182,11 @@ def test_figures_are_compared_at_equal_seeds() -> None:
     )
     with pytest.raises(
         UserError,
-        match="more than one figure of a seed: name its arm, one of cold_start=none; cold_start=hybrid",
+        match="more than one figure of a seed: name its condition, one of cold_start=none; cold_start=hybrid",
     ):
-        analysis.compare(table, where, where)
-    with pytest.raises(UserError, match="no run has arm=none"):
-        analysis.compare(table, {"arm": "none"}, where)
+        seed_statistics.compare(table, where, where)
+    with pytest.raises(UserError, match="no run has condition=none"):
+        seed_statistics.compare(table, {"condition": "none"}, where)
 
 
 def test_every_arm_is_checked_against_itself_or_against_the_one_that_is_named(
@@ -192,7 +195,7 @@ def test_every_arm_is_checked_against_itself_or_against_the_one_that_is_named(
     table = analysis.tidy(run_index.load_runs(SAMPLE))
     claim = claims.load("cold_start")
     where = {"model": "grpo", "set": "viewpoint", "metric": "accuracy/ego_rotation"}
-    star, named = {"arm": "*"} | where, {"arm": "cold_start=none"} | where
+    star, named = {"condition": "*"} | where, {"condition": "cold_start=none"} | where
     claim.facts["checks"] = [
         {"say": "as right as none", "left": star, "right": named, "expect": "kept"},
         {
@@ -208,7 +211,7 @@ def test_every_arm_is_checked_against_itself_or_against_the_one_that_is_named(
         ("cold_start=none", ": ", "more than before"),
         ("cold_start=hybrid", ": ", "more than before"),
     ]
-    found = analysis.compare(table, where | {"arm": "cold_start=hybrid"}, named)
+    found = seed_statistics.compare(table, where | {"condition": "cold_start=hybrid"}, named)
     assert lines[0][1:] == [
         claims.figure_text(found, 100, signed=True),
         "2",
@@ -232,7 +235,7 @@ def test_the_course_of_a_metric_is_in_the_table() -> None:
 def test_a_claim_with_runs_gets_its_verdicts_and_remarks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The committed sample is a sweep of the cold start with two arms: four checks can be made, those of other arms not."""
+    """The committed sample is a sweep of the cold start with two conditions: four checks can be made, those of other conditions not."""
     monkeypatch.setattr(claims, "ROOT", tmp_path)
     folder = tmp_path / "cold_start"
     folder.mkdir()
@@ -242,12 +245,12 @@ def test_a_claim_with_runs_gets_its_verdicts_and_remarks(
     collect(CollectConfig(runs=str(SAMPLE), out=str(folder)))
     text = claims.readme(claims.load("cold_start"))
     lines = [line for line in text.splitlines() if line.startswith("| ")][2:]
-    table = pd.read_csv(folder / "tidy.csv")
+    table = analysis.read_tidy(folder / "tidy.csv")
     assert [line.rsplit("|", 2)[1].strip() for line in lines][-1] == "not run yet"
-    difference = analysis.compare(
+    difference = seed_statistics.compare(
         table,
-        {"arm": "cold_start=hybrid", "model": "last", "set": "sat", "metric": "accuracy"},
-        {"arm": "cold_start=none", "model": "last", "set": "sat", "metric": "accuracy"},
+        {"condition": "cold_start=hybrid", "model": "last", "set": "sat", "metric": "accuracy"},
+        {"condition": "cold_start=none", "model": "last", "set": "sat", "metric": "accuracy"},
     )
     assert (
         f"| {claims.figure_text(difference, 100, signed=True)} | 2 | {claims.verdict(difference, 'above')} |"

@@ -6,10 +6,10 @@ import pytest
 from scipy.stats import binomtest
 
 from actial.core.errors import UserError
-from actial.grading import metrics
+from actial.grading import metrics, published_formulas
 
 
-def answer(uid="u", hit=1, outcome="parsed", **fields):
+def answer(uid="u", score=1, outcome="parsed", **fields):
     base = {
         "text": "",
         "letter": "A",
@@ -19,13 +19,13 @@ def answer(uid="u", hit=1, outcome="parsed", **fields):
         "format_ok": True,
         "finish": "stop",
     }
-    return metrics.Prediction(uid=uid, hit=hit, outcome=outcome, **(base | fields))
+    return metrics.Prediction(uid=uid, score=score, outcome=outcome, **(base | fields))
 
 
-def circ(base, rotation, hit, flip=False, rotations=2, category="height_higher"):
+def circ(base, rotation, score, flip=False, rotations=2, category="height_higher"):
     uid = f"{base}{'-flip' * flip}-{rotation}"
     group = {"base": base, "rotation": rotation, "rotations": rotations, "flip": flip}
-    return answer(uid, hit, group=group, categories={"category": category})
+    return answer(uid, score, group=group, categories={"category": category})
 
 
 @pytest.mark.parametrize(("hits", "n"), [(0, 10), (10, 10), (71, 133), (1, 3)])
@@ -40,10 +40,10 @@ def test_wilson_without_observations():
 
 def test_accuracy_cell():
     rows = [
-        answer(hit=1),
-        answer(hit=0),
-        answer(hit=0, outcome="no_answer"),
-        answer(hit=0, outcome="truncated"),
+        answer(score=1),
+        answer(score=0),
+        answer(score=0, outcome="no_answer"),
+        answer(score=0, outcome="truncated"),
     ]
     cell = metrics.accuracy(rows)
     assert (cell.n, cell.value, cell.unparsed, cell.truncated) == (4, F(1, 4), 0.5, 0.25)
@@ -59,7 +59,7 @@ def test_display_forms():  # vector (c)
 
 def test_accuracy_by_and_joint():
     rows = [
-        answer(hit=h, type=t, example=e)
+        answer(score=h, type=t, example=e)
         for e, hits in [("p", (1, 1, 1)), ("q", (1, 0, 1))]
         for t, h in zip("xyz", hits, strict=True)
     ]
@@ -68,29 +68,32 @@ def test_accuracy_by_and_joint():
         "y": F(1, 2),
         "z": 1,
     }
-    assert (metrics.joint(rows).n, metrics.joint(rows).value) == (2, F(1, 2))
-    assert metrics.joint(rows[:5]).n == 1  # the second pair lacks a question
+    assert (metrics.pairs_all_correct(rows).n, metrics.pairs_all_correct(rows).value) == (
+        2,
+        F(1, 2),
+    )
+    assert metrics.pairs_all_correct(rows[:5]).n == 1  # the second pair lacks a question
 
 
 def test_confusion():
-    number = answer(hit=0.1, letter=None, answer="40", choice="90")
+    number = answer(score=0.1, letter=None, answer="40", choice="90")
     rows = [
         number,
         answer(),
-        answer(hit=0, choice="No movement"),
-        answer(hit=0, choice="Move to the left"),
-        answer(hit=0, choice=None),
+        answer(score=0, choice="No movement"),
+        answer(score=0, choice="Move to the left"),
+        answer(score=0, choice=None),
     ]
     assert metrics.confusion(rows) == {
-        "right": 0.25,
+        "correct": 0.25,
         "swapped": 0.25,
-        "none": 0.25,
+        "no_movement": 0.25,
         "unparsed": 0.25,
     }
 
 
 def test_macro_interval_shrinks_with_independent_members():
-    one = metrics.accuracy([answer(hit=i % 2) for i in range(100)])
+    one = metrics.accuracy([answer(score=i % 2) for i in range(100)])
     both = metrics.macro([one, one])
     assert both.value == F(1, 2)
     assert both.high - both.low == pytest.approx((one.high - one.low) / 2**0.5)
@@ -112,7 +115,10 @@ def test_threedsr_vector_b():
         circ("X", 0, 1, flip=True),
         circ("X", 1, 1, flip=True),
     ]
-    got = {metric: cells["overall"].value for metric, cells in metrics.threedsr(rows).items()}
+    got = {
+        metric: cells["overall"].value
+        for metric, cells in published_formulas.threedsr(rows).items()
+    }
     assert got == {"vanilla": F(3, 4), "flip": F(1, 2), "circ": F(1, 2), "flip_circ": 0}
 
 
@@ -123,7 +129,7 @@ def test_threedsr_types_pool_their_groups():
         for i in range(n)
         for r in (0, 1)
     ]
-    cells = metrics.threedsr(rows)["circ"]
+    cells = published_formulas.threedsr(rows)["circ"]
     assert (cells["location"].n, cells["location"].value) == (4, F(3, 4))
     assert (cells["location_above"].value, cells["location_next_to"].value, cells["height"].n) == (
         1,
@@ -140,14 +146,14 @@ def test_cvbench_vector_a():
         ("Distance", "Omni3D"): (0, 10),
     }
     rows = [
-        answer(hit=i < k, categories={"task": t, "source": s})
+        answer(score=i < k, categories={"task": t, "source": s})
         for (t, s), (k, n) in counts.items()
         for i in range(n)
     ]
-    cells = metrics.cvbench(rows)
+    cells = published_formulas.cvbench(rows)
     assert cells["cambrian"].value == F(3, 5)
     assert cells["macro4"].value == F(6 + 8 + 10 + 0, 40)
-    assert "macro4" not in metrics.cvbench(rows[:30])
+    assert "macro4" not in published_formulas.cvbench(rows[:30])
 
 
 @pytest.mark.parametrize(

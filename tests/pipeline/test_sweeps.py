@@ -128,14 +128,14 @@ def test_the_points_are_what_they_are_called() -> None:
         (1, 0, False),
     ]
     assert weights[5] == (0.5, 0.5, True)
-    arms = [compose("ablate_stages", *job) for job in points("ablate_stages")]
-    assert [[stage.name for stage in config.stages] for config in arms] == [
+    conditions = [compose("ablate_stages", *job) for job in points("ablate_stages")]
+    assert [[stage.name for stage in config.stages] for config in conditions] == [
         ["sft"],
         ["grpo"],
         ["sft", "grpo"],
         ["sft"],
     ]
-    assert arms[3].sft.mix.weights == {"viewpoint": 0.5, "sat": 0.5}
+    assert conditions[3].sft.mix.weights == {"viewpoint": 0.5, "sat": 0.5}
     groups = [compose("ablate_group_size", *job).grpo for job in points("ablate_group_size")]
     assert {grpo.batch_size * grpo.group_size for grpo in groups} == {192}
     forms = {

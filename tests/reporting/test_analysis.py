@@ -13,11 +13,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from actial.collect import collect, figure_text
+from actial.collect import collect
 from actial.config import CollectConfig
 from actial.core.errors import UserError
-from actial.reporting import analysis
-from actial.reporting.figures import arm_figure
+from actial.reporting import analysis, seed_statistics
+from actial.reporting.figures import condition_figure
+from actial.reporting.loss_curves import sudden_drop
+from actial.reporting.sweep_report import figure_text
 from actial.runs import run_index
 
 SAMPLE = Path(__file__).resolve().parents[2] / "notebooks" / "sample"
@@ -39,12 +41,12 @@ def sweep(tmp_path: Path) -> Path:
 
 def test_bootstrap_takes_every_resample_of_few_seeds() -> None:
     """Two seeds 0 and 1: the means of the four resamples are 0, 1/2, 1/2, 1."""
-    assert analysis.bootstrap([0.0, 1.0]) == (0.5, 0.0, 1.0)
-    mean, low, high = analysis.bootstrap(
+    assert seed_statistics.bootstrap([0.0, 1.0]) == (0.5, 0.0, 1.0)
+    mean, low, high = seed_statistics.bootstrap(
         [1.0, 2.0, 6.0]
     )  # 27 resamples; one in 27 is all 1, which is more than 2.5 %
     assert (mean, low, high) == (3.0, 1.0, 6.0)
-    mean, low, high = analysis.bootstrap([0.4])
+    mean, low, high = seed_statistics.bootstrap([0.4])
     assert mean == 0.4
     assert math.isnan(low)
     assert math.isnan(high)
@@ -52,18 +54,18 @@ def test_bootstrap_takes_every_resample_of_few_seeds() -> None:
 
 def test_bootstrap_of_many_seeds_is_close_to_the_normal_interval() -> None:
     values = np.linspace(0, 1, 40)
-    mean, low, high = analysis.bootstrap(values)
+    mean, low, high = seed_statistics.bootstrap(values)
     half = 1.96 * values.std() / math.sqrt(40)
     assert mean == pytest.approx(0.5)
     assert (low, high) == (pytest.approx(0.5 - half, abs=0.01), pytest.approx(0.5 + half, abs=0.01))
-    assert analysis.bootstrap(values) == (mean, low, high)
+    assert seed_statistics.bootstrap(values) == (mean, low, high)
 
 
 def test_a_figure_names_every_model_once_though_the_first_arm_lacks_some() -> None:
     table = analysis.tidy(run_index.load_runs(SAMPLE))
-    first = table["arm"].iloc[0]
-    table = table[(table["arm"] != first) | (table["model"] != "grpo")]
-    legend = arm_figure(table, analysis.summary(table)).legends[0]
+    first = table["condition"].iloc[0]
+    table = table[(table["condition"] != first) | (table["model"] != "grpo")]
+    legend = condition_figure(table, seed_statistics.summary(table)).legends[0]
     assert [text.get_text() for text in legend.get_texts()] == [
         "base",
         "SFT",
@@ -77,35 +79,46 @@ def frame(values: dict[tuple[str, int], float]) -> pd.DataFrame:
     where = {"model": "sft", "set": "s", "metric": "accuracy"}
     return pd.DataFrame(
         [
-            {"run": f"{arm}{seed}", "arm": arm, "seed": seed, "value": v, **where}
-            for (arm, seed), v in values.items()
+            {"run": f"{condition}{seed}", "condition": condition, "seed": seed, "value": v, **where}
+            for (condition, seed), v in values.items()
         ]
     )
 
 
 def test_differences_are_taken_at_equal_seeds() -> None:
-    """Arm b is 0.1 above arm a at each common seed, however far apart the seeds are; seed 3 has no partner."""
+    """Condition b is 0.1 above condition a at each common seed, however far apart the seeds are; seed 3 has no partner."""
     table = frame({("a", 1): 0.1, ("b", 1): 0.2, ("a", 2): 0.7, ("b", 2): 0.8, ("b", 3): 0.0})
-    (row,) = analysis.paired(table, "a").to_dict("records")
-    assert (row["arm"], row["seeds"]) == ("b", 2)
+    (row,) = seed_statistics.paired(table, "a").to_dict("records")
+    assert (row["condition"], row["seeds"]) == ("b", 2)
     assert [row["mean"], row["low"], row["high"]] == pytest.approx([0.1, 0.1, 0.1])
-    (a, b) = analysis.summary(table).to_dict("records")
+    (a, b) = seed_statistics.summary(table).to_dict("records")
     assert (a["seeds"], b["seeds"]) == (2, 3)
     assert b["mean"] == pytest.approx(1 / 3)
-    with pytest.raises(UserError, match="against=c is no arm of these runs: use one of a; b"):
-        analysis.paired(table, "c")
+    with pytest.raises(UserError, match="against=c is no condition of these runs: use one of a; b"):
+        seed_statistics.paired(table, "c")
 
 
 def test_arms_that_end_with_different_stages_are_compared_by_their_last_models() -> None:
     """SFT alone (0.9) against SFT, 0.2, and GRPO after it, 0.7: 0.2 above, not 0.7."""
     where = {"set": "s", "metric": "accuracy"}
     rows = [
-        {"run": f"{arm}{seed}", "arm": arm, "seed": seed, "model": model, "value": value, **where}
+        {
+            "run": f"{condition}{seed}",
+            "condition": condition,
+            "seed": seed,
+            "model": model,
+            "value": value,
+            **where,
+        }
         for seed in (1, 2)
-        for arm, model, value in (("one", "sft", 0.9), ("two", "sft", 0.2), ("two", "grpo", 0.7))
+        for condition, model, value in (
+            ("one", "sft", 0.9),
+            ("two", "sft", 0.2),
+            ("two", "grpo", 0.7),
+        )
     ]
-    (row,) = analysis.paired(pd.DataFrame(rows), "two").to_dict("records")
-    assert (row["arm"], row["model"], row["mean"]) == ("one", "last", pytest.approx(0.2))
+    (row,) = seed_statistics.paired(pd.DataFrame(rows), "two").to_dict("records")
+    assert (row["condition"], row["model"], row["mean"]) == ("one", "last", pytest.approx(0.2))
 
 
 def test_what_a_run_of_grpo_alone_starts_from_has_a_name_of_its_own() -> None:
@@ -123,22 +136,19 @@ def test_the_sudden_drop_is_found_behind_the_first_fall() -> None:
     """Form learnt in the first tenth (5 to 1), a plateau to step 59, then 0.2."""
     steps = np.arange(1, 101)
     loss = np.where(steps <= 8, 5.0, np.where(steps < 60, 1.0 + 0.02 * (-1.0) ** steps, 0.2))
-    drop = analysis.sudden_drop(pd.DataFrame({"loss": loss}, index=steps))
+    drop = sudden_drop(pd.DataFrame({"loss": loss}, index=steps))
     assert drop is not None
     assert drop.step == 60
     assert drop.before == pytest.approx(1.0, abs=0.01)
     assert drop.after == pytest.approx(0.2)
-    assert (
-        analysis.sudden_drop(pd.DataFrame({"loss": np.linspace(1.0, 0.9, 100)}, index=steps))
-        is None
-    )
+    assert sudden_drop(pd.DataFrame({"loss": np.linspace(1.0, 0.9, 100)}, index=steps)) is None
     smooth = {
         tau: 0.1 + 3 * np.exp(-steps / tau) * (1 + 0.1 * (-1.0) ** steps) for tau in (5, 20, 80)
     }
     assert [
         tau
         for tau, loss in smooth.items()
-        if analysis.sudden_drop(pd.DataFrame({"loss": loss}, index=steps))
+        if sudden_drop(pd.DataFrame({"loss": loss}, index=steps))
     ] == []
 
 
@@ -173,7 +183,7 @@ def test_runs_are_sorted_and_nothing_is_dropped_silently(sweep: Path) -> None:
     done = run_index.finished(runs)
     assert [run.seed for run in done] == [1, 2, 1]  # ratio 0 before ratio 0.1
     assert run_index.swept_keys(done) == ["cold_start.ratio"]
-    assert set(run_index.arms(done).values()) == {"cold_start=none", "cold_start=hybrid"}
+    assert set(run_index.conditions(done).values()) == {"cold_start=none", "cold_start=hybrid"}
 
 
 def test_a_path_that_names_the_seed_is_not_swept(sweep: Path) -> None:
@@ -185,7 +195,7 @@ def test_a_path_that_names_the_seed_is_not_swept(sweep: Path) -> None:
         run.settings["grpo.group_size"] = 4 * run.seed
     assert run_index.swept_keys(done) == ["cold_start.ratio", "grpo.group_size"]
     assert (
-        "cold_start.ratio=0.1, grpo.group_size=4" in run_index.arms(done).values()
+        "cold_start.ratio=0.1, grpo.group_size=4" in run_index.conditions(done).values()
     )  # the folders' names say too little
 
 
@@ -284,12 +294,12 @@ def test_a_folder_without_runs_is_refused_with_a_sentence(tmp_path: Path, sweep:
 def test_mistakes_and_agreement_of_a_run() -> None:
     run = next(run for run in run_index.load_runs(SAMPLE) if (run.folder / "scores").exists())
     found = analysis.mistakes(run)
-    assert found[["right", "swapped", "none", "unparsed"]].sum(axis=1).to_numpy() == pytest.approx(
-        1.0
-    )
+    assert found[["correct", "swapped", "no_movement", "unparsed"]].sum(
+        axis=1
+    ).to_numpy() == pytest.approx(1.0)
     said = analysis.answers(run)
-    per_set = said.groupby(["model", "set"])["hit"].mean()
+    per_set = said.groupby(["model", "set"])["score"].mean()
     assert per_set["sft", "viewpoint"] == pytest.approx(
-        run.results["sets"]["viewpoint"]["sft"]["overall"]["value"]
+        float(run.results.sets["viewpoint"]["sft"].overall.value)
     )
-    assert set(analysis.agreement(run)["metric"]) == {"consistent", "consistent_right"}
+    assert set(analysis.agreement(run)["metric"]) == {"consistent", "consistent_correct"}

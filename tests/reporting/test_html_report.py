@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from support.scripted import ByteRenderer, FunctionSampler, letter_of, question
 
-from actial.core.atomic_io import write_json
 from actial.core.errors import UserError
 from actial.core.records import Example, SamplingParams
 from actial.evaluation.loop import evaluate_examples
+from actial.evaluation.results import Results
 from actial.evaluation.set_results import sample_answers, set_results
 from actial.reporting.html_report import summary, write_report
 from actial.reporting.plots import curves
@@ -36,14 +36,15 @@ def run_folder(tmp_path, texts):
         return evaluate_examples(sampler, ByteRenderer(), examples, SamplingParams(max_tokens=9999))
 
     rows = {model: ask(text) for model, text in texts.items()}
-    results = {
-        "meta": {"title": "A <test>", "subtitle": "here", "commit": "abc"},
-        "models": list(texts),
-        "sets": {"held out": {model: set_results(p) for model, p in rows.items()}},
-        "chance": {"held out": 1 / 3},
-        "examples": {"held out": sample_answers(tmp_path, "held out", examples, rows, count=2)},
-    }
-    write_json(tmp_path / "results.json", results)
+    results = Results(
+        meta={"title": "A <test>", "subtitle": "here", "commit": "abc"},
+        models=list(texts),
+        set_names=["held out"],
+        sets={"held out": {model: set_results(p) for model, p in rows.items()}},
+        chance={"held out": 1 / 3},
+        examples={"held out": sample_answers(tmp_path, "held out", examples, rows, count=2)},
+    )
+    results.write(tmp_path)
     metrics = [{"stage": "sft", "step": s, "loss": 1 / (s + 1), "note": "x"} for s in range(20)]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in metrics))
     return results
@@ -52,27 +53,39 @@ def run_folder(tmp_path, texts):
 def test_the_summary_has_a_line_for_each_figure(tmp_path):
     run_folder(tmp_path, {"base": "C is", "sft": ""})
     assert [line.split("  ") [0] for line in summary(tmp_path).splitlines()] == [
-        "% right", "held out", "held out, all of a pair right", "held out, form",
+        "% correct", "held out", "held out, all of a pair correct", "held out, format compliance",
     ]  # fmt: skip
     assert summary(tmp_path).splitlines()[1].split()[-2:] == ["0.0", "100.0"]
 
 
 def test_set_results_count(tmp_path):
-    found = run_folder(tmp_path, {"base": "C is", "sft": ""})["sets"]["held out"]
-    assert (
-        found["sft"]["overall"]["value"],
-        found["sft"]["joint"]["n"],
-        found["sft"]["joint"]["value"],
-    ) == (1, 4, 1)
-    assert (
-        found["base"]["overall"]["value"],
-        found["base"]["tokens"],
-        found["base"]["format"],
-    ) == (0, 4, 0)
-    assert set(found["sft"]["by_type"]) == set(KINDS)
-    assert {name: (cell["n"], cell["value"]) for name, cell in found["sft"]["by_angle"].items()} == {
-        "20-40": (6, 1), "60-80": (3, 1), "80-100": (3, 1),
-    }  # fmt: skip
+    results = run_folder(tmp_path, {"base": "C is", "sft": ""}).sets["held out"]
+    sft, base = results["sft"], results["base"]
+    assert (sft.overall.value, sft.all_correct.n, sft.all_correct.value) == (1, 4, 1)
+    assert (base.overall.value, base.tokens, base.format_compliance) == (0, 4, 0)
+    assert set(sft.by_type) == set(KINDS)
+    assert {name: (cell.n, cell.value) for name, cell in sft.by_angle.items()} == {
+        "20-40": (6, 1),
+        "60-80": (3, 1),
+        "80-100": (3, 1),
+    }
+
+
+def test_results_survive_a_round_trip_through_json(tmp_path):
+    results = run_folder(tmp_path, {"base": "C is", "sft": ""})
+    assert Results.read(tmp_path).to_json() == results.to_json()
+
+
+def test_results_with_older_names_are_read(tmp_path):
+    results = run_folder(tmp_path, {"base": "C is", "sft": ""})
+    entry = results.to_json()
+    for result in entry["sets"]["held out"].values():
+        result["joint"] = result.pop("all_correct")
+        result["format"] = result.pop("format_compliance")
+    for card in entry["examples"]["held out"]:
+        for answer in card["answers"].values():
+            answer["hit"] = answer.pop("correct")
+    assert Results.from_json(entry).to_json() == results.to_json()
 
 
 def test_page_is_one_self_contained_file(tmp_path):
@@ -95,7 +108,7 @@ def test_page_is_one_self_contained_file(tmp_path):
     for text in (
         "100.0",
         "0.0 to 24.2",
-        "all questions of a pair right",
+        "all questions of a pair correct",
         "not readable",
         "SFT",
         "GRPO",
@@ -136,5 +149,5 @@ def test_curves_sort_metrics_into_panels():
             "accuracy by question type",
         )
     )
-    assert not any(word in stage["svg"] for word in ("loss", "accuracy and form", "reward_std"))
+    assert not any(word in stage["svg"] for word in ("loss", "accuracy and format", "reward_std"))
     assert curves([{"stage": "x", "step": 1, "lr": 1.0}]) == []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from actial.grading.metrics import Prediction
 
 
-def prediction(uid, hit, kind="", **fields):
+def prediction(uid, score, kind="", **fields):
     base = {
         "text": "",
         "letter": "A",
@@ -16,4 +16,4 @@ def prediction(uid, hit, kind="", **fields):
         "format_ok": True,
         "finish": None,
     }
-    return Prediction(uid=uid, hit=float(hit), type=kind, **base, **fields)
+    return Prediction(uid=uid, score=float(score), type=kind, **base, **fields)

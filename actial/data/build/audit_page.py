@@ -6,19 +6,17 @@ distribution of angles, the balance of labels and what each gate rejected. One f
 
 from __future__ import annotations
 
-import base64
-import io
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from html import escape
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from actial.core.atomic_io import atomic, write_json
+from actial.core.atomic_io import write_json, write_text
+from actial.core.html_page import Section, image_url, render_sections
 from actial.core.seeding import hash_int
 from actial.data.build.leak_checks import Checks, Rows, check_set, letter_table
 from actial.data.shards import ShardFiles
@@ -27,11 +25,6 @@ PHOTO = 200  # height of a photo on a sheet, pixels
 GAP = 8
 CARDS_PER_LINE = 2
 INK, MOVE, TURN, OBJECT = (30, 30, 30), (214, 60, 40), (30, 90, 200), (60, 140, 60)
-STYLE = (
-    "body{font:15px system-ui,sans-serif;margin:2em;max-width:1300px}table{border-collapse:collapse;margin:1em 0}"
-    "td,th{padding:2px 10px;text-align:left;border-bottom:1px solid #ddd}td.n{text-align:right}img{max-width:100%}"
-    ".bar{background:#4a7;height:12px}h2{margin-top:2em}"
-)
 
 
 # ---------------------------------------------------------------- drawing
@@ -187,72 +180,56 @@ def write_audit(
     shards = ShardFiles(out)
     checks = check_set(rows, shards)
     write_json(out / "audit.json", checks.as_dict())
-    body = [
-        "<h1>Audit of the built pairs</h1>",
-        "<p>Red: where the camera moved, seen from the camera. Blue: how it turned. Map from above: camera 1 below the object.</p>",
-        "<h2>Checks</h2>",
-        _check_list(checks),
-        "<h2>Angle between the photos</h2>",
-        _bars({f"{ten * 10} to {ten * 10 + 10} degrees": n for ten, n in sorted(angles.items())}),
-        "<h2>Labels</h2>",
-        _label_table(labels),
-        "<h2>Position of the right answer</h2>",
-        *(f"<p>{escape(kind)}</p>{_bars(counts)}" for kind, counts in letter_table(checks.letters)),
-        *_reject_tables(rejects),
+    by_angle = {f"{ten * 10} to {ten * 10 + 10} degrees": n for ten, n in sorted(angles.items())}
+    sections = [
+        Section(
+            text="Red: where the camera moved, seen from the camera. Blue: how it turned. "
+            "Map from above: camera 1 below the object."
+        ),
+        Section(heading="Checks", lines=_check_lines(checks), warnings=checks.warnings()),
+        Section(heading="Angle between the images", counts=by_angle),
+        Section(heading="Labels", head=("split", "question", "answers"), rows=_label_rows(labels)),
+        Section(heading="Position of the correct answer"),
+        *(Section(text=kind, counts=counts) for kind, counts in letter_table(checks.letters)),
+        *_reject_sections(rejects),
         *(
-            f"<h2>{escape(name)}</h2>{_picture(sheet(chosen, shards))}"
-            for name, chosen in drawn.items()
+            Section(heading=name, images=[image_url(sheet(sampled, shards))])
+            for name, sampled in drawn.items()
         ),
     ]
-    page = f"<!doctype html><meta charset=utf-8><title>actial audit</title><style>{STYLE}</style>{''.join(body)}"
-    with atomic(out / "audit.html") as file:
-        file.write(page.encode())
+    write_text(out / "audit.html", render_sections("Audit of the built pairs", sections))
     for warning in checks.warnings():
         print(f"warning: {warning}.")
 
 
-def _check_list(checks: Checks) -> str:
-    lines = [
+def _check_lines(checks: Checks) -> list[str]:
+    prior, centroids = checks.prior, checks.centroids
+    return [
         f"objects in more than one split: {checks.shared_groups}",
-        f"pictures in more than one split: {checks.shared_pictures}",
-        f"nearly equal pictures in training and held-out rows (of a sample): {len(checks.near_duplicates)}",
-        f"always the most frequent answer: {float(checks.prior.value):.3f} of {checks.prior.n} questions",
-        f"only from where the object stands in the pictures: {float(checks.centroids.value):.3f} of {checks.centroids.n} questions",
-        *(f"<b>Warning: {escape(warning)}.</b>" for warning in checks.warnings()),
+        f"images in more than one split: {checks.shared_pictures}",
+        "nearly equal images in training and held-out records (of a sample): "
+        f"{len(checks.near_duplicates)}",
+        f"always the most frequent answer: {float(prior.value):.3f} of {prior.n} questions",
+        "only from where the object stands in the images: "
+        f"{float(centroids.value):.3f} of {centroids.n} questions",
     ]
-    return f"<ul><li>{'<li>'.join(lines)}</ul>"
 
 
-def _picture(image: Image.Image) -> str:
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=85)
-    return f'<img src="data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
-
-
-def _bars(counts: Mapping[str, int]) -> str:
-    most = max(counts.values(), default=1)
-    lines = (
-        f"<tr><td>{escape(name)}<td class=n>{n}<td><div class=bar style='width:{300 * n / most:.0f}px'></div>"
-        for name, n in counts.items()
-    )
-    return f"<table>{''.join(lines)}</table>"
-
-
-def _label_table(labels: Mapping[tuple[str, str, str], int]) -> str:
-    lines = []
+def _label_rows(labels: Mapping[tuple[str, str, str], int]) -> list[tuple[str, str, str]]:
+    """Return (split, question type, answers with their counts and shares)."""
+    rows = []
     for split, kind in sorted({(split, kind) for split, kind, _ in labels}):
         sides = {side: n for (s, k, side), n in sorted(labels.items()) if (s, k) == (split, kind)}
-        shares = ", ".join(
-            f"{side} {n} ({n / sum(sides.values()):.3f})" for side, n in sides.items()
-        )
-        lines.append(f"<tr><td>{split}<td>{kind}<td>{shares}")
-    return f"<table><tr><th>split<th>question<th>answers</tr>{''.join(lines)}</table>"
+        total = sum(sides.values())
+        shares = [f"{side} {n} ({n / total:.3f})" for side, n in sides.items()]
+        rows.append((split, kind, ", ".join(shares)))
+    return rows
 
 
-def _reject_tables(rejects: Mapping[str, Any]) -> list[str]:
-    return [
-        f"<h2>{escape(kind.capitalize())}</h2>"
-        + _bars(dict(sorted(counts.items(), key=lambda item: -item[1])))
-        for kind, counts in rejects.items()
-        if kind != "examples" and counts
-    ]
+def _reject_sections(rejects: Mapping[str, Any]) -> list[Section]:
+    sections = []
+    for kind, counts in rejects.items():
+        if kind != "examples" and counts:
+            by_count = dict(sorted(counts.items(), key=lambda item: -item[1]))
+            sections.append(Section(heading=kind.capitalize(), counts=by_count))
+    return sections

@@ -5,7 +5,6 @@ Files are streamed twice: once for texts and picture hashes, once for the pictur
 
 from __future__ import annotations
 
-import base64
 import io
 import json
 import os
@@ -14,7 +13,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from hashlib import sha256
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +20,9 @@ import numpy as np
 from PIL import Image
 
 from actial.config import BuildConfig, ImageConfig, QuestionConfig
-from actial.core.atomic_io import atomic, write_json
+from actial.core.atomic_io import atomic, write_json, write_text
 from actial.core.errors import UserError
+from actial.core.html_page import Card, Section, image_url, render_sections
 from actial.core.image_codec import UNREADABLE
 from actial.core.parquet import open_parquet, stream
 from actial.core.seeding import hash_int
@@ -34,7 +33,6 @@ from actial.data.shards import Sample, ShardFiles, finish_set, shard_name, write
 
 SPLITS = ("train", "val", "test")
 PICTURES = "pictures"
-STYLE = "body{font:15px system-ui,sans-serif;margin:2em}img{height:200px;margin:4px;image-rendering:pixelated}div{margin:1em 0}"
 
 
 # ---------------------------------------------------------------- pass 1: texts and picture hashes
@@ -341,37 +339,29 @@ def finish_questions(
 
 
 def write_audit(out: Path, rows: Sequence[dict], counts: Mapping[str, int], per_type: int) -> None:
-    """out/audit.html: counts, and some questions of every type and split with their pictures, the right option in bold."""
+    """Write out/audit.html: counts, and some questions of every type and split with their images.
+
+    The correct option is in bold.
+    """
     shards = ShardFiles(out)
     groups: dict[tuple[str, str], list[dict]] = {}
     for row in rows:
         groups.setdefault((row["split"], row["subtype"]), []).append(row)
-    body = ["<h1>Audit of the built questions</h1><table>"]
-    body += [f"<tr><td>{escape(name)}<td>{n}" for name, n in sorted(counts.items())]
-    body += [
-        f"<tr><td>{split} {kind}<td>{len(found)}" for (split, kind), found in sorted(groups.items())
-    ] + ["</table>"]
-    for (split, kind), found in sorted(groups.items()):
-        body.append(f"<h2>{escape(split)}: {escape(kind)}</h2>")
-        body += [
-            _card(row, shards)
-            for row in sorted(found, key=lambda row: hash_int("audit", row["uid"]))[:per_type]
-        ]
-    page = f"<!doctype html><meta charset=utf-8><title>actial audit</title><style>{STYLE}</style>{''.join(body)}"
-    with atomic(out / "audit.html") as file:
-        file.write(page.encode())
+    totals = dict(sorted(counts.items()))
+    totals |= {f"{split} {kind}": len(members) for (split, kind), members in sorted(groups.items())}
+    sections = [Section(rows=list(totals.items()))]
+    for (split, kind), members in sorted(groups.items()):
+        drawn = sorted(members, key=lambda row: hash_int("audit", row["uid"]))[:per_type]
+        cards = [_card(row, shards) for row in drawn]
+        sections.append(Section(heading=f"{split}: {kind}", cards=cards))
+    write_text(out / "audit.html", render_sections("Audit of the built questions", sections))
 
 
-def _card(row: Mapping[str, Any], shards: ShardFiles) -> str:
-    sources = []
-    for pixels in shards.images(row):
-        buffer = io.BytesIO()
-        Image.fromarray(pixels).save(buffer, "JPEG", quality=90)
-        sources.append(
-            f'<img src="data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
-        )
-    texts = [
-        f"<b>{escape(o)}</b>" if i == row["answer_index"] else escape(o)
-        for i, o in enumerate(row["options"])
-    ]
-    return f"<div>{''.join(sources)}<br>{escape(row['question'])}<br>{' | '.join(texts)}</div>"
+def _card(row: Mapping[str, Any], shards: ShardFiles) -> Card:
+    images = [Image.fromarray(pixels) for pixels in shards.images(row)]
+    return Card(
+        images=[image_url(image, quality=90) for image in images],
+        text=row["question"],
+        choices=row["options"],
+        highlighted=row["answer_index"],
+    )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from actial.core.multiple_choice_format import answer_position, clean_options
 from actial.evaluation.benchmarks.base import Benchmark, Item, Scores, Source, Style
 from actial.evaluation.benchmarks.tables import parquet_rows, picture_bytes
-from actial.grading import metrics
+from actial.grading import published_formulas
 from actial.grading.metrics import Prediction
 
 COLUMNS = ("idx", "type", "task", "image", "question", "choices", "answer", "prompt", "source")
@@ -39,7 +39,7 @@ def load(source: Source) -> list[Item]:
 
 
 def score(predictions: Sequence[Prediction]) -> Scores:
-    return dict(metrics.cvbench(predictions))
+    return dict(published_formulas.cvbench(predictions))
 
 
 BENCHMARK = Benchmark(

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from actial.core.errors import UserError
 from actial.evaluation.benchmarks.base import Benchmark, Item, Scores, Source
 from actial.evaluation.benchmarks.tables import MCQ_COLUMNS, mcq_items
-from actial.grading import metrics
+from actial.grading import published_formulas
 from actial.grading.metrics import Prediction
 
 QID = re.compile(r"(?P<base>[^-]{8})(?P<flip>-flip)?(?:-(?P<rotation>[1-3]))?")
@@ -42,7 +42,7 @@ def load(source: Source) -> list[Item]:
 
 
 def score(predictions: Sequence[Prediction]) -> Scores:
-    return dict(metrics.threedsr(predictions))
+    return dict(published_formulas.threedsr(predictions))
 
 
 BENCHMARK = Benchmark(
