@@ -35,7 +35,11 @@ from actial.modeling.trainable_modules import (
 )
 from actial.modeling.vlm_forward import encode_images, hidden_states_at_targets
 
-FAMILIES = ("qwen2_5_vl", "qwen2_vl", "qwen3_vl")
+FAMILIES = (
+    "qwen2_5_vl",
+    "qwen2_vl",
+    "qwen3_vl",
+)
 
 
 class Compare(Enum):
