@@ -1,4 +1,7 @@
-"""Group-relative advantages. Axes: P prompt, G group member; NaN marks a completion that cannot be graded."""
+"""Group-relative advantages.
+
+Axes: P group, G completion of the group; NaN marks a completion that cannot be graded.
+"""
 
 from __future__ import annotations
 
@@ -6,37 +9,41 @@ import torch
 
 from actial.config import AdvantageScale
 
-EPSILON = 1e-6  # keeps a uniform group's 0 / 0 at 0
+EPSILON = 1e-6  # keeps the 0 / 0 of a uniform group at 0
 
 
 def compute_advantages(
     rewards_PG: torch.Tensor, scale: AdvantageScale, deviation: float | None = None
 ) -> torch.Tensor:
-    """(P, G) advantages; ungradable completions get 0 and do not enter their group's mean.
+    """Return (P, G) advantages; ungradable completions get 0 and do not enter their group's mean.
 
-    group: divide by the group's standard deviation (https://arxiv.org/abs/2402.03300, eq. 3; sample deviation, as the release).
-    batch: centre per group, divide by the deviation over all prompts, `deviation` where some are on other ranks. none: centre only (https://arxiv.org/abs/2503.20783).
-    leave_one_out: minus the mean of the others (https://arxiv.org/abs/2402.14740).
+    group: divided by the group's sample standard deviation, as the release does
+        (https://arxiv.org/abs/2402.03300, eq. 3)
+    batch: centered per group, divided by the deviation over all prompts; `deviation` gives it
+        where some of them are on other ranks
+    none: centered only (https://arxiv.org/abs/2503.20783)
+    leave_one_out: minus the mean of the others (https://arxiv.org/abs/2402.14740)
     """
     graded = ~rewards_PG.isnan()
-    count = graded.sum(1, keepdim=True)
+    count_P1 = graded.sum(1, keepdim=True)
     centered = torch.where(graded, rewards_PG - rewards_PG.nanmean(1, keepdim=True), 0.0)
+    degrees_P1 = (count_P1 - 1).clamp(min=1)
     if scale is AdvantageScale.none:
         return centered
     if scale is AdvantageScale.leave_one_out:
-        return centered * count / (count - 1).clamp(min=1)
+        # r_i - mean of the others = (r_i - mean of all) * G / (G - 1)
+        return centered * count_P1 / degrees_P1
     if scale is AdvantageScale.group:
-        return centered / (
-            (centered.square().sum(1, keepdim=True) / (count - 1).clamp(min=1)).sqrt() + EPSILON
-        )
+        variance_P1 = centered.square().sum(1, keepdim=True) / degrees_P1
+        return centered / (variance_P1.sqrt() + EPSILON)
     if deviation is None:
-        known = rewards_PG[graded]
-        deviation = float(known.std()) if len(known) > 1 else 0.0
+        gradable = rewards_PG[graded]
+        deviation = float(gradable.std()) if len(gradable) > 1 else 0.0
     return centered / (deviation + EPSILON)
 
 
 def informative_groups(rewards_PG: torch.Tensor) -> torch.Tensor:
-    """(P,) bool: the group's gradable rewards are not all equal, so that it carries a gradient."""
+    """Return (P,) bool: whether the group's gradable rewards differ, so that it has a gradient."""
     graded = ~rewards_PG.isnan()
     low = torch.where(graded, rewards_PG, torch.inf).amin(1)
     high = torch.where(graded, rewards_PG, -torch.inf).amax(1)

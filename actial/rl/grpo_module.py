@@ -17,7 +17,8 @@ from actial.inference.samplers import HFSampler
 from actial.modeling.policy import Compare, Policy
 from actial.modeling.prefix_packing import PrefixGroup
 from actial.modeling.token_scoring import SamplingDistribution
-from actial.rl.rollouts import PendingRollouts, RolloutBatch, Rollouts
+from actial.rl.pending_rollouts import PendingRollouts
+from actial.rl.rollouts import RolloutBatch, Rollouts
 from actial.training.batch import TrainBatch
 from actial.training.distributed import Sums, sum_over_ranks
 from actial.training.losses import Denominators, Metrics, Scores, kl_penalty, policy_gradient
@@ -89,7 +90,7 @@ class GRPOModule(StepModule):
         """Samples of the next step that older weights drew; none on the way to a first step, which can be drawn again."""
         pending_rollouts = self.pending_rollouts.get(self.completed_steps)
         return (
-            self.rollouts.saved(pending_rollouts)
+            self.rollouts.pending_state(pending_rollouts)
             if pending_rollouts is not None and self.completed_steps
             else {}
         )
@@ -121,7 +122,7 @@ class GRPOModule(StepModule):
             return self.pending_rollouts[step]
         kept, self.kept = self.kept, {}
         return (
-            self.rollouts.restored(step, self.position, kept)
+            self.rollouts.restore_pending(step, self.position, kept)
             if kept
             else self.rollouts.begin(step, self.position)
         )

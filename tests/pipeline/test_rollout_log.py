@@ -15,7 +15,8 @@ from PIL import Image
 from actial.core.errors import UserError
 from actial.modeling.prefix_packing import Continuation, PrefixGroup
 from actial.pipeline.rollout_log import write_rollouts
-from actial.rl.rollouts import RolloutBatch, Sample
+from actial.rl.rollout_metrics import CompletionRecord
+from actial.rl.rollouts import RolloutBatch
 
 VIEWS = [
     np.arange(48, dtype=np.uint8).reshape(4, 4, 3),
@@ -24,8 +25,8 @@ VIEWS = [
 ]
 
 
-def sample(uid: str, member: int, reward: float) -> Sample:
-    return Sample(
+def sample(uid: str, member: int, reward: float) -> CompletionRecord:
+    return CompletionRecord(
         uid=uid, member=member, type="ego_rotation", question="Which way?", answer="A", text="<answer>A</answer>", letter="A",
         finish="stop", length=2, terms={"accuracy": reward, "format": None}, reward=reward, advantage=reward - 0.5,
     )  # fmt: skip

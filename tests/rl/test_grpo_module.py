@@ -361,8 +361,8 @@ def test_non_finite_rollout_batches_are_saved(tmp_path):
 
     with pytest.raises(NonFiniteError, match="step 0"):
         make_trainer().fit(module, step_loader(spoil, 0, 1))
-    saved = json.loads((tmp_path / "nonfinite-step-0-rank-0" / "batch.json").read_text())
-    assert saved["samples"][0]["question"] == "?"
+    pending_state = json.loads((tmp_path / "nonfinite-step-0-rank-0" / "batch.json").read_text())
+    assert pending_state["samples"][0]["question"] == "?"
 
 
 def test_reward_rises(tmp_path):

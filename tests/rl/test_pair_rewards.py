@@ -25,7 +25,9 @@ from actial.config import (
 )
 from actial.core.records import AnswerMode, Example, FinishReason, Prompt
 from actial.data.datasets import open_set
-from actial.rl.rewards import Graded, Rewards
+from actial.rl.experimental import answered_motion
+from actial.rl.graded import GradedCompletion
+from actial.rl.rewards import Rewards
 from actial.rl.rollouts import RolloutBatch, Rollouts
 from actial.viewpoint.questions import TYPES, viewpoint_question
 from actial.viewpoint.rationale_verifier import claims
@@ -162,10 +164,10 @@ def test_the_joint_reward_is_the_share_of_the_others_that_are_right():
 def test_no_motion_agrees_with_no_motion_and_an_unread_answer_with_nothing():
     question = pair_at(0).questions[0]
     still, unread = (
-        Graded.of(question, text, FinishReason.STOP)
+        GradedCompletion.of(question, text, FinishReason.STOP)
         for text in (f"<answer>{letter_of(question, 'no ')}</answer>", "nothing")
     )
-    assert (still.motion, unread.motion) == (0, None)
+    assert (answered_motion(still), answered_motion(unread)) == (0, None)
     still.others = unread.others = [still, unread]
     consistency = Rewards(
         RewardConfig(terms={"c": RewardTerm(kind="consistency", weight=1.0)})
@@ -263,9 +265,9 @@ def test_kept_halves_come_back():
         seed=0,
     )
     begun = rollouts.begin(1, 5)
-    again = rollouts.restored(1, 5, rollouts.saved(begun))
-    assert again.sampled.result() == begun.sampled.result()
-    assert [one.prompt.uid for one in again.asked] == [one.prompt.uid for one in begun.asked]
+    again = rollouts.restore_pending(1, 5, rollouts.pending_state(begun))
+    assert again.completions.result() == begun.completions.result()
+    assert [one.prompt.uid for one in again.requests] == [one.prompt.uid for one in begun.requests]
 
 
 def test_a_swapped_pair_s_row_tells_the_reverse():
@@ -306,12 +308,12 @@ def test_a_chain_earns_the_share_of_matters_that_fit_the_poses(chain, expected):
     question = pair_at(0).questions[0]
     rewards = Rewards(RewardConfig(terms={"v": RewardTerm(kind="verified", weight=1.0)}))
     text = f"<think>\n{chain}\n</think>\n<answer>the camera moved to its left</answer>"  # what follows the chain is not its claim
-    assert rewards.terms(Graded.of(question, text, FinishReason.STOP, ROW)) == {
+    assert rewards.terms(GradedCompletion.of(question, text, FinishReason.STOP, ROW)) == {
         "v": pytest.approx(expected)
     }
-    assert rewards.terms(Graded.of(question, text, FinishReason.STOP)) == {"v": None}
+    assert rewards.terms(GradedCompletion.of(question, text, FinishReason.STOP)) == {"v": None}
     direct = replace(question, mode=AnswerMode.DIRECT)
-    assert rewards.terms(Graded.of(direct, "A", FinishReason.STOP, ROW)) == {"v": None}
+    assert rewards.terms(GradedCompletion.of(direct, "A", FinishReason.STOP, ROW)) == {"v": None}
 
 
 def test_grounded_chains_of_a_set_are_verified_and_those_of_the_reversed_pair_are_not(
@@ -329,10 +331,10 @@ def test_grounded_chains_of_a_set_are_verified_and_those_of_the_reversed_pair_ar
         example = supervised.example(index, 0)
         for question in example.questions:
             assert rewards.terms(
-                Graded.of(question, str(question.target), FinishReason.STOP, example.row)
+                GradedCompletion.of(question, str(question.target), FinishReason.STOP, example.row)
             ) == {"v": 1.0}
             lost = rewards.terms(
-                Graded.of(
+                GradedCompletion.of(
                     question, str(question.target), FinishReason.STOP, swapped_row(example.row)
                 )
             )["v"]

@@ -20,7 +20,9 @@ from actial.config import (
 )
 from actial.config.stages import REWARDS
 from actial.core.records import AnswerMode, FinishReason
-from actial.rl.rewards import KINDS, Graded, Rewards, overlong_penalty
+from actial.rl.experimental import answered_motion
+from actial.rl.graded import GradedCompletion
+from actial.rl.rewards import REWARD_FUNCTIONS, Rewards, overlong_penalty
 from actial.rl.rollouts import RolloutBatch, Rollouts
 
 PARTS = {
@@ -70,14 +72,14 @@ def rollouts_of(script, config, *, reward=None, example=example_at) -> Rollouts:
 def test_weighted_parts_and_the_gate(text, gated, expected):
     rewards = Rewards(RewardConfig(terms=PARTS, gated=gated))
     question = example_at(0).questions[0]
-    parts = rewards.terms(Graded.of(question, text, FinishReason.STOP))
+    parts = rewards.terms(GradedCompletion.of(question, text, FinishReason.STOP))
     assert rewards.combine(parts) == expected
 
 
 def test_a_part_that_does_not_apply_counts_for_nothing():
     rewards = Rewards(RewardConfig(terms=PARTS))
     direct = example_at(0, mode=AnswerMode.DIRECT).questions[0]
-    parts = rewards.terms(Graded.of(direct, "A", FinishReason.STOP))
+    parts = rewards.terms(GradedCompletion.of(direct, "A", FinishReason.STOP))
     assert parts == {"format": None, "accuracy": 1.0}
     assert rewards.combine(parts) == 0.5
     assert math.isnan(rewards.combine({"format": None}))
@@ -90,7 +92,8 @@ def test_faithful_accuracy_is_as_strict_as_the_release():
     question = example_at(0).questions[0]
     texts = [f"<answer>{body}</answer>" for body in ("A", "a", "A.", "(A)")]
     values = [
-        rewards.terms(Graded.of(question, text, FinishReason.STOP))["exact"] for text in texts
+        rewards.terms(GradedCompletion.of(question, text, FinishReason.STOP))["exact"]
+        for text in texts
     ]
     assert values == [1.0, 0.0, 0.0, 0.0]
 
@@ -103,14 +106,16 @@ def test_a_number_earns_its_relative_accuracy(said, value):
     question = replace(
         example_at(0).questions[0], options=(), answer_index=-1, number=40.0, type="rotation_number"
     )
-    graded = Graded.of(question, f"<think>x</think><answer>{said}</answer>", FinishReason.STOP)
+    graded = GradedCompletion.of(
+        question, f"<think>x</think><answer>{said}</answer>", FinishReason.STOP
+    )
     assert rewards.terms(graded) == {"format": 1.0, "accuracy": pytest.approx(value)}
     assert graded.grade.correct == (value == 1)
-    assert graded.motion is None
+    assert answered_motion(graded) is None
 
 
 def test_every_part_that_a_config_may_name_is_there():
-    assert tuple(KINDS) == REWARDS
+    assert tuple(REWARD_FUNCTIONS) == REWARDS
 
 
 @pytest.mark.parametrize(("length", "penalty"), [(80, 0.0), (90, -0.5), (100, -1.0), (79, 0.0)])
@@ -192,15 +197,18 @@ def test_kept_samples_come_back_for_any_number_of_ranks(monkeypatch):
         rollouts.rank = rank
     monkeypatch.setattr("actial.rl.rollouts.num_ranks", lambda: 2)
     begun = [rollouts.begin(1, 10) for rollouts in ranks]
-    shares = [list(zip(b.positions, b.sampled.result(), strict=True)) for b in begun]
+    shares = [list(zip(b.positions, b.completions.result(), strict=True)) for b in begun]
     monkeypatch.setattr("actial.rl.rollouts.gathered", lambda own: shares)
-    tensors = ranks[0].saved(begun[0])
+    tensors = ranks[0].pending_state(begun[0])
     for rollouts, b in zip(ranks, begun, strict=True):
-        again = rollouts.restored(1, 10, tensors)
-        assert (again.positions, again.sampled.result()) == (b.positions, b.sampled.result())
+        again = rollouts.restore_pending(1, 10, tensors)
+        assert (again.positions, again.completions.result()) == (
+            b.positions,
+            b.completions.result(),
+        )
     monkeypatch.setattr("actial.rl.rollouts.num_ranks", lambda: 1)
-    alone = ranks[0].restored(1, 10, tensors)
-    assert alone.sampled.result() == ranks[0].begin(1, 10).sampled.result()
+    alone = ranks[0].restore_pending(1, 10, tensors)
+    assert alone.completions.result() == ranks[0].begin(1, 10).completions.result()
 
 
 def test_uniform_groups_are_replaced_from_the_stream():
