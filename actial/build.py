@@ -22,6 +22,7 @@ from actial.config import BuildConfig, SourceKind
 from actial.config.hydra_app import hydra_command
 from actial.core.atomic_io import write_json
 from actial.core.errors import UserError
+from actial.core.records import ViewPair
 from actial.data.build.audit_page import write_audit
 from actial.data.build.resumable import PARTS, claimed, processes, refuse_other, run_parts
 from actial.data.build.shard_plan import Plan, make_plan
@@ -129,7 +130,7 @@ def _write_all(
     for path in labels:
         with path.open("rb") as file:
             counts.add(json.loads(file.readline()))
-    plan = Plan(parts / "plan.sqlite")
+    plan = Plan(parts / "pair_plan.sqlite")
     if not plan.base.is_file():
         pairs = config.pairs
         make_plan(
@@ -161,7 +162,7 @@ def _finish(config: BuildConfig, identity: str, indices: Sequence[Path], counts:
     }
     write_audit(
         out,
-        lambda: _rows(indices),
+        lambda: map(ViewPair.from_json, _rows(indices)),
         counts.as_dict(),
         per_class=config.audit_pairs,
         classes=config.audit_classes,

@@ -1,160 +1,161 @@
-"""Rows of the named sets -> Examples, in the order given by (seed, epoch, position).
+"""Records of the named sets -> Examples, in the order given by (seed, epoch, position).
 
-A stage sees one infinite, resumable stream: position p belongs to the set drawn by hash with the mix weights; within its set it is the
-next row of that set's epoch order. Nothing but the number of consumed positions is needed to resume.
+A stage sees one infinite, resumable stream: position p belongs to the set drawn by hash with the
+mix weights; within its set it is the next record of that set's epoch order. Nothing but the number
+of consumed positions is needed to resume.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
-
-import numpy as np
+from typing import Any, Protocol
 
 from actial.config import ColdStartConfig, DataConfig, SetConfig, Task
 from actial.core.errors import UserError
-from actial.core.records import AnswerMode, Example, Question, QuestionType
+from actial.core.records import (
+    AnswerMode,
+    Example,
+    Question,
+    QuestionRecord,
+    QuestionType,
+    StoredRecord,
+    ViewPair,
+)
 from actial.core.seeding import hash_int, hash_unit
-from actial.data.shards import ShardSet
+from actial.data.shards import RecordSource, ShardSet
 from actial.viewpoint.perception_exercises import perception_questions, word_question
-from actial.viewpoint.questions import askable, kinds_of, qa_question, viewpoint_question
-from actial.viewpoint.rationales import grounded_chain, think_target
+from actial.viewpoint.questions import qa_question, question_types, viewpoint_question
+from actial.viewpoint.rationales import grounded_rationale, think_target
 
-CLOCK_QUESTIONS_PER_GROUP = 4
-CLOCK_TRUNKS = 1024
+CLOCK_QUESTIONS_PER_EXAMPLE = 4
+CLOCK_EXAMPLES = 1024
 
 
 class TaskSet(Protocol):
-    """A sized set of examples; `epoch` makes shuffled options and drawn exercises differ from epoch to epoch."""
+    """A sized set of examples; `epoch` varies shuffled options and drawn exercises."""
 
     def __len__(self) -> int: ...
 
     def example(self, index: int, epoch: int) -> Example: ...
 
 
-class Shards(Protocol):
-    """Records with their images: a `ShardSet`, or one tar sample of a stream."""
+# ---------------------------------------------------------------- view pairs
 
-    rows: list[dict]
 
-    @property
-    def root(self) -> str | Path: ...
+@dataclass(slots=True, frozen=True)
+class TeacherRationale:
+    """A verified chain of thought that a teacher wrote about one question of a pair."""
 
-    def images(self, row: Mapping) -> list[np.ndarray]: ...
-
-    def __len__(self) -> int: ...
+    type: QuestionType
+    text: str
 
 
 class ViewpointSet:
-    """Pairs with 1 to 3 questions; a share `cold_start.ratio` of the pairs is answered by chains (hybrid cold start, paper 4)."""
+    """Pairs with 1 to 3 questions, answered directly or by a chain of thought.
+
+    `cold_start.ratio` is the share of pairs answered by a chain (hybrid cold start, paper 4).
+    """
 
     def __init__(
         self,
-        shards: Shards,
+        shards: RecordSource,
         data: DataConfig,
         cold_start: ColdStartConfig,
         *,
         supervised: bool,
         mode: AnswerMode | None,
     ) -> None:
-        self.shards, self.data, self.cold_start, self.supervised, self.mode = (
-            shards,
-            data,
-            cold_start,
-            supervised,
-            mode,
-        )
-        self.chains: dict[str, dict] = {}
+        self.shards, self.pairs, self.data = shards, shards.view_pairs(), data
+        self.cold_start, self.supervised, self.mode = cold_start, supervised, mode
+        self.rationales: dict[str, TeacherRationale] = {}
         if supervised and mode is not AnswerMode.DIRECT and cold_start.source != "grounded":
-            self.chains = read_chains(Path(cold_start.source))
-            self.told = [row for row in shards.rows if row["uid"] in self.chains]
-            if not self.told:
+            self.rationales = read_rationales(Path(cold_start.source))
+            self.taught_pairs = [pair for pair in self.pairs if pair.uid in self.rationales]
+            if not self.taught_pairs:
                 raise UserError(
-                    f"cold_start.source={cold_start.source} has no chain for a pair of {shards.root}: make it from this set."
+                    f"cold_start.source={cold_start.source} has no chain for a pair of "
+                    f"{shards.root}: make it from this set with `python -m actial.chains "
+                    f"pairs={shards.root} ...`."
                 )
 
     def __len__(self) -> int:
-        return len(self.shards)
+        return len(self.pairs)
+
+    def example(self, index: int, epoch: int) -> Example:
+        pair = self.pairs[index]
+        if self.rationales and self._mode(pair.uid, epoch) is AnswerMode.THINK:
+            return self._taught_example(pair.uid, epoch)
+        kinds = question_types(pair, self.data.questions_per_pair)
+        return self._example(pair, [self._question(pair, kind, epoch) for kind in kinds])
+
+    def _taught_example(self, draw: str, epoch: int) -> Example:
+        """Return a pair that a teacher wrote about, in the place of the pair `draw`.
+
+        So a small set of rationales is drawn with the ratio, again and again.
+        """
+        pair = self.taught_pairs[hash_int("chain", draw, epoch) % len(self.taught_pairs)]
+        rationale = self.rationales[pair.uid]
+        question = viewpoint_question(pair, rationale.type, AnswerMode.THINK, epoch=epoch)
+        target = think_target(rationale.text, question.answer)
+        return self._example(pair, [replace(question, target=target)])
+
+    def _example(self, pair: ViewPair, questions: list[Question]) -> Example:
+        images = self.shards.images(pair)
+        return Example(
+            uid=pair.uid, images=images, questions=questions, task="viewpoint", record=pair
+        )
 
     def _mode(self, uid: str, epoch: int) -> AnswerMode:
         if self.mode is not None:
             return self.mode
-        return (
-            AnswerMode.THINK
-            if hash_unit("cold_start", uid, epoch) < self.cold_start.ratio
-            else AnswerMode.DIRECT
-        )
+        thinks = hash_unit("cold_start", uid, epoch) < self.cold_start.ratio
+        return AnswerMode.THINK if thinks else AnswerMode.DIRECT
 
-    def _question(self, row: dict, kind: QuestionType, epoch: int) -> Question:
-        question = viewpoint_question(row, kind, self._mode(row["uid"], epoch), epoch=epoch)
+    def _question(self, pair: ViewPair, kind: QuestionType, epoch: int) -> Question:
+        question = viewpoint_question(pair, kind, self._mode(pair.uid, epoch), epoch=epoch)
         if not self.supervised:
             return question
-        answer = question.answer
-        target = (
-            answer
-            if question.mode is AnswerMode.DIRECT
-            else think_target(grounded_chain(row, question), answer, question.options)
-        )
+        target = question.answer
+        if question.mode is AnswerMode.THINK:
+            rationale = grounded_rationale(pair, question)
+            target = think_target(rationale, question.answer, question.options)
         return replace(question, target=target)
 
-    def _told(self, draw: str, epoch: int) -> Example:
-        """A pair that a teacher told about, in the place of another: a small set of chains is drawn with the ratio, again and again."""
-        row = self.told[hash_int("chain", draw, epoch) % len(self.told)]
-        chain = self.chains[row["uid"]]
-        question = viewpoint_question(
-            row, QuestionType(chain["type"]), AnswerMode.THINK, epoch=epoch
-        )
-        question = replace(question, target=think_target(chain["chain"], question.answer))
-        return Example(
-            uid=row["uid"],
-            images=self.shards.images(row),
-            questions=[question],
-            task="viewpoint",
-            row=row,
-        )
 
-    def example(self, index: int, epoch: int) -> Example:
-        row = self.shards.rows[index]
-        if self.chains and self._mode(row["uid"], epoch) is AnswerMode.THINK:
-            return self._told(row["uid"], epoch)
-        questions = [
-            self._question(row, kind, epoch) for kind in kinds_of(row, self.data.questions_per_pair)
-        ]
-        return Example(
-            uid=row["uid"],
-            images=self.shards.images(row),
-            questions=questions,
-            task="viewpoint",
-            row=row,
-        )
-
-
-def read_chains(path: Path) -> dict[str, dict]:
-    """Pair id -> {type, chain}, as `python -m actial.chains` wrote them; raises UserError."""
+def read_rationales(path: Path) -> dict[str, TeacherRationale]:
+    """Return pair id -> rationale, as `python -m actial.chains` wrote them; raises UserError."""
     if not path.is_file():
         raise UserError(
-            f"cold_start.source={path} does not exist: give chains.jsonl of `python -m actial.chains`, or grounded."
+            f"cold_start.source={path} does not exist: give chains.jsonl of "
+            "`python -m actial.chains`, or grounded."
         )
     try:
         return {
-            entry["uid"]: {"type": entry["type"], "chain": entry["chain"]}
-            for entry in map(json.loads, path.open(encoding="utf-8"))
+            entry["uid"]: TeacherRationale(QuestionType(entry["type"]), entry["chain"])
+            for entry in _json_lines(path)
         }
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"cold_start.source={path} is not what `python -m actial.chains` writes ({error!r}): make it anew."
+            f"cold_start.source={path} is not what `python -m actial.chains` writes ({error!r}): "
+            "make it again."
         ) from error
 
 
+# ---------------------------------------------------------------- other sets
+
+
 class QASet:
-    """Multiple-choice rows; up to `together` of those about the same images are branches of one trunk."""
+    """Multiple-choice questions of a question set.
+
+    Up to `together` of those about the same images become one example.
+    """
 
     def __init__(
         self,
-        shards: Shards,
+        shards: RecordSource,
         types: Sequence[str],
         *,
         supervised: bool,
@@ -162,71 +163,66 @@ class QASet:
         together: int = 1,
     ) -> None:
         self.shards, self.supervised, self.mode = shards, supervised, mode
-        scenes: dict[tuple, list[dict]] = {}
-        for row in shards.rows:
-            if not types or row["type"] in types:
-                scenes.setdefault(
-                    (row["shard"], row["key"]) if together > 1 else (row["uid"],), []
-                ).append(row)
-        self.scenes = [
-            rows[first : first + together]
-            for rows in scenes.values()
-            for first in range(0, len(rows), together)
-        ]
+        records = shards.question_records()
+        by_images: dict[tuple[str, ...], list[QuestionRecord]] = {}
+        for record in records:
+            if not types or record.type in types:
+                key = (record.shard, record.key) if together > 1 else (record.uid,)
+                by_images.setdefault(key, []).append(record)
+        self.scenes: list[list[QuestionRecord]] = []
+        for scene in by_images.values():
+            self.scenes += [scene[i : i + together] for i in range(0, len(scene), together)]
         if not self.scenes:
+            present = sorted({record.type for record in records})
             raise UserError(
-                f"set {shards.root} has no row of type {', '.join(types)}: its types are {sorted({r['type'] for r in shards.rows})}."
+                f"set {shards.root} has no question of type {', '.join(types)}: "
+                f"its types are {present}."
             )
 
     def __len__(self) -> int:
         return len(self.scenes)
 
-    def _question(self, row: dict, epoch: int) -> Question:
-        drawn = (
-            AnswerMode.THINK if hash_unit("mode", row["uid"], epoch) < 0.5 else AnswerMode.DIRECT
+    def example(self, index: int, epoch: int) -> Example:
+        scene = self.scenes[index]
+        return Example(
+            uid=scene[0].uid,
+            images=self.shards.images(scene[0]),
+            questions=[self._question(record, epoch) for record in scene],
+            task="qa",
+            record=scene[0],
         )
-        question = qa_question(row, self.mode or drawn, epoch=epoch)
+
+    def _question(self, record: QuestionRecord, epoch: int) -> Question:
+        thinks = hash_unit("mode", record.uid, epoch) < 0.5
+        drawn = AnswerMode.THINK if thinks else AnswerMode.DIRECT
+        question = qa_question(record, self.mode or drawn, epoch=epoch)
         if not self.supervised:
             return question
         letter, answer = question.answer_letter, question.options[question.answer_index]
-        target = (
-            letter
-            if question.mode is AnswerMode.DIRECT
-            else think_target(f"So {answer}.", letter, question.options)
-        )
+        target = letter
+        if question.mode is AnswerMode.THINK:
+            target = think_target(f"So {answer}.", letter, question.options)
         return replace(question, target=target)
-
-    def example(self, index: int, epoch: int) -> Example:
-        rows = self.scenes[index]
-        questions = [self._question(row, epoch) for row in rows]
-        return Example(
-            uid=str(rows[0]["uid"]),
-            images=self.shards.images(rows[0]),
-            questions=questions,
-            task="qa",
-            row=rows[0],
-        )
 
 
 class PerceptionSet:
     """Pairs of the procedural world with exercises on what each photo shows."""
 
-    def __init__(self, shards: Shards, exercises: int) -> None:
-        self.shards, self.exercises = shards, exercises
-        self.names = sorted({row["class_name"].lower() for row in shards.rows})
+    def __init__(self, shards: RecordSource, exercises: int) -> None:
+        self.shards, self.pairs, self.exercises = shards, shards.view_pairs(), exercises
+        self.names = sorted({pair.class_name.lower() for pair in self.pairs})
 
     def __len__(self) -> int:
-        return len(self.shards)
+        return len(self.pairs)
 
     def example(self, index: int, epoch: int) -> Example:
-        row = self.shards.rows[index]
-        questions = perception_questions(row, str(epoch), self.names, self.exercises)
+        pair = self.pairs[index]
         return Example(
-            uid=row["uid"],
-            images=self.shards.images(row),
-            questions=questions,
+            uid=pair.uid,
+            images=self.shards.images(pair),
+            questions=perception_questions(pair, str(epoch), self.names, self.exercises),
             task="perception",
-            row=row,
+            record=pair,
         )
 
 
@@ -234,89 +230,94 @@ class ClockSet:
     """Text-only exercises: the order of the hours, the letters of options."""
 
     def __len__(self) -> int:
-        return CLOCK_TRUNKS
+        return CLOCK_EXAMPLES
 
     def example(self, index: int, epoch: int) -> Example:
-        draws = [f"{epoch}/{index}/{i}" for i in range(CLOCK_QUESTIONS_PER_GROUP)]
-        return Example(
-            uid=f"clock/{epoch}/{index}",
-            images=[],
-            questions=[word_question(d) for d in draws],
-            task="clock",
-        )
+        draws = [f"{epoch}/{index}/{i}" for i in range(CLOCK_QUESTIONS_PER_EXAMPLE)]
+        questions = [word_question(draw) for draw in draws]
+        return Example(uid=f"clock/{epoch}/{index}", images=[], questions=questions, task="clock")
 
 
-def read_rates(path: Path) -> dict[str, float]:
-    """Question id -> share of the tries that a model solved, as `python -m actial.passrates` wrote them; raises UserError."""
+# ---------------------------------------------------------------- which records a stage trains on
+
+
+def read_pass_rates(path: Path) -> dict[str, float]:
+    """Return question id -> share of the tries that a model solved; raises UserError.
+
+    The file is the one that `python -m actial.passrates` writes.
+    """
     if not path.is_file():
         raise UserError(
-            f"pass_rates={path} does not exist: give passrates.jsonl of `python -m actial.passrates`, or leave it out."
+            f"pass_rates={path} does not exist: give passrates.jsonl of "
+            "`python -m actial.passrates`, or leave it out."
         )
     try:
-        return {
-            row["uid"]: row["solved"] / row["samples"]
-            for row in map(json.loads, path.open(encoding="utf-8"))
-        }
+        return {entry["uid"]: entry["solved"] / entry["samples"] for entry in _json_lines(path)}
     except (ValueError, KeyError, TypeError, ZeroDivisionError) as error:
         raise UserError(
-            f"pass_rates={path} is not what `python -m actial.passrates` writes ({error!r}): make it anew."
+            f"pass_rates={path} is not what `python -m actial.passrates` writes ({error!r}): "
+            "make it again."
         ) from error
 
 
-def learnable(rows: list[dict], config: SetConfig) -> list[dict]:
-    """The rows whose questions the model of `config.pass_rates` solves now and then; what it was not asked stays."""
+def learnable(records: Sequence[StoredRecord], config: SetConfig) -> list[StoredRecord]:
+    """Return the records with the questions that a model solves now and then.
+
+    `config.pass_rates` names the model's measured rates; questions it was not asked stay.
+    """
     if config.pass_rates is None:
-        return rows
-    known = read_rates(Path(config.pass_rates))
+        return list(records)
+    rates = read_pass_rates(Path(config.pass_rates))
     low, high = config.pass_rate_range or (0.0, 1.0)
-    barred = {uid for uid, rate in known.items() if not low < rate < high}
-    kept, met = [], 0
-    for row in rows:
-        if row.get("kind") == "qa":
-            met += str(row["uid"]) in known
-            kept += [] if str(row["uid"]) in barred else [row]
-            continue
-        asked = {kind.value: f"{row['uid']}/{kind.value}" for kind in askable(row)}
-        met += sum(uid in known for uid in asked.values())
-        left = [kind for kind, uid in asked.items() if uid not in barred]
-        built_for = row.get("question_type")
-        kept += (
-            [row | {"questions": left, "question_type": built_for if built_for in left else None}]
-            if left
-            else []
-        )
-    if not met or not kept:
+    outside = {uid for uid, rate in rates.items() if not low < rate < high}
+    measured = 0
+    remaining: list[StoredRecord] = []
+    for record in records:
+        measured += sum(uid in rates for uid in _question_uids(record))
+        narrowed = _without_questions(record, outside)
+        if narrowed is not None:
+            remaining.append(narrowed)
+    if not measured or not remaining:
         raise UserError(
-            f"pass_rates={config.pass_rates} leaves {len(kept)} of {len(rows)} rows of {config.root} and knows {met} of their questions: "
-            "make it from this set with a model that solves some of them."
+            f"pass_rates={config.pass_rates} leaves {len(remaining)} of {len(records)} records of "
+            f"{config.root} and has rates for {measured} of their questions: make it from this set "
+            "with a model that solves some of them."
         )
-    return kept
+    return remaining
 
 
-def select_pairs(rows: list[dict], config: SetConfig) -> list[dict]:
-    """Return the pairs within `config.angles`, each with those of its questions in `config.types`."""
+def _question_uids(record: StoredRecord) -> list[str]:
+    if isinstance(record, QuestionRecord):
+        return [record.uid]
+    return [f"{record.uid}/{kind.value}" for kind in record.questions]
+
+
+def _without_questions(record: StoredRecord, outside: set[str]) -> StoredRecord | None:
+    """Return the record without the questions `outside`, None where no question is left."""
+    uids = _question_uids(record)
+    if isinstance(record, QuestionRecord):
+        return None if record.uid in outside else record
+    asked = zip(record.questions, uids, strict=True)
+    kinds = tuple(kind for kind, uid in asked if uid not in outside)
+    return record.with_questions(kinds) if kinds else None
+
+
+def select_pairs(pairs: Sequence[ViewPair], config: SetConfig) -> list[ViewPair]:
+    """Return the pairs within `config.angles`, each with its questions of `config.types`."""
     low, high = config.angles or (0.0, 180.0)
     selected = []
-    for row in rows:
-        kinds = [
-            kind.value for kind in askable(row) if not config.types or kind.value in config.types
-        ]
-        if kinds and low <= abs(row["geom"]["alpha_deg"]) <= high:
-            built_for = row.get("question_type")
-            question_type = built_for if built_for in kinds else None
-            selected.append(row | {"questions": kinds, "question_type": question_type})
+    for pair in pairs:
+        kinds = pair.questions
+        if config.types:
+            kinds = tuple(kind for kind in kinds if kind.value in config.types)
+        if kinds and low <= abs(pair.geometry.alpha_deg) <= high:
+            selected.append(pair.with_questions(kinds))
     return selected
 
 
-def narrowed(shards: ShardSet, config: SetConfig) -> list[dict]:
-    """Return the selected pairs of a set; raises UserError when there are none."""
-    low, high = config.angles or (0.0, 180.0)
-    rows = select_pairs(shards.rows, config)
-    if not rows:
-        raise UserError(
-            f"set {shards.root} has no pair {low:g} to {high:g} degrees apart with a question of {config.types or 'any type'}."
-        )
-    return rows
+def _json_lines(path: Path) -> list[dict[str, Any]]:
+    with path.open(encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
 
 
 def open_set(
@@ -328,19 +329,28 @@ def open_set(
     supervised: bool,
     mode: AnswerMode | None = None,
 ) -> TaskSet:
-    """One split of a named set; `mode` forces an answer form (evaluation, GRPO), None lets the stage's own rule draw it."""
+    """Return one split of a named set.
+
+    `mode` forces an answer form (evaluation, GRPO); None lets the stage's own rule draw it.
+    """
     if config.task is Task.clock:
         return ClockSet()
     shards = ShardSet(config.root, split)
     if split == "train":
-        shards.rows = learnable(shards.rows, config)
+        shards.records = learnable(shards.records, config)
     if config.task is Task.viewpoint and split == "train" and (config.types or config.angles):
-        shards.rows = narrowed(shards, config)
+        shards.records = list(select_pairs(shards.view_pairs(), config))
+        if not shards.records:
+            low, high = config.angles or (0.0, 180.0)
+            raise UserError(
+                f"set {config.root} has no pair {low:g} to {high:g} degrees apart with a question "
+                f"of {config.types or 'any type'}: widen angles or types of this set."
+            )
     return task_set(shards, config, data, cold_start, supervised=supervised, mode=mode)
 
 
 def task_set(
-    shards: Shards,
+    shards: RecordSource,
     config: SetConfig,
     data: DataConfig,
     cold_start: ColdStartConfig,

@@ -15,6 +15,7 @@ import io
 import json
 import os
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -28,6 +29,7 @@ from actial.config import SetConfig
 from actial.core.atomic_io import atomic, write_json
 from actial.core.errors import UserError
 from actial.core.image_codec import header_size
+from actial.core.records import QuestionRecord, StoredImage, StoredRecord, ViewPair, stored_record
 from actial.data.images import decode_bytes
 from actial.data.urls import is_url, open_url
 
@@ -212,6 +214,40 @@ def load_manifest(root: str, label: str) -> dict[str, Any]:
     return manifest
 
 
+class RecordSource(ABC):
+    """Records with their images: a `ShardSet`, or one tar sample of a stream."""
+
+    root: Any  # a folder, or the URL of a stream
+    records: list[StoredRecord]
+
+    @abstractmethod
+    def images(self, record: StoredRecord) -> list[np.ndarray]:
+        """Return the record's images in order, uint8 (H, W, 3)."""
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def view_pairs(self) -> list[ViewPair]:
+        """Return the records of a set of view pairs; raises UserError for a question set."""
+        pairs = [record for record in self.records if isinstance(record, ViewPair)]
+        if len(pairs) != len(self.records):
+            raise UserError(
+                f"data set {self.root} holds questions of a question set, not view pairs: "
+                "give it task: qa, or another root."
+            )
+        return pairs
+
+    def question_records(self) -> list[QuestionRecord]:
+        """Return the records of a question set; raises UserError for a set of view pairs."""
+        records = [record for record in self.records if isinstance(record, QuestionRecord)]
+        if len(records) != len(self.records):
+            raise UserError(
+                f"data set {self.root} holds view pairs, not questions of a question set: "
+                "give it task: viewpoint, or another root."
+            )
+        return records
+
+
 class ShardFiles:
     """The shards of one folder, open for reading.
 
@@ -222,22 +258,22 @@ class ShardFiles:
         self.root = Path(root)
         self._files: dict[str, IO[bytes]] = {}
 
-    def images(self, row: Mapping[str, Any]) -> list[np.ndarray]:
+    def images(self, record: StoredRecord) -> list[np.ndarray]:
         """Return the record's images in order, uint8 (H, W, 3).
 
         Raises OSError with the image's key when its bytes are not what was written.
         """
-        return [decode_bytes(data) for data in self.encoded(row)]
+        return [decode_bytes(data) for data in self.encoded(record)]
 
-    def encoded(self, row: Mapping[str, Any]) -> list[bytes]:
+    def encoded(self, record: StoredRecord) -> list[bytes]:
         """Return the same images as they are stored."""
-        return [self._read(row, place) for place in row["images"]]
+        return [self._read(record, image) for image in record.images]
 
-    def _read(self, row: Mapping[str, Any], place: Mapping[str, Any]) -> bytes:
-        data = os.pread(self._file(row["shard"]).fileno(), place["size"], place["offset"])
-        if sha256(data).hexdigest() != place["sha256"]:
+    def _read(self, record: StoredRecord, image: StoredImage) -> bytes:
+        data = os.pread(self._file(record.shard).fileno(), image.size, image.offset)
+        if sha256(data).hexdigest() != image.sha256:
             raise OSError(
-                f"{self.root / row['shard']}: image {row['key']}.{place['name']} "
+                f"{self.root / record.shard}: image {record.key}.{image.name} "
                 "is not what was written: build the set again."
             )
         return data
@@ -255,7 +291,7 @@ class ShardFiles:
         return {**self.__dict__, "_files": {}}
 
 
-class ShardSet(ShardFiles):
+class ShardSet(ShardFiles, RecordSource):
     """Map-style reader of one split of a finished data set.
 
     Raises UserError when the set or the split is missing, or the set is damaged.
@@ -283,12 +319,18 @@ class ShardSet(ShardFiles):
             raise UserError(
                 f"data set {self.root} is damaged ({error}): build it again."
             ) from error
-        with (self.root / INDEX).open(encoding="utf-8") as file:
-            entries = map(json.loads, file)
-            self.rows: list[dict[str, Any]] = [row for row in entries if row["split"] == split]
-        if not self.rows:
+        try:
+            self.records = self._read_index()
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"data set {self.root} has an entry in {INDEX} that is neither a view pair nor a "
+                f"question ({error!r}): build it again with this version."
+            ) from error
+        if not self.records:
             splits = ", ".join(self.manifest["rows"]) or "no records at all"
             raise UserError(f"data set {self.root} has no split {split!r}: it has {splits}.")
 
-    def __len__(self) -> int:
-        return len(self.rows)
+    def _read_index(self) -> list[StoredRecord]:
+        with (self.root / INDEX).open(encoding="utf-8") as file:
+            entries = map(json.loads, file)
+            return [stored_record(entry) for entry in entries if entry["split"] == self.split]

@@ -32,11 +32,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from actial.core.errors import UserError
-from actial.core.records import Example
+from actial.core.records import Example, StoredRecord, stored_record
 from actial.core.seeding import hash_int
 from actial.data.images import decode_bytes
 from actial.data.sampling_order import epoch_order
-from actial.data.shards import load_manifest
+from actial.data.shards import RecordSource, load_manifest
 from actial.data.urls import open_url
 
 READ_SIZE = 1 << 20
@@ -55,8 +55,8 @@ class ReaderPosition(NamedTuple):
         return cls(rank * num_workers + worker, num_ranks * num_workers)
 
 
-class SampleFiles:
-    """The records and encoded images of one tar sample, with the interface of a `ShardSet`."""
+class SampleFiles(RecordSource):
+    """The records and encoded images of one tar sample."""
 
     def __init__(self, sample: Mapping[str, Any], root: str) -> None:
         self.root = root
@@ -64,16 +64,13 @@ class SampleFiles:
         self.key = str(sample["__key__"])
         if "json" not in self._images:
             raise OSError(f"{sample['__url__']}: sample {self.key} has no list of records")
-        self.rows: list[dict[str, Any]] = json.loads(self._images.pop("json"))
-        for record in self.rows:
-            record |= {"shard": sample["__url__"], "key": self.key}
+        place = {"shard": sample["__url__"], "key": self.key}
+        entries = json.loads(self._images.pop("json"))
+        self.records = [stored_record(entry | place) for entry in entries]
 
-    def images(self, row: Mapping[str, Any]) -> list[np.ndarray]:
+    def images(self, record: StoredRecord) -> list[np.ndarray]:
         """Return the record's images in order, uint8 (H, W, 3)."""
-        return [decode_bytes(self._images[name]) for name in row["images"]]
-
-    def __len__(self) -> int:
-        return len(self.rows)
+        return [decode_bytes(self._images[image.name]) for image in record.images]
 
 
 @dataclass(slots=True, kw_only=True)

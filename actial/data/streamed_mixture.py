@@ -106,10 +106,11 @@ def _examples_of(
 ) -> list[DelayedExample]:
     """Return the supervised examples of one tar sample that `config` selects."""
     if config.task is Task.viewpoint and (config.types or config.angles):
-        sample.rows = select_pairs(sample.rows, config)
+        sample.records = list(select_pairs(sample.view_pairs(), config))
     if config.task is Task.qa and config.types:
-        sample.rows = [record for record in sample.rows if record["type"] in config.types]
-    if not sample.rows:
+        questions = sample.question_records()
+        sample.records = [record for record in questions if record.type in config.types]
+    if not sample.records:
         return []
     task = task_set(sample, config, data, cold_start, supervised=True)
     return [partial(task.example, index, epoch) for index in range(len(task))]

@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 from actial.config import ImageConfig
 from actial.core.errors import UserError
 from actial.core.image_codec import UNREADABLE
-from actial.core.records import AnswerMode, Example, Question
+from actial.core.records import AnswerMode, BenchmarkRecord, Example, Question
 from actial.data.images import fitted_size
 from actial.evaluation.benchmarks.base import Item, Picture, Style
 from actial.evaluation.benchmarks.prompts import prompt_text
@@ -66,14 +66,14 @@ def as_example(item: Item, style: Style, images: list[np.ndarray]) -> Example:
         answer_index=item.answer_index,
         mode=AnswerMode.DIRECT if style is Style.LETTER else AnswerMode.THINK,
     )
-    row = {"categories": item.categories, "circular": item.circular, "open": item.open}
+    record = BenchmarkRecord(categories=item.categories, circular=item.circular, open=item.open)
     text_first = style is Style.DATASET_TEXT_FIRST
     return Example(
         uid=item.uid,
         images=images,
         questions=[question],
         task="benchmark",
-        row=row,
+        record=record,
         text_first=text_first,
     )
 

@@ -34,13 +34,13 @@ from actial.grading.metrics import (
 from actial.viewpoint.shortcut_probes import answer_prior, centroid_probe
 from actial.viewpoint.symmetry import (
     SIGN,
-    _variant,
+    answer_turns,
     implied_motion,
     mirror_views,
     opposite,
     rotate_options,
     swap_views,
-    turns,
+    variant,
 )
 
 # Asks the model: one prediction per question, in order.
@@ -56,7 +56,7 @@ GRAY = 128
 
 def without_images(example: Example) -> Example:
     """Return the example as text alone."""
-    return _variant(example, "blind", [], example.questions)
+    return variant(example, "blind", [], example.questions)
 
 
 def masked(example: Example, keep: Sequence[int] = ()) -> Example:
@@ -64,7 +64,7 @@ def masked(example: Example, keep: Sequence[int] = ()) -> Example:
     images = [
         image if i in keep else np.full_like(image, GRAY) for i, image in enumerate(example.images)
     ]
-    return _variant(example, f"masked{''.join(map(str, keep))}", images, example.questions)
+    return variant(example, f"masked{''.join(map(str, keep))}", images, example.questions)
 
 
 def wrong_pairs(examples: Sequence[Example]) -> list[Example]:
@@ -81,7 +81,7 @@ def wrong_pairs(examples: Sequence[Example]) -> list[Example]:
         for example, partner in zip(ring, ring[1:] + ring[:1], strict=True):
             if partner is not example:
                 images = [*example.images[:-1], partner.images[-1]]
-                result.append(_variant(example, "wrong", images, example.questions))
+                result.append(variant(example, "wrong", images, example.questions))
     return result
 
 
@@ -193,7 +193,7 @@ def _with_turning_questions(examples: Sequence[Example]) -> list[Example]:
     """Return multi-view examples, reduced to the questions whose answer turns with the images."""
     pairs = []
     for example in examples:
-        questions = [question for question in example.questions if turns(question)]
+        questions = [question for question in example.questions if answer_turns(question)]
         if len(example.images) > 1 and questions:
             pairs.append(replace(example, questions=questions))
     return pairs

@@ -99,5 +99,5 @@ def _sample_answer(p: Prediction) -> SampleAnswer:
 
 
 def _truth_text(example: Example, question: Question) -> str:
-    answer = truth(example.row, question)
+    answer = truth(example.record, question)
     return f"{answer}: {question.options[question.answer_index]}" if question.options else answer

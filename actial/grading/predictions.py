@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,15 @@ from typing import Any
 from actial.core.atomic_io import write_json
 from actial.core.errors import UserError
 from actial.core.multiple_choice_format import LETTERS
-from actial.core.records import Example, FinishReason, Grade, Question
+from actial.core.records import (
+    BenchmarkRecord,
+    Example,
+    FinishReason,
+    Grade,
+    Question,
+    Record,
+    ViewPair,
+)
 from actial.grading.metrics import Prediction
 from actial.grading.multiple_choice import Compat, grade
 from actial.grading.open_ended import grade_open
@@ -32,13 +40,13 @@ def predict(
     compat: Compat | str = Compat.LADDER,
 ) -> Prediction:
     """Grade one answer and keep what aggregation needs to know about the question."""
-    grade_read, choice = read_answer(example.row, question, text, finish, compat)
+    grade_read, choice = read_answer(example.record, question, text, finish, compat)
     return Prediction(
         uid=question.uid,
         text=text,
         letter=grade_read.letter,
         choice=choice,
-        answer=truth(example.row, question),
+        answer=truth(example.record, question),
         rule=grade_read.rule,
         outcome=grade_read.outcome.value,
         score=grade_read.value,
@@ -47,13 +55,13 @@ def predict(
         tokens=tokens,
         type=question.type,
         example=example.uid,
-        categories=categories(example.row),
-        group=example.row.get("circular", {}),
+        categories=categories(example.record),
+        group=_rotation_group(example.record),
     )
 
 
 def read_answer(
-    row: Mapping[str, Any],
+    record: Record | None,
     question: Question,
     text: str,
     finish: FinishReason | None = None,
@@ -62,41 +70,45 @@ def read_answer(
     """Return the grade of one answer, and the text of the option or the value read from it.
 
     Args:
-        row: record of the question's example; of an open question, `row["open"]` names its metric.
+        record: of the question's example; a benchmark's names the metric of an open question.
         question: the question that was answered.
         text: decoded completion.
         finish: why sampling stopped.
         compat: reader of multiple-choice answers, a `Compat` value.
     """
     if not question.options:
-        return grade_open(text, *open_metric(row, question), finish)
+        return grade_open(text, *open_metric(record, question), finish)
     result = grade(text, question.options, question.answer_index, finish, compat)
     choice = question.options[LETTERS.index(result.letter)] if result.letter else None
     return result, choice
 
 
-def truth(row: Mapping[str, Any], question: Question) -> str:
+def truth(record: Record | None, question: Question) -> str:
     """Return the correct letter, or the truth of a question without options."""
-    return question.answer_letter if question.options else open_metric(row, question)[1]
+    return question.answer_letter if question.options else open_metric(record, question)[1]
 
 
-def open_metric(row: Mapping[str, Any], question: Question) -> tuple[str, str]:
+def open_metric(record: Record | None, question: Question) -> tuple[str, str]:
     """Return the metric of a question without options, and its truth.
 
     A question with a number is scored by relative accuracy, any other as its benchmark says.
     """
     if question.number is not None:
         return "mra_first", f"{question.number:g}"
-    return row["open"]["metric"], row["open"]["answer"]
+    if not isinstance(record, BenchmarkRecord):
+        raise ValueError(f"question {question.uid} has neither options nor an open answer")
+    return record.open["metric"], record.open["answer"]
 
 
-def categories(row: Mapping[str, Any]) -> dict[str, str]:
+def categories(record: Record | None) -> dict[str, str]:
     """Return what figures may be split by: a benchmark's categories, a view pair's class and angle."""
-    names: dict[str, str] = dict(row.get("categories", {}))
-    if "geom" in row:
-        names["class"] = str(row.get("class_name", ""))
-        names["angle"] = angle_bin(abs(row["geom"]["alpha_deg"]))
-    return names
+    if isinstance(record, ViewPair):
+        return {"class": record.class_name, "angle": angle_bin(abs(record.geometry.alpha_deg))}
+    return dict(record.categories) if isinstance(record, BenchmarkRecord) else {}
+
+
+def _rotation_group(record: Record | None) -> dict[str, Any]:
+    return record.circular if isinstance(record, BenchmarkRecord) else {}
 
 
 def angle_bin(degrees: float) -> str:

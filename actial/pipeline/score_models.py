@@ -157,7 +157,7 @@ def answer_table(
         images = [*example.images, *[None] * (num_images - len(example.images))]
         for question in example.questions:
             replies = [by_uid[question.uid] for by_uid in texts.values()]
-            rows.append([*images, question.text, truth(example.row, question), *replies])
+            rows.append([*images, question.text, truth(example.record, question), *replies])
     return [*_image_columns(num_images), "question", "truth", *texts], rows
 
 

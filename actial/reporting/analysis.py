@@ -18,6 +18,7 @@ from typing import Any
 import pandas as pd
 
 from actial.core.errors import UserError
+from actial.core.records import ViewPair
 from actial.data.shards import INDEX
 from actial.evaluation.diagnostics import three_questions
 from actial.evaluation.results import Diagnostics, SetResult
@@ -272,14 +273,13 @@ def pairs(root: Path | str) -> pd.DataFrame:
     """
     rows = []
     with (Path(root) / INDEX).open(encoding="utf-8") as file:
-        for record in map(json.loads, file):
-            geometry = record["geom"]
+        for pair in map(ViewPair.from_json, map(json.loads, file)):
             row = {
-                "uid": record["uid"],
-                "split": record["split"],
-                "class": record["class_name"],
-                "alpha": geometry["alpha_deg"],
-                "elevation": geometry["elev_deg"][0],
+                "uid": pair.uid,
+                "split": pair.split,
+                "class": pair.class_name,
+                "alpha": pair.geometry.alpha_deg,
+                "elevation": pair.geometry.elev_deg[0],
             }
-            rows.append(row | record["labels"])
+            rows.append(row | pair.labels.to_json())
     return pd.DataFrame(rows)

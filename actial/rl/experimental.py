@@ -13,7 +13,8 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import replace
 
-from actial.core.records import AnswerMode, Example, Question
+from actial.core.multiple_choice_format import LETTERS
+from actial.core.records import AnswerMode, Example, Question, ViewPair
 from actial.rl.graded import GradedCompletion
 from actial.viewpoint.rationale_verifier import claims
 from actial.viewpoint.symmetry import SIGN, implied_motion, swap_views
@@ -51,10 +52,10 @@ def verified_reward(graded: GradedCompletion) -> float | None:
     Topics are sides by frame of reference, degrees, turn, and clock hours. 0 for a chain that
     claims nothing; None where the record has no pose, or a letter alone was requested.
     """
-    if graded.question.mode is not AnswerMode.THINK or not {"labels", "geom"} <= set(graded.row):
+    if graded.question.mode is not AnswerMode.THINK or not isinstance(graded.record, ViewPair):
         return None
     topic_holds: dict[str, bool] = defaultdict(lambda: True)
-    for claim in claims(chain_of_thought(graded.text), graded.row):
+    for claim in claims(chain_of_thought(graded.text), graded.record):
         topic_holds[claim.reason] &= claim.holds
     return sum(topic_holds.values()) / len(topic_holds) if topic_holds else 0.0
 
@@ -72,7 +73,7 @@ def answered_motion(graded: GradedCompletion) -> int | None:
     question, letter = graded.question, graded.grade.letter
     if question.type not in SIGN or letter is None:
         return None
-    motion = implied_motion(question.type, question.options["ABCDEF".index(letter)])
+    motion = implied_motion(question.type, question.options[LETTERS.index(letter)])
     return -motion if graded.images_reversed else motion
 
 

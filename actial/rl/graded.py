@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from actial.core.records import FinishReason, Grade, Question
+from actial.core.records import FinishReason, Grade, Question, Record
 from actial.grading.predictions import read_answer
 
 
@@ -19,7 +18,7 @@ class GradedCompletion:
     finish: FinishReason
     grade: Grade
     # The record of the question's example; that of the swapped pair where images_reversed.
-    row: Mapping[str, Any] = field(default_factory=dict)
+    record: Record | None = None
     images_reversed: bool = False
     # The graded completions of the other prompts about the same images.
     others: Sequence[GradedCompletion] = ()
@@ -30,16 +29,16 @@ class GradedCompletion:
         question: Question,
         text: str,
         finish: FinishReason,
-        row: Mapping[str, Any] | None = None,
+        record: Record | None = None,
         images_reversed: bool = False,
     ) -> GradedCompletion:
         """Grade a completion; `others` is set once all completions of a step are graded."""
-        grade, _ = read_answer(row or {}, question, text, finish)
+        grade, _ = read_answer(record, question, text, finish)
         return cls(
             question=question,
             text=text,
             finish=finish,
             grade=grade,
-            row=row or {},
+            record=record,
             images_reversed=images_reversed,
         )

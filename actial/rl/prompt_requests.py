@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Protocol
 
 from actial.config import GRPOConfig
-from actial.core.records import Example, Prompt, Question
+from actial.core.records import Example, Prompt, Question, Record
 from actial.core.seeding import hash_choice
 from actial.rl.experimental import counterfactual
 
@@ -30,7 +30,7 @@ class PromptRequest:
     position: int
     prompt: Prompt
     question: Question
-    row: dict[str, Any]
+    record: Record | None
     images_reversed: bool = False
 
 
@@ -88,4 +88,6 @@ class PromptRequests:
         # The position makes the uid, and so the sampler's randomness, distinct for an example that
         # the stream gives twice.
         prompt = replace(prompt, uid=f"{question.uid}@{position}")
-        return PromptRequest(position=position, prompt=prompt, question=question, row=example.row)
+        return PromptRequest(
+            position=position, prompt=prompt, question=question, record=example.record
+        )

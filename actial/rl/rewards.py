@@ -39,7 +39,9 @@ def faithful_accuracy_reward(graded: GradedCompletion) -> float | None:
 
     The body of the first answer tag must equal the letter, character by character.
     """
-    grade, _ = read_answer(graded.row, graded.question, graded.text, graded.finish, Compat.ACTIAL)
+    grade, _ = read_answer(
+        graded.record, graded.question, graded.text, graded.finish, Compat.ACTIAL
+    )
     return grade.value
 
 

@@ -183,7 +183,7 @@ class Rollouts:
             request.question,
             text,
             completion.finish,
-            request.row,
+            request.record,
             images_reversed=request.images_reversed,
         )
 
@@ -195,7 +195,7 @@ class Rollouts:
     ) -> GradedPrompt:
         terms = [self.rewards.terms(one) for one in graded]
         task_rewards = [self.rewards.combine(one) for one in terms]
-        question, answer = request.question, truth(request.row, request.question)
+        question, answer = request.question, truth(request.record, request.question)
         records = []
         for member, (completion, grade) in enumerate(zip(completions, graded, strict=True)):
             length = len(completion.token_ids)

@@ -21,14 +21,14 @@ from transformers.models.qwen2_vl import Qwen2VLImageProcessor, Qwen2VLVideoProc
 from actial.config import ModelConfig, TinyConfig
 from actial.config.hydra_app import hydra_command
 from actial.core.progress import Progress
-from actial.core.records import AnswerMode
+from actial.core.records import PAPER_QUESTIONS, AnswerMode
 from actial.data.shards import ShardSet
 from actial.modeling.policy import Policy
 from actial.modeling.prompt_renderer import SYSTEM_PROMPTS
 from actial.synthetic.vision_pretraining import pretrain_vision_encoder
 from actial.viewpoint.perception_exercises import KINDS, clock_question, perception_questions
-from actial.viewpoint.questions import TYPES, qa_question, viewpoint_question
-from actial.viewpoint.rationales import grounded_chain
+from actial.viewpoint.questions import qa_question, viewpoint_question
+from actial.viewpoint.rationales import grounded_rationale
 
 SPECIAL_TOKENS = (
     "<|endoftext|>",
@@ -72,18 +72,19 @@ def corpus(pairs: ShardSet, sat: ShardSet, rows: int = 1500) -> Iterator[str]:
         "assistant\n",
         *(text for text in SYSTEM_PROMPTS.values() if text),
     ] * rows
-    names = sorted({row["class_name"].lower() for row in pairs.rows})
-    for number, row in enumerate(pairs.rows[:rows]):
+    view_pairs = pairs.view_pairs()
+    names = sorted({pair.class_name.lower() for pair in view_pairs})
+    for number, pair in enumerate(view_pairs[:rows]):
         for question in [
-            *perception_questions(row, "words", names, len(KINDS)),
+            *perception_questions(pair, "words", names, len(KINDS)),
             clock_question(str(number)),
         ]:
             yield from (question.text, question.target or "")
-        for kind in TYPES:
-            question = viewpoint_question(row, kind, AnswerMode.DIRECT)
-            yield from (question.text, grounded_chain(row, question))
-    for row in sat.rows[:rows]:
-        yield qa_question(row, AnswerMode.DIRECT).text
+        for kind in PAPER_QUESTIONS:
+            question = viewpoint_question(pair, kind, AnswerMode.DIRECT)
+            yield from (question.text, grounded_rationale(pair, question))
+    for record in sat.question_records()[:rows]:
+        yield qa_question(record, AnswerMode.DIRECT).text
 
 
 def train_tokenizer(corpus: Iterable[str], vocab_size: int) -> Qwen2Tokenizer:

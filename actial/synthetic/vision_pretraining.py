@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from actial.core.errors import UserError
 from actial.core.seeding import hash_int
 from actial.data.sampling_order import epoch_order
 from actial.data.shards import ShardSet
@@ -38,17 +39,20 @@ class Photos:
 def load_photos(shards: ShardSet) -> Photos:
     """Photos of pair rows of the procedural world, each once, in index order."""
     seen: dict[tuple[str, str], tuple[np.ndarray, float, str, str]] = {}
-    for row in shards.rows:
-        if all((row["key"], image["name"]) in seen for image in row["images"]):
+    for pair in shards.view_pairs():
+        if all((pair.key, image.name) in seen for image in pair.images):
             continue
-        for picture, image, view in zip(
-            shards.images(row), row["images"], row["views"], strict=True
-        ):
-            seen[row["key"], image["name"]] = (
-                picture,
-                view["azimuth_deg"],
-                row["class_name"],
-                row["attributes"]["body_colour"],
+        for pixels, image, view in zip(shards.images(pair), pair.images, pair.views, strict=True):
+            if view.azimuth_deg is None:
+                raise UserError(
+                    f"pair {pair.uid} of {shards.root} has no known front: "
+                    "give a set of the procedural world."
+                )
+            seen[pair.key, image.name] = (
+                pixels,
+                view.azimuth_deg,
+                pair.class_name,
+                pair.attributes["body_colour"],
             )
     pictures, azimuths, names, colors = zip(*seen.values(), strict=True)
     return Photos(

@@ -20,11 +20,11 @@ from actial.config import ChainsConfig
 from actial.core.atomic_io import atomic, write_json
 from actial.core.errors import UserError
 from actial.core.progress import Progress
-from actial.core.records import AnswerMode, Question
+from actial.core.records import AnswerMode, Question, ViewPair
 from actial.core.seeding import hash_int, hash_unit
 from actial.data.shards import ShardSet, json_line
-from actial.teacher.prompt import STAGES, messages, read_reply
-from actial.viewpoint.questions import kinds_of, viewpoint_question
+from actial.teacher.prompt import STAGES, chat_request, read_reply
+from actial.viewpoint.questions import question_types, viewpoint_question
 from actial.viewpoint.rationale_verifier import contradictions
 from actial.viewpoint.rationales import THINK
 
@@ -105,13 +105,13 @@ class Teacher:
         return blake2b(json.dumps(asked).encode(), digest_size=16).hexdigest()
 
     async def reply(
-        self, row: dict, question: Question, pictures: list[bytes], attempt: int
+        self, pair: ViewPair, question: Question, images: list[bytes], attempt: int
     ) -> dict | None:
         """The reply to one request, from the cache or the server; None when it was given up after all retries."""
-        key = self.key(question, [place["sha256"] for place in row["images"]], attempt)
+        key = self.key(question, [image.sha256 for image in pair.images], attempt)
         if key in self.replies.found:
             return self.replies.found[key]
-        answer = await self._ask(messages(row, question, pictures), key)
+        answer = await self._ask(chat_request(pair, question, images), key)
         if answer is None:
             self._failures_in_a_row += 1
             if self._failures_in_a_row >= FAILURES_IN_A_ROW:
@@ -180,7 +180,7 @@ def _retry_after(value: str | None) -> float | None:
 # ---------------------------------------------------------------- one pair
 
 
-def faults(row: dict, question: Question, reply: dict) -> tuple[str, list[dict]]:
+def faults(pair: ViewPair, question: Question, reply: dict) -> tuple[str, list[dict]]:
     """The chain of a reply, and why it is rejected; no reason accepts it."""
     chain, letter = read_reply(reply["text"])
     if reply["finish"] == "length":
@@ -188,39 +188,41 @@ def faults(row: dict, question: Question, reply: dict) -> tuple[str, list[dict]]
     if letter is None or not chain:
         return chain, [{"reason": "no_answer", "claim": ""}]
     return chain, [
-        {"reason": c.reason, "claim": c.claim} for c in contradictions(chain, row, letter, question)
+        {"reason": c.reason, "claim": c.claim}
+        for c in contradictions(chain, pair, letter, question)
     ]
 
 
-def drawn_rows(data: ShardSet, config: ChainsConfig) -> list[dict]:
-    """The pairs to be told about, drawn by hash, in the order of the set."""
-    chosen = sorted(data.rows, key=lambda row: hash_int("chains", config.seed, row["uid"]))[
-        : config.limit
-    ]
-    wanted = {row["uid"] for row in chosen}
-    return [row for row in data.rows if row["uid"] in wanted]
+def drawn_pairs(data: ShardSet, config: ChainsConfig) -> list[ViewPair]:
+    """Return the pairs that a teacher writes about, drawn by hash, in the order of the set."""
+    pairs = data.view_pairs()
+    by_draw = sorted(pairs, key=lambda pair: hash_int("chains", config.seed, pair.uid))
+    drawn = {pair.uid for pair in by_draw[: config.limit]}
+    return [pair for pair in pairs if pair.uid in drawn]
 
 
-async def _teach_row(teacher: Teacher, data: ShardSet, row: dict) -> tuple[dict | None, list[dict]]:
+async def _teach_pair(
+    teacher: Teacher, data: ShardSet, pair: ViewPair
+) -> tuple[dict | None, list[dict]]:
     """The accepted chain, if any, and the rejected ones."""
-    question = viewpoint_question(row, kinds_of(row, 1)[0], AnswerMode.THINK)
+    question = viewpoint_question(pair, question_types(pair, 1)[0], AnswerMode.THINK)
     rejected: list[dict] = []
     for attempt in range(teacher.config.attempts):
-        reply = await teacher.reply(row, question, data.encoded(row), attempt)
+        reply = await teacher.reply(pair, question, data.encoded(pair), attempt)
         if reply is None:
             return None, [
                 *rejected,
                 {
-                    "uid": row["uid"],
+                    "uid": pair.uid,
                     "question": question.uid,
                     "attempt": attempt,
                     "reasons": [{"reason": "given_up"}],
                 },
             ]
-        chain, reasons = faults(row, question, reply)
+        chain, reasons = faults(pair, question, reply)
         if not reasons:
             known = {
-                "uid": row["uid"],
+                "uid": pair.uid,
                 "question": question.uid,
                 "type": question.type,
                 "chain": chain,
@@ -232,7 +234,7 @@ async def _teach_row(teacher: Teacher, data: ShardSet, row: dict) -> tuple[dict 
             }, rejected
         rejected.append(
             {
-                "uid": row["uid"],
+                "uid": pair.uid,
                 "question": question.uid,
                 "attempt": attempt,
                 "reasons": reasons,
@@ -249,43 +251,45 @@ def teach(config: ChainsConfig) -> None:
     """Ask for all chains that are missing and write the files; raises UserError when the server refuses or is gone."""
     out = Path(config.out)
     data = ShardSet(config.pairs, config.split)
-    rows = drawn_rows(data, config)
+    pairs = drawn_pairs(data, config)
     replies = Replies(out / REPLIES)
     teacher = Teacher(config, replies)
     try:
-        results = asyncio.run(_all(teacher, data, rows))
+        results = asyncio.run(_all(teacher, data, pairs))
     except BaseExceptionGroup as group:  # of the workers; the first is what went wrong
         raise group.exceptions[0] from None
     finally:
         replies.close()
-    accepted = [result[0] for row in rows if (result := results.get(row["uid"])) and result[0]]
-    rejected = [entry for row in rows if row["uid"] in results for entry in results[row["uid"]][1]]
+    accepted = [result[0] for pair in pairs if (result := results.get(pair.uid)) and result[0]]
+    rejected = [entry for pair in pairs if pair.uid in results for entry in results[pair.uid][1]]
     for name, entries in ((CHAINS, accepted), (REJECTED, rejected)):
         with atomic(out / name) as file:
             file.writelines(map(json_line, entries))
-    write_json(out / LEDGER, _ledger(teacher, len(rows), len(accepted), rejected))
+    write_json(out / LEDGER, _ledger(teacher, len(pairs), len(accepted), rejected))
     print(
-        f"{out}: {len(accepted)} chains for {len(rows)} pairs, {len(rejected)} rejected, cost {teacher.cost():.2f}"
+        f"{out}: {len(accepted)} chains for {len(pairs)} pairs, {len(rejected)} rejected, cost {teacher.cost():.2f}"
     )
 
 
 async def _all(
-    teacher: Teacher, data: ShardSet, rows: list[dict]
+    teacher: Teacher, data: ShardSet, pairs: list[ViewPair]
 ) -> dict[str, tuple[dict | None, list[dict]]]:
     results: dict[str, tuple[dict | None, list[dict]]] = {}
-    left: Iterator[dict] = iter(rows)
+    waiting: Iterator[ViewPair] = iter(pairs)
     limit = teacher.config.max_cost
 
     async def work(progress: Progress) -> None:
-        for row in left:  # shared by all workers: as many requests in flight as there are workers
+        for (
+            pair
+        ) in waiting:  # shared by all workers: as many requests in flight as there are workers
             if limit and teacher.cost() >= limit:
                 return
-            results[row["uid"]] = await _teach_row(teacher, data, row)
+            results[pair.uid] = await _teach_pair(teacher, data, pair)
             progress.advance()
 
-    with Progress("chains", total=len(rows), unit="pairs") as progress:
+    with Progress("chains", total=len(pairs), unit="pairs") as progress:
         async with asyncio.TaskGroup() as group:
-            for _ in range(min(teacher.config.concurrency, len(rows))):
+            for _ in range(min(teacher.config.concurrency, len(pairs))):
                 group.create_task(work(progress))
     return results
 

@@ -1,13 +1,14 @@
-"""Camera motion about an object, in closed form: signs, angles, the gravity direction, the object's centre.
+"""Camera motion about an object, in closed form: signs, angles, gravity, the object's center.
 
-Pure numpy. Every camera is OpenCV's: `x_cam = R x_world + t`, the rows of R are the camera's right, down and forward directions
-in the world. The world frame has any rotation, origin and scale. Angles are degrees, and signed angles are counter-clockwise seen
-from above (along -up). Arrays broadcast over leading dimensions, the last axis of a vector has length 3.
+Pure numpy. Every camera is OpenCV's: `x_cam = R x_world + t`, the rows of R are the camera's right,
+down and forward directions in the world. The world frame has any rotation, origin and scale. Angles
+are degrees, and signed angles are counter-clockwise seen from above (along -up). Arrays broadcast
+over leading dimensions, the last axis of a vector has length 3.
 
 Signs (one module holds them all):
   alpha   > 0  the camera went to its right around the object
   s       > 0  the camera moved to its own level right
-  s_obj   > 0  the same motion, to the right of an upright observer at the object's centre who faces the first camera
+  s_obj   > 0  the same motion, to the right of an upright observer at the object's center who faces the first camera
   yaw     > 0  the camera turned to its right
 For a camera that keeps aiming at the object: alpha > 0 <=> s > 0 <=> s_obj < 0 <=> yaw < 0.
 """
@@ -18,16 +19,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# Camera axes of the other conventions, written in OpenCV camera axes (each matrix is its own inverse).
+# Camera axes of other conventions in OpenCV camera axes; each matrix is its own inverse.
 OPENGL_AXES = np.diag([1.0, -1.0, -1.0])  # x right, y up, z back
 PYTORCH3D_AXES = np.diag([-1.0, -1.0, 1.0])  # x left, y up, z forward
 
 IRLS_ROUNDS = 3
 ROLL_SCALE = 0.1  # |r . u| beyond which a camera's vote for up is weakened
 HUBER_MADS = 1.5
-SIDEWAYS_LEVEL = (
-    0.7  # |mean r . u| of cameras stored turned by 90 degrees is 0.94, of upright ones 0
-)
+SIDEWAYS_LEVEL = 0.7  # |mean r . u| is 0.94 for images stored turned by 90 degrees, else 0
 MAX_AXIS_CAMERAS = 200  # rotation-axis votes are quadratic in cameras
 
 Array = np.ndarray
@@ -37,96 +36,86 @@ Array = np.ndarray
 
 
 def unit(v: Array) -> Array:
+    """Return v at length 1."""
     return v / np.linalg.norm(v, axis=-1, keepdims=True)
 
 
 def dot(a: Array, b: Array) -> Array:
+    """Return the inner products over the last axis."""
     return np.sum(a * b, axis=-1)
 
 
 def cross(a: Array, b: Array) -> Array:
-    """np.cross of 3-vectors, without its cost of setting up."""
+    """Return np.cross of 3-vectors, without its cost of setting up."""
     x = a[..., 1] * b[..., 2] - a[..., 2] * b[..., 1]
     y = a[..., 2] * b[..., 0] - a[..., 0] * b[..., 2]
     return np.stack([x, y, a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0]], axis=-1)
 
 
 def median(v: Array) -> float:
-    """np.median of a flat array, without its cost of setting up."""
+    """Return np.median of a flat array, without its cost of setting up."""
     ordered = np.sort(v)
     return float(ordered[(len(v) - 1) // 2] + ordered[len(v) // 2]) / 2
 
 
 def level(v: Array, up: Array) -> Array:
-    """Horizontal part of v: (I - u u^T) v."""
+    """Return the horizontal part of v: (I - u u^T) v."""
     return v - dot(v, up)[..., None] * up
 
 
 def signed_angle(a: Array, b: Array, up: Array) -> Array:
-    """Degrees from a to b seen from above, counter-clockwise positive, for vectors orthogonal to up."""
+    """Return degrees from a to b seen from above, counter-clockwise positive.
+
+    a and b are orthogonal to up.
+    """
     return np.degrees(np.arctan2(dot(cross(a, b), up), dot(a, b)))
 
 
 def angle_between(a: Array, b: Array) -> Array:
-    """Unsigned degrees between two vectors of any length; exact near 0 and 180."""
+    """Return unsigned degrees between vectors of any length; exact near 0 and 180."""
     return np.degrees(np.arctan2(np.linalg.norm(cross(a, b), axis=-1), dot(a, b)))
 
 
 def rotation_angle(R: Array) -> Array:
-    """Degrees of the full angle of a rotation matrix (..., 3, 3)."""
-    return np.degrees(
-        np.arctan2(
-            np.linalg.norm(_axis_vector(R), axis=-1), (np.trace(R, axis1=-2, axis2=-1) - 1) / 2
-        )
-    )
+    """Return degrees of the full angle of rotation matrices (..., 3, 3)."""
+    sine = np.linalg.norm(_axis_vector(R), axis=-1)
+    cosine = (np.trace(R, axis1=-2, axis2=-1) - 1) / 2
+    return np.degrees(np.arctan2(sine, cosine))
 
 
 def _axis_vector(R: Array) -> Array:
-    """sin(angle) times the axis, from the skew part."""
-    return (
-        np.stack(
-            [R[..., 2, 1] - R[..., 1, 2], R[..., 0, 2] - R[..., 2, 0], R[..., 1, 0] - R[..., 0, 1]],
-            axis=-1,
-        )
-        / 2
-    )
+    """Return sin(angle) times the axis, from the skew part of (..., 3, 3)."""
+    x = R[..., 2, 1] - R[..., 1, 2]
+    y = R[..., 0, 2] - R[..., 2, 0]
+    z = R[..., 1, 0] - R[..., 0, 1]
+    return np.stack([x, y, z], axis=-1) / 2
 
 
 def are_rotations(R: Array, tolerance: float = 1e-4) -> Array:
-    """Per matrix (..., 3, 3): finite, R R^T = I and det R = +1 (a mirrored frame swaps left and right)."""
+    """Tell per matrix (..., 3, 3) whether it is finite, R R^T = I and det R = +1.
+
+    A mirrored frame (det R = -1) would swap left and right.
+    """
     with np.errstate(invalid="ignore"):
         off = np.abs(R @ np.swapaxes(R, -1, -2) - np.eye(3)).max(axis=(-2, -1))
         return (off < tolerance) & (np.linalg.det(R) > 0)
-
-
-def is_rotation(R: Array, tolerance: float = 1e-4) -> bool:
-    """are_rotations of one matrix (3, 3)."""
-    return bool(are_rotations(R, tolerance))
 
 
 # ---------------------------------------------------------------- conventions
 
 
 def from_pytorch3d(R: Array, T: Array) -> tuple[Array, Array]:
-    """PyTorch3D's row-vector form `X_cam = X_world @ R + T` (x left, y up) -> OpenCV (R, t)."""
+    """Return OpenCV (R, t) of PyTorch3D's row-vector form `X_cam = X_world @ R + T`."""
     return PYTORCH3D_AXES @ np.swapaxes(R, -1, -2), T @ PYTORCH3D_AXES
 
 
-def to_pytorch3d(R: Array, t: Array) -> tuple[Array, Array]:
-    return np.swapaxes(PYTORCH3D_AXES @ R, -1, -2), t @ PYTORCH3D_AXES
-
-
 def from_camera_to_world(pose: Array, axes: Array | None = None) -> tuple[Array, Array]:
-    """Camera-to-world matrix (4, 4) or (3, 4) whose camera axes are `axes` (None = OpenCV) -> OpenCV (R, t)."""
+    """Return OpenCV (R, t) of a camera-to-world matrix (4, 4) or (3, 4).
+
+    `axes` are the camera axes of the matrix, one of the constants above; None is OpenCV's own.
+    """
     R = (pose[:3, :3] @ (np.eye(3) if axes is None else axes)).T
     return R, -R @ pose[:3, 3]
-
-
-def to_camera_to_world(R: Array, t: Array, axes: Array | None = None) -> Array:
-    pose = np.eye(4)
-    pose[:3, :3] = R.T @ (np.eye(3) if axes is None else axes)
-    pose[:3, 3] = -R.T @ t
-    return pose
 
 
 # ---------------------------------------------------------------- one camera about the object
@@ -136,20 +125,23 @@ def to_camera_to_world(R: Array, t: Array, axes: Array | None = None) -> Array:
 class ViewGeometry:
     """Per camera (n,): where it stands about the object and how it is held."""
 
-    rho: Array  # horizontal distance to the centre, world units
-    elevation: Array  # of the camera above the centre's horizon
-    off_axis: Array  # between the optical axis and the direction to the centre
-    heading_off: (
-        Array  # signed, seen from above: from the direction to the centre to the optical axis
-    )
-    heading_level: (
-        Array  # |level(f)|: 1 = looks at the horizon, 0 = straight down, where yaw has no meaning
-    )
-    roll: Array  # > 0: the right side of the picture is raised
+    rho: Array  # horizontal distance to the center, world units
+    elevation: Array  # of the camera above the center's horizon
+    off_axis: Array  # between the optical axis and the direction to the center
+    heading_off: Array  # signed, from above: from the direction to the center to the optical axis
+    heading_level: Array  # |level(f)|: 1 = to the horizon, 0 = straight down, where yaw is void
+    roll: Array  # > 0: the right side of the image is raised
 
 
 def view_geometry(R: Array, centers: Array, target: Array, up: Array) -> ViewGeometry:
-    """R (n, 3, 3), camera centres (n, 3), object centre (3,), unit up (3,)."""
+    """Return the view of every camera.
+
+    Args:
+        R: (n, 3, 3) world to camera.
+        centers: (n, 3) of the cameras.
+        target: (3,) object center.
+        up: (3,) unit.
+    """
     right, down, forward = R[..., 0, :], R[..., 1, :], R[..., 2, :]
     to_target = target - centers
     return ViewGeometry(
@@ -163,7 +155,10 @@ def view_geometry(R: Array, centers: Array, target: Array, up: Array) -> ViewGeo
 
 
 def azimuth(centers: Array, target: Array, up: Array, front: Array) -> Array:
-    """Side from which a camera sees the object: 0 = in front of it, counter-clockwise from above, (-180, 180]."""
+    """Return from which side cameras see the object, in (-180, 180].
+
+    0 is in front of it, counter-clockwise from above.
+    """
     return signed_angle(level(front, up), level(centers - target, up), up)
 
 
@@ -171,13 +166,13 @@ def azimuth(centers: Array, target: Array, up: Array, front: Array) -> Array:
 
 
 @dataclass(slots=True, kw_only=True)
-class PairGeometry:
+class PairMotion:
     """Per ordered pair (m,): motion from camera 1 to camera 2."""
 
     alpha: Array
     yaw: Array  # psi, about gravity
     yaw_camera_axis: Array  # about camera 1's own down axis; the paper's wording
-    rotation_full: Array  # angle of R2 R1^T; equals |alpha| on an orbit of constant elevation and roll, whatever up is
+    rotation_full: Array  # of R2 R1^T; |alpha| on an orbit of constant elevation and roll
     s: Array  # relative to rho1
     s_object: Array  # relative to rho1
     t: Array  # (m, 3) displacement on camera 1's right, down, forward, relative to rho1
@@ -185,16 +180,23 @@ class PairGeometry:
     horizontal: Array  # its horizontal length, relative to rho1
 
 
-def pair_geometry(
-    R1: Array, C1: Array, R2: Array, C2: Array, target: Array, up: Array
-) -> PairGeometry:
-    """All the labels of ordered pairs; R (m, 3, 3), camera centres C (m, 3), object centre (3,), unit up (3,)."""
+def pair_motion(R1: Array, C1: Array, R2: Array, C2: Array, target: Array, up: Array) -> PairMotion:
+    """Return the motion of ordered pairs.
+
+    Args:
+        R1, R2: (m, 3, 3) world to camera.
+        C1, C2: (m, 3) camera centers.
+        target: (3,) object center.
+        up: (3,) unit.
+    """
+    # f1, f2 (m, 3) are the optical axes, radius1, radius2 (m, 3) the level arms from the object;
+    # every length is divided by rho1, the first camera's horizontal distance, so scale cancels.
     f1, f2 = R1[..., 2, :], R2[..., 2, :]
     radius1, radius2 = level(C1 - target, up), level(C2 - target, up)
     rho1 = np.linalg.norm(radius1, axis=-1)
     move = C2 - C1
     f2_in_1 = np.einsum("...ij,...j->...i", R1, f2)
-    return PairGeometry(
+    return PairMotion(
         alpha=signed_angle(radius1, radius2, up),
         yaw=-signed_angle(level(f1, up), level(f2, up), up),
         yaw_camera_axis=np.degrees(np.arctan2(f2_in_1[..., 0], f2_in_1[..., 2])),
@@ -208,7 +210,7 @@ def pair_geometry(
 
 
 def side(value: float) -> str:
-    """'right' for a positive quantity of this module, 'left' for a negative one."""
+    """Return "right" for a positive quantity of this module, "left" for a negative one."""
     return "right" if value > 0 else "left"
 
 
@@ -224,12 +226,16 @@ class UpEstimate:
     sv2: float  # second singular value of the right axes / sqrt(n); small = the arc is too short
     axis: Array  # (3,) unit, rot_axis
     axis_angle: float  # degrees between the two
-    sideways: bool  # the pictures are stored turned by 90 degrees
+    sideways: bool  # the images are stored turned by 90 degrees
     cameras: int
 
 
 def up_svd_right(R: Array) -> tuple[Array, float]:
-    """Direction orthogonal to the right axes of roll-free cameras, robustly; and the conditioning sv2 / sqrt(n)."""
+    """Return the direction orthogonal to the right axes of cameras (n, 3, 3), and sv2 / sqrt(n).
+
+    Roll-free cameras have level right axes: up is the right-singular vector of the smallest
+    singular value of the stacked axes, reweighted so that rolled cameras count less.
+    """
     right = R[:, 0, :]
     sv2 = float(np.linalg.svd(right, compute_uv=False)[1] / np.sqrt(len(right)))
     weight = np.ones(len(right))
@@ -241,7 +247,10 @@ def up_svd_right(R: Array) -> tuple[Array, float]:
 
 
 def up_rotation_axis(R: Array) -> Array:
-    """Common axis of the turns between all cameras: blind to image roll, biased when elevation drifts."""
+    """Return the common axis of the turns between all cameras.
+
+    It is blind to image roll, and biased when the elevation drifts.
+    """
     R = R[:: -(-len(R) // MAX_AXIS_CAMERAS)]
     first, second = np.triu_indices(len(R), k=1)
     votes = _axis_vector(np.swapaxes(R[second], -1, -2) @ R[first])
@@ -249,12 +258,12 @@ def up_rotation_axis(R: Array) -> Array:
 
 
 def _raise_up(up: Array, R: Array) -> Array:
-    """The sign that points most pictures' tops upwards."""
+    """Return up or -up, whichever points the tops of most images upwards."""
     return up if up @ R[:, 1, :].mean(axis=0) <= 0 else -up
 
 
 def estimate_up(R: Array) -> UpEstimate:
-    """Up from the orientations of all cameras of a capture, R (n >= 3, 3, 3)."""
+    """Return up from the orientations of all cameras of a capture, R (n >= 3, 3, 3)."""
     up, sv2 = up_svd_right(R)
     axis = up_rotation_axis(R)
     roll = np.degrees(np.arcsin(np.clip(R[:, 0, :] @ up, -1, 1)))
@@ -269,7 +278,7 @@ def estimate_up(R: Array) -> UpEstimate:
     )
 
 
-# ---------------------------------------------------------------- the object's centre
+# ---------------------------------------------------------------- the object's center
 
 
 @dataclass(slots=True, kw_only=True)
@@ -283,7 +292,14 @@ class Focus:
 
 
 def focus_of_rays(origins: Array, directions: Array) -> Focus:
-    """Least-squares point of rays (n, 3) + (n, 3) unit, robust by Huber weights at 1.5 MAD."""
+    """Return the point nearest to rays, robust by Huber weights at 1.5 MAD.
+
+    Args:
+        origins: (n, 3).
+        directions: (n, 3) unit.
+    """
+    # The distance of x to a ray is |(I - g g^T)(x - origin)|: `across` (n, 3, 3) holds these
+    # projections, and their weighted sum is the normal matrix of the least-squares problem.
     across = np.eye(3) - directions[:, :, None] * directions[:, None, :]
     weight = np.ones(len(origins))
     point, normal = origins.mean(axis=0), np.eye(3)
@@ -306,7 +322,7 @@ def focus_of_rays(origins: Array, directions: Array) -> Focus:
 
 
 def weighted_median(values: Array, weights: Array) -> Array:
-    """Coordinate-wise median of (n, k) values with (n,) weights."""
+    """Return the coordinate-wise median (k,) of (n, k) values with (n,) weights."""
     order = np.argsort(values, axis=0, kind="stable")
     mass = np.cumsum(weights[order], axis=0)
     index = np.argmax(mass >= mass[-1] / 2, axis=0)
@@ -316,24 +332,36 @@ def weighted_median(values: Array, weights: Array) -> Array:
 def points_near_focus(
     points: Array, tracks: Array, origins: Array, focus: Array, cone_deg: float = 15.0
 ) -> Array | None:
-    """Track-weighted median of the points seen within a cone about the focus from most cameras; None without such points."""
+    """Return the median of the points that most cameras see within a cone about the focus.
+
+    Args:
+        points: (n, 3).
+        tracks: (n,) photos that see each point; a point counts as often.
+        origins: (m, 3) camera centers.
+        focus: (3,).
+
+    Returns:
+        (3,), or None without such points.
+    """
     near = np.zeros(len(points))
     for origin in origins:
         near += angle_between(points - origin, focus - origin) <= cone_deg
-    kept = near > len(origins) / 2
-    return weighted_median(points[kept], tracks[kept].astype(float)) if kept.any() else None
+    central = near > len(origins) / 2
+    if not central.any():
+        return None
+    return weighted_median(points[central], tracks[central].astype(float))
 
 
 # ---------------------------------------------------------------- the arc
 
 
 def azimuth_span(angles: Array) -> float:
-    """Degrees of the shortest arc that holds all the angles."""
+    """Return degrees of the shortest arc that holds all the angles."""
     ordered = np.sort(np.mod(angles, 360))
     gaps = np.diff(np.append(ordered, ordered[0] + 360))
     return float(360 - gaps.max())
 
 
 def azimuth_steps(angles: Array) -> Array:
-    """Unsigned degrees between neighbours in time, (n - 1,)."""
+    """Return unsigned degrees between neighbors in time, (n - 1,)."""
     return np.abs((np.diff(angles) + 180) % 360 - 180)

@@ -1,14 +1,16 @@
-"""Exercises that teach the tiny base model to see and to answer in form, and nothing about how a camera moves.
+"""Exercises that teach the tiny base model to see and to answer in form, not how a camera moves.
 
-Like a real base model it names what each photo shows, knows a clock face in words, and follows the two answer forms; which way the camera
-went between two photos is never asked or told (tests check that no exercise speaks of motion).
+Like a real base model it names what each photo shows, knows a clock face in words, and follows the
+two answer forms; which way the camera went between two photos is never asked or told (tests check
+that no exercise speaks of motion).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-from actial.core.records import AnswerMode, Question
+from actial.core.multiple_choice_format import LETTERS
+from actial.core.records import AnswerMode, Question, ViewPair
 from actial.core.seeding import hash_choice, hash_int, hash_shuffle
 from actial.viewpoint.questions import multiple_choice_text
 from actial.viewpoint.rationales import (
@@ -16,9 +18,9 @@ from actial.viewpoint.rationales import (
     clock_steps,
     clock_walk,
     describe_views,
-    known_hours,
     object_phrase,
     think_target,
+    view_hours,
 )
 from actial.viewpoint.vocabulary import PALETTE, SEEN
 
@@ -36,6 +38,7 @@ KINDS = ("hours", "hour", "side", "object", "hour_choice", "side_choice", "objec
 
 
 def side(azimuth_deg: float) -> str:
+    """Return the side of the object that faces a camera at this azimuth."""
     return SIDES[round(azimuth_deg / 45.0) % 8]
 
 
@@ -52,13 +55,17 @@ def _free(uid: str, kind: str, text: str, target: str) -> Question:
 
 
 def choice_question(
-    uid: str, kind: str, text: str, truth: str, others: Sequence[str], chain: str | None
+    uid: str, kind: str, text: str, truth: str, others: Sequence[str], rationale: str | None
 ) -> Question:
-    """Three options around `truth`; answered by a chain and a tagged letter, or by the letter alone when `chain` is None."""
+    """Return a question with three options around `truth`.
+
+    It is answered by a rationale and a tagged letter, or by the letter alone when `rationale` is
+    None.
+    """
     options = tuple(hash_shuffle([truth, *hash_shuffle(others, "others", uid)[:2]], "order", uid))
     index = options.index(truth)
-    mode = AnswerMode.DIRECT if chain is None else AnswerMode.THINK
-    letter = "ABCDEF"[index]
+    mode = AnswerMode.DIRECT if rationale is None else AnswerMode.THINK
+    letter = LETTERS[index]
     return Question(
         uid=uid,
         type=kind,
@@ -66,75 +73,56 @@ def choice_question(
         options=options,
         answer_index=index,
         mode=mode,
-        target=letter if chain is None else think_target(chain, letter, options),
+        target=letter if rationale is None else think_target(rationale, letter, options),
     )
 
 
-def photo_question(row: Mapping, kind: str, draw: str, names: Sequence[str]) -> Question:
-    """One exercise on a pair row with known front: `draw` makes it one of many."""
-    hours = known_hours(row)
+def photo_question(pair: ViewPair, kind: str, draw: str, names: Sequence[str]) -> Question:
+    """Return one exercise on a pair whose front is known: `draw` makes it one of many."""
+    hours = view_hours(pair)
     assert hours is not None, "perception exercises need procedural captures"
-    uid = f"{row['uid']}/{kind}/{draw}"
-    photo = hash_int("photo", uid) % 2
-    p = photo + 1
-    shown = side(row["views"][photo]["azimuth_deg"])
-    thinks = hash_int("mode", uid) % 2 == 0
-    views = describe_views(row)
+    uid = f"{pair.uid}/{kind}/{draw}"
     if kind == "hours":
-        return _free(uid, kind, "From which hour is each photo taken?", views)
-    if kind == "hour":
-        return _free(
-            uid, kind, f"From which hour is photo {p} taken?", f"{HOURS[hours[photo]]} o'clock"
-        )
-    if kind == "side":
-        return _free(
-            uid,
-            kind,
-            f"Which side of the object faces the camera in photo {p}?",
-            f"the {shown} side",
-        )
-    if kind == "object":
-        return _free(uid, kind, f"What does photo {p} show?", f"a {object_phrase(row)}")
-    if kind == "hour_choice":
+        return _free(uid, kind, "From which hour is each photo taken?", describe_views(pair))
+    photo = hash_int("photo", uid) % 2
+    azimuth = pair.views[photo].azimuth_deg
+    assert azimuth is not None
+    subject, _, form = kind.partition("_")
+    if subject == "hour":
+        text = f"From which hour is photo {photo + 1} taken?"
         truth = f"{HOURS[hours[photo]]} o'clock"
-        others = [
-            f"{h} o'clock" for i, h in enumerate(HOURS) if abs(clock_steps(hours[photo], i)) > 1
-        ]
-        chain = f"{views}\nSo photo {p} is taken from {truth}."
-        return choice_question(
-            uid,
-            kind,
-            f"From which hour is photo {p} taken?",
-            truth,
-            others,
-            chain if thinks else None,
-        )
-    if kind == "side_choice":
-        truth = f"the {shown} side"
-        others = [f"the {s} side" for s in SIDES if s != shown]
-        chain = f"{views}\nSo photo {p} shows {truth}."
-        return choice_question(
-            uid,
-            kind,
-            f"Which side of the object faces the camera in photo {p}?",
-            truth,
-            others,
-            chain if thinks else None,
-        )
-    truth = f"a {object_phrase(row)}"
-    others = [
-        f"a {row['attributes']['body_colour']} {name}"
-        for name in names
-        if name != row["class_name"].lower()
-    ]
-    chain = f"{views}\nSo photo {p} shows {truth}."
-    return choice_question(
-        uid, kind, f"What does photo {p} show?", truth, others, chain if thinks else None
-    )
+        conclusion = f"is taken from {truth}"
+    elif subject == "side":
+        text = f"Which side of the object faces the camera in photo {photo + 1}?"
+        truth = f"the {side(azimuth)} side"
+        conclusion = f"shows {truth}"
+    else:
+        text = f"What does photo {photo + 1} show?"
+        truth = f"a {object_phrase(pair)}"
+        conclusion = f"shows {truth}"
+    if not form:
+        return _free(uid, kind, text, truth)
+    others = _other_answers(subject, pair, hours[photo], azimuth, names)
+    thinks = hash_int("mode", uid) % 2 == 0
+    rationale = f"{describe_views(pair)}\nSo photo {photo + 1} {conclusion}." if thinks else None
+    return choice_question(uid, kind, text, truth, others, rationale)
+
+
+def _other_answers(
+    subject: str, pair: ViewPair, true_hour: int, azimuth: float, names: Sequence[str]
+) -> list[str]:
+    """Return the wrong answers; an hour next to the right one is too near to be wrong."""
+    if subject == "hour":
+        far = [i for i in range(12) if abs(clock_steps(true_hour, i)) > 1]
+        return [f"{HOURS[i]} o'clock" for i in far]
+    if subject == "side":
+        return [f"the {name} side" for name in SIDES if name != side(azimuth)]
+    color = pair.attributes["body_colour"]
+    return [f"a {color} {name}" for name in names if name != pair.class_name.lower()]
 
 
 def clock_question(draw: str) -> Question:
-    """Text only: the order of the hours on a clock face, for hours up to four apart."""
+    """Return a text-only exercise: the order of hours on a clock face, up to four apart."""
     first = hash_int("first", draw) % 12
     steps = hash_choice((-4, -3, -2, -1, 1, 2, 3, 4), "steps", draw)
     second = (first + steps) % 12
@@ -160,23 +148,18 @@ OPTION_WORDS = (  # keyword -> option; words only, no photo
 
 
 def _things(draw: str) -> dict[str, str]:
-    """Three coloured objects, as scenes name them."""
+    """Return three colored objects, as scenes name them."""
     colors, names = hash_shuffle(list(PALETTE), "colours", draw), hash_shuffle(SEEN, "names", draw)
-    return {
-        phrase: phrase
-        for phrase in (
-            f"the {color} {name}" for color, name in zip(colors[:3], names, strict=False)
-        )
-    }
+    phrases = [f"the {color} {name}" for color, name in zip(colors[:3], names, strict=False)]
+    return dict(zip(phrases, phrases, strict=True))
 
 
 def pick_question(draw: str) -> Question:
-    """Text only: which letter stands before the option with a given word."""
-    words = (
-        _things(draw)
-        if hash_int("things", draw) % 4 == 0
-        else hash_choice(OPTION_WORDS, "words", draw)
-    )
+    """Return a text-only exercise: which letter stands before the option with a given word."""
+    if hash_int("things", draw) % 4 == 0:
+        words = _things(draw)
+    else:
+        words = hash_choice(OPTION_WORDS, "words", draw)
     key = hash_choice(list(words), "key", draw)
     others = [text for word, text in words.items() if word != key]
     thinks = hash_int("mode", draw) % 4 > 0
@@ -191,13 +174,16 @@ def pick_question(draw: str) -> Question:
 
 
 def word_question(draw: str) -> Question:
-    """Text only: the hours of a clock, or the letters of options."""
+    """Return a text-only exercise: the hours of a clock, or the letters of options."""
     return clock_question(draw) if hash_int("word", draw) % 3 == 0 else pick_question(draw)
 
 
 def perception_questions(
-    row: Mapping, draw: str, names: Sequence[str], count: int
+    pair: ViewPair, draw: str, names: Sequence[str], count: int
 ) -> list[Question]:
-    """`count` exercises of different kinds about one pair row, drawn by hash of (row, draw); the first names both hours."""
-    kinds = ["hours", *hash_shuffle(KINDS[1:], "kinds", row["uid"], draw)]
-    return [photo_question(row, kind, draw, names) for kind in kinds[:count]]
+    """Return `count` exercises of different kinds about one pair; the first names both hours.
+
+    They are drawn by hash of (pair, draw); `names` are all class names of the set, in lower case.
+    """
+    kinds = ["hours", *hash_shuffle(KINDS[1:], "kinds", pair.uid, draw)]
+    return [photo_question(pair, kind, draw, names) for kind in kinds[:count]]

@@ -239,7 +239,7 @@ class JudgedPairs:
 
     first: np.ndarray
     second: np.ndarray
-    motion: g.PairGeometry
+    motion: g.PairMotion
     horizontal: np.ndarray  # (m,) bool: the accepted ones
     vertical: np.ndarray
     depth: np.ndarray
@@ -265,9 +265,7 @@ def judge_pairs(
 ) -> JudgedPairs:
     """Which ordered pairs (m,) show an honest horizontal, vertical or forward motion."""
     R, C, view = capture.R, capture.C, capture.view
-    p = g.pair_geometry(
-        R[first], C[first], R[second], C[second], capture.center.point, capture.up.up
-    )
+    p = g.pair_motion(R[first], C[first], R[second], C[second], capture.center.point, capture.up.up)
     low, high = (
         gates.min_angle + gates.angle_margin - TOLERANCE_DEG,
         gates.max_angle - gates.angle_margin + TOLERANCE_DEG,
@@ -306,7 +304,7 @@ def judge_pairs(
 
 def _approaches(
     capture: CaptureGeometry,
-    p: g.PairGeometry,
+    p: g.PairMotion,
     first: np.ndarray,
     second: np.ndarray,
     gates: GateConfig,

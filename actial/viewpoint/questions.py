@@ -1,40 +1,46 @@
-"""Viewpoint questions: wording, options and their order, rendered from a pair's index row (paper 1.1).
+"""Viewpoint questions: wording, options and their order, rendered from a ViewPair (paper 1.1).
 
-The order of the options is a hash of (row, type, epoch), so it is the same for any worker count. "No movement" is a distractor in the
-paper's data (every pair is at least 20 degrees apart): chance is 1/2 for a model that has learnt so, 1/3 for one that has not.
+The order of the options is a hash of (pair, type, epoch), so it is the same for any number of
+workers. "No movement" is a distractor in the paper's data (every pair is at least 20 degrees
+apart): chance is 1/2 for a model that has learned so, 1/3 for one that has not.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-from actial.core.records import AnswerMode, Question, QuestionType
+from actial.core.multiple_choice_format import LETTERS
+from actial.core.records import AnswerMode, Question, QuestionRecord, QuestionType, ViewPair
 from actial.core.seeding import hash_choice, hash_shuffle
 
-TYPES = (
-    QuestionType.EGO_TRANSLATION,
-    QuestionType.OBJECT_TRANSLATION,
-    QuestionType.EGO_ROTATION,
-)  # the three of the paper
-
+FIXED_OBJECT = "The object did not move. "
+FROM_FIRST_TO_LAST = "from photo 1 to photo {last}?"
+ABOUT_DEGREES = (
+    "By how many degrees did the camera turn about its own vertical axis " + FROM_FIRST_TO_LAST
+)
 WORDING = {  # {last} is the number of the last photo
-    QuestionType.EGO_TRANSLATION: "Seen from the camera, where did the camera move from photo 1 to photo {last}?",
-    QuestionType.OBJECT_TRANSLATION: "Seen from the object, facing the camera of photo 1, where did the camera move{to_last}?",
-    QuestionType.EGO_ROTATION: "How did the camera turn about its own vertical axis from photo 1 to photo {last}?",
-    QuestionType.ROTATION_DEGREES: "By how many degrees did the camera turn about its own vertical axis from photo 1 to photo {last}?",
-    QuestionType.ROTATION_NUMBER: "By how many degrees did the camera turn about its own vertical axis from photo 1 to photo {last}?",
-    QuestionType.EGO_VERTICAL: "Did the camera move up or down from photo 1 to photo {last}?",
-    QuestionType.EGO_DEPTH: "Seen from the camera, did the camera move forward or backward from photo 1 to photo {last}?",
+    QuestionType.EGO_TRANSLATION: (
+        "Seen from the camera, where did the camera move " + FROM_FIRST_TO_LAST
+    ),
+    QuestionType.OBJECT_TRANSLATION: (
+        "Seen from the object, facing the camera of photo 1, where did the camera move{to_last}?"
+    ),
+    QuestionType.EGO_ROTATION: (
+        "How did the camera turn about its own vertical axis " + FROM_FIRST_TO_LAST
+    ),
+    QuestionType.ROTATION_DEGREES: ABOUT_DEGREES,
+    QuestionType.ROTATION_NUMBER: ABOUT_DEGREES,
+    QuestionType.EGO_VERTICAL: "Did the camera move up or down " + FROM_FIRST_TO_LAST,
+    QuestionType.EGO_DEPTH: (
+        "Seen from the camera, did the camera move forward or backward " + FROM_FIRST_TO_LAST
+    ),
 }
 MOVES = {"left": "Move to the left", "right": "Move to the right", "none": "No movement"}
-OPTIONS = {
+TURNS = {"left": "Rotate to the left", "right": "Rotate to the right", "none": "No rotation"}
+OPTIONS = {  # side word of the labels -> text of the option
     QuestionType.EGO_TRANSLATION: MOVES,
     QuestionType.OBJECT_TRANSLATION: MOVES,
-    QuestionType.EGO_ROTATION: {
-        "left": "Rotate to the left",
-        "right": "Rotate to the right",
-        "none": "No rotation",
-    },
+    QuestionType.EGO_ROTATION: TURNS,
     QuestionType.EGO_VERTICAL: {"up": "Move up", "down": "Move down", "none": "No movement"},
     QuestionType.EGO_DEPTH: {
         "forward": "Move forward",
@@ -49,91 +55,97 @@ NUMBER_ONLY = "Reply with the number of degrees only."
 
 
 def options_line(options: Sequence[str]) -> str:
-    return " ".join(f"{letter}: {text}" for letter, text in zip("ABCDEF", options, strict=False))
+    """Return "A: first B: second ..."."""
+    return " ".join(f"{letter}: {text}" for letter, text in zip(LETTERS, options, strict=False))
 
 
 def multiple_choice_text(question: str, options: Sequence[str], mode: AnswerMode) -> str:
-    """The user's text behind the images: question, options on one line, and in direct mode the request for a letter."""
+    """Return the user's text behind the images: question, options, and how to answer directly."""
     lines = [question, options_line(options)]
     if mode is AnswerMode.DIRECT:
         lines.append(LETTER_ONLY)
     return "\n".join(lines)
 
 
-def askable(row: Mapping) -> tuple[QuestionType, ...]:
-    """What the row's labels can answer, as its set was built."""
-    return tuple(QuestionType(kind) for kind in row["questions"]) if "questions" in row else TYPES
+def question_types(pair: ViewPair, count: int) -> tuple[QuestionType, ...]:
+    """Return the `count` questions that a pair is asked, in the order of its set.
 
-
-def kinds_of(row: Mapping, count: int) -> tuple[QuestionType, ...]:
-    """The `count` questions a row is asked, in a fixed order; one = the one it was built for (paper 2)."""
-    kinds = askable(row)
+    One question is the one the pair was built for (paper 2); more are drawn by hash.
+    """
     if count == 1:
-        return (QuestionType(row.get("question_type") or hash_choice(kinds, "type", row["uid"])),)
-    kept = hash_shuffle(kinds, "types", row["uid"])[:count]
-    return tuple(kind for kind in kinds if kind in kept)
+        drawn = pair.question_type or hash_choice(pair.questions, "type", pair.uid)
+        return (drawn,)
+    several = hash_shuffle(pair.questions, "types", pair.uid)[:count]
+    return tuple(kind for kind in pair.questions if kind in several)
 
 
 def viewpoint_question(
-    row: Mapping, kind: QuestionType, mode: AnswerMode, *, epoch: int = 0
+    pair: ViewPair, kind: QuestionType, mode: AnswerMode, *, epoch: int = 0
 ) -> Question:
-    """One question of a pair row, without a supervised target; about its first and last photo."""
-    last = len(row.get("frame_names", (1, 2)))
-    asked = "The object did not move. " + WORDING[kind].format(
-        last=last, to_last="" if last == 2 else f" up to photo {last}"
-    )
+    """Return one question about the first and the last image of a pair, without a target."""
+    last = len(pair.frame_names)
+    to_last = "" if last == 2 else f" up to photo {last}"
+    wording = FIXED_OBJECT + WORDING[kind].format(last=last, to_last=to_last)
     if kind is QuestionType.ROTATION_NUMBER:
-        return _number_question(row, kind, mode, asked)
+        return _number_question(pair, mode, wording)
     if kind is QuestionType.ROTATION_DEGREES:
-        named, truth = _degree_options(row)
+        texts, truth = _degree_options(pair)
     else:
-        named, truth = OPTIONS[kind], row["labels"][kind.value]
-    sides = hash_shuffle(list(named), "options", row["uid"], kind.value, epoch)
-    options = tuple(named[side] for side in sides)
+        texts, truth = OPTIONS[kind], pair.labels.sides()[kind.value]
+    answers = hash_shuffle(list(texts), "options", pair.uid, kind.value, epoch)
+    options = tuple(texts[answer] for answer in answers)
     return Question(
-        uid=f"{row['uid']}/{kind.value}",
+        uid=f"{pair.uid}/{kind.value}",
         type=kind.value,
-        text=multiple_choice_text(asked, options, mode),
+        text=multiple_choice_text(wording, options, mode),
         options=options,
-        answer_index=sides.index(truth),
+        answer_index=answers.index(truth),
         mode=mode,
     )
 
 
-def _degree_options(row: Mapping) -> tuple[dict[str, str], str]:
-    """Four numbers DEGREE_STEP apart, one of them the truth to the nearest ten."""
+def _degree_options(pair: ViewPair) -> tuple[dict[str, str], str]:
+    """Return four numbers DEGREE_STEP apart with their texts, and the truth to the nearest ten."""
     low, high = DEGREE_RANGE
-    truth = min(max(round(row["labels"]["ego_rotation_deg"] / 10) * 10, low), high)
-    ladder = [
+    truth = min(max(round(_degrees(pair) / 10) * 10, low), high)
+    others = [
         value
         for value in range(low, high + 1, 10)
         if (value - truth) % DEGREE_STEP == 0 and value != truth
     ]
-    drawn = hash_shuffle(ladder, "degrees", row["uid"])[:3]
+    drawn = hash_shuffle(others, "degrees", pair.uid)[:3]
     return {str(value): f"About {value} degrees" for value in sorted([truth, *drawn])}, str(truth)
 
 
-def _number_question(row: Mapping, kind: QuestionType, mode: AnswerMode, asked: str) -> Question:
+def _number_question(pair: ViewPair, mode: AnswerMode, wording: str) -> Question:
+    kind = QuestionType.ROTATION_NUMBER.value
     return Question(
-        uid=f"{row['uid']}/{kind.value}",
-        type=kind.value,
-        text=asked if mode is AnswerMode.THINK else f"{asked}\n{NUMBER_ONLY}",
+        uid=f"{pair.uid}/{kind}",
+        type=kind,
+        text=wording if mode is AnswerMode.THINK else f"{wording}\n{NUMBER_ONLY}",
         options=(),
         answer_index=-1,
         mode=mode,
-        number=float(row["labels"]["ego_rotation_deg"]),
+        number=_degrees(pair),
     )
 
 
-def qa_question(row: Mapping, mode: AnswerMode, *, epoch: int = 0) -> Question:
-    """A multiple-choice row of kind "qa" (SAT and its like) with deterministically shuffled options."""
-    order = hash_shuffle(range(len(row["options"])), "options", row["uid"], epoch)
-    options = tuple(row["options"][i] for i in order)
+def _degrees(pair: ViewPair) -> float:
+    degrees = pair.labels.ego_rotation_deg
+    if degrees is None:
+        raise ValueError(f"pair {pair.uid} has no label in degrees")
+    return float(degrees)
+
+
+def qa_question(record: QuestionRecord, mode: AnswerMode, *, epoch: int = 0) -> Question:
+    """Return a question of a question set with its options shuffled by hash of (uid, epoch)."""
+    order = hash_shuffle(range(len(record.options)), "options", record.uid, epoch)
+    options = tuple(record.options[i] for i in order)
     return Question(
-        uid=str(row["uid"]),
-        type=row["type"],
-        text=multiple_choice_text(row["question"], options, mode),
+        uid=record.uid,
+        type=record.type,
+        text=multiple_choice_text(record.question, options, mode),
         options=options,
-        answer_index=order.index(row["answer_index"]),
+        answer_index=order.index(record.answer_index),
         mode=mode,
     )

@@ -1,18 +1,18 @@
-"""The verifier: every claim of a chain that the pair's geometry denies, without a model (paper 4.1)."""
+"""The verifier: checks the claims of a rationale against a pair's geometry (paper 4.1)."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from actial.core.records import Question
-from actial.viewpoint.rationales import HOURS, known_hours
+from actial.core.records import Question, QuestionType, ViewPair
+from actial.viewpoint.rationales import HOURS, view_hours
 
 
 @dataclass(slots=True, frozen=True)
 class Claim:
-    """Words of a chain that the pair's geometry confirms or denies."""
+    """Words of a rationale that the pair's geometry confirms or denies."""
 
     reason: str  # what they are about; a denied one is counted under this name
     claim: str
@@ -28,7 +28,10 @@ class Contradiction:
 _SIDE = r"(?:(?:to|towards?) )?(?:(?:the|its|their)(?: own)? )?(left|right)(?:wards?)?\b"
 _SUBJECT = r"(?:camera|photographer|viewpoint|it)"
 _WORDS = r"(?:[\w-]+ ){0,3}?"  # "has clearly", "around the object"
-_MOVED = r"(?:mov(?:ed?|es|ing)|went|goes|shift(?:ed|s)?|translat(?:ed|es)|travel(?:led|ed|s)|slid(?:es)?|stepped|circled|orbit(?:ed|s))"
+_MOVED = (
+    r"(?:mov(?:ed?|es|ing)|went|goes|shift(?:ed|s)?|translat(?:ed|es)|travel(?:led|ed|s)"
+    r"|slid(?:es)?|stepped|circled|orbit(?:ed|s))"
+)
 _TURNED = (
     r"(?:turn(?:ed|s|ing)?|rotat(?:ed?|es|ing)|pann?(?:ed|s)|yaw(?:ed|s)?|swung|pivot(?:ed|s)?)"
 )
@@ -41,7 +44,8 @@ _CAMERA_VIEW = re.compile(
 )
 _SENTENCE = re.compile(r"(?<=[.!?;\n])\s+|\n+")
 _AROUND = re.compile(r"\b(counter-?clockwise|anti-?clockwise|clockwise)\b")
-_DEGREES = re.compile(r"(\d+(?:\.\d+)?)\s*(?:degrees|°)")
+# A number is read from its first digit only: a match from every digit is quadratic in its length.
+_DEGREES = re.compile(r"(?<!\d)(\d+(?:\.\d+)?)\s*(?:degrees|°)")
 _OTHER_ANGLE = re.compile(
     r"\b(?:elevat|pitch|tilt|roll|height|higher|lower|above|below|upward|downward)"
 )
@@ -50,82 +54,88 @@ _HOURS = re.compile(rf"({'|'.join(HOURS)}) o'clock")
 
 def contradictions(
     text: str,
-    row: Mapping,
+    pair: ViewPair,
     letter: str | None = None,
     question: Question | None = None,
     *,
     degrees_tolerance: float = 15.0,
 ) -> list[Contradiction]:
-    """Every claim of a chain that the pair's geometry denies; an empty list accepts the chain.
+    """Return every claim of a rationale that the pair's geometry denies; none accepts it.
 
-    Side words are read per frame of reference (camera, object, rotation), every occurrence: a chain that derives "right" and closes with
-    "left" contradicts the truth in one of the two places (the slips of paper 4.1). With `letter` and `question`, the closing letter must
-    name the true option too.
+    Side words are read per frame of reference (camera, object, rotation), every occurrence: a
+    rationale that derives "right" and closes with "left" contradicts the truth in one of the two
+    places (the slips of paper 4.1). With `letter` and `question`, the closing letter must name
+    the true option too.
     """
-    denied = [
-        claim for claim in claims(text, row, degrees_tolerance=degrees_tolerance) if not claim.holds
-    ]
-    found = [Contradiction(claim.reason, claim.claim) for claim in denied]
+    read = claims(text, pair, degrees_tolerance=degrees_tolerance)
+    denied = [Contradiction(claim.reason, claim.claim) for claim in read if not claim.holds]
     if letter is not None and question is not None and letter != question.answer:
-        found.append(Contradiction("letter", letter))
-    return found
+        denied.append(Contradiction("letter", letter))
+    return denied
 
 
-def claims(text: str, row: Mapping, *, degrees_tolerance: float = 15.0) -> Iterator[Claim]:
-    """Every statement of a chain about the sides, the degrees, the turn and the hours of a pair, in that order within the text."""
+def claims(text: str, pair: ViewPair, *, degrees_tolerance: float = 15.0) -> Iterator[Claim]:
+    """Yield the statements of a rationale about sides, degrees, turn and hours of a pair.
+
+    Sides and degrees come sentence by sentence, then the turns, then the hours.
+    """
     low = text.lower().replace("\u2019", "'")
-    labels, alpha = row["labels"], row["geom"]["alpha_deg"]
+    alpha = pair.geometry.alpha_deg
     for sentence in _SENTENCE.split(low):
-        for label, claim, side in _sides(sentence, row):
-            if labels.get(label) is not None:
-                yield Claim(label, claim, side == labels[label])
-        for match in _DEGREES.finditer(sentence):
-            if not _OTHER_ANGLE.search(sentence):
-                yield Claim(
-                    "degrees",
-                    match.group(0),
-                    abs(float(match.group(1)) - abs(alpha)) <= degrees_tolerance,
-                )
+        for kind, words, side in _sides(sentence, pair):
+            truth = pair.labels.side(kind)
+            if truth is not None:
+                yield Claim(kind.value, words, side == truth)
+        if not _OTHER_ANGLE.search(sentence):
+            yield from _degree_claims(sentence, abs(alpha), degrees_tolerance)
     turn = "clockwise" if alpha < 0 else "counterclockwise"
     for match in _AROUND.finditer(low):
-        yield Claim(
-            "turn",
-            match.group(0),
-            match.group(1).replace("anti", "counter").replace("-", "") == turn,
-        )
-    for said, true in zip(_HOURS.findall(low), known_hours(row) or (), strict=False):
-        yield Claim("hour", f"{said} o'clock", said == HOURS[true])
+        direction = match.group(1).replace("anti", "counter").replace("-", "")
+        yield Claim("turn", match.group(0), direction == turn)
+    hours = view_hours(pair) or ()
+    for claimed, true in zip(_HOURS.findall(low), hours, strict=False):
+        yield Claim("hour", f"{claimed} o'clock", claimed == HOURS[true])
 
 
-def _sides(sentence: str, row: Mapping) -> Iterator[tuple[str, str, str]]:
-    """(label, words, side) of every side the sentence gives the camera's motion or turn."""
-    names = sorted({"object", *str(row.get("class_name", "object")).lower().split()})
+def _degree_claims(sentence: str, truth: float, tolerance: float) -> Iterator[Claim]:
+    for match in _DEGREES.finditer(sentence):
+        yield Claim("degrees", match.group(0), abs(float(match.group(1)) - truth) <= tolerance)
+
+
+def _sides(sentence: str, pair: ViewPair) -> Iterator[tuple[QuestionType, str, str]]:
+    """Yield (frame of reference, words, side) of every side given to the camera's motion or turn.
+
+    A move belongs to the frame of reference that was named last before it, else to the camera.
+    """
+    names = sorted({"object", *pair.class_name.lower().split()})
     noun = "(?:" + "|".join(map(re.escape, names)) + ")"
     object_view = re.compile(
         rf"\b(?:seen|viewed) from (?:the )?(?!camera|photographer)\w+"
-        rf"|(?<!away )\bfrom (?:the )?{noun}\b|\b(?:perspective|view|viewpoint) of (?:the )?{noun}\b"
+        rf"|(?<!away )\bfrom (?:the )?{noun}\b"
+        rf"|\b(?:perspective|view|viewpoint) of (?:the )?{noun}\b"
         rf"|\b{noun}'s (?:own )?{_VIEW}"
     )
     for match in _MOVE_CLAIM.finditer(sentence):
         if _DENIED.search(match.group(0)):
             continue
-        seen_by_object = max(
-            (m.start() for m in object_view.finditer(sentence, 0, match.end())), default=-1
-        )
-        seen_by_camera = max(
-            (m.start() for m in _CAMERA_VIEW.finditer(sentence, 0, match.end())), default=-1
-        )
-        yield (
-            "object_translation" if seen_by_object > seen_by_camera else "ego_translation",
-            match.group(0),
-            match.group(1),
-        )
+        seen_by_object = _last_start(object_view, sentence, match.end())
+        seen_by_camera = _last_start(_CAMERA_VIEW, sentence, match.end())
+        kind = QuestionType.EGO_TRANSLATION
+        if seen_by_object > seen_by_camera:
+            kind = QuestionType.OBJECT_TRANSLATION
+        yield kind, match.group(0), match.group(1)
     for match in _TURN_CLAIM.finditer(sentence):
         if not _DENIED.search(match.group(0)):
-            yield "ego_rotation", match.group(0), match.group(1)
+            yield QuestionType.EGO_ROTATION, match.group(0), match.group(1)
     passed = re.search(
-        rf"\b{noun}'s (?:own )?(left|right)\b.{{0,80}}?\b(?:its|{noun}'s) (?:own )?(left|right)\b",
+        rf"\b{noun}'s (?:own )?(left|right)\b.{{0,80}}?"
+        rf"\b(?:its|{noun}'s) (?:own )?(left|right)\b",
         sentence,
     )
     if passed and passed.group(1) != passed.group(2):  # from one side of the object to the other
-        yield "object_translation", passed.group(0), passed.group(2)
+        yield QuestionType.OBJECT_TRANSLATION, passed.group(0), passed.group(2)
+
+
+def _last_start(pattern: re.Pattern[str], sentence: str, end: int) -> int:
+    """Return where the last match before `end` starts, -1 without one."""
+    return max((match.start() for match in pattern.finditer(sentence, 0, end)), default=-1)

@@ -6,17 +6,24 @@ import importlib.resources
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration
 
 from actial.config import ModelConfig, PromptConfig, SystemPrompt
-from actial.core.records import AnswerMode, Example, Question
+from actial.core.records import (
+    PAPER_QUESTIONS,
+    AnswerMode,
+    Example,
+    MotionLabels,
+    PairGeometry,
+    Question,
+    ViewPair,
+)
 from actial.modeling.prompt_renderer import PromptRenderer
 from actial.synthetic.tiny_model import save_untrained
-from actial.viewpoint.questions import TYPES, viewpoint_question
+from actial.viewpoint.questions import viewpoint_question
 
 PATCH = 14  # Qwen2.5-VL's own: a 448-pixel image is 256 visual tokens, one of 224 pixels 64
 MAX_PIXELS = 10**6
@@ -124,12 +131,21 @@ class Setting:
         images = [
             noise.integers(0, 256, (size, size, 3), dtype=np.uint8) for _ in range(2 if size else 0)
         ]
-        sides = {"ego_translation": "right", "object_translation": "left", "ego_rotation": "left"}
-        row: dict[str, Any] = {"uid": f"pair{number}", "labels": sides}
+        pair = ViewPair(
+            uid=f"pair{number}",
+            class_name="object",
+            object_id=str(number),
+            frame_names=("first", "last"),
+            geometry=PairGeometry(alpha_deg=60.0),
+            labels=MotionLabels(
+                ego_translation="right", object_translation="left", ego_rotation="left"
+            ),
+        )
         questions = [
-            self._answered(viewpoint_question(row, kind, AnswerMode.DIRECT)) for kind in TYPES
+            self._answered(viewpoint_question(pair, kind, AnswerMode.DIRECT))
+            for kind in PAPER_QUESTIONS
         ]
-        return Example(uid=row["uid"], images=images, questions=questions, task="viewpoint")
+        return Example(uid=pair.uid, images=images, questions=questions, task="viewpoint")
 
     def _answered(self, question: Question) -> Question:
         question.target = f"<answer>{question.answer_letter}</answer>"

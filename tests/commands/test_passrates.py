@@ -86,7 +86,7 @@ def measured(questions, tmp_path_factory):
 
 
 def test_each_try_has_its_own_order_of_options_and_is_counted(measured, questions):
-    rows = {row["uid"]: row for row in ShardSet(questions, "train").rows}
+    rows = {row.uid: row for row in ShardSet(questions, "train").records}
     found = lines(measured / "passrates.jsonl")
     assert {entry["uid"] for entry in found} == set(rows)
     for entry in found:
@@ -97,7 +97,7 @@ def test_each_try_has_its_own_order_of_options_and_is_counted(measured, question
         assert (entry["solved"], entry["samples"], entry["type"]) == (
             letters.count("A"),
             TRIES,
-            rows[entry["uid"]]["type"],
+            rows[entry["uid"]].type,
         )
     counts = json.loads((measured / "summary.json").read_text())
     assert sum(sum(by_state.values()) for by_state in counts.values()) == 12
@@ -138,21 +138,20 @@ def test_what_is_always_or_never_solved_is_not_trained_on(measured, questions):
 
 
 def test_of_a_pair_only_the_barred_questions_go(tiny_set, tmp_path):
-    rows = ShardSet(tiny_set, "train").rows
+    rows = ShardSet(tiny_set, "train").records
     kinds = ("ego_translation", "object_translation", "ego_rotation")
     solved = [
-        {"uid": f"{rows[0]['uid']}/{kind}", "type": kind, "samples": 8, "solved": n}
+        {"uid": f"{rows[0].uid}/{kind}", "type": kind, "samples": 8, "solved": n}
         for kind, n in zip(kinds, (8, 3, 0), strict=True)
     ]
     solved += [
-        {"uid": f"{rows[1]['uid']}/{kind}", "type": kind, "samples": 8, "solved": 8}
-        for kind in kinds
+        {"uid": f"{rows[1].uid}/{kind}", "type": kind, "samples": 8, "solved": 8} for kind in kinds
     ]
     (tmp_path / "rates.jsonl").write_text("".join(json.dumps(row) + "\n" for row in solved))
     pairs = opened(tiny_set, tmp_path / "rates.jsonl", Task.viewpoint)
     assert len(pairs) == len(rows) - 1  # the second is always solved; those not measured stay
     assert [question.type for question in pairs.example(0, 0).questions] == ["object_translation"]
-    assert pairs.example(1, 0).uid == rows[2]["uid"]
+    assert pairs.example(1, 0).uid == rows[2].uid
     held = opened(tiny_set, tmp_path / "rates.jsonl", Task.viewpoint, split="test")
     assert len(held) == len(ShardSet(tiny_set, "test"))
 
@@ -165,7 +164,7 @@ def test_a_file_of_another_set_or_no_file_is_one_sentence(questions, tmp_path):
     with pytest.raises(UserError, match="is not what"):
         opened(questions, broken)
     broken.write_text('{"uid": "elsewhere", "samples": 4, "solved": 2}\n')
-    with pytest.raises(UserError, match="knows 0 of their questions"):
+    with pytest.raises(UserError, match="has rates for 0 of their questions"):
         opened(questions, broken)
     with pytest.raises(UserError, match=r"pass_rate_range=\[0\.9, 0\.1\]"):
         validate(SetConfig(task=Task.qa, root="x", pass_rate_range=[0.9, 0.1]))

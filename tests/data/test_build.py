@@ -27,6 +27,7 @@ from actial.config import (
     SourceKind,
 )
 from actial.core.errors import UserError
+from actial.core.records import ViewPair
 from actial.data.shards import ShardSet
 
 CAPS = {
@@ -80,8 +81,8 @@ def test_a_build_leaves_a_finished_set_and_nothing_else(finished):
     assert all(name.endswith(".tar") for name in set(content(finished)) - FILES)
     train, test = ShardSet(finished, "train"), ShardSet(finished, "test")
     assert len(train) + len(test) == 8 * 12
-    assert not {row["group"] for row in train.rows} & {row["group"] for row in test.rows}
-    first, second = train.images(train.rows[0])
+    assert not {row.group for row in train.records} & {row.group for row in test.records}
+    first, second = train.images(train.records[0])
     assert first.shape == second.shape == (24, 40, 3)
     assert train.manifest["licence"] == "CC0"
     rejects = json.loads((finished / "rejects.json").read_text())
@@ -95,9 +96,9 @@ def test_the_pictures_in_a_shard_are_the_frames_the_row_names(world, finished):
     from actial.data.sources.base import decode
 
     train = ShardSet(finished, "train")
-    row = train.rows[-1]
-    for name, pixels in zip(row["frame_names"], train.images(row), strict=True):
-        original = decode(world / row["class_id"] / row["object_id"] / "images" / name)
+    row = train.records[-1]
+    for name, pixels in zip(row.frame_names, train.images(row), strict=True):
+        original = decode(world / row.class_id / row.object_id / "images" / name)
         assert np.array_equal(pixels, decode_bytes(encode(original, config(world, finished).image)))
 
 
@@ -211,6 +212,11 @@ def test_unfinished_builds_of_another_configuration_or_source_are_refused(
         build(config(other, tmp_path / "set"))
 
 
+def index_of(folder: Path) -> list[ViewPair]:
+    lines = (folder / "index.jsonl").read_text().splitlines()
+    return [ViewPair.from_json(json.loads(line)) for line in lines]
+
+
 def test_bad_captures_cost_only_themselves(world, tmp_path):
     root = tmp_path / "world"
     shutil.copytree(world, root)
@@ -237,17 +243,13 @@ def test_bad_captures_cost_only_themselves(world, tmp_path):
     assert rejects["frames"]["frame_size"] == 14
     assert rejects["frames"]["frame_unreadable"] == 1
     assert rejects["pairs"]["photo_unreadable"] > 0
-    rows = [
-        json.loads(line) for line in (tmp_path / "set" / "index.jsonl").read_text().splitlines()
-    ]
+    rows = index_of(tmp_path / "set")
     assert (
         len(rows)
         == rejects["pairs"]["written"]
         == rejects["pairs"]["chosen"] - rejects["pairs"]["photo_unreadable"]
     )
-    assert not [
-        row for row in rows if row["object_id"] == "00000001" and "005.jpg" in row["frame_names"]
-    ]
+    assert not [row for row in rows if row.object_id == "00000001" and "005.jpg" in row.frame_names]
 
 
 def test_nothing_to_build_is_one_sentence_with_the_reasons(tmp_path):
@@ -265,8 +267,8 @@ def test_class_caps_keep_the_same_pairs_in_any_chunking(world, tmp_path, monkeyp
     monkeypatch.setattr(actial.build, "CHUNK", 2)
     build(config(world, tmp_path / "b", pairs=pairs))
     assert content(tmp_path / "a") == content(tmp_path / "b")
-    rows = ShardSet(tmp_path / "a", "train").rows
-    assert sorted(row["class_id"] for row in rows) == ["0"] * 10 + ["1"] * 10
+    rows = ShardSet(tmp_path / "a", "train").records
+    assert sorted(row.class_id for row in rows) == ["0"] * 10 + ["1"] * 10
 
 
 def test_a_full_disk_is_one_sentence_and_leaves_nothing_half_written(world, tmp_path, capsys):
@@ -369,18 +371,16 @@ def test_a_part_that_does_not_exist_is_one_sentence(world, tmp_path, capsys):
 def test_split_caps_are_met_exactly_and_keep_angles_and_sides_even(world, tmp_path):
     pairs = PairConfig(val_fraction=0.0, test_fraction=0.3, max_rows={"train": 32, "test": 16})
     build(config(world, tmp_path / "set", pairs=pairs))
-    rows = [
-        json.loads(line) for line in (tmp_path / "set" / "index.jsonl").read_text().splitlines()
-    ]
+    rows = index_of(tmp_path / "set")
     for split, count in pairs.max_rows.items():
-        mine = [row for row in rows if row["split"] == split]
+        mine = [row for row in rows if row.split == split]
         assert len(mine) == count
-        sides = [row["labels"]["ego_translation"] for row in mine]
+        sides = [row.labels.ego_translation for row in mine]
         assert (
             abs(sides.count("left") - sides.count("right")) <= 2
         )  # some cells of this small world run dry
         bins = np.bincount(
-            [int((abs(row["geom"]["alpha_deg"]) - 21) / 78 * 8) for row in mine], minlength=8
+            [int((abs(row.geometry.alpha_deg) - 21) / 78 * 8) for row in mine], minlength=8
         )
         there = bins[bins > 0]  # steps of this walk leave one bin empty
         assert there.max() - there.min() <= 2
@@ -428,7 +428,7 @@ def test_still_pairs_show_a_crop_of_the_same_photo(world, tmp_path):
         )
     )
     train = ShardSet(tmp_path / "set", "train")
-    still = [row for row in train.rows if row["motion"] == "still"]
+    still = [row for row in train.records if row.motion == "still"]
     assert len(still) == 16
     for row in still:
         first, second = (pixels.astype(int) for pixels in train.images(row))
@@ -453,8 +453,8 @@ def test_real_photographs(tmp_path):
             pairs=PairConfig(val_fraction=0.0, test_fraction=1.0),
         )
     )
-    rows = ShardSet(tmp_path / "set", "test").rows
-    found = {row["class_id"] for row in rows}
+    rows = ShardSet(tmp_path / "set", "test").records
+    found = {row.class_id for row in rows}
     assert len(found) == 7
     assert len(rows) == 84
     rejects = json.loads((tmp_path / "set" / "rejects.json").read_text())

@@ -24,6 +24,7 @@ from actial.config import (
     SourceKind,
 )
 from actial.core.errors import UserError
+from actial.core.records import QuestionRecord
 from actial.data.qa.build_sat import balanced
 from actial.data.qa.sat_rows import Unusable, find_files, parse_row, pictures_of
 from actial.data.shards import ShardSet
@@ -297,17 +298,17 @@ def test_a_release_becomes_shards(tmp_path: Path) -> None:
     release(tmp_path / "sat")
     build(configured(tmp_path / "sat", tmp_path / "out"))
     train = ShardSet(tmp_path / "out", "train")
-    assert sorted(row["uid"] for row in train.rows) == sorted(f"sat:train:{i}" for i in range(10))
-    first = next(row for row in train.rows if row["uid"] == "sat:train:0")
-    again = next(row for row in train.rows if row["uid"] == "sat:train:6")
-    assert first["kind"] == "qa"
-    assert (first["type"], first["subtype"], first["raw_type"]) == ("static", "count", "other")
-    assert (first["options"], first["answer_index"]) == (["1", "2", "3"], 1)
-    assert (first["group"], first["images"]) == (
-        again["group"],
-        again["images"],
+    assert sorted(row.uid for row in train.records) == sorted(f"sat:train:{i}" for i in range(10))
+    first = next(row for row in train.records if row.uid == "sat:train:0")
+    again = next(row for row in train.records if row.uid == "sat:train:6")
+    assert isinstance(first, QuestionRecord)
+    assert (first.type, first.subtype, first.raw_type) == ("static", "count", "other")
+    assert (first.options, first.answer_index) == (("1", "2", "3"), 1)
+    assert (first.group, first.images) == (
+        again.group,
+        again.images,
     )  # one picture, stored once, two questions
-    two = next(row for row in train.rows if row["uid"] == "sat:train:7")
+    two = next(row for row in train.records if row.uid == "sat:train:7")
     left, right = train.images(two)
     assert left.shape == right.shape == (32, 48, 3)
     assert left[16, 40].mean() == pytest.approx(10, abs=2)
@@ -331,10 +332,10 @@ def test_an_orientation_tag_turns_nothing_and_is_not_kept(tmp_path: Path) -> Non
     config.image.format = ImageFormat.jpg
     build(config)
     val = ShardSet(tmp_path / "out", "val")
-    (pixels,) = val.images(val.rows[0])
+    (pixels,) = val.images(val.records[0])
     assert pixels.shape == (32, 48, 3)
     assert pixels[:, :20].mean() > pixels[:, 28:].mean() + 80
-    raw = Image.open(io.BytesIO(val._read(val.rows[0], val.rows[0]["images"][0])))
+    raw = Image.open(io.BytesIO(val._read(val.records[0], val.records[0].images[0])))
     assert 0x0112 not in raw.getexif()
 
 
@@ -352,7 +353,7 @@ def test_hub_shards_are_one_split_and_give_the_rows_of_the_single_file(tmp_path:
     write(tmp_path / "two" / "data" / "train-00001-of-00002.parquet", hub[3:])
     for name in ("one", "two"):
         build(configured(tmp_path / name, tmp_path / f"{name}-out"))
-    one, two = (ShardSet(tmp_path / f"{name}-out", "train").rows for name in ("one", "two"))
+    one, two = (ShardSet(tmp_path / f"{name}-out", "train").records for name in ("one", "two"))
     assert one == two
 
 
@@ -360,8 +361,8 @@ def test_verl_files_build_too(tmp_path: Path) -> None:
     rows = [verl([picture(1), picture(2)], "<image><image>Moved? Options: A: left, B: right", "B")]
     write(tmp_path / "sat" / "train-00000-of-00001.parquet", rows)
     build(configured(tmp_path / "sat", tmp_path / "out"))
-    (row,) = ShardSet(tmp_path / "out", "train").rows
-    assert (row["options"], row["answer_index"], len(row["images"])) == (["left", "right"], 1, 2)
+    (row,) = ShardSet(tmp_path / "out", "train").records
+    assert (row.options, row.answer_index, len(row.images)) == (("left", "right"), 1, 2)
 
 
 def test_a_second_run_does_nothing_and_another_configuration_is_refused(
@@ -428,7 +429,7 @@ def test_a_bad_share_leaves_nothing_behind_and_can_be_mended(tmp_path: Path) -> 
         build(configured(tmp_path / "sat", tmp_path / "out", shares={"perspective": 1.0}))
     build(configured(tmp_path / "sat", tmp_path / "out", shares={"static": 1.0, "ego_motion": 1.0}))
     assert (
-        sorted(row["type"] for row in ShardSet(tmp_path / "out", "train").rows)
+        sorted(row.type for row in ShardSet(tmp_path / "out", "train").records)
         == ["ego_motion"] * 3 + ["static"] * 3
     )
 

@@ -101,7 +101,7 @@ def test_chains_are_true_and_end_with_the_right_letter(world):
         example = task.example(index, 0)
         for question in example.questions:
             assert question.target is not None
-            assert contradictions(question.target, example.row) == []
+            assert contradictions(question.target, example.record) == []
             assert f"<answer>{question.answer_letter}</answer>" in question.target
 
 
@@ -262,7 +262,7 @@ def test_training_can_be_kept_to_some_angles_and_questions_while_scoring_sees_al
         )
 
     def angles(task) -> list[float]:
-        return [abs(task.example(i, 0).row["geom"]["alpha_deg"]) for i in range(len(task))]
+        return [abs(task.example(i, 0).record.geometry.alpha_deg) for i in range(len(task))]
 
     everything, near = opened("train"), opened("train", angles=[20, 50])
     assert angles(near) == [angle for angle in angles(everything) if angle <= 50]

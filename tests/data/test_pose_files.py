@@ -13,7 +13,15 @@ import av
 import numpy as np
 import pytest
 from PIL import Image
-from support.posed_captures import FOCAL, SIZE, Rig, random_similarity, write_capture
+from support.posed_captures import (
+    FOCAL,
+    SIZE,
+    Rig,
+    random_similarity,
+    to_camera_to_world,
+    to_pytorch3d,
+    write_capture,
+)
 
 import actial.build as command_line
 from actial.config import GateConfig, PairConfig, SourceConfig, SourceKind
@@ -21,7 +29,7 @@ from actial.core.errors import Rejected, UserError
 from actial.data.shards import ShardSet
 from actial.data.sources.open_source import open_source
 from actial.viewpoint import geometry as g
-from actial.viewpoint.pairs import pair_rows
+from actial.viewpoint.pairs import view_pairs
 from actial.viewpoint.quality_gates import judge_capture
 
 N = 16
@@ -52,7 +60,7 @@ def write_mvimgnet2(root: Path) -> None:
 
 
 def viewpoint(i: int, form: str = "ndc_norm_image_bounds") -> dict:
-    R, t = g.to_pytorch3d(*(v[i] for v in RIG.poses()))
+    R, t = to_pytorch3d(*(v[i] for v in RIG.poses()))
     half = (W / 2, H / 2) if form == "ndc_norm_image_bounds" else (min(SIZE) / 2,) * 2
     focal = [FOCAL / half[0], FOCAL / half[1]]
     return {
@@ -136,7 +144,7 @@ def write_wildrgbd(root: Path) -> None:
     save_photos(scene / "rgb", "{:05d}.png")
     K = np.array([[FOCAL, 0, W / 2], [0, FOCAL, H / 2], [0, 0, 1]])
     (scene / "metadata").write_text(json.dumps({"w": W, "h": H, "K": K.T.ravel().tolist()}))
-    poses = [g.to_camera_to_world(R, t) for R, t in zip(*RIG.poses(), strict=True)]
+    poses = [to_camera_to_world(R, t) for R, t in zip(*RIG.poses(), strict=True)]
     (scene / "cam_poses.txt").write_text(
         "".join(f"{i} {' '.join(map(repr, map(float, p.ravel())))}\n" for i, p in enumerate(poses))
     )
@@ -145,7 +153,7 @@ def write_wildrgbd(root: Path) -> None:
 
 
 def transforms(names: list[str]) -> dict:
-    poses = [g.to_camera_to_world(R, t, g.OPENGL_AXES) for R, t in zip(*RIG.poses(), strict=True)]
+    poses = [to_camera_to_world(R, t, g.OPENGL_AXES) for R, t in zip(*RIG.poses(), strict=True)]
     return {
         "frames": [
             {"file_path": name, "transform_matrix": p.tolist()}
@@ -211,19 +219,19 @@ def test_the_same_cameras_give_the_same_labels_through_every_layout(layout, tmp_
     assert np.stack([f.K for f in capture.frames]) == pytest.approx(
         np.array([[[FOCAL, 0, W / 2], [0, FOCAL, H / 2], [0, 0, 1]]] * N)
     )
-    rows, _ = pair_rows(
+    rows, _ = view_pairs(
         capture, judge_capture(capture, GateConfig(), ordered=True), GateConfig(), PairConfig()
     )
     assert len(rows) == 12
     for row in rows:
         first, second = (
             next(i for i, f in enumerate(capture.frames) if f.name == name)
-            for name in row["frame_names"]
+            for name in row.frame_names
         )
         alpha = RIG.azimuth[second] - RIG.azimuth[first]
-        assert row["geom"]["alpha_deg"] == pytest.approx(alpha, abs=0.01)
-        assert row["labels"]["ego_translation"] == ("right" if alpha > 0 else "left")
-        assert row["labels"]["ego_rotation_deg"] == pytest.approx(abs(alpha), abs=0.01)
+        assert row.geometry.alpha_deg == pytest.approx(alpha, abs=0.01)
+        assert row.labels.ego_translation == ("right" if alpha > 0 else "left")
+        assert row.labels.ego_rotation_deg == pytest.approx(abs(alpha), abs=0.01)
     if kind not in (SourceKind.mvimgnet, SourceKind.mvimgnet2):
         for i in (3, 11, 4):  # back in a video too
             pixels = source.pixels(reference, capture.frames[i].name)
@@ -250,8 +258,8 @@ def test_every_layout_builds_by_the_command(layout, tmp_path, monkeypatch):
     command_line.main()
     built = ShardSet(tmp_path / "set", "test")
     assert len(built) == 12
-    for row in built.rows:
-        for name, pixels in zip(row["frame_names"], built.images(row), strict=True):
+    for row in built.records:
+        for name, pixels in zip(row.frame_names, built.images(row), strict=True):
             i = int("".join(c for c in Path(name).stem if c.isdigit()))
             assert np.abs(pixels.reshape(-1, 3).mean(axis=0) - [10 * i, 255 - 10 * i, 40]).max() < 4
 
@@ -349,7 +357,7 @@ def test_a_photo_without_stored_size_costs_itself_and_an_impossible_lens_its_cap
         ]
         monkeypatch.setattr(sys, "argv", ["actial.build", *words])
         command_line.main()
-        assert {row["object_id"] for row in ShardSet(out, "test").rows} == {"cup"}
+        assert {row.object_id for row in ShardSet(out, "test").records} == {"cup"}
         assert json.loads((out / "rejects.json").read_text())["captures"]["poses_corrupt"] == 1
 
 

@@ -64,7 +64,7 @@ RECORDS = {
     "spatialladder_26k": {
         "id": 3,
         "question": "Which way did the camera move?",
-        "options": ["Left", "Right"],
+        "options": ("Left", "Right"),
         "answer": "Right",
         "images": ["a.png"],
         "type": "rotation",
@@ -88,7 +88,7 @@ RECORDS = {
     "mulset": {
         "id": 1,
         "question": "Which way did the camera move?",
-        "choices": ["Left", "Right"],
+        "choices": ("Left", "Right"),
         "answer": "Right",
         "images": ["a.png"],
         "task": "rotation",
@@ -213,10 +213,12 @@ def test_a_set_builds_into_shards_and_counts_what_it_leaves_out(root, tmp_path):
     assert {name: rejects[name] for name in expected} == expected
     train, val = (ShardSet(tmp_path / "out", split) for split in ("train", "val"))
     assert len(train) + len(val) == 12
-    assert not {row["group"] for row in train.rows} & {row["group"] for row in val.rows}
-    row = next(row for row in [*train.rows, *val.rows] if row["uid"] == "mindcube_train:train:m3")
-    assert row["options"][row["answer_index"]] == "Right"
-    shards = train if row["split"] == "train" else val
+    assert not {row.group for row in train.records} & {row.group for row in val.records}
+    row = next(
+        row for row in [*train.records, *val.records] if row.uid == "mindcube_train:train:m3"
+    )
+    assert row.options[row.answer_index] == "Right"
+    shards = train if row.split == "train" else val
     assert [pixels.shape for pixels in shards.images(row)] == [(32, 32, 3)] * 2
     build(
         config(
@@ -243,11 +245,11 @@ def test_records_of_one_id_are_questions_of_their_own_and_the_license_is_the_set
     build(config(folder, tmp_path / "out", "spar_7m"))
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert manifest["licence"] == NAMED["spar_7m"].license != "unknown"
-    rows = [row for split in manifest["rows"] for row in ShardSet(tmp_path / "out", split).rows]
-    assert {row["uid"]: row["options"] for row in rows} == {
-        "spar_7m:train:scene0000_00": ["Left", "Right"],
-        "spar_7m:train:scene0000_00~2": ["Up", "Down"],
-        "spar_7m:train:scene0000_00~3": ["In", "Out"],
+    rows = [row for split in manifest["rows"] for row in ShardSet(tmp_path / "out", split).records]
+    assert {row.uid: row.options for row in rows} == {
+        "spar_7m:train:scene0000_00": ("Left", "Right"),
+        "spar_7m:train:scene0000_00~2": ("Up", "Down"),
+        "spar_7m:train:scene0000_00~3": ("In", "Out"),
     }
     (folder / "train.jsonl").write_text("")
     with pytest.raises(

@@ -1,11 +1,13 @@
 """Shards: the same bytes every time, readable by offset and by plain webdataset, and a changed byte is noticed."""
 
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import webdataset
 from PIL import Image
+from support.records import view_pair
 
 from actial.config import ImageConfig, ImageFormat
 from actial.core.atomic_io import atomic
@@ -26,12 +28,8 @@ def samples(count: int, split: str = "train") -> list[Sample]:
     for i in range(count):
         images = {f"f{k}.png": encode(picture(10 * i + k), PNG) for k in range(3)}
         rows = [
-            {
-                "uid": f"{i}-{k}",
-                "split": split,
-                "kind": "pair",
-                "images": [f"f{k}.png", f"f{k + 1}.png"],
-            }
+            view_pair(uid=f"{i}-{k}", split=split).to_json()
+            | {"images": [f"f{k}.png", f"f{k + 1}.png"]}
             for k in range(2)
         ]
         made.append(Sample(key=f"{split}_{i}", images=images, rows=rows))
@@ -73,15 +71,15 @@ def test_png_keeps_every_pixel_and_jpg_nearly_and_neither_carries_exif():
 
 def test_rows_come_back_with_their_pictures(built):
     data = ShardSet(built, "train")
-    assert [row["uid"] for row in data.rows] == ["0-0", "0-1", "1-0", "1-1", "2-0", "2-1"]
-    assert [row["shard"] for row in data.rows[::2]] == ["train-000000.tar"] * 2 + [
+    assert [row.uid for row in data.records] == ["0-0", "0-1", "1-0", "1-1", "2-0", "2-1"]
+    assert [row.shard for row in data.records[::2]] == ["train-000000.tar"] * 2 + [
         "train-000001.tar"
     ]
-    first, second = data.images(data.rows[3])
+    first, second = data.images(data.records[3])
     assert np.array_equal(first, picture(11))
     assert np.array_equal(second, picture(12))
-    assert data.rows[0]["images"][1]["offset"] == data.rows[1]["images"][0]["offset"]  # stored once
-    assert (data.rows[0]["images"][0]["width"], data.rows[0]["images"][0]["height"]) == (48, 32)
+    assert data.records[0].images[1].offset == data.records[1].images[0].offset  # stored once
+    assert (data.records[0].images[0].width, data.records[0].images[0].height) == (48, 32)
     assert data.manifest["rows"] == {"train": 6, "val": 2}
     assert len(ShardSet(built, "val")) == 2
 
@@ -111,22 +109,22 @@ def test_bytes_depend_on_the_content_alone(built, tmp_path):
 
 def test_a_changed_byte_is_named(built):
     data = ShardSet(built, "train")
-    place = data.rows[2]["images"][0]
+    place = data.records[2].images[0]
     with (built / "train-000000.tar").open("r+b") as file:
-        file.seek(place["offset"] + 40)
+        file.seek(place.offset + 40)
         byte = file.read(1)
         file.seek(-1, 1)
         file.write(bytes([byte[0] ^ 1]))
     with pytest.raises(OSError, match=r"train_1\.f0\.png"):
-        data.images(data.rows[2])
-    assert data.images(data.rows[0])
+        data.images(data.records[2])
+    assert data.images(data.records[0])
 
 
 def test_a_reader_travels_to_other_processes(built):
     data = ShardSet(built, "train")
-    data.images(data.rows[0])
+    data.images(data.records[0])
     copy = pickle.loads(pickle.dumps(data))
-    assert np.array_equal(copy.images(copy.rows[5])[1], picture(22))
+    assert np.array_equal(copy.images(copy.records[5])[1], picture(22))
 
 
 def test_missing_sets_and_splits_are_one_sentence(built, tmp_path):
@@ -155,7 +153,7 @@ def test_a_set_whose_index_or_manifest_is_not_what_was_written_is_one_sentence(b
 
 def test_an_index_that_points_out_of_its_folder_reads_nothing(built, tmp_path):
     (tmp_path / "secret").write_bytes(b"x" * 600)
-    row = ShardSet(built, "train").rows[0] | {"shard": "../secret"}
+    row = replace(ShardSet(built, "train").records[0], shard="../secret")
     with pytest.raises(OSError, match="lies outside the set"):
         ShardSet(built, "train").encoded(row)
 

@@ -75,7 +75,7 @@ def uids(streamed: StreamedMixture, count: int, position: ReaderPosition = ALONE
 @pytest.mark.parametrize("readers", [1, 2, 3, 6])
 def test_readers_share_every_epoch_without_repeats(pairs, readers):
     streams = mixture(pairs).streams["pairs"]
-    everything = Counter(row["uid"] for row in ShardSet(pairs, "train").rows)
+    everything = Counter(pair.uid for pair in ShardSet(pairs, "train").records)
     for epoch in range(2):
         drawn = Counter(
             example().uid
@@ -197,10 +197,10 @@ def copied(pairs, tmp_path) -> Path:
 
 
 def test_a_shard_cut_between_two_samples_is_not_taken_for_a_whole_one(copied):
-    rows = ShardSet(copied, "train").rows
-    first_image = next(row for row in rows if row["key"] == rows[-1]["key"])["images"][0]
-    shard = copied / rows[-1]["shard"]
-    shard.write_bytes(shard.read_bytes()[: first_image["offset"] - 512] + bytes(10_240))
+    records = ShardSet(copied, "train").records
+    first_image = next(pair for pair in records if pair.key == records[-1].key).images[0]
+    shard = copied / records[-1].shard
+    shard.write_bytes(shard.read_bytes()[: first_image.offset - 512] + bytes(10_240))
     with pytest.raises(UserError, match="cut short or changed"):
         uids(mixture(copied), 2 * PAIRS)
 
@@ -234,5 +234,5 @@ def test_streams_read_like_folders_whatever_characters_their_path_has(pairs, tmp
 
 def test_all_of_an_epoch_passes_a_buffer_of_one(pairs):
     order = uids(mixture(pairs, buffer=1), PAIRS)
-    assert Counter(order) == Counter(row["uid"] for row in ShardSet(pairs, "train").rows)
+    assert Counter(order) == Counter(pair.uid for pair in ShardSet(pairs, "train").records)
     assert len(list(islice(mixture(pairs).streams["pairs"].examples(ALONE), 3))) == 3

@@ -519,7 +519,7 @@ def test_examples_load_lazily_and_carry_what_scoring_needs(tmp_path):
     assert example.questions[0].text == (
         "Hint: H\nQuestion: Q?\nOptions:\nA. x\nB. y\nPlease select the correct answer from the options above. \n"
     )
-    assert example.row["categories"] == {"category": "c"}
+    assert example.record.categories == {"category": "c"}
     with pytest.raises(UserError, match="no prompt of its own"):
         prompt_text(items[0], Style.DATASET)
 

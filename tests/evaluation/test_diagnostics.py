@@ -8,10 +8,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from support.benchmark_files import write_blink
+from support.records import view_pair
 from support.scripted import ByteRenderer, FunctionSampler, letter_of
 
 from actial.config import BenchmarkConfig
-from actial.core.records import AnswerMode, Example, QuestionType, SamplingParams
+from actial.core.records import PAPER_QUESTIONS, AnswerMode, Example, MotionLabels, SamplingParams
 from actial.core.seeding import hash_unit
 from actial.evaluation import diagnostics as D
 from actial.evaluation.benchmark_examples import BenchmarkExamples
@@ -20,10 +21,9 @@ from actial.evaluation.benchmarks.base import Style
 from actial.evaluation.loop import evaluate_examples
 from actial.viewpoint.questions import viewpoint_question
 from actial.viewpoint.shortcut_probes import centroid, centroid_probe
-from actial.viewpoint.symmetry import laid_out
+from actial.viewpoint.symmetry import answer_turns, option_layout
 
 BACK = 20
-TYPES = (QuestionType.EGO_TRANSLATION, QuestionType.OBJECT_TRANSLATION, QuestionType.EGO_ROTATION)
 
 
 def photo(azimuth: float, x: float, y: float) -> np.ndarray:
@@ -54,19 +54,13 @@ def pairs(n=120, leak=False):
             places[0][0] *= 0.4
             places[1][0] = places[0][0] - np.sign(alpha) * 0.4
         side, other = ("right", "left") if alpha > 0 else ("left", "right")
-        labels = {"ego_translation": side, "object_translation": other, "ego_rotation": other}
-        row = {
-            "uid": f"p{i}",
-            "labels": labels,
-            "geom": {"alpha_deg": alpha},
-            "object_id": f"o{i // 2}",
-            "class_name": "box",
-        }
+        labels = MotionLabels(ego_translation=side, object_translation=other, ego_rotation=other)
+        row = view_pair(alpha, uid=f"p{i}", labels=labels, object_id=f"o{i // 2}", class_name="box")
         # the azimuth is stored at a third of its size, so that it fits the brightness range
         images = [photo(first / 3, *places[0]), photo((first + alpha) / 3, *places[1])]
-        questions = [viewpoint_question(row, kind, AnswerMode.DIRECT) for kind in TYPES]
+        questions = [viewpoint_question(row, kind, AnswerMode.DIRECT) for kind in PAPER_QUESTIONS]
         found.append(
-            Example(uid=row["uid"], images=images, questions=questions, task="viewpoint", row=row)
+            Example(uid=row.uid, images=images, questions=questions, task="viewpoint", record=row)
         )
     return found
 
@@ -206,10 +200,10 @@ def test_visual_dependence_is_the_drop_in_log_probability():
 def test_questions_that_do_not_turn_are_left_out():
     example = pairs(1)[0]
     q = example.questions[0]
-    assert D.turns(q)
-    assert not D.turns(replace(q, type="goal_aim"))
-    assert not D.turns(replace(q, text="Facing left. " + q.text))
-    assert not D.turns(replace(q, options=(*q.options[:2], "up")))
+    assert answer_turns(q)
+    assert not answer_turns(replace(q, type="goal_aim"))
+    assert not answer_turns(replace(q, text="Facing left. " + q.text))
+    assert not answer_turns(replace(q, options=(*q.options[:2], "up")))
     asked = type(q)(
         uid="x",
         type="count",
@@ -218,7 +212,7 @@ def test_questions_that_do_not_turn_are_left_out():
         answer_index=0,
         mode=q.mode,
     )
-    assert not D.turns(asked)
+    assert not answer_turns(asked)
     assert (
         run(honest, [Example(uid="e", images=example.images, questions=[asked], task="qa")]) == {}
     )
@@ -232,7 +226,7 @@ def test_published_sets_are_diagnosed_in_every_style(tmp_path, style):
     if style != "dataset":
         items = [replace(item, raw_prompt=None) for item in items]
     examples = BenchmarkExamples(items, Style(style), multiple=16, min_pixels=256, max_pixels=4096)
-    assert [D.turns(e.questions[0]) for e in examples] == [
+    assert [answer_turns(e.questions[0]) for e in examples] == [
         True,
         False,
         False,
@@ -257,6 +251,8 @@ def test_published_sets_are_diagnosed_in_every_style(tmp_path, style):
 
 def test_unknown_layout_of_options_is_left_out():
     question = pairs(1)[0].questions[0]
-    assert laid_out(question)
-    assert not D.turns(replace(question, text="The options are " + " / ".join(question.options)))
+    assert option_layout(question)
+    assert not answer_turns(
+        replace(question, text="The options are " + " / ".join(question.options))
+    )
     assert D.opposite("Left of the right chair") == "Right of the left chair"

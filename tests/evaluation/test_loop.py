@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from support.records import view_pair
 from support.scripted import ByteRenderer, FunctionSampler, letter_of, question
 
 from actial.core.errors import UserError
@@ -28,7 +29,7 @@ def examples(n=5):
                 for kind in KINDS
             ],
             task="viewpoint",
-            row={"geom": {"alpha_deg": -30.0 - 20 * i}, "class_name": "mug"},
+            record=view_pair(-30.0 - 20 * i, class_name="mug"),
         )
         for i in range(n)
     ]
@@ -116,7 +117,7 @@ def test_number_question_is_scored_by_relative_accuracy():
     asked = replace(
         question("n", "How many degrees?", options=(), kind="rotation_number"), number=40.0
     )
-    example = Example(uid="e", images=[], questions=[asked], task="viewpoint", row={})
+    example = Example(uid="e", images=[], questions=[asked], task="viewpoint")
     [exact] = evaluate_examples(
         FunctionSampler(lambda *_: "<answer>40</answer>"), ByteRenderer(), [example], PARAMS
     )

@@ -5,6 +5,7 @@ import re
 
 import numpy as np
 import pytest
+from support.records import view_pair
 from support.scripted import ByteRenderer, FunctionSampler, letter_of, question
 
 from actial.core.errors import UserError
@@ -26,7 +27,7 @@ def run_folder(tmp_path, texts):
             images=[np.full((8, 8, 3), i, np.uint8)] * 2,
             questions=[question(f"e{i}/{k}", kind=k) for k in KINDS],
             task="viewpoint",
-            row={"geom": {"alpha_deg": (25.0, -25.0, 70.0, 100.0)[i]}},
+            record=view_pair((25.0, -25.0, 70.0, 100.0)[i]),
         )
         for i in range(4)
     ]

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.records import LEFT, question_record, view_pair
 from support.rollout_world import WordRenderer, example_at, reply
 from support.scripted import ScriptedSampler
 from support.tiny_models import EOS
@@ -23,23 +24,17 @@ from actial.config import (
     SetConfig,
     Task,
 )
-from actial.core.records import AnswerMode, Example, FinishReason, Prompt
+from actial.core.records import PAPER_QUESTIONS, AnswerMode, Example, FinishReason, Prompt
 from actial.data.datasets import open_set
 from actial.rl.experimental import answered_motion
 from actial.rl.graded import GradedCompletion
 from actial.rl.rewards import Rewards
 from actial.rl.rollouts import RolloutBatch, Rollouts
-from actial.viewpoint.questions import TYPES, viewpoint_question
+from actial.viewpoint.questions import viewpoint_question
 from actial.viewpoint.rationale_verifier import claims
-from actial.viewpoint.symmetry import swap_views, swapped_row
+from actial.viewpoint.symmetry import swap_views, swapped_pair
 
-ROW: dict[str, Any] = {  # the camera goes to its right
-    "uid": "pair0",
-    "class_name": "mug",
-    "geom": {"alpha_deg": 60.0},
-    "labels": {"ego_translation": "right", "object_translation": "left", "ego_rotation": "left"},
-    "views": [{"azimuth_deg": 0.0}, {"azimuth_deg": 60.0}],
-}
+PAIR = view_pair()  # the camera goes to its right
 SIDES = {
     "ego_translation": "right",
     "object_translation": "left",
@@ -52,11 +47,11 @@ def pair_at(position: int) -> Example:
     noise = np.random.RandomState(position)
     images = [noise.randint(0, 256, (32, 32, 3), dtype=np.uint8) for _ in range(2)]
     questions = [
-        viewpoint_question(ROW | {"uid": f"pair{position}"}, kind, AnswerMode.THINK)
-        for kind in TYPES
+        viewpoint_question(replace(PAIR, uid=f"pair{position}"), kind, AnswerMode.THINK)
+        for kind in PAPER_QUESTIONS
     ]
     return Example(
-        uid=f"pair{position}", images=images, questions=questions, task="viewpoint", row=ROW
+        uid=f"pair{position}", images=images, questions=questions, task="viewpoint", record=PAIR
     )
 
 
@@ -121,7 +116,7 @@ def kind_of(uid: str) -> str:
 def test_a_pair_is_asked_all_of_its_questions_behind_the_same_photos():
     batch = roll_out(lambda uid, member: "left", all_questions=True)
     assert [prefix_group.uid for prefix_group in batch.prefix_groups] == [
-        f"pair{p}/{kind.value}@{p}" for p in (0, 1) for kind in TYPES
+        f"pair{p}/{kind.value}@{p}" for p in (0, 1) for kind in PAPER_QUESTIONS
     ]
     assert len(batch.images) == 4
     assert [prefix_group.images for prefix_group in batch.prefix_groups] == [[0, 1]] * 3 + [
@@ -197,7 +192,7 @@ def test_the_variance_filter_counts_examples():
     batch = roll_out(says, all_questions=True, dynamic_sampling=DynamicSamplingConfig(enabled=True))
     assert [prefix_group.uid for prefix_group in batch.prefix_groups] == [
         "pair0/ego_rotation@0",
-        *(f"pair2/{kind.value}@2" for kind in TYPES),
+        *(f"pair2/{kind.value}@2" for kind in PAPER_QUESTIONS),
     ]
     assert (
         batch.position,
@@ -270,22 +265,19 @@ def test_kept_halves_come_back():
     assert [one.prompt.uid for one in again.requests] == [one.prompt.uid for one in begun.requests]
 
 
-def test_a_swapped_pair_s_row_tells_the_reverse():
-    back = swapped_row(ROW)
-    assert back["labels"] == {
-        "ego_translation": "left",
-        "object_translation": "right",
-        "ego_rotation": "right",
-    }
-    assert (back["geom"]["alpha_deg"], [view["azimuth_deg"] for view in back["views"]]) == (
-        -60.0,
-        [60.0, 0.0],
-    )
-    assert swapped_row(back) == ROW
+def test_swapping_a_pair_reverses_its_labels_angle_and_views():
+    back = swapped_pair(PAIR)
+    assert back.labels == LEFT
+    assert back.geometry.alpha_deg == -60.0
+    assert [view.azimuth_deg for view in back.views] == [60.0, 0.0]
+    assert swapped_pair(back) == PAIR
     example = swap_views(pair_at(0))
-    for kind, question in zip(TYPES, example.questions, strict=True):
-        assert back["labels"][kind.value] in question.options[question.answer_index].lower()
-    assert swapped_row({"uid": "sat:1"}) == {"uid": "sat:1"}
+    assert example.record == back
+    for kind, question in zip(PAPER_QUESTIONS, example.questions, strict=True):
+        assert back.labels.sides()[kind.value] in question.options[question.answer_index].lower()
+    other = question_record()
+    turned = replace(pair_at(0), record=other)
+    assert swap_views(turned).record is other
 
 
 # ---------------------------------------------------------------- chains checked with the poses
@@ -308,12 +300,12 @@ def test_a_chain_earns_the_share_of_matters_that_fit_the_poses(chain, expected):
     question = pair_at(0).questions[0]
     rewards = Rewards(RewardConfig(terms={"v": RewardTerm(kind="verified", weight=1.0)}))
     text = f"<think>\n{chain}\n</think>\n<answer>the camera moved to its left</answer>"  # what follows the chain is not its claim
-    assert rewards.terms(GradedCompletion.of(question, text, FinishReason.STOP, ROW)) == {
+    assert rewards.terms(GradedCompletion.of(question, text, FinishReason.STOP, PAIR)) == {
         "v": pytest.approx(expected)
     }
     assert rewards.terms(GradedCompletion.of(question, text, FinishReason.STOP)) == {"v": None}
     direct = replace(question, mode=AnswerMode.DIRECT)
-    assert rewards.terms(GradedCompletion.of(direct, "A", FinishReason.STOP, ROW)) == {"v": None}
+    assert rewards.terms(GradedCompletion.of(direct, "A", FinishReason.STOP, PAIR)) == {"v": None}
 
 
 def test_grounded_chains_of_a_set_are_verified_and_those_of_the_reversed_pair_are_not(
@@ -331,13 +323,15 @@ def test_grounded_chains_of_a_set_are_verified_and_those_of_the_reversed_pair_ar
         example = supervised.example(index, 0)
         for question in example.questions:
             assert rewards.terms(
-                GradedCompletion.of(question, str(question.target), FinishReason.STOP, example.row)
+                GradedCompletion.of(
+                    question, str(question.target), FinishReason.STOP, example.record
+                )
             ) == {"v": 1.0}
             lost = rewards.terms(
                 GradedCompletion.of(
-                    question, str(question.target), FinishReason.STOP, swapped_row(example.row)
+                    question, str(question.target), FinishReason.STOP, swapped_pair(example.record)
                 )
             )["v"]
             assert lost is not None
             assert lost < 0.5
-            assert sum(1 for _ in claims(str(question.target), example.row)) >= 4
+            assert sum(1 for _ in claims(str(question.target), example.record)) >= 4

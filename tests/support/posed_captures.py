@@ -7,6 +7,8 @@ import numpy as np
 from PIL import Image
 from scipy.spatial.transform import Rotation
 
+from actial.viewpoint import geometry as g
+
 SIZE = (96, 64)  # width, height
 FOCAL = 90.0
 
@@ -137,3 +139,16 @@ def write_capture(
 
 def arc(n: int = 16, span: float = 150.0, **held) -> Rig:
     return Rig(azimuth=np.linspace(0, span, n), **held)
+
+
+def to_pytorch3d(R: np.ndarray, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """OpenCV (R, t) as PyTorch3D stores it: row vectors, x left, y up."""
+    return np.swapaxes(g.PYTORCH3D_AXES @ R, -1, -2), t @ g.PYTORCH3D_AXES
+
+
+def to_camera_to_world(R: np.ndarray, t: np.ndarray, axes: np.ndarray | None = None) -> np.ndarray:
+    """OpenCV (R, t) as a camera-to-world matrix (4, 4) whose camera axes are `axes`."""
+    pose = np.eye(4)
+    pose[:3, :3] = R.T @ (np.eye(3) if axes is None else axes)
+    pose[:3, 3] = -R.T @ t
+    return pose

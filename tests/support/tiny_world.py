@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from actial.config import ImageConfig, ImageFormat
+from actial.core.records import ViewDirection
 from actial.core.seeding import Draw
 from actial.data.images import encode
 from actial.data.shards import Sample, ShardSet, write_set
@@ -14,6 +15,7 @@ from actial.synthetic.objects import make_object
 from actial.synthetic.render import orbit_cameras, render_views
 from actial.synthetic.tiny_model import corpus, save_untrained, train_tokenizer
 from actial.viewpoint.vocabulary import SEEN
+from support.records import view_pair
 
 SIZE = 32
 IMAGES = ImageConfig(max_pixels=SIZE * SIZE, multiple=16, format=ImageFormat.png)
@@ -41,23 +43,11 @@ def write_pairs(out: Path, objects: int = 6) -> ShardSet:
 
 def pair_row(uid: str, name: str, attributes: dict, azimuths: np.ndarray, first: int) -> dict:
     """The camera goes 60 degrees counter-clockwise about the object: to its right."""
-    return {
-        "uid": uid,
-        "kind": "pair",
-        "split": "train",
-        "class_name": name,
-        "attributes": attributes,
-        "geom": {"alpha_deg": 60.0},
-        "labels": {
-            "ego_translation": "right",
-            "object_translation": "left",
-            "ego_rotation": "left",
-        },
-        "views": [
-            {"azimuth_deg": float(a), "elevation_deg": 15.0} for a in azimuths[first : first + 2]
-        ],
-        "images": [f"f{first:03d}.png", f"f{first + 1:03d}.png"],
-    }
+    views = tuple(
+        ViewDirection(azimuth_deg=float(a), elevation_deg=15.0) for a in azimuths[first : first + 2]
+    )
+    pair = view_pair(uid=uid, class_name=name, attributes=attributes, views=views)
+    return pair.to_json() | {"images": [f"f{first:03d}.png", f"f{first + 1:03d}.png"]}
 
 
 def write_questions(out: Path, count: int = 8) -> ShardSet:

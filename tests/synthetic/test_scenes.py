@@ -17,7 +17,7 @@ from actial.synthetic.rasterizer import EMPTY
 from actial.synthetic.sat_writer import TEST_TYPES, TRAIN_TYPES, write_sat
 from actial.synthetic.scene_questions import KINDS, Asked, ask
 from actial.synthetic.scenes import Scene, owners, render_scene
-from actial.viewpoint.geometry import pair_geometry
+from actial.viewpoint.geometry import pair_motion
 
 SIZE = 64
 UP = np.array([0.0, 0.0, 1.0])
@@ -215,7 +215,7 @@ def test_perspective_is_told_by_the_standing_objects_own_axes() -> None:
 def test_going_round_is_told_as_the_viewpoint_labels_tell_it() -> None:
     for item in of("ego_motion", "ego_round"):
         (R1, R2), (C1, C2) = item.scene.cameras.R, item.scene.cameras.centers()
-        motion = pair_geometry(R1[None], C1[None], R2[None], C2[None], np.zeros(3), UP)
+        motion = pair_motion(R1[None], C1[None], R2[None], C2[None], np.zeros(3), UP)
         right = float(motion.s[0]) > 0
         assert (float(motion.yaw[0]) < 0) == right
         assert item.correct == (
@@ -293,7 +293,7 @@ def test_parquet_is_in_sats_schema_and_builds_into_shards(tmp_path: Path) -> Non
     assert {
         split: len(ShardSet(tmp_path / "out", split)) for split in ("train", "val", "test")
     } == {"train": 25, "val": 10, "test": 10}
-    assert {row["type"] for row in ShardSet(tmp_path / "out", "test").rows} == set(TEST_TYPES)
+    assert {row.type for row in ShardSet(tmp_path / "out", "test").records} == set(TEST_TYPES)
 
 
 def test_parquet_bytes_do_not_depend_on_the_workers(tmp_path: Path) -> None:

@@ -14,11 +14,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
+from support.records import view_pair
 
 import actial.chains as command_line
 from actial.config import ChainsConfig, ColdStartConfig, DataConfig, ImageConfig, ImageFormat
 from actial.core.errors import UserError
-from actial.core.records import AnswerMode
+from actial.core.records import PAPER_QUESTIONS, AnswerMode, MotionLabels
 from actial.data.datasets import ViewpointSet
 from actial.data.images import decode_bytes, encode
 from actial.data.shards import Sample, ShardSet, write_set
@@ -42,25 +43,23 @@ def data(tmp_path_factory):
             for k in range(2)
         }
         side, other = ("right", "left") if i % 2 else ("left", "right")
-        labels = {
-            "ego_translation": side,
-            "object_translation": other,
-            "ego_rotation": other,
-            "ego_rotation_deg": 40.0 + i,
-        }
-        kinds = ["ego_translation", "object_translation", "ego_rotation"]
-        row = {
-            "uid": f"pair{i}",
-            "split": "train",
-            "kind": "pair",
-            "class_name": "mug",
-            "motion": "horizontal",
-            "geom": {"alpha_deg": (40.0 + i) * (1 if side == "right" else -1)},
-            "labels": labels,
-            "questions": kinds,
-            "question_type": kinds[i % 3],
-            "images": ["f0.png", "f1.png"],
-        }
+        alpha = (40.0 + i) * (1 if side == "right" else -1)
+        labels = MotionLabels(
+            ego_translation=side,
+            object_translation=other,
+            ego_rotation=other,
+            ego_rotation_deg=40.0 + i,
+        )
+        pair = view_pair(
+            alpha,
+            None,
+            uid=f"pair{i}",
+            class_name="mug",
+            labels=labels,
+            question_type=PAPER_QUESTIONS[i % 3],
+            attributes={},
+        )
+        row = pair.to_json() | {"images": ["f0.png", "f1.png"]}
         samples.append(Sample(key=f"k{i}", images=images, rows=[row]))
     write_set(root, {"train": samples}, 4, {"licence": "none"})
     return root
@@ -214,7 +213,7 @@ def test_every_pair_gets_a_verified_chain(data, serve, tmp_path, monkeypatch):
     teach(config(server, data, tmp_path / "out", price_in=2.0, price_out=10.0))
     chains = lines(tmp_path / "out" / "chains.jsonl")
     assert [chain["uid"] for chain in chains] == [f"pair{i}" for i in range(PAIRS)]
-    rows = {row["uid"]: row for row in ShardSet(data, "train").rows}
+    rows = {row.uid: row for row in ShardSet(data, "train").records}
     for chain in chains:
         assert contradictions(chain["target"], rows[chain["uid"]]) == []
         assert "Answer:" not in chain["chain"]
@@ -357,7 +356,11 @@ def test_chains_take_the_cold_start_s_share_of_the_draws(data, uninterrupted, tm
     )
     cold = ColdStartConfig(ratio=0.25, source=str(few))
     viewpoint = ViewpointSet(
-        shards, DataConfig(questions_per_pair=3), cold, supervised=True, mode=None
+        shards,
+        DataConfig(questions_per_pair=3),
+        cold,
+        supervised=True,
+        mode=None,
     )
     drawn = [viewpoint.example(i, epoch) for epoch in range(60) for i in range(PAIRS)]
     told = [example for example in drawn if example.questions[0].mode is AnswerMode.THINK]
@@ -365,7 +368,7 @@ def test_chains_take_the_cold_start_s_share_of_the_draws(data, uninterrupted, tm
     assert {example.uid for example in told} == {"pair0", "pair1", "pair2"}
     for example in told:
         (question,) = example.questions
-        assert contradictions(question.target, example.row) == []
+        assert contradictions(question.target, example.record) == []
         assert question.target.endswith(
             f"<answer>{question.answer_letter}</answer>"
         )  # of this epoch's order of options
@@ -389,11 +392,7 @@ def test_replies_are_read_in_any_dress():
     assert read_reply("The answer: a matter of taste") == ("The answer: a matter of taste", None)
 
 
-RIGHT = {
-    "class_name": "toy car",
-    "geom": {"alpha_deg": 50.0},
-    "labels": {"ego_translation": "right", "object_translation": "left", "ego_rotation": "left"},
-}
+TOY_CAR = view_pair(50.0, None, class_name="toy car")
 
 
 @pytest.mark.parametrize(
@@ -417,7 +416,7 @@ RIGHT = {
     ],
 )
 def test_the_verifier_reads_free_prose(prose, reasons):
-    assert [c.reason for c in contradictions(prose, RIGHT)] == reasons
+    assert [c.reason for c in contradictions(prose, TOY_CAR)] == reasons
 
 
 def test_no_environment_variable_is_needed_for_a_local_server(data, serve, tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
+from support.posed_captures import to_camera_to_world, to_pytorch3d
 
 from actial.viewpoint import geometry as g
 
@@ -26,7 +27,7 @@ def on_orbit(angle, *, elevation=0.0, rho=1.0, **held):
 
 
 def pair(first, second, target=ORIGIN, up=UP):
-    return g.pair_geometry(first[0], first[1], second[0], second[1], target, up)
+    return g.pair_motion(first[0], first[1], second[0], second[1], target, up)
 
 
 def orbit(arc, n=30, **held):
@@ -103,7 +104,7 @@ def test_t7_any_similarity_leaves_the_labels():
         C = np.stack([scale * rotation @ C + shift for _, C in cams])
         i, j = 3, 22
         true = pair(cams[i], cams[j])
-        moved = g.pair_geometry(R[i], C[i], R[j], C[j], shift, rotation @ UP)
+        moved = g.pair_motion(R[i], C[i], R[j], C[j], shift, rotation @ UP)
         for name in (
             "alpha",
             "yaw",
@@ -116,7 +117,7 @@ def test_t7_any_similarity_leaves_the_labels():
             assert getattr(moved, name) == pytest.approx(getattr(true, name), abs=1e-6)
         up = g.estimate_up(R)
         center = g.focus_of_rays(C, R[:, 2, :])
-        estimated = g.pair_geometry(R[i], C[i], R[j], C[j], center.point, up.up)
+        estimated = g.pair_motion(R[i], C[i], R[j], C[j], center.point, up.up)
         assert np.sign([estimated.alpha, estimated.s, estimated.yaw]) == pytest.approx(
             np.sign([true.alpha, true.s, true.yaw])
         )
@@ -170,10 +171,10 @@ def test_t12_an_object_beside_the_aim_is_found_by_rays_at_it_not_by_the_axes():
     assert by_axes.point == pytest.approx(ORIGIN, abs=1e-9)
     by_masks = g.focus_of_rays(C, g.unit(target - C))
     assert by_masks.point == pytest.approx(target, abs=1e-9)
-    assert g.pair_geometry(R[0], C[0], R[1], C[1], by_axes.point, UP).alpha == pytest.approx(80)
+    assert g.pair_motion(R[0], C[0], R[1], C[1], by_axes.point, UP).alpha == pytest.approx(80)
     side_vectors = C - target
     true = np.degrees(np.arctan2(side_vectors[:, 0], -side_vectors[:, 1]))
-    assert g.pair_geometry(R[0], C[0], R[1], C[1], by_masks.point, UP).alpha == pytest.approx(
+    assert g.pair_motion(R[0], C[0], R[1], C[1], by_masks.point, UP).alpha == pytest.approx(
         true[1] - true[0]
     )
 
@@ -193,14 +194,14 @@ def test_t12_axes_instead_of_masks_turn_80_into_76():
 def test_t13_conventions_round_trip():
     R, C = on_orbit(33, elevation=21, roll=4)
     t = -R @ C
-    R3, T3 = g.to_pytorch3d(R, t)
+    R3, T3 = to_pytorch3d(R, t)
     X = np.array([0.3, -0.2, 0.7])
     x, y, z = R @ X + t
     seen = X @ R3 + T3
     assert seen == pytest.approx([-x, -y, z])  # x left, y up
     assert np.array_equal(g.from_pytorch3d(R3, T3)[0], R)
     assert np.array_equal(g.from_pytorch3d(R3, T3)[1], t)
-    pose = g.to_camera_to_world(R, t, g.OPENGL_AXES)
+    pose = to_camera_to_world(R, t, g.OPENGL_AXES)
     assert np.linalg.inv(pose) @ [*X, 1] == pytest.approx([x, -y, -z, 1])  # y up, z back
     back = g.from_camera_to_world(pose, g.OPENGL_AXES)
     assert np.array_equal(back[0], R)
@@ -284,10 +285,10 @@ def test_azimuth_span_wraps():
 
 
 def test_a_mirrored_or_scaled_matrix_is_no_rotation():
-    assert g.is_rotation(np.eye(3))
-    assert not g.is_rotation(np.diag([1.0, 1, -1]))
-    assert not g.is_rotation(2 * np.eye(3))
-    assert not g.is_rotation(np.full((3, 3), np.nan))
+    assert g.are_rotations(np.eye(3))
+    assert not g.are_rotations(np.diag([1.0, 1, -1]))
+    assert not g.are_rotations(2 * np.eye(3))
+    assert not g.are_rotations(np.full((3, 3), np.nan))
 
 
 def test_property_swapping_a_pair_flips_every_label():

@@ -1,8 +1,17 @@
 """Questions, chains and the verifier, on hand-written rows."""
 
-import pytest
+from dataclasses import replace
 
-from actial.core.records import AnswerMode, QuestionType
+import pytest
+from support.records import RIGHT, question_record, view_pair
+
+from actial.core.records import (
+    PAPER_QUESTIONS,
+    AnswerMode,
+    Motion,
+    MotionLabels,
+    QuestionType,
+)
 from actial.viewpoint.perception_exercises import (
     KINDS,
     clock_question,
@@ -13,9 +22,8 @@ from actial.viewpoint.perception_exercises import (
 from actial.viewpoint.questions import (
     LETTER_ONLY,
     NUMBER_ONLY,
-    TYPES,
-    kinds_of,
     qa_question,
+    question_types,
     viewpoint_question,
 )
 from actial.viewpoint.rationale_verifier import contradictions
@@ -23,29 +31,10 @@ from actial.viewpoint.rationales import (
     HOURS,
     clock_steps,
     clock_walk,
-    grounded_chain,
+    grounded_rationale,
     hour,
     think_target,
 )
-
-RIGHT = {"ego_translation": "right", "object_translation": "left", "ego_rotation": "left"}
-LEFT = {"ego_translation": "left", "object_translation": "right", "ego_rotation": "right"}
-
-
-def make_row(alpha=60.0, azimuths=(0.0, 60.0), uid="pair0"):
-    views = (
-        [{"azimuth_deg": a, "elevation_deg": 10.0} for a in azimuths]
-        if azimuths
-        else [{"azimuth_deg": None}] * 2
-    )
-    return {
-        "uid": uid,
-        "class_name": "Mug",
-        "geom": {"alpha_deg": alpha},
-        "labels": RIGHT if alpha > 0 else LEFT,
-        "views": views,
-        "attributes": {"body_colour": "red"},
-    }
 
 
 def test_hours_run_clockwise_from_the_front():
@@ -67,13 +56,13 @@ def test_clock_steps_take_the_shorter_way(first, second, steps):
     assert clock_steps(first, second) == steps
 
 
-@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize("kind", PAPER_QUESTIONS)
 def test_the_answer_letter_names_the_true_option(kind):
-    row = make_row()
+    row = view_pair()
     letters = set()
     for epoch in range(30):
         question = viewpoint_question(row, kind, AnswerMode.DIRECT, epoch=epoch)
-        assert row["labels"][kind.value] in question.options[question.answer_index]
+        assert row.labels.sides()[kind.value] in question.options[question.answer_index]
         assert (
             f"{question.answer_letter}: {question.options[question.answer_index]}" in question.text
         )
@@ -84,7 +73,7 @@ def test_the_answer_letter_names_the_true_option(kind):
 
 @pytest.mark.parametrize("degrees", [21.0, 34.9, 35.1, 60.0, 99.0])
 def test_a_choice_of_degrees_has_one_option_within_five(degrees):
-    row = make_row(degrees) | {"labels": {**RIGHT, "ego_rotation_deg": degrees}}
+    row = view_pair(degrees, labels=replace(RIGHT, ego_rotation_deg=degrees))
     question = viewpoint_question(row, QuestionType.ROTATION_DEGREES, AnswerMode.DIRECT)
     values = [int(option.split()[1]) for option in question.options]
     assert len(values) == 4
@@ -94,12 +83,12 @@ def test_a_choice_of_degrees_has_one_option_within_five(degrees):
 
 
 def test_a_number_of_degrees_is_answered_by_the_number():
-    row = make_row(34.6) | {"labels": {**RIGHT, "ego_rotation_deg": 34.6}}
+    row = view_pair(34.6, labels=replace(RIGHT, ego_rotation_deg=34.6))
     question = viewpoint_question(row, QuestionType.ROTATION_NUMBER, AnswerMode.DIRECT)
     assert (question.options, question.answer, question.number) == ((), "35", 34.6)
     assert question.text.endswith(NUMBER_ONLY)
     assert "A:" not in question.text
-    chain = grounded_chain(row, question)
+    chain = grounded_rationale(row, question)
     assert contradictions(think_target(chain, question.answer), row) == []
 
 
@@ -114,47 +103,42 @@ FURTHER = {
 def test_further_motions_are_asked_and_told(motion):
     labels, option, conclusion = FURTHER[motion]
     (kind,) = labels
-    row = make_row(0.0) | {
-        "motion": motion,
-        "labels": labels,
-        "questions": [kind],
-        "question_type": kind,
-    }
-    question = viewpoint_question(row, kinds_of(row, 3)[0], AnswerMode.THINK)
+    row = view_pair(
+        0.0,
+        motion=Motion(motion),
+        labels=MotionLabels(**labels),
+        questions=(QuestionType(kind),),
+        question_type=QuestionType(kind),
+    )
+    question = viewpoint_question(row, question_types(row, 3)[0], AnswerMode.THINK)
     assert question.options[question.answer_index] == option
-    for told in (row, row | {"views": [{}, {}]}):  # of a known front, and of none
-        chain = grounded_chain(told, question)
+    for told in (row, replace(row, views=())):  # of a known front, and of none
+        chain = grounded_rationale(told, question)
         assert chain.endswith(f"So {conclusion}.")
         assert "different sides" not in chain
 
 
 def test_more_photos_are_asked_about_from_the_first_to_the_last():
-    row = make_row() | {"frame_names": ["a", "b", "c"]}
-    for kind in TYPES:
+    row = view_pair(frame_names=("a", "b", "c"))
+    for kind in PAPER_QUESTIONS:
         text = viewpoint_question(row, kind, AnswerMode.DIRECT).text
         assert "photo 3" in text
         assert "photo 2" not in text
-    assert grounded_chain(
-        row | {"views": []}, viewpoint_question(row, kind, AnswerMode.THINK)
+    assert grounded_rationale(
+        replace(row, views=()), viewpoint_question(row, kind, AnswerMode.THINK)
     ).startswith("All 3 photos show a red mug.\nThey ")
 
 
 def test_a_row_is_asked_the_question_it_was_built_for_or_several():
-    row = make_row() | {"questions": [k.value for k in TYPES], "question_type": "ego_rotation"}
-    assert kinds_of(row, 1) == (QuestionType.EGO_ROTATION,)
-    assert kinds_of(row, 3) == TYPES
-    two = {kinds_of(make_row(uid=f"p{i}"), 2) for i in range(50)}
-    assert two == {TYPES[:2], TYPES[1:], TYPES[::2]}
+    row = view_pair(question_type=QuestionType.EGO_ROTATION)
+    assert question_types(row, 1) == (QuestionType.EGO_ROTATION,)
+    assert question_types(row, 3) == PAPER_QUESTIONS
+    two = {question_types(view_pair(uid=f"p{i}"), 2) for i in range(50)}
+    assert two == {PAPER_QUESTIONS[:2], PAPER_QUESTIONS[1:], PAPER_QUESTIONS[::2]}
 
 
 def test_qa_rows_keep_their_answer_through_the_shuffle():
-    row = {
-        "uid": "sat:1",
-        "type": "static",
-        "question": "How many?",
-        "options": ["1", "2", "3", "4"],
-        "answer_index": 2,
-    }
+    row = question_record()
     for epoch in range(20):
         question = qa_question(row, AnswerMode.THINK, epoch=epoch)
         assert question.options[question.answer_index] == "3"
@@ -162,31 +146,31 @@ def test_qa_rows_keep_their_answer_through_the_shuffle():
 
 
 @pytest.mark.parametrize("alpha", [-100.0, -20.0, 20.0, 100.0])
-@pytest.mark.parametrize("kind", TYPES)
-def test_grounded_chains_pass_their_own_verifier_and_fail_the_opposite_truth(alpha, kind):
-    row = make_row(alpha, (15.0, 15.0 + alpha))
+@pytest.mark.parametrize("kind", PAPER_QUESTIONS)
+def test_grounded_rationales_pass_their_own_verifier_and_fail_the_opposite_truth(alpha, kind):
+    row = view_pair(alpha, (15.0, 15.0 + alpha))
     question = viewpoint_question(row, kind, AnswerMode.THINK)
-    text = think_target(grounded_chain(row, question), question.answer_letter, question.options)
+    text = think_target(grounded_rationale(row, question), question.answer_letter, question.options)
     assert text.count("is it.") == 1
     assert contradictions(text, row, question.answer_letter, question) == []
-    opposite = make_row(-alpha, (15.0, 15.0 - alpha))
+    opposite = view_pair(-alpha, (15.0, 15.0 - alpha))
     assert {kind.value, "turn", "hour"} <= {c.reason for c in contradictions(text, opposite)}
 
 
 def test_the_slip_of_the_papers_template_is_caught():
     """Camera moved left; the text derives right from the object's view and closes with left."""
     text = "Seen from the object, the camera moved to the right, so seen from the object it moved to the left."
-    assert [c.reason for c in contradictions(text, make_row(-60.0))] == ["object_translation"]
+    assert [c.reason for c in contradictions(text, view_pair(-60.0))] == ["object_translation"]
 
 
 def test_the_slip_of_figure_a2_is_caught():
     """Camera moved right; the derivation places it on the wrong side of the object before the right conclusion."""
     text = "Seen from the object it moved to the right. Therefore, seen from the object the camera moved to the left."
-    assert [c.reason for c in contradictions(text, make_row(60.0))] == ["object_translation"]
+    assert [c.reason for c in contradictions(text, view_pair(60.0))] == ["object_translation"]
 
 
 def test_wrong_degrees_hour_and_letter_are_named():
-    row = make_row(60.0, (0.0, 60.0))
+    row = view_pair(60.0, (0.0, 60.0))
     question = viewpoint_question(row, QuestionType.EGO_ROTATION, AnswerMode.THINK)
     wrong = "ABC"[(question.answer_index + 1) % 3]
     text = "Photo 1 is taken from twelve o'clock, photo 2 from two o'clock: about 90 degrees."
@@ -198,8 +182,8 @@ def test_wrong_degrees_hour_and_letter_are_named():
 
 
 def test_a_capture_without_known_front_still_gets_a_chain():
-    row = make_row(40.0, azimuths=None)
-    chain = grounded_chain(
+    row = view_pair(40.0, azimuths=None)
+    chain = grounded_rationale(
         row, viewpoint_question(row, QuestionType.EGO_TRANSLATION, AnswerMode.THINK)
     )
     assert "o'clock" not in chain
@@ -211,7 +195,7 @@ MOTION_WORDS = ("move", "moved", "rotate", "turned", "went", "camera went", "mot
 
 @pytest.mark.parametrize("kind", sorted(set(KINDS)))
 def test_no_perception_exercise_speaks_of_motion_and_each_answer_is_true(kind):
-    row = make_row(60.0, (0.0, 60.0))
+    row = view_pair(60.0, (0.0, 60.0))
     for draw in range(8):
         question = photo_question(row, kind, str(draw), ["mug", "car", "chair", "duck"])
         assert question.target
@@ -258,7 +242,7 @@ def test_the_walk_lists_the_four_hours_that_follow():
 
 
 def test_perception_draws_differ_by_epoch():
-    row = make_row()
+    row = view_pair()
     names = ["mug", "car", "chair"]
     assert [q.uid for q in perception_questions(row, "0", names, 4)] != [
         q.uid for q in perception_questions(row, "1", names, 4)

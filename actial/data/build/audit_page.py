@@ -1,14 +1,15 @@
 """The audit page: a person sees in a minute whether the answers of a built set are right.
 
-Contact sheets show both photos of a pair, the true motion as arrows on the first photo, and a map from above; beside them stand the
-distribution of angles, the balance of labels and what each gate rejected. One file, no links.
+Contact sheets show both images of a pair, the true motion as arrows on the first image, and a map
+from above; beside them stand the distribution of angles, the balance of labels and what each gate
+rejected. One file, no links.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,112 +18,118 @@ from PIL import Image, ImageDraw, ImageFont
 
 from actial.core.atomic_io import write_json, write_text
 from actial.core.html_page import Section, image_url, render_sections
+from actial.core.records import Motion, MotionLabels, PairGeometry, ViewPair
 from actial.core.seeding import hash_int
-from actial.data.build.leak_checks import Checks, Rows, check_set, letter_table
+from actial.data.build.leak_checks import Checks, Pairs, check_set, letter_table
 from actial.data.shards import ShardFiles
 
-PHOTO = 200  # height of a photo on a sheet, pixels
+PHOTO = 200  # height of an image on a sheet, pixels
 GAP = 8
 CARDS_PER_LINE = 2
+PALE = (110, 110, 110)
+Color = tuple[int, int, int]
+Points = list[tuple[float, float]]
 INK, MOVE, TURN, OBJECT = (30, 30, 30), (214, 60, 40), (30, 90, 200), (60, 140, 60)
+PALE = (110, 110, 110)
+STYLE = (
+    "body{font:15px system-ui,sans-serif;margin:2em;max-width:1300px}"
+    "table{border-collapse:collapse;margin:1em 0}"
+    "td,th{padding:2px 10px;text-align:left;border-bottom:1px solid #ddd}"
+    "td.n{text-align:right}img{max-width:100%}"
+    ".bar{background:#4a7;height:12px}h2{margin-top:2em}"
+)
+LEGEND = (
+    "<p>Red: where the camera moved, seen from the camera. Blue: how it turned. "
+    "Map from above: camera 1 below the object.</p>"
+)
 
 
 # ---------------------------------------------------------------- drawing
 
 
-def pair_card(row: Mapping, photos: list[np.ndarray]) -> Image.Image:
-    """Both photos of a pair with the answer drawn on the first, and the map from above."""
-    resized = [_to_height(pixels) for pixels in photos]
-    if row["motion"] == "horizontal":
-        _draw_answer(resized[0], row["labels"])
-    parts = [*resized, _map(row["geom"])]
-    card = Image.new(
-        "RGB", (sum(p.width for p in parts) + GAP * (len(parts) + 1), PHOTO + 46), "white"
-    )
+def pair_card(pair: ViewPair, images: list[np.ndarray]) -> Image.Image:
+    """Return the images of a pair with the answer drawn on the first, and the map from above."""
+    resized = [_to_height(pixels) for pixels in images]
+    if pair.motion is Motion.HORIZONTAL:
+        _draw_answer(resized[0], pair.labels)
+    panels = [*resized, _map(pair.geometry)]
+    width = sum(panel.width for panel in panels) + GAP * (len(panels) + 1)
+    card = Image.new("RGB", (width, PHOTO + 46), "white")
     x = GAP
-    for part in parts:
-        card.paste(part, (x, 40))
-        x += part.width + GAP
+    for panel in panels:
+        card.paste(panel, (x, 40))
+        x += panel.width + GAP
     draw = ImageDraw.Draw(card)
-    draw.text((GAP, 2), _answer_line(row), fill=INK, font=_font(14))
-    draw.text(
-        (GAP, 20),
-        f"{row['class_name']} {row['object_id']}: {' -> '.join(row['frame_names'])}",
-        fill=(110, 110, 110),
-        font=_font(12),
-    )
+    draw.text((GAP, 2), _answer_line(pair), fill=INK, font=_font(14))
+    names = f"{pair.class_name} {pair.object_id}: {' -> '.join(pair.frame_names)}"
+    draw.text((GAP, 20), names, fill=PALE, font=_font(12))
     return card
 
 
-def _answer_line(row: Mapping) -> str:
-    labels = row["labels"]
-    if row["motion"] != "horizontal":
-        return f"camera moved {next(iter(labels.values()))}"
-    degrees = "" if labels["ego_rotation_deg"] is None else f" {labels['ego_rotation_deg']:.0f} deg"
-    moved = f"camera moved {labels['ego_translation']}, turned {labels['ego_rotation']}{degrees}"
-    return f"{moved}; from the object: {labels['object_translation']}"
+def _answer_line(pair: ViewPair) -> str:
+    labels = pair.labels
+    if pair.motion is not Motion.HORIZONTAL:
+        return f"camera moved {labels.first_side()}"
+    degrees = "" if labels.ego_rotation_deg is None else f" {labels.ego_rotation_deg:.0f} deg"
+    moved = f"camera moved {labels.ego_translation}, turned {labels.ego_rotation}{degrees}"
+    return f"{moved}; from the object: {labels.object_translation}"
 
 
 def _to_height(pixels: np.ndarray) -> Image.Image:
     image = Image.fromarray(pixels)
-    return image.resize(
-        (round(image.width * PHOTO / image.height), PHOTO), Image.Resampling.BICUBIC
-    )
+    width = round(image.width * PHOTO / image.height)
+    return image.resize((width, PHOTO), Image.Resampling.BICUBIC)
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size)
 
 
-def _draw_answer(photo: Image.Image, labels: Mapping) -> None:
-    """A straight arrow for where the camera moved (seen from the camera), a curved one for how it turned."""
+def _draw_answer(photo: Image.Image, labels: MotionLabels) -> None:
+    """Draw a straight arrow for where the camera moved, and a curved one for how it turned."""
     draw = ImageDraw.Draw(photo)
     w, h = photo.size
-    sign = 1 if labels["ego_translation"] == "right" else -1
+    sign = 1 if labels.ego_translation == "right" else -1
     _arrow(draw, [(w / 2 - sign * w / 5, h - 14), (w / 2 + sign * w / 5, h - 14)], MOVE)
-    sign = 1 if labels["ego_rotation"] == "right" else -1
+    sign = 1 if labels.ego_rotation == "right" else -1
     angles = np.radians(np.linspace(-45, 45, 13)) * sign
     _arrow(draw, [(w / 2 + 40 * math.sin(a), 52 - 40 * math.cos(a)) for a in angles], TURN)
 
 
-def _arrow(
-    draw: ImageDraw.ImageDraw, points: list[tuple[float, float]], color: tuple[int, int, int]
-) -> None:
+def _arrow(draw: ImageDraw.ImageDraw, points: Points, color: Color) -> None:
     draw.line(points, fill="white", width=7, joint="curve")
     draw.line(points, fill=color, width=4, joint="curve")
     (x0, y0), (x1, y1) = points[-2:]
     a = math.atan2(y1 - y0, x1 - x0)
-    head = [
-        (x1 + r * math.cos(a + b), y1 + r * math.sin(a + b))
-        for r, b in ((11, 0), (9, 2.3), (9, -2.3))
-    ]
+    corners = ((11, 0), (9, 2.3), (9, -2.3))  # (distance, angle) about the tip
+    head = [(x1 + r * math.cos(a + b), y1 + r * math.sin(a + b)) for r, b in corners]
     draw.polygon(head, fill=color, outline="white")
 
 
-def _map(geom: Mapping) -> Image.Image:
-    """Seen from above: the object in the middle, camera 1 below it, camera 2 at the angle alpha, both with their view direction."""
+def _map(geometry: PairGeometry) -> Image.Image:
+    """Return the scene from above: the object in the middle, camera 1 below it, camera 2 at alpha.
+
+    A line from each camera shows where it looks.
+    """
     image = Image.new("RGB", (PHOTO, PHOTO), (245, 245, 245))
     draw = ImageDraw.Draw(image)
-    ratio, middle = geom["rho_ratio"], PHOTO / 2
+    ratio, middle = geometry.rho_ratio, PHOTO / 2
     reach = (middle - 24) / max(1.0, ratio)
     draw.ellipse([middle - 7, middle - 7, middle + 7, middle + 7], fill=OBJECT)
-    for number, (bearing, rho) in enumerate([(0.0, 1.0), (geom["alpha_deg"], ratio)]):
+    cameras = [(0.0, 1.0), (geometry.alpha_deg, ratio)]  # bearing, distance to the object
+    for number, (bearing, rho) in enumerate(cameras):
         a = math.radians(bearing)
         x, y = middle + reach * rho * math.sin(a), middle + reach * rho * math.cos(a)
-        heading = a + math.radians(geom["heading_off_deg"][number])
+        heading = a + math.radians(geometry.heading_off_deg[number])
         _arrow(draw, [(x, y), (x - 26 * math.sin(heading), y - 26 * math.cos(heading))], INK)
-        draw.text(
-            (x - 4 + 14 * math.sin(a), y - 8 + 14 * math.cos(a)),
-            str(number + 1),
-            fill=MOVE,
-            font=_font(15),
-        )
+        label = (x - 4 + 14 * math.sin(a), y - 8 + 14 * math.cos(a))
+        draw.text(label, str(number + 1), fill=MOVE, font=_font(15))
     return image
 
 
-def sheet(rows: list[Mapping], shards: ShardFiles) -> Image.Image:
-    """Cards of several pairs on one picture."""
-    cards = [pair_card(row, shards.images(row)) for row in rows]
+def sheet(pairs: list[ViewPair], shards: ShardFiles) -> Image.Image:
+    """Return the cards of several pairs on one image."""
+    cards = [pair_card(pair, shards.images(pair)) for pair in pairs]
     width, height = max(c.width for c in cards), max(c.height for c in cards)
     lines = -(-len(cards) // CARDS_PER_LINE)
     page = Image.new("RGB", (width * min(CARDS_PER_LINE, len(cards)), height * lines), "white")
@@ -134,51 +141,58 @@ def sheet(rows: list[Mapping], shards: ShardFiles) -> Image.Image:
 # ---------------------------------------------------------------- the page
 
 
-def sampled_rows(rows: Iterable[Mapping], per_class: int, classes: int) -> dict[str, list[Mapping]]:
-    """Up to `per_class` rows of up to `classes` classes, drawn by hash; half of them labelled left where there are enough."""
-    found: dict[str, list[Mapping]] = {}
-    for row in rows:
-        kept = found.setdefault(row["class_name"], [])
-        kept.append(row)
-        if len(kept) > 4 * per_class:
-            kept.sort(key=_draw)
-            del kept[2 * per_class :]
-    names = sorted(sorted(found, key=lambda name: hash_int("audit class", name))[:classes])
-    return {name: _balanced(sorted(found[name], key=_draw), per_class) for name in names}
+def sampled_pairs(
+    pairs: Iterable[ViewPair], per_class: int, classes: int
+) -> dict[str, list[ViewPair]]:
+    """Return up to `per_class` pairs of up to `classes` classes, drawn by hash.
+
+    Half of them are labeled left where there are enough.
+    """
+    by_class: dict[str, list[ViewPair]] = {}
+    for pair in pairs:
+        candidates = by_class.setdefault(pair.class_name, [])
+        candidates.append(pair)
+        if len(candidates) > 4 * per_class:
+            candidates.sort(key=_draw)
+            del candidates[2 * per_class :]
+    drawn = sorted(by_class, key=lambda name: hash_int("audit class", name))[:classes]
+    return {name: _balanced(sorted(by_class[name], key=_draw), per_class) for name in sorted(drawn)}
 
 
-def _draw(row: Mapping) -> int:
-    return hash_int("audit", row["uid"])
+def _draw(pair: ViewPair) -> int:
+    return hash_int("audit", pair.uid)
 
 
-def _balanced(rows: list[Mapping], count: int) -> list[Mapping]:
-    left = [row for row in rows if next(iter(row["labels"].values())) == "left"]
-    right = [row for row in rows if next(iter(row["labels"].values())) != "left"]
-    head = [row for pair in zip(left, right, strict=False) for row in pair]
-    return [*head, *left[len(right) :], *right[len(left) :]][:count]
+def _balanced(pairs: list[ViewPair], count: int) -> list[ViewPair]:
+    """Return `count` pairs, alternately labeled left and otherwise as long as there are both."""
+    left = [pair for pair in pairs if pair.labels.first_side() == "left"]
+    other = [pair for pair in pairs if pair.labels.first_side() != "left"]
+    alternating: list[ViewPair] = []
+    for both in zip(left, other, strict=False):
+        alternating += both
+    return [*alternating, *left[len(other) :], *other[len(left) :]][:count]
 
 
 def write_audit(
-    out: Path, rows: Rows, rejects: Mapping[str, Any], *, per_class: int, classes: int
+    out: Path, pairs: Pairs, rejects: Mapping[str, Any], *, per_class: int, classes: int
 ) -> None:
-    """Write out/audit.html and out/audit.json from the finished shards in `out`; `rows()` is the whole index, read anew each time."""
+    """Write out/audit.html and out/audit.json from the finished shards in `out`.
+
+    `pairs()` is the whole index, read anew each time.
+    """
     angles: Counter[int] = Counter()
     labels: Counter[tuple[str, str, str]] = Counter()
 
-    def counted() -> Iterable[Mapping]:
-        for row in rows():
-            if row["motion"] == "horizontal":
-                angles[int(abs(row["geom"]["alpha_deg"]) // 10)] += 1
-            labels.update(
-                (row["split"], kind, side)
-                for kind, side in row["labels"].items()
-                if isinstance(side, str)
-            )
-            yield row
+    def counted() -> Iterator[ViewPair]:
+        for pair in pairs():
+            if pair.motion is Motion.HORIZONTAL:
+                angles[int(abs(pair.geometry.alpha_deg) // 10)] += 1
+            labels.update((pair.split, kind, side) for kind, side in pair.labels.sides().items())
+            yield pair
 
-    drawn = sampled_rows(counted(), per_class, classes)
+    drawn = sampled_pairs(counted(), per_class, classes)
     shards = ShardFiles(out)
-    checks = check_set(rows, shards)
+    checks = check_set(pairs, shards)
     write_json(out / "audit.json", checks.as_dict())
     by_angle = {f"{ten * 10} to {ten * 10 + 10} degrees": n for ten, n in sorted(angles.items())}
     sections = [

@@ -1,4 +1,4 @@
-"""What a built set says about itself: does it leak between splits, and can its questions be answered without geometry?"""
+"""Checks of a built set: does it leak between splits, can it be answered without geometry?"""
 
 from __future__ import annotations
 
@@ -14,111 +14,109 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from actial.core.records import AnswerMode, Example, QuestionType
+from actial.core.records import AnswerMode, Example, ViewPair
 from actial.core.seeding import hash_int
 from actial.data.shards import ShardFiles
 from actial.grading.metrics import Cell
 from actial.viewpoint.questions import viewpoint_question
 from actial.viewpoint.shortcut_probes import answer_prior, centroid, centroid_probe
 
-SAMPLE = 600  # rows looked at by the probes
-SEARCHED = 400  # training rows and held-out rows compared for near-duplicates
+SAMPLE = 600  # pairs looked at by the probes
+SEARCHED = 400  # training pairs and held-out pairs compared for near-duplicates
 THUMB = 96  # pixels of the longer side; where the object stands needs no more
 HASH_SIDE = 16
 NEAR_BITS = 8  # of HASH_SIDE^2: re-encoding and slight resizing change fewer
 SHORTCUT = 0.10  # accuracy above the answer prior from which a probe is called a shortcut
 
-Rows = Callable[[], Iterable[Mapping[str, Any]]]
+Pairs = Callable[[], Iterable[ViewPair]]  # the whole index, read anew with each call
 
 
 @dataclass(slots=True, kw_only=True)
 class Checks:
+    """What the checks say of one set."""
+
     shared_groups: int  # objects that occur in more than one split
-    shared_pictures: int  # pictures, to the byte
-    near_duplicates: list[
-        tuple[str, str]
-    ]  # (uid of a training row, uid of a held-out row), of a sample of each
-    letters: Counter[tuple[str, str]] = field(
-        default_factory=Counter
-    )  # (question type, right letter) -> rows
-    prior: Cell  # the most frequent answer of each question type, by text or letter; all that the question alone tells
-    centroids: Cell  # from where the object stands in both pictures
+    shared_pictures: int  # images, to the byte
+    near_duplicates: list[tuple[str, str]]  # uids of a training and a held-out pair, of a sample
+    letters: Counter[tuple[str, str]] = field(default_factory=Counter)  # (type, letter) -> pairs
+    prior: Cell  # the most frequent answer of each question type: all that the question tells
+    centroids: Cell  # from where the object stands in both images
 
     def warnings(self) -> list[str]:
-        found = []
+        """Return a sentence, without its full stop, for each thing a user should look at."""
+        sentences = []
         if self.shared_groups or self.shared_pictures:
-            found.append(
-                f"{self.shared_groups} objects and {self.shared_pictures} pictures occur in more than one split"
+            sentences.append(
+                f"{self.shared_groups} objects and {self.shared_pictures} pictures occur in more "
+                "than one split"
             )
         if self.near_duplicates:
-            found.append(
-                f"{len(self.near_duplicates)} pairs of nearly equal pictures in training and held-out rows"
+            sentences.append(
+                f"{len(self.near_duplicates)} pairs of nearly equal pictures in training and "
+                "held-out rows"
             )
         if self.centroids.n and self.centroids.value > self.prior.value + SHORTCUT:
-            known, prior = float(self.centroids.value), float(self.prior.value)
-            found.append(
-                f"the object's place in the pictures alone answers {known:.2f}, the answer prior {prior:.2f}"
+            by_position, prior = float(self.centroids.value), float(self.prior.value)
+            sentences.append(
+                f"the object's place in the pictures alone answers {by_position:.2f}, "
+                f"the answer prior {prior:.2f}"
             )
-        return found
+        return sentences
 
     def as_dict(self) -> dict[str, Any]:
+        """Return the content of audit.json."""
+        prior, centroids = self.prior, self.centroids
+        letters = {f"{kind} {letter}": n for (kind, letter), n in sorted(self.letters.items())}
         return {
             "shared_groups": self.shared_groups,
             "shared_pictures": self.shared_pictures,
             "near_duplicates": [list(pair) for pair in self.near_duplicates],
-            "right_letters": {
-                f"{kind} {letter}": n for (kind, letter), n in sorted(self.letters.items())
-            },
+            "right_letters": letters,
             "probes": {
-                "answer": {"accuracy": round(float(self.prior.value), 3), "n": self.prior.n},
-                "centroid": {
-                    "accuracy": round(float(self.centroids.value), 3),
-                    "n": self.centroids.n,
-                },
+                "answer": {"accuracy": round(float(prior.value), 3), "n": prior.n},
+                "centroid": {"accuracy": round(float(centroids.value), 3), "n": centroids.n},
             },
             "warnings": self.warnings(),
         }
 
 
-def check_set(rows: Rows, shards: ShardFiles) -> Checks:
-    """Every row is read for leaks and letters, a sample drawn by hash for the pictures."""
+def check_set(pairs: Pairs, shards: ShardFiles) -> Checks:
+    """Return the checks: leaks and letters of every pair, images of a sample drawn by hash."""
     letters: Counter[tuple[str, str]] = Counter()
-    groups, pictures = _leaks(_counted(rows(), letters))
-    sample = nsmallest(SAMPLE, rows(), key=lambda row: hash_int("probe", row["uid"]))
-    examples = [_example(row, shards) for row in sample]
+    groups, pictures = _leaks(_counted(pairs(), letters))
+    sample = nsmallest(SAMPLE, pairs(), key=lambda pair: hash_int("probe", pair.uid))
+    examples = [_example(pair, shards) for pair in sample]
     return Checks(
         shared_groups=groups,
         shared_pictures=pictures,
-        near_duplicates=near_duplicates(rows, shards),
+        near_duplicates=near_duplicates(pairs, shards),
         letters=letters,
         prior=answer_prior(examples),
         centroids=centroid_probe(examples),
     )
 
 
-def _counted(rows: Iterable[Mapping], letters: Counter[tuple[str, str]]) -> Iterator[Mapping]:
-    for row in rows:
-        question = viewpoint_question(row, QuestionType(row["question_type"]), AnswerMode.DIRECT)
-        if question.options:
-            letters[question.type, question.answer_letter] += 1
-        yield row
+def _counted(pairs: Iterable[ViewPair], letters: Counter[tuple[str, str]]) -> Iterator[ViewPair]:
+    """Yield the pairs and count the right letter of the question each was built for."""
+    for pair in pairs:
+        if pair.question_type is not None:
+            question = viewpoint_question(pair, pair.question_type, AnswerMode.DIRECT)
+            if question.options:
+                letters[question.type, question.answer_letter] += 1
+        yield pair
 
 
-def _leaks(rows: Iterable[Mapping]) -> tuple[int, int]:
-    """Groups and pictures in more than one split; counted on disk."""
+def _leaks(pairs: Iterable[ViewPair]) -> tuple[int, int]:
+    """Return how many groups and how many images are in more than one split; counted on disk."""
     with closing(sqlite3.connect("")) as db:
         db.executescript(
             "CREATE TABLE g (h INTEGER, split TEXT); CREATE TABLE p (h INTEGER, split TEXT)"
         )
-        for row in rows:
-            db.execute(
-                "INSERT INTO g VALUES (?,?)",
-                (hash_int(row["source"], row["group"]) >> 1, row["split"]),
-            )
-            db.executemany(
-                "INSERT INTO p VALUES (?,?)",
-                ((int(place["sha256"][:15], 16), row["split"]) for place in row["images"]),
-            )
+        for pair in pairs:
+            group = hash_int(pair.source, pair.group) >> 1  # SQLite's integers are signed
+            db.execute("INSERT INTO g VALUES (?,?)", (group, pair.split))
+            digests = [int(image.sha256[:15], 16) for image in pair.images]
+            db.executemany("INSERT INTO p VALUES (?,?)", [(h, pair.split) for h in digests])
         shared = (
             "SELECT COUNT(*) FROM (SELECT 1 FROM {} GROUP BY h HAVING COUNT(DISTINCT split) > 1)"
         )
@@ -126,81 +124,75 @@ def _leaks(rows: Iterable[Mapping]) -> tuple[int, int]:
         return groups, pictures
 
 
-# ---------------------------------------------------------------- pictures
+# ---------------------------------------------------------------- images
 
 
-def _thumbnails(row: Mapping, shards: ShardFiles) -> list[Image.Image]:
-    found = []
-    for data in shards.encoded(row):
+def _thumbnails(pair: ViewPair, shards: ShardFiles) -> list[Image.Image]:
+    thumbnails = []
+    for data in shards.encoded(pair):
         with Image.open(io.BytesIO(data)) as image:
             image.draft("RGB", (THUMB, THUMB))  # a JPEG is decoded at a fraction of its size
             small = image.convert("RGB")
         small.thumbnail((THUMB, THUMB))
-        found.append(small)
-    return found
+        thumbnails.append(small)
+    return thumbnails
 
 
-def _example(row: Mapping, shards: ShardFiles) -> Example:
-    """The row's questions with where the object stands in the first and last picture, and no pixels."""
-    pictures = _thumbnails(row, shards)
-    places = [centroid(np.asarray(picture)) for picture in (pictures[0], pictures[-1])]
-    questions = [
-        viewpoint_question(row, QuestionType(kind), AnswerMode.DIRECT) for kind in row["questions"]
-    ]
+def _example(pair: ViewPair, shards: ShardFiles) -> Example:
+    """Return the pair's questions with the object's positions in place of the pixels."""
+    thumbnails = _thumbnails(pair, shards)
+    first, last = (centroid(np.asarray(image)) for image in (thumbnails[0], thumbnails[-1]))
+    questions = [viewpoint_question(pair, kind, AnswerMode.DIRECT) for kind in pair.questions]
     return Example(
-        uid=row["uid"],
+        uid=pair.uid,
         images=[],
         questions=[question for question in questions if question.options],
         task="viewpoint",
-        row={"object_id": row["object_id"], "centroids": places},
+        record=pair,
+        object_positions=(first, last),
     )
 
 
 def difference_hash(image: Image.Image) -> np.ndarray:
-    """(HASH_SIDE^2 / 64,) uint64: is each cell of a grey grid brighter than its left neighbour?"""
-    gray = np.asarray(
-        image.convert("L").resize((HASH_SIDE + 1, HASH_SIDE), Image.Resampling.BILINEAR),
-        dtype=np.int16,
-    )
+    """Return (HASH_SIDE^2 / 64,) uint64: is each cell of a gray grid brighter than its left one?"""
+    small = image.convert("L").resize((HASH_SIDE + 1, HASH_SIDE), Image.Resampling.BILINEAR)
+    gray = np.asarray(small, dtype=np.int16)
     return np.packbits(gray[:, 1:] > gray[:, :-1]).view(np.uint64)
 
 
-def near_duplicates(rows: Rows, shards: ShardFiles) -> list[tuple[str, str]]:
-    """Pairs (training row, held-out row) that show nearly the same picture, of SEARCHED rows of each."""
+def near_duplicates(pairs: Pairs, shards: ShardFiles) -> list[tuple[str, str]]:
+    """Return the uids of (training pair, held-out pair) that show nearly the same image.
 
-    def drawn(held_out: bool) -> tuple[list[str], np.ndarray]:
-        of_side = (row for row in rows() if (row["split"] != "train") == held_out)
-        chosen = nsmallest(SEARCHED, of_side, key=lambda row: hash_int("duplicates", row["uid"]))
-        hashed = [
-            (row["uid"], difference_hash(picture))
-            for row in chosen
-            for picture in _thumbnails(row, shards)
-        ]
-        return [uid for uid, _ in hashed], np.array(
-            [bits for _, bits in hashed], dtype=np.uint64
-        ).reshape(-1, HASH_SIDE**2 // 64)
+    SEARCHED pairs of each are compared, drawn by hash.
+    """
 
-    held, b = drawn(True)
-    if not held:
+    def hashed(held_out: bool) -> tuple[list[str], np.ndarray]:
+        """Return the uid and the difference hash (n, words) of every image drawn from one side."""
+        of_side = (pair for pair in pairs() if (pair.split != "train") == held_out)
+        drawn = nsmallest(SEARCHED, of_side, key=lambda pair: hash_int("duplicates", pair.uid))
+        uids: list[str] = []
+        hashes: list[np.ndarray] = []
+        for pair in drawn:
+            for image in _thumbnails(pair, shards):
+                uids.append(pair.uid)
+                hashes.append(difference_hash(image))
+        return uids, np.array(hashes, dtype=np.uint64).reshape(-1, HASH_SIDE**2 // 64)
+
+    held_out_uids, held_out = hashed(True)
+    if not held_out_uids:
         return []
-    train, a = drawn(False)
-    found: dict[tuple[str, str], None] = {}
-    for i, bits in enumerate(a):
-        near = np.bitwise_count(b ^ bits).sum(axis=1) <= NEAR_BITS
-        found |= {(train[i], held[k]): None for k in np.flatnonzero(near)}
-    return list(found)
+    train_uids, train = hashed(False)
+    duplicates: dict[tuple[str, str], None] = {}
+    for uid, bits in zip(train_uids, train, strict=True):
+        near = np.bitwise_count(held_out ^ bits).sum(axis=1) <= NEAR_BITS
+        duplicates |= {(uid, held_out_uids[k]): None for k in np.flatnonzero(near)}
+    return list(duplicates)
 
 
 def letter_table(letters: Mapping[tuple[str, str], int]) -> Sequence[tuple[str, dict[str, int]]]:
-    kinds = sorted({kind for kind, _ in letters})
-    return [
-        (
-            kind,
-            {
-                letter: letters.get((kind, letter), 0)
-                for letter in "ABCDEF"
-                if (kind, letter) in letters
-            },
-        )
-        for kind in kinds
-    ]
+    """Return per question type how often each letter is right, in the order of the letters."""
+    table = []
+    for kind in sorted({kind for kind, _ in letters}):
+        of_kind = sorted(letter for name, letter in letters if name == kind)
+        table.append((kind, {letter: letters[kind, letter] for letter in of_kind}))
+    return table

@@ -1,7 +1,8 @@
-"""Between the two passes of a build: which rows stay under the caps, and which capture goes into which shard.
+"""Between the two passes of a build: which pairs stay under the caps, which capture is in which shard.
 
-The work is SQLite's, on disk, so memory does not grow with the number of objects. A cap keeps the rows that come first when the strata
-(motion, angle bin, side) take turns, each in order of its rows' ids: angles stay spread, and left and right even.
+The work is SQLite's, on disk, so memory does not grow with the number of objects. A cap keeps the
+pairs that come first when the strata (motion, angle bin, side) take turns, each in order of its
+pairs' ids: angles stay spread, and left and right even.
 """
 
 from __future__ import annotations
@@ -17,36 +18,44 @@ from pathlib import Path
 CACHE_KIB = 65_536
 
 TABLES = """
-CREATE TABLE captures (id INTEGER PRIMARY KEY, key TEXT, split TEXT, path TEXT, offset INTEGER, size INTEGER);
-CREATE TABLE rows (capture INTEGER, place INTEGER, uid TEXT, split TEXT, class TEXT, stratum TEXT);
+CREATE TABLE captures (
+  id INTEGER PRIMARY KEY, key TEXT, split TEXT, path TEXT, offset INTEGER, size INTEGER);
+CREATE TABLE pairs (
+  capture INTEGER, number INTEGER, uid TEXT, split TEXT, class TEXT, stratum TEXT);
 """
-# The rank of a row when the strata of its group take turns, first within each class of a split, then within the whole split.
+# The rank of a pair when the strata of its group take turns: first within each class of a split,
+# then within the whole split.
 CAPPED = """
-CREATE TABLE {name} AS SELECT capture, place, uid, split, class, stratum FROM (
+CREATE TABLE {name} AS SELECT capture, number, uid, split, class, stratum FROM (
   SELECT *, ROW_NUMBER() OVER (PARTITION BY {group} ORDER BY turn, uid) AS rank FROM (
     SELECT *, ROW_NUMBER() OVER (PARTITION BY {group}, stratum ORDER BY uid) AS turn FROM {source}))
 WHERE rank <= {cap}
 """
 PLACED = """
-CREATE TABLE placed AS SELECT split, (ROW_NUMBER() OVER (PARTITION BY split ORDER BY key) - 1) / ? AS shard, key, path, offset, size, kept
-FROM captures JOIN (SELECT capture, json_group_array(place) AS kept FROM {source} GROUP BY capture) ON capture = id
+CREATE TABLE placed AS
+  SELECT split, (ROW_NUMBER() OVER (PARTITION BY split ORDER BY key) - 1) / ? AS shard,
+    key, path, offset, size, numbers
+  FROM captures JOIN (
+    SELECT capture, json_group_array(number) AS numbers FROM {source} GROUP BY capture
+  ) ON capture = id
 """
 
 
 @dataclass(slots=True)
-class Place:
-    """A capture's line in a label file, and which of its rows stay."""
+class PlannedCapture:
+    """A capture's line in a label file, and which of its pairs are written."""
 
     key: str
     path: Path
-    offset: int
+    offset: int  # bytes
     size: int
-    kept: list[int]
+    pair_numbers: list[int]
 
-    def read(self) -> dict:
+    def read(self) -> bytes:
+        """Return the line."""
         with self.path.open("rb") as file:
             file.seek(self.offset)
-            return json.loads(file.read(self.size))
+            return file.read(self.size)
 
 
 def make_plan(
@@ -62,23 +71,20 @@ def make_plan(
     temporary.unlink(missing_ok=True)
     with closing(sqlite3.connect(temporary)) as db:
         db.executescript(
-            f"PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; PRAGMA cache_size=-{CACHE_KIB}; {TABLES}"
+            f"PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; PRAGMA cache_size=-{CACHE_KIB}; "
+            + TABLES
         )
         _fill(db, labels)
-        source = "rows"
+        source = "pairs"
         if per_class:
-            db.execute(
-                CAPPED.format(
-                    name="in_class", group="split, class", source=source, cap=int(per_class)
-                )
+            capped = CAPPED.format(
+                name="in_class", group="split, class", source=source, cap=int(per_class)
             )
+            db.execute(capped)
             source = "in_class"
         if per_split:
-            cap = (
-                "CASE split "
-                + " ".join(f"WHEN '{split}' THEN {int(rows)}" for split, rows in per_split.items())
-                + " ELSE rank END"
-            )
+            cases = " ".join(f"WHEN '{split}' THEN {int(n)}" for split, n in per_split.items())
+            cap = f"CASE split {cases} ELSE rank END"
             db.execute(CAPPED.format(name="in_split", group="split", source=source, cap=cap))
             source = "in_split"
         db.execute(PLACED.format(source=source), (per_shard,))
@@ -88,24 +94,25 @@ def make_plan(
 
 
 def _fill(db: sqlite3.Connection, labels: Iterable[Path]) -> None:
-    number = 0
+    """Insert every capture with the offset of its line, and every pair with its stratum."""
+    capture_id = 0
     for path in labels:
         with path.open("rb") as file:
             file.readline()  # counts
             while line := file.readline():
                 capture = json.loads(line)
-                number += 1
-                at = file.tell() - len(line)
+                capture_id += 1
+                split, offset = capture["split"], file.tell() - len(line)
                 db.execute(
                     "INSERT INTO captures VALUES (?,?,?,?,?,?)",
-                    (number, capture["key"], capture["split"], str(path), at, len(line)),
+                    (capture_id, capture["key"], split, str(path), offset, len(line)),
                 )
                 strata = zip(capture["rows"], capture["strata"], strict=True)
                 values = (
-                    (number, i, row["uid"], capture["split"], capture["class_id"], s)
-                    for i, (row, s) in enumerate(strata)
+                    (capture_id, number, pair["uid"], split, capture["class_id"], stratum)
+                    for number, (pair, stratum) in enumerate(strata)
                 )
-                db.executemany("INSERT INTO rows VALUES (?,?,?,?,?,?)", values)
+                db.executemany("INSERT INTO pairs VALUES (?,?,?,?,?,?)", values)
 
 
 class Plan:
@@ -119,23 +126,26 @@ class Plan:
             yield from db.execute(query, values)
 
     def shards(self) -> Iterator[tuple[str, int, int]]:
-        """(split, number of the shard, its captures), in order."""
+        """Yield (split, number of the shard, its captures), in order."""
         yield from self._query(
             "SELECT split, shard, COUNT(*) FROM placed GROUP BY split, shard ORDER BY split, shard"
         )
 
-    def places(self, split: str, shard: int) -> Iterator[Place]:
-        """The captures of one shard in order of their keys, so that every shard is a mixture of classes."""
+    def places(self, split: str, shard: int) -> Iterator[PlannedCapture]:
+        """Yield the captures of one shard in order of their keys: each is a mixture of classes."""
         rows = self._query(
-            "SELECT key, path, offset, size, kept FROM placed WHERE split = ? AND shard = ? ORDER BY key",
+            "SELECT key, path, offset, size, numbers FROM placed "
+            "WHERE split = ? AND shard = ? ORDER BY key",
             split,
             shard,
         )
-        for key, path, offset, size, kept in rows:
-            yield Place(key, Path(path), offset, size, sorted(json.loads(kept)))
+        for key, path, offset, size, numbers in rows:
+            yield PlannedCapture(key, Path(path), offset, size, sorted(json.loads(numbers)))
 
     def dropped(self) -> int:
-        """Rows that the caps turned away."""
-        ((seen,),) = self._query("SELECT COUNT(*) FROM rows")
-        ((kept,),) = self._query("SELECT COALESCE(SUM(json_array_length(kept)), 0) FROM placed")
-        return seen - kept
+        """Return how many pairs the caps turned away."""
+        ((labeled,),) = self._query("SELECT COUNT(*) FROM pairs")
+        ((placed,),) = self._query(
+            "SELECT COALESCE(SUM(json_array_length(numbers)), 0) FROM placed"
+        )
+        return labeled - placed

@@ -1,6 +1,8 @@
-"""The two passes of a build as independent tasks: labels (poses only, a chunk of captures each), then shards (pictures, one tar each).
+"""The two passes of a build as independent tasks.
 
-A part of a divided build also packs the pictures of its captures, so that joining the parts copies bytes and decodes nothing.
+First labels (poses only, a chunk of captures each), then shards (images, one tar each). A shard of
+a divided build also packs the images of its captures, so that joining copies bytes and decodes
+nothing.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,22 +21,23 @@ from PIL import Image
 from actial.config import BuildConfig
 from actial.core.atomic_io import atomic
 from actial.core.errors import Rejected
+from actial.core.records import ViewPair
 from actial.core.seeding import hash_unit
-from actial.data.build.shard_plan import Place, Plan
+from actial.data.build.shard_plan import Plan, PlannedCapture
 from actial.data.images import encode
-from actial.data.shards import Sample, json_line, shard_name, write_shard
+from actial.data.shards import Sample, shard_name, write_lines, write_shard
 from actial.data.sources.base import Source
 from actial.data.sources.open_source import open_source
-from actial.viewpoint.pairs import CROPPED, capture_key, pair_rows, stratum
+from actial.viewpoint.pairs import CROPPED, capture_key, stratum, view_pairs
 from actial.viewpoint.quality_gates import judge_capture
 
 EXAMPLES = 5  # captures named per reason in rejects.json
-CROP = 0.05  # share of a side that a still pair's second photo loses at most
-Picture = Callable[[str], bytes]  # a frame's name -> its encoded picture; raises Rejected
+CROP = 0.05  # share of a side that a still pair's second image loses at most
+OpenImage = Callable[[str], bytes]  # a frame's name -> its encoded image; raises Rejected
 
 
 class Rejects:
-    """What was seen, kept and turned away, by reason."""
+    """Counts of what a build has seen, accepted and rejected, by reason."""
 
     def __init__(self) -> None:
         self.captures: Counter[str] = Counter()
@@ -78,120 +82,151 @@ class Rejects:
 # ---------------------------------------------------------------- pass 1: labels
 
 
+@dataclass(slots=True, frozen=True, kw_only=True)
+class LabeledCapture:
+    """One line of a label file: a capture with its pairs."""
+
+    reference: str  # the capture's name in its source
+    key: str  # of its sample in a shard
+    split: str
+    class_id: str
+    pairs: list[ViewPair]
+    strata: list[str]  # one per pair
+
+    @classmethod
+    def from_line(cls, line: bytes) -> LabeledCapture:
+        fields = json.loads(line)
+        pairs = [ViewPair.from_json(pair) for pair in fields.pop("rows")]
+        return cls(pairs=pairs, **fields)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "reference": self.reference,
+            "key": self.key,
+            "split": self.split,
+            "class_id": self.class_id,
+            "rows": [pair.to_json() for pair in self.pairs],
+            "strata": self.strata,
+        }
+
+
 def label_chunk(config: BuildConfig, references: Sequence[str], path: Path) -> None:
-    """Judge some captures and write their rows: first line = counts, then one line per capture that has pairs."""
+    """Judge some captures and write their pairs.
+
+    The first line holds the counts, each further one a capture that has pairs.
+    """
     source, counts = open_source(config.source), Rejects()
-    lines = [
-        line
-        for reference in references
-        if (line := _label_capture(config, source, reference, counts)) is not None
-    ]
-    with atomic(path) as file:
-        file.writelines(json_line(line) for line in (counts.as_dict(), *lines))
+    captures = [_label_capture(config, source, reference, counts) for reference in references]
+    lines = [capture.to_json() for capture in captures if capture is not None]
+    write_lines(path, [counts.as_dict(), *lines])
 
 
 def _label_capture(
     config: BuildConfig, source: Source, reference: str, counts: Rejects
-) -> dict | None:
+) -> LabeledCapture | None:
     counts.captures["seen"] += 1
     try:
         capture, dropped = source.read(reference)
         counts.frames.update(dropped)
         counts.frames["usable"] += len(capture.frames)
         geometry = judge_capture(capture, config.gates, ordered=config.source.ordered)
-        rows, judged = pair_rows(capture, geometry, config.gates, config.pairs)
+        pairs, judged = view_pairs(capture, geometry, config.gates, config.pairs)
         counts.pairs.update(judged)
-        if not rows:
+        if not pairs:
             raise Rejected("no_pair")
     except Rejected as rejected:
         counts.reject(reference, rejected.reasons)
         return None
     counts.captures["accepted"] += 1
-    counts.pairs["chosen"] += len(rows)
-    strata = [stratum(row, config.gates, config.pairs.angle_bins) for row in rows]
-    key = capture_key(capture)
-    return {
-        "reference": reference,
-        "key": key,
-        "split": rows[0]["split"],
-        "class_id": capture.class_id,
-        "rows": rows,
-        "strata": strata,
-    }
+    counts.pairs["chosen"] += len(pairs)
+    return LabeledCapture(
+        reference=reference,
+        key=capture_key(capture),
+        split=pairs[0].split,
+        class_id=capture.class_id,
+        pairs=pairs,
+        strata=[stratum(pair, config.gates, config.pairs.angle_bins) for pair in pairs],
+    )
 
 
-# ---------------------------------------------------------------- pictures
+# ---------------------------------------------------------------- images
 
 
-def pictures_of(config: BuildConfig, source: Source, reference: str) -> Picture:
-    """The pictures of one capture, shrunk and encoded from its photos."""
+def images_of(config: BuildConfig, source: Source, reference: str) -> OpenImage:
+    """Return a function that shrinks and encodes the photos of one capture by name."""
 
-    def picture(name: str) -> bytes:
+    def open_image(name: str) -> bytes:
         photo = source.pixels(reference, name.removesuffix(CROPPED))
-        return encode(
-            _cropped(photo, reference + name) if name.endswith(CROPPED) else photo, config.image
-        )
+        if name.endswith(CROPPED):
+            photo = _cropped(photo, reference + name)
+        return encode(photo, config.image)
 
-    return picture
+    return open_image
 
 
 def _cropped(photo: np.ndarray, draw: str) -> np.ndarray:
-    """A window that loses up to CROP of each side, somewhere in the photo, at the photo's own size: sizes tell nothing."""
+    """Return a window that loses up to CROP of each side, resized to the photo's own size.
+
+    The window lies somewhere in the photo; its size tells nothing as it is the photo's.
+    """
     window = []
     for axis, side in enumerate(photo.shape[:2]):
         lost = round(side * CROP * hash_unit("crop", draw, axis))
         start = round(lost * hash_unit("crop place", draw, axis))
         window.append(slice(start, start + side - lost))
     size = (photo.shape[1], photo.shape[0])
-    return np.asarray(
-        Image.fromarray(photo[window[0], window[1]]).resize(size, Image.Resampling.LANCZOS)
-    )
+    cut = Image.fromarray(photo[window[0], window[1]])
+    return np.asarray(cut.resize(size, Image.Resampling.LANCZOS))
 
 
-def frame_names(rows: Sequence[Mapping]) -> list[str]:
-    return sorted({name for row in rows for name in row["frame_names"]})
+def frame_names(pairs: Sequence[ViewPair]) -> list[str]:
+    """Return the names of all photos that the pairs show, each once, sorted."""
+    return sorted({name for pair in pairs for name in pair.frame_names})
 
 
 def packed_path(labels: Path) -> Path:
-    """Where the pictures behind a label file lie: a file of encoded pictures, and where each of them stands in it."""
+    """Return the index of the images behind a label file; their bytes lie beside it in .bin."""
     return labels.with_name(labels.name.replace("labels-", "pictures-"))
 
 
 def pack_chunk(config: BuildConfig, labels: Path) -> None:
-    """Encode every picture that the rows of a label file show; a broken photo is noted by its reason."""
+    """Encode every image that the pairs of a label file show, one behind the other.
+
+    The index names per image its (start, size), or the reasons why the photo cannot be read.
+    """
     source, out = open_source(config.source), packed_path(labels)
     index = []
     with labels.open("rb") as file, atomic(out.with_suffix(".bin")) as packed:
         file.readline()
-        for capture in map(json.loads, file):
-            picture = pictures_of(config, source, capture["reference"])
-            found: dict[str, list] = {}
-            for name in frame_names(capture["rows"]):
+        for capture in map(LabeledCapture.from_line, file):
+            open_image = images_of(config, source, capture.reference)
+            extents: dict[str, list] = {}
+            for name in frame_names(capture.pairs):
                 try:
-                    data = picture(name)
+                    data = open_image(name)
                 except Rejected as rejected:
-                    found[name] = list(rejected.reasons)
+                    extents[name] = list(rejected.reasons)
                     continue
-                found[name] = [packed.tell(), len(data)]
+                extents[name] = [packed.tell(), len(data)]
                 packed.write(data)
-            index.append({"key": capture["key"], "pictures": found})
-    with atomic(out) as file:
-        file.writelines(map(json_line, index))
+            index.append({"key": capture.key, "pictures": extents})
+    write_lines(out, index)
 
 
-class Packed:
-    """The pictures of one capture as a part of a divided build left them."""
+class PackedImages:
+    """The images of one capture as a shard of a divided build left them."""
 
     def __init__(self, labels: Path, key: str) -> None:
         self.path = packed_path(labels).with_suffix(".bin")
+        head = b'{"key":"' + key.encode()
         with packed_path(labels).open("rb") as file:
-            line = next(line for line in file if line.startswith(b'{"key":"' + key.encode()))
-            self.places = json.loads(line)["pictures"]
+            line = next(line for line in file if line.startswith(head))
+        self.extents = json.loads(line)["pictures"]
 
     def __call__(self, name: str) -> bytes:
-        if isinstance(self.places[name][0], str):
-            raise Rejected(*self.places[name])
-        start, size = self.places[name]
+        if isinstance(self.extents[name][0], str):
+            raise Rejected(*self.extents[name])
+        start, size = self.extents[name]
         with self.path.open("rb") as file:
             return os.pread(file.fileno(), size, start)
 
@@ -200,49 +235,47 @@ class Packed:
 
 
 def write_part(config: BuildConfig, plan: Plan, split: str, number: int, part: Path) -> None:
-    """Write one tar and, once it stands, its part of the index: first line = counts, then the rows."""
+    """Write one tar and, once it stands, its part of the index.
+
+    The first line of `part` holds the counts, each further one an index entry.
+    """
     source, counts = open_source(config.source), Rejects()
     shard = Path(config.out) / shard_name(split, number)
-    places = plan.places(split, number)
-    index = write_shard(
-        shard,
-        (
-            sample
-            for place in places
-            if (sample := _sample(config, source, place, counts)) is not None
-        ),
-    )
+    samples = (_sample(config, source, place, counts) for place in plan.places(split, number))
+    index = write_shard(shard, (sample for sample in samples if sample is not None))
     counts.pairs["written"] = len(index)
     if not index:
         shard.unlink()
-    with atomic(part) as file:
-        file.writelines(json_line(line) for line in (counts.as_dict(), *index))
+    write_lines(part, [counts.as_dict(), *index])
 
 
-def _sample(config: BuildConfig, source: Source, place: Place, counts: Rejects) -> Sample | None:
-    """The capture's pictures and rows; a photo that cannot be decoded takes its pairs with it."""
-    capture = place.read()
-    rows = [capture["rows"][i] for i in place.kept]
-    names = frame_names(rows)
-    member = {name: f"f{i:03d}.{config.image.format.value}" for i, name in enumerate(names)}
-    packed = packed_path(place.path).is_file()
-    picture = (
-        Packed(place.path, place.key)
-        if packed
-        else pictures_of(config, source, capture["reference"])
-    )
-    images = {}
+def _sample(
+    config: BuildConfig, source: Source, place: PlannedCapture, counts: Rejects
+) -> Sample | None:
+    """Return the capture's images and pairs; a photo that cannot be decoded costs its pairs."""
+    capture = LabeledCapture.from_line(place.read())
+    pairs = [capture.pairs[i] for i in place.pair_numbers]
+    open_image: OpenImage = images_of(config, source, capture.reference)
+    if packed_path(place.path).is_file():
+        open_image = PackedImages(place.path, place.key)
+    names = frame_names(pairs)
+    encoded: dict[str, bytes] = {}
     for name in names:
         try:
-            images[member[name]] = picture(name)
+            encoded[name] = open_image(name)
         except Rejected as rejected:
             counts.frames.update(rejected.reasons)
-    written = [{**row, "images": [member[name] for name in row["frame_names"]]} for row in rows]
-    written = [row for row in written if all(name in images for name in row["images"])]
-    counts.pairs["photo_unreadable"] += len(rows) - len(written)
-    used = {name for row in written for name in row["images"]}
-    return (
-        Sample(key=place.key, images={name: images[name] for name in used}, rows=written)
-        if written
-        else None
+    written = [pair for pair in pairs if all(name in encoded for name in pair.frame_names)]
+    counts.pairs["photo_unreadable"] += len(pairs) - len(written)
+    if not written:
+        return None
+    suffix = config.image.format.value
+    member = {name: f"f{i:03d}.{suffix}" for i, name in enumerate(names)}
+    return Sample(
+        key=place.key,
+        images={member[name]: encoded[name] for name in frame_names(written)},
+        rows=[
+            {**pair.to_json(), "images": [member[name] for name in pair.frame_names]}
+            for pair in written
+        ],
     )

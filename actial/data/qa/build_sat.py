@@ -25,6 +25,7 @@ from actial.core.errors import UserError
 from actial.core.html_page import Card, Section, image_url, render_sections
 from actial.core.image_codec import UNREADABLE
 from actial.core.parquet import open_parquet, stream
+from actial.core.records import QuestionRecord
 from actial.core.seeding import hash_int
 from actial.data.build.resumable import PARTS, claimed, processes, run_parts
 from actial.data.images import encode
@@ -358,7 +359,7 @@ def write_audit(out: Path, rows: Sequence[dict], counts: Mapping[str, int], per_
 
 
 def _card(row: Mapping[str, Any], shards: ShardFiles) -> Card:
-    images = [Image.fromarray(pixels) for pixels in shards.images(row)]
+    images = [Image.fromarray(pixels) for pixels in shards.images(QuestionRecord.from_json(row))]
     return Card(
         images=[image_url(image, quality=90) for image in images],
         text=row["question"],
