@@ -22,8 +22,9 @@ from actial.rl.rollouts import Rollouts
 from actial.runs.run_dir import Run
 from actial.training.batch import TrainBatch
 from actial.training.distributed import num_ranks
+from actial.training.loaders import StepReader, step_loader, stream_loader
 from actial.training.sft_module import SFTModule
-from actial.training.train_module import StepModule, StepReader, step_loader, stream_loader
+from actial.training.train_module import StepModule
 
 
 @dataclass(slots=True, kw_only=True)

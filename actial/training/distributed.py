@@ -1,10 +1,13 @@
-"""FSDP2: the policy's blocks sharded over the data-parallel ranks, gradients summed (losses carry global denominators)."""
+"""Sums over data-parallel ranks, and FSDP2 with gradients that are summed, not averaged.
+
+Losses carry denominators of the whole step, so gradients of the ranks add up.
+"""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -14,33 +17,33 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
 from actial.config import Precision, Strategy, TrainerConfig
 from actial.core.errors import UserError
+from actial.modeling.policy import Policy
 
-Part = TypeVar("Part")
-
-
+Value = TypeVar("Value")
 Sums = dict[str, float]
 
 
 def num_ranks() -> int:
+    """Return the number of ranks of the process group; 1 without one."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def merge(sums: Sums, more: Sums) -> Sums:
-    """Key-wise sum; names that begin with max/ take the larger value."""
+    """Return the key-wise sum; names that begin with max/ take the larger value."""
     merged = dict(sums)
     for name, value in more.items():
-        known = merged.get(name, 0.0)
-        merged[name] = max(known, value) if name.startswith("max/") else known + value
+        previous = merged.get(name, 0.0)
+        merged[name] = max(previous, value) if name.startswith("max/") else previous + value
     return merged
 
 
 def sum_over_ranks(sums: Sums) -> Sums:
-    """`merge` of all ranks' sums; ranks may hold different keys."""
+    """Return `merge` of all ranks' sums; ranks may hold different keys."""
     return functools.reduce(merge, gathered(sums))
 
 
-def gathered(value: Part) -> list[Part]:
-    """Every rank's value, in order of rank."""
+def gathered(value: Value) -> list[Value]:
+    """Return every rank's value, in order of rank."""
     if num_ranks() == 1:
         return [value]
     values: list[Any] = [None] * num_ranks()
@@ -52,32 +55,30 @@ def sum_gradients(parameters: Sequence[torch.nn.Parameter]) -> None:
     """Sum `.grad` over ranks; a parameter that no rank used keeps None, as in one process."""
     if num_ranks() == 1:
         return
-    used = torch.tensor(
-        [p.grad is not None for p in parameters], dtype=torch.int32, device=parameters[0].device
-    )
+    device = parameters[0].device
+    has_gradient = [p.grad is not None for p in parameters]
+    used = torch.tensor(has_gradient, dtype=torch.int32, device=device)
     dist.all_reduce(used, op=dist.ReduceOp.MAX)
+    # Parameters that some rank used, in the same order on every rank, go through one all-reduce.
     reduced = [p for p, flag in zip(parameters, used.tolist(), strict=True) if flag]
     grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in reduced]
     flat = torch._utils._flatten_dense_tensors(grads)
     dist.all_reduce(flat)
-    for parameter, grad in zip(
-        reduced, torch._utils._unflatten_dense_tensors(flat, grads), strict=True
-    ):
+    summed = torch._utils._unflatten_dense_tensors(flat, grads)
+    for parameter, grad in zip(reduced, summed, strict=True):
         parameter.grad = grad
 
 
-if TYPE_CHECKING:
-    from actial.modeling.policy import Policy
-
-
 def shard(policy: Policy, mesh: DeviceMesh) -> None:
-    """Each transformer block and tower block is a unit of its own; what remains (embeddings, head, norms) is the root's.
+    """Shard the policy with FSDP2: one unit per transformer block, text and vision.
 
-    Raises UserError with adapters, which would have to be merged from shards.
+    The rest (embeddings, head, norms) is the root unit. Raises UserError with adapters, which would
+    have to be merged from shards.
     """
     if policy.config.lora.enabled:
         raise UserError(
-            "trainer.strategy=fsdp2 with model.lora.enabled=true is not supported: adapters are small, use ddp."
+            "trainer.strategy=fsdp2 with model.lora.enabled=true is not supported: adapters are "
+            "small, use ddp."
         )
     bf16 = policy.config.precision is Precision.bf16
     precision = MixedPrecisionPolicy(
@@ -92,14 +93,14 @@ def shard(policy: Policy, mesh: DeviceMesh) -> None:
     fully_shard(policy, mesh=mesh, mp_policy=precision, reshard_after_forward=False)
     for module in policy.modules():
         if isinstance(module, FSDPModule):
+            # Sum instead of average, by a plain sum: gloo has no scaled one.
             module.set_gradient_divide_factor(1.0)
-            module.set_force_sum_reduction_for_comms(True)  # gloo knows no scaled sum
+            module.set_force_sum_reduction_for_comms(True)
 
 
 def lightning_strategy(config: TrainerConfig) -> Any:
-    """What Lightning's Trainer takes as `strategy`."""
+    """Return what Lightning's Trainer takes as `strategy`."""
     if config.strategy is Strategy.fsdp2:
-        return ModelParallelStrategy(
-            data_parallel_size=config.devices * config.nodes, tensor_parallel_size=1
-        )
+        ranks = config.devices * config.nodes
+        return ModelParallelStrategy(data_parallel_size=ranks, tensor_parallel_size=1)
     return config.strategy.value

@@ -1,8 +1,9 @@
 """Losses on token log-probabilities: plain functions of tensors, one code path for every variant.
 
-Every loss is a weighted sum over scored tokens, and the weights come from denominators of the whole optimiser step, known
-before its first micro-batch. Summing over micro-batches therefore gives the same loss and gradient however the step is
-split. Metrics are additive in the same way. Axes: N scored tokens, B branches (completions), P groups (prompts).
+Every loss is a weighted sum over supervised tokens. The weights come from denominators of the whole
+optimizer step, which are known before its first micro-batch, so the sum over micro-batches gives
+the same loss and gradient however the step is split. Metrics add up in the same way.
+Axes: N supervised tokens, B continuations (completions), P prefix groups (prompts).
 """
 
 from __future__ import annotations
@@ -22,13 +23,18 @@ from actial.config import (
 )
 
 Metrics = dict[str, torch.Tensor]
-MAX_LOG_RATIO = 20.0  # e^20 lies beyond every cap; exp of more overflows, and 0 * inf is NaN in the backward pass
-SAPO_TEMPERATURE = (1.0, 1.05)  # positive and negative advantages, https://arxiv.org/abs/2511.20347
+# e^20 lies beyond every cap; exp of more overflows, and 0 * inf is NaN in the backward pass.
+MAX_LOG_RATIO = 20.0
+# Of positive and negative advantages (https://arxiv.org/abs/2511.20347).
+SAPO_TEMPERATURE = (1.0, 1.05)
 
 
 @dataclass(slots=True, kw_only=True)
 class Denominators:
-    """Counts over the whole optimiser step (all micro-batches, all ranks); branches without a scored token do not count."""
+    """Counts over the whole optimizer step: all micro-batches of all ranks.
+
+    Continuations without a supervised token do not count.
+    """
 
     tokens: float
     sequences: float
@@ -36,11 +42,12 @@ class Denominators:
 
     @classmethod
     def count(cls, sequence_index: torch.Tensor, group_of_sequence: torch.Tensor) -> Denominators:
-        lengths = sequence_index.bincount(minlength=len(group_of_sequence))
-        groups = group_of_sequence[lengths > 0].unique()
+        """Count from sequence_index (N,) and group_of_sequence (B,)."""
+        lengths_B = sequence_index.bincount(minlength=len(group_of_sequence))
+        groups = group_of_sequence[lengths_B > 0].unique()
         return cls(
-            tokens=float(lengths.sum()),
-            sequences=float((lengths > 0).sum()),
+            tokens=float(lengths_B.sum()),
+            sequences=float((lengths_B > 0).sum()),
             groups=float(len(groups)),
         )
 
@@ -54,51 +61,58 @@ class Denominators:
 
 @dataclass(slots=True, kw_only=True)
 class Scores:
-    """What one micro-batch gives to the policy gradient. All log-probabilities are under the sampling temperature."""
+    """What one micro-batch gives to the policy gradient.
+
+    All log-probabilities are under the sampling temperature.
+    """
 
     logprobs: torch.Tensor  # (N,) with gradient
-    sequence_index: torch.Tensor  # (N,)
-    group_of_sequence: torch.Tensor  # (B,)
+    sequence_index: torch.Tensor  # (N,) continuation of each token
+    group_of_sequence: torch.Tensor  # (B,) prefix group of each continuation
     advantages: torch.Tensor  # (B,)
-    old_logprobs: torch.Tensor | None = (
-        None  # (N,) trainer's, before the first update on these rollouts; None = on-policy
-    )
+    # (N,) the trainer's, before the first update on these rollouts; None = on-policy
+    old_logprobs: torch.Tensor | None = None
     sampler_logprobs: torch.Tensor | None = None  # (N,) the engine's own
     reference_logprobs: torch.Tensor | None = None  # (N,)
     exact_kl: torch.Tensor | None = None  # (N,) full-vocabulary KL to the reference, with gradient
 
 
 def masked_nll(logprobs: torch.Tensor, tokens: float) -> torch.Tensor:
-    """Mean negative log-likelihood over the step's `tokens` scored tokens; micro-batch results add up."""
+    """Return the mean negative log-likelihood over the step's `tokens` supervised tokens.
+
+    logprobs: (N,) of one micro-batch; the results of micro-batches add up.
+    """
     return -logprobs.sum() / tokens
 
 
 def policy_gradient(
     scores: Scores, config: GRPOConfig, denominators: Denominators
 ) -> tuple[torch.Tensor, Metrics]:
-    """Clipped surrogate plus KL penalty, for any `config.loss`; returns (scalar loss, additive detached metrics)."""
+    """Return the clipped surrogate plus KL penalty as a scalar loss, and additive metrics."""
+    # (N,) each: share of a token in the loss, log of the policy ratio, advantage of its completion.
     weights = token_weights(scores.sequence_index, scores.group_of_sequence, denominators, config)
     old = scores.logprobs.detach() if scores.old_logprobs is None else scores.old_logprobs
     log_ratio = (scores.logprobs - old).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
     advantage = scores.advantages[scores.sequence_index]
     values, clipped = _surrogate(scores, log_ratio, advantage, config)
+
     per_token = 1.0 / denominators.tokens
     metrics = {
         "clip_ratio/region_mean": clipped.float().sum() * per_token,
         "importance_ratio/mean": log_ratio.detach().exp().sum() * per_token,
     }
+    # Trainer and sampler compute the probabilities of the same tokens differently (bf16, kernels).
+    # `old` is the trainer's view of the weights that were sampled from.
     if scores.sampler_logprobs is not None:
-        gap = (old - scores.sampler_logprobs).abs()
-        metrics["sampling/sampling_logp_difference/mean"] = gap.sum() * per_token
+        difference = old - scores.sampler_logprobs
+        metrics["sampling/sampling_logp_difference/mean"] = difference.abs().sum() * per_token
         if config.importance is not ImportanceSampling.off:
-            correction = importance_weights(
-                old - scores.sampler_logprobs, scores.sequence_index, config
-            )
+            correction = importance_weights(difference, scores.sequence_index, config)
             values = values * correction
-            metrics["sampling/importance_sampling_ratio/mean"] = correction.sum() * per_token
-    if config.kl.estimator is not KLEstimator.none and (
-        scores.reference_logprobs is not None or scores.exact_kl is not None
-    ):
+            mean_correction = correction.sum() * per_token
+            metrics["sampling/importance_sampling_ratio/mean"] = mean_correction
+    has_reference = scores.reference_logprobs is not None or scores.exact_kl is not None
+    if has_reference and config.kl.estimator is not KLEstimator.none:
         kl = kl_penalty(scores, config.kl, log_ratio.detach().exp())
         metrics["kl"] = kl.detach().sum() * per_token
         if config.kl.place is KLPlace.loss:
@@ -113,11 +127,14 @@ def token_weights(
     denominators: Denominators,
     config: GRPOConfig,
 ) -> torch.Tensor:
-    """(N,) share of each token in the loss.
+    """Return (N,) the share of each token in the loss.
 
-    grpo, gspo, sapo: mean over completions of the token mean. dapo, cispo: token mean of the whole step. bnpo: token mean of each
-    group, then the mean over groups (the group is the one "local batch" that no split can change). dr_grpo: a constant,
-    completions times the length limit, so that long answers are not favoured (https://arxiv.org/abs/2503.20783).
+    grpo, gspo, sapo: mean over completions of their token mean
+    dapo, cispo: token mean of the whole step
+    bnpo: mean over groups of their token mean; the group is the one "local batch" that no split
+        into micro-batches can change
+    dr_grpo: a constant, completions times the length limit, so that long answers are not favored
+        (https://arxiv.org/abs/2503.20783)
     """
     ones = torch.ones_like(sequence_index, dtype=torch.float32)
     if config.loss in (LossType.dapo, LossType.cispo):
@@ -126,9 +143,9 @@ def token_weights(
         return ones / (denominators.sequences * config.max_tokens)
     lengths_B = sequence_index.bincount(minlength=len(group_of_sequence))
     if config.loss is LossType.bnpo:
-        tokens_P = torch.zeros(
-            int(group_of_sequence.max()) + 1, device=lengths_B.device, dtype=torch.long
-        )
+        # Tokens of each group: (B,) lengths added up by (B,) group numbers, then spread to (N,).
+        num_groups = int(group_of_sequence.max()) + 1
+        tokens_P = torch.zeros(num_groups, device=lengths_B.device, dtype=torch.long)
         tokens_P.index_add_(0, group_of_sequence, lengths_B)
         return ones / (tokens_P[group_of_sequence][sequence_index] * denominators.groups)
     return ones / (lengths_B[sequence_index] * denominators.sequences)
@@ -137,30 +154,34 @@ def token_weights(
 def _surrogate(
     scores: Scores, log_ratio: torch.Tensor, advantage: torch.Tensor, config: GRPOConfig
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(N,) negated surrogate objective, and which tokens the clip holds back."""
-    if (
-        config.loss is LossType.gspo
-    ):  # one ratio per completion, the geometric mean (https://arxiv.org/abs/2507.18071)
-        log_ratio = sequence_mean(log_ratio, scores.sequence_index, len(scores.group_of_sequence))[
-            scores.sequence_index
-        ]
+    """Return (N,) the negated surrogate objective, and (N,) bool which tokens the clip holds back.
+
+    log_ratio, advantage: (N,).
+    """
+    if config.loss is LossType.gspo:
+        # One ratio per completion, the geometric mean of its tokens' ratios
+        # (https://arxiv.org/abs/2507.18071): (N,) -> (B,) means -> (N,).
+        num_sequences = len(scores.group_of_sequence)
+        mean_B = sequence_mean(log_ratio, scores.sequence_index, num_sequences)
+        log_ratio = mean_B[scores.sequence_index]
     ratio = log_ratio.exp()
     low, high = 1.0 - config.clip_low, 1.0 + config.clip_high
     outside = ((ratio > high) & (advantage > 0)) | ((ratio < low) & (advantage < 0))
-    if (
-        config.loss is LossType.cispo
-    ):  # clip the weight, keep every token's gradient (https://arxiv.org/abs/2506.13585)
-        return -ratio.detach().clamp(max=high) * advantage * scores.logprobs, (
-            ratio > high
-        ).detach()
-    if config.loss is LossType.sapo:  # a smooth gate in place of the clip
+    if config.loss is LossType.cispo:
+        # The weight is clipped and detached, and every token keeps the gradient of its
+        # log-probability (https://arxiv.org/abs/2506.13585).
+        weight = ratio.detach().clamp(max=high)
+        return -weight * advantage * scores.logprobs, (ratio > high).detach()
+    if config.loss is LossType.sapo:
+        # A smooth gate in place of the clip; 4 / tau makes its slope 1 at ratio 1.
         positive, negative = SAPO_TEMPERATURE
         tau = torch.where(advantage > 0, positive, negative)
-        return -torch.sigmoid(tau * (ratio - 1.0)) * (4.0 / tau) * advantage, outside.detach()
+        gate = torch.sigmoid(tau * (ratio - 1.0)) * (4.0 / tau)
+        return -gate * advantage, outside.detach()
     values = torch.maximum(-ratio * advantage, -ratio.clamp(low, high) * advantage)
-    if (
-        config.dual_clip is not None
-    ):  # bounds the push away from a bad token that has become likely (verl's dual clip)
+    if config.dual_clip is not None:
+        # Bounds the push away from a bad token that has become likely (verl's dual clip): with a
+        # negative advantage the loss of a token is at most dual_clip * |advantage|.
         bound = -config.dual_clip * advantage
         outside = outside | ((advantage < 0) & (values > bound))
         values = torch.where(advantage < 0, torch.minimum(values, bound), values)
@@ -168,12 +189,15 @@ def _surrogate(
 
 
 def kl_penalty(scores: Scores, config: KLConfig, ratio: torch.Tensor) -> torch.Tensor:
-    """(N,) estimates of KL(policy || reference) on sampled tokens; `ratio` (N,) corrects off-policy samples.
+    """Return (N,) estimates of KL(policy || reference) on sampled tokens.
 
-    The value is the estimator's (http://joschu.net/blog/kl-approx.html). Its gradient as it stands (plain) is not that of the KL except
-    for k2 and full: k1's is zero in expectation and k3's is that of KL(reference || policy). `unbiased` keeps the value and
-    takes the gradient from k2, weighted by the ratio (https://github.com/huggingface/trl/issues/4967). A token that the policy has made
-    very improbable would have a k3 of thousands, and the whole step's gradient: `config.cap` bounds it.
+    `ratio` (N,) corrects off-policy samples. The values are those of
+    http://joschu.net/blog/kl-approx.html. Their plain gradient is that of the KL only for k2 and
+    full: k1's is zero in expectation, and k3's is that of KL(reference || policy). `unbiased` keeps
+    the value and takes the gradient from k2, weighted by the ratio
+    (https://github.com/huggingface/trl/issues/4967). A token that the policy has made very
+    improbable would have a k3 of thousands, and the gradient of the whole step: `config.cap`
+    bounds it.
     """
     estimator = config.estimator
     if estimator is KLEstimator.full:
@@ -196,18 +220,20 @@ def kl_penalty(scores: Scores, config: KLConfig, ratio: torch.Tensor) -> torch.T
 
 
 def importance_weights(
-    gap: torch.Tensor, sequence_index: torch.Tensor, config: GRPOConfig
+    difference: torch.Tensor, sequence_index: torch.Tensor, config: GRPOConfig
 ) -> torch.Tensor:
-    """(N,) trainer over sampler probability, from the log-probability gap (N,), cut at `config.importance_cap`.
+    """Return (N,) trainer over sampler probability, cut at `config.importance_cap`.
 
-    truncate: at most the cap. mask: 0 outside [1 / cap, cap]. sequence: the geometric mean over the completion, so that long
-    answers are not discarded for their length (https://github.com/huggingface/trl/issues/4772).
+    difference: (N,) trainer's minus sampler's log-probabilities. truncate: at most the cap. mask: 0
+    outside [1 / cap, cap]. sequence: the geometric mean over the completion, so that long answers
+    are not discarded for their length (https://github.com/huggingface/trl/issues/4772).
     """
     kind = config.importance
     if kind in (ImportanceSampling.sequence_truncate, ImportanceSampling.sequence_mask):
-        count = int(sequence_index.max()) + 1 if len(sequence_index) else 0
-        gap = sequence_mean(gap, sequence_index, count)[sequence_index]
-    weight = gap.detach().clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
+        num_sequences = int(sequence_index.max()) + 1 if len(sequence_index) else 0
+        mean_B = sequence_mean(difference, sequence_index, num_sequences)
+        difference = mean_B[sequence_index]
+    weight = difference.detach().clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
     cap = config.importance_cap
     if kind in (ImportanceSampling.token_truncate, ImportanceSampling.sequence_truncate):
         return weight.clamp(max=cap)
@@ -217,6 +243,9 @@ def importance_weights(
 def sequence_mean(
     values: torch.Tensor, sequence_index: torch.Tensor, num_sequences: int
 ) -> torch.Tensor:
-    """(B,) mean of each branch's tokens; 0 for a branch without any."""
+    """Return (B,) the mean of each continuation's tokens; 0 for a continuation without any.
+
+    values, sequence_index: (N,).
+    """
     sums = values.new_zeros(num_sequences).index_add(0, sequence_index, values)
     return sums / sequence_index.bincount(minlength=num_sequences).clamp(min=1)

@@ -1,23 +1,24 @@
-"""One optimiser step, the same for SFT and GRPO: micro-batches under global denominators, clipping, schedule, exact state.
+"""One optimizer step, the same for SFT and GRPO.
 
-Optimisation is manual: Lightning's automatic accumulation mis-scales an incomplete window
-(https://github.com/Lightning-AI/pytorch-lightning/issues/19987), and micro-batches here are token budgets, not sample counts.
-Gradients are summed over ranks once per step, so ranks may hold different numbers of micro-batches, or no image at all.
+Micro-batches under denominators of the whole step, clipping, schedule, and state that resumes
+exactly. Optimization is manual: Lightning's automatic accumulation mis-scales an incomplete window
+(https://github.com/Lightning-AI/pytorch-lightning/issues/19987), and micro-batches here are token
+budgets, not sample counts. Gradients are summed over ranks once per step, so ranks may hold
+different numbers of micro-batches, or no image at all.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import lightning
 import torch
 from lightning.pytorch.strategies import ModelParallelStrategy
-from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
 from actial.config import ModelConfig, OptimConfig, Schedule, StageConfig
 from actial.core.errors import NonFiniteError
@@ -25,11 +26,16 @@ from actial.modeling.dtensor import is_sharded, like, whole
 from actial.modeling.policy import Policy
 from actial.modeling.prefix_packing import PackedBatch, PrefixGroup, pack, split_micro_batches
 from actial.training.batch import TrainBatch
-from actial.training.distributed import Part, Sums, merge, shard, sum_gradients, sum_over_ranks
+from actial.training.distributed import Sums, merge, shard, sum_gradients, sum_over_ranks
+
+MicroBatch = list[int]  # indices of a batch's prefix groups
 
 
 class StepModule(lightning.LightningModule):
-    """Base of the stages' modules. After each step `metrics` (a function of data and seed) and `timings` describe it."""
+    """Base of the stages' modules.
+
+    After each step, `metrics` (a function of data and seed) and `timings` describe it.
+    """
 
     def __init__(
         self, policy: Policy, stage: StageConfig, model: ModelConfig, *, crash_folder: Path
@@ -43,26 +49,28 @@ class StepModule(lightning.LightningModule):
         self.completed_steps = 0
         self.metrics: Sums = {}
         self.timings: Sums = {}
-        self.optimizer_state: dict[
-            str, dict[str, torch.Tensor]
-        ] = {}  # by parameter name, from a checkpoint
+        # From a checkpoint, by parameter name.
+        self.optimizer_state: dict[str, dict[str, torch.Tensor]] = {}
 
     # ------------------------------------------------------------ hooks of Lightning
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """AdamW over the trainable parts; the rate is set per step, so that it depends on the step's number alone."""
+        """Return AdamW over the trainable parameters, with the state of the checkpoint if any.
+
+        The learning rate is set at each step and depends on the step's number alone.
+        """
         optim = self.stage.optim
         groups = self.policy.param_groups(optim.lr, optim.weight_decay)
         for group in groups:
             group["base_lr"] = group["lr"]
-        optimizer = torch.optim.AdamW(
-            groups, lr=optim.lr, betas=(optim.betas[0], optim.betas[1]), fused=True
-        )
-        names = {parameter: name for name, parameter in self.policy.named_parameters()}
-        for parameter, name in names.items():
+        betas = (optim.betas[0], optim.betas[1])
+        optimizer = torch.optim.AdamW(groups, lr=optim.lr, betas=betas, fused=True)
+        for name, parameter in self.policy.named_parameters():
             if name in self.optimizer_state:
+                # The fused kernel reads `step` on the parameter's device, without a check.
                 optimizer.state[parameter] = {
-                    key: like(value, parameter) for key, value in self.optimizer_state[name].items()
+                    key: like(value.to(parameter.device), parameter)
+                    for key, value in self.optimizer_state[name].items()
                 }
         return optimizer
 
@@ -76,135 +84,143 @@ class StepModule(lightning.LightningModule):
     def transfer_batch_to_device(
         self, batch: TrainBatch, device: torch.device, dataloader_idx: int
     ) -> TrainBatch:
-        """Left as it is: token lists are packed into tensors micro-batch by micro-batch."""
+        """Return the batch as it is: micro-batches become tensors one after the other."""
         return batch
 
+    # ------------------------------------------------------------ state of a stage in checkpoints
+
     def counters(self) -> dict[str, int]:
-        """What a stage counts over its steps, besides the steps; kept in checkpoints."""
+        """Return what a stage counts over its steps, besides the steps."""
         return {}
 
     def load_counters(self, counters: Mapping[str, int]) -> None:
-        """Put back what `counters` gave."""
+        """Restore what `counters` returned."""
 
     def extra_state(self) -> dict[str, torch.Tensor]:
-        """What a stage has made ahead for later steps; kept in checkpoints, and called on all ranks."""
+        """Return what a stage has prepared for later steps; called on all ranks."""
         return {}
 
     def load_extra_state(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Put back what `buffers_to_keep` gave."""
+        """Restore what `extra_state` returned."""
 
-    # ------------------------------------------------------------ one optimiser step
+    # ------------------------------------------------------------ one optimizer step
 
     @property
     def sharded(self) -> bool:
-        """Whether forward passes are collective, so that every rank must make the same number, through the same modules."""
+        """Whether forward passes are collective.
+
+        Every rank must then make the same number of them, through the same modules.
+        """
         return is_sharded(self.policy)
 
-    def packed(self, batch: TrainBatch, indices: Sequence[int]) -> PackedBatch:
-        """Some trunks of the batch as tensors on this module's device; without any, a spare that scores nothing."""
-        prefix_groups = [batch.prefix_groups[i] for i in indices] or [
-            PrefixGroup("spare", [0], [], [])
-        ]
-        rows = pack(
-            prefix_groups,
+    def packed(self, batch: TrainBatch, micro_batch: Sequence[int]) -> PackedBatch:
+        """Return a micro-batch as tensors on this module's device.
+
+        An empty micro-batch becomes one token that is not supervised.
+        """
+        groups = [batch.prefix_groups[i] for i in micro_batch]
+        packed = pack(
+            groups or [PrefixGroup("spare", [0], [], [])],
             batch.images,
             self.policy.spec,
             self.model_config.sequence_tokens,
             always_encode_images=self.sharded,
         )
-        return rows.to(self.device)
+        return packed.to(self.device)
 
-    def parts(self, batch: TrainBatch, indices: Sequence[int] | None = None) -> list[list[int]]:
-        """Trunk indices of each micro-batch; sharded, as many on every rank, the last ones perhaps empty."""
-        chosen = list(range(len(batch.prefix_groups))) if indices is None else list(indices)
+    def micro_batches(
+        self, batch: TrainBatch, indices: Sequence[int] | None = None
+    ) -> list[MicroBatch]:
+        """Return the prefix groups (all, or those of `indices`) split by the token budget.
+
+        With sharded weights every rank gets as many micro-batches as the rank with most; the last
+        ones may be empty.
+        """
+        groups = range(len(batch.prefix_groups)) if indices is None else indices
         split = split_micro_batches(
-            [batch.prefix_groups[i] for i in chosen], self.model_config.micro_batch_tokens
+            [batch.prefix_groups[i] for i in groups], self.model_config.micro_batch_tokens
         )
-        found = [[chosen[i] for i in part] for part in split]
-        most = (
-            sum_over_ranks({"max/parts": float(len(found))})["max/parts"]
-            if self.sharded
-            else len(found)
-        )
-        return found + [[]] * (round(most) - len(found))
+        micro_batches = [[groups[i] for i in positions] for positions in split]
+        if self.sharded:
+            count = float(len(micro_batches))
+            largest = round(sum_over_ranks({"max/micro_batches": count})["max/micro_batches"])
+            micro_batches += [[] for _ in range(largest - len(micro_batches))]
+        return micro_batches
 
     def update(
         self,
         batch: TrainBatch,
-        parts: Iterable[Part],
-        loss_of: Callable[[Part], tuple[torch.Tensor, Mapping[str, Any]]],
+        micro_batches: Iterable[MicroBatch],
+        loss_of: Callable[[MicroBatch], tuple[torch.Tensor, Mapping[str, Any]]],
     ) -> Sums:
-        """Sum the parts' gradients over micro-batches and ranks, clip, step. Returns additive metrics summed likewise.
+        """Sum the gradients over micro-batches and ranks, clip, and step the optimizer.
 
-        Raises NonFiniteError, the batch saved, before a loss or gradient that is not finite touches the weights; with the state that
-        CheckpointCallback adds, `resume` and `TrainBatch.load` replay the step.
+        `loss_of` returns a micro-batch's share of the loss and additive metrics; the metrics are
+        returned summed in the same way. Raises NonFiniteError, with the batch saved, before a loss
+        or gradient that is not finite changes the weights. With the state that CheckpointCallback
+        adds, `resume` and `TrainBatch.load` replay the step.
         """
         optimizer: Any = self.optimizers()
+        factor = lr_factor(self.completed_steps, self.stage.steps, self.stage.optim)
         for group in optimizer.param_groups:
-            group["lr"] = group["base_lr"] * lr_factor(
-                self.completed_steps, self.stage.steps, self.stage.optim
-            )
+            group["lr"] = group["base_lr"] * factor
         optimizer.zero_grad(set_to_none=True)
         sums: Sums = {}
         with self._local_gradients():
-            for part in parts:
-                loss, metrics = loss_of(part)
+            for micro_batch in micro_batches:
+                loss, metrics = loss_of(micro_batch)
                 self.manual_backward(loss)
                 sums = merge(sums, {name: float(value) for name, value in metrics.items()})
         trained = [p for group in optimizer.param_groups for p in group["params"]]
-        sums = sum_over_ranks(
-            sums
-            | {
-                "images": float(
-                    sum(len(prefix_group.images) for prefix_group in batch.prefix_groups)
-                )
-            }
-        )
-        images = sums.pop("images")
+        num_images = sum(len(group.images) for group in batch.prefix_groups)
+        sums = sum_over_ranks(sums | {"images": float(num_images)})
+        images_on_all_ranks = sums.pop("images")
         if self.sharded:
-            self._forget_spare_gradients(images)
+            if not images_on_all_ranks:
+                self._drop_vision_gradients()
         else:
             sum_gradients(trained)
         norm = float(whole(torch.nn.utils.clip_grad_norm_(trained, self.stage.optim.grad_clip)))
-        if not math.isfinite(norm) or not math.isfinite(sums.get("loss", 0.0)):
-            self._stop_at(batch, loss=sums.get("loss", 0.0), norm=norm)
+        loss_sum = sums.get("loss", 0.0)
+        if not math.isfinite(norm) or not math.isfinite(loss_sum):
+            self._stop_at(batch, loss=loss_sum, norm=norm)
         optimizer.step()
         return {**sums, "grad_norm": norm, "lr": optimizer.param_groups[0]["lr"]}
 
     def finish_step(self, metrics: Sums, *, started: float, tokens: float) -> None:
-        """Count the step and publish what it was like; `tokens` = tokens this rank computed."""
+        """Count the step and set its metrics; `tokens` = tokens that this rank has computed."""
         seconds = time.perf_counter() - started
         self.completed_steps += 1
         self.metrics = metrics
         self.timings = {"seconds": seconds, "tokens_per_second": tokens / seconds}
 
-    def _forget_spare_gradients(self, images: float) -> None:
-        """A step without any image leaves the tower as it is, though every rank has shown it a blank one."""
-        if not images:
-            for parameter in (
-                *self.policy.module_group_parameters("vision"),
-                *self.policy.module_group_parameters("merger"),
-            ):
+    def _drop_vision_gradients(self) -> None:
+        """Leave the vision encoder unchanged by a step without images.
+
+        With sharded weights every rank has run it, on a blank image where it had none.
+        """
+        for module_group in ("vision", "merger"):
+            for parameter in self.policy.module_group_parameters(module_group):
                 parameter.grad = None
 
     def _local_gradients(self) -> AbstractContextManager[Any]:
-        """Keep DDP from reducing after every backward pass: ranks may differ in how many they make."""
+        """Keep DDP from reducing after every backward pass: ranks may differ in their number."""
         wrapped: Any = self.trainer.strategy.model
         return wrapped.no_sync() if hasattr(wrapped, "no_sync") else nullcontext()
 
     def _stop_at(self, batch: TrainBatch, *, loss: float, norm: float) -> None:
-        folder = (
-            self.crash_folder / f"nonfinite-step-{self.completed_steps}-rank-{self.global_rank}"
-        )
+        name = f"nonfinite-step-{self.completed_steps}-rank-{self.global_rank}"
+        folder = self.crash_folder / name
         batch.save(folder)
-        uids = ", ".join(prefix_group.uid for prefix_group in batch.prefix_groups)
+        uids = ", ".join(group.uid for group in batch.prefix_groups)
         raise NonFiniteError(
-            f"step {self.completed_steps}: loss {loss}, gradient norm {norm}; the batch is saved in {folder} (samples {uids})"
+            f"step {self.completed_steps}: loss {loss}, gradient norm {norm}; the batch is saved "
+            f"in {folder} (samples {uids})"
         )
 
 
 def lr_factor(step: int, total: int, optim: OptimConfig) -> float:
-    """Share of the learning rate in the 0-based `step` of `total`."""
+    """Return the share of the learning rate in the 0-based `step` of `total`."""
     if step < optim.warmup_steps:
         return (step + 1) / optim.warmup_steps
     if optim.schedule is Schedule.linear:
@@ -214,87 +230,3 @@ def lr_factor(step: int, total: int, optim: OptimConfig) -> float:
         progress = (step - optim.warmup_steps) / max(total - optim.warmup_steps, 1)
         return 0.5 * (1.0 + math.cos(math.pi * min(progress, 1.0)))
     return 1.0
-
-
-# ---------------------------------------------------------------- loading by step
-
-
-class _Steps(Dataset[TrainBatch]):
-    def __init__(self, make: Callable[[int], TrainBatch]) -> None:
-        self.make = make
-
-    def __getitem__(self, step: int) -> TrainBatch:
-        return self.make(step)
-
-
-def step_loader(
-    make: Callable[[int], TrainBatch], start: int, stop: int, *, workers: int = 0
-) -> DataLoader[TrainBatch]:
-    """Batches of the steps [start, stop): sized, and stateless, since `make` is a function of the step's number.
-
-    The trainer must be built with use_distributed_sampler=False and limit itself to one epoch.
-    """
-    return DataLoader(
-        _Steps(make),
-        batch_size=None,
-        sampler=range(start, stop),
-        num_workers=workers,
-        collate_fn=_same,
-        generator=torch.Generator().manual_seed(
-            0
-        ),  # otherwise starting an iterator moves torch's global state
-    )
-
-
-class StepReader(Protocol):
-    """One data worker's pass through a stream, step by step."""
-
-    def batch(self, step: int) -> TrainBatch: ...
-
-    def skip(self, step: int) -> None: ...
-
-
-class _StreamedSteps(IterableDataset[TrainBatch]):
-    """The batches of the steps [start, stop), of which a data worker makes every n-th one."""
-
-    def __init__(self, open_reader: Callable[[int, int], StepReader], start: int, stop: int):
-        self.open_reader, self.start, self.stop = open_reader, start, stop
-
-    def __len__(self) -> int:
-        return self.stop - self.start
-
-    def __iter__(self) -> Iterator[TrainBatch]:
-        info = get_worker_info()
-        worker, num_workers = (info.id, info.num_workers) if info else (0, 1)
-        # Step s belongs to stream s mod num_workers whatever the start is, and the loader asks its
-        # worker 0 first: so worker 0 of a resumed run reads the stream that step `start` belongs to.
-        stream = (self.start + worker) % num_workers
-        reader = self.open_reader(stream, num_workers)
-        for step in range(stream, self.stop, num_workers):
-            if step < self.start:
-                reader.skip(step)
-            else:
-                yield reader.batch(step)
-
-
-def stream_loader(
-    open_reader: Callable[[int, int], StepReader], start: int, stop: int, *, workers: int = 0
-) -> DataLoader[TrainBatch]:
-    """Batches of the steps [start, stop) from streams: steps before `start` are read and skipped.
-
-    `open_reader(stream, num_streams)` opens one of `max(workers, 1)` streams at its beginning.
-    """
-    return DataLoader(
-        _StreamedSteps(open_reader, start, stop),
-        batch_size=None,
-        num_workers=workers,
-        collate_fn=_same,
-        generator=torch.Generator().manual_seed(0),
-    )
-
-
-def _same(batch: Any) -> Any:
-    return batch
-
-
-# ---------------------------------------------------------------- sums over ranks

@@ -30,8 +30,9 @@ from actial.modeling.prefix_packing import Continuation, PackedBatch, PrefixGrou
 from actial.rl.grpo_module import GRPOModule
 from actial.rl.rollouts import RolloutBatch, Rollouts
 from actial.training.batch import TrainBatch
+from actial.training.loaders import step_loader
 from actial.training.sft_module import SFTModule
-from actial.training.train_module import StepModule, step_loader
+from actial.training.train_module import StepModule
 
 LR = 1e-4
 OPTIM = {"lr": LR, "weight_decay": 0.0, "warmup_steps": 0, "grad_clip": 1.0}

@@ -24,7 +24,7 @@ from actial.pipeline.jobs import Job, sft_job
 from actial.pipeline.preflight import check_data_sets
 from actial.pipeline.stages import make_trainer, prepare
 from actial.runs.run_dir import open_run
-from actial.training.train_module import step_loader
+from actial.training.loaders import step_loader
 
 WARM_UP = 2  # steps not counted: lazy imports, first pages of the shards
 

@@ -19,7 +19,7 @@ from actial.data.datasets import open_set
 from actial.data.shards import ShardSet
 from actial.data.stream import ReaderPosition
 from actial.data.streamed_mixture import StreamedMixture, open_streamed_mixture
-from actial.training.train_module import stream_loader
+from actial.training.loaders import stream_loader
 
 ALONE = ReaderPosition(0, 1)
 PAIRS = 72  # 24 objects of three pairs each, in 6 shards

@@ -25,7 +25,7 @@ from actial.core.paths import CONF
 from actial.pipeline.jobs import make_job
 from actial.runs import run_index
 from actial.runs.run_dir import Run
-from actial.training.train_module import step_loader
+from actial.training.loaders import step_loader
 
 ROOT = CONF.parent
 ABLATIONS = sorted(path.stem for path in (CONF / "experiment").glob("ablate_*.yaml"))

@@ -32,10 +32,11 @@ from actial.config import (
 )
 from actial.core.errors import NonFiniteError, UserError
 from actial.inference.samplers import HFSampler
-from actial.rl.grpo_module import GRPOModule, MismatchError
+from actial.rl.grpo_module import GRPOModule
 from actial.rl.rollouts import Rollouts
+from actial.rl.sampling_difference import MismatchError
 from actial.training.checkpoint import CheckpointCallback, resume
-from actial.training.train_module import step_loader
+from actial.training.loaders import step_loader
 
 NO_KL = KLConfig(beta=0.0, estimator=KLEstimator.none, reference=Reference.none)
 FINGERPRINT = {"chat_template": "t"}

@@ -11,8 +11,9 @@ import numpy as np
 
 from actial.config import OptimConfig, SFTConfig
 from actial.training.batch import TrainBatch
+from actial.training.loaders import step_loader
 from actial.training.sft_module import SFTModule
-from actial.training.train_module import StepModule, step_loader
+from actial.training.train_module import StepModule
 from support.tiny_models import make_group, random_continuation, random_image, tiny_policy
 
 TAGS = ("left", "right")

@@ -17,7 +17,7 @@ from actial.config import LoraConfig, ModuleGroupConfig
 from actial.core.errors import UserError
 from actial.runs.stop_request import stop_requested
 from actial.training.checkpoint import CheckpointCallback, latest, resume
-from actial.training.train_module import step_loader
+from actial.training.loaders import step_loader
 
 STEPS = 7
 FINGERPRINT = {"chat_template": "abc", "pixel_limits": "16:256:4096"}

@@ -40,7 +40,7 @@ from actial.rl.rollouts import Rollouts
 from actial.training.batch import TrainBatch
 from actial.training.checkpoint import CheckpointCallback, resume
 from actial.training.distributed import lightning_strategy, num_ranks, shard, sum_over_ranks
-from actial.training.train_module import step_loader
+from actial.training.loaders import step_loader
 
 STEPS = 3
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from support.training import fit_sft, make_trainer, sft_batch, sft_module
 
-from actial.training.train_module import step_loader
+from actial.training.loaders import step_loader
 
 
 class Unsized(torch.utils.data.IterableDataset):

@@ -5,7 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from actial.rl.grpo_module import _gap_by_length, _gap_moments, _gap_summary, _mean_of
+from actial.rl.grpo_module import mean_of_updates
+from actial.rl.sampling_difference import (
+    difference_by_length,
+    difference_moments,
+    summarize_difference,
+)
 from actial.training.losses import Scores
 
 
@@ -20,16 +25,16 @@ def scores(trainer: list[float], sampler: list[float], continuation: list[int]) 
 def summary(*parts: Scores) -> dict[str, float]:
     sums: dict[str, float] = {}
     for part in parts:
-        for name, value in {**_gap_moments(part), **_gap_by_length(part)}.items():
+        for name, value in {**difference_moments(part), **difference_by_length(part)}.items():
             sums[name] = (
                 max(sums.get(name, 0.0), float(value))
                 if name.startswith("max/")
                 else sums.get(name, 0.0) + float(value)
             )
-    return _gap_summary(sums)
+    return summarize_difference(sums)
 
 
-def test_gap_by_length_does_not_depend_on_the_split_into_micro_batches() -> None:
+def testdifference_by_length_does_not_depend_on_the_split_into_micro_batches() -> None:
     short = scores([-1.0, -2.0], [-1.1, -2.3], [0, 0])  # gaps 0.1, 0.3
     long = scores([-1.0] * 65, [-1.0] * 64 + [-7.5], [0] * 65)  # 65 tokens, one gap of 6.5
     both = scores(
@@ -46,5 +51,5 @@ def test_gap_by_length_does_not_depend_on_the_split_into_micro_batches() -> None
 
 
 def test_a_figure_that_one_update_lacks_is_averaged_over_the_others() -> None:
-    assert _mean_of([{"a": 1.0, "b": 4.0}, {"a": 2.0}]) == {"a": 1.5, "b": 4.0}
-    assert _mean_of([]) == {}
+    assert mean_of_updates([{"a": 1.0, "b": 4.0}, {"a": 2.0}]) == {"a": 1.5, "b": 4.0}
+    assert mean_of_updates([]) == {}
