@@ -33,7 +33,7 @@ def trainer_logprobs(scores: Scores) -> torch.Tensor:
 
 
 def difference_moments(scores: Scores) -> Metrics:
-    """Return moments of the trainer's (x) and the sampler's (y) logprobs, and the maximum |x - y|."""
+    """Return moments of the trainer's (x) and sampler's (y) logprobs, and the maximum |x - y|."""
     assert scores.sampler_logprobs is not None
     x, y = trainer_logprobs(scores).double(), scores.sampler_logprobs.double()
     values = {"n": torch.ones_like(x), "x": x, "y": y, "xx": x * x, "yy": y * y, "xy": x * y}

@@ -5,11 +5,16 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import shutil
 import signal
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
 
 import lightning
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from support.tiny_models import tiny_policy
 from support.training import Recorder, fit_sft, make_trainer, sft_batch, sft_module
 
@@ -98,13 +103,119 @@ def test_sigterm_saves_the_step_it_falls_into(tmp_path):
 def test_only_the_newest_two_are_kept_and_nothing_is_pickled(tmp_path):
     fit_sft(new_module(tmp_path), CheckpointCallback(tmp_path, 2, FINGERPRINT))
     assert sorted(p.name for p in tmp_path.glob("step-*")) == ["step-00000006", "step-00000007"]
-    assert sorted(p.name for p in latest(tmp_path).iterdir()) == ["state.json", "state.safetensors"]
+    files = sorted(path.name for path in latest(tmp_path).iterdir())
+    assert files == ["SHA256SUMS", "state.json", "state.safetensors"]
 
 
 def test_a_half_written_checkpoint_is_not_taken(tmp_path):
     fit_sft(new_module(tmp_path), CheckpointCallback(tmp_path, 7, FINGERPRINT))
     (tmp_path / ".step-00000009.1.tmp").mkdir()
     assert resume(tmp_path, new_module(tmp_path), FINGERPRINT) == 7
+
+
+def rewritten(path: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> None:
+    """Change the tensors of a checkpoint and give it the checksum of the changed file."""
+    tensors = load_file(path / "state.safetensors")
+    change(tensors)
+    save_file(tensors, path / "state.safetensors")
+    digest = sha256((path / "state.safetensors").read_bytes()).hexdigest()
+    lines = (path / "SHA256SUMS").read_text().splitlines()
+    (path / "SHA256SUMS").write_text(f"{digest}  state.safetensors\n{lines[1]}\n")
+
+
+def flip_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.write_bytes(content)
+
+
+def drop_moments(tensors: dict[str, torch.Tensor]) -> None:
+    for name in [name for name in tensors if name.startswith("optimizer/exp_avg_sq/")]:
+        del tensors[name]
+
+
+def drop_optimizer(tensors: dict[str, torch.Tensor]) -> None:
+    for name in [name for name in tensors if name.startswith("optimizer/")]:
+        del tensors[name]
+
+
+def reshape(tensors: dict[str, torch.Tensor]) -> None:
+    name = next(name for name in tensors if name.startswith("model/"))
+    tensors[name] = tensors[name].flatten().clone()
+
+
+DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "tensors cut": (lambda p: os.truncate(p / "state.safetensors", 1000), "differs from its check"),
+    "tensors empty": (lambda p: os.truncate(p / "state.safetensors", 0), "differs from its check"),
+    "bit flipped": (lambda p: flip_bit(p / "state.safetensors"), "differs from its checksum"),
+    "state cut": (lambda p: os.truncate(p / "state.json", 40), "cannot be read"),
+    "state of another run": (lambda p: flip_bit(p / "state.json"), "state.json"),
+    "tensors deleted": (lambda p: (p / "state.safetensors").unlink(), "safetensors is missing"),
+    "state deleted": (lambda p: (p / "state.json").unlink(), "state.json is missing"),
+    "checksums deleted": (lambda p: (p / "SHA256SUMS").unlink(), "SHA256SUMS is missing"),
+    "checksums empty": (lambda p: os.truncate(p / "SHA256SUMS", 0), "differs from its checksum"),
+    "moments missing": (lambda p: rewritten(p, drop_moments), "exp_avg_sq"),
+    "optimizer missing": (lambda p: rewritten(p, drop_optimizer), "no optimizer state"),
+    "another shape": (lambda p: rewritten(p, reshape), "has shape"),
+}
+
+
+@pytest.fixture(scope="module")
+def two_checkpoints(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("two")
+    fit_sft(sft_module(folder, steps=4), CheckpointCallback(folder / "checkpoints", 2, FINGERPRINT))
+    return folder / "checkpoints"
+
+
+@pytest.mark.parametrize("damage", list(DAMAGES))
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_used(
+    tmp_path, two_checkpoints, capsys, damage
+):
+    folder = tmp_path / "checkpoints"
+    shutil.copytree(two_checkpoints, folder)
+    apply, reason = DAMAGES[damage]
+    apply(folder / "step-00000004")
+    module = sft_module(tmp_path, steps=4)
+    assert resume(folder, module, FINGERPRINT) == 2
+    printed = capsys.readouterr().out
+    assert f"{folder / 'step-00000004'} is damaged: " in printed
+    assert reason in printed
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "damaged-step-00000004",
+        "step-00000002",
+    ]
+    intact = sft_module(tmp_path, steps=4)
+    shutil.copytree(two_checkpoints / "step-00000002", tmp_path / "intact" / "step-00000002")
+    resume(tmp_path / "intact", intact, FINGERPRINT)
+    expected = dict(intact.policy.named_parameters())
+    assert all(p.equal(expected[name]) for name, p in module.policy.named_parameters())
+
+
+def test_without_an_intact_checkpoint_a_stage_starts_again(tmp_path, two_checkpoints):
+    folder = tmp_path / "checkpoints"
+    shutil.copytree(two_checkpoints, folder)
+    for path in list(folder.iterdir()):
+        (path / "state.safetensors").unlink()
+    assert resume(folder, sft_module(tmp_path, steps=4), FINGERPRINT) == 0
+
+
+def test_a_checkpoint_of_the_format_without_checksums_is_read(tmp_path, two_checkpoints):
+    folder = tmp_path / "checkpoints"
+    shutil.copytree(two_checkpoints, folder)
+    newest = folder / "step-00000004"
+    state = json.loads((newest / "state.json").read_text())
+    del state["format"]
+    (newest / "state.json").write_text(json.dumps(state))
+    (newest / "SHA256SUMS").unlink()
+    assert resume(folder, sft_module(tmp_path, steps=4), FINGERPRINT) == 4
+
+
+def test_what_a_kill_in_a_save_left_is_removed(tmp_path, two_checkpoints):
+    folder = tmp_path / "checkpoints"
+    shutil.copytree(two_checkpoints, folder)
+    (folder / ".k3jd92" / "step-00000006").mkdir(parents=True)
+    resume(folder, sft_module(tmp_path, steps=4), FINGERPRINT)
+    assert not list(folder.glob(".*"))
 
 
 @pytest.mark.parametrize("key", list(FINGERPRINT))
