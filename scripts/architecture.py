@@ -63,7 +63,8 @@ def draw_data_flow(out: Path) -> None:
         vertical = x0 == x1
         dx, dy = (0.08, 0.0) if vertical else (0.0, 0.12)
         axis.text(
-            (x0 + x1) / 2 + dx, (y0 + y1) / 2 + dy, label, ha="left" if vertical else "center", va="center", fontsize=8, color=GREY,
+            (x0 + x1) / 2 + dx, (y0 + y1) / 2 + dy, label, va="center",
+            ha="left" if vertical else "center", fontsize=8, color=GREY,
         )  # fmt: skip
     figure.savefig(out)
 
