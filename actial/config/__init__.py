@@ -56,7 +56,6 @@ from actial.config.model import (
     ModuleGroupConfig,
     Precision,
     PromptConfig,
-    SystemPrompt,
 )
 from actial.config.stages import (
     AdvantageScale,
@@ -144,7 +143,6 @@ __all__ = [
     "StageConfig",
     "StageName",
     "Strategy",
-    "SystemPrompt",
     "Task",
     "TinyConfig",
     "TrainConfig",

@@ -43,7 +43,7 @@ class EvaluateConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     prompt: PromptConfig = field(default_factory=PromptConfig)
     data: DataConfig = field(default_factory=DataConfig)
-    benchmark: BenchmarkConfig = field(default_factory=BenchmarkConfig)
+    benchmark: BenchmarkConfig = field(default_factory=lambda: BenchmarkConfig(max_tokens=0))
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     server: ServerConfig = field(default_factory=ServerConfig)
     accelerator: Accelerator = Accelerator.auto
@@ -78,7 +78,8 @@ class PassRatesConfig:
     samples: int = num(16, "[2, 4096]")
     limit: int = num(0, "[0, 1e9]")  # examples, drawn by hash; 0 = all
     temperature: float = num(1.0, "(0, inf)")
-    max_tokens: int = num(128, "[1, 1e6]")
+    # of a try; 0 = GRPO's own limit, saved with the checkpoint, or 4,096
+    max_tokens: int = num(0, "[0, 1e6]")
     batch_size: int = num(128, "[1, 1e6]")
     seed: int = num(0, "[0, 4294967295]")
     model: ModelConfig = field(default_factory=ModelConfig)

@@ -80,7 +80,8 @@ class BenchmarkConfig:
     sets: dict[str, str] = field(default_factory=dict)  # name -> "<data set>:<split>"
     limit: int = num(0, "[0, 1e9]")
     mode: AnswerForm = AnswerForm.think
-    max_tokens: int = num(128, "[1, 1e6]")
+    # of an answer; 0 = the limit saved with the checkpoint, or 4,096 (evaluation only)
+    max_tokens: int = num(128, "[0, 1e6]")
     batch_size: int = num(128, "[1, 1e6]")
     # a published benchmark, for actial.evaluate, actial.score and actial.export
     name: str = ""  # one of actial/evaluation/benchmarks

@@ -18,6 +18,7 @@ class Attention(Enum):
 class Precision(Enum):
     fp32 = "fp32"
     bf16 = "bf16"
+    saved = "saved"  # evaluation only: the one that the checkpoint was trained with
 
 
 @dataclass(kw_only=True, slots=True)
@@ -47,8 +48,9 @@ class ModelConfig:
     attention: Attention = Attention.sdpa
     precision: Precision = Precision.fp32  # of the arithmetic; weights stay in fp32
     gradient_checkpointing: bool = False
-    min_pixels: int = num(3136, "[1, 1e8]")
-    max_pixels: int = num(518_400, "[1, 1e8]")  # 960 x 540, paper release
+    # limits of an image's area; 0 = those saved with the checkpoint (evaluation only)
+    min_pixels: int = num(3136, "[0, 1e8]")
+    max_pixels: int = num(518_400, "[0, 1e8]")  # 960 x 540, paper release
     sequence_tokens: int = num(
         512, "[16, 1e7]"
     )  # of one packed sequence; more where a group is longer
@@ -63,7 +65,7 @@ class ModelConfig:
     language: ModuleGroupConfig = field(default_factory=ModuleGroupConfig)
 
     def check(self, path: str) -> None:
-        if self.min_pixels > self.max_pixels:
+        if self.max_pixels and self.min_pixels > self.max_pixels:
             reject(
                 f"{path}min_pixels",
                 self.min_pixels,
@@ -83,12 +85,31 @@ class ModelConfig:
             )
 
 
-class SystemPrompt(Enum):
-    faithful = "faithful"  # the release's string, stray marks included
-    clean = "clean"
-    none = "none"
+SAVED = "saved"
+SYSTEM_PROMPT_NAMES = ("clean", "paraphrase", "none")
 
 
 @dataclass(kw_only=True, slots=True)
 class PromptConfig:
-    system_prompt: SystemPrompt = SystemPrompt.clean
+    """The system prompt: a name of ours, `file:PATH`, `text:...`, or `saved` (evaluation only).
+
+    clean = ours; paraphrase = ours, built as the release's; saved = the one of the checkpoint.
+    """
+
+    system_prompt: str = "clean"
+
+    def check(self, path: str) -> None:
+        name = self.system_prompt
+        if name == "faithful":
+            reject(
+                f"{path}system_prompt",
+                name,
+                "the release's own text is read from your copy of it: give file:PATH, or "
+                "paraphrase for ours in its manner",
+            )
+        if name not in (*SYSTEM_PROMPT_NAMES, SAVED) and not name.startswith(("file:", "text:")):
+            reject(
+                f"{path}system_prompt",
+                name,
+                f"use {', '.join(SYSTEM_PROMPT_NAMES)}, {SAVED}, file:PATH or text:TEXT",
+            )

@@ -9,7 +9,7 @@ from omegaconf import MISSING
 
 from actial.config.data import ColdStartConfig, DataConfig, MixConfig, Reader
 from actial.config.inference import Accelerator, BenchmarkConfig, SamplerConfig, SamplerKind
-from actial.config.model import ModelConfig, PromptConfig
+from actial.config.model import SAVED, ModelConfig, Precision, PromptConfig
 from actial.config.stages import GRPOConfig, Reference, RewardConfig, SFTConfig
 from actial.config.validation import num, reject
 
@@ -97,6 +97,14 @@ class TrainConfig:
                     source,
                     f"data.sets has only {', '.join(self.data.sets)}",
                 )
+        if not (self.model.min_pixels and self.model.max_pixels):
+            reject("model.max_pixels", self.model.max_pixels, "training needs the limits of images")
+        if self.model.precision is Precision.saved or self.prompt.system_prompt == SAVED:
+            reject(
+                "model.precision", "saved", "it is for evaluation: name fp32 or bf16, and a prompt"
+            )
+        if not self.benchmark.max_tokens:
+            reject("benchmark.max_tokens", 0, "give the most tokens of an answer")
         if StageName.grpo in self.stages:
             self._check_grpo()
         if self.data.reader is Reader.stream:

@@ -15,7 +15,9 @@ from actial.evaluation.diagnostics import Score
 from actial.grading.metrics import Prediction
 from actial.grading.predictions import PredictionLog
 from actial.modeling.hf_checkpoint import fingerprint
-from actial.modeling.prompt_renderer import SYSTEM_PROMPTS, ImageLimits, PromptRenderer
+from actial.modeling.prompt_renderer import ImageLimits, PromptRenderer
+from actial.modeling.saved_settings import with_saved_settings
+from actial.modeling.system_prompts import system_prompt_text
 
 ENGINE_BATCHES = 4  # handed over at once: an engine queues by itself, and waits for its slowest answer at the end of each call
 
@@ -73,6 +75,7 @@ class ServerRunner:
 
 def open_runner(config: EvaluateConfig) -> Runner:
     """The model or the server of the config. Raises UserError when the model cannot be loaded."""
+    config = with_saved_settings(config)
     params = SamplingParams(
         temperature=config.temperature, max_tokens=config.benchmark.max_tokens, seed=config.seed
     )
@@ -94,7 +97,7 @@ def _server_runner(
     from actial.evaluation.server_client import Server
 
     given = config.server
-    prompt = SYSTEM_PROMPTS[config.prompt.system_prompt]
+    prompt = system_prompt_text(config.prompt)
     limits = ImageLimits(given.multiple, config.model.min_pixels, config.model.max_pixels)
     server = Server(
         url=given.url or "",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -55,10 +56,18 @@ def image_normalization(path: str, revision: str | None) -> tuple[Channels, Chan
     return _channels(settings["image_mean"]), _channels(settings["image_std"])
 
 
-def save_checkpoint(model: Any, folder: Path, *, source: str, revision: str | None) -> None:
+def save_checkpoint(
+    model: Any,
+    folder: Path,
+    *,
+    source: str,
+    revision: str | None,
+    extra: Mapping[str, str] | None = None,
+) -> None:
     """Write weights and config, with the tokenizer and processor files of `source`.
 
-    The folder appears under its name when it is complete. A collective: all ranks
+    `extra` names further files with their text. The folder appears under its name when it is
+    complete. A collective: all ranks
     call it and leave it together; the first one writes.
     """
     state = whole_state(model)
@@ -68,6 +77,8 @@ def save_checkpoint(model: Any, folder: Path, *, source: str, revision: str | No
             fresh = Path(name) / "model"
             model.save_pretrained(fresh, state_dict=state)
             _copy_companions(source, revision, fresh)
+            for name_of_file, text in (extra or {}).items():
+                (fresh / name_of_file).write_text(text, encoding="utf-8")
             if folder.exists():
                 os.replace(folder, Path(name) / "replaced")
             os.replace(fresh, folder)

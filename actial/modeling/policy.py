@@ -9,7 +9,7 @@ in chunks whose logits the backward pass recomputes.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from enum import Enum
@@ -288,15 +288,21 @@ class Policy(nn.Module):
                 "use frozen_copy or adapter_off."
             )
 
-    def save_pretrained(self, folder: Path | str) -> None:
+    def save_pretrained(self, folder: Path | str, extra: Mapping[str, str] | None = None) -> None:
         """Write a plain Hugging Face checkpoint with the base's tokenizer and processor files.
 
-        Adapters are merged, on a copy.
+        Adapters are merged, on a copy. `extra` names further files with their text.
         """
         core = self.core
         if self.config.lora.enabled:
             core = copy.deepcopy(self.model).merge_and_unload()
-        save_checkpoint(core, Path(folder), source=self.config.path, revision=self.config.revision)
+        save_checkpoint(
+            core,
+            Path(folder),
+            source=self.config.path,
+            revision=self.config.revision,
+            extra=extra,
+        )
 
 
 def _check_supported(model: Any, config: ModelConfig, reference: Reference) -> None:

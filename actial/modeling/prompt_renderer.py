@@ -19,25 +19,12 @@ import numpy as np
 from transformers import AutoTokenizer
 from transformers.models.qwen2_vl import Qwen2VLImageProcessor
 
-from actial.config import ModelConfig, PromptConfig, SystemPrompt
+from actial.config import ModelConfig, PromptConfig
 from actial.core.errors import UserError
 from actial.core.records import Example, Prompt, Question
 from actial.modeling.prefix_packing import Continuation, PrefixGroup
+from actial.modeling.system_prompts import system_prompt_text
 
-SYSTEM_PROMPTS = {
-    SystemPrompt.none: None,
-    # Built as the release's prompt: a role, reasoning before the answer, and both
-    # tag pairs shown with placeholder text inside.
-    SystemPrompt.faithful: (
-        "|\nYou are Actial, an assistant with strong spatial reasoning. Reason first, then answer, "
-        "in this form: <think> your reasoning </think> <answer> your answer </answer>"
-    ),
-    # No placeholder text inside the tags: a model that repeats its instruction
-    # could be graded on it (paper 5, trap a).
-    SystemPrompt.clean: (
-        "Reason inside <think> </think>, then give the letter inside <answer> </answer>."
-    ),
-}
 BANNED_TOKENS = (
     "<|vision_start|>",
     "<|vision_end|>",
@@ -109,7 +96,7 @@ class PromptRenderer:
             ) from error
         multiple = processor.patch_size * processor.merge_size
         limits = ImageLimits(multiple, model.min_pixels, model.max_pixels)
-        return cls(tokenizer, limits, SYSTEM_PROMPTS[prompt.system_prompt])
+        return cls(tokenizer, limits, system_prompt_text(prompt))
 
     def _text(self, question: str, num_images: int, text_first: bool = False) -> str:
         """The chat template's text up to where the assistant starts."""

@@ -16,6 +16,7 @@ from actial.config.exit_codes import STOPPED, Exit
 from actial.core.process import is_main_process
 from actial.inference.open_sampler import open_sampler
 from actial.modeling.prompt_renderer import PromptRenderer
+from actial.modeling.saved_settings import saved_file
 from actial.pipeline.callbacks import Evaluator, FirstBatch, SampleTable, StepRecorder
 from actial.pipeline.jobs import Job, make_job, open_mixture
 from actial.pipeline.preflight import data_identity
@@ -82,7 +83,7 @@ def train_stage(
         raise Exit(STOPPED)
     outcome = {"steps": module.completed_steps, "last_metrics": module.metrics, "key": key}
     run.add_provenance({stage.name: outcome})
-    module.policy.save_pretrained(model_folder)
+    module.policy.save_pretrained(model_folder, saved_file(config))
     return str(model_folder)
 
 

@@ -24,7 +24,7 @@ from actial.core.progress import Progress
 from actial.core.records import PAPER_QUESTIONS, AnswerMode
 from actial.data.shards import ShardSet
 from actial.modeling.policy import Policy
-from actial.modeling.prompt_renderer import SYSTEM_PROMPTS
+from actial.modeling.system_prompts import SYSTEM_PROMPTS
 from actial.synthetic.vision_pretraining import pretrain_vision_encoder
 from actial.viewpoint.perception_exercises import KINDS, clock_question, perception_questions
 from actial.viewpoint.questions import qa_question, viewpoint_question

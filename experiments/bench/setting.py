@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration
 
-from actial.config import ModelConfig, PromptConfig, SystemPrompt
+from actial.config import ModelConfig, PromptConfig
 from actial.core.records import (
     PAPER_QUESTIONS,
     AnswerMode,
@@ -99,7 +99,7 @@ class Setting:
 
     @cached_property
     def renderer(self) -> PromptRenderer:
-        renderer = PromptRenderer.load(self.model, PromptConfig(system_prompt=SystemPrompt.none))
+        renderer = PromptRenderer.load(self.model, PromptConfig(system_prompt="none"))
         renderer.banned_ids = []  # TRL scores under the whole vocabulary, so we do too
         return renderer
 

@@ -178,6 +178,7 @@ def test_the_command_with_a_model_in_process_goes_on_where_it_stopped(
         "set=sat",
         "samples=2",
         "max_tokens=4",
+        "model=tiny",
         f"model.path={untrained_model}",
         "model.max_pixels=4096",
     ]
