@@ -24,8 +24,10 @@ def evaluate(config: EvaluateConfig) -> None:
     from actial.evaluation.set_results import sample_answers, set_results
     from actial.evaluation.tasks import open_tasks
     from actial.grading.predictions import PredictionLog
+    from actial.modeling.saved_settings import with_saved_settings
     from actial.reporting.html_report import write_report
 
+    config = with_saved_settings(config)
     out = Path(config.out)
     runner = open_runner(config)
     model = runner.name

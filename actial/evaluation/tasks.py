@@ -18,6 +18,7 @@ from actial.evaluation.benchmark_results import (
     open_benchmark,
     style_of,
 )
+from actial.evaluation.paper_protocol import comparable_rows
 from actial.evaluation.results import BenchmarkScores, PaperComparison
 from actial.evaluation.set_results import set_results
 from actial.grading.metrics import Prediction, confusion
@@ -70,7 +71,7 @@ def _published_task(config: EvaluateConfig, limits: ImageLimits) -> Task:
 
     def paper(scores: Scores) -> PaperComparison | None:
         assert isinstance(scores, BenchmarkScores)
-        return beside_paper(benchmark.name, scores)
+        return comparable_rows(beside_paper(benchmark.name, scores), config, benchmark, style)
 
     return Task(
         name=benchmark.name,

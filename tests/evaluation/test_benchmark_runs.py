@@ -72,7 +72,9 @@ def test_asked_scored_and_scored_again(name, tmp_path):
     assert any("not comparable" in note for note in scores["notes"]) == few
     assert all(re.fullmatch("[0-9a-f]{64}", digest) for digest in scores["sha256"].values())
     page = (tmp_path / "out/report.html").read_text()
-    assert ("Actial-7B" in page) == (name in PAPER_COLUMNS)
+    # The server is asked with small images: no published row stands beside its figures.
+    assert ("no published figures beside images of at most" in page) == (name in PAPER_COLUMNS)
+    assert '<th scope="row">Actial-7B' not in page
     again = ScoreConfig(out=str(tmp_path / "again"), benchmark=settings(name, tmp_path / "files"))
     again.predictions = str(tmp_path / "out/predictions.jsonl")
     score(again)

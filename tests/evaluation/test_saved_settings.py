@@ -1,4 +1,4 @@
-"""A model is asked under its own image limits, prompt and token limit, or the command is refused."""
+"""A model is asked under its own image limits, prompt and token limit, or it is refused."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import json
 import re
 import shlex
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from actial.modeling.saved_settings import SavedSettings, with_saved_settings
 
 ROOT = CONF.parent
 PHOTO = (1024, 768)
-PAPER_SIZE = (812, 616)  # the largest sides in multiples of 28 within 518,400 pixels, at 4 : 3
+PAPER_SIZE = (840, 616)  # multiples of 28, at most 518,400 pixels, nearest to 4 : 3
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -75,6 +76,25 @@ def test_named_model_is_asked_with_photos_of_the_papers_size(photos: Path, tmp_p
     assert {body["max_tokens"] for body in server.bodies} == {4096}
 
 
+@pytest.mark.parametrize(
+    ("prompt", "own", "base"),
+    [("clean", False, False), ("none", False, True), ("file", True, False)],
+)
+def test_report_has_the_papers_rows_only_under_their_prompt(
+    prompt: str, own: bool, base: bool, photos: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "prompt.txt").write_text("You are Actial.")
+    prompt = f"file:{tmp_path / 'prompt.txt'}" if prompt == "file" else prompt
+    with FakeServer() as server:
+        words = (f"server.url={server.url}", "server.model=m", "model=qwen2_5_vl_7b")
+        words += (f"out={tmp_path / 'out'}", f"prompt.system_prompt={prompt}")
+        evaluate(compose("evaluate", "benchmark=cv_bench", f"benchmark.root={photos}", *words))
+    results = json.loads((tmp_path / "out/results.json").read_text())
+    rows = results["paper"]["cv_bench"]["rows"]
+    assert ("Actial-7B" in rows, "Qwen2.5-VL-7B-Instruct" in rows) == (own, base)
+    assert "GPT-4o" in rows
+
+
 def test_served_checkpoint_is_asked_under_its_saved_settings(photos: Path, tmp_path: Path) -> None:
     folder = checkpoint(tmp_path / "model", max_pixels=100_352, system_prompt="Look.")
     with FakeServer() as server:
@@ -117,8 +137,12 @@ def test_checkpoint_without_the_file_is_read_from_the_config_of_its_run(tmp_path
     sample = next((ROOT / "notebooks" / "sample").glob("*seed=1"))
     (tmp_path / "grpo" / "model").mkdir(parents=True)
     shutil.copy(sample / "config.yaml", tmp_path)
-    saved = SavedSettings.read(tmp_path / "grpo" / "model")
-    assert saved == SavedSettings.read(ASSETS / "tiny_base")
+    saved, base = (
+        SavedSettings.read(folder) for folder in (tmp_path / "grpo/model", ASSETS / "tiny_base")
+    )
+    assert saved is not None
+    assert base is not None
+    assert saved == replace(base, max_tokens=112)
 
 
 def test_pass_rates_use_the_checkpoints_token_limit(tmp_path: Path) -> None:
