@@ -89,6 +89,8 @@ def build(config: BuildConfig) -> None:
             raise UserError(
                 f"no pair could be made from the {len(references)} captures of {config.source.root}: {counts.most_common()}."
             )
+        for note in counts.frame_notes():
+            print(f"{out}: {note}")
         write_json(out / "rejects.json", counts.as_dict())
         _finish(config, identity, indices, counts)
         shutil.rmtree(out / PARTS)

@@ -21,8 +21,25 @@ class SourceKind(Enum):
     wildrgbd = "wildrgbd"  # ROOT/category/scenes/SCENE/{rgb,cam_poses.txt,metadata}
     nerfstudio = "nerfstudio"  # ROOT/NAME/transforms.json (instant-ngp too)
     blender = "blender"  # ROOT/NAME/transforms_train.json, of the NeRF synthetic set
+    llff = "llff"  # ROOT/NAME/{images,poses_bounds.npy}
     named = "named"  # a published set of questions, named by source.name: no captures, no pairs
     sat = "sat"  # parquet files of multiple-choice questions: no captures, no pairs
+
+
+class ExifRule(Enum):
+    """What the EXIF orientation of a photo means for its pose (data/sources/orientation.py)."""
+
+    auto = "auto"  # sizes and the cameras' roll decide; photos that neither decides are dropped
+    stored = "stored"  # poses belong to the pixels as stored, and the tag is stale
+    both = "both"  # poses belong to the pixels as stored: turn photo and pose
+    photos = "photos"  # poses were made on turned pixels: turn the photo alone
+
+
+class CameraAxes(Enum):
+    """The camera axes of transform_matrix in transforms.json."""
+
+    opengl = "opengl"  # x right, y up, z back: nerfstudio, instant-ngp, Blender
+    opencv = "opencv"  # x right, y down, z forward
 
 
 @dataclass(kw_only=True, slots=True)
@@ -39,6 +56,8 @@ class SourceConfig:
     # co3d, uco3d: least viewpoint quality score of a sequence; None = all
     min_quality: float | None = None
     license: str = "unknown"
+    exif: ExifRule = ExifRule.auto
+    axes: CameraAxes = CameraAxes.opengl  # nerfstudio, blender
 
 
 @dataclass(kw_only=True, slots=True)

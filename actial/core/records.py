@@ -39,6 +39,9 @@ class Frame:
     t: np.ndarray  # (3,)
     time_index: int
     mask_path: Path | None = None
+    # counter-clockwise turns that make the stored pixels (of the mask) those of this record
+    quarter_turns: int = 0
+    mask_quarter_turns: int = 0
 
     @property
     def center(self) -> np.ndarray:

@@ -2,24 +2,71 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache, lru_cache
 
 import numpy as np
+import PIL.Image  # noqa: F401  before pycolmap: loaded after it, Pillow's PNG encoder crashes
 import pycolmap
 
 from actial.core.records import Frame, Lens
 
-ONE_FOCAL = {"SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL", "SIMPLE_RADIAL_FISHEYE", "RADIAL_FISHEYE"}
+# Without distortion these project like a pinhole; fisheye models do not.
+PERSPECTIVE = {"SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV", "FULL_OPENCV"}
 
 
-PINHOLES = {"SIMPLE_PINHOLE", "PINHOLE"}
+@cache
+def camera_models() -> dict[int, tuple[str, int]]:
+    """Return COLMAP's model id -> name and number of parameters, of all models pycolmap knows."""
+    models = {}
+    for name, model in pycolmap.CameraModelId.__members__.items():
+        if name != "INVALID":
+            camera = pycolmap.Camera.create_from_model_id(1, model, 1.0, 2, 2)
+            models[int(model.value)] = (name, len(camera.params))
+    return models
+
+
+@cache
+def _parameter_places(model: str) -> tuple[list[int], list[int]]:
+    """Return where a model's parameters hold its focal lengths and its principal point."""
+    camera = pycolmap.Camera.create_from_model_name(1, model, 1.0, 2, 2)
+    return list(camera.focal_length_idxs()), list(camera.principal_point_idxs())
+
+
+def is_photo_lens(lens: Lens) -> bool:
+    """Return whether the lens has focal lengths and a principal point: a panorama has neither."""
+    focal, principal = _parameter_places(lens[0])
+    return bool(focal) and len(principal) == 2
 
 
 def calibration(lens: Lens) -> np.ndarray:
-    """K (3, 3) of a COLMAP camera model with its parameters."""
+    """Return K (3, 3) of a COLMAP camera model with its parameters."""
     model, params = lens
-    fx, fy, cx, cy = (params[0], *params[:3]) if model in ONE_FOCAL else params[:4]
+    focal, principal = _parameter_places(model)
+    fx, fy = params[focal[0]], params[focal[-1]]
+    cx, cy = (params[i] for i in principal)
     return np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1.0]])
+
+
+def rescaled(lens: Lens, size: tuple[int, int], new_size: tuple[int, int]) -> Lens:
+    """Return the lens of photos of `new_size` (width, height) that were `size` when calibrated."""
+    model, params = lens
+    camera = pycolmap.Camera(model=model, width=size[0], height=size[1], params=list(params))
+    camera.rescale(*new_size)
+    return model, tuple(float(value) for value in camera.params)
+
+
+def turned(lens: Lens, size: tuple[int, int], quarter_turns: int) -> Lens:
+    """Return the lens of a photo of `size` after counter-clockwise quarter turns.
+
+    Distortion is left out: it bends the rays of mask centroids by a few pixels at most.
+    """
+    K = calibration(lens)
+    fx, fy, cx, cy = float(K[0, 0]), float(K[1, 1]), float(K[0, 2]), float(K[1, 2])
+    width, height = size
+    for _ in range(quarter_turns % 4):
+        fx, fy, cx, cy = fy, fx, cy, width - cx
+        width, height = height, width
+    return "PINHOLE", (fx, fy, cx, cy)
 
 
 @lru_cache(maxsize=64)
@@ -29,6 +76,12 @@ def _lens(model: str, params: tuple[float, ...], width: int, height: int) -> pyc
 
 def _camera(frame: Frame) -> pycolmap.Camera:
     return _lens(*frame.distortion, frame.width, frame.height)
+
+
+def _first_distortion(model: str) -> int:
+    """Return where the parameters behind focal lengths and principal point begin."""
+    focal, principal = _parameter_places(model)
+    return len(focal) + len(principal)
 
 
 def pixel_ray(frame: Frame, pixel: np.ndarray) -> np.ndarray:
@@ -44,7 +97,7 @@ def project(frame: Frame, points: np.ndarray) -> np.ndarray:
     """World points (N, 3) -> pixels (N, 2); NaN behind the camera."""
     local = points @ frame.R.T + frame.t
     model, params = frame.distortion
-    if model not in PINHOLES and any(params[3 if model in ONE_FOCAL else 4 :]):
+    if model not in PERSPECTIVE or any(params[_first_distortion(model) :]):
         return _camera(frame).img_from_cam(local)
     pixels = local @ calibration(frame.distortion).T
     return pixels[:, :2] / np.where(pixels[:, 2:] > 0, pixels[:, 2:], np.nan)

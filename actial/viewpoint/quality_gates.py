@@ -10,16 +10,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image
 
 from actial.config import GateConfig
 from actial.core.errors import Rejected
-from actial.core.image_codec import UNREADABLE
 from actial.core.records import Capture, Frame
 from actial.viewpoint import geometry as g
 from actial.viewpoint.lens import pixel_ray, project
+from actial.viewpoint.masks import read_mask
 
-MASK_LEVEL = 225  # masks have grey edges
 MASK_BORDER = 2  # pixels
 POINT_MASK_SHARE = 0.6  # a point belongs to the object when it falls on the mask in this share of the masked photos,
 POINT_MASK_FRAMES = 3  # and in at least so many
@@ -182,15 +180,9 @@ def _read_mask(frame: Frame, gates: GateConfig) -> np.ndarray | None:
     """bool (H, W) at the photo's size, or None where there is no usable mask."""
     if frame.mask_path is None:
         return None
-    try:
-        with Image.open(frame.mask_path) as image:
-            mask = (
-                np.asarray(
-                    image.convert("L").resize((frame.width, frame.height), Image.Resampling.NEAREST)
-                )
-                > MASK_LEVEL
-            )
-    except UNREADABLE:
+    size = (frame.width, frame.height)
+    mask = read_mask(frame.mask_path, size, frame.mask_quarter_turns)
+    if mask is None:
         return None  # as good as no mask; the chain goes on without it
     b = MASK_BORDER
     rim = np.concatenate(

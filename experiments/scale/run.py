@@ -148,11 +148,11 @@ def code_alone(photos: Path, count: int) -> float:
     """Pictures a second of decoding, resizing and encoding alone, in this process."""
     from actial.config import ImageConfig
     from actial.data.images import encode
-    from actial.data.sources.base import decode
+    from actial.data.photos import decode
 
     begun = time.monotonic()
     for i in range(count):
-        encode(decode(photos / f"{i % FRAMES:03d}.jpg"), ImageConfig())
+        encode(decode(photos / f"{i % FRAMES:03d}.jpg")[0], ImageConfig())
     return count / (time.monotonic() - begun)
 
 

@@ -93,12 +93,12 @@ def test_a_build_leaves_a_finished_set_and_nothing_else(finished):
 
 def test_the_pictures_in_a_shard_are_the_frames_the_row_names(world, finished):
     from actial.data.images import decode_bytes, encode
-    from actial.data.sources.base import decode
+    from actial.data.photos import decode
 
     train = ShardSet(finished, "train")
     row = train.records[-1]
     for name, pixels in zip(row.frame_names, train.images(row), strict=True):
-        original = decode(world / row.class_id / row.object_id / "images" / name)
+        original, _ = decode(world / row.class_id / row.object_id / "images" / name)
         assert np.array_equal(pixels, decode_bytes(encode(original, config(world, finished).image)))
 
 

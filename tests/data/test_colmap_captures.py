@@ -165,18 +165,8 @@ def _corruptions():
         "points3D.bin",
         points[:59] + struct.pack("<ii", 1, 2) + points[67:],
     )
-    yield (
-        "track to unknown image",
-        "points3D.bin",
-        points[:59] + struct.pack("<ii", 9, 0) + points[67:],
-    )
     yield "point nan", "points3D.bin", points[:24] + struct.pack("<d", np.nan) + points[32:]
     yield "trailing bytes", "points3D.bin", points + b"\0"
-    yield (
-        "observation of no point",
-        "points3D.bin",
-        struct.pack("<Q", 3) + points[8 : 8 + 3 * (51 + 24)],
-    )
 
 
 @pytest.mark.parametrize(

@@ -291,11 +291,11 @@ def test_annotations_that_are_cut_short_or_no_array_are_one_sentence(tmp_path):
     write_co3d(tmp_path)
     path = tmp_path / "apple" / "frame_annotations.jgz"
     path.write_bytes(path.read_bytes()[:-200])
-    with pytest.raises(UserError, match=r"frame_annotations\.jgz cannot be read"):
+    with pytest.raises(Rejected, match=r"category_unreadable.*frame_annotations\.jgz cannot be"):
         source_of(tmp_path, SourceKind.co3d).read("apple/110_13051")
     with gzip.open(path, "wt") as file:
         file.write('[{"sequence_name": "a", ')
-    with pytest.raises(UserError, match="cut short"):
+    with pytest.raises(Rejected, match="cut short"):
         source_of(tmp_path, SourceKind.co3d).read("apple/110_13051")
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "metadata.sqlite").write_bytes(b"no database at all" * 100)
@@ -358,7 +358,7 @@ def test_a_photo_without_stored_size_costs_itself_and_an_impossible_lens_its_cap
         monkeypatch.setattr(sys, "argv", ["actial.build", *words])
         command_line.main()
         assert {row.object_id for row in ShardSet(out, "test").records} == {"cup"}
-        assert json.loads((out / "rejects.json").read_text())["captures"]["poses_corrupt"] == 1
+        assert json.loads((out / "rejects.json").read_text())["frames"]["frame_lens"] == N
 
 
 def test_names_may_not_leave_the_capture_and_a_missing_video_rejects_it(tmp_path):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from actial.data.images import encode
 from actial.data.shards import Sample, shard_name, write_lines, write_shard
 from actial.data.sources.base import Source
 from actial.data.sources.open_source import open_source
+from actial.data.sources.reasons import FRAME_NOTES, REMEDIES
 from actial.viewpoint.pairs import CROPPED, capture_key, stratum, view_pairs
 from actial.viewpoint.quality_gates import judge_capture
 
@@ -66,17 +67,32 @@ class Rejects:
         return {**counters, "examples": dict(sorted(self.examples.items()))}
 
     def most_common(self) -> str:
-        reasons = Counter({k: n for k, n in self.captures.items() if k not in ("seen", "accepted")})
-        failed = Counter(
-            {
-                k: n
-                for k, n in self.pairs.items()
-                if k not in ("judged", "accepted", "chosen", "written") and n
-            }
-        )
-        return ", ".join(
-            f"{name} {n} times" for name, n in [*reasons.most_common(3), *failed.most_common(3)]
-        )
+        """Return the most frequent reasons of captures, frames and pairs, with their remedies."""
+        captures = _reasons(self.captures, ("seen", "accepted"))
+        frames = _reasons(self.frames, FRAME_NOTES)
+        pairs = _reasons(self.pairs, ("judged", "accepted", "chosen", "written"))
+        reasons = [*captures.most_common(3), *frames.most_common(3), *pairs.most_common(3)]
+        listed = ", ".join(f"{name} {n} times" for name, n in reasons)
+        remedies = [REMEDIES[name] for name, _ in reasons if name in REMEDIES]
+        return "; ".join([listed, *remedies])
+
+    def frame_notes(self) -> list[str]:
+        """Return what was done to photos, and which were dropped, a line for each."""
+        usable = self.frames["usable"]
+        notes = [
+            FRAME_NOTES[name].format(n=self.frames[name], usable=usable)
+            for name in FRAME_NOTES
+            if self.frames[name] and FRAME_NOTES[name]
+        ]
+        dropped = _reasons(self.frames, FRAME_NOTES)
+        notes += [
+            f"{n} photos dropped: {REMEDIES.get(name, name)}" for name, n in dropped.most_common()
+        ]
+        return notes
+
+
+def _reasons(counts: Mapping[str, int], other: Iterable[str]) -> Counter[str]:
+    return Counter({name: n for name, n in counts.items() if n and name not in other})
 
 
 # ---------------------------------------------------------------- pass 1: labels

@@ -11,7 +11,6 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
 from actial.config import BuildConfig
@@ -22,6 +21,7 @@ from actial.core.json_stream import records
 from actial.core.seeding import hash_unit
 from actial.data.build.resumable import PARTS, claimed, processes, run_parts
 from actial.data.images import encode
+from actial.data.photos import FORMATS, photo_rgb
 from actial.data.qa.build_sat import (
     PICTURES,
     balanced,
@@ -33,7 +33,7 @@ from actial.data.qa.build_sat import (
 from actial.data.qa.public_sets import NAMED, AdaptedRow, adapt
 from actial.data.qa.sat_rows import Unusable, pictures_of
 from actial.data.shards import write_lines
-from actial.data.sources.base import FORMATS, inside
+from actial.data.sources.base import inside
 
 SUFFIXES = (".jsonl", ".json", ".parquet")
 
@@ -167,9 +167,7 @@ def _store(data: bytes, config: BuildConfig, folder: Path) -> str:
     name = sha256(data).hexdigest()
     if not (folder / name).exists():
         with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
-            pixels = np.asarray(
-                opened.convert("RGB")
-            )  # as stored: an orientation tag is not applied
+            pixels = photo_rgb(opened)  # as stored: an orientation tag is not applied
         with atomic(folder / name) as file:
             file.write(encode(pixels, config.image))
     return name

@@ -16,7 +16,6 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
 from actial.config import BuildConfig, ImageConfig, QuestionConfig
@@ -29,6 +28,7 @@ from actial.core.records import QuestionRecord
 from actial.core.seeding import hash_int
 from actial.data.build.resumable import PARTS, claimed, processes, run_parts
 from actial.data.images import encode
+from actial.data.photos import photo_rgb
 from actial.data.qa.sat_rows import Unusable, find_files, parse_row, pictures_of
 from actial.data.shards import Sample, ShardFiles, finish_set, shard_name, write_lines, write_shard
 
@@ -157,9 +157,7 @@ def extract_file(
                 continue
             try:
                 with Image.open(io.BytesIO(data)) as opened:
-                    pixels = np.asarray(
-                        opened.convert("RGB")
-                    )  # as stored: an orientation tag is not applied
+                    pixels = photo_rgb(opened)  # as stored: an orientation tag is not applied
             except UNREADABLE:
                 counts["picture unreadable"] += 1
                 continue

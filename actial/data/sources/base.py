@@ -1,40 +1,34 @@
-"""What a source of captures provides, and how a photo file becomes RGB pixels."""
+"""What a source of captures provides, and which frames of a capture can be used."""
 
 from __future__ import annotations
 
-import os
-import stat
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import IO
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
-from actial.config import SourceConfig
+from actial.config import ExifRule, SourceConfig
 from actial.core.errors import Rejected, UserError
-from actial.core.image_codec import UNREADABLE, header_size, rgb
 from actial.core.records import Capture, Frame
+from actial.data.photos import QUARTER_TURNS, UPRIGHT, PhotoHeader, decode, read_header
+from actial.data.sources import orientation
 from actial.viewpoint.geometry import are_rotations
-
-FORMATS = ("JPEG", "PNG", "WEBP")
-
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
-
-
-PIXELS_MAX = 2 * (Image.MAX_IMAGE_PIXELS or 0)  # Pillow's own limit for a decompression bomb
+from actial.viewpoint.lens import calibration, rescaled
 
 
 class Source(ABC):
-    """`captures` is cheap; `read` touches poses and picture headers only; `pixels` decodes."""
+    """Captures under one root: `captures` lists them, `read` gives poses, `pixels` decodes.
+
+    `read` touches poses and photo headers only. Whatever is wrong with one capture or photo is a
+    counted rejection, so that a bad folder among thousands costs only itself.
+    """
 
     def __init__(self, config: SourceConfig) -> None:
         self.config = config
         self.root = Path(config.root)
-        self._names: dict[str, str] | None = None
+        self._turns: tuple[str, dict[str, int]] = ("", {})
         if not self.root.is_dir():
             raise UserError(
                 f"source.root={self.root} is not a folder: give the folder that holds the captures."
@@ -42,87 +36,150 @@ class Source(ABC):
 
     @abstractmethod
     def captures(self) -> list[str]:
-        """References of all captures, sorted; raises UserError when there are none."""
+        """Return references to all captures, sorted; raises UserError when there are none."""
 
     @abstractmethod
     def read(self, reference: str) -> tuple[Capture, Counter[str]]:
-        """The capture with its usable frames, and how many frames were dropped by reason; raises Rejected."""
+        """Return the capture with its usable frames, and counts of what happened to its frames.
+
+        The counts are frames dropped by reason, and frames "rescaled", "turned" or "with_mask".
+        Raises Rejected.
+        """
 
     @abstractmethod
+    def photo_path(self, reference: str, name: str) -> Path:
+        """Return the file of one frame; raises Rejected."""
+
     def pixels(self, reference: str, name: str) -> np.ndarray:
-        """uint8 (H, W, 3) of one photo as stored: EXIF orientation is never applied (poses do not know of it); raises Rejected."""
-
-
-def decode(path: Path) -> np.ndarray:
-    """RGB pixels as stored; raises Rejected("frame_unreadable") for a broken or truncated file."""
-    try:
-        with _opened(path) as file, Image.open(file, formats=FORMATS) as image:
-            return rgb(image)
-    except UNREADABLE as error:
-        raise Rejected("frame_unreadable", detail=f"{path}: {error}") from error
-
-
-def _opened(path: Path, buffering: int = -1) -> IO[bytes]:
-    """A regular file, opened; a pipe or device under a photo's name raises OSError instead of making the build wait forever."""
-    file = open(  # noqa: SIM115 (returned open)
-        path, "rb", buffering, opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)
-    )
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
-        raise OSError(f"{path} is no regular file")
-    return file
-
-
-def stored_size(path: Path) -> tuple[int, int]:
-    """(width, height) from the header alone; raises Rejected("frame_missing" | "frame_unreadable")."""
-    try:
-        with _opened(path, buffering=0) as file:
-            size = header_size(file)
-            if size is None:
-                with Image.open(file, formats=FORMATS) as image:
-                    size = image.size
-    except (FileNotFoundError, IsADirectoryError) as error:
-        raise Rejected("frame_missing", detail=str(path)) from error
-    except (*UNREADABLE, UnidentifiedImageError) as error:
-        raise Rejected("frame_unreadable", detail=f"{path}: {error}") from error
-    if size[0] * size[1] > PIXELS_MAX:
-        raise Rejected("frame_unreadable", detail=f"{path}: {size[0]}x{size[1]} pixels")
-    return size
+        """Return uint8 (H, W, 3) of one frame, in the orientation of its pose; raises Rejected."""
+        pixels, exif = decode(self.photo_path(reference, name))
+        if exif == UPRIGHT:
+            return pixels
+        if self._turns[0] != reference:
+            frames = self.read(reference)[0].frames
+            self._turns = (reference, {frame.name: frame.quarter_turns for frame in frames})
+        return np.rot90(pixels, self._turns[1].get(name, 0))
 
 
 def inside(folder: Path, name: str) -> Path:
-    """folder / name, when name stays inside; raises Rejected("frame_name")."""
+    """Return folder / name when the name stays inside; raises Rejected("frame_name")."""
     if not name or name.startswith("/") or "\\" in name or "\0" in name or ".." in name.split("/"):
         raise Rejected("frame_name", detail=name)
     return folder / name
 
 
 def usable_frames(
-    candidates: Iterable[Frame], dropped: Counter[str], *, stored: bool = True
+    candidates: Iterable[Frame],
+    counts: Counter[str],
+    *,
+    exif: ExifRule = ExifRule.auto,
+    stored: bool = True,
 ) -> list[Frame]:
-    """The frames with a rotation as pose and, where `stored`, with a readable photo of the camera's size; the others are counted."""
-    kept = []
-    for frame in candidates:
-        try:
-            if (
-                stored
-                and frame.path is not None
-                and stored_size(frame.path) != (frame.width, frame.height)
-            ):
-                raise Rejected(
-                    "frame_size", detail=f"{frame.path} is not {frame.width}x{frame.height}"
-                )
-            kept.append(frame)
-        except Rejected as rejected:
-            dropped.update(rejected.reasons)
-    if not kept:
-        return []
-    posed = are_rotations(np.stack([f.R for f in kept])) & np.isfinite([f.t for f in kept]).all(
-        axis=1
-    )
-    if not posed.all():
-        dropped["frame_pose"] += int((~posed).sum())
-        kept = [frame for frame, ok in zip(kept, posed, strict=True) if ok]
-    for i, frame in enumerate(kept):
+    """Return the frames that have a rotation as pose and, where `stored`, a readable photo.
+
+    Frames are adapted to their photos: turned as their EXIF orientation asks for, and with the
+    intrinsics of the photo's size. All others are dropped; both are counted in `counts`.
+    """
+    frames = list(candidates)
+    if stored:
+        frames = _adapted_to_photos(frames, counts, exif)
+    frames = _with_rotations(frames, counts)
+    for i, frame in enumerate(frames):
         frame.time_index = i
-    return kept
+    return frames
+
+
+def _with_rotations(frames: list[Frame], counts: Counter[str]) -> list[Frame]:
+    if not frames:
+        return []
+    finite = np.isfinite([frame.t for frame in frames]).all(axis=1)
+    posed = are_rotations(np.stack([frame.R for frame in frames])) & finite
+    if not posed.all():
+        counts["frame_pose"] += int((~posed).sum())
+    return [frame for frame, valid in zip(frames, posed, strict=True) if valid]
+
+
+def _adapted_to_photos(
+    candidates: Sequence[Frame], counts: Counter[str], exif: ExifRule
+) -> list[Frame]:
+    frames, headers = [], []
+    for frame in candidates:
+        assert frame.path is not None
+        try:
+            header = read_header(frame.path)
+            if header.orientation not in QUARTER_TURNS and exif is not ExifRule.stored:
+                raise Rejected("frame_mirrored", detail=f"{frame.path}: EXIF orientation")
+        except Rejected as rejected:
+            counts.update(rejected.reasons)
+            continue
+        frames.append(frame)
+        headers.append(header)
+    frames, headers = _turned(frames, headers, counts, exif)
+    return _rescaled(frames, headers, counts)
+
+
+def _turned(
+    frames: list[Frame], headers: list[PhotoHeader], counts: Counter[str], exif: ExifRule
+) -> tuple[list[Frame], list[PhotoHeader]]:
+    """Apply the EXIF orientations, or drop the tagged photos where their meaning is open."""
+    tagged = sum(header.orientation in (3, 6, 8) for header in headers)
+    if not tagged:
+        return frames, headers
+    posed = [
+        i
+        for i, frame in enumerate(frames)
+        if are_rotations(frame.R[None])[0] and np.isfinite(frame.t).all()
+    ]
+    reading = orientation.decide([frames[i] for i in posed], [headers[i] for i in posed], exif)
+    if reading is None:
+        counts["frame_orientation"] += tagged
+        upright = [i for i, header in enumerate(headers) if header.orientation == UPRIGHT]
+        return [frames[i] for i in upright], [headers[i] for i in upright]
+    for frame, header in zip(frames, headers, strict=True):
+        orientation.apply(frame, header, reading)
+        counts["turned"] += frame.quarter_turns != 0
+    return frames, headers
+
+
+def _shown_size(frame: Frame, header: PhotoHeader) -> tuple[int, int]:
+    size = (header.width, header.height)
+    return size[::-1] if frame.quarter_turns % 2 else size
+
+
+def _rescaled(
+    frames: Sequence[Frame], headers: Sequence[PhotoHeader], counts: Counter[str]
+) -> list[Frame]:
+    """Give frames the intrinsics of their photos' size; drop photos of another shape.
+
+    Photos are scaled as a set: for each camera size the most frequent photo size counts, and a
+    photo that differs from it (a crop, a thumbnail) is dropped.
+    """
+    sizes = [_shown_size(frame, header) for frame, header in zip(frames, headers, strict=True)]
+    votes: dict[tuple[int, int], Counter[tuple[int, int]]] = {}
+    for frame, size in zip(frames, sizes, strict=True):
+        camera_size = (frame.width, frame.height)
+        if orientation.fits(size, camera_size):
+            votes.setdefault(camera_size, Counter())[size] += 1
+    usable = []
+    for frame, size in zip(frames, sizes, strict=True):
+        camera_size = (frame.width, frame.height)
+        if camera_size not in votes or size != _most_frequent(votes[camera_size], camera_size):
+            counts["frame_size"] += 1
+            continue
+        if size != camera_size:
+            counts["rescaled"] += 1
+            frame.distortion = rescaled(frame.distortion, camera_size, size)
+            frame.width, frame.height = size
+        frame.K = calibration(frame.distortion)
+        usable.append(frame)
+    return usable
+
+
+def _most_frequent(
+    votes: Counter[tuple[int, int]], camera_size: tuple[int, int]
+) -> tuple[int, int]:
+    """Return the photo size of most frames; the camera's own size wins a tie."""
+    most = max(votes.values())
+    if votes[camera_size] == most:
+        return camera_size
+    return min(size for size, count in votes.items() if count == most)

@@ -1,52 +1,70 @@
-"""Posed photos on disk -> Capture. One Source per layout; geometry and gates see only Capture.
-
-A Source lists its captures as short text references (what work is divided by), reads one, and opens one photo's pixels.
-Anything wrong with one capture or photo is a counted rejection, so that one bad folder among thousands costs only itself.
-"""
+"""COLMAP reconstructions: MVImgNet's ROOT/class/object, or any folders with photos and a model."""
 
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from actial.config import SourceKind
+from actial.config import SourceConfig, SourceKind
 from actial.core.errors import Rejected, UserError
 from actial.core.records import Capture, Frame
-from actial.data.sources.base import SUFFIXES, Source, decode, inside, usable_frames
+from actial.data.sources.base import Source, usable_frames
+from actial.data.sources.colmap_layouts import capture_folders, object_name, read_layout
 from actial.data.sources.colmap_reader import View, read_model
+from actial.data.sources.photo_files import MaskFiles, PhotoFiles, existing, readable_name
 
 SIDECAR = "object.json"
 
 
 class FolderSource(Source):
-    """Captures as folders with images/ and sparse/0: MVImgNet's ROOT/class/object, or ROOT/NAME (or ROOT itself) for any COLMAP run."""
+    """Folders with photos and a COLMAP model, at any depth below ROOT, or ROOT itself."""
+
+    def __init__(self, config: SourceConfig) -> None:
+        super().__init__(config)
+        self._class_names: dict[str, str] | None = None
+        self._photos: tuple[str, PhotoFiles] | None = None
+        if config.mask_root is not None and not Path(config.mask_root).is_dir():
+            raise UserError(
+                f"source.mask_root={config.mask_root} is not a folder: give the folder that holds "
+                "the masks of each capture, or leave it out."
+            )
 
     def captures(self) -> list[str]:
-        nested = self.config.kind is not SourceKind.colmap
-        found = sorted(_capture_folders(self.root, depth=2 if nested else 1))
-        if not found and not nested and _is_capture(self.root):
-            found = ["."]
-        if not found:
-            layout = (
-                "CLASS/OBJECT/images and CLASS/OBJECT/sparse/0"
-                if nested
-                else "NAME/images and NAME/sparse/0"
-            )
+        references = [readable_name(path) for path in capture_folders(self.root)]
+        if not references:
+            layout = "NAME" if self.config.kind is SourceKind.colmap else "CLASS/OBJECT"
             raise UserError(
-                f"source.root={self.root} holds no capture: expected {layout} below it (source={self.config.kind.value})."
+                f"source.root={self.root} holds no capture: expected {layout}/images and "
+                f"{layout}/sparse/0 below it (source={self.config.kind.value})."
             )
-        return found
+        self._refuse_twins(references)
+        return references
+
+    def _refuse_twins(self, references: Sequence[str]) -> None:
+        """Raise UserError where two folders would be the same object of the same class."""
+        folders: dict[tuple[str, str], str] = {}
+        for reference in references:
+            other = folders.setdefault(self._ids(reference), reference)
+            if other != reference:
+                raise UserError(
+                    f"source.root={self.root} holds the object {'/'.join(self._ids(reference))} "
+                    f"twice, in {other} and {reference}: remove one, or give a folder below."
+                )
 
     def read(self, reference: str) -> tuple[Capture, Counter[str]]:
-        folder = self.root / reference
-        model = read_model(folder / "sparse" / "0")
-        dropped: Counter[str] = Counter()
-        frames = usable_frames(self._frames(reference, model.views, dropped), dropped)
+        folder = existing(self.root, reference)
+        layout = read_layout(folder)
+        model = read_model(layout.model)
+        photos = PhotoFiles(layout.photos)
+        counts: Counter[str] = Counter()
+        candidates = self._frames(reference, folder, photos, model.views, counts)
+        frames = usable_frames(candidates, counts, exif=self.config.exif)
+        counts["with_mask"] += sum(frame.mask_path is not None for frame in frames)
         sidecar = _read_sidecar(folder / SIDECAR)
         class_id, object_id = self._ids(reference)
         capture = Capture(
@@ -56,7 +74,7 @@ class FolderSource(Source):
             object_id=object_id,
             group_id=f"{class_id}/{object_id}",
             frames=frames,
-            files_total=_count_photos(folder / "images"),
+            files_total=photos.count({view.name for view in model.views}),
             points=model.points,
             point_tracks=model.tracks,
             reprojection_error_px=model.reprojection_error_px,
@@ -65,52 +83,47 @@ class FolderSource(Source):
             attributes=sidecar.get("attributes", {}),
             license=self.config.license,
         )
-        return capture, dropped
+        return capture, +counts
 
-    def pixels(self, reference: str, name: str) -> np.ndarray:
-        return decode(inside(self.root / reference / "images", name))
+    def photo_path(self, reference: str, name: str) -> Path:
+        if self._photos is None or self._photos[0] != reference:
+            layout = read_layout(existing(self.root, reference))
+            self._photos = (reference, PhotoFiles(layout.photos))
+        return self._photos[1].path(name)
 
     def _ids(self, reference: str) -> tuple[str, str]:
+        """Return class and object of a capture."""
         if self.config.kind is SourceKind.colmap:
-            name = self.root.resolve().name if reference == "." else reference
+            name = object_name(self.root, reference)
             return name, name
-        class_id, object_id = reference.split("/")
-        return class_id, object_id
+        parts = (self.root.resolve() / reference).parts
+        return readable_name(parts[-2]), readable_name(parts[-1])
 
     def _class_name(self, class_id: str) -> str:
-        return self._categories().get(class_id, class_id.replace("_", " "))
+        if self.config.category_file is not None and self._class_names is None:
+            self._class_names = read_categories(Path(self.config.category_file))
+        return (self._class_names or {}).get(class_id, class_id.replace("_", " "))
 
-    def _categories(self) -> dict[str, str]:
-        if self.config.category_file is None:
-            return {}
-        if self._names is None:
-            self._names = read_categories(Path(self.config.category_file))
-        return self._names
+    def _masks(self, reference: str, folder: Path, names: list[str]) -> MaskFiles:
+        if self.config.mask_root is None:
+            return MaskFiles.of_capture(folder, names)
+        below = existing(Path(self.config.mask_root), reference)
+        return MaskFiles(below if below.is_dir() else None, names)
 
     def _frames(
-        self, reference: str, views: Sequence[View], dropped: Counter[str]
+        self,
+        reference: str,
+        folder: Path,
+        photos: PhotoFiles,
+        views: Sequence[View],
+        counts: Counter[str],
     ) -> Iterator[Frame]:
-        images = self.root / reference / "images"
-        masks = (
-            self.root / reference / "masks"
-            if self.config.mask_root is None
-            else Path(self.config.mask_root) / reference
-        )
-        masked = {path.name for path in masks.iterdir()} if masks.is_dir() else set()
+        masks = self._masks(reference, folder, [view.name for view in views])
         for view in views:
-            base = os.path.basename(view.name)
-            mask = next(
-                (
-                    masks / name
-                    for name in (f"{base}.png", f"{os.path.splitext(base)[0]}.png")
-                    if name in masked
-                ),
-                None,
-            )
             try:
-                path = inside(images, view.name)
+                path = photos.path(view.name)
             except Rejected as rejected:
-                dropped.update(rejected.reasons)
+                counts.update(rejected.reasons)
                 continue
             yield Frame(
                 name=view.name,
@@ -122,73 +135,55 @@ class FolderSource(Source):
                 R=view.R,
                 t=view.t,
                 time_index=0,
-                mask_path=mask,
+                mask_path=masks.path(view.name),
             )
 
 
 def read_categories(path: Path) -> dict[str, str]:
-    """Class id -> name from MVImgNet's lines `id,name` (names come with stray spaces) or MVImgNet 2.0's JSON, whichever way round."""
+    """Return class id -> name, from lines `id,name` or from MVImgNet 2.0's JSON, either way round.
+
+    Names come with stray spaces in MVImgNet. Raises UserError.
+    """
     if not path.is_file():
         raise UserError(
-            f"source.category_file={path} does not exist: give the list of lines `id,name` or the JSON, or leave it out."
+            f"source.category_file={path} does not exist: give the list of lines `id,name` or the "
+            "JSON, or leave it out."
         )
-    text = path.read_text(encoding="utf-8")
+    text = path.read_text(encoding="utf-8-sig")
     if path.suffix != ".json":
         pairs = (line.partition(",") for line in text.splitlines() if line.strip())
         return {number.strip(): name.strip() for number, _, name in pairs}
     try:
-        found = {str(key).strip(): str(value).strip() for key, value in json.loads(text).items()}
+        names = {str(key).strip(): str(value).strip() for key, value in json.loads(text).items()}
     except (ValueError, AttributeError) as error:
         raise UserError(
-            f"source.category_file={path} is not a JSON object of class ids and names: give another list."
+            f"source.category_file={path} is not a JSON object of class ids and names: give "
+            "another list."
         ) from error
-    return (
-        found
-        if all(key.isdigit() for key in found)
-        else {value: key for key, value in found.items()}
-    )
+    if all(key.isdigit() for key in names):
+        return names
+    return {value: key for key, value in names.items()}
 
 
-def _is_capture(folder: Path) -> bool:
-    return (folder / "images").is_dir() or (folder / "sparse").is_dir()
+def _read_sidecar(path: Path) -> dict[str, Any]:
+    """Return what the procedural world says of its object: class_name, front, centre, attributes.
 
-
-def _capture_folders(root: Path, depth: int) -> list[str]:
-    with os.scandir(root) as entries:
-        folders = [
-            entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")
-        ]
-    if depth > 1:
-        return [
-            f"{name}/{below}"
-            for name in folders
-            for below in _capture_folders(root / name, depth - 1)
-        ]
-    return [name for name in folders if _is_capture(root / name)]
-
-
-def _count_photos(folder: Path) -> int:
-    if not folder.is_dir():
-        raise Rejected("no_images", detail=str(folder))
-    return sum(name.lower().endswith(SUFFIXES) for _, _, names in os.walk(folder) for name in names)
-
-
-def _read_sidecar(path: Path) -> dict:
-    """What the procedural world knows of its object: class_name, front and centre (world frame), attributes."""
+    Front and centre are in the world frame.
+    """
     if not path.is_file():
         return {}
     try:
-        known = json.loads(path.read_text(encoding="utf-8"))
+        sidecar = json.loads(path.read_text(encoding="utf-8"))
         vectors = {
-            key: np.array(known[key], dtype=np.float64)
+            key: np.array(sidecar[key], dtype=np.float64)
             for key in ("front", "centre")
-            if key in known
+            if key in sidecar
         }
         if any(v.shape != (3,) or not np.isfinite(v).all() for v in vectors.values()):
             raise ValueError("front and centre are three numbers each")
         return {
-            "class_name": str(known["class_name"]),
-            "attributes": dict(known.get("attributes", {})),
+            "class_name": str(sidecar["class_name"]),
+            "attributes": dict(sidecar.get("attributes", {})),
             **vectors,
         }
     except (ValueError, KeyError, TypeError) as error:

@@ -11,24 +11,29 @@ from actial.core.errors import Rejected
 
 
 class VideoFrames:
-    """Reads single frames; those asked for in order of time cost one pass through the video."""
+    """Reads single frames; frames requested in order of time cost one pass through the video."""
 
     def __init__(self) -> None:
         self._path: Path | None = None
         self._container: Any = None
-        self._shown: Any = None
-        self._count = -1
+        self._current: Any = None
+        self._number = -1  # of the current frame
+        self._half_interval = 0.0  # seconds
 
     def read(self, path: Path, time_s: float | None, number: int) -> np.ndarray:
-        """uint8 (H, W, 3) of the frame shown at `time_s`, or of frame `number` (from 0) where the time is unknown; raises Rejected."""
+        """Return uint8 (H, W, 3) of the frame at `time_s`; raises Rejected("frame_unreadable").
+
+        Where the time is None, frame `number` counts, from 0.
+        """
         import av
 
         try:
-            if path != self._path or not self._ahead(time_s, number):
+            if path != self._path or not self._is_ahead(time_s, number, or_current=True):
                 self._open(path)
-            while self._shown is None or self._ahead(time_s, number, strictly=True):
-                self._shown, self._count = next(self._stream), self._count + 1
-            return self._shown.to_ndarray(format="rgb24")
+            while self._current is None or self._is_ahead(time_s, number):
+                self._current, self._number = next(self._stream), self._number + 1
+            pixels: np.ndarray = self._current.to_ndarray(format="rgb24")
+            return pixels
         except (av.FFmpegError, StopIteration, OSError) as error:
             self._path = None
             raise Rejected("frame_unreadable", detail=f"{path} at {number}: {error}") from error
@@ -39,19 +44,17 @@ class VideoFrames:
         if self._container is not None:
             self._container.close()
         container: Any = av.open(str(path))
-        self._container, self._path, self._shown, self._count = container, path, None, -1
+        self._container, self._path = container, path
+        self._current, self._number = None, -1
         self._stream = container.decode(video=0)
         rate = container.streams.video[0].average_rate
-        self._half = 0.5 / float(rate) if rate else 0.0
+        self._half_interval = 0.5 / float(rate) if rate else 0.0
 
-    def _ahead(self, time_s: float | None, number: int, *, strictly: bool = False) -> bool:
-        """Whether the wanted frame comes after the one shown (or, not strictly, is it)."""
-        if self._shown is None:
+    def _is_ahead(self, time_s: float | None, number: int, *, or_current: bool = False) -> bool:
+        """Return whether the requested frame comes after the current one (or is it)."""
+        if self._current is None:
             return True
-        if time_s is None or self._shown.time is None:
-            return number > self._count if strictly else number >= self._count
-        return (
-            time_s > self._shown.time + self._half
-            if strictly
-            else time_s > self._shown.time - self._half
-        )
+        if time_s is None or self._current.time is None:
+            return number >= self._number if or_current else number > self._number
+        margin = -self._half_interval if or_current else self._half_interval
+        return bool(time_s > self._current.time + margin)

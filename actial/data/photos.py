@@ -1,0 +1,142 @@
+"""Photo files as people have them -> uint8 RGB pixels as stored, and what their headers say.
+
+Poses belong to pixels in a certain orientation, so nothing here applies an EXIF orientation: the
+tag is reported, and `actial.data.sources.orientation` decides what it means for a capture.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import pillow_heif
+from PIL import Image, UnidentifiedImageError
+
+from actial.core.errors import Rejected
+from actial.core.image_codec import UNREADABLE
+
+pillow_heif.register_heif_opener()
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "PPM", "HEIF")  # JPEG opens MPO too
+SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".bmp"),
+    *(".tif", ".tiff", ".ppm", ".pgm", ".pnm", ".heic", ".heif", ".hif"),
+)
+PIXELS_MAX = 2 * (Image.MAX_IMAGE_PIXELS or 0)  # Pillow's own limit for a decompression bomb
+ORIENTATION = 0x0112  # EXIF tag
+UPRIGHT = 1  # the tag of a photo that is shown as it is stored
+BACKGROUND = (255, 255, 255)  # behind transparent pixels
+BROKEN_EXIF = (SyntaxError, ValueError, TypeError, KeyError, struct.error, OSError)
+
+
+@dataclass(slots=True, frozen=True)
+class PhotoHeader:
+    """What a photo file says before its pixels are decoded."""
+
+    width: int  # of the pixels as stored
+    height: int
+    orientation: int  # EXIF: 1 = upright, 3 = upside down, 6 and 8 = on its side, others mirrored
+
+
+def open_regular(path: Path) -> IO[bytes]:
+    """Open a regular file; raises OSError for a pipe or device, which would block forever."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(descriptor)
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(path)
+        raise OSError(f"{path} is not a regular file")
+    return os.fdopen(descriptor, "rb")
+
+
+def read_header(path: Path) -> PhotoHeader:
+    """Return size and orientation; raises Rejected("frame_missing" | "frame_unreadable")."""
+    try:
+        with open_regular(path) as file, Image.open(file, formats=FORMATS) as image:
+            orientation = _orientation(image)
+            width, height = image.size
+            if image.format == "TIFF" and orientation > 4:
+                width, height = height, width  # Pillow swaps the sides of a turned TIFF
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+        raise Rejected("frame_missing", detail=str(path)) from error
+    except (*UNREADABLE, UnidentifiedImageError) as error:
+        raise Rejected("frame_unreadable", detail=f"{path}: {error}") from error
+    if width * height > PIXELS_MAX:
+        raise Rejected("frame_unreadable", detail=f"{path}: {width}x{height} pixels")
+    return PhotoHeader(width, height, orientation)
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        tag = image.getexif().get(ORIENTATION, UPRIGHT)
+    except BROKEN_EXIF:
+        return UPRIGHT  # metadata that cannot be read turn nothing
+    return tag if isinstance(tag, int) and 1 <= tag <= 8 else UPRIGHT
+
+
+def decode(path: Path) -> tuple[np.ndarray, int]:
+    """Return the pixels as stored, uint8 (H, W, 3), and the EXIF orientation.
+
+    Raises Rejected("frame_unreadable") for a broken or truncated file.
+    """
+    try:
+        with open_regular(path) as file, Image.open(file, formats=FORMATS) as image:
+            orientation = _orientation(image)
+            pixels = photo_rgb(image)
+            if image.format == "TIFF":
+                pixels = _stored_again(pixels, orientation)
+            return pixels, orientation
+    except UNREADABLE as error:
+        raise Rejected("frame_unreadable", detail=f"{path}: {error}") from error
+
+
+def photo_rgb(image: Image.Image) -> np.ndarray:
+    """Return uint8 (H, W, 3) of any photo.
+
+    16-bit grays keep their high byte, and transparent pixels show BACKGROUND: what lies under
+    alpha 0 is whatever a program left there. Raises ValueError for gray values without a range.
+    """
+    if image.mode == "RGB":
+        return np.asarray(image)
+    if image.mode.startswith("I") or image.mode == "F":
+        gray = _gray8(np.asarray(image))
+        return np.repeat(gray[..., None], 3, axis=2)
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        canvas = Image.new("RGBA", layer.size, (*BACKGROUND, 255))
+        return np.asarray(Image.alpha_composite(canvas, layer).convert("RGB"))
+    return np.asarray(image.convert("RGB"))
+
+
+def _gray8(values: np.ndarray) -> np.ndarray:
+    """Return 8-bit grays of 16-bit ones; 32-bit integers are taken for the narrowest that fits."""
+    low, high = values.min(), values.max()
+    if values.dtype.kind == "f" or low < 0 or high > 0xFFFF:
+        raise ValueError(
+            f"gray values from {low} to {high} have no known range: store 8 or 16 bits"
+        )
+    if values.dtype != np.uint16 and high <= 0xFF:
+        return values.astype(np.uint8)
+    return (values >> 8).astype(np.uint8)
+
+
+def _stored_again(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Undo the orientation that Pillow applied to a TIFF when it decoded it."""
+    if orientation in QUARTER_TURNS:
+        return np.rot90(pixels, -QUARTER_TURNS[orientation])
+    if orientation == 2:
+        return pixels[:, ::-1]
+    if orientation == 4:
+        return pixels[::-1]
+    # 5 and 7 are transpositions, which undo themselves
+    transposed = pixels.transpose(1, 0, 2)
+    return transposed if orientation == 5 else transposed[::-1, ::-1]
+
+
+QUARTER_TURNS = {1: 0, 3: 2, 6: 3, 8: 1}  # counter-clockwise, that stand the stored pixels up

@@ -1,0 +1,212 @@
+"""nerfstudio, instant-ngp and Blender captures (transforms.json), and LLFF's poses_bounds.npy."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from actial.config import CameraAxes
+from actial.core.errors import Rejected
+from actial.core.records import Capture, Frame, Lens
+from actial.data.photos import SUFFIXES, read_header
+from actial.data.sources.colmap_layouts import MAX_DEPTH
+from actial.data.sources.llff import POSES_BOUNDS, llff_frames
+from actial.data.sources.photo_files import existing, readable_name
+from actial.data.sources.pose_files import MALFORMED, Pose, PosedSource, make_frame
+from actial.viewpoint import geometry as g
+
+ABSOLUTE = re.compile(r"/|[A-Za-z]:/")
+SCALE_TOLERANCE = 1e-4  # of a rotation's scale, before it is divided out
+BEHIND_SHARE = 0.05  # of cameras that have the object ahead, if the axes are the other ones
+MAX_RESIDUAL = 0.12  # of the optical axes about one point, in distances of the cameras
+FISHEYE_MODELS = {"OPENCV_FISHEYE", "FISHEYE"}
+PERSPECTIVE_MODELS = {
+    *("", "PERSPECTIVE", "PINHOLE", "SIMPLE_PINHOLE"),
+    *("SIMPLE_RADIAL", "RADIAL", "OPENCV"),
+}
+
+
+class TransformsSource(PosedSource):
+    """Folders with transforms.json (nerfstudio, instant-ngp) or transforms_train.json (Blender).
+
+    Or with poses_bounds.npy (LLFF). They lie at any depth below ROOT, or are ROOT itself. Poses
+    are camera-to-world in OpenGL axes; source.axes=opencv reads files in OpenCV axes.
+    """
+
+    layout = f"NAME/transforms.json, NAME/transforms_train.json or NAME/{POSES_BOUNDS}"
+    FILES = ("transforms.json", "transforms_train.json", POSES_BOUNDS)
+
+    def references(self) -> Iterator[str]:
+        for folder in self._folders(self.root, MAX_DEPTH):
+            yield readable_name(os.path.relpath(folder, self.root))
+
+    def _folders(self, folder: Path, depth: int) -> Iterator[Path]:
+        if any((folder / name).is_file() for name in self.FILES):
+            yield folder
+        elif depth > 0:
+            with os.scandir(folder) as entries:
+                names = sorted(entry.name for entry in entries if entry.is_dir())
+            for name in names:
+                if not name.startswith("."):
+                    yield from self._folders(folder / name, depth - 1)
+
+    def read_fields(self, reference: str) -> tuple[Capture, Counter[str]]:
+        folder = existing(self.root, reference)
+        file = next(folder / name for name in self.FILES if (folder / name).is_file())
+        counts: Counter[str] = Counter()
+        if file.name == POSES_BOUNDS:
+            frames = llff_frames(folder)
+            total = len(frames)
+        else:
+            shared = json.loads(file.read_bytes())
+            frames = list(self._frames(folder, shared, counts))
+            total = len(shared["frames"])
+            self._check_axes(file, frames)
+        label = self.root.resolve().name if reference == "." else reference
+        frames.sort(key=lambda frame: frame.name)
+        return self.capture(label, label, frames, counts=counts, files_total=total)
+
+    def _frames(
+        self, folder: Path, shared: Mapping[str, Any], counts: Counter[str]
+    ) -> Iterator[Frame]:
+        for entry in shared["frames"]:
+            try:
+                yield self._frame(folder, {**shared, **entry}, counts)
+            except Rejected as rejected:
+                counts.update(rejected.reasons)
+
+    def _frame(self, folder: Path, fields: Mapping[str, Any], counts: Counter[str]) -> Frame:
+        path = find_photo(folder, str(fields["file_path"]))
+        size = _size(fields, path)
+        lens = transforms_lens(fields, size)
+        pose = self._pose(fields.get("transform_matrix"), counts)
+        mask = None
+        if fields.get("mask_path"):
+            mask = find_photo(folder, str(fields["mask_path"]))
+            if not mask.is_file():
+                counts["mask_missing"] += 1
+                mask = None
+        name = readable_name(os.path.relpath(path, folder))
+        return make_frame(name, path, size, lens, pose, mask)
+
+    def _pose(self, value: Any, counts: Counter[str]) -> Pose:
+        """Return R and t of a camera-to-world matrix, without its scale; raises Rejected."""
+        try:
+            matrix = np.array(value, dtype=np.float64)
+            matrix = matrix.reshape((3, 4) if matrix.size == 12 else (4, 4))[:3].copy()
+        except MALFORMED as error:
+            raise Rejected("frame_pose", detail=f"transform_matrix is {value!r}") from error
+        determinant = np.linalg.det(matrix[:, :3])
+        if determinant > 0 and abs(np.cbrt(determinant) - 1) > SCALE_TOLERANCE:
+            matrix[:, :3] /= np.cbrt(determinant)
+            counts["rotation_scaled"] += 1
+        opengl = self.config.axes is CameraAxes.opengl
+        whole = np.concatenate([matrix, [[0, 0, 0, 1]]])
+        return g.from_camera_to_world(whole, g.OPENGL_AXES if opengl else None)
+
+    def _check_axes(self, file: Path, frames: list[Frame]) -> None:
+        """Raise Rejected where every camera has the object behind it.
+
+        Reading OpenCV axes as OpenGL's turns each camera about its own right axis by 180 degrees:
+        the optical axes still meet in one point, but behind the cameras.
+        """
+        posed = [frame for frame in frames if g.are_rotations(frame.R[None])[0]]
+        posed = [frame for frame in posed if np.isfinite(frame.t).all()]
+        if len(posed) < 3:
+            return
+        centers = np.stack([frame.center for frame in posed])
+        focus = g.focus_of_rays(centers, np.stack([frame.R[2] for frame in posed]))
+        if focus.in_front <= BEHIND_SHARE and focus.residual <= MAX_RESIDUAL:
+            other = "opencv" if self.config.axes is CameraAxes.opengl else "opengl"
+            raise Rejected(
+                f"axes_look_{other}",
+                detail=f"{file}: every camera has the object behind it. If these are "
+                f"{'OpenCV' if other == 'opencv' else 'OpenGL'} axes, set source.axes={other}",
+            )
+
+
+def find_photo(folder: Path, written: str) -> Path:
+    """Return the file below `folder` that an exporter meant by `written`.
+
+    Exporters write backslashes, paths of the machine they ran on, and no suffix. Of a path that
+    leaves the folder, the longest end that exists in it counts. Raises Rejected("frame_name") for
+    one that leaves it and is not there.
+    """
+    text = written.replace("\\", "/")
+    if "\0" in text or not text.strip("./"):
+        raise Rejected("frame_name", detail=written)
+    base = Path(os.path.abspath(folder))
+    meant = Path(os.path.normpath(text if ABSOLUTE.match(text) else base / text))
+    inside = meant.is_relative_to(base)
+    if inside and (photo := _with_suffix(meant)):
+        return folder / photo.relative_to(base)
+    parts = [part for part in meant.parts if part not in ("/", "..")]
+    if not inside:
+        for start in range(len(parts)):
+            if photo := _with_suffix(base.joinpath(*parts[start:])):
+                return folder / photo.relative_to(base)
+        raise Rejected("frame_name", detail=f"{written} leaves {folder}")
+    return folder / meant.relative_to(base)
+
+
+def _with_suffix(path: Path) -> Path | None:
+    """Return the path, or the path with the suffix of a photo, whichever is a file."""
+    if path.is_file():
+        return path
+    for suffix in (".png", *SUFFIXES):
+        for spelling in (suffix, suffix.upper()):
+            candidate = path.with_name(path.name + spelling)
+            if candidate.is_file():
+                return candidate
+    return None
+
+
+def _size(fields: Mapping[str, Any], path: Path) -> tuple[int, int]:
+    try:
+        if "w" in fields and "h" in fields:
+            return int(fields["w"]), int(fields["h"])
+    except MALFORMED as error:
+        raise Rejected("frame_lens", detail=f"{path}: w and h are not numbers") from error
+    header = read_header(path)
+    return header.width, header.height
+
+
+def transforms_lens(fields: Mapping[str, Any], size: tuple[int, int]) -> Lens:
+    """Return the lens of one frame's fields; raises Rejected("frame_lens")."""
+    model = str(fields.get("camera_model") or "").upper()
+    fisheye = model in FISHEYE_MODELS or bool(fields.get("is_fisheye"))
+    if not fisheye and model not in PERSPECTIVE_MODELS:
+        raise Rejected("frame_lens", detail=f"camera_model={model} is not a photo's lens")
+    try:
+        focal = _focal(fields, size)
+        names = ("k1", "k2", "k3", "k4") if fisheye else ("k1", "k2", "p1", "p2")
+        distortion = tuple(float(fields.get(name) or 0.0) for name in names)
+    except MALFORMED as error:
+        raise Rejected("frame_lens", detail=f"no focal length: {error!r}") from error
+    if fisheye:
+        return "OPENCV_FISHEYE", (*focal, *distortion)
+    return ("OPENCV", (*focal, *distortion)) if any(distortion) else ("PINHOLE", focal)
+
+
+def _focal(fields: Mapping[str, Any], size: tuple[int, int]) -> tuple[float, float, float, float]:
+    """Return (fx, fy, cx, cy); a missing fy is fx, a missing center is the photo's."""
+    width, height = size
+    if fields.get("fl_x") is not None:
+        fx = float(fields["fl_x"])
+    else:
+        fx = width / 2 / math.tan(float(fields["camera_angle_x"]) / 2)
+    values = (fields.get("fl_y"), fields.get("cx"), fields.get("cy"))
+    defaults = (fx, width / 2, height / 2)
+    fy, cx, cy = (
+        default if value is None else float(value)
+        for value, default in zip(values, defaults, strict=True)
+    )
+    return fx, fy, cx, cy
