@@ -342,6 +342,7 @@ class QuestionRecord:
     type: str  # the set's own type under the name that this package gives it
     subtype: str = ""
     raw_type: str = ""  # as the set spells it
+    types: tuple[str, ...] = ()  # all of them, of a question that has several; `type` is the first
     question: str
     options: tuple[str, ...]
     answer_index: int
@@ -357,6 +358,7 @@ class QuestionRecord:
             **{name: fields[name] for name in _QUESTION_TEXTS if name in fields},
             uid=str(fields["uid"]),
             type=fields["type"],
+            types=tuple(fields.get("types", ())),
             question=fields["question"],
             options=tuple(fields["options"]),
             answer_index=fields["answer_index"],
@@ -373,6 +375,7 @@ class QuestionRecord:
             "type": self.type,
             "subtype": self.subtype,
             "raw_type": self.raw_type,
+            **({"types": list(self.types)} if self.types else {}),
             "question": self.question,
             "options": list(self.options),
             "answer_index": self.answer_index,

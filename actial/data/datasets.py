@@ -166,14 +166,14 @@ class QASet:
         records = shards.question_records()
         by_images: dict[tuple[str, ...], list[QuestionRecord]] = {}
         for record in records:
-            if not types or record.type in types:
+            if not types or {record.type, *record.types} & set(types):
                 key = (record.shard, record.key) if together > 1 else (record.uid,)
                 by_images.setdefault(key, []).append(record)
         self.scenes: list[list[QuestionRecord]] = []
         for scene in by_images.values():
             self.scenes += [scene[i : i + together] for i in range(0, len(scene), together)]
         if not self.scenes:
-            present = sorted({record.type for record in records})
+            present = sorted({kind for record in records for kind in (record.type, *record.types)})
             raise UserError(
                 f"set {shards.root} has no question of type {', '.join(types)}: "
                 f"its types are {present}."

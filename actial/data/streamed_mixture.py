@@ -109,7 +109,8 @@ def _examples_of(
         sample.records = list(select_pairs(sample.view_pairs(), config))
     if config.task is Task.qa and config.types:
         questions = sample.question_records()
-        sample.records = [record for record in questions if record.type in config.types]
+        wanted = set(config.types)
+        sample.records = [q for q in questions if {q.type, *q.types} & wanted]
     if not sample.records:
         return []
     task = task_set(sample, config, data, cold_start, supervised=True)

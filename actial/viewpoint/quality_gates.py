@@ -40,6 +40,7 @@ class CaptureGeometry:
     angle_ok: bool  # False: sides are sure, degrees are not
     half_fov: np.ndarray  # of the longer side
     central: np.ndarray  # (n,) the centre projects into the middle of the photo
+    usable_masks: int
 
 
 def judge_capture(capture: Capture, gates: GateConfig, *, ordered: bool) -> CaptureGeometry:
@@ -48,7 +49,8 @@ def judge_capture(capture: Capture, gates: GateConfig, *, ordered: bool) -> Capt
     _reject_if(_model_faults(capture, gates))
     R, C = np.stack([f.R for f in frames]), np.stack([f.center for f in frames])
     up = g.estimate_up(R)
-    center, method = _find_center(capture, frames, R, C, gates)
+    masks = _read_masks(frames, gates)
+    center, method = _find_center(capture, frames, masks, R, C, gates)
     view = g.view_geometry(R, C, center.point, up.up)
     faults, angle_ok = _up_faults(up, view, gates)
     _reject_if(faults)
@@ -70,6 +72,7 @@ def judge_capture(capture: Capture, gates: GateConfig, *, ordered: bool) -> Capt
             np.arctan([max(f.width / f.K[0, 0], f.height / f.K[1, 1]) / 2 for f in frames])
         ),
         central=_in_the_middle(frames, center.point, gates.central_share),
+        usable_masks=len(masks),
     )
 
 
@@ -123,10 +126,15 @@ def _arc_faults(around: np.ndarray, gates: GateConfig, *, ordered: bool) -> list
 
 
 def _find_center(
-    capture: Capture, frames: list[Frame], R: np.ndarray, C: np.ndarray, gates: GateConfig
+    capture: Capture,
+    frames: list[Frame],
+    masks: dict[int, np.ndarray],
+    R: np.ndarray,
+    C: np.ndarray,
+    gates: GateConfig,
 ) -> tuple[g.Focus, str]:
     """First method of the chain masks(+points), axes, points, prior whose quality holds."""
-    for method, focus in _center_candidates(capture, frames, R, C, gates):
+    for method, focus in _center_candidates(capture, frames, masks, R, C, gates):
         good = (
             focus.condition < gates.max_center_condition
             and focus.residual < gates.max_center_residual
@@ -137,11 +145,13 @@ def _find_center(
 
 
 def _center_candidates(
-    capture: Capture, frames: list[Frame], R: np.ndarray, C: np.ndarray, gates: GateConfig
+    capture: Capture,
+    frames: list[Frame],
+    masks: dict[int, np.ndarray],
+    R: np.ndarray,
+    C: np.ndarray,
+    gates: GateConfig,
 ) -> Iterator[tuple[str, g.Focus]]:
-    masks = {
-        i: mask for i, frame in enumerate(frames) if (mask := _read_mask(frame, gates)) is not None
-    }
     rays = {
         i: ray
         for i, mask in masks.items()
@@ -174,6 +184,12 @@ def _focus_at(point: np.ndarray, R: np.ndarray, C: np.ndarray) -> g.Focus:
         residual=0.0,
         in_front=float(np.mean(g.dot(R[:, 2], point - C) > 0)),
     )
+
+
+def _read_masks(frames: list[Frame], gates: GateConfig) -> dict[int, np.ndarray]:
+    """Return the usable masks by the index of their frame."""
+    masks = {i: _read_mask(frame, gates) for i, frame in enumerate(frames)}
+    return {i: mask for i, mask in masks.items() if mask is not None}
 
 
 def _read_mask(frame: Frame, gates: GateConfig) -> np.ndarray | None:

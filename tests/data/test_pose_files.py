@@ -303,6 +303,21 @@ def test_annotations_that_are_cut_short_or_no_array_are_one_sentence(tmp_path):
         source_of(tmp_path / "broken", SourceKind.uco3d).captures()
 
 
+def test_a_broken_category_is_counted_and_does_not_stop_the_others(tmp_path):
+    write_co3d(tmp_path)
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "sequence_annotations.jgz").write_bytes(b"<html>Access denied</html>")
+    source = source_of(tmp_path, SourceKind.co3d)
+    references = source.captures()
+    assert references == ["apple/110_13051", "bad/?"]
+    assert len(source.read(references[0])[0].frames) == N
+    with pytest.raises(Rejected, match="category_unreadable"):
+        source.read(references[1])
+    (tmp_path / "apple" / "sequence_annotations.jgz").write_bytes(b"")
+    with pytest.raises(UserError, match=r"sequence_annotations\.jgz .*fetch it again"):
+        source_of(tmp_path, SourceKind.co3d).captures()
+
+
 def test_bad_fields_cost_one_capture(tmp_path):
     write_wildrgbd(tmp_path)
     scene = tmp_path / "apple" / "scenes" / "scene_257"

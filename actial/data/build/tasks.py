@@ -146,6 +146,9 @@ def _label_capture(
         counts.frames.update(dropped)
         counts.frames["usable"] += len(capture.frames)
         geometry = judge_capture(capture, config.gates, ordered=config.source.ordered)
+        masks = sum(frame.mask_path is not None for frame in geometry.frames)
+        if masks > geometry.usable_masks:
+            counts.frames["mask_unusable"] += masks - geometry.usable_masks
         pairs, judged = view_pairs(capture, geometry, config.gates, config.pairs)
         counts.pairs.update(judged)
         if not pairs:

@@ -20,6 +20,7 @@ from actial.data.sources.colmap_model import (
 from actial.data.sources.photo_files import readable_name
 from actial.viewpoint.lens import camera_models
 
+CAMERA_BYTES = 40  # of a camera in cameras.bin, at least
 OBSERVATION = np.dtype([("xy", "<f8", 2), ("point", "<i8")])
 POINT = np.dtype(
     [("id", "<i8"), ("xyz", "<f8", 3), ("rgb", "u1", 3), ("error", "<f8"), ("track", "<u8")]
@@ -63,7 +64,7 @@ def read_cameras(path: Path) -> dict[int, RawCamera]:
     walk = _Walk(path)
     models = camera_models()
     cameras: dict[int, RawCamera] = {}
-    for _ in range(walk.count(48)):
+    for _ in range(walk.count(CAMERA_BYTES)):
         key, model, width, height = walk.take("<iiQQ")
         if key in cameras:
             raise corrupt(walk.path, f"repeats camera {key}")

@@ -62,9 +62,13 @@ class FolderSource(Source):
         model = read_model(layout.model)
         photos = PhotoFiles(layout.photos)
         counts: Counter[str] = Counter()
-        candidates = self._frames(reference, folder, photos, model.views, counts)
+        masks = self._masks(reference, folder, [view.name for view in model.views])
+        candidates = self._frames(photos, masks, model.views, counts)
         frames = usable_frames(candidates, counts, exif=self.config.exif)
-        counts["with_mask"] += sum(frame.mask_path is not None for frame in frames)
+        with_mask = sum(frame.mask_path is not None for frame in frames)
+        counts["with_mask"] += with_mask
+        if masks.folder is not None or self.config.mask_root is not None:
+            counts["without_mask"] += len(frames) - with_mask
         sidecar = _read_sidecar(folder / SIDECAR)
         class_id, object_id = self._ids(reference)
         capture = Capture(
@@ -112,13 +116,11 @@ class FolderSource(Source):
 
     def _frames(
         self,
-        reference: str,
-        folder: Path,
         photos: PhotoFiles,
+        masks: MaskFiles,
         views: Sequence[View],
         counts: Counter[str],
     ) -> Iterator[Frame]:
-        masks = self._masks(reference, folder, [view.name for view in views])
         for view in views:
             try:
                 path = photos.path(view.name)

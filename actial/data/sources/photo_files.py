@@ -13,7 +13,7 @@ from actial.data.photos import SUFFIXES
 from actial.data.sources.base import inside
 
 MASK_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".pgm", ".gif")
-MASK_FOLDERS = ("masks", "mask", "Masks", "Mask", "segmentation", "segmentations")
+MASK_FOLDERS = ("masks", "mask")  # before any other folder with "mask" in its name
 # what programs leave beside photos: macOS's copies, thumbnails, cut-outs of the same photos
 STRAY_MARKS = ("bg_removed", "_mask", ".mask")
 
@@ -107,8 +107,12 @@ class MaskFiles:
     @classmethod
     def of_capture(cls, capture: Path, photo_names: list[str]) -> MaskFiles:
         """Return the masks inside a capture's folder, if there are any."""
-        folders = (capture / name for name in MASK_FOLDERS)
-        return cls(next((f for f in folders if f.is_dir()), None), photo_names)
+        names = sorted(path.name for path in capture.iterdir() if path.is_dir())
+        named = [name for name in names if "mask" in name.casefold() and name[0] != "."]
+        first = next((name for name in MASK_FOLDERS if name in named), None)
+        if first is None and not named:
+            return cls(None, photo_names)
+        return cls(capture / (first or named[0]), photo_names)
 
     def path(self, photo: str) -> Path | None:
         """Return the mask of a photo, or None.

@@ -5,7 +5,14 @@ from __future__ import annotations
 # Counts of frames that are no rejections -> the line that is printed ("" = none)
 FRAME_NOTES = {
     "usable": "",
-    "with_mask": "masks used for {n} of {usable} photos",
+    "with_mask": "{n} of {usable} photos have a mask",
+    "without_mask": (
+        "{n} of {usable} photos have no mask, though masks/ or source.mask_root is there: masks are "
+        "named by their photo, as masks/sub/000.jpg.png, 000.png or 000_mask.png"
+    ),
+    "mask_unusable": (
+        "{n} masks cannot be used: broken, empty, nearly full, or cut by the photo's border"
+    ),
     "turned": "{n} photos turned by their EXIF orientation",
     "rescaled": "{n} photos have another size than their camera: intrinsics scaled",
     "rotation_scaled": "{n} poses had a scale in their rotation: divided out",

@@ -104,6 +104,8 @@ class TransformsSource(PosedSource):
             matrix = matrix.reshape((3, 4) if matrix.size == 12 else (4, 4))[:3].copy()
         except MALFORMED as error:
             raise Rejected("frame_pose", detail=f"transform_matrix is {value!r}") from error
+        if not np.isfinite(matrix).all():
+            raise Rejected("frame_pose", detail="transform_matrix holds NaN or infinity")
         determinant = np.linalg.det(matrix[:, :3])
         if determinant > 0 and abs(np.cbrt(determinant) - 1) > SCALE_TOLERANCE:
             matrix[:, :3] /= np.cbrt(determinant)

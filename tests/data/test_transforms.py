@@ -1,0 +1,226 @@
+"""transforms.json and poses_bounds.npy as exporters really write them."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from support.posed_captures import FOCAL, SIZE, arc, to_camera_to_world
+
+from actial.config import CameraAxes, GateConfig, SourceConfig, SourceKind
+from actial.core.errors import Rejected
+from actial.core.records import Capture
+from actial.data.sources.open_source import open_source
+from actial.viewpoint.geometry import OPENGL_AXES
+from actial.viewpoint.quality_gates import judge_capture
+
+N = 16
+W, H = SIZE
+
+
+def write(
+    folder: Path,
+    *,
+    suffix: str = ".jpg",
+    path: Callable[[str], str] = str,
+    axes: np.ndarray | None = OPENGL_AXES,
+    change: Callable[[dict], object] = lambda _: None,
+) -> Path:
+    """A capture whose transforms.json is `change`d before it is written."""
+    R, t = arc(N).poses()
+    frames = []
+    for i in range(N):
+        name = f"images/{i:03d}{suffix}"
+        (folder / "images").mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", SIZE, (10 * i, 90, 40)).save(folder / name)
+        matrix = to_camera_to_world(R[i], t[i], axes)
+        frames.append({"file_path": path(name), "transform_matrix": matrix.tolist()})
+    fields = {"fl_x": FOCAL, "fl_y": FOCAL, "cx": W / 2, "cy": H / 2, "w": W, "h": H}
+    fields["frames"] = frames
+    change(fields)
+    (folder / "transforms.json").write_text(json.dumps(fields))
+    return folder
+
+
+def read(
+    root: Path, kind: SourceKind = SourceKind.nerfstudio, axes: CameraAxes = CameraAxes.opengl
+) -> tuple[Capture, Counter[str]]:
+    source = open_source(SourceConfig(kind=kind, root=str(root), axes=axes))
+    (reference,) = source.captures()
+    capture, counts = source.read(reference)
+    for frame in capture.frames:
+        assert source.pixels(reference, frame.name).shape == (H, W, 3)
+    return capture, counts
+
+
+def check_poses(capture: Capture) -> None:
+    R, t = arc(N).poses()
+    assert len(capture.frames) == N
+    assert np.stack([frame.R for frame in capture.frames]) == pytest.approx(R, abs=1e-9)
+    assert np.stack([frame.t for frame in capture.frames]) == pytest.approx(t, abs=1e-9)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".JPG", ".png", ".webp"])
+def test_a_path_without_suffix_leads_to_the_photo(tmp_path, suffix):
+    write(tmp_path / "cup", suffix=suffix, path=lambda name: f"./{name[: -len(suffix)]}")
+    check_poses(read(tmp_path)[0])
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        lambda name: name.replace("/", "\\"),
+        lambda name: f"../cup/{name}",
+        lambda name: f"/home/somebody/data/cup/{name}",
+        lambda name: f"C:\\Users\\me\\cup\\{name}".replace("/", "\\"),
+        lambda name: f"/home/somebody/{name}"[:-4],
+    ],
+)
+def test_paths_of_the_machine_they_were_written_on_lead_to_the_photo(tmp_path, path):
+    write(tmp_path / "cup", path=path)
+    check_poses(read(tmp_path)[0])
+
+
+def test_absolute_paths_inside_the_capture_lead_to_the_photo(tmp_path):
+    write(tmp_path / "cup", path=lambda name: str(tmp_path / "cup" / name))
+    capture, _ = read(tmp_path)
+    assert capture.frames[0].name == "images/000.jpg"
+
+
+@pytest.mark.parametrize("path", ["../../../etc/passwd", "/etc/passwd", "..", ".", "a\0b"])
+def test_paths_to_other_files_are_counted(tmp_path, path):
+    write(tmp_path / "cup", change=lambda f: f["frames"][3].update(file_path=path))
+    capture, counts = read(tmp_path)
+    assert (len(capture.frames), counts) == (N - 1, {"frame_name": 1})
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_byte_order_marks_are_not_json(tmp_path, encoding):
+    path = write(tmp_path / "cup") / "transforms.json"
+    path.write_bytes(path.read_text().encode(encoding))
+    check_poses(read(tmp_path)[0])
+
+
+@pytest.mark.parametrize(
+    "matrix", [None, [], [[1, 2], [3]], "x", np.full((4, 4), np.nan).tolist(), np.eye(3).tolist()]
+)
+def test_a_frame_without_a_matrix_costs_itself(tmp_path, matrix):
+    write(tmp_path / "cup", change=lambda f: f["frames"][3].update(transform_matrix=matrix))
+    capture, counts = read(tmp_path)
+    assert (len(capture.frames), counts) == (N - 1, {"frame_pose": 1})
+
+
+def test_matrices_of_three_rows_and_flat_ones_are_read(tmp_path):
+    def flatten(fields: dict) -> None:
+        for i, frame in enumerate(fields["frames"]):
+            matrix = np.array(frame["transform_matrix"])
+            frame["transform_matrix"] = (matrix[:3] if i % 2 else matrix.ravel()).tolist()
+
+    write(tmp_path / "cup", change=flatten)
+    check_poses(read(tmp_path)[0])
+
+
+def test_a_scale_in_the_rotation_is_divided_out_and_counted(tmp_path):
+    def scale(fields: dict) -> None:
+        for frame in fields["frames"]:
+            matrix = np.array(frame["transform_matrix"])
+            matrix[:3, :3] *= 1.7
+            frame["transform_matrix"] = matrix.tolist()
+
+    write(tmp_path / "cup", change=scale)
+    capture, counts = read(tmp_path)
+    check_poses(capture)
+    assert counts == {"rotation_scaled": N}
+
+
+def test_mirrored_and_sheared_matrices_are_no_poses(tmp_path):
+    def spoil(fields: dict) -> None:
+        for i, factors in ((2, (-1, 1, 1)), (3, (1, 2, 1))):
+            matrix = np.array(fields["frames"][i]["transform_matrix"])
+            matrix[:3, :3] *= factors
+            fields["frames"][i]["transform_matrix"] = matrix.tolist()
+
+    write(tmp_path / "cup", change=spoil)
+    capture, counts = read(tmp_path)
+    assert len(capture.frames) == N - 2
+    assert counts["frame_pose"] == 2
+
+
+def test_opencv_axes_are_recognized_and_read_when_named(tmp_path):
+    write(tmp_path / "cup", axes=None)
+    with pytest.raises(Rejected, match=r"axes_look_opencv.*set source\.axes=opencv"):
+        read(tmp_path)
+    check_poses(read(tmp_path, axes=CameraAxes.opencv)[0])
+    write(tmp_path / "cup")
+    with pytest.raises(Rejected, match=r"axes_look_opengl.*set source\.axes=opengl"):
+        read(tmp_path, axes=CameraAxes.opencv)
+
+
+def test_sizes_of_the_original_photos_scale_the_intrinsics(tmp_path):
+    double = {"w": 2 * W, "h": 2 * H, "fl_x": 2 * FOCAL, "fl_y": 2 * FOCAL, "cx": W, "cy": H}
+    write(tmp_path / "cup", change=lambda fields: fields.update(double))
+    capture, counts = read(tmp_path)
+    check_poses(capture)
+    assert counts == {"rescaled": N}
+    assert capture.frames[0].K[0].tolist() == [FOCAL, 0, W / 2]
+
+
+@pytest.mark.parametrize(
+    ("fields", "model"),
+    [
+        ({"k1": 0.05, "is_fisheye": True}, "OPENCV_FISHEYE"),
+        ({"k1": 0.05, "camera_model": "OPENCV_FISHEYE"}, "OPENCV_FISHEYE"),
+        ({"k1": 0.05, "camera_model": "OPENCV"}, "OPENCV"),
+        ({"k1": None, "camera_model": None}, "PINHOLE"),
+    ],
+)
+def test_lenses_are_those_that_the_file_names(tmp_path, fields, model):
+    write(tmp_path / "cup", change=lambda f: f.update(fields))
+    assert {frame.distortion[0] for frame in read(tmp_path)[0].frames} == {model}
+
+
+@pytest.mark.parametrize(
+    "fields", [{"camera_model": "EQUIRECTANGULAR"}, {"fl_x": None}, {"fl_x": "x"}, {"w": "wide"}]
+)
+def test_frames_without_a_lens_are_counted(tmp_path, fields):
+    write(tmp_path / "cup", change=lambda f: f["frames"][3].update(fields))
+    capture, counts = read(tmp_path)
+    assert (len(capture.frames), counts) == (N - 1, {"frame_lens": 1})
+
+
+def test_captures_lie_at_any_depth_or_are_the_root(tmp_path):
+    write(tmp_path / "a" / "b" / "cup")
+    assert read(tmp_path)[0].object_id == "a/b/cup"
+    assert read(tmp_path / "a" / "b" / "cup")[0].object_id == "cup"
+
+
+def test_a_missing_mask_is_counted_and_costs_only_itself(tmp_path):
+    write(tmp_path / "cup", change=lambda f: f["frames"][3].update(mask_path="masks/003.png"))
+    capture, counts = read(tmp_path)
+    assert (len(capture.frames), counts) == (N, {"mask_missing": 1})
+
+
+def test_poses_bounds_of_llff_are_read(tmp_path):
+    folder = write(tmp_path / "cup")
+    (folder / "transforms.json").unlink()
+    R, t = arc(N).poses()
+    rows = []
+    for i in range(N):
+        right, down, forward = R[i]
+        center = -R[i].T @ t[i]
+        columns = [down, right, -forward, center, (H, W, FOCAL)]
+        rows.append([*np.stack(columns, axis=1).ravel(), 1.0, 9.0])
+    np.save(folder / "poses_bounds.npy", np.array(rows))
+    for kind in (SourceKind.llff, SourceKind.nerfstudio):
+        capture, counts = read(tmp_path, kind)
+        check_poses(capture)
+        assert counts == {}
+    assert judge_capture(capture, GateConfig(), ordered=False).center_method == "axes"
+    np.save(folder / "poses_bounds.npy", np.array(rows[1:]))
+    with pytest.raises(Rejected, match=r"poses_corrupt.*15 rows, but photos are"):
+        read(tmp_path, SourceKind.llff)
