@@ -20,6 +20,10 @@ def train(config: TrainConfig) -> float | None:
     check_data_sets(config)
     check_model_path(config)
     check_vllm(config.sampler)
+    if not all(getattr(config, stage.name).steps for stage in config.stages):
+        from actial.pipeline.jobs import resolve_steps
+
+        config = resolve_steps(config)
     with open_run(config) as run:
         if run.finished:
             print(f"{run.folder} is finished: its results are in {run.folder / 'report.html'}.")

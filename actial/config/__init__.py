@@ -32,6 +32,7 @@ from actial.config.data import (
     Reader,
     SetConfig,
     Task,
+    WordingConfig,
 )
 from actial.config.evaluate import (
     CollectConfig,
@@ -152,6 +153,7 @@ __all__ = [
     "TrainConfig",
     "TrainerConfig",
     "WandbMode",
+    "WordingConfig",
     "WorldConfig",
     "register",
     "sweep_folder",

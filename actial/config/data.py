@@ -113,6 +113,8 @@ class Reader(Enum):
 @dataclass(kw_only=True, slots=True)
 class DataConfig:
     sets: dict[str, SetConfig] = field(default_factory=dict)
+    # wording of the viewpoint questions: ours, or file:PATH (actial/viewpoint/wording.py)
+    wording: str = "ours"
     reader: Reader = Reader.index
     shuffle_buffer: int = num(1000, "[1, 1e7]")  # reader=stream: examples that wait to be drawn
     # 1 = paper; 3 = all three types behind one shared prefix
@@ -121,6 +123,8 @@ class DataConfig:
     workers: int = num(0, "[0, 1024]")
 
     def check(self, path: str) -> None:
+        if self.wording != "ours" and not self.wording.startswith("file:"):
+            reject("questions.wording", self.wording, "give ours, or file:PATH of a YAML file")
         if self.reader is Reader.index:
             return
         for name, source in self.sets.items():
@@ -136,3 +140,10 @@ class DataConfig:
                     source.pass_rates,
                     "records are chosen by pass rate before training: set data.reader=index",
                 )
+
+
+@dataclass(kw_only=True, slots=True)
+class WordingConfig:
+    """How viewpoint questions are worded: ours, or file:PATH."""
+
+    wording: str = "ours"

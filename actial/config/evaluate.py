@@ -7,7 +7,7 @@ from enum import Enum
 
 from omegaconf import MISSING
 
-from actial.config.data import DataConfig, Task
+from actial.config.data import DataConfig, Task, WordingConfig
 from actial.config.inference import Accelerator, BenchmarkConfig, SamplerConfig
 from actial.config.model import ModelConfig, PromptConfig
 from actial.config.validation import num, reject
@@ -42,6 +42,7 @@ class EvaluateConfig:
     seed: int = num(0, "[0, 4294967295]")
     model: ModelConfig = field(default_factory=ModelConfig)
     prompt: PromptConfig = field(default_factory=PromptConfig)
+    questions: WordingConfig = field(default_factory=WordingConfig)
     data: DataConfig = field(default_factory=DataConfig)
     benchmark: BenchmarkConfig = field(default_factory=lambda: BenchmarkConfig(max_tokens=0))
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
@@ -84,6 +85,7 @@ class PassRatesConfig:
     seed: int = num(0, "[0, 4294967295]")
     model: ModelConfig = field(default_factory=ModelConfig)
     prompt: PromptConfig = field(default_factory=PromptConfig)
+    questions: WordingConfig = field(default_factory=WordingConfig)
     data: DataConfig = field(default_factory=DataConfig)
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     server: ServerConfig = field(default_factory=ServerConfig)

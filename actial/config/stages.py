@@ -10,6 +10,8 @@ from omegaconf import MISSING
 from actial.config.data import MixConfig
 from actial.config.validation import num, reject
 
+MODULE_GROUP_NAMES = ("vision", "merger", "language")
+
 
 class Schedule(Enum):
     constant = "constant"
@@ -36,7 +38,11 @@ class OptimConfig:
 class StageConfig:
     """Settings that SFT and GRPO share."""
 
-    steps: int = num(MISSING, "[1, 1e9]")
+    steps: int = num(0, "[0, 1e9]")  # 0 = as many as `epochs` take
+    # passes through the mixture, as mix.epoch_rule counts them; steps above 0 win over it
+    epochs: float = num(0.0, "[0, 1e6]")
+    # module groups that this stage trains: vision, merger, language; null = those of model.*.train
+    train_modules: list[str] | None = None
     batch_size: int = num(
         MISSING, "[1, 1e6]"
     )  # examples (SFT) or prompts (GRPO) per optimizer step
@@ -45,6 +51,11 @@ class StageConfig:
     save_every: int = num(100, "[1, 1e9]")
     eval_every: int = num(0, "[0, 1e9]")  # 0 = only at the end
     log_every: int = num(1, "[1, 1e9]")
+
+    def check(self, path: str) -> None:
+        groups = self.train_modules
+        if groups is not None and (not groups or not set(groups) <= set(MODULE_GROUP_NAMES)):
+            reject(f"{path}train_modules", groups, f"name some of {', '.join(MODULE_GROUP_NAMES)}")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -173,6 +184,7 @@ class GRPOConfig(StageConfig):
     max_tokens: int = num(4096, "[1, 1e6]")
 
     def check(self, path: str) -> None:
+        StageConfig.check(self, path)
         if self.batch_size % self.num_mini_batches:
             reject(
                 f"{path}num_mini_batches",

@@ -7,7 +7,7 @@ from enum import Enum
 
 from omegaconf import MISSING
 
-from actial.config.data import ColdStartConfig, DataConfig, MixConfig, Reader
+from actial.config.data import ColdStartConfig, DataConfig, MixConfig, Reader, WordingConfig
 from actial.config.inference import Accelerator, BenchmarkConfig, SamplerConfig, SamplerKind
 from actial.config.model import SAVED, ModelConfig, Precision, PromptConfig
 from actial.config.stages import GRPOConfig, Reference, RewardConfig, SFTConfig
@@ -70,10 +70,13 @@ class TrainConfig:
     # a folder of runs whose finished stages and answers are taken over where all that decides
     # them is equal
     stage_cache_dir: str | None = None
+    # which values the experiment follows: paper, recommended, or "" (docs/fidelity.md)
+    fidelity: str = ""
     seed: int = num(0, "[0, 4294967295]")
     stages: list[StageName] = MISSING
     model: ModelConfig = field(default_factory=ModelConfig)
     prompt: PromptConfig = field(default_factory=PromptConfig)
+    questions: WordingConfig = field(default_factory=WordingConfig)
     data: DataConfig = field(default_factory=DataConfig)
     cold_start: ColdStartConfig = field(default_factory=ColdStartConfig)
     sft: SFTConfig = field(default_factory=SFTConfig)
@@ -85,11 +88,15 @@ class TrainConfig:
     logger: LoggerConfig = field(default_factory=LoggerConfig)
 
     def check(self, path: str) -> None:
+        if self.fidelity not in ("", "paper", "recommended"):
+            reject("fidelity", self.fidelity, "give paper or recommended")
         names = [stage.name for stage in self.stages]
         if not names or len(set(names)) < len(names):
             reject("stages", names, "name sft, grpo or [sft,grpo], each at most once")
         for name in names:
             self._check_mix(name, getattr(self, name).mix)
+            if not (getattr(self, name).steps or getattr(self, name).epochs):
+                reject(f"{name}.steps", 0, f"give {name}.steps, or {name}.epochs")
         for name, source in self.benchmark.sets.items():
             if source.partition(":")[0] not in self.data.sets:
                 reject(

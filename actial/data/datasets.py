@@ -29,6 +29,7 @@ from actial.data.shards import RecordSource, ShardSet
 from actial.viewpoint.perception_exercises import perception_questions, word_question
 from actial.viewpoint.questions import qa_question, question_types, viewpoint_question
 from actial.viewpoint.rationales import grounded_rationale, think_target
+from actial.viewpoint.wording import read_wording
 
 CLOCK_QUESTIONS_PER_EXAMPLE = 4
 CLOCK_EXAMPLES = 1024
@@ -70,6 +71,7 @@ class ViewpointSet:
     ) -> None:
         self.shards, self.pairs, self.data = shards, shards.view_pairs(), data
         self.cold_start, self.supervised, self.mode = cold_start, supervised, mode
+        self.wording = read_wording(data.wording)
         self.rationales: dict[str, TeacherRationale] = {}
         if supervised and mode is not AnswerMode.DIRECT and cold_start.source != "grounded":
             self.rationales = read_rationales(Path(cold_start.source))
@@ -98,7 +100,9 @@ class ViewpointSet:
         """
         pair = self.taught_pairs[hash_int("chain", draw, epoch) % len(self.taught_pairs)]
         rationale = self.rationales[pair.uid]
-        question = viewpoint_question(pair, rationale.type, AnswerMode.THINK, epoch=epoch)
+        question = viewpoint_question(
+            pair, rationale.type, AnswerMode.THINK, epoch=epoch, wording=self.wording
+        )
         target = think_target(rationale.text, question.answer)
         return self._example(pair, [replace(question, target=target)])
 
@@ -115,7 +119,9 @@ class ViewpointSet:
         return AnswerMode.THINK if thinks else AnswerMode.DIRECT
 
     def _question(self, pair: ViewPair, kind: QuestionType, epoch: int) -> Question:
-        question = viewpoint_question(pair, kind, self._mode(pair.uid, epoch), epoch=epoch)
+        question = viewpoint_question(
+            pair, kind, self._mode(pair.uid, epoch), epoch=epoch, wording=self.wording
+        )
         if not self.supervised:
             return question
         target = question.answer

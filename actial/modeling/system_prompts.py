@@ -35,6 +35,7 @@ def system_prompt_text(config: PromptConfig) -> str | None:
             return Path(value).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(
-                f"prompt.system_prompt={name} cannot be read ({error}): name a text file."
+                f"prompt.system_prompt={name} cannot be read ({error}): name a text file; "
+                "the release's prompt is written by `python -m actial.import_release DIR`."
             ) from error
     return SYSTEM_PROMPTS[name]

@@ -109,6 +109,9 @@ def check_data(config: TrainConfig) -> Lines:
 
 
 def check_schedule(config: TrainConfig) -> Lines:
+    from actial.pipeline.jobs import resolve_steps
+
+    config = resolve_steps(config)
     sizes = {}
     for name, source in used_sets(config).items():
         sizes[name] = read_manifest(name, source)["rows"].get("train", 0)
@@ -222,11 +225,13 @@ def check_cost(config: TrainConfig) -> Lines:
     """Memory of a rank at its peak against its device's, and the operations of a step."""
     from actial.modeling.cost_model import load_of, step_flops, step_memory
     from actial.modeling.policy import Policy
+    from actial.pipeline.jobs import stage_model
 
-    policy, available = Policy.from_hub_config(config.model), device_memory(config)
+    available = device_memory(config)
     ranks = config.trainer.devices * config.trainer.nodes
     shards = ranks if config.trainer.strategy is Strategy.fsdp2 else 1
     for stage in config.stages:
+        policy = Policy.from_hub_config(stage_model(config, stage, config.model.path))
         groups, images = first_groups(config, stage)
         load = load_of(groups, images, policy)
         compares = stage is StageName.grpo and config.grpo.kl.beta > 0

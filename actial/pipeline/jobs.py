@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from torch.utils.data import DataLoader
 
-from actial.config import Reader, Reference, StageName, TrainConfig
+from actial.config import ModelConfig, Reader, Reference, StageName, TrainConfig
 from actial.core.records import AnswerMode, Example
 from actial.data.datasets import open_set
 from actial.data.mixture import Mixture
@@ -56,8 +57,9 @@ def make_job(stage: StageName, config: TrainConfig, source: str, run: Run) -> Jo
 def sft_job(config: TrainConfig, source: str, run: Run) -> Job:
     """Build the SFT stage: batches of supervised examples, split over the ranks."""
     renderer = PromptRenderer.load(config.model, config.prompt, path=source)
-    policy = Policy.load(replace(config.model, path=source))
-    module = SFTModule(policy, config.sft, config.model, crash_folder=run.folder / "crashes")
+    model = stage_model(config, StageName.sft, source)
+    policy = Policy.load(model)
+    module = SFTModule(policy, config.sft, model, crash_folder=run.folder / "crashes")
     mixture = open_mixture(config, StageName.sft)
 
     def positions(step: int) -> range:
@@ -92,7 +94,8 @@ def grpo_job(config: TrainConfig, source: str, run: Run) -> Job:
     """Build the GRPO stage: a sampler beside the policy, whose rollouts are the batches."""
     renderer = PromptRenderer.load(config.model, config.prompt, path=source)
     reference = config.grpo.kl.reference if config.grpo.kl.beta > 0 else Reference.none
-    policy = Policy.load(replace(config.model, path=source), reference=reference)
+    model = stage_model(config, StageName.grpo, source)
+    policy = Policy.load(model, reference=reference)
     mixture = open_mixture(config, StageName.grpo)
     sampler = open_sampler(config.sampler, policy, renderer)
     rank = int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")))
@@ -100,7 +103,7 @@ def grpo_job(config: TrainConfig, source: str, run: Run) -> Job:
         mixture.example, renderer, sampler, config.reward, config.grpo, seed=config.seed, rank=rank
     )
     crashes = run.folder / "crashes"
-    module = GRPOModule(policy, config.grpo, config.model, crash_folder=crashes, rollouts=rollouts)
+    module = GRPOModule(policy, config.grpo, model, crash_folder=crashes, rollouts=rollouts)
     return Job(
         module=module,
         renderer=renderer,
@@ -108,6 +111,43 @@ def grpo_job(config: TrainConfig, source: str, run: Run) -> Job:
         make_batch=module.make_batch,
         workers=0,  # a worker process would sample from the weights that it was started with
     )
+
+
+def stage_model(config: TrainConfig, stage: StageName, source: str) -> ModelConfig:
+    """Return the model's settings in a stage that starts from the folder or hub id `source`.
+
+    The stage's `train_modules` replace the switches model.*.train.
+    """
+    model = replace(config.model, path=source)
+    trained = getattr(config, stage.name).train_modules
+    if trained is None:
+        return model
+    return replace(
+        model,
+        vision=replace(model.vision, train="vision" in trained),
+        merger=replace(model.merger, train="merger" in trained),
+        language=replace(model.language, train="language" in trained),
+    )
+
+
+def resolve_steps(config: TrainConfig) -> TrainConfig:
+    """Return the config with the steps of stages whose length is given in epochs.
+
+    The last step of a stage is a whole one: it draws beyond the last epoch where it must.
+    """
+    for stage in config.stages:
+        settings = getattr(config, stage.name)
+        if settings.steps:
+            continue
+        draws_per_epoch = open_mixture(config, stage).schedule(1)["epoch_draws"]
+        draws = settings.epochs * draws_per_epoch
+        steps = max(1, math.ceil(draws / settings.batch_size))
+        print(
+            f"{stage.name}: {settings.epochs:g} epochs of {draws_per_epoch} draws are {steps} "
+            f"steps of {settings.batch_size}"
+        )
+        config = replace(config, **{stage.name: replace(settings, steps=steps)})
+    return config
 
 
 def open_mixture(config: TrainConfig, stage: StageName) -> Mixture:

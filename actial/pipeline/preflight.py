@@ -36,6 +36,10 @@ def data_identity(config: TrainConfig) -> dict[str, Any]:
         identity[name] = {key: manifest.get(key) for key in ("rows", "config_hash", "index_sha256")}
         if source.pass_rates:
             identity[name]["pass_rates"] = _sha256(Path(source.pass_rates))
+    texts = {"wording": config.data.wording, "system_prompt": config.prompt.system_prompt}
+    for name, setting in texts.items():
+        if setting.startswith("file:"):
+            identity[name] = _sha256(Path(setting.removeprefix("file:")))
     if config.cold_start.source != "grounded":
         identity["cold_start"] = _sha256(Path(config.cold_start.source))
     return identity

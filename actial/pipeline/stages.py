@@ -13,6 +13,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from actial.config import Accelerator, SamplerKind, StageName, TrainConfig
 from actial.config.exit_codes import STOPPED, Exit
+from actial.config.fidelity import deviations
 from actial.core.process import is_main_process
 from actial.inference.open_sampler import open_sampler
 from actial.modeling.prompt_renderer import PromptRenderer
@@ -53,6 +54,11 @@ def prepare(config: TrainConfig, run: Run) -> None:
     prompts = PromptRenderer.load(config.model, config.prompt).fingerprint
     identity = {"seed": config.seed, "prompts": prompts, "data": data_identity(config)}
     run.add_provenance({**software_versions(), **identity})
+    if config.fidelity:
+        differing = list(deviations(config))
+        run.add_provenance({"fidelity": {"named": config.fidelity, "deviations": differing}})
+        print(f"fidelity={config.fidelity}: {len(differing)} settings deviate from the paper")
+        print("".join(f"  {line}\n" for line in differing), end="")
     for stage in config.stages[1:]:
         open_mixture(config, stage)
 

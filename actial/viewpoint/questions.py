@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from actial.core.multiple_choice_format import LETTERS
 from actial.core.records import AnswerMode, Question, QuestionRecord, QuestionType, ViewPair
 from actial.core.seeding import hash_choice, hash_shuffle
+from actial.viewpoint.wording import Wording
 
 FIXED_OBJECT = "The object did not move. "
 FROM_FIRST_TO_LAST = "from photo 1 to photo {last}?"
@@ -80,24 +81,40 @@ def question_types(pair: ViewPair, count: int) -> tuple[QuestionType, ...]:
 
 
 def viewpoint_question(
-    pair: ViewPair, kind: QuestionType, mode: AnswerMode, *, epoch: int = 0
+    pair: ViewPair,
+    kind: QuestionType,
+    mode: AnswerMode,
+    *,
+    epoch: int = 0,
+    wording: Wording | None = None,
 ) -> Question:
-    """Return one question about the first and the last image of a pair, without a target."""
+    """Return one question about the first and the last image of a pair, without a target.
+
+    `wording` replaces texts of ours.
+    """
     last = len(pair.frame_names)
     to_last = "" if last == 2 else f" up to photo {last}"
-    wording = FIXED_OBJECT + WORDING[kind].format(last=last, to_last=to_last)
+    ours = FIXED_OBJECT + WORDING[kind]
+    form = ours if wording is None else wording.questions.get(kind, ours)
+    asked_text = form.format(last=last, to_last=to_last)
     if kind is QuestionType.ROTATION_NUMBER:
-        return _number_question(pair, mode, wording)
+        return _number_question(pair, mode, asked_text)
     if kind is QuestionType.ROTATION_DEGREES:
         texts, truth = _degree_options(pair)
     else:
         texts, truth = OPTIONS[kind], pair.labels.sides()[kind.value]
+        if wording is not None:
+            texts = dict(wording.options.get(kind, texts))
     answers = hash_shuffle(list(texts), "options", pair.uid, kind.value, epoch)
     options = tuple(texts[answer] for answer in answers)
     return Question(
         uid=f"{pair.uid}/{kind.value}",
         type=kind.value,
-        text=multiple_choice_text(wording, options, mode),
+        text=(
+            multiple_choice_text(asked_text, options, mode)
+            if wording is None
+            else wording.text(asked_text, options_line(options), mode, LETTER_ONLY)
+        ),
         options=options,
         answer_index=answers.index(truth),
         mode=mode,

@@ -89,6 +89,8 @@ def test_every_choice_of_a_group_fits_its_schema(group: str) -> None:
     }.get(group, [])
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         for path in (CONF / group.partition("@")[0]).glob("*.yaml"):
+            if path.stem == "checkpoint":  # a model to evaluate
+                continue
             typed(
                 hydra.compose(
                     "train", ["run_dir=x", "stages=[sft,grpo]", *needed, f"{group}={path.stem}"]
@@ -147,7 +149,7 @@ def test_the_committed_base_is_found_from_anywhere() -> None:
         ("sft.group_size=8", "sft.group_size is not a setting of SFTConfig"),
         ("modl=tiny", "modl is not a setting of TrainConfig (did you mean model?)"),
         ("+anything=1", "anything is not a setting of TrainConfig"),
-        ("model=tinny", "no model named 'tinny' (did you mean tiny?); there are qwen2_5_vl_3b"),
+        ("model=tinny", "no model named 'tinny' (did you mean tiny?); there are checkpoint,"),
         (
             "grpo.loss=gppo",
             "grpo.loss cannot be set: Invalid value 'gppo', expected one of [grpo, dr_grpo,",

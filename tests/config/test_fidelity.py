@@ -1,0 +1,67 @@
+"""docs/fidelity.md, the groups fidelity=paper and fidelity=recommended, and the table agree."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import hydra
+import pytest
+
+from actial.config import TrainConfig, register
+from actial.config.fidelity import (
+    FIDELITIES,
+    VALUES,
+    deviations,
+    markdown_table,
+    settings_of,
+)
+from actial.config.hydra_app import typed
+from actial.core.paths import CONF
+
+PAGE = CONF.parent / "docs" / "fidelity.md"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def schemas() -> None:
+    register()
+
+
+def compose(*overrides: str) -> TrainConfig:
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        config: Any = typed(hydra.compose("train", ["+experiment=actial_7b", *overrides]))
+    assert isinstance(config, TrainConfig)
+    return config
+
+
+@pytest.mark.parametrize("fidelity", FIDELITIES)
+def test_composed_experiment_has_the_values_of_the_table(fidelity: str) -> None:
+    config = compose(f"fidelity={fidelity}")
+    assert config.fidelity == fidelity
+    assert not list(deviations(config, fidelity))
+
+
+def test_page_holds_the_table() -> None:
+    page = PAGE.read_text()
+    table = re.search(r"<!-- table -->\n(.*?)\n<!-- /table -->", page, re.DOTALL)
+    assert table, "docs/fidelity.md has no table"
+    assert table[1] == markdown_table()
+
+
+def test_every_changed_value_has_a_reason() -> None:
+    for value in VALUES:
+        assert bool(value.why) == (value.paper != value.recommended), value.key
+
+
+def test_deviation_names_the_setting_the_value_and_the_papers() -> None:
+    config = compose("fidelity=paper", "grpo.kl.beta=0.1")
+    assert list(deviations(config)) == ["grpo.kl.beta: 0.1 (paper: 0.01)"]
+
+
+def test_recommended_deviates_from_the_paper_where_the_table_says_so() -> None:
+    keys = {line.partition(":")[0] for line in deviations(compose())}
+    assert keys == {value.key for value in VALUES if value.paper != value.recommended}
+
+
+def test_values_of_the_table_are_settings() -> None:
+    assert all(value is not None for value in settings_of(compose()).values())
