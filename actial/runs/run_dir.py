@@ -154,10 +154,14 @@ def settings_of_absent_stages(config: TrainConfig) -> tuple[str, ...]:
 
 
 def _refuse_other_settings(folder: Path, config: TrainConfig) -> None:
+    stored, given = flatten(read_settings(folder)), settings_of(config)
     # Settings that are newer than the run had their defaults in it.
-    defaults = OmegaConf.to_container(OmegaConf.structured(TrainConfig))
-    stored = flatten(defaults) | flatten(read_settings(folder))
-    given = settings_of(config)
+    defaults = flatten(
+        OmegaConf.to_container(
+            OmegaConf.create(OmegaConf.to_yaml(OmegaConf.structured(TrainConfig)))
+        )
+    )
+    stored |= {key: defaults.get(key) for key in given.keys() - stored.keys()}
     ignored = NOT_COMPARED + settings_of_absent_stages(config)
     compared = [key for key in sorted(stored.keys() | given.keys()) if not key.startswith(ignored)]
     differing = [key for key in compared if stored.get(key) != given.get(key)]

@@ -58,6 +58,18 @@ def test_the_same_config_resumes(tmp_path: Path) -> None:
         assert config_text(run) == before
 
 
+def test_a_run_older_than_a_setting_is_resumed_under_its_default(tmp_path: Path) -> None:
+    with open_run(config(tmp_path / "run")):
+        pass
+    path = tmp_path / "run" / "config.yaml"
+    stored = OmegaConf.load(path)
+    del stored["questions"]
+    del stored["data"]["wording"]
+    path.write_text(OmegaConf.to_yaml(stored))
+    with open_run(config(tmp_path / "run")) as run:
+        assert run.resumed
+
+
 def test_another_config_is_refused_with_the_key(tmp_path: Path) -> None:
     with open_run(config(tmp_path / "run")):
         pass
