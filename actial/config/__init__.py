@@ -40,6 +40,7 @@ from actial.config.evaluate import (
     EvaluateConfig,
     ExportConfig,
     ExportFormat,
+    ImportReleaseConfig,
     PassRatesConfig,
     ScoreConfig,
     ServerConfig,
@@ -114,6 +115,7 @@ __all__ = [
     "GateConfig",
     "ImageConfig",
     "ImageFormat",
+    "ImportReleaseConfig",
     "ImportanceSampling",
     "KLConfig",
     "KLEstimator",
@@ -173,6 +175,7 @@ SCHEMAS: dict[str, type] = {
     "score_schema": ScoreConfig,
     "passrates_schema": PassRatesConfig,
     "export_schema": ExportConfig,
+    "import_release_schema": ImportReleaseConfig,
 }
 
 

@@ -149,3 +149,12 @@ class DashboardConfig:
     name: str = "actial"  # of the workspace
     # a setting whose values make the groups, such as cold_start.ratio; "" = single runs
     group: str = ""
+
+
+@dataclass(kw_only=True, slots=True)
+class ImportReleaseConfig:
+    """`python -m actial.import_release DIR`: texts of the release from the user's own copies."""
+
+    release: str = MISSING  # a clone of the release
+    rows: str = ""  # a file of its viewpoint set; "" = only the system prompt
+    out: str = "release"
