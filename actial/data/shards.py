@@ -26,11 +26,11 @@ from typing import IO, Any
 import numpy as np
 
 from actial.config import SetConfig
-from actial.core.atomic_io import atomic, write_json
+from actial.core.atomic_io import atomic, file_sha256, write_json
 from actial.core.errors import UserError
-from actial.core.image_codec import header_size
+from actial.core.image_codec import decode_bytes, image_size
+from actial.core.json_lines import compact_json, write_lines
 from actial.core.records import QuestionRecord, StoredImage, StoredRecord, ViewPair, stored_record
-from actial.data.images import decode_bytes
 from actial.data.urls import is_url, open_url
 
 MANIFEST, INDEX = "manifest.json", "index.jsonl"
@@ -54,22 +54,6 @@ class Sample:
 # ---------------------------------------------------------------- writing
 
 
-def write_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
-    """Write one line of JSON per record; the file appears when it is complete."""
-    with atomic(path) as file:
-        for record in records:
-            file.write(json_line(record))
-
-
-def json_line(record: Mapping[str, Any]) -> bytes:
-    """Return the record as one line of compact JSON in UTF-8."""
-    return _compact_json(record) + b"\n"
-
-
-def _compact_json(value: Any) -> bytes:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
-
-
 def write_shard(path: Path, samples: Iterable[Sample]) -> list[dict[str, Any]]:
     """Write one tar and return its index entries, in the order of the samples' records.
 
@@ -89,7 +73,7 @@ def write_shard(path: Path, samples: Iterable[Sample]) -> list[dict[str, Any]]:
             for sample in samples:
                 _check_names(sample)
                 places = _image_places(sample, writer.tarstream.offset)
-                records = _compact_json(sample.rows)
+                records = compact_json(sample.rows)
                 writer.write({"__key__": sample.key, **sample.images, "json": records})
                 for record in sample.rows:
                     images = [places[name] for name in record["images"]]
@@ -114,7 +98,7 @@ def _image_places(sample: Sample, start: int) -> dict[str, dict[str, Any]]:
     """
     places = {}
     for name, data in sorted(sample.images.items()):
-        width, height = header_size(io.BytesIO(data)) or (0, 0)
+        width, height = image_size(io.BytesIO(data))
         places[name] = {
             "name": name,
             "offset": start + TAR_BLOCK,
@@ -177,15 +161,6 @@ def write_set(
             shard = out / shard_name(split, number)
             index += write_shard(shard, samples[start : start + groups_per_shard])
     finish_set(out, index, description)
-
-
-def file_sha256(path: Path) -> str:
-    """Return the hexadecimal SHA-256 of a file, read in pieces of 1 MiB."""
-    digest = sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 # ---------------------------------------------------------------- reading

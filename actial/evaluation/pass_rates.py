@@ -13,10 +13,11 @@ from typing import Any, Protocol, overload
 
 from actial.config import BenchmarkConfig, ColdStartConfig, EvaluateConfig, PassRatesConfig
 from actial.core.atomic_io import write_json
+from actial.core.json_lines import write_lines
 from actial.core.records import AnswerMode, Example
 from actial.data.datasets import open_set
 from actial.data.sampling_order import epoch_order
-from actial.data.shards import read_manifest, write_lines
+from actial.data.shards import read_manifest
 from actial.evaluation.runners import open_runner
 from actial.grading.metrics import Prediction
 from actial.grading.predictions import PredictionLog

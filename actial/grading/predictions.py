@@ -6,7 +6,6 @@ Answers are appended as they come, survive a kill, and are never computed twice.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 from actial.core.atomic_io import write_json
 from actial.core.errors import UserError
+from actial.core.json_lines import append_lines, read_complete_lines
 from actial.core.multiple_choice_format import LETTERS
 from actial.core.records import (
     BenchmarkRecord,
@@ -169,10 +169,7 @@ class PredictionLog:
             if p.uid in self.done:
                 raise ValueError(f"prediction {p.uid} is already in {self.path}")
             self.done[p.uid] = p
-        with self.path.open("ab") as file:
-            file.write(b"".join(json.dumps(p.to_json()).encode() + b"\n" for p in fresh))
-            file.flush()
-            os.fsync(file.fileno())
+        append_lines(self.path, (json.dumps(p.to_json()).encode() + b"\n" for p in fresh))
 
 
 def read_predictions(path: Path | str, *, repair: bool = False) -> list[Prediction]:
@@ -182,14 +179,9 @@ def read_predictions(path: Path | str, *, repair: bool = False) -> list[Predicti
         UserError: a line is no prediction.
     """
     path = Path(path)
-    data = path.read_bytes()
-    if repair:
-        complete = data[: data.rfind(b"\n") + 1]
-        if len(complete) < len(data):
-            os.truncate(path, len(complete))
-        data = complete
+    lines = read_complete_lines(path, repair=True) if repair else path.read_bytes().splitlines()
     predictions = []
-    for number, line in enumerate(data.splitlines(), 1):
+    for number, line in enumerate(lines, 1):
         try:
             predictions.append(Prediction.from_json(json.loads(line)))
         except (ValueError, TypeError, AttributeError):

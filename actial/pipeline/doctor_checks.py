@@ -13,8 +13,9 @@ from urllib.error import URLError
 from urllib.request import urlopen
 
 from actial.config import Accelerator, Reference, SamplerKind, StageName, Strategy, TrainConfig
+from actial.core.atomic_io import file_sha256
 from actial.core.errors import UserError
-from actial.data.shards import INDEX, file_sha256, read_manifest
+from actial.data.shards import INDEX, read_manifest
 from actial.data.urls import is_url
 from actial.inference.vllm_version import check_vllm
 from actial.pipeline.preflight import check_data_sets, check_model_path, used_sets

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from actial.config import SetConfig, Task, TrainConfig
+from actial.core.atomic_io import file_sha256
 from actial.core.errors import UserError
 from actial.data.shards import read_manifest
 from actial.runs.provenance import read_provenance
@@ -47,7 +47,7 @@ def data_identity(config: TrainConfig) -> dict[str, Any]:
 
 def _sha256(path: Path) -> str | None:
     """Return the hash of a file; None for a missing one, which its reader reports."""
-    return sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+    return file_sha256(path) if path.is_file() else None
 
 
 def refuse_changed_data(config: TrainConfig, folder: Path) -> None:

@@ -11,7 +11,6 @@ Everything in it but timings.jsonl is a function of the configuration alone:
 
 from __future__ import annotations
 
-import fcntl
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from omegaconf import OmegaConf
 from actial.config import StageName, TrainConfig
 from actial.config.exit_codes import ERROR
 from actial.config.renamed_keys import with_present_keys
-from actial.core.atomic_io import write_text
+from actial.core.atomic_io import lock_file, write_text
 from actial.core.errors import UserError
 from actial.core.process import is_main_process
 from actial.runs.provenance import add_provenance, read_provenance
@@ -176,13 +175,8 @@ def _refuse_other_settings(folder: Path, config: TrainConfig) -> None:
 
 
 def _lock(folder: Path) -> IO[bytes]:
-    lock = (folder / ".lock").open("wb")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        lock.close()
-        raise UserError(
-            f"run_dir={folder} is being written by another process: wait for it, or give another "
-            "folder."
-        ) from None
-    return lock
+    return lock_file(
+        folder / ".lock",
+        f"run_dir={folder} is being written by another process: wait for it, or give another "
+        "folder.",
+    )

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from actial.core.atomic_io import write_text
+from actial.core.json_lines import append_lines, read_complete_lines
 from actial.runs.renamed_metrics import with_current_names
 
 
@@ -26,8 +27,7 @@ class StepLog:
         entry: dict[str, Any] = {"stage": stage, "step": step}
         for name, value in values.items():
             entry[name] = value if math.isfinite(value) else None
-        with self.path.open("ab") as file:
-            file.write(json.dumps(entry).encode() + b"\n")
+        append_lines(self.path, [json.dumps(entry).encode() + b"\n"], durable=False)
 
     def entries(self, stage: str | None = None) -> list[dict[str, Any]]:
         """Return all complete entries, of `stage` alone where it is given.
@@ -36,7 +36,7 @@ class StepLog:
         """
         if not self.path.exists():
             return []
-        *lines, _incomplete = self.path.read_bytes().split(b"\n")
+        lines = read_complete_lines(self.path)
         entries = [with_current_names(json.loads(line)) for line in lines]
         return [entry for entry in entries if stage in (None, entry["stage"])]
 

@@ -13,10 +13,8 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import TypeVar
 
@@ -25,6 +23,7 @@ from PIL import Image
 from scipy.spatial.transform import Rotation
 
 from actial.core.atomic_io import write_text
+from actial.core.process import spawn_pool
 from actial.core.seeding import Draw, hash_int
 from actial.synthetic.colmap_writer import SparseModel, write_sparse_model
 from actial.synthetic.objects import CATEGORIES, FRONT, LEFT, ObjectSpec, make_object
@@ -86,9 +85,7 @@ def in_processes(
     if count <= 1:
         yield from map(function, jobs)
         return
-    with ProcessPoolExecutor(
-        count, mp_context=get_context("spawn")
-    ) as pool:  # fork would copy the progress display's thread
+    with spawn_pool(count) as pool:
         yield from pool.map(function, jobs, chunksize=CHUNK)
 
 

@@ -1,28 +1,30 @@
-"""Chains by a teacher: pairs out, verified chains back, whatever the server or a kill does in between.
+"""Chains of thought by a teacher: pairs out, verified chains back, over faults and kills.
 
-Every reply is appended to out/replies.jsonl as it comes, under a key of everything that was asked. That file is the cache and the ledger:
-a second run asks only what is missing, and the chains it writes are those of a run that was never interrupted.
+Every reply is appended to out/replies.jsonl as it comes, under a key of everything that was asked.
+That file is the cache and the ledger: a second run asks only what is missing, and the chains it
+writes are those of a run that was never interrupted.
 """
 
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import json
 import os
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 from actial.config import ChainsConfig
-from actial.core.atomic_io import atomic, write_json
+from actial.core.atomic_io import lock_file, write_json
 from actial.core.errors import UserError
+from actial.core.json_lines import append_lines, json_line, read_complete_lines, write_lines
 from actial.core.progress import Progress
 from actial.core.records import AnswerMode, Question, ViewPair
 from actial.core.seeding import hash_int, hash_unit
-from actial.data.shards import ShardSet, json_line
+from actial.data.shards import ShardSet
 from actial.teacher.prompt import STAGES, chat_request, read_reply
 from actial.viewpoint.questions import question_types, viewpoint_question
 from actial.viewpoint.rationale_verifier import contradictions
@@ -32,45 +34,58 @@ REPLIES, CHAINS, REJECTED, LEDGER = "replies.jsonl", "chains.jsonl", "rejected.j
 FAILURES_IN_A_ROW = 5  # requests given up one after another that mean the server is gone
 
 
+@dataclass(slots=True, frozen=True, kw_only=True)
+class Reply:
+    """One answer of the teacher's server, as replies.jsonl holds it."""
+
+    key: str  # hash of everything that was asked
+    uid: str  # of the question
+    attempt: int
+    text: str
+    finish: str  # "stop", "length", ...
+    prompt_tokens: int
+    completion_tokens: int
+
+
 class Replies:
     """replies.jsonl: append-only, every line durable; a line torn by a kill is cut off."""
 
     def __init__(self, path: Path) -> None:
+        self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.found: dict[str, dict] = {}
-        self._file = path.open("a+b")
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(
-                f"out={path.parent} is being written by another run: wait for it, or give another folder."
-            ) from error
-        self._file.seek(0)
-        whole = 0
-        for line in self._file:
-            if not line.endswith(b"\n"):
-                break
-            whole += len(line)
-            reply = json.loads(line)
-            self.found[reply["key"]] = reply
-        self._file.truncate(whole)
-        self.prompt_tokens = sum(reply["prompt_tokens"] for reply in self.found.values())
-        self.completion_tokens = sum(reply["completion_tokens"] for reply in self.found.values())
+        self._lock = lock_file(
+            path,
+            f"out={path.parent} is being written by another run: wait for it, or give another "
+            "folder.",
+        )
+        self.by_key: dict[str, Reply] = {}
+        for number, line in enumerate(read_complete_lines(path, repair=True), 1):
+            try:
+                reply = Reply(**json.loads(line))
+            except (ValueError, TypeError) as error:
+                self.close()
+                raise UserError(
+                    f"{path} line {number} is damaged ({error}): remove that line, and run the "
+                    "same command again to ask for it anew."
+                ) from error
+            self.by_key[reply.key] = reply
+        self.prompt_tokens = sum(reply.prompt_tokens for reply in self.by_key.values())
+        self.completion_tokens = sum(reply.completion_tokens for reply in self.by_key.values())
 
-    def add(self, reply: dict) -> None:
-        self._file.write(json_line(reply))
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self.found[reply["key"]] = reply
-        self.prompt_tokens += reply["prompt_tokens"]
-        self.completion_tokens += reply["completion_tokens"]
+    def add(self, reply: Reply) -> None:
+        """Write a reply to disk."""
+        append_lines(self.path, [json_line(asdict(reply))])
+        self.by_key[reply.key] = reply
+        self.prompt_tokens += reply.prompt_tokens
+        self.completion_tokens += reply.completion_tokens
 
     def close(self) -> None:
-        self._file.close()
+        """Release the folder for other runs."""
+        self._lock.close()
 
 
 class Teacher:
-    """The requests of one run."""
+    """Sends the requests of one run; replies that are on disk are not asked for again."""
 
     def __init__(self, config: ChainsConfig, replies: Replies) -> None:
         from openai import AsyncOpenAI
@@ -84,14 +99,15 @@ class Teacher:
         )
 
     def cost(self) -> float:
-        return (
-            self.replies.prompt_tokens * self.config.price_in
-            + self.replies.completion_tokens * self.config.price_out
-        ) / 1e6
+        """Return what all replies have cost, in the currency of price_in and price_out."""
+        replies, config = self.replies, self.config
+        prompts = replies.prompt_tokens * config.price_in
+        return (prompts + replies.completion_tokens * config.price_out) / 1e6
 
     def key(self, question: Question, digests: list[str], attempt: int) -> str:
+        """Return the hash of everything that a request depends on."""
         c = self.config
-        asked = (
+        identity = (
             STAGES,
             c.teacher,
             question.uid,
@@ -102,53 +118,63 @@ class Teacher:
             c.seed,
             attempt,
         )
-        return blake2b(json.dumps(asked).encode(), digest_size=16).hexdigest()
+        return blake2b(json.dumps(identity).encode(), digest_size=16).hexdigest()
 
     async def reply(
         self, pair: ViewPair, question: Question, images: list[bytes], attempt: int
-    ) -> dict | None:
-        """The reply to one request, from the cache or the server; None when it was given up after all retries."""
+    ) -> Reply | None:
+        """Return the reply to one request, from the cache or the server.
+
+        None when it was given up after all retries. Raises UserError when so many requests were
+        given up one after another that the server must be gone.
+        """
         key = self.key(question, [image.sha256 for image in pair.images], attempt)
-        if key in self.replies.found:
-            return self.replies.found[key]
-        answer = await self._ask(chat_request(pair, question, images), key)
+        if key in self.replies.by_key:
+            return self.replies.by_key[key]
+        answer = await self._request(chat_request(pair, question, images), key)
         if answer is None:
-            self._failures_in_a_row += 1
-            if self._failures_in_a_row >= FAILURES_IN_A_ROW:
-                why = ", ".join(f"{name} {n} times" for name, n in self.failed.most_common(2))
-                raise UserError(
-                    f"url={self.config.url} gives no answer ({why}): see that it runs, then run the same command to resume."
-                )
+            self._count_failure()
             return None
         self._failures_in_a_row = 0
         usage, choice = answer.usage, answer.choices[0]
-        reply = {
-            "key": key,
-            "uid": question.uid,
-            "attempt": attempt,
-            "text": choice.message.content or "",
-            "finish": choice.finish_reason,
-            "prompt_tokens": usage.prompt_tokens if usage else 0,
-            "completion_tokens": usage.completion_tokens if usage else 0,
-        }
+        reply = Reply(
+            key=key,
+            uid=question.uid,
+            attempt=attempt,
+            text=choice.message.content or "",
+            finish=choice.finish_reason,
+            prompt_tokens=usage.prompt_tokens if usage else 0,
+            completion_tokens=usage.completion_tokens if usage else 0,
+        )
         self.replies.add(reply)
         return reply
 
-    async def _ask(self, asked: list[dict], key: str) -> Any:
+    def _count_failure(self) -> None:
+        self._failures_in_a_row += 1
+        if self._failures_in_a_row >= FAILURES_IN_A_ROW:
+            causes = ", ".join(f"{name} {n} times" for name, n in self.failed.most_common(2))
+            raise UserError(
+                f"url={self.config.url} gives no answer ({causes}): see that it runs, then run the "
+                "same command to resume."
+            )
+
+    async def _request(self, request: list[dict[str, Any]], key: str) -> Any:
+        """Return the server's completion, or None after all retries."""
         import openai
 
         c = self.config
         for trial in range(c.retries + 1):
+            wait = None
             try:
                 return await self._client.chat.completions.create(
                     model=c.teacher,
-                    messages=asked,  # type: ignore[arg-type]
+                    messages=request,  # type: ignore[arg-type]
                     max_tokens=c.max_tokens,
                     temperature=c.temperature,
                     seed=hash_int(c.seed, key) % 2**31,
                 )
             except openai.APIStatusError as error:
-                # the server's own words stay out: some repeat a part of the key
+                # The server's own words stay out: some repeat a part of the key.
                 if error.status_code not in (408, 409, 429) and error.status_code < 500:
                     raise UserError(
                         f"url={c.url} refused the request with status {error.status_code}: "
@@ -158,16 +184,19 @@ class Teacher:
                 wait = _retry_after(error.response.headers.get("retry-after"))
             except openai.APIConnectionError as error:  # a timeout is one, too
                 self.failed[type(error).__name__] += 1
-                wait = None
             except (openai.APIResponseValidationError, json.JSONDecodeError):
                 self.failed["malformed reply"] += 1
-                wait = None
             if trial < c.retries:
-                backoff = min(c.backoff_s * 2**trial, c.max_backoff_s) * (
-                    0.5 + 0.5 * hash_unit(key, trial)
-                )
-                await asyncio.sleep(backoff if wait is None else min(wait, c.max_backoff_s))
+                await asyncio.sleep(self._pause(key, trial, wait))
         return None
+
+    def _pause(self, key: str, trial: int, wait: float | None) -> float:
+        """Return the seconds before the next trial: what the server asks for, or a backoff."""
+        c = self.config
+        if wait is not None:
+            return min(wait, c.max_backoff_s)
+        jitter = 0.5 + 0.5 * hash_unit(key, trial)
+        return min(c.backoff_s * 2**trial, c.max_backoff_s) * jitter
 
 
 def _retry_after(value: str | None) -> float | None:
@@ -180,17 +209,25 @@ def _retry_after(value: str | None) -> float | None:
 # ---------------------------------------------------------------- one pair
 
 
-def faults(pair: ViewPair, question: Question, reply: dict) -> tuple[str, list[dict]]:
-    """The chain of a reply, and why it is rejected; no reason accepts it."""
-    chain, letter = read_reply(reply["text"])
-    if reply["finish"] == "length":
+@dataclass(slots=True)
+class PairResult:
+    """What came back for one pair: an entry of chains.jsonl, and entries of rejected.jsonl."""
+
+    accepted: dict[str, Any] | None
+    rejected: list[dict[str, Any]]
+
+
+def reasons_to_reject(
+    pair: ViewPair, question: Question, reply: Reply
+) -> tuple[str, list[dict[str, str]]]:
+    """Return the chain of thought of a reply, and why it is rejected; no reason accepts it."""
+    chain, answer = read_reply(reply.text)
+    if reply.finish == "length":
         return chain, [{"reason": "cut", "claim": ""}]
-    if letter is None or not chain:
+    if answer is None or not chain:
         return chain, [{"reason": "no_answer", "claim": ""}]
-    return chain, [
-        {"reason": c.reason, "claim": c.claim}
-        for c in contradictions(chain, pair, letter, question)
-    ]
+    denied = contradictions(chain, pair, answer, question)
+    return chain, [{"reason": claim.reason, "claim": claim.claim} for claim in denied]
 
 
 def drawn_pairs(data: ShardSet, config: ChainsConfig) -> list[ViewPair]:
@@ -201,87 +238,73 @@ def drawn_pairs(data: ShardSet, config: ChainsConfig) -> list[ViewPair]:
     return [pair for pair in pairs if pair.uid in drawn]
 
 
-async def _teach_pair(
-    teacher: Teacher, data: ShardSet, pair: ViewPair
-) -> tuple[dict | None, list[dict]]:
-    """The accepted chain, if any, and the rejected ones."""
+async def _teach_pair(teacher: Teacher, data: ShardSet, pair: ViewPair) -> PairResult:
+    """Ask about a pair until a chain of thought is accepted or the attempts are used up."""
     question = viewpoint_question(pair, question_types(pair, 1)[0], AnswerMode.THINK)
-    rejected: list[dict] = []
+    rejected: list[dict[str, Any]] = []
     for attempt in range(teacher.config.attempts):
+        entry = {"uid": pair.uid, "question": question.uid, "attempt": attempt}
         reply = await teacher.reply(pair, question, data.encoded(pair), attempt)
         if reply is None:
-            return None, [
-                *rejected,
-                {
-                    "uid": pair.uid,
-                    "question": question.uid,
-                    "attempt": attempt,
-                    "reasons": [{"reason": "given_up"}],
-                },
-            ]
-        chain, reasons = faults(pair, question, reply)
+            rejected.append(entry | {"reasons": [{"reason": "given_up"}]})
+            break
+        chain, reasons = reasons_to_reject(pair, question, reply)
         if not reasons:
-            known = {
+            accepted = {
                 "uid": pair.uid,
                 "question": question.uid,
                 "type": question.type,
                 "chain": chain,
-            }
-            return {
-                **known,
                 "target": THINK.format(chain=chain, letter=question.answer),
                 "attempt": attempt,
-            }, rejected
-        rejected.append(
-            {
-                "uid": pair.uid,
-                "question": question.uid,
-                "attempt": attempt,
-                "reasons": reasons,
-                "chain": chain,
             }
-        )
-    return None, rejected
+            return PairResult(accepted, rejected)
+        rejected.append(entry | {"reasons": reasons, "chain": chain})
+    return PairResult(None, rejected)
 
 
 # ---------------------------------------------------------------- the run
 
 
 def teach(config: ChainsConfig) -> None:
-    """Ask for all chains that are missing and write the files; raises UserError when the server refuses or is gone."""
+    """Ask for all chains that are missing and write the files.
+
+    Raises UserError when the server refuses or is gone, or when `out` is in use.
+    """
     out = Path(config.out)
     data = ShardSet(config.pairs, config.split)
     pairs = drawn_pairs(data, config)
     replies = Replies(out / REPLIES)
     teacher = Teacher(config, replies)
     try:
-        results = asyncio.run(_all(teacher, data, pairs))
+        by_uid = asyncio.run(_teach_all(teacher, data, pairs))
     except BaseExceptionGroup as group:  # of the workers; the first is what went wrong
         raise group.exceptions[0] from None
     finally:
         replies.close()
-    accepted = [result[0] for pair in pairs if (result := results.get(pair.uid)) and result[0]]
-    rejected = [entry for pair in pairs if pair.uid in results for entry in results[pair.uid][1]]
-    for name, entries in ((CHAINS, accepted), (REJECTED, rejected)):
-        with atomic(out / name) as file:
-            file.writelines(map(json_line, entries))
+    results = [by_uid[pair.uid] for pair in pairs if pair.uid in by_uid]
+    accepted = [result.accepted for result in results if result.accepted is not None]
+    rejected = [entry for result in results for entry in result.rejected]
+    write_lines(out / CHAINS, accepted)
+    write_lines(out / REJECTED, rejected)
     write_json(out / LEDGER, _ledger(teacher, len(pairs), len(accepted), rejected))
     print(
-        f"{out}: {len(accepted)} chains for {len(pairs)} pairs, {len(rejected)} rejected, cost {teacher.cost():.2f}"
+        f"{out}: {len(accepted)} chains for {len(pairs)} pairs, {len(rejected)} rejected, "
+        f"cost {teacher.cost():.2f}"
     )
 
 
-async def _all(
+async def _teach_all(
     teacher: Teacher, data: ShardSet, pairs: list[ViewPair]
-) -> dict[str, tuple[dict | None, list[dict]]]:
-    results: dict[str, tuple[dict | None, list[dict]]] = {}
+) -> dict[str, PairResult]:
+    """Return pair id -> result, of the pairs that were asked about before the cost limit."""
+    results: dict[str, PairResult] = {}
     waiting: Iterator[ViewPair] = iter(pairs)
     limit = teacher.config.max_cost
 
     async def work(progress: Progress) -> None:
-        for (
-            pair
-        ) in waiting:  # shared by all workers: as many requests in flight as there are workers
+        # All workers share `waiting`: as many requests are in flight as there are workers.
+        for pair in waiting:
             if limit and teacher.cost() >= limit:
                 return
             results[pair.uid] = await _teach_pair(teacher, data, pair)
@@ -294,16 +317,18 @@ async def _all(
     return results
 
 
-def _ledger(teacher: Teacher, pairs: int, accepted: int, rejected: list[dict]) -> dict[str, Any]:
+def _ledger(
+    teacher: Teacher, pairs: int, accepted: int, rejected: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """Return the content of ledger.json."""
+    reasons = Counter(reason["reason"] for entry in rejected for reason in entry["reasons"])
     return {
         "model": teacher.config.teacher,
         "pairs": pairs,
         "accepted": accepted,
         "rejected_replies": len(rejected),
-        "rejected_by": dict(
-            sorted(Counter(r["reason"] for entry in rejected for r in entry["reasons"]).items())
-        ),
-        "replies": len(teacher.replies.found),
+        "rejected_by": dict(sorted(reasons.items())),
+        "replies": len(teacher.replies.by_key),
         "prompt_tokens": teacher.replies.prompt_tokens,
         "completion_tokens": teacher.replies.completion_tokens,
         "cost": round(teacher.cost(), 6),

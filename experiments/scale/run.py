@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import multiprocessing
 import os
 import resource
 import shutil
@@ -19,13 +18,14 @@ import struct
 import subprocess
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 from scipy.spatial.transform import Rotation
+
+from actial.core.process import spawn_pool
 
 KIB = 120  # of a stored picture of 960 x 540
 FRAMES, POINTS, CLASSES, SIZE, FOCAL = 30, 200, 200, (128, 96), 120.0
@@ -159,7 +159,8 @@ def code_alone(photos: Path, count: int) -> float:
 def full_size_ms() -> float:
     """Milliseconds of one process for a photo as phones take them: decode 1920 x 1080, shrink, encode for the default data set."""
     from actial.config import ImageConfig
-    from actial.data.images import decode_bytes, encode
+    from actial.core.image_codec import decode_bytes
+    from actial.data.images import encode
 
     coarse = np.random.default_rng(0).integers(0, 256, (68, 120, 3), dtype=np.uint8)
     photo = io.BytesIO()
@@ -250,9 +251,7 @@ def main() -> None:
     lines = []
     for count in given.objects:
         root, out = given.work / f"tree-{count}", given.work / f"set-{count}"
-        with ProcessPoolExecutor(
-            given.workers, mp_context=multiprocessing.get_context("spawn")
-        ) as pool:
+        with spawn_pool(given.workers) as pool:
             list(pool.map(partial(write_object, root, photos), range(count), chunksize=64))
         shutil.rmtree(out, ignore_errors=True)
         words = ["source=mvimgnet", f"source.root={root}", f"out={out}", f"workers={given.workers}"]

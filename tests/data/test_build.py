@@ -28,6 +28,7 @@ from actial.config import (
 )
 from actial.core.errors import UserError
 from actial.core.records import ViewPair
+from actial.data.build import build_pairs
 from actial.data.shards import ShardSet
 
 CAPS = {
@@ -92,7 +93,8 @@ def test_a_build_leaves_a_finished_set_and_nothing_else(finished):
 
 
 def test_the_pictures_in_a_shard_are_the_frames_the_row_names(world, finished):
-    from actial.data.images import decode_bytes, encode
+    from actial.core.image_codec import decode_bytes
+    from actial.data.images import encode
     from actial.data.photos import decode
 
     train = ShardSet(finished, "train")
@@ -105,7 +107,7 @@ def test_the_pictures_in_a_shard_are_the_frames_the_row_names(world, finished):
 def test_several_processes_and_smaller_chunks_write_the_same_bytes(
     world, finished, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(actial.build, "CHUNK", 3)
+    monkeypatch.setattr(build_pairs, "CHUNK", 3)
     build(config(world, tmp_path / "set", workers=2))
     assert content(tmp_path / "set") == content(finished)
 
@@ -200,7 +202,7 @@ def test_unfinished_builds_of_another_configuration_or_source_are_refused(
     world, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(
-        actial.build, "write_part", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
+        build_pairs, "write_part", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
     )
     with pytest.raises(KeyboardInterrupt):
         build(config(world, tmp_path / "set"))
@@ -264,7 +266,7 @@ def test_nothing_to_build_is_one_sentence_with_the_reasons(tmp_path):
 def test_class_caps_keep_the_same_pairs_in_any_chunking(world, tmp_path, monkeypatch):
     pairs = PairConfig(val_fraction=0.0, test_fraction=0.0, max_per_class=10)
     build(config(world, tmp_path / "a", pairs=pairs))
-    monkeypatch.setattr(actial.build, "CHUNK", 2)
+    monkeypatch.setattr(build_pairs, "CHUNK", 2)
     build(config(world, tmp_path / "b", pairs=pairs))
     assert content(tmp_path / "a") == content(tmp_path / "b")
     rows = ShardSet(tmp_path / "a", "train").records
@@ -319,7 +321,7 @@ def test_parts_joined_are_the_one_machine_build_to_the_byte(
     world, finished, tmp_path, monkeypatch, capsys
 ):
     """Three parts as the jobs of one Hydra multirun, in any order; a broken photo and the caps are counted alike."""
-    monkeypatch.setattr(actial.build, "CHUNK", 2)
+    monkeypatch.setattr(build_pairs, "CHUNK", 2)
     out = tmp_path / "set"
     assert run("-m", *command(world, out, "build.num_shards=3", "build.shard=2,0,1")) == 0
     assert not list(out.glob("*.tar"))
@@ -337,7 +339,7 @@ def test_parts_joined_are_the_one_machine_build_to_the_byte(
 
 
 def test_joining_does_what_the_parts_left_undone(world, finished, tmp_path, monkeypatch):
-    monkeypatch.setattr(actial.build, "CHUNK", 2)
+    monkeypatch.setattr(build_pairs, "CHUNK", 2)
     out = tmp_path / "set"
     build(config(world, out, build=BuildShardConfig(shard=1, num_shards=3)))
     (out / ".build" / "pictures-000001.jsonl").unlink()  # as a kill would leave it

@@ -12,7 +12,8 @@ from support.records import view_pair
 from actial.config import ImageConfig, ImageFormat
 from actial.core.atomic_io import atomic
 from actial.core.errors import UserError
-from actial.data.images import decode_bytes, encode, fitted_size
+from actial.core.image_codec import decode_bytes
+from actial.data.images import encode, fitted_size
 from actial.data.shards import INDEX, MANIFEST, Sample, ShardSet, write_set, write_shard
 
 PNG = ImageConfig(max_pixels=64 * 64, multiple=16, format=ImageFormat.png)

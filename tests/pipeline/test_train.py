@@ -21,9 +21,10 @@ from transformers import AutoModelForImageTextToText
 from actial.config import TrainConfig, register
 from actial.config.exit_codes import Exit
 from actial.config.hydra_app import typed
+from actial.core.atomic_io import file_sha256
 from actial.core.errors import UserError
 from actial.core.paths import CONF
-from actial.data.shards import INDEX, MANIFEST, file_sha256
+from actial.data.shards import INDEX, MANIFEST
 from actial.pipeline.stages import make_trainer
 from actial.runs.run_dir import Run
 from actial.runs.step_log import StepLog

@@ -19,9 +19,10 @@ from support.records import view_pair
 import actial.chains as command_line
 from actial.config import ChainsConfig, ColdStartConfig, DataConfig, ImageConfig, ImageFormat
 from actial.core.errors import UserError
+from actial.core.image_codec import decode_bytes
 from actial.core.records import PAPER_QUESTIONS, AnswerMode, MotionLabels
 from actial.data.datasets import ViewpointSet
-from actial.data.images import decode_bytes, encode
+from actial.data.images import encode
 from actial.data.shards import Sample, ShardSet, write_set
 from actial.teacher.collect import teach
 from actial.teacher.prompt import read_reply

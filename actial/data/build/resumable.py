@@ -1,103 +1,128 @@
-"""Long work in independent parts: each part is a file that is there or not, so a killed run goes on where it stopped."""
+"""Long work in independent tasks: each task writes one file that is there or not.
+
+A killed run goes on where it stopped: tasks whose file exists are done.
+"""
 
 from __future__ import annotations
 
-import fcntl
 import json
-import multiprocessing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from actial.core.atomic_io import write_json
+from actial.core.atomic_io import lock_file, write_json
 from actial.core.errors import UserError
+from actial.core.process import spawn_pool
 from actial.core.progress import Progress
 
-PARTS = ".build"  # folder of unfinished work inside the output folder
+WORK = ".build"  # folder of unfinished work inside the output folder
+CLAIM = "build.json"  # in it: what the unfinished work is made from
 
-Call = tuple[Callable[..., None], tuple]
+
+@dataclass(slots=True, frozen=True)
+class Task:
+    """A call that writes `file`, and its size for the progress display."""
+
+    file: Path
+    function: Callable[..., None]
+    arguments: tuple[Any, ...]
+    size: int
+
+    def __call__(self) -> None:
+        self.function(*self.arguments)
 
 
-def run_parts(
-    pool: ProcessPoolExecutor | None, label: str, tasks: Sequence[tuple[Path, Call, int]], unit: str
+def run_tasks(
+    pool: ProcessPoolExecutor | None, label: str, tasks: Sequence[Task], unit: str
 ) -> None:
-    """Do the tasks (file, call, size) whose file is not there yet."""
-    left = [(call, size) for path, call, size in tasks if not path.is_file()]
-    done = sum(size for path, _, size in tasks if path.is_file())
-    with Progress(
-        label, total=sum(size for _, _, size in tasks), unit=unit, start=done
-    ) as progress:
-        for size in _completed(pool, left):
-            progress.advance(size)
+    """Do the tasks whose file is not there yet, in `pool` or in this process."""
+    pending = [task for task in tasks if not task.file.is_file()]
+    total = sum(task.size for task in tasks)
+    done = total - sum(task.size for task in pending)
+    with Progress(label, total=total, unit=unit, start=done) as progress:
+        for task in _completed(pool, pending):
+            progress.advance(task.size)
 
 
-def _completed(
-    pool: ProcessPoolExecutor | None, calls: Sequence[tuple[Call, int]]
-) -> Iterator[int]:
+def _completed(pool: ProcessPoolExecutor | None, tasks: Sequence[Task]) -> Iterator[Task]:
+    """Yield the tasks as they complete; after a failure none that is waiting is begun."""
     if pool is None:
-        for (function, arguments), size in calls:
-            function(*arguments)
-            yield size
+        for task in tasks:
+            task()
+            yield task
         return
-    sizes = {pool.submit(function, *arguments): size for (function, arguments), size in calls}
+    futures = {pool.submit(task): task for task in tasks}
     try:
-        for future in as_completed(sizes):
+        for future in as_completed(futures):
             future.result()
-            yield sizes[future]
+            yield futures[future]
     except BaseException:
         pool.shutdown(cancel_futures=True)
         raise
 
 
 @contextmanager
-def processes(count: int) -> Iterator[ProcessPoolExecutor | None]:
-    """A pool that starts processes as work comes; None for one process. Spawned: forking beside the display's thread can deadlock."""
+def worker_pool(count: int) -> Iterator[ProcessPoolExecutor | None]:
+    """Yield a pool of processes, or None for one process."""
     if count == 1:
         yield None
         return
-    with ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with spawn_pool(count) as pool:
         yield pool
 
 
 @contextmanager
-def claimed(out: Path, identity: Mapping[str, str], part: int | None = None) -> Iterator[None]:
-    """`out` belongs to this build: new, or an unfinished one of the same configuration and captures; no other process does the same work.
+def claimed(out: Path, claim: Mapping[str, str], shard: int | None = None) -> Iterator[None]:
+    """Hold the output folder for one build.
 
-    The parts of a divided build work side by side; joining them (part None) waits for none and refuses while one runs.
+    The folder is new, or holds an unfinished build of the same claim; no other process does the
+    same work. The shards of a divided build work side by side; joining them (shard None) waits for
+    none of them and refuses while one runs.
+
+    Args:
+        claim: "config_hash" and "captures", a hash of the names of all captures.
+
+    Raises:
+        UserError: the folder holds anything else, or another process writes to it.
     """
-    parts, marker = out / PARTS, out / PARTS / "build.json"
-    if not marker.is_file() and out.is_dir() and any(path.name != PARTS for path in out.iterdir()):
+    work, marker = out / WORK, out / WORK / CLAIM
+    if not marker.is_file() and out.is_dir() and any(path.name != WORK for path in out.iterdir()):
         raise UserError(f"out={out} holds other files: give a new folder.")
-    parts.mkdir(parents=True, exist_ok=True)
-    with (parts / "lock").open("w") as whole, (parts / f"lock-{part}").open("w") as own:
-        try:
-            fcntl.flock(whole, (fcntl.LOCK_EX if part is None else fcntl.LOCK_SH) | fcntl.LOCK_NB)
-            fcntl.flock(own, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(
-                f"out={out} is being written by another build: wait for it, or give another folder."
-            ) from error
+    work.mkdir(parents=True, exist_ok=True)
+    in_use = f"out={out} is being written by another build: wait for it, or give another folder."
+    with (
+        lock_file(work / "lock", in_use, shared=shard is not None),
+        lock_file(work / f"lock-{shard}", in_use),
+    ):
         if marker.is_file():
-            refuse_other(json.loads(marker.read_text()), identity["config_hash"], out, "unfinished")
-            if json.loads(marker.read_text())["captures"] != identity["captures"]:
-                raise UserError(
-                    f"out={out} was begun with other captures in source.root: remove it, or give another folder."
-                )
+            _refuse_other_claim(out, json.loads(marker.read_text()), claim)
         else:
-            write_json(marker, identity)
-        if part is None:
-            for stale in [
-                *out.glob(".*.tmp"),
-                *parts.glob(".*.tmp"),
-            ]:  # of a process that was killed
-                stale.unlink()
+            write_json(marker, claim)
+        if shard is None:
+            for folder in (out, work):
+                for stale in folder.glob(".*.tmp"):  # of a process that was killed
+                    stale.unlink()
         yield
 
 
-def refuse_other(written: Mapping[str, Any], identity: str, out: Path, state: str) -> None:
-    if written.get("config_hash") != identity:
+def _refuse_other_claim(out: Path, written: Mapping[str, Any], claim: Mapping[str, str]) -> None:
+    refuse_other_config(written, claim["config_hash"], out, "unfinished")
+    if written["captures"] != claim["captures"]:
         raise UserError(
-            f"out={out} holds a data set {state} with another configuration: give another folder, or remove it."
+            f"out={out} was begun with other captures in source.root: remove it, or give another "
+            "folder."
+        )
+
+
+def refuse_other_config(
+    written: Mapping[str, Any], config_hash: str, out: Path, state: str
+) -> None:
+    """Raise UserError when `out` holds a set that was built with another configuration."""
+    if written.get("config_hash") != config_hash:
+        raise UserError(
+            f"out={out} holds a data set {state} with another configuration: give another folder, "
+            "or remove it."
         )

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,78 +20,20 @@ from PIL import Image
 from actial.config import BuildConfig
 from actial.core.atomic_io import atomic
 from actial.core.errors import Rejected
+from actial.core.json_lines import write_lines
 from actial.core.records import ViewPair
 from actial.core.seeding import hash_unit
+from actial.data.build.rejects import Rejects
 from actial.data.build.shard_plan import Plan, PlannedCapture
 from actial.data.images import encode
-from actial.data.shards import Sample, shard_name, write_lines, write_shard
+from actial.data.shards import Sample, shard_name, write_shard
 from actial.data.sources.base import Source
 from actial.data.sources.open_source import open_source
-from actial.data.sources.reasons import FRAME_NOTES, REMEDIES
 from actial.viewpoint.pairs import CROPPED, capture_key, stratum, view_pairs
 from actial.viewpoint.quality_gates import judge_capture
 
-EXAMPLES = 5  # captures named per reason in rejects.json
 CROP = 0.05  # share of a side that a still pair's second image loses at most
 OpenImage = Callable[[str], bytes]  # a frame's name -> its encoded image; raises Rejected
-
-
-class Rejects:
-    """Counts of what a build has seen, accepted and rejected, by reason."""
-
-    def __init__(self) -> None:
-        self.captures: Counter[str] = Counter()
-        self.frames: Counter[str] = Counter()
-        self.pairs: Counter[str] = Counter()
-        self.examples: dict[str, list[str]] = {}
-
-    def reject(self, reference: str, reasons: Sequence[str]) -> None:
-        self.captures.update(reasons)
-        for reason in reasons:
-            named = self.examples.setdefault(reason, [])
-            if len(named) < EXAMPLES:
-                named.append(reference)
-
-    def add(self, part: Mapping[str, Any]) -> None:
-        for kind in ("captures", "frames", "pairs"):
-            getattr(self, kind).update(part[kind])
-        for reason, named in part["examples"].items():
-            self.examples[reason] = [*self.examples.get(reason, []), *named][:EXAMPLES]
-
-    def as_dict(self) -> dict[str, Any]:
-        counters = {
-            kind: dict(sorted(getattr(self, kind).items()))
-            for kind in ("captures", "frames", "pairs")
-        }
-        return {**counters, "examples": dict(sorted(self.examples.items()))}
-
-    def most_common(self) -> str:
-        """Return the most frequent reasons of captures, frames and pairs, with their remedies."""
-        captures = _reasons(self.captures, ("seen", "accepted"))
-        frames = _reasons(self.frames, FRAME_NOTES)
-        pairs = _reasons(self.pairs, ("judged", "accepted", "chosen", "written"))
-        reasons = [*captures.most_common(3), *frames.most_common(3), *pairs.most_common(3)]
-        listed = ", ".join(f"{name} {n} times" for name, n in reasons)
-        remedies = [REMEDIES[name] for name, _ in reasons if name in REMEDIES]
-        return "; ".join([listed, *remedies])
-
-    def frame_notes(self) -> list[str]:
-        """Return what was done to photos, and which were dropped, a line for each."""
-        usable = self.frames["usable"]
-        notes = [
-            FRAME_NOTES[name].format(n=self.frames[name], usable=usable)
-            for name in FRAME_NOTES
-            if self.frames[name] and FRAME_NOTES[name]
-        ]
-        dropped = _reasons(self.frames, FRAME_NOTES)
-        notes += [
-            f"{n} photos dropped: {REMEDIES.get(name, name)}" for name, n in dropped.most_common()
-        ]
-        return notes
-
-
-def _reasons(counts: Mapping[str, int], other: Iterable[str]) -> Counter[str]:
-    return Counter({name: n for name, n in counts.items() if n and name not in other})
 
 
 # ---------------------------------------------------------------- pass 1: labels

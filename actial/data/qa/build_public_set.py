@@ -17,9 +17,10 @@ from actial.config import BuildConfig
 from actial.core.atomic_io import atomic
 from actial.core.errors import Rejected, UserError
 from actial.core.image_codec import UNREADABLE
+from actial.core.json_lines import write_lines
 from actial.core.json_stream import records
 from actial.core.seeding import hash_unit
-from actial.data.build.resumable import PARTS, claimed, processes, run_parts
+from actial.data.build.resumable import WORK, Task, claimed, run_tasks, worker_pool
 from actial.data.images import encode
 from actial.data.photos import FORMATS, photo_rgb
 from actial.data.qa.build_sat import (
@@ -32,7 +33,6 @@ from actial.data.qa.build_sat import (
 )
 from actial.data.qa.public_sets import NAMED, AdaptedRow, adapt
 from actial.data.qa.sat_rows import Unusable, pictures_of
-from actial.data.shards import write_lines
 from actial.data.sources.base import inside
 
 SUFFIXES = (".jsonl", ".json", ".parquet")
@@ -182,15 +182,15 @@ def build_named(config: BuildConfig, settings: Mapping[str, Any], identity: str)
         "config_hash": identity,
         "captures": sha256(repr([(f.name, f.stat().st_size) for f in files]).encode()).hexdigest(),
     }
-    with claimed(out, claim), processes(config.workers or os.cpu_count() or 1) as pool:
+    with claimed(out, claim), worker_pool(config.workers or os.cpu_count() or 1) as pool:
         try:
-            (out / PARTS / PICTURES).mkdir(exist_ok=True)
-            scans = [out / PARTS / f"rows-{i:04d}.jsonl" for i in range(len(files))]
+            (out / WORK / PICTURES).mkdir(exist_ok=True)
+            scans = [out / WORK / f"rows-{i:04d}.jsonl" for i in range(len(files))]
             tasks = [
-                (scan, (adapt_file, (config, path, scan)), 1)
+                Task(scan, adapt_file, (config, path, scan), 1)
                 for scan, path in zip(scans, files, strict=True)
             ]
-            run_parts(pool, "rows", tasks, "files")
+            run_tasks(pool, "rows", tasks, "files")
             chosen, counts = _chosen(config, scans)
             indices = write_shards(config, chosen, pool)
             for path in indices:
@@ -208,7 +208,7 @@ def build_named(config: BuildConfig, settings: Mapping[str, Any], identity: str)
             else config.source.license
         )
         finish_questions(config, settings, identity, indices, counts, license)
-        shutil.rmtree(out / PARTS)
+        shutil.rmtree(out / WORK)
     print(
         f"{out}: {counts['written']} questions of {counts['seen']} records; look at {out / 'audit.html'}"
     )

@@ -23,14 +23,15 @@ from actial.core.atomic_io import atomic, write_json, write_text
 from actial.core.errors import UserError
 from actial.core.html_page import Card, Section, image_url, render_sections
 from actial.core.image_codec import UNREADABLE
+from actial.core.json_lines import write_lines
 from actial.core.parquet import open_parquet, stream
 from actial.core.records import QuestionRecord
 from actial.core.seeding import hash_int
-from actial.data.build.resumable import PARTS, claimed, processes, run_parts
+from actial.data.build.resumable import WORK, Task, claimed, run_tasks, worker_pool
 from actial.data.images import encode
 from actial.data.photos import photo_rgb
 from actial.data.qa.sat_rows import Unusable, find_files, parse_row, pictures_of
-from actial.data.shards import Sample, ShardFiles, finish_set, shard_name, write_lines, write_shard
+from actial.data.shards import Sample, ShardFiles, finish_set, shard_name, write_shard
 
 SPLITS = ("train", "val", "test")
 PICTURES = "pictures"
@@ -171,7 +172,7 @@ def write_part(
 ) -> None:
     """Write one tar of picture groups and its part of the index; rows without their pictures are counted."""
     counts: Counter[str] = Counter()
-    folder = shard.parent / PARTS / PICTURES
+    folder = shard.parent / WORK / PICTURES
 
     def samples() -> Iterator[Sample]:
         for rows in groups:
@@ -228,7 +229,7 @@ def build_sat(config: BuildConfig, settings: Mapping[str, Any], identity: str) -
             repr([(f[1].name, f[1].stat().st_size) for f in files]).encode()
         ).hexdigest(),
     }
-    with claimed(out, claim), processes(config.workers or os.cpu_count() or 1) as pool:
+    with claimed(out, claim), worker_pool(config.workers or os.cpu_count() or 1) as pool:
         try:
             chosen, counts = _texts(config, files, pool)
             marks = _pictures(config, files, chosen, pool)
@@ -243,7 +244,7 @@ def build_sat(config: BuildConfig, settings: Mapping[str, Any], identity: str) -
             shutil.rmtree(out)
             raise
         finish_questions(config, settings, identity, indices, counts, config.source.license)
-        shutil.rmtree(out / PARTS)
+        shutil.rmtree(out / WORK)
     print(
         f"{out}: {counts['written']} questions of {counts['seen']} rows; look at {out / 'audit.html'}"
     )
@@ -263,13 +264,13 @@ def _numbered(found: Mapping[str, Sequence[Path]]) -> list[File]:
 def _texts(
     config: BuildConfig, files: Sequence[File], pool: ProcessPoolExecutor | None
 ) -> tuple[list[dict], Counter[str]]:
-    scans = [Path(config.out) / PARTS / f"rows-{i:04d}.jsonl" for i in range(len(files))]
+    scans = [Path(config.out) / WORK / f"rows-{i:04d}.jsonl" for i in range(len(files))]
     calls = zip(scans, files, strict=True)
-    run_parts(
+    run_tasks(
         pool,
         "texts",
         [
-            (scan, (scan_file, (path, split, first, scan)), rows)
+            Task(scan, scan_file, (path, split, first, scan), rows)
             for scan, (split, path, first, rows) in calls
         ],
         "rows",
@@ -283,7 +284,7 @@ def _pictures(
     chosen: Sequence[dict],
     pool: ProcessPoolExecutor | None,
 ) -> list[Path]:
-    parts = Path(config.out) / PARTS
+    parts = Path(config.out) / WORK
     (parts / PICTURES).mkdir(exist_ok=True)
     wanted = {
         split: frozenset(p for row in chosen if row["split"] == split for p in row["pictures"])
@@ -292,10 +293,10 @@ def _pictures(
     marks = [parts / f"pictures-{i:04d}.json" for i in range(len(files))]
     calls = zip(marks, files, strict=True)
     tasks = [
-        (m, (extract_file, (path, wanted[split], config.image, parts / PICTURES, m)), rows)
+        Task(m, extract_file, (path, wanted[split], config.image, parts / PICTURES, m), rows)
         for m, (split, path, _, rows) in calls
     ]
-    run_parts(pool, "pictures", tasks, "rows")
+    run_tasks(pool, "pictures", tasks, "rows")
     return marks
 
 
@@ -303,12 +304,12 @@ def write_shards(
     config: BuildConfig, chosen: Sequence[dict], pool: ProcessPoolExecutor | None
 ) -> list[Path]:
     out, shards = Path(config.out), plan(chosen, config.groups_per_shard)
-    indices = {name: out / PARTS / f"{name}.jsonl" for name in shards}
+    indices = {name: out / WORK / f"{name}.jsonl" for name in shards}
     tasks = [
-        (indices[name], (write_part, (config, groups, out / name, indices[name])), len(groups))
+        Task(indices[name], write_part, (config, groups, out / name, indices[name]), len(groups))
         for name, groups in shards.items()
     ]
-    run_parts(pool, "shards", tasks, "groups")
+    run_tasks(pool, "shards", tasks, "groups")
     return list(indices.values())
 
 

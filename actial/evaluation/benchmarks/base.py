@@ -10,10 +10,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from actial.core.atomic_io import file_sha256
 from actial.core.errors import UserError
 from actial.grading.metrics import Prediction, accuracy, accuracy_by
 
@@ -124,11 +124,7 @@ class Source:
         )
 
     def _noted(self, name: str, path: Path) -> Path:
-        digest = sha256()
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-        found = self.hashes[name] = digest.hexdigest()
+        found = self.hashes[name] = file_sha256(path)
         if self.pinned.get(name, found) != found:
             raise UserError(
                 f"{self.name}: {name} has sha256 {found}, pinned is {self.pinned[name]}: fetch the pinned revision or change the pin."
