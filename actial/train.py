@@ -33,11 +33,12 @@ def train(config: TrainConfig) -> float | None:
         from actial.pipeline import score_models, stages
         from actial.reporting.html_report import summary, write_report
         from actial.runs.tracking import tracking
+        from actial.training.distributed import launch_environment
 
         stages.prepare(config, run)
         models = {"base": config.model.path}
         source = config.model.path
-        with tracking(config, run) as tracker:
+        with launch_environment(), tracking(config, run) as tracker:
             for stage in config.stages:
                 source = stages.train_stage(stage, config, source, run, tracker)
                 models[stage.name] = source

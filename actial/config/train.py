@@ -160,11 +160,12 @@ class TrainConfig:
                     size,
                     f"each of {ranks} ranks needs an example of its own: give {ranks} or more",
                 )
-            if every := getattr(self, name).eval_every:
+            every = getattr(self, name).eval_every
+            if every and self.sampler.kind is SamplerKind.hf:
                 reject(
                     f"{name}.eval_every",
                     every,
-                    "with trainer.strategy=fsdp2 a rank cannot score by itself: set 0, or use ddp",
+                    "with trainer.strategy=fsdp2 sampler.kind=hf cannot score: use a vllm sampler",
                 )
 
     def _check_mix(self, stage: str, mix: MixConfig) -> None:

@@ -11,18 +11,36 @@ from typing import Any
 import lightning
 
 from actial.core.atomic_io import write_text
+from actial.core.errors import UserError
 from actial.core.process import is_main_process
 from actial.core.progress import Progress
 from actial.modeling.prefix_packing import Continuation, PrefixGroup
 from actial.rl.rollouts import RolloutBatch
-from actial.runs.run_dir import Run
+from actial.runs.run_dir import CONFIG, Run
 from actial.runs.tracking import Tracker
 from actial.training.batch import TrainBatch
+from actial.training.distributed import gathered
 from actial.training.train_module import StepModule
 
 # Beside the progress bar, those that the stage has.
 PROGRESS_METRICS = ("loss", "reward", "reward/format/mean", "reward/accuracy/mean", "kl")
 DESCRIBED_GROUPS = 2  # prefix groups that FirstBatch writes out
+
+
+class SharedFolderCheck(lightning.Callback):
+    """Raises UserError on every rank when some rank sees another run folder than rank 0."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+
+    def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        assert isinstance(module, StepModule)
+        own = ((self.run.folder / CONFIG).exists(), module.completed_steps)
+        if any(rank != (True, own[1]) for rank in gathered(own)):
+            raise UserError(
+                f"run_dir={self.run.folder} is not the same folder on every node: give one on a file "
+                "system that all nodes share."
+            )
 
 
 class StepRecorder(lightning.Callback):
@@ -139,10 +157,14 @@ class Evaluator(lightning.Callback):
     ) -> None:
         assert isinstance(module, StepModule)
         step = module.completed_steps
-        if module.stage.eval_every and step % module.stage.eval_every == 0 and is_main_process():
+        if not module.stage.eval_every or step % module.stage.eval_every:
+            return
+        # With sharded weights, sending them to the sampler takes all ranks.
+        if module.sharded or is_main_process():
             figures = self.score()
-            self.run.metrics.write(self.stage, step, figures)
-            self.tracker.log(self.stage, step, figures)
+            if is_main_process():
+                self.run.metrics.write(self.stage, step, figures)
+                self.tracker.log(self.stage, step, figures)
 
 
 class SampleTable(lightning.Callback):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -98,9 +97,8 @@ def grpo_job(config: TrainConfig, source: str, run: Run) -> Job:
     policy = Policy.load(model, reference=reference)
     mixture = open_mixture(config, StageName.grpo)
     sampler = open_sampler(config.sampler, policy, renderer)
-    rank = int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")))
     rollouts = Rollouts(
-        mixture.example, renderer, sampler, config.reward, config.grpo, seed=config.seed, rank=rank
+        mixture.example, renderer, sampler, config.reward, config.grpo, seed=config.seed
     )
     crashes = run.folder / "crashes"
     module = GRPOModule(policy, config.grpo, model, crash_folder=crashes, rollouts=rollouts)

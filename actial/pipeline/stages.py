@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import warnings
 from contextlib import suppress
@@ -18,7 +19,13 @@ from actial.core.process import is_main_process
 from actial.inference.open_sampler import open_sampler
 from actial.modeling.prompt_renderer import PromptRenderer
 from actial.modeling.saved_settings import saved_file
-from actial.pipeline.callbacks import Evaluator, FirstBatch, SampleTable, StepRecorder
+from actial.pipeline.callbacks import (
+    Evaluator,
+    FirstBatch,
+    SampleTable,
+    SharedFolderCheck,
+    StepRecorder,
+)
 from actial.pipeline.jobs import Job, make_job, open_mixture
 from actial.pipeline.preflight import data_identity
 from actial.pipeline.rollout_log import RolloutLog
@@ -29,7 +36,7 @@ from actial.runs.run_dir import Run
 from actial.runs.stop_request import stop_requested
 from actial.runs.tracking import Tracker
 from actial.training.checkpoint import CheckpointCallback, resume
-from actial.training.distributed import lightning_strategy, num_ranks
+from actial.training.distributed import cluster_environment, lightning_strategy, num_ranks
 
 
 def prepare(config: TrainConfig, run: Run) -> None:
@@ -90,6 +97,9 @@ def train_stage(
     outcome = {"steps": module.completed_steps, "last_metrics": module.metrics, "key": key}
     run.add_provenance({stage.name: outcome})
     module.policy.save_pretrained(model_folder, saved_file(config))
+    # Trainer, module and optimizer refer to each other: only a collection frees their memory.
+    del job, module
+    gc.collect()
     return str(model_folder)
 
 
@@ -100,8 +110,9 @@ def _fit(stage: StageName, job: Job, config: TrainConfig, run: Run, tracker: Tra
     first_step = resume(checkpoints, module, fingerprint)
     draws = module.stage.steps * module.stage.batch_size
     run.add_provenance({f"{stage.name}_mix": job.mixture.schedule(draws)})
-    run.metrics.rewind(stage.name, first_step)
-    run.timings.rewind(stage.name, first_step)
+    if is_main_process():
+        run.metrics.rewind(stage.name, first_step)
+        run.timings.rewind(stage.name, first_step)
     callbacks = _callbacks(stage, job, config, run, tracker)
     loader = job.loader(first_step, module.stage.steps)
     module.train()  # the policy is loaded in evaluation mode
@@ -120,6 +131,7 @@ def _callbacks(
     settings, tokenizer = job.module.stage, job.renderer.tokenizer
     first_batch = run.stage_folder(stage.name) / "first_batch.txt"
     callbacks: list[lightning.Callback] = [
+        SharedFolderCheck(run),
         FirstBatch(first_batch, tokenizer.decode, job.renderer.image_token),
         StepRecorder(run, stage.name, tracker),
     ]
@@ -139,11 +151,13 @@ def _callbacks(
 
 
 def teardown_distributed(config: TrainConfig) -> bool:
-    """Destroy the process group unless a colocated engine uses it.
+    """Destroy the process group unless an engine of the GRPO stage lives in it.
 
-    Returns True on the rank that scores the models.
+    Returns True on the rank that scores the models. An engine that starts only for scoring must not
+    see a group, or it would wait for the ranks that have left.
     """
-    if num_ranks() > 1 and config.sampler.kind is not SamplerKind.vllm:
+    colocated = config.sampler.kind is SamplerKind.vllm and StageName.grpo in config.stages
+    if num_ranks() > 1 and not colocated:
         torch.distributed.destroy_process_group()
     return is_main_process()
 
@@ -157,6 +171,7 @@ def make_trainer(
         devices=config.trainer.devices,
         num_nodes=config.trainer.nodes,
         strategy=lightning_strategy(config.trainer),
+        plugins=cluster_environment(config.trainer),
         max_epochs=1,
         callbacks=callbacks,
         default_root_dir=run.folder,

@@ -13,9 +13,16 @@ EPSILON = 1e-6  # keeps the 0 / 0 of a uniform group at 0
 
 
 def compute_advantages(
-    rewards_PG: torch.Tensor, scale: AdvantageScale, deviation: float | None = None
+    rewards_PG: torch.Tensor,
+    scale: AdvantageScale,
+    deviation: float | None = None,
+    penalties_PG: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Return (P, G) advantages; ungradable completions get 0 and do not enter their group's mean.
+
+    KL penalties (grpo.kl.place=reward) come off after the scaling, centered per group: where all
+    rewards of a group are equal, dividing by the deviation would blow up the noise of the KL to
+    full size whatever beta is (https://github.com/volcengine/verl/issues/594).
 
     group: divided by the group's sample standard deviation, as the release does
         (https://arxiv.org/abs/2402.03300, eq. 3)
@@ -24,6 +31,20 @@ def compute_advantages(
     none: centered only (https://arxiv.org/abs/2503.20783)
     leave_one_out: minus the mean of the others (https://arxiv.org/abs/2402.14740)
     """
+    advantages = _scaled(rewards_PG, scale, deviation)
+    if penalties_PG is None:
+        return advantages
+    penalties_PG = torch.where(rewards_PG.isnan(), torch.nan, penalties_PG)
+    centering = AdvantageScale.none
+    if scale is AdvantageScale.leave_one_out:
+        centering = scale
+    return advantages - _scaled(penalties_PG, centering, None)
+
+
+def _scaled(
+    rewards_PG: torch.Tensor, scale: AdvantageScale, deviation: float | None
+) -> torch.Tensor:
+    """Return (P, G) the rewards centered per group and scaled."""
     graded = ~rewards_PG.isnan()
     count_P1 = graded.sum(1, keepdim=True)
     centered = torch.where(graded, rewards_PG - rewards_PG.nanmean(1, keepdim=True), 0.0)

@@ -61,6 +61,7 @@ class GRPOModule(StepModule):
         self.pending_rollouts: dict[int, PendingRollouts] = {}
         # From a checkpoint, until the first step has begun.
         self.restored_rollouts: Mapping[str, torch.Tensor] = {}
+        _turn_dropout_off(policy)
         self.kl_in_reward = stage.kl.place is KLPlace.reward and stage.kl.beta > 0
         self.compare = Compare.none
         if stage.kl.beta > 0 and stage.kl.estimator is KLEstimator.full:
@@ -101,6 +102,7 @@ class GRPOModule(StepModule):
         Under one_step_off its completions were sampled before the last update, and sampling of the
         next step's begins here.
         """
+        self.rollouts.rank = self.global_rank
         penalty = self._reward_penalty if self.kl_in_reward else None
         pending = self._pending(step) if self.stage.one_step_off else None
         batch = self.rollouts.make(step, self.position, penalty, pending)
@@ -235,6 +237,17 @@ class GRPOModule(StepModule):
             kl_B = kl_N.new_zeros(packed.num_sequences).index_add(0, packed.sequence_index, kl_N)
             penalties += (self.stage.kl.beta * kl_B).tolist()
         return penalties
+
+
+def _turn_dropout_off(policy: Policy) -> None:
+    """Set every dropout rate to 0, that of LoRA included.
+
+    The policy ratio and the difference to the sampler compare probabilities of one network; with
+    dropout they would compare two random ones (https://github.com/huggingface/trl/issues/3234).
+    """
+    for module in policy.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
 
 
 # ---------------------------------------------------------------- lists in the order of a micro-batch

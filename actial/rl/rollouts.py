@@ -68,14 +68,13 @@ class Rollouts:
         config: GRPOConfig,
         *,
         seed: int,
-        rank: int = 0,
     ) -> None:
         self.renderer = renderer
         self.sampler = sampler
         self.rewards = Rewards(rewards)
         self.config = config
         self.seed = seed
-        self.rank = rank
+        self.rank = 0  # set by the module, once the ranks are launched
         self.requests = PromptRequests(example, renderer, config, seed=seed)
         self.prompts_per_group = 2 if config.counterfactual else 1
         self.completions_per_prompt = config.group_size // self.prompts_per_group
@@ -93,6 +92,7 @@ class Rollouts:
         `max_rounds` rounds. `pending` is what `begin` returned for this step and position.
         """
         accepted: list[GradedPrompt] = []
+        sampled: list[GradedPrompt] = []
         num_drawn, num_wanted, rounds = 0, self.config.batch_size, 0
         while True:
             positions = self._positions(position + num_drawn, num_wanted)
@@ -102,12 +102,15 @@ class Rollouts:
             informative = self._informative(graded)
             fresh = [prompt for prompt, keep in zip(graded, informative, strict=True) if keep]
             accepted += fresh
+            sampled += graded
             num_fresh = sum_over_ranks({"examples": float(_num_examples(fresh))})["examples"]
             num_wanted -= round(num_fresh)
             if num_wanted == 0 or rounds == self.config.dynamic_sampling.max_rounds:
                 break
             rounds += 1
-        batch = self._batch(accepted, penalty, position + num_drawn)
+        # Metrics are about all completions, not only those that dynamic sampling has accepted.
+        sums = rollout_sums(sampled, self._rewards(sampled), self.renderer.banned_ids)
+        batch = self._batch(accepted, sums, penalty, position + num_drawn)
         # Every rank adds its part, so that the sums over ranks give the whole step.
         ranks = num_ranks()
         batch.sums |= {
@@ -228,7 +231,10 @@ class Rollouts:
         """Return which prompts enter the batch: without dynamic sampling, all."""
         if not self.config.dynamic_sampling.enabled or not prompts:
             return [True] * len(prompts)
-        informative = informative_groups(self._rewards(prompts))
+        # By the task's reward alone: a length penalty would make a group of wrong answers differ.
+        rewards = [reward for prompt in prompts for reward in prompt.task_rewards]
+        rewards_PG = torch.tensor(rewards, dtype=torch.float64).view(-1, self.config.group_size)
+        informative = informative_groups(rewards_PG)
         return informative.repeat_interleave(self.prompts_per_group).tolist()
 
     def _rewards(self, prompts: Sequence[GradedPrompt]) -> torch.Tensor:
@@ -239,7 +245,7 @@ class Rollouts:
     # ------------------------------------------------------------ the batch
 
     def _batch(
-        self, prompts: list[GradedPrompt], penalty: Penalty | None, position: int
+        self, prompts: list[GradedPrompt], sums: Sums, penalty: Penalty | None, position: int
     ) -> RolloutBatch:
         """Return the prompts with their completions and advantages as a batch."""
         groups, images = as_prefix_groups([prompt.request.prompt for prompt in prompts])
@@ -247,13 +253,15 @@ class Rollouts:
             group.continuations = [self._continuation(one) for one in prompt.completions]
         records = [record for prompt in prompts for record in prompt.records]
         completions = [completion for prompt in prompts for completion in prompt.completions]
-        sums = rollout_sums(prompts, self._rewards(prompts), self.renderer.banned_ids)
+        rewards_PG, penalties_PG = self._rewards(prompts), None
         if penalty is not None:
             # Also for an empty batch: with sharded weights every rank must run the forward passes.
-            for record, cost in zip(records, penalty(groups, images), strict=True):
+            costs = penalty(groups, images)
+            penalties_PG = torch.tensor(costs, dtype=torch.float64).view(rewards_PG.shape)
+            for record, cost in zip(records, costs, strict=True):
                 record.reward -= cost
                 add_value(sums, "kl_penalty", cost)
-        advantages = self._advantages(self._rewards(prompts))
+        advantages = self._advantages(rewards_PG, penalties_PG)
         for record, advantage in zip(records, advantages, strict=True):
             record.advantage = advantage
         return RolloutBatch(
@@ -267,14 +275,17 @@ class Rollouts:
             samples=records,
         )
 
-    def _advantages(self, rewards_PG: torch.Tensor) -> list[float]:
+    def _advantages(
+        self, rewards_PG: torch.Tensor, penalties_PG: torch.Tensor | None
+    ) -> list[float]:
         """Return the advantage of each completion, in order."""
         scale, deviation = self.config.advantage, None
         if scale is AdvantageScale.batch and num_ranks() > 1:
             deviation = deviation_over_ranks(rewards_PG)
         if not len(rewards_PG):
             return []
-        return compute_advantages(rewards_PG, scale, deviation).flatten().tolist()
+        advantages_PG = compute_advantages(rewards_PG, scale, deviation, penalties_PG)
+        return advantages_PG.flatten().tolist()
 
     def _continuation(self, completion: Completion) -> Continuation:
         """Return the completion with its loss mask.

@@ -71,8 +71,9 @@ class Run:
         return path
 
     def add_provenance(self, values: Mapping[str, Any]) -> None:
-        """Write `values` into provenance.json; a value of the same name is replaced."""
-        add_provenance(self.folder, values)
+        """Write `values` into provenance.json, on rank 0; a value of the same name is replaced."""
+        if is_main_process():
+            add_provenance(self.folder, values)
 
 
 def open_run(config: TrainConfig) -> Run:

@@ -6,21 +6,34 @@ Losses carry denominators of the whole step, so gradients of the ranks add up.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from lightning.fabric.plugins.environments import LightningEnvironment, SLURMEnvironment
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
 from actial.config import Precision, Strategy, TrainerConfig
 from actial.core.errors import UserError
+from actial.core.process import started_by_srun
 from actial.modeling.policy import Policy
 
 Value = TypeVar("Value")
 Sums = dict[str, float]
+# What Lightning's launcher sets in the process that starts the others, and `export_rank`.
+LAUNCH_VARIABLES = (
+    "RANK",
+    "LOCAL_RANK",
+    "NODE_RANK",
+    "WORLD_SIZE",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+)
 
 
 def num_ranks() -> int:
@@ -96,6 +109,53 @@ def shard(policy: Policy, mesh: DeviceMesh) -> None:
             # Sum instead of average, by a plain sum: gloo has no scaled one.
             module.set_gradient_divide_factor(1.0)
             module.set_force_sum_reduction_for_comms(True)
+
+
+# ---------------------------------------------------------------- launching
+
+
+@contextmanager
+def launch_environment() -> Iterator[None]:
+    """End what a run has launched when the block ends: the process group and its variables.
+
+    Without this, the next job of a sweep in this process would take itself for a rank that another
+    process has started.
+    """
+    before = {name: os.environ.get(name) for name in LAUNCH_VARIABLES}
+    try:
+        yield
+    finally:
+        if dist.is_available() and dist.is_initialized():
+            dist.destroy_process_group()
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+
+
+def export_rank(global_rank: int, local_rank: int, world_size: int) -> None:
+    """Set the variables of torchrun, which vLLM reads and Lightning's launcher leaves out."""
+    if world_size > 1:
+        os.environ["RANK"] = str(global_rank)
+        os.environ["LOCAL_RANK"] = str(local_rank)
+        os.environ["WORLD_SIZE"] = str(world_size)
+
+
+def cluster_environment(config: TrainerConfig) -> LightningEnvironment | None:
+    """Return the cluster environment where Lightning's choice would be wrong.
+
+    A Slurm job with one task per node and several devices (submitit: tasks_per_node=1) starts the
+    ranks of a node from that task; Lightning would refuse it and ask for a task per device.
+    """
+    tasks = int(os.environ.get("SLURM_NTASKS", "0"))
+    if not started_by_srun() or tasks != config.nodes or config.devices == 1:
+        return None
+    job = int(os.environ.get("SLURM_JOB_ID", "0"))
+    nodes = os.environ.get("SLURM_NODELIST", "127.0.0.1")
+    os.environ.setdefault("NODE_RANK", os.environ.get("SLURM_NODEID", "0"))
+    os.environ.setdefault("MASTER_ADDR", SLURMEnvironment.resolve_root_node_address(nodes))
+    os.environ.setdefault("MASTER_PORT", str(15000 + job % 10000))
+    return LightningEnvironment()
 
 
 def lightning_strategy(config: TrainerConfig) -> Any:

@@ -26,7 +26,14 @@ from actial.modeling.dtensor import is_sharded, like, whole
 from actial.modeling.policy import Policy
 from actial.modeling.prefix_packing import PackedBatch, PrefixGroup, pack, split_micro_batches
 from actial.training.batch import TrainBatch
-from actial.training.distributed import Sums, merge, shard, sum_gradients, sum_over_ranks
+from actial.training.distributed import (
+    Sums,
+    export_rank,
+    merge,
+    shard,
+    sum_gradients,
+    sum_over_ranks,
+)
 
 MicroBatch = list[int]  # indices of a batch's prefix groups
 
@@ -73,6 +80,11 @@ class StepModule(lightning.LightningModule):
                     for key, value in self.optimizer_state[name].items()
                 }
         return optimizer
+
+    def setup(self, stage: str) -> None:
+        """Export the rank, before a sampler starts an engine that reads it."""
+        trainer = self.trainer
+        export_rank(trainer.global_rank, trainer.local_rank, trainer.world_size)
 
     def configure_model(self) -> None:
         if isinstance(self.trainer.strategy, ModelParallelStrategy) and not self.sharded:

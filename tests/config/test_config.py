@@ -272,7 +272,7 @@ SHARDED = {"trainer.strategy": "fsdp2", "stages": ["sft"]}
         ),
         (
             {**SHARDED, "sft.eval_every": 5},
-            "sft.eval_every=5 cannot be used: with trainer.strategy=fsdp2 a rank cannot score",
+            "sft.eval_every=5 cannot be used: with trainer.strategy=fsdp2 sampler.kind=hf cannot score",
         ),
         (
             {**SHARDED, "trainer.devices": 8},

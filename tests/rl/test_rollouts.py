@@ -292,3 +292,34 @@ def test_a_batch_survives_its_file(tmp_path):
         batch.sampler_logprobs,
     )
     assert all((a == b).all() for a, b in zip(again.images, batch.images, strict=True))
+
+
+def test_a_length_penalty_does_not_make_a_group_of_wrong_answers_informative():
+    """Position 0: all wrong, of lengths near the limit; position 1: all right and equally long."""
+    lengths = [7, 8, 9, 10]
+
+    def script(position, member):
+        return [11] * lengths[member] if position == 0 else GOOD
+
+    for overlong in (Overlong.keep, Overlong.soft_penalty):
+        config = grpo_config(
+            overlong=overlong, dynamic_sampling=DynamicSamplingConfig(enabled=True, max_rounds=0)
+        )
+        batch = rollouts_of(script, config).make(0, 0)
+        assert batch.prefix_groups == []
+        # All eight completions are logged, though none is trained on.
+        assert batch.sums["count/reward/accuracy/mean"] == 8
+
+
+@pytest.mark.parametrize("scale", list(AdvantageScale))
+def test_a_kl_penalty_of_equal_rewards_is_proportional_to_beta(scale):
+    kl = [1.1, 1.4, 0.9, 1.3]
+    by_beta = {
+        beta: rollouts_of(
+            lambda position, member: GOOD, grpo_config(batch_size=1, advantage=scale)
+        ).make(0, 0, lambda groups, images, beta=beta: [beta * value for value in kl])
+        for beta in (0.1, 0.001)
+    }
+    small, large = by_beta[0.001].advantages, by_beta[0.1].advantages
+    assert large == pytest.approx([100 * value for value in small], rel=1e-6)
+    assert max(map(abs, large)) < 0.1
