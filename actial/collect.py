@@ -17,8 +17,8 @@ def collect(config: CollectConfig) -> None:
 def main(config: CollectConfig) -> None:
     """python -m actial.collect RUNS_DIR out=DIR [against=CONDITION]
 
-    Turns the runs of a sweep into ablation.md, ablation.csv (one row per run), tidy.csv (one row per
-    figure) and figures.
+    Turns the runs of a sweep into ablation.md, ablation.csv (one row per run), tidy.csv (one row
+    per figure) and figures.
     """
     collect(config)
 

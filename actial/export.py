@@ -15,7 +15,8 @@ def export(config: ExportConfig) -> None:
     """Write OUT/NAME.tsv, the task folder OUT, or OUT/README.md.
 
     Raises:
-        UserError: the benchmark or the run is not there, or has open answers that the form cannot hold.
+        UserError: the benchmark or the run is not there, or has open answers that the form cannot
+            hold.
     """
     if config.format is ExportFormat.model_card:
         _export_model_card(Path(config.run_dir), Path(config.out))

@@ -12,11 +12,12 @@ from actial.core.atomic_io import write_json
 def score(config: ScoreConfig) -> None:
     """Grade a predictions file against the benchmark's own files; write scores.json and report.html.
 
-    Our own predictions are graded anew from their raw text, so another reader (`compat`) needs no model.
+    Our own predictions are graded anew from their raw text, so another reader (`compat`) needs no
+    model.
 
     Raises:
-        UserError: an unknown file form, missing or doubled answers, or files of the benchmark that are
-            missing or changed.
+        UserError: an unknown file form, missing or doubled answers, or files of the benchmark that
+            are missing or changed.
     """
     from actial.evaluation.benchmark_examples import as_example
     from actial.evaluation.benchmark_results import benchmark_scores, beside_paper, open_benchmark
@@ -57,8 +58,8 @@ def score(config: ScoreConfig) -> None:
 def main(config: ScoreConfig) -> None:
     """python -m actial.score benchmark=NAME benchmark.root=DIR predictions=FILE out=DIR [compat=MODE]
 
-    FILE: our predictions.jsonl, lmms-eval's *_samples_*.jsonl, or VLMEvalKit's predictions as .xlsx,
-    .tsv or .json.
+    FILE: our predictions.jsonl, lmms-eval's *_samples_*.jsonl, or VLMEvalKit's predictions as
+    .xlsx, .tsv or .json.
     """
     score(config)
 

@@ -1,6 +1,7 @@
 """Files for and from the two public harnesses, neither of which installs beside Hydra (their antlr4 pins clash).
 
-Out: a VLMEvalKit TSV and an lmms-eval task. In: what either harness says a model answered, to be graded by us.
+Out: a VLMEvalKit TSV and an lmms-eval task. In: what either harness says a model answered, to be
+graded by us.
 """
 
 from __future__ import annotations
@@ -174,8 +175,8 @@ def read_answers(path: Path, items: Sequence[Item]) -> dict[str, Answer]:
     """uid -> answer, from our predictions.jsonl, lmms-eval's samples (.jsonl) or VLMEvalKit's predictions (.xlsx, .tsv, .json).
 
     Raises:
-        UserError: unknown form, an answer twice, items without an answer, or rows that have other right answers than the items (the
-            harness ran on another revision, or in another order).
+        UserError: unknown form, an answer twice, items without an answer, or rows that have other
+            right answers than the items (the harness ran on another revision, or in another order).
     """
     if not path.is_file():
         raise UserError(

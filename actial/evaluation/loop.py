@@ -41,7 +41,8 @@ def evaluate_examples(
     Args:
         examples: may load lazily; each is read once, and only its unanswered questions are asked.
         log: where answers are kept and resumed from; without it nothing is written.
-        batch_size: prompts handed to the sampler at once, at least, unless pictures take BATCH_BYTES; the next ones are read meanwhile.
+        batch_size: prompts handed to the sampler at once, at least, unless pictures take
+            BATCH_BYTES; the next ones are read meanwhile.
     """
     done = dict(log.done) if log else {}
     asked: list[str] = []

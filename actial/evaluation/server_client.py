@@ -1,6 +1,7 @@
 """Questions to any OpenAI-compatible server: many at once, retried where that helps, kept as they come.
 
-Pictures travel as PNG of exactly the pixels an in-process model would see, so both runners ask the same thing.
+Pictures travel as PNG of exactly the pixels an in-process model would see, so both runners ask the
+same thing.
 """
 
 from __future__ import annotations
@@ -52,8 +53,8 @@ def evaluate_on_server(
     """One answer per question, in order of the examples; answers are written as they come.
 
     Raises:
-        UserError: the server cannot be reached, does not accept the key or the model, or refuses some requests. What was answered
-            stays in the log, and the same call goes on from there.
+        UserError: the server cannot be reached, does not accept the key or the model, or refuses
+            some requests. What was answered stays in the log, and the same call goes on from there.
     """
     logging.getLogger("httpx").setLevel(logging.WARNING)  # it reports every request
     return asyncio.run(_evaluate(server, examples, params, log, label or f"asking {server.model}"))

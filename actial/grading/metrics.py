@@ -1,7 +1,8 @@
 """Aggregate graded answers into figures with 95 % intervals.
 
-Every figure is a `Cell`: the number of units averaged, their mean as an exact fraction, an interval, and
-the shares of answers that could not be read or were cut off. Scores stay fractions until they are printed.
+Every figure is a `Cell`: the number of units averaged, their mean as an exact fraction, an
+interval, and the shares of answers that could not be read or were cut off. Scores stay fractions
+until they are printed.
 """
 
 from __future__ import annotations
@@ -203,8 +204,8 @@ def pairs_all_correct(predictions: Iterable[Prediction], size: int = 3) -> Cell:
 def macro(cells: Sequence[Cell], weights: Sequence[Fraction] | None = None) -> Cell:
     """Return the weighted mean of independent cells (equal weights by default).
 
-    The interval adds the members' distances to their own limits in quadrature (MOVER, Zou and Donner
-    2008, doi 10.1002/sim.3095).
+    The interval adds the members' distances to their own limits in quadrature (MOVER, Zou and
+    Donner 2008, doi 10.1002/sim.3095).
     """
     if not cells:
         return mean_cell([], [])

@@ -1,61 +1,57 @@
-"""Text -> Grade: the one reader of model answers, shared by rewards, evaluation and re-scoring.
+"""Read which option a completion names: one reader for rewards, evaluation and re-scoring.
 
-`grade` walks a ladder of rules from the most to the least explicit way of naming an option and reports which one fired.
-Three further modes imitate other readers, for comparison only: the Actial release's reward (`actial`), its evaluation client
-(`actial_eval`), and VLMEvalKit's exact matching (`vlmeval_exact`; Duan et al., arXiv 2407.11691).
+`grade` walks the rules of `RULES` from the most to the least explicit way of naming an option and
+reports which one read the answer. A rule either names an option, leaves the answer to the next
+rule, or ends the
+rule, or ends the search: an answer that names two options without deciding, or one that does not
+exist, is unparsed. The rules with examples are in docs/grading.md; three published readers are
+imitated for comparison.
 """
 
 from __future__ import annotations
 
-import re
-import string
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 
 from actial.core.errors import UserError
 from actial.core.multiple_choice_format import LETTERS
 from actial.core.records import FinishReason, Grade, Outcome
+from actial.grading.answer_phrases import (
+    BOX,
+    CONCLUSION,
+    CORRECTION,
+    ENUMERATION,
+    INTRODUCTION,
+    LATEX_TEXT,
+    LEADING,
+    LINE,
+    LISTED,
+    NOT_APPLICABLE,
+    REFUSAL,
+    REJECTED_AFTER,
+)
+from actial.grading.answer_text import answer_region, format_ok, normalized
+from actial.grading.option_mentions import Group, Mention, clause_rejects, option_groups
+from actial.grading.option_texts import bare_number, foreign_numbers, plain, plain_option
+from actial.grading.published_readers import read_actial, read_actial_eval, read_vlmeval
 
 
 class Compat(StrEnum):
+    """How answers are read."""
+
     LADDER = "ladder"  # ours
-    ACTIAL = "actial"  # release reward: body of the first answer tag equals the letter, character by character
-    ACTIAL_EVAL = "actial_eval"  # release evaluation: unwrap a sole answer tag, then vlmeval_exact
-    VLMEVAL_EXACT = "vlmeval_exact"  # VLMEvalKit without a judge, as the release froze it
+    ACTIAL = "actial"  # the release's reward
+    ACTIAL_EVAL = "actial_eval"  # the release's evaluation client
+    VLMEVAL_EXACT = "vlmeval_exact"  # VLMEvalKit without a judge
 
 
-# Each pattern is linear in the text: a model that repeats one tag for 100,000 characters must not stall the run.
-ANSWER_TAG = re.compile(r"<(/?)answer>", re.IGNORECASE)
-FIRST_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
-THINK_OPEN = re.compile(r"<think>", re.IGNORECASE)
-THINK_CLOSE = re.compile(r"</think>", re.IGNORECASE)
-THINK_THEN_ANSWER = re.compile(r"</think>\s*<answer>", re.IGNORECASE)
-
-
-def format_ok(text: str) -> bool:
-    """Whether the stripped output is one think block followed by one answer block.
-
-    Same reach as the release's check (paper repository, reward_custom.py): tags in any case, bodies may hold anything, so further
-    tags inside a body pass.
-    """
-    whole = text.strip().lower()
-    return (
-        whole.startswith("<think>")
-        and whole.endswith("</answer>")
-        and THINK_THEN_ANSWER.search(whole, len("<think>")) is not None
-    )
-
-
-def answer_bodies(text: str) -> list[str]:
-    """Texts between an answer tag and the next closing one, in order."""
-    bodies, start = [], None
-    for tag in ANSWER_TAG.finditer(text):
-        if not tag[1]:
-            start = tag.end()
-        elif start is not None:
-            bodies.append(text[start : tag.start()])
-            start = None
-    return bodies
+_PUBLISHED = {
+    Compat.ACTIAL: read_actial,
+    Compat.ACTIAL_EVAL: read_actial_eval,
+    Compat.VLMEVAL_EXACT: read_vlmeval,
+}
 
 
 def grade(
@@ -70,34 +66,41 @@ def grade(
     Args:
         text: decoded completion without the end-of-turn token.
         options: displayed option texts in order; option i has letter "ABC.."[i]. 1 to 26 of them.
-        answer_index: position of the right option.
-        finish: why sampling stopped. LENGTH turns an unread answer into TRUNCATED, and a guess from an unfinished chain is not taken.
+        answer_index: position of the correct option.
+        finish: why sampling stopped. LENGTH turns an unparsed answer into TRUNCATED, and then a
+            rule that guesses from unfinished text does not apply.
         compat: a `Compat` value.
 
     Returns:
-        Grade; an answer that cannot be read is wrong.
+        The grade; an answer that cannot be read is wrong.
 
     Raises:
-        UserError: answer_index outside the options, or an unknown compat mode.
+        UserError: answer_index lies outside the options, or the compat mode is unknown.
     """
     if not 0 <= answer_index < len(options) <= len(LETTERS):
         raise UserError(
-            f"answer_index={answer_index} does not fit {len(options)} options: give the 0-based position of the right one."
+            f"answer_index={answer_index} does not fit {len(options)} options: "
+            "give the 0-based position of the correct one."
         )
     try:
         mode = Compat(compat)
     except ValueError:
-        raise UserError(
-            f"compat={compat} is unknown: use one of {', '.join(m.value for m in Compat)}."
-        ) from None
-    letter, rule, cut = _READERS[mode](text, options, finish)
-    outcome = (
-        Outcome.PARSED
-        if letter
-        else Outcome.TRUNCATED
-        if cut or finish is FinishReason.LENGTH
-        else Outcome.NO_ANSWER
-    )
+        modes = ", ".join(m.value for m in Compat)
+        raise UserError(f"compat={compat} is unknown: use one of {modes}.") from None
+    unfinished = finish is FinishReason.LENGTH
+    if mode in _PUBLISHED:
+        letter, rule = _PUBLISHED[mode](text, options)
+    else:
+        region = answer_region(text)
+        letter, rule = None, "none"
+        if region is None:
+            unfinished = True
+        else:
+            complete = region.tagged or not unfinished
+            letter, rule = read_option(region.text, options, complete=complete)
+    outcome = Outcome.PARSED
+    if letter is None:
+        outcome = Outcome.TRUNCATED if unfinished else Outcome.NO_ANSWER
     return Grade(
         letter=letter,
         rule=rule,
@@ -107,140 +110,298 @@ def grade(
     )
 
 
-# ---------------------------------------------------------------- the ladder
-
-Read = tuple[str | None, str, bool]  # letter, rule, cut before the answer
+# ---------------------------------------------------------------- the answer
 
 
-def _read_ladder(text: str, options: Sequence[str], finish: FinishReason | None) -> Read:
-    closes = list(THINK_CLOSE.finditer(text))
-    tail = text[closes[-1].end() :] if closes else text
-    answers = answer_bodies(tail)
-    if THINK_OPEN.search(tail) and not answers:
-        return None, "none", True  # letters inside a chain are not yet an answer
-    body = answers[-1] if answers else tail
-    finished = bool(answers) or finish is not FinishReason.LENGTH
-    for rule, read, committed in _RULES:
-        if (finished or committed) and (letter := read(body.strip(), options)):
-            return letter, rule, False
-    return None, "none", False
+class Answer:
+    """An answer with what the rules look at, computed when a rule needs it."""
+
+    def __init__(self, text: str, options: Sequence[str]) -> None:
+        self.text = NOT_APPLICABLE.sub("none", normalized(text))
+        self.options = options
+        self.letters = LETTERS[: len(options)]
+
+    @cached_property
+    def plain(self) -> str:
+        """The text as option texts are compared."""
+        return plain(self.text)
+
+    @cached_property
+    def plain_options(self) -> tuple[str, ...]:
+        return tuple(plain_option(option) for option in self.options)
+
+    @cached_property
+    def groups(self) -> list[Group]:
+        """The options mentioned in the text, by letter or by text."""
+        return option_groups(self.text, self.plain_options)
+
+    @property
+    def standing(self) -> list[Mention]:
+        """The mentions that are neither rejected nor asides."""
+        return [m for group in self.groups for m in group.mentions if m.standing]
 
 
-def _letter_class(options: Sequence[str]) -> str:
-    """Regex of the letters that exist here. An upper-case A before a lower-case word is the article, unless a reason follows."""
-    last = LETTERS[len(options) - 1]
-    article = r"A(?!\s+(?!(?:because|since|as|and|or)\b)[a-z])"
-    return article if last == "A" else rf"(?:{article}|[B-{last}])"
+@dataclass(slots=True, frozen=True)
+class Decision:
+    """What a rule makes of an answer: a letter, or the end of the search (None)."""
+
+    letter: str | None
 
 
-def _whole(body: str, options: Sequence[str]) -> str | None:
-    bare = body.strip(string.whitespace + "()[]{}<>.,:;!*_\"'`$")
-    return bare.upper() if len(bare) == 1 and bare.upper() in LETTERS[: len(options)] else None
+Rule = Callable[[Answer], Decision | None]  # None leaves the answer to the next rule
+UNDECIDED = Decision(None)
+DECORATION = " \n\t()[]{}<>.,:;!*_\"'`$#-=>\u3002"
 
 
-def _leading(body: str, options: Sequence[str]) -> str | None:
-    match = re.match(r"[\s*_\"'(\[]*([A-Za-z])(?:\*\*)?[.):\]](?!\w)", body)
-    return _whole(match[1], options) if match else None
+def read_option(text: str, options: Sequence[str], complete: bool = True) -> tuple[str | None, str]:
+    """Return the letter of the option that a text names, and the rule that read it.
+
+    Args:
+        text: what follows the chain of thought, or an answer tag's body.
+        options: displayed option texts in order.
+        complete: False for an output that was cut; only rules whose writer has committed apply
+            then.
+
+    Returns:
+        (None, "none") where no option, or no single one, is named.
+    """
+    answer = Answer(text, options)
+    decision, rule = _decide(answer, complete)
+    letter = decision.letter if decision else None
+    return (letter, rule) if letter and letter in answer.letters else (None, "none")
 
 
-def _marked(body: str, options: Sequence[str]) -> str | None:
-    """A letter set apart in backticks (MMSI-Bench's request) or in a LaTeX box; the last one counts."""
-    spans = re.findall(r"``([^`]+)``|`([^`]+)`|\\boxed\{(?:\\text\{)?([^{}]+)\}", body)
-    for span in reversed([next(filter(None, groups)) for groups in spans]):
-        if letter := _whole(span, options) or _leading(span, options):
-            return letter
-    return None
+def _decide(answer: Answer, complete: bool) -> tuple[Decision | None, str]:
+    for name, rule, committed in RULES:
+        if complete or committed:
+            decision = rule(answer)
+            if decision is not None:
+                return decision, name
+    return None, "none"
 
 
-def _answer_is(body: str, options: Sequence[str]) -> str | None:
-    pattern = rf"(?i:\b(?:answer|option|choice)(?:\s+is\b\s*:?|\s*:))[\s*_]*[(\[\"'`]*({_letter_class(options)})(?!\w)"
-    found = re.findall(pattern, body)
-    return found[-1] if found else None
+# ---------------------------------------------------------------- rules: the answer alone
 
 
-def _bracketed(body: str, options: Sequence[str]) -> str | None:
-    found = re.findall(rf"\(([A-{LETTERS[len(options) - 1]}])\)", body)
-    return found[-1] if found else None
+def _whole(answer: Answer) -> Decision | None:
+    """The text is a letter and nothing else: "B", "(B)", "**b**"."""
+    if len(answer.text) > 40:
+        return None
+    bare = _undecorated(answer.text)
+    return Decision(bare.upper()) if len(bare) == 1 and bare.isascii() and bare.isalpha() else None
 
 
-def _sole_letter(body: str, options: Sequence[str]) -> str | None:
-    found = set(re.findall(rf"(?<![\w'])({_letter_class(options)})(?![\w'])", body))
-    return found.pop() if len(found) == 1 else None
+def _undecorated(text: str) -> str:
+    return LATEX_TEXT.sub(" ", text).strip(DECORATION)
 
 
-def _plain(text: str) -> str:
-    return " ".join(text.casefold().split()).strip(" .,:;!\"'`*()")
+def _option_text_alone(answer: Answer) -> Decision | None:
+    """The text is an option's text: "right", "No movement"."""
+    named = {i for i, option in enumerate(answer.plain_options) if option == answer.plain}
+    if len(named) == 1 and answer.plain:
+        return Decision(LETTERS[named.pop()])
+    number = bare_number(answer.plain, answer.plain_options)
+    return Decision(LETTERS[number]) if number is not None else None
 
 
-def _option_text(body: str, options: Sequence[str]) -> str | None:
-    said, texts = _plain(body), [_plain(option) for option in options]
-    exact = [i for i, option in enumerate(texts) if option == said]
-    inside = [
-        i
-        for i, option in enumerate(texts)
-        if option and re.search(rf"(?<!\w){re.escape(option)}(?!\w)", said)
-    ]
-    hits = exact or inside
-    return LETTERS[hits[0]] if len(hits) == 1 else None
+# ---------------------------------------------------------------- rules: marks and statements
 
 
-# (rule name, reader, whether the writer has committed even if the output was cut later)
-_RULES: list[tuple[str, Callable[[str, Sequence[str]], str | None], bool]] = [
+def _boxed(answer: Answer) -> Decision | None:
+    """The last LaTeX box: "\\boxed{B}", "\\boxed{\\text{(B) right}}"."""
+    if "box" not in answer.text:
+        return None
+    boxes = [(box, _box_decision(box[1], answer)) for box in BOX.finditer(answer.text)]
+    decided = [(box, decision) for box, decision in boxes if decision is not None]
+    if not decided:
+        return None
+    (last, decision), earlier = decided[-1], decided[:-1]
+    if clause_rejects(answer.text, last.start()):
+        return UNDECIDED
+    if earlier and earlier[-1][1] != decision:
+        between = answer.text[earlier[-1][0].end() : last.start()]
+        if len(between.strip(" $,./&")) < 5:
+            return UNDECIDED
+    return decision
+
+
+def _box_decision(content: str, answer: Answer) -> Decision | None:
+    inner = LATEX_TEXT.sub(" ", content)
+    if "box" in inner:
+        return None
+    decision, _ = _decide(Answer(inner, answer.options), complete=True)
+    return decision
+
+
+def _marked(answer: Answer) -> Decision | None:
+    """The only letter in backticks: "`B`", "``B``"."""
+    if "`" not in answer.text:
+        return None
+    return _emphasized(answer, "`")
+
+
+def _stated(answer: Answer) -> Decision | None:
+    """The last statement: "the answer is B", "Answer: right", "I choose B", "B is correct"."""
+    statements = [group for group in answer.groups if group.stated]
+    if not statements:
+        return None
+    last = statements[-1]
+    if len(last.letters) != 1:
+        return UNDECIDED
+    letter = next(iter(last.letters))
+    earlier = [group for group in statements[:-1] if group.letters != {letter}]
+    if earlier:
+        between = answer.text[earlier[-1].start + 1 : last.start]
+        if not (CONCLUSION.search(between) or "\n" in between):
+            return UNDECIDED
+    return UNDECIDED if _corrected(answer, last.start, letter) else Decision(letter)
+
+
+def _corrected(answer: Answer, start: int, letter: str) -> bool:
+    """Return whether a later letter takes an answer back: "The answer is B. Wait, A."."""
+    for group in answer.groups:
+        later = group.start > start and not group.by_text
+        if later and group.letters - {letter}:
+            lead = answer.text[max(start + 1, group.start - 40) : group.start]
+            if CORRECTION.search(lead):
+                return True
+    return False
+
+
+# ---------------------------------------------------------------- rules: position and emphasis
+
+NEXT_TO = 12  # characters: another letter so near to the leading one is no explanation
+
+
+def _lone_line(answer: Answer) -> Decision | None:
+    """A line holds one option and nothing else, and no other line another one."""
+    if "\n" not in answer.text:
+        return None
+    by_start = sorted((m for group in answer.groups for m in group.mentions), key=lambda m: m.start)
+    letters = set()
+    for line in LINE.finditer(answer.text):
+        mentions = [m for m in by_start if line.start() <= m.start < line.end()]
+        if len(mentions) == 1 and _covers(answer.text, line.start(), line.end(), mentions[0]):
+            letters.add(mentions[0].letter)
+    return _only(letters)
+
+
+def _covers(text: str, start: int, end: int, mention: Mention) -> bool:
+    enumeration = ENUMERATION.match(text, start)
+    before = text[enumeration.end() if enumeration else start : mention.start]
+    before = INTRODUCTION.sub("", before.strip(DECORATION).lower())
+    return not before and not text[mention.end : end].strip(DECORATION)
+
+
+def _leading(answer: Answer) -> Decision | None:
+    """The text starts with a letter and its mark: "B. right", "(B) because". No list of options."""
+    match = LEADING.match(answer.text)
+    if match is None:
+        return None
+    name = match["round"] or match["square"] or match["letter"]
+    letter, rest = name.upper(), answer.text[match.end() :]
+    if letter not in answer.letters:
+        return UNDECIDED
+    listed = {listed for listed in LISTED.findall(rest) if listed in answer.letters}
+    if listed - {letter}:
+        return None  # a list of the options answers nothing
+    first = next((group for group in answer.groups if group.start < match.end()), None)
+    if first is not None and first.letters != {letter}:
+        return UNDECIDED  # rejected, hedged, or joined to another option
+    if first is None and REJECTED_AFTER.match(rest):
+        return UNDECIDED
+    others = [g for g in answer.groups if g is not first and g.letters - {letter} and not g.by_text]
+    if any(group.start - match.end() < NEXT_TO for group in others):
+        return UNDECIDED
+    return UNDECIDED if _corrected(answer, match.end(), letter) else Decision(letter)
+
+
+def _bold(answer: Answer) -> Decision | None:
+    """The only letter in bold: "I compared all, and **B** fits"."""
+    if "**" not in answer.text:
+        return None
+    return _emphasized(answer, "*")
+
+
+def _emphasized(answer: Answer, sign: str) -> Decision | None:
+    """Return the only emphasized letter, where no other letter stands in its line or behind it."""
+    letters = [m for m in answer.standing if not m.by_text]
+    emphasized = [m for m in letters if m.marked and answer.text[m.start - 1] == sign]
+    if not emphasized:
+        return None
+    last = emphasized[-1]
+    if len({m.letter for m in emphasized}) > 1 or not _alone_in_group(answer, last):
+        return UNDECIDED
+    if any(group.stated and group.letters != {last.letter} for group in answer.groups):
+        return UNDECIDED
+    others = [m for m in letters if m.letter != last.letter]
+    if all(_in_earlier_line(answer.text, m, last) for m in others):
+        return Decision(last.letter)
+    return UNDECIDED
+
+
+def _alone_in_group(answer: Answer, mention: Mention) -> bool:
+    group = next(group for group in answer.groups if mention in group.mentions)
+    return group.letters == {mention.letter}
+
+
+def _in_earlier_line(text: str, mention: Mention, last: Mention) -> bool:
+    return mention.start < last.start and "\n" in text[mention.start : last.start]
+
+
+def _only(letters: set[str]) -> Decision | None:
+    if not letters:
+        return None
+    return Decision(next(iter(letters))) if len(letters) == 1 else UNDECIDED
+
+
+def _sole_letter(answer: Answer) -> Decision | None:
+    """The only letter that is neither rejected nor an aside: "I think A is wrong, so B"."""
+    groups = [group for group in answer.groups if group.letters and not group.by_text]
+    return _only({letter for group in groups for letter in group.letters})
+
+
+# ---------------------------------------------------------------- rules: option texts
+
+BARE_VERDICTS = ("yes", "no", "true", "false")
+
+
+def _option_text(answer: Answer) -> Decision | None:
+    """The only option whose text occurs, not rejected: "The camera moved to the right."."""
+    mentions = [m for group in answer.groups for m in group.mentions]
+    named = {m.letter for m in mentions if m.by_text}
+    if not named:
+        return None
+    standing = {letter for group in answer.groups for letter in group.letters}
+    if len(named) != 1 or standing != named:
+        return UNDECIDED  # two are named, or the only one is rejected
+    letter = named.pop()
+    text = answer.plain_options[LETTERS.index(letter)]
+    if answer.plain_options.count(text) > 1 or _refuses(answer, text):
+        return UNDECIDED
+    if any(m.letter == letter and not m.standing for m in mentions):
+        return UNDECIDED
+    if foreign_numbers(answer.plain, text):
+        return UNDECIDED
+    if text in BARE_VERDICTS and any(not m.by_text for m in mentions):
+        return UNDECIDED  # "No, not B" rejects B and does not answer "no"
+    return Decision(letter)
+
+
+def _refuses(answer: Answer, option: str) -> bool:
+    return REFUSAL.search(answer.plain.replace(option, " ")) is not None
+
+
+# Name, rule, and whether it applies to an output that was cut: its writer has committed by then.
+RULES: tuple[tuple[str, Rule, bool], ...] = (
+    ("marked", _boxed, True),
     ("marked", _marked, True),
     ("whole", _whole, True),
+    ("option_text", _option_text_alone, False),
+    ("answer_is", _stated, True),
+    ("lone_line", _lone_line, True),
     ("leading", _leading, True),
-    ("answer_is", _answer_is, True),
-    ("bracketed", _bracketed, False),
+    ("bold", _bold, False),
     ("sole_letter", _sole_letter, False),
     ("option_text", _option_text, False),
-]
-
-
-# ---------------------------------------------------------------- other readers
-
-
-def _read_actial(text: str, options: Sequence[str], finish: FinishReason | None) -> Read:
-    """The release compares the stripped first tag body with the letter; without a tag it compares the text "None"."""
-    match = FIRST_ANSWER.search(text)
-    body = match[1].strip() if match else ""
-    return (
-        (body, "first_tag", False)
-        if len(body) == 1 and body in LETTERS[: len(options)]
-        else (None, "none", False)
-    )
-
-
-def _read_actial_eval(text: str, options: Sequence[str], finish: FinishReason | None) -> Read:
-    answers = answer_bodies(text)
-    return _read_vlmeval(answers[0].strip() if len(answers) == 1 else text, options, finish)
-
-
-REFUSALS = (
-    "Sorry, I can't help with images of people yet.",
-    "I can't process this file.",
-    "I'm sorry, but without the image provided",
-    "Cannot determine the answer",
-    "Failed to obtain answer via API",
 )
-
-
-def _read_vlmeval(text: str, options: Sequence[str], finish: FinishReason | None) -> Read:
-    """One distinct option letter among the space-separated words; else one option text contained in the lower-cased output."""
-    if any(refusal in text for refusal in REFUSALS):
-        return None, "none", False
-    words = set(text.translate(str.maketrans(".()[],:;!*#{}", " " * 13)).split())
-    letters = [letter for letter in LETTERS[: len(options)] if letter in words]
-    if len(letters) == 1:
-        return letters[0], "vlmeval_option", False
-    texts = [i for i, option in enumerate(options) if str(option).lower() in text.lower()]
-    if len(texts) == 1 and not (not letters and "Z" in words):
-        return LETTERS[texts[0]], "vlmeval_text", False
-    return None, "none", False
-
-
-_READERS: dict[Compat, Callable[[str, Sequence[str], FinishReason | None], Read]] = {
-    Compat.LADDER: _read_ladder,
-    Compat.ACTIAL: _read_actial,
-    Compat.ACTIAL_EVAL: _read_actial_eval,
-    Compat.VLMEVAL_EXACT: _read_vlmeval,
-}

@@ -1,6 +1,7 @@
 """Grade answers without options: numbers, yes or no, contained text, camera motions.
 
-Each metric is its benchmark's published rule. Every pattern takes time linear in the answer's length.
+Each metric is its benchmark's published rule. Every pattern takes time linear in the answer's
+length.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ from collections.abc import Callable
 
 from actial.core.errors import UserError
 from actial.core.records import FinishReason, Grade, Outcome
+from actial.grading.answer_text import answer_region, format_ok
 from actial.grading.metrics import mra
-from actial.grading.multiple_choice import THINK_CLOSE, THINK_OPEN, answer_bodies, format_ok
 
 NUMBER = re.compile(r"(?<!\^)\d+\.\d+|(?<!\^)\d+")
 WHOLE_NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)")
@@ -62,12 +63,8 @@ def body_of(text: str) -> str | None:
 
     Omni3D-Bench's `<ans>` counts as an answer tag. None: the chain of thought is not finished.
     """
-    closes = list(THINK_CLOSE.finditer(text))
-    tail = text[closes[-1].end() :] if closes else text
-    bodies = answer_bodies(re.sub(r"<(/?)ans>", r"<\1answer>", tail))
-    if THINK_OPEN.search(tail) and not bodies:
-        return None
-    return (bodies[-1] if bodies else tail).strip()
+    region = answer_region(re.sub(r"<(/?)ans>", r"<\1answer>", text))
+    return region.text.strip() if region else None
 
 
 # ---------------------------------------------------------------- numbers

@@ -101,7 +101,7 @@ def open_metric(record: Record | None, question: Question) -> tuple[str, str]:
 
 
 def categories(record: Record | None) -> dict[str, str]:
-    """Return what figures may be split by: a benchmark's categories, a view pair's class and angle."""
+    """Return what figures may be split by: a benchmark's categories, a pair's class and angle."""
     if isinstance(record, ViewPair):
         return {"class": record.class_name, "angle": angle_bin(abs(record.geometry.alpha_deg))}
     return dict(record.categories) if isinstance(record, BenchmarkRecord) else {}
@@ -122,8 +122,8 @@ def angle_bin(degrees: float) -> str:
 class PredictionLog:
     """An append-only predictions.jsonl beside settings.json, the settings that produced it.
 
-    A line cut by a kill is dropped on opening. Opening under other settings is refused, so answers of
-    two models never mix.
+    A line cut by a kill is dropped on opening. Opening under other settings is refused, so answers
+    of two models never mix.
 
     Raises:
         UserError: the folder holds predictions made under other settings, or an invalid line.
@@ -148,7 +148,8 @@ class PredictionLog:
                 key = changed[0]
                 raise UserError(
                     f"{self.folder} holds predictions made with {key}={before.get(key)}, "
-                    f"now {key}={settings.get(key)}: give another output folder, or remove this one."
+                    f"now {key}={settings.get(key)}: give another output folder, "
+                    "or remove this one."
                 )
         elif self.path.exists():
             raise UserError(

@@ -36,10 +36,10 @@ Groups = Mapping[Hashable, Sequence[Prediction]]
 def threedsr(predictions: Sequence[Prediction]) -> dict[str, dict[str, Cell]]:
     """Score 3DSRBench (arXiv 2412.07825): metric -> {overall, 4 types, 12 subtypes}.
 
-    vanilla: every answer. flip: an answer and that to its mirrored twin, where there is one. circ: all
-    rotations of one image, mirrored images counted apart (the published number). flip_circ: all
-    rotations of both. random: circ of guessing, in expectation, where group["options"] is set. The last
-    three only where options are rotated. Needs categories["category"].
+    vanilla: every answer. flip: an answer and that to its mirrored twin, where there is one. circ:
+    all rotations of one image, mirrored images counted apart (the published number). flip_circ: all
+    rotations of both. random: circ of guessing, in expectation, where group["options"] is set. The
+    last three only where options are rotated. Needs categories["category"].
 
     Raises:
         UserError: a rotation is missing.
@@ -91,8 +91,8 @@ def guessing(groups: Groups) -> Cell:
 def cvbench(predictions: Sequence[Prediction]) -> dict[str, Cell]:
     """Score CV-Bench (Cambrian-1, arXiv 2406.16860): tasks, sources and the three averages in use.
 
-    macro4: plain mean of the four tasks (the Actial paper's). cambrian: ((ADE20K + COCO) / 2 + Omni3D) /
-    2. micro: mean over answers. Needs categories["task"] and categories["source"].
+    macro4: plain mean of the four tasks (the Actial paper's). cambrian: ((ADE20K + COCO) / 2 +
+    Omni3D) / 2. micro: mean over answers. Needs categories["task"] and categories["source"].
     """
     tasks = accuracy_by(predictions, "task")
     sources = accuracy_by(predictions, "source")

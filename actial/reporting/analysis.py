@@ -34,8 +34,8 @@ from actial.runs.run_index import (
     swept_keys,
 )
 
-# Metrics of metrics.jsonl in the tidy table, means over the last tenth of the steps; the table's own
-# names on the left are those of the committed tables.
+# Metrics of metrics.jsonl in the tidy table, means over the last tenth of the steps; the table's
+# own names on the left are those of the committed tables.
 TRAINING = {
     "loss": "loss",
     "reward": "reward",
@@ -46,10 +46,11 @@ TRAINING = {
     "truncated": "completions/clipped_ratio",
     "entropy": "entropy",
 }
-# GRPO metrics whose course is in the table: "<metric>_rise", second half of the steps less the first.
+# GRPO metrics whose course is in the table: "<metric>_rise", second half of the steps less the
+# first.
 RISES = ("format", "length")
-# GRPO metrics that begin at 0 and have spikes: "<metric>_late", median of the last quarter of the steps
-# less that of the one before.
+# GRPO metrics that begin at 0 and have spikes: "<metric>_late", median of the last quarter of the
+# steps less that of the one before.
 LATE = ("kl",)
 
 OLD_COLUMNS = {"arm": "condition"}  # of tables committed before the names changed
@@ -70,9 +71,9 @@ Figure = dict[str, Any]  # model, set, metric, value, and low, high, n of a shar
 def tidy(runs: Sequence[RunRecord]) -> pd.DataFrame:
     """Return one row per finished run, model, set and metric.
 
-    Columns: run, condition, seed, the swept settings under their full keys, data, commit, config, log,
-    minutes, model, set, metric, value, and low, high (95 %, over the questions) and n where the value is a
-    share of questions. Training metrics: set "training", model = the stage.
+    Columns: run, condition, seed, the swept settings under their full keys, data, commit, config,
+    log, minutes, model, set, metric, value, and low, high (95 %, over the questions) and n where
+    the value is a share of questions. Training metrics: set "training", model = the stage.
 
     Raises:
         UserError: no run is finished.

@@ -28,8 +28,8 @@ def sudden_drop(frame: pd.DataFrame, column: str = "loss", least: float = 0.2) -
         least: the lower level must lie at least this share below the upper one.
 
     Returns:
-        None where the levels are too close, or where an exponential decay, which has as many parameters,
-        is closer to the curve.
+        None where the levels are too close, or where an exponential decay, which has as many
+        parameters, is closer to the curve.
     """
     if column not in frame:
         return None

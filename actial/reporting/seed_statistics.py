@@ -62,8 +62,8 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
 def paired(table: pd.DataFrame, against: str) -> pd.DataFrame:
     """Return each condition minus the condition `against` at equal seeds.
 
-    Columns: condition, model, set, metric, seeds, mean, low, high of the differences. Where conditions
-    end with different stages, their last models are compared, as "last".
+    Columns: condition, model, set, metric, seeds, mean, low, high of the differences. Where
+    conditions end with different stages, their last models are compared, as "last".
 
     Raises:
         UserError: the table has no such condition.
@@ -100,7 +100,8 @@ def compare(
             model "last" is the last that each run has scored.
         right: the same for the figure to subtract; None subtracts nothing.
 
-    Beside the bootstrap's limits stand those of Student's t, which do not shrink when seeds are few.
+    Beside the bootstrap's limits stand those of Student's t, which do not shrink when seeds are
+    few.
 
     Raises:
         UserError: no run has one of the figures, or a seed has it more than once.

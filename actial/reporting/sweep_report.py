@@ -182,8 +182,8 @@ def _set_section(means: pd.DataFrame, name: str) -> str:
 def _paper_row(name: str, models: Sequence[str]) -> list[list[str]]:
     """Return the paper's 7B figures as a row; directions compare with ours, levels do not.
 
-    Only where SFT stands between the two other models, as in the paper: GRPO straight from the base, or
-    from a trained "base", is another thing.
+    Only where SFT stands between the two other models, as in the paper: GRPO straight from the
+    base, or from a trained "base", is another thing.
     """
     tables = {"viewpoint": "viewpoint", "viewpoint_100k": "viewpoint", "mmsi": "table_a1"}
     if "sft" not in models or name not in tables:

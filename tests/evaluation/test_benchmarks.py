@@ -220,7 +220,7 @@ def test_threedsrbench_without_rotations_has_no_circular_figure(tmp_path):
         )
         assert any("no options were rotated" in note for note in found.notes) is not circular
         if circular:
-            assert found["scores"]["circ"]["overall"]["value"] == 0
+            assert found.scores["circ"]["overall"]["value"] == 0
         else:
             assert beside_paper("3dsrbench", found).ours[0] is None
 

@@ -1,7 +1,8 @@
 """What every benchmark becomes: a list of items with ordered images, options and one normalised answer, under the licence of its source.
 
-A loader reads the published files as they are. A missing file or column is refused with what was expected; the sha256 of every file
-read is kept with the scores, because published sets have been changed in place before (BLINK's TSV, MindCube 2026-03, CV-Bench's split).
+A loader reads the published files as they are. A missing file or column is refused with what was
+expected; the sha256 of every file read is kept with the scores, because published sets have been
+changed in place before (BLINK's TSV, MindCube 2026-03, CV-Bench's split).
 """
 
 from __future__ import annotations
@@ -71,7 +72,8 @@ class Source:
         """The first of `names` that exists; `columns` are those of the published form, for the message.
 
         Raises:
-            UserError: none does, naming them, their columns and where they are published; or the file does not have its pinned hash.
+            UserError: none does, naming them, their columns and where they are published; or the
+                file does not have its pinned hash.
         """
         if self.root is None:
             return self._noted(*self._download(names))
@@ -160,7 +162,8 @@ def require(table: str, found: Iterable[str], expected: Sequence[str]) -> None:
         )
 
 
-# ---------------------------------------------------------------- one form for every answer convention
+# ---------------------------------------------------------------- one form for every answer
+# convention
 
 
 def rotated(items: Iterable[Item]) -> list[Item]:

@@ -118,7 +118,8 @@ def mcq_items(
 def _groups(rows: Sequence[dict[str, str]], path: Path) -> dict[str, dict[str, Any]]:
     """Index -> its place in a question's rotations, for a file with VLMEvalKit's `g_index`; none for the others.
 
-    Raises UserError for an index that is no number, or a group that lacks a row: a question stands there under all its rotations, or once.
+    Raises UserError for an index that is no number, or a group that lacks a row: a question stands
+    there under all its rotations, or once.
     """
     groups: dict[int, list[int]] = {}
     options = {

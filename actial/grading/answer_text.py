@@ -1,0 +1,90 @@
+"""Cut a completion into its parts: chain of thought, answer tags, and the text that answers.
+
+Every pattern takes time linear in the text: a model that repeats one tag for 100,000 characters
+must not stall a training step.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from dataclasses import dataclass
+
+# Tags around a chain of thought, as models write them.
+_THINK = (
+    r"<{0}think>|<{0}thinking>|<{0}thought>|<{0}reasoning>|<{0}seed:think>"
+    r"|◁{0}think▷|\[{0}think\]|<\|{1}_of_thought\|>"
+)
+THINK_OPEN = re.compile(_THINK.format("", "begin"), re.IGNORECASE)
+THINK_CLOSE = re.compile(_THINK.format("/", "end"), re.IGNORECASE)
+ANSWER_TAG = re.compile(r"<(/?)answer>|<\|(begin|end)_of_box\|>", re.IGNORECASE)
+FORMAT_JOINT = re.compile(r"</think>\s*<answer>", re.IGNORECASE)
+
+INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u2060\ufeff]")
+SPACES = re.compile(r"[^\S\n]+")
+LINE_BREAKS = re.compile(r"\s*\n\s*")
+
+
+def format_ok(text: str) -> bool:
+    """Return whether the stripped output is one think block followed by one answer block.
+
+    As in the release's check (paper repository, reward_custom.py), tags may have any case and
+    bodies may hold anything, so further tags inside a body pass.
+    """
+    whole = text.strip().lower()
+    return (
+        whole.startswith("<think>")
+        and whole.endswith("</answer>")
+        and FORMAT_JOINT.search(whole, len("<think>")) is not None
+    )
+
+
+def answer_bodies(text: str) -> list[str]:
+    """Return the texts between an answer tag and the next closing one, in order."""
+    bodies, _ = _answer_bodies(text)
+    return bodies
+
+
+def _answer_bodies(text: str) -> tuple[list[str], int | None]:
+    """Return the bodies of complete answer tags, and where an unclosed last body starts."""
+    bodies, start = [], None
+    for tag in ANSWER_TAG.finditer(text):
+        closing = tag[1] == "/" or (tag[2] or "").lower() == "end"
+        if not closing:
+            start = tag.end()
+        elif start is not None:
+            bodies.append(text[start : tag.start()])
+            start = None
+    return bodies, start
+
+
+@dataclass(slots=True, frozen=True)
+class AnswerRegion:
+    """The part of a completion that answers."""
+
+    text: str
+    tagged: bool  # it stands in answer tags, so it is complete even if the output was cut later
+
+
+def answer_region(text: str) -> AnswerRegion | None:
+    """Return what follows the chain of thought: the last answer tag's body, else all of it.
+
+    None: the chain of thought is not finished. An answer tag that is opened behind the chain and
+    never closed is taken up to the end.
+    """
+    closes = list(THINK_CLOSE.finditer(text))
+    tail = text[closes[-1].end() :] if closes else text
+    bodies, unclosed = _answer_bodies(tail)
+    if bodies:
+        return AnswerRegion(bodies[-1], tagged=True)
+    if THINK_OPEN.search(tail):
+        return None
+    return AnswerRegion(tail if unclosed is None else tail[unclosed:], tagged=False)
+
+
+def normalized(text: str) -> str:
+    """Return the text with full-width forms as ASCII, without invisible signs, spaces collapsed."""
+    if not text.isascii():
+        text = INVISIBLE.sub("", unicodedata.normalize("NFKC", text))
+        text = text.replace("\N{RIGHT SINGLE QUOTATION MARK}", "'").replace("\N{MINUS SIGN}", "-")
+    return LINE_BREAKS.sub("\n", SPACES.sub(" ", text)).strip()

@@ -1,0 +1,63 @@
+"""Answer readers of others, imitated for comparison with published figures only.
+
+`actial` is the Actial release's reward, `actial_eval` its evaluation client, and `vlmeval_exact`
+VLMEvalKit's exact matching as the release froze it (Duan et al., arXiv 2407.11691).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from actial.core.multiple_choice_format import LETTERS
+
+FIRST_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
+ANSWER_TAG = re.compile(r"<(/?)answer>", re.IGNORECASE)
+REFUSALS = (
+    "Sorry, I can't help with images of people yet.",
+    "I can't process this file.",
+    "I'm sorry, but without the image provided",
+    "Cannot determine the answer",
+    "Failed to obtain answer via API",
+)
+Reading = tuple[str | None, str]  # letter and rule
+
+
+def read_actial(text: str, options: Sequence[str]) -> Reading:
+    """Take the stripped body of the first answer tag, which must be a letter and nothing else."""
+    match = FIRST_ANSWER.search(text)
+    body = match[1].strip() if match else ""
+    if len(body) == 1 and body in LETTERS[: len(options)]:
+        return body, "first_tag"
+    return None, "none"
+
+
+def read_actial_eval(text: str, options: Sequence[str]) -> Reading:
+    """Unwrap the answer tag if there is exactly one, then read as VLMEvalKit does."""
+    bodies = _answer_bodies(text)
+    return read_vlmeval(bodies[0].strip() if len(bodies) == 1 else text, options)
+
+
+def _answer_bodies(text: str) -> list[str]:
+    bodies, start = [], None
+    for tag in ANSWER_TAG.finditer(text):
+        if not tag[1]:
+            start = tag.end()
+        elif start is not None:
+            bodies.append(text[start : tag.start()])
+            start = None
+    return bodies
+
+
+def read_vlmeval(text: str, options: Sequence[str]) -> Reading:
+    """Take the only option letter among the words, else the only option text contained."""
+    if any(refusal in text for refusal in REFUSALS):
+        return None, "none"
+    words = set(text.translate(str.maketrans(".()[],:;!*#{}", " " * 13)).split())
+    letters = [letter for letter in LETTERS[: len(options)] if letter in words]
+    if len(letters) == 1:
+        return letters[0], "vlmeval_option"
+    contained = [i for i, option in enumerate(options) if str(option).lower() in text.lower()]
+    if len(contained) == 1 and not (not letters and "Z" in words):
+        return LETTERS[contained[0]], "vlmeval_text"
+    return None, "none"
