@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from actial.config import CollectConfig
 from actial.config.hydra_app import hydra_command
 
 
 def collect(config: CollectConfig) -> None:
-    """Read every run below `config.runs` and write its tables; raises UserError if none is finished."""
-    from actial.reporting.sweep_report import write_sweep_report  # imports pandas and matplotlib
+    """Read what lies below `config.runs` and write its tables; raises UserError if none."""
+    # pandas and matplotlib are imported only once the config is known to be right.
+    if config.paper_table:
+        from actial.reporting.paper_table import write_paper_table
+
+        print(write_paper_table(Path(config.runs), Path(config.out)))
+        return
+    from actial.reporting.sweep_report import write_sweep_report
 
     print(write_sweep_report(config))
 
 
 @hydra_command("collect", folder_key="out", positional="runs")
 def main(config: CollectConfig) -> None:
-    """python -m actial.collect RUNS_DIR out=DIR [against=CONDITION]
+    """python -m actial.collect RUNS_DIR out=DIR [against=CONDITION] [paper_table=true]
 
-    Turns the runs of a sweep into ablation.md, ablation.csv (one row per run), tidy.csv (one row
-    per figure) and figures.
+    Turns the runs of a sweep into ablation.md, ablation.csv (one line per run), tidy.csv (one line
+    per figure) and figures. With paper_table=true RUNS_DIR holds evaluations, MODEL/BENCHMARK, and
+    table.md has them beside the paper's tables 1 and A1.
     """
     collect(config)
 

@@ -137,6 +137,8 @@ class CollectConfig:
 
     runs: str = MISSING
     out: str = MISSING
+    # tables 1 and A1 of the paper from evaluations in RUNS/MODEL/BENCHMARK, instead of a sweep's
+    paper_table: bool = False
     against: str = ""  # the condition that the others are compared with; "" = the first
 
 
