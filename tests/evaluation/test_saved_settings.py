@@ -179,7 +179,8 @@ def test_documented_command_names_or_finds_its_models_settings(
 ) -> None:
     """Photos of a published set arrive at the size of the paper for checkpoints of the 7B runs."""
     words = shlex.split(command, comments=True)[3:]
-    given = dict(word.split("=", 1) for word in words)
+    given = dict(word.split("=", 1) for word in words if word != "-m")
+    given["benchmark"] = given.get("benchmark", "world").partition(",")[0]
     folder = checkpoint(tmp_path / "model", max_pixels=518_400)
     given = {key: str(folder) if key == "model.path" else value for key, value in given.items()}
     config: EvaluateConfig = compose("evaluate", *[f"{k}={v}" for k, v in given.items()])

@@ -1,0 +1,56 @@
+"""Every command of README.md, docs/ and CONTRIBUTING.md composes and validates."""
+
+from __future__ import annotations
+
+import re
+import shlex
+
+import hydra
+import pytest
+
+from actial.config import register
+from actial.config.command_line import parse_command_line
+from actial.config.hydra_app import typed
+from actial.core.paths import CONF
+
+ROOT = CONF.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+CONFIGS = {"doctor": "train", "synthetic.tiny_model": "tiny"}
+POSITIONAL = {"collect": "runs", "import_release": "release"}
+
+
+def commands() -> list[str]:
+    """The command lines in the shell blocks of the pages, without comments."""
+    lines = []
+    for page in PAGES:
+        for block in re.findall(r"```(?:sh|console|bash)\n(.*?)```", page.read_text(), re.DOTALL):
+            text = block.replace("\\\n", " ")
+            lines += re.findall(r"^python -m actial\.[^\n]+", text, re.MULTILINE)
+    return sorted(set(lines))
+
+
+def first_choices(overrides: tuple[str, ...]) -> list[str]:
+    """One job of a sweep: the first of each list of values."""
+    words = []
+    for override in overrides:
+        key, _, value = override.partition("=")
+        swept = "," in value and value[0] not in "[{'\""
+        words.append(f"{key}={value.partition(',')[0]}" if swept else override)
+    return words
+
+
+def test_pages_hold_commands() -> None:
+    assert len(commands()) > 10
+
+
+@pytest.mark.parametrize("command", commands())
+def test_command_composes(command: str) -> None:
+    register()
+    module, *words = shlex.split(command, comments=True)[2:]
+    name = module.removeprefix("actial.")
+    line = parse_command_line(words, POSITIONAL.get(name))
+    overrides = first_choices(line.overrides) if line.multirun else list(line.overrides)
+    # Launchers are an extra of their own.
+    overrides = [word for word in overrides if not word.startswith("hydra/launcher=")]
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        typed(hydra.compose(CONFIGS.get(name, name), overrides))
