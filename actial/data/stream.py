@@ -1,4 +1,4 @@
-"""Sequential reading of data sets through webdataset, from a folder or a URL (`data.reader=stream`).
+"""Data sets read in sequence by webdataset, from a folder or a URL (`data.reader=stream`).
 
 A stream reads whole tars from beginning to end, so it works over HTTP, from object stores and from
 shell pipes, needs no index and no local disk, and keeps only a shuffle buffer in memory.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import IO, Any
+from typing import IO, cast
 
 SCHEME = re.compile(r"pipe:|[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 
@@ -26,9 +26,7 @@ def open_url(address: str) -> IO[bytes]:
 
     scheme = address.partition(":")[0].lower()
     if scheme in gopen_schemes:
-        stream: Any = gopen(address, "rb")
-        return stream
+        return cast(IO[bytes], gopen(address, "rb"))
     import fsspec
 
-    opened: Any = fsspec.open(address, "rb").open()
-    return opened
+    return cast(IO[bytes], fsspec.open(address, "rb").open())

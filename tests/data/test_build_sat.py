@@ -25,13 +25,13 @@ from actial.config import (
 )
 from actial.core.errors import UserError
 from actial.core.records import QuestionRecord
-from actial.data.qa.build_sat import balanced
-from actial.data.qa.sat_rows import Unusable, find_files, parse_row, pictures_of
+from actial.data.qa.question_shards import balanced
+from actial.data.qa.sat_rows import Unusable, encoded_images, find_files, parse_row
 from actial.data.shards import ShardSet
 
 
 def picture(seed: int, size: tuple[int, int] = (48, 32), orientation: int | None = None) -> bytes:
-    """A JPEG whose left half is bright; `orientation` is an EXIF tag that a careless reader would obey."""
+    """A JPEG whose left half is bright; a careless reader would obey its EXIF `orientation`."""
     pixels = np.full((size[1], size[0], 3), seed % 100, np.uint8)
     pixels[:, : size[0] // 2] += 120
     exif = Image.Exif()
@@ -148,14 +148,14 @@ def test_kinds_of_static_rows_are_read_off_the_wording(
 
 def test_pictures_come_as_bytes_as_hub_structs_and_as_pil() -> None:
     data = picture(1)
-    assert pictures_of({"image_bytes": [data, data]}) == [data, data]
-    assert pictures_of({"images": [{"bytes": data, "path": "x.jpg"}]}) == [data]
-    (encoded,) = pictures_of({"images": Image.open(io.BytesIO(data))})
+    assert encoded_images({"image_bytes": [data, data]}) == [data, data]
+    assert encoded_images({"images": [{"bytes": data, "path": "x.jpg"}]}) == [data]
+    (encoded,) = encoded_images({"images": Image.open(io.BytesIO(data))})
     assert (
         np.asarray(Image.open(io.BytesIO(encoded))) == np.asarray(Image.open(io.BytesIO(data)))
     ).all()
     with pytest.raises(Unusable):
-        pictures_of({"images": [{"bytes": None, "path": "x.jpg"}]})
+        encoded_images({"images": [{"bytes": None, "path": "x.jpg"}]})
 
 
 def verl(images: list[bytes], content: str, truth: str) -> dict:
@@ -201,7 +201,7 @@ def test_static_file_is_left_out_beside_train_and_an_empty_folder_is_refused(
 
 
 def test_one_giant_row_group_is_never_held_as_a_whole(tmp_path: Path) -> None:
-    """40 MB in one row group, in small pages; the high-water mark is that of a fresh process that does nothing but read."""
+    """40 MB in one row group, in small pages; the measured process does nothing but read."""
     rows = {
         "image_bytes": [[np.random.default_rng(i).bytes(20_000)] for i in range(2000)],
         "question": ["q"] * 2000,
@@ -213,7 +213,8 @@ def test_one_giant_row_group_is_never_held_as_a_whole(tmp_path: Path) -> None:
     assert pq.ParquetFile(path).metadata.num_row_groups == 1
     code = (
         "import sys, pathlib, pyarrow; from actial.core.parquet import stream\n"
-        "print(sum(row['question'] == 'q' for row in stream(pathlib.Path(sys.argv[1]))), pyarrow.default_memory_pool().max_memory())"
+        "rows = sum(row['question'] == 'q' for row in stream(pathlib.Path(sys.argv[1])));"
+        "print(rows, pyarrow.default_memory_pool().max_memory())"
     )
     count, peak = subprocess.run(
         [sys.executable, "-c", code, str(path)], check=True, capture_output=True, text=True
@@ -271,7 +272,7 @@ def test_foreign_columns_end_in_one_sentence(tmp_path: Path) -> None:
 
 
 def release(root: Path) -> None:
-    """Ordered train (static first), val and test; one train picture is also a test picture, one is truncated."""
+    """Train (static first), val and test; one train image is also in test, one is truncated."""
     train = [v1([picture(i)], "how many?", ["1", "2", "3"], "2") for i in range(6)]
     train += [
         v1([picture(0)], "which is closer, a or b?", ["a", "b"], "a")
@@ -380,7 +381,7 @@ def test_a_second_run_does_nothing_and_another_configuration_is_refused(
 
 
 def many() -> list[dict]:
-    """100 static rows before 20 of one dynamic type and 10 of another, as ordered as the original."""
+    """100 static rows, then 20 of one dynamic type and 10 of another, as in the original."""
     kinds = ["static"] * 100 + ["ego_motion"] * 20 + ["goal_aim"] * 10
     return [{"uid": f"sat:train:{i}", "type": kind} for i, kind in enumerate(kinds)]
 

@@ -1,4 +1,4 @@
-"""Reading posed captures: what is there is read exactly, and what is broken is counted and costs only itself."""
+"""Reading posed captures: files are read exactly, and broken ones are counted one by one."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The other public layouts, written by the test as their projects document them: the same cameras give the same labels through each."""
+"""The other public layouts, written as their projects document them, give the same labels."""
 
 import gzip
 import json
@@ -113,14 +113,18 @@ def write_uco3d(root: Path) -> None:
         video.mux(stream.encode())
     base = sqlite3.connect(root / "metadata.sqlite")
     base.execute(
-        "CREATE TABLE frame_annots (sequence_name, frame_number, frame_timestamp, _image_path, _image_size, _viewpoint_R, _viewpoint_T,"
-        " _viewpoint_focal_length, _viewpoint_principal_point, _viewpoint_colmap_distortion_coeffs, _viewpoint_intrinsics_format)"
+        "CREATE TABLE frame_annots (sequence_name, frame_number, frame_timestamp, _image_path,"
+        " _image_size, _viewpoint_R, _viewpoint_T,"
+        " _viewpoint_focal_length, _viewpoint_principal_point,"
+        " _viewpoint_colmap_distortion_coeffs, _viewpoint_intrinsics_format)"
     )
     base.execute(
-        "CREATE TABLE sequence_annots (sequence_name, category, super_category, _video_path, _reconstruction_quality_viewpoint)"
+        "CREATE TABLE sequence_annots (sequence_name, category, super_category, _video_path,"
+        " _reconstruction_quality_viewpoint)"
     )
     base.execute(
-        "INSERT INTO sequence_annots VALUES ('1-2-3', 'apple', 'fruit', 'fruit/apple/1-2-3/rgb_video.mp4', 0.8)"
+        "INSERT INTO sequence_annots VALUES"
+        " ('1-2-3', 'apple', 'fruit', 'fruit/apple/1-2-3/rgb_video.mp4', 0.8)"
     )
     for i in range(N):
         v = viewpoint(i)
@@ -242,7 +246,7 @@ def test_the_same_cameras_give_the_same_labels_through_every_layout(layout, tmp_
 
 @pytest.mark.parametrize("layout", ["co3d", "uco3d", "wildrgbd", "nerfstudio", "blender"])
 def test_every_layout_builds_by_the_command(layout, tmp_path, monkeypatch):
-    """From the config group to pictures in shards: the frames the rows name, resized, whatever file they lie in."""
+    """From the config group to shards: the frames that records name, whatever file they lie in."""
     _, write, settings = LAYOUTS[layout]
     write(tmp_path / "root")
     words = [
@@ -348,7 +352,7 @@ def test_bad_fields_cost_one_capture(tmp_path):
 def test_a_photo_without_stored_size_costs_itself_and_an_impossible_lens_its_capture(
     tmp_path, monkeypatch
 ):
-    """Blender's files have no w and h: the photo is opened for them. The other capture is built all the same."""
+    """Blender's files have no w and h: the photo is opened for them. The other capture is built."""
     write_blender(tmp_path / "root")
     write_blender(tmp_path / "other")
     shutil.move(tmp_path / "other" / "cup", tmp_path / "root" / "bowl")

@@ -1,4 +1,4 @@
-"""Published sets of questions: records in each set's own schema become rows of one, and a set builds into shards like any other."""
+"""Published sets: records of each set's own schema take one form and build into shards."""
 
 import io
 import json
@@ -104,8 +104,21 @@ def test_each_schema_becomes_the_same_question(name):
         ("Left", "Right"),
         1,
     )
-    assert (row.answer_kind, row.task) == ("mcq", "rotation")
+    assert (row.answer_kind, row.types) == ("mcq", ("rotation",))
     assert len(row.images) in (1, 2)
+
+
+def test_a_record_with_several_types_keeps_them_all():
+    def types(turns: int, field: object) -> list[tuple[str, ...]]:
+        texts = [ASKED, "B"] * turns
+        return [q.types for q in adapt("spar_7m", llava(*texts, image="a.png", type=field), 0)]
+
+    assert types(1, ["rotation", "depth"]) == [("rotation", "depth")]
+    assert types(2, ["rotation", "depth"]) == [("rotation",), ("depth",)]
+    assert types(3, ["rotation", "depth"]) == [("rotation", "depth")] * 3
+    assert types(2, "rotation") == [("rotation",)] * 2
+    assert types(1, []) == types(1, None) == [("unknown",)]
+    assert types(2, [["a", "b"], "c"]) == [("a", "b"), ("c",)]
 
 
 def test_answers_without_options_are_told_apart():

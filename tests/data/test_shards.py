@@ -1,4 +1,4 @@
-"""Shards: the same bytes every time, readable by offset and by plain webdataset, and a changed byte is noticed."""
+"""Shards: the same bytes every time, read by offset and by webdataset; damage is noticed."""
 
 import pickle
 from dataclasses import replace

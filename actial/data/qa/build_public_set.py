@@ -1,4 +1,7 @@
-"""Published sets as shards of multiple-choice rows: `python -m actial.build source=named source.name=NAME source.root=DIR out=DIR`."""
+"""`python -m actial.build source=named source.name=NAME source.root=DIR out=DIR`.
+
+A published set becomes shards of multiple-choice questions.
+"""
 
 from __future__ import annotations
 
@@ -23,79 +26,96 @@ from actial.core.seeding import hash_unit
 from actial.data.build.resumable import WORK, Task, claimed, run_tasks, worker_pool
 from actial.data.images import encode
 from actial.data.photos import FORMATS, photo_rgb
-from actial.data.qa.build_sat import (
-    PICTURES,
+from actial.data.qa.public_sets import NAMED, AdaptedQuestion, SetRecord, adapt
+from actial.data.qa.question_shards import (
+    HASHES,
+    IMAGES,
+    Question,
     balanced,
     finish_questions,
     read_lines,
     without_leaks,
     write_shards,
 )
-from actial.data.qa.public_sets import NAMED, AdaptedRow, adapt
-from actial.data.qa.sat_rows import Unusable, pictures_of
+from actial.data.qa.sat_rows import Unusable, encoded_images
 from actial.data.sources.base import inside
 
 SUFFIXES = (".jsonl", ".json", ".parquet")
 
 
 def find_records(root: Path) -> list[Path]:
-    """The set's files in `root` or in data/ below it, sorted; raises UserError when there are none, or two of one name."""
-    found = sorted(
-        path
-        for folder in (root, root / "data")
-        if folder.is_dir()
-        for path in folder.iterdir()
-        if path.suffix in SUFFIXES
-    )
-    if not found:
+    """Return the set's files in `root` and in data/ below it, sorted.
+
+    Raises UserError when there are none, or two of one name.
+    """
+    folders = [folder for folder in (root, root / "data") if folder.is_dir()]
+    paths = []
+    for folder in folders:
+        paths += [path for path in folder.iterdir() if path.suffix in SUFFIXES]
+    if not paths:
         raise UserError(
-            f"source.root={root} holds no {', '.join(SUFFIXES)} file: give the folder of the set's annotations and pictures."
+            f"source.root={root} holds no {', '.join(SUFFIXES)} file: give the folder of the set's "
+            "annotations and pictures."
         )
-    stems = {path.stem: path for path in found}
-    if twice := [path for path in found if stems[path.stem] is not path]:
-        raise UserError(
-            f"{twice[0]} and {stems[twice[0].stem]} would give their questions the same ids: keep one, or rename it."
-        )
-    return found
+    paths.sort()
+    by_stem: dict[str, Path] = {}
+    for path in paths:
+        other = by_stem.setdefault(path.stem, path)
+        if other is not path:
+            raise UserError(
+                f"{other} and {path} would give their questions the same ids: keep one, or rename "
+                "it."
+            )
+    return paths
 
 
 def read_blacklist(path: str | None) -> frozenset[str]:
-    """Names of scenes that a benchmark uses, one a line."""
+    """Return the names of scenes that a benchmark uses, one a line; raises UserError."""
     if path is None:
         return frozenset()
     if not Path(path).is_file():
         raise UserError(
-            f"qa.blacklist={path} does not exist: give a file of scene names, one a line, or leave it out."
+            f"qa.blacklist={path} does not exist: give a file of scene names, one a line, or leave "
+            "it out."
         )
-    return frozenset(
-        line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()
-    )
+    lines = Path(path).read_text(encoding="utf-8").splitlines()
+    return frozenset(line.strip() for line in lines if line.strip())
 
 
 def adapt_file(config: BuildConfig, path: Path, out: Path) -> None:
-    """Write the usable rows of one file as lines, first the counts, and their pictures, shrunk, into the folder beside them."""
+    """Write the usable questions of one file as lines, after a line of counts.
+
+    Their images go, shrunk, into the folder beside `out`.
+    """
     counts: Counter[str] = Counter()
-    barred = read_blacklist(config.qa.blacklist)
-    rows = []
-    met: Counter[str] = Counter()
+    blacklist = read_blacklist(config.qa.blacklist)
+    questions = []
+    ids: Counter[str] = Counter()
     for number, record in enumerate(records(path)):
         counts["seen"] += 1
-        try:
-            adapted = list(adapt(_name(config), record, number))
-        except (KeyError, TypeError, AttributeError) as error:
-            counts["a field is missing"] += 1
-            counts[f"a field is missing: {error}"] += 1
-            continue
-        except ValueError:
-            counts["answer is not exactly one option"] += 1
-            continue
-        for row in adapted:
-            met[row.id] += 1  # some sets name a record by its scene, and have several of one
-            uid = f"{path.stem}:{row.id}" + (f"~{met[row.id]}" if met[row.id] > 1 else "")
-            line = _line(config, row, uid, out.parent / PICTURES, barred, counts)
-            if line is not None:
-                rows.append(line)
-    write_lines(out, [counts, *rows])
+        for adapted in _adapted(config, record, number, counts):
+            # some sets name a record by its scene, and have several of one
+            ids[adapted.id] += 1
+            repeat = f"~{ids[adapted.id]}" if ids[adapted.id] > 1 else ""
+            uid = f"{path.stem}:{adapted.id}{repeat}"
+            question = _question(config, adapted, uid, out.parent / IMAGES, blacklist, counts)
+            if question is not None:
+                questions.append(question)
+    write_lines(out, [counts, *questions])
+
+
+def _adapted(
+    config: BuildConfig, record: SetRecord, number: int, counts: Counter[str]
+) -> list[AdaptedQuestion]:
+    """Return the questions of a record; none, counted, of one that cannot be read."""
+    try:
+        return list(adapt(_name(config), record, number))
+    except (KeyError, TypeError, AttributeError) as error:
+        counts["a field is missing"] += 1
+        counts[f"a field is missing: {error}"] += 1
+    except ValueError:
+        counts["answer is not exactly one option"] += 1
+    return []
 
 
 def _name(config: BuildConfig) -> str:
@@ -107,63 +127,61 @@ def _name(config: BuildConfig) -> str:
     return name
 
 
-def _line(
+def _question(
     config: BuildConfig,
-    row: AdaptedRow,
+    adapted: AdaptedQuestion,
     uid: str,
     folder: Path,
-    barred: frozenset[str],
+    blacklist: frozenset[str],
     counts: Counter[str],
-) -> dict | None:
-    if row.answer_kind not in ("mcq", "yesno"):
-        counts[f"{row.answer_kind} answer"] += 1
+) -> Question | None:
+    """Store the images of a question and return its fields, or None, counted."""
+    if adapted.answer_kind not in ("mcq", "yesno"):
+        counts[f"{adapted.answer_kind} answer"] += 1
         return None
-    if barred & {
-        part for image in row.images if isinstance(image, str) for part in Path(image).parts
-    }:
+    if any(isinstance(i, str) and blacklist & set(Path(i).parts) for i in adapted.images):
         counts["scene of a benchmark"] += 1
         return None
     try:
-        pictures = [_store(_bytes(config, image), config, folder) for image in row.images]
+        hashes = [_store(_bytes(config, image), config, folder) for image in adapted.images]
     except (Rejected, Unusable, *UNREADABLE):
         counts["picture unreadable"] += 1
         return None
-    if not pictures:
+    if not hashes:
         counts["no picture (a video?)"] += 1
         return None
-    group = sha256("".join(pictures).encode()).hexdigest()[:16]
+    group = sha256("".join(hashes).encode()).hexdigest()[:16]
+    several = {"types": list(adapted.types)} if len(adapted.types) > 1 else {}
     return {
         "uid": f"{_name(config)}:{uid}",
         "kind": "qa",
         "source": _name(config),
         "split": _split(config, group),
-        "type": row.task,
-        "subtype": row.task,
-        "raw_type": row.task,
-        "question": row.question,
-        "options": list(row.options),
-        "answer_index": row.answer_index,
+        "type": adapted.types[0],
+        "subtype": adapted.types[0],
+        "raw_type": ", ".join(adapted.types),
+        **several,
+        "question": adapted.question,
+        "options": list(adapted.options),
+        "answer_index": adapted.answer_index,
         "group": group,
-        "pictures": pictures,
+        HASHES: hashes,
     }
 
 
 def _split(config: BuildConfig, group: str) -> str:
-    return (
-        "val"
-        if hash_unit("split", config.pairs.seed, group) < config.pairs.val_fraction
-        else "train"
-    )
+    draw = hash_unit("split", config.pairs.seed, group)
+    return "val" if draw < config.pairs.val_fraction else "train"
 
 
 def _bytes(config: BuildConfig, image: Any) -> bytes:
     if isinstance(image, str):
         return inside(Path(config.source.root), image).read_bytes()
-    return pictures_of({"images": [image]})[0]
+    return encoded_images({"images": [image]})[0]
 
 
 def _store(data: bytes, config: BuildConfig, folder: Path) -> str:
-    """Write the shrunk picture under the hash of its original unless it is there; returns the hash."""
+    """Write the shrunk image under the hash of its original unless it is there; return the hash."""
     name = sha256(data).hexdigest()
     if not (folder / name).exists():
         with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
@@ -174,53 +192,54 @@ def _store(data: bytes, config: BuildConfig, folder: Path) -> str:
 
 
 def build_named(config: BuildConfig, settings: Mapping[str, Any], identity: str) -> None:
-    """Run or resume the build of one set; `settings` and their hash `identity` go into the manifest. UserError: nothing is left."""
+    """Run or resume the build of one set; raises UserError and then leaves nothing.
+
+    `settings` and their hash `identity` go into the manifest.
+    """
     _name(config)
     read_blacklist(config.qa.blacklist)
     out, files = Path(config.out), find_records(Path(config.source.root))
-    claim = {
-        "config_hash": identity,
-        "captures": sha256(repr([(f.name, f.stat().st_size) for f in files]).encode()).hexdigest(),
-    }
+    contents = repr([(f.name, f.stat().st_size) for f in files])
+    claim = {"config_hash": identity, "captures": sha256(contents.encode()).hexdigest()}
     with claimed(out, claim), worker_pool(config.workers or os.cpu_count() or 1) as pool:
         try:
-            (out / WORK / PICTURES).mkdir(exist_ok=True)
+            (out / WORK / IMAGES).mkdir(exist_ok=True)
             scans = [out / WORK / f"rows-{i:04d}.jsonl" for i in range(len(files))]
             tasks = [
                 Task(scan, adapt_file, (config, path, scan), 1)
                 for scan, path in zip(scans, files, strict=True)
             ]
             run_tasks(pool, "rows", tasks, "files")
-            chosen, counts = _chosen(config, scans)
-            indices = write_shards(config, chosen, pool)
+            questions, counts = _selected(config, scans)
+            indices = write_shards(config, questions, pool)
             for path in indices:
                 counts.update(read_lines(path)[0])
             if not counts["written"]:
                 raise UserError(
-                    f"no question could be made from {config.source.root}: {dict(counts.most_common(4))}."
+                    f"no question could be made from {config.source.root}: "
+                    f"{dict(counts.most_common(4))}."
                 )
         except UserError:
             shutil.rmtree(out)
             raise
-        license = (
-            NAMED[_name(config)].license
-            if config.source.license == "unknown"
-            else config.source.license
-        )
+        license = config.source.license
+        if license == "unknown":
+            license = NAMED[_name(config)].license
         finish_questions(config, settings, identity, indices, counts, license)
         shutil.rmtree(out / WORK)
     print(
-        f"{out}: {counts['written']} questions of {counts['seen']} records; look at {out / 'audit.html'}"
+        f"{out}: {counts['written']} questions of {counts['seen']} records; "
+        f"look at {out / 'audit.html'}"
     )
 
 
-def _chosen(config: BuildConfig, scans: Sequence[Path]) -> tuple[list[dict], Counter[str]]:
+def _selected(config: BuildConfig, scans: Sequence[Path]) -> tuple[list[Question], Counter[str]]:
     counts: Counter[str] = Counter()
-    rows: list[dict] = []
+    questions: list[Question] = []
     for scan in scans:
-        seen, found = read_lines(scan)
-        counts.update(seen)
-        rows += found
-    clean = without_leaks(rows, counts)
-    train = balanced([row for row in clean if row["split"] == "train"], config.qa)
-    return [*train, *(row for row in clean if row["split"] != "train")], counts
+        scan_counts, scanned = read_lines(scan)
+        counts.update(scan_counts)
+        questions += scanned
+    clean = without_leaks(questions, counts)
+    train = balanced([q for q in clean if q["split"] == "train"], config.qa)
+    return [*train, *(q for q in clean if q["split"] != "train")], counts

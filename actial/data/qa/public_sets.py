@@ -1,13 +1,14 @@
-"""The published sets that a mixture may name, each read into one row: pictures, question, options, answer, task, licence.
+"""The published sets that a mixture may name, each read into one form.
 
-A set is a few facts: where its pictures, texts and task stand in a record. Questions with options, and those answered yes or no, can be
-trained on; numbers and open answers are counted, and so are records whose pictures lie in a video.
+A set is described by where its images, texts and types stand in a record. Questions with options,
+and those answered yes or no, can be trained on; numbers and open answers are counted, and so are
+records whose images lie in a video.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,10 +21,14 @@ ASKS_LETTER = re.compile(
     re.IGNORECASE,
 )
 YES_NO = ("Yes", "No")
+UNKNOWN_TYPE = "unknown"
+
+SetRecord = Mapping[str, Any]  # one record as the set's file has it
+Turn = tuple[str, str]  # question, answer
 
 
 @dataclass(slots=True, frozen=True, kw_only=True)
-class AdaptedRow:
+class AdaptedQuestion:
     """One question of any set."""
 
     id: str
@@ -33,50 +38,49 @@ class AdaptedRow:
     answer: str
     answer_index: int  # -1 without options
     answer_kind: str  # mcq | yesno | number | open
-    task: str
+    types: tuple[str, ...]  # at least one; some sets give a question several
 
 
 @dataclass(slots=True, frozen=True)
 class NamedSet:
     """Where the fields of a set stand; `turns` gives the (question, answer) pairs of a record."""
 
-    turns: Callable[[Mapping], Iterator[tuple[str, str]]]
-    task: str
+    turns: Callable[[SetRecord], Iterator[Turn]]
+    type: str
     license: str
     images: str = "images"
 
 
-def _conversations(record: Mapping) -> Iterator[tuple[str, str]]:
-    """LLaVA's form: from human, from gpt, and so on."""
+def _conversations(record: SetRecord) -> Iterator[Turn]:
+    """Yield the turns of LLaVA's form: from human, from gpt, and so on."""
     yield from _alternating(record["conversations"], "from", "value", ("human", "user"))
 
 
-def _messages(record: Mapping) -> Iterator[tuple[str, str]]:
+def _messages(record: SetRecord) -> Iterator[Turn]:
     yield from _alternating(record["messages"], "role", "content", ("user",))
 
 
 def _alternating(
-    turns: list[Mapping], who: str, said: str, asking: tuple[str, ...]
-) -> Iterator[tuple[str, str]]:
+    messages: Sequence[SetRecord], speaker: str, text: str, users: tuple[str, ...]
+) -> Iterator[Turn]:
     question = None
-    for turn in turns:
-        if turn[who] in asking:
-            question = turn[said]
-        elif question is not None and turn[who] != "system":
-            yield question, turn[said]
+    for message in messages:
+        if message[speaker] in users:
+            question = message[text]
+        elif question is not None and message[speaker] != "system":
+            yield question, message[text]
             question = None
 
 
-def _fields(answer: str) -> Callable[[Mapping], Iterator[tuple[str, str]]]:
-    def turns(record: Mapping) -> Iterator[tuple[str, str]]:
+def _fields(answer: str) -> Callable[[SetRecord], Iterator[Turn]]:
+    """Return the reader of records with the fields question, options or choices, and `answer`."""
+
+    def turns(record: SetRecord) -> Iterator[Turn]:
         options = record.get("options") or record.get("choices") or ()
-        listed = " ".join(
-            f"{letter}. {text}" for letter, text in zip("ABCDEF", options, strict=False)
-        )
-        yield (
-            f"{record['question']} Options: {listed}" if listed else record["question"],
-            str(record[answer]),
-        )
+        lettered = zip("ABCDEF", options, strict=False)
+        listed = " ".join(f"{letter}. {text}" for letter, text in lettered)
+        question = record["question"]
+        yield f"{question} Options: {listed}" if listed else question, str(record[answer])
 
     return turns
 
@@ -97,39 +101,55 @@ NAMED: dict[str, NamedSet] = {
         _conversations, "task", "see jdopensource/JoyAI-Image-OpenSpatial", "image"
     ),
     "mulset": NamedSet(_fields("answer"), "task", "Apache-2.0"),
-    "sensenova_si_8m": NamedSet(
-        _conversations, "type", "Apache-2.0", "image"
-    ),  # its JSON lines; one picture as text, several as a list
+    # as JSON lines: one image as a text, several as a list
+    "sensenova_si_8m": NamedSet(_conversations, "type", "Apache-2.0", "image"),
     "llava": NamedSet(_conversations, "type", "unknown", "image"),  # any other set in this form
 }
 
 
-def adapt(name: str, record: Mapping, number: int) -> Iterator[AdaptedRow]:
-    """The questions of one record, which is row `number` of its file.
+def adapt(name: str, record: SetRecord, number: int) -> Iterator[AdaptedQuestion]:
+    """Yield the questions of one record, which is row `number` of its file.
 
-    Raises KeyError or TypeError for a record without the set's fields, ValueError for a right answer that is not one of the options.
+    Raises KeyError or TypeError for a record without the set's fields, ValueError for an answer
+    that is not one of the options.
     """
-    known = NAMED[name]
-    pictures = record.get(known.images) or record.get("images") or record.get("image") or ()
-    pictures = tuple(pictures) if isinstance(pictures, (list, tuple)) else (pictures,)
-    for turn, (question, answer) in enumerate(known.turns(record)):
+    layout = NAMED[name]
+    images = record.get(layout.images) or record.get("images") or record.get("image") or ()
+    images = tuple(images) if isinstance(images, (list, tuple)) else (images,)
+    turns = list(layout.turns(record))
+    types = types_of_turns(record.get(layout.type), len(turns))
+    for turn, (question, answer) in enumerate(turns):
         text = ASKS_LETTER.sub("", MARKS.sub("", question)).strip()
         stem, options = inline_options(text)
         kind, options, index = _read_answer(options, answer.strip())
-        yield AdaptedRow(
+        yield AdaptedQuestion(
             id=f"{record.get('id', number)}" + (f"/{turn}" if turn else ""),
-            images=pictures,
+            images=images,
             question=stem.strip() if kind == "mcq" else text,
             options=options,
             answer=answer.strip(),
             answer_index=index,
             answer_kind=kind,
-            task=str(record.get(known.task, "unknown")),
+            types=types[turn],
         )
 
 
+def types_of_turns(field: Any, turns: int) -> list[tuple[str, ...]]:
+    """Return the types of each turn of a record.
+
+    A text is the type of all turns. A list holds one type for each of several turns, or else the
+    several types that every turn has.
+    """
+    if not isinstance(field, (list, tuple)):
+        return [(UNKNOWN_TYPE if field is None else str(field),)] * turns
+    if turns > 1 and len(field) == turns:
+        return [types_of_turns(entry, 1)[0] for entry in field]
+    names = tuple(dict.fromkeys(str(entry) for entry in field if entry is not None))
+    return [names or (UNKNOWN_TYPE,)] * turns
+
+
 def _read_answer(options: tuple[str, ...], answer: str) -> tuple[str, tuple[str, ...], int]:
-    """(kind, options, index of the right one)."""
+    """Return the kind of answer, the options, and the index of the correct one."""
     if len(options) >= 2:
         try:
             return "mcq", options, answer_position(answer, options, "row")

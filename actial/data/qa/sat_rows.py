@@ -1,7 +1,7 @@
-"""SAT's parquet releases, read as they are: files by split, rows one by one, and each row's question, options and pictures.
+"""SAT's parquet releases, read as they are: files by split, rows one by one.
 
-`SAT_<split>.parquet` (one row group of 5 GB, static rows first), `<split>-*.parquet` shards with the same rows, and verl's layout
-(`prompt`, `images`, `reward_model.ground_truth`).
+`SAT_<split>.parquet` (one row group of 5 GB, static rows first), `<split>-*.parquet` shards with
+the same rows, and verl's layout (`prompt`, `images`, `reward_model.ground_truth`).
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ from PIL import Image
 from actial.core.errors import UserError
 from actial.core.multiple_choice_format import answer_position, clean_options, inline_options
 
-# names differ between the splits
-TYPES = {
+TYPES = {  # the names differ between the splits
     "other": "static",
     "static": "static",
     "ego_movement": "ego_motion",
@@ -30,57 +29,61 @@ TYPES = {
     "goal_aim": "goal_aim",
     "perspective": "perspective",
 }
-
-
-FIRST_FRAME = re.compile(
-    r"\s*in the first frame\.?$", re.IGNORECASE
-)  # slipped into some options, not into their answers
+# slipped into some options, not into their answers
+FIRST_FRAME = re.compile(r"\s*in the first frame\.?$", re.IGNORECASE)
+LETTERS = "ABCDEF"
+NEARNESS = re.compile(r"\b(closer|closest|nearer|nearest|farther|further|depth)\b")
+IMAGE_COLUMNS = ("image_bytes", "images", "image")
+SPLIT_NAMES = {"train": ("train",), "val": ("val", "validation"), "test": ("test",)}
+FILE_PATTERNS = ("SAT_{}.parquet", "{}-*.parquet", "{}.parquet")
 
 
 def sat_options(answers: Sequence[Any], correct: str) -> tuple[tuple[str, ...], int | None]:
-    """Cleaned option texts and the index of the right one; None when not exactly one option equals the answer."""
+    """Return the cleaned option texts and the index of the correct one.
+
+    The index is None when not exactly one option equals the answer.
+    """
     options = clean_options(FIRST_FRAME.sub("", str(text)).strip() for text in answers)
-    want = FIRST_FRAME.sub("", str(correct)).strip().casefold()
-    hits = [i for i, option in enumerate(options) if option.casefold() == want]
-    return options, hits[0] if len(hits) == 1 and len(options) > 1 else None
-
-
-LETTERS = "ABCDEF"
-NEARNESS = re.compile(r"\b(closer|closest|nearer|nearest|farther|further|depth)\b")
+    answer = FIRST_FRAME.sub("", str(correct)).strip().casefold()
+    matches = [i for i, option in enumerate(options) if option.casefold() == answer]
+    return options, matches[0] if len(matches) == 1 and len(options) > 1 else None
 
 
 # ---------------------------------------------------------------- files
 
 
 def find_files(root: Path) -> dict[str, list[Path]]:
-    """Parquet files by split; SAT_static is left out beside SAT_train, which repeats it. Raises UserError when there are none."""
+    """Return parquet files by split; raises UserError when there are none.
+
+    SAT_static is left out beside SAT_train, which repeats it.
+    """
     if not root.is_dir():
         raise UserError(
             f"source.root={root} is not a folder: give the folder that holds SAT's parquet files."
         )
-    found: dict[str, list[Path]] = {}
-    for split, names in {
-        "train": ("train",),
-        "val": ("val", "validation"),
-        "test": ("test",),
-    }.items():
-        patterns = [
-            pattern.format(name)
-            for name in names
-            for pattern in ("SAT_{}.parquet", "{}-*.parquet", "{}.parquet")
-        ]
-        hits = [
-            sorted(folder.glob(pattern)) for folder in (root, root / "data") for pattern in patterns
-        ]
-        if first := next((paths for paths in hits if paths), None):
-            found[split] = first
-    if "train" not in found and (root / "SAT_static.parquet").is_file():
-        found["train"] = [root / "SAT_static.parquet"]
-    if not found:
+    files: dict[str, list[Path]] = {}
+    for split, names in SPLIT_NAMES.items():
+        if paths := _first_match(root, names):
+            files[split] = paths
+    static = root / "SAT_static.parquet"
+    if "train" not in files and static.is_file():
+        files["train"] = [static]
+    if not files:
         raise UserError(
-            f"source.root={root} holds no SAT_train.parquet, train-*.parquet, or their like: fetch them first."
+            f"source.root={root} holds no SAT_train.parquet, train-*.parquet, or their like: fetch "
+            "them first."
         )
-    return found
+    return files
+
+
+def _first_match(root: Path, names: Sequence[str]) -> list[Path]:
+    """Return the files of the first pattern that has any, in `root` or data/ below it."""
+    for folder in (root, root / "data"):
+        for name in names:
+            for pattern in FILE_PATTERNS:
+                if paths := sorted(folder.glob(pattern.format(name))):
+                    return paths
+    return []
 
 
 # ---------------------------------------------------------------- one row
@@ -91,7 +94,9 @@ class Unusable(Exception):
 
 
 @dataclass(slots=True, frozen=True)
-class Asked:
+class SatQuestion:
+    """One question as a row of SAT has it."""
+
     question: str
     options: tuple[str, ...]
     answer_index: int
@@ -99,12 +104,15 @@ class Asked:
 
     @property
     def type(self) -> str:
-        """One name for both spellings: static, ego_motion, obj_motion, action_conseq, goal_aim, perspective."""
+        """One name for both spellings.
+
+        static, ego_motion, obj_motion, action_conseq, goal_aim or perspective.
+        """
         return TYPES.get(self.raw_type, self.raw_type)
 
     @property
     def subtype(self) -> str:
-        """Static rows carry one type name for three kinds, told apart by their wording."""
+        """The type, but for static questions the kind that their wording tells apart."""
         if self.type != "static":
             return self.type
         if all(option.isdigit() for option in self.options):
@@ -112,11 +120,12 @@ class Asked:
         return "depth" if NEARNESS.search(self.question.lower()) else "relation"
 
 
-def parse_row(row: Mapping[str, Any]) -> Asked:
-    """Question, options and the right one, from either schema; raises Unusable.
+def parse_row(row: Mapping[str, Any]) -> SatQuestion:
+    """Return question, options and answer of a row of either schema; raises Unusable.
 
-    The answer is a text in SAT's releases: exactly one option must equal it, letter case and a stray "in the first frame" aside. Options
-    that repeat each other are merged, so that no two letters mean the same.
+    The answer is a text in SAT's releases: exactly one option must equal it, letter case and a
+    stray "in the first frame" aside. Options that repeat each other are merged, so that no two
+    letters mean the same.
     """
     if "prompt" in row:
         return _parse_verl(row)
@@ -128,15 +137,17 @@ def parse_row(row: Mapping[str, Any]) -> Asked:
     unique: dict[str, str] = {}
     for text in texts:
         unique.setdefault(text.casefold(), text)
-    place = list(unique).index(texts[answer].casefold())
-    return _checked(row["question"], tuple(unique.values()), place, str(row["question_type"]))
+    answer_index = list(unique).index(texts[answer].casefold())
+    options = tuple(unique.values())
+    return _checked(row["question"], options, answer_index, str(row["question_type"]))
 
 
-def _parse_verl(row: Mapping[str, Any]) -> Asked:
-    asked = [
+def _parse_verl(row: Mapping[str, Any]) -> SatQuestion:
+    user_turns = [
         message["content"] or "" for message in row["prompt"] or () if message["role"] == "user"
     ]
-    question, options = inline_options(asked[-1].replace("<image>", "").strip() if asked else "")
+    prompt = user_turns[-1].replace("<image>", "").strip() if user_turns else ""
+    question, options = inline_options(prompt)
     if len(options) < 2:
         raise Unusable("options not found in the prompt")
     try:
@@ -147,17 +158,20 @@ def _parse_verl(row: Mapping[str, Any]) -> Asked:
     return _checked(question, options, answer, str(kind))
 
 
-def _checked(question: Any, options: tuple[str, ...], answer: int, raw_type: str) -> Asked:
+def _checked(question: Any, options: tuple[str, ...], answer: int, raw_type: str) -> SatQuestion:
     if not isinstance(question, str) or not question.strip():
         raise Unusable("no question")
     if not 2 <= len(options) <= len(LETTERS):
         raise Unusable("fewer than 2 or more than 6 options")
-    return Asked(question.strip(), options, answer, raw_type)
+    return SatQuestion(question.strip(), options, answer, raw_type)
 
 
-def pictures_of(row: Mapping[str, Any]) -> list[bytes]:
-    """Encoded pictures of a row, whichever reader made it: bytes, {"bytes", "path"} or PIL; raises Unusable."""
-    cells = row.get("image_bytes") or row.get("images")
+def encoded_images(row: Mapping[str, Any]) -> list[bytes]:
+    """Return the encoded images of a row, whichever reader made it; raises Unusable.
+
+    A cell holds bytes, {"bytes", "path"} or a PIL image, alone or in a list.
+    """
+    cells = next((row[name] for name in IMAGE_COLUMNS if row.get(name)), None)
     cells = cells if isinstance(cells, list) else [cells]
     return [_encoded(cell) for cell in cells]
 
@@ -167,7 +181,7 @@ def _encoded(cell: Any) -> bytes:
         buffer = io.BytesIO()
         cell.save(buffer, "PNG")
         return buffer.getvalue()
-    found = cell.get("bytes") if isinstance(cell, dict) else cell
-    if not isinstance(found, bytes):
+    data = cell.get("bytes") if isinstance(cell, dict) else cell
+    if not isinstance(data, bytes):
         raise Unusable("picture missing")
-    return found
+    return data

@@ -7,8 +7,8 @@ FRAME_NOTES = {
     "usable": "",
     "with_mask": "{n} of {usable} photos have a mask",
     "without_mask": (
-        "{n} of {usable} photos have no mask, though masks/ or source.mask_root is there: masks are "
-        "named by their photo, as masks/sub/000.jpg.png, 000.png or 000_mask.png"
+        "{n} of {usable} photos have no mask, though masks/ or source.mask_root is there: masks "
+        "are named by their photo, as masks/sub/000.jpg.png, 000.png or 000_mask.png"
     ),
     "mask_unusable": (
         "{n} masks cannot be used: broken, empty, nearly full, or cut by the photo's border"
