@@ -32,9 +32,7 @@ def open_engine_sampler(
             _ENGINES[key] = _start(config, policy)
         return _ENGINES[key]
 
-    return EngineSampler(
-        shared, policy, stop_ids=[renderer.stop_id], banned_ids=renderer.banned_ids
-    )
+    return EngineSampler(shared, policy, stop_ids=renderer.stop_ids, banned_ids=renderer.banned_ids)
 
 
 def _start(config: SamplerConfig, policy: Policy) -> Engine:
@@ -52,7 +50,7 @@ def open_sampler(config: SamplerConfig, policy: Policy, renderer: PromptRenderer
         return open_engine_sampler(config, policy, renderer)
     return HFSampler(
         policy,
-        stop_ids=[renderer.stop_id],
+        stop_ids=renderer.stop_ids,
         banned_ids=renderer.banned_ids,
         batch_size=config.batch_size,
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
-from transformers import AutoConfig, AutoProcessor
+from transformers import AutoConfig, AutoProcessor, GenerationConfig
 from transformers.image_processing_base import ImageProcessingMixin
 from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
@@ -21,6 +21,10 @@ from actial.modeling.dtensor import whole_state
 FINGERPRINT_SAMPLES = 16  # of each weight file
 FINGERPRINT_BYTES = 1 << 16  # of each sample
 WEIGHT_FILES = ("*.safetensors", "*.safetensors.index.json", "*.bin", "config.json")
+# Tokenizer, processor and template files of a checkpoint; a Trainer's leftovers are none.
+COMPANION_SUFFIXES = (".json", ".jinja", ".txt", ".model", ".tiktoken")
+NOT_COPIED = ("trainer_state.json", "all_results.json", "generation_config.json")
+SAMPLING_SETTINGS = ("temperature", "top_p", "top_k", "min_p", "typical_p")
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 
 Channels = tuple[float, float, float]
@@ -75,10 +79,12 @@ def save_checkpoint(
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as name:
             fresh = Path(name) / "model"
+            _make_saveable(model.generation_config)
             model.save_pretrained(fresh, state_dict=state)
             _copy_companions(source, revision, fresh)
             for name_of_file, text in (extra or {}).items():
                 (fresh / name_of_file).write_text(text, encoding="utf-8")
+            _use_default_permissions(fresh)
             if folder.exists():
                 os.replace(folder, Path(name) / "replaced")
             os.replace(fresh, folder)
@@ -92,8 +98,29 @@ def _copy_companions(source: str, revision: str | None, folder: Path) -> None:
         load(source, revision=revision).save_pretrained(folder)
         return
     for file in Path(source).iterdir():
-        if file.is_file() and not any(file.match(pattern) for pattern in WEIGHT_FILES):
+        is_companion = file.is_file() and file.suffix in COMPANION_SUFFIXES
+        other = any(file.match(pattern) for pattern in (*WEIGHT_FILES, *NOT_COPIED))
+        if is_companion and not other:
             shutil.copy2(file, folder / file.name)
+
+
+def _make_saveable(generation: Any) -> None:
+    """Drop sampling settings from a generation config that decodes greedily.
+
+    transformers warns of them when it loads a checkpoint, and refuses to save one with them.
+    """
+    if generation is not None and not generation.do_sample:
+        defaults = GenerationConfig()
+        for name in SAMPLING_SETTINGS:
+            setattr(generation, name, getattr(defaults, name, None))
+
+
+def _use_default_permissions(folder: Path) -> None:
+    """Give the files the permissions of any other new file; safetensors writes mode 0600."""
+    umask = os.umask(0)
+    os.umask(umask)
+    for file in folder.iterdir():
+        file.chmod(0o666 & ~umask)
 
 
 def _channels(values: Any) -> Channels:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from transformers import AutoTokenizer
 from transformers.models.qwen2_vl import Qwen2VLImageProcessor
+from transformers.utils import cached_file
 
 from actial.config import ModelConfig, PromptConfig
 from actial.core.errors import UserError
@@ -33,6 +34,7 @@ BANNED_TOKENS = (
     "<|video_pad|>",
 )
 MAX_CACHED_TEXTS = 4096
+THINK, END_THINK = "<think>", "</think>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,8 @@ class PromptRenderer:
         self.image_token = "<|image_pad|>"
         self.image_token_id = tokenizer.convert_tokens_to_ids(self.image_token)
         self.stop_id = tokenizer.convert_tokens_to_ids("<|im_end|>")
+        # Targets end with the first one; `load` adds those of generation_config.json.
+        self.stop_ids = [self.stop_id]
         self.banned_ids = [tokenizer.convert_tokens_to_ids(token) for token in BANNED_TOKENS]
         self._cached_ids: dict[str, list[int]] = {}
 
@@ -94,9 +98,13 @@ class PromptRenderer:
                 f"model.path={folder} gives no tokenizer or image processor ({reason}): "
                 "give a model folder or hub id."
             ) from error
+        tokenizer.chat_template = tokenizer.chat_template or _legacy_template(folder, revision)
         multiple = processor.patch_size * processor.merge_size
         limits = ImageLimits(multiple, model.min_pixels, model.max_pixels)
-        return cls(tokenizer, limits, system_prompt_text(prompt))
+        renderer = cls(tokenizer, limits, system_prompt_text(prompt))
+        ends = _end_of_turn_ids(folder, revision)
+        renderer.stop_ids += [token for token in ends if token != renderer.stop_id]
+        return renderer
 
     def _text(self, question: str, num_images: int, text_first: bool = False) -> str:
         """The chat template's text up to where the assistant starts."""
@@ -158,7 +166,7 @@ class PromptRenderer:
             question_start = text.rindex(question.text)
             head = text[:question_start]
             question_ids = self._encode(text[question_start:])
-            target_ids = [*self._encode(question.target), self.stop_id]
+            target_ids = [*self._encode(self._after_opened(question.target)), self.stop_id]
             loss_mask = [False] * len(question_ids) + [True] * len(target_ids)
             continuations.append(Continuation(question_ids + target_ids, loss_mask))
         return PrefixGroup(
@@ -170,9 +178,29 @@ class PromptRenderer:
 
     def decode(self, token_ids: list[int]) -> str:
         """Text for grading and tables only; it is never encoded again."""
-        ids = token_ids[:-1] if token_ids and token_ids[-1] == self.stop_id else token_ids
+        ended = bool(token_ids) and token_ids[-1] in self.stop_ids
+        ids = token_ids[:-1] if ended else token_ids
         text: str = self.tokenizer.decode(ids, skip_special_tokens=False)
-        return text
+        return self._opened + text
+
+    @cached_property
+    def _opened(self) -> str:
+        """What the chat template has already written of the answer: "<think>" and white space.
+
+        Templates of thinking models end the prompt with it; it counts as said by the model.
+        """
+        text = self._text("question", 0)
+        if not text.rstrip().endswith(THINK):
+            return ""
+        return text[text.rindex(THINK) :]
+
+    def _after_opened(self, target: str) -> str:
+        """Return what remains to be said of a target behind what the template has opened."""
+        if not self._opened:
+            return target
+        if target.startswith(THINK):
+            return target.removeprefix(THINK).lstrip()
+        return f"\n{END_THINK}\n\n{target}"  # an answer without reasoning
 
     @cached_property
     def fingerprint(self) -> dict[str, str]:
@@ -189,3 +217,38 @@ class PromptRenderer:
 
 def _short_hash(text: str) -> str:
     return sha256(text.encode()).hexdigest()[:16]
+
+
+def _model_file(folder: Path | str, name: str, revision: str) -> dict[str, Any]:
+    """Return a JSON file of a model folder or hub id; {} where it has none."""
+    path = cached_file(
+        str(folder),
+        name,
+        revision=revision,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+    values: dict[str, Any] = json.loads(Path(path).read_text()) if path else {}
+    return values
+
+
+def _legacy_template(folder: Path | str, revision: str) -> str:
+    """Return the chat template of a folder that has it in chat_template.json alone.
+
+    Raises UserError where it has none.
+    """
+    template = _model_file(folder, "chat_template.json", revision).get("chat_template")
+    if not template:
+        raise UserError(
+            f"model.path={folder} has no chat template: add chat_template.jinja from the model "
+            "that it was trained from."
+        )
+    return str(template)
+
+
+def _end_of_turn_ids(folder: Path | str, revision: str) -> list[int]:
+    """Return the ids at which the model's own generation_config.json ends a turn."""
+    ids = _model_file(folder, "generation_config.json", revision).get("eos_token_id")
+    if ids is None:
+        return []
+    return ids if isinstance(ids, list) else [ids]

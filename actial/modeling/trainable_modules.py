@@ -73,14 +73,30 @@ def add_lora(model: Any, config: ModelConfig) -> Any:
 
 
 def _lora_targets(model: Any, config: ModelConfig) -> list[str]:
-    """Names of the linear layers that get an adapter; the head never does."""
-    endings = config.lora.target.split(",")
+    """Return the names of the linear layers that get an adapter; the head never does.
+
+    Raises UserError when a name of model.lora.target matches none of them.
+    """
+    endings = {ending.strip() for ending in config.lora.target.split(",")}
     targets: list[str] = []
     for name, module in model.named_modules():
         if not isinstance(module, nn.Linear) or name == "lm_head":
             continue
         if not group_settings(config, module_group_of(name)).train:
             continue
-        if config.lora.target == "all-linear" or name.rsplit(".", 1)[-1] in endings:
+        if endings == {"all-linear"} or name.rsplit(".", 1)[-1] in endings:
             targets.append(name)
+    matched = {name.rsplit(".", 1)[-1] for name in targets}
+    if targets and endings != {"all-linear"} and endings - matched:
+        raise UserError(
+            f"model.lora.target={config.lora.target}: {sorted(endings - matched)[0]!r} matches no "
+            f"linear layer that trains: name some of {', '.join(_linear_names(model))}, or use "
+            "all-linear."
+        )
     return targets
+
+
+def _linear_names(model: Any) -> list[str]:
+    """Return the last parts of the names of all linear layers but the head."""
+    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    return sorted({name.rsplit(".", 1)[-1] for name in linear} - {"lm_head"})

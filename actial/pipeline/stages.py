@@ -80,6 +80,7 @@ def train_stage(
     """
     model_folder = run.stage_folder(stage.name) / "model"
     if model_folder.exists():
+        tracker.replay(run, stage.name)
         return str(model_folder)
     key = stage_key(stage, config, source)
     if reuse_cached_stage(stage, key, config, run, tracker):
@@ -113,6 +114,7 @@ def _fit(stage: StageName, job: Job, config: TrainConfig, run: Run, tracker: Tra
     if is_main_process():
         run.metrics.rewind(stage.name, first_step)
         run.timings.rewind(stage.name, first_step)
+        tracker.replay(run, stage.name)
     callbacks = _callbacks(stage, job, config, run, tracker)
     loader = job.loader(first_step, module.stage.steps)
     module.train()  # the policy is loaded in evaluation mode

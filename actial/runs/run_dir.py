@@ -11,6 +11,8 @@ Everything in it but timings.jsonl is a function of the configuration alone:
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +20,7 @@ from typing import IO, Any
 
 from omegaconf import OmegaConf
 
-from actial.config import StageName, TrainConfig
+from actial.config import Reader, StageName, TrainConfig
 from actial.config.exit_codes import ERROR
 from actial.config.renamed_keys import with_present_keys
 from actial.core.atomic_io import lock_file, write_text
@@ -31,6 +33,29 @@ CONFIG = "config.yaml"
 RESULTS = "results.json"
 # Where a run lies, who watches it and whose stages it reuses do not change what it computes.
 NOT_COMPARED = ("run_dir", "logger.", "stage_cache_dir")
+# Memory and speed, not results: a run may be resumed with others, after an out-of-memory say.
+# (Another micro-batch size adds up the same terms in another order, which rounding can show.)
+RESUMABLE_CHANGES = (
+    "model.micro_batch_tokens",
+    "model.head_chunk_tokens",
+    "model.gradient_checkpointing",
+    "sampler.batch_size",
+    "sampler.timeout_s",
+    "sampler.engine.gpu_memory_utilization",
+    "data.workers",
+)
+
+# What the kill of a process can leave: files half written, model and stage folders half copied,
+# checkpoints half saved.
+LEFTOVERS = (
+    ".*.tmp",
+    "*/.*.tmp",
+    "scores/**/.*.tmp",
+    "*/.model.*",
+    "checkpoints/*/.*",
+    ".sft.*",
+    ".grpo.*",
+)
 
 
 @dataclass(slots=True)
@@ -86,8 +111,12 @@ def open_run(config: TrainConfig) -> Run:
     resumed = resumes_run(config)
     folder.mkdir(parents=True, exist_ok=True)
     lock = _lock(folder) if is_main_process() else None
-    if not resumed and is_main_process():
-        write_text(folder / CONFIG, config_text(config))
+    if is_main_process():
+        remove_leftovers(folder)
+        if resumed:
+            _record_changes(folder, config)
+        else:
+            write_text(folder / CONFIG, config_text(config))
     return Run(folder, lock, resumed)
 
 
@@ -112,6 +141,29 @@ def resumes_run(config: TrainConfig) -> bool:
                 "give a new folder."
             )
     return False
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files and folders that a killed process has left in a run folder."""
+    for pattern in LEFTOVERS:
+        for path in folder.glob(pattern):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _record_changes(folder: Path, config: TrainConfig) -> None:
+    """Write the settings that this resume changes into config.yaml and provenance.json."""
+    stored, given = flatten(read_settings(folder)), settings_of(config)
+    changes = {
+        key: [stored[key], given[key]]
+        for key in sorted(stored.keys() & given.keys())
+        if key.startswith(RESUMABLE_CHANGES) and stored[key] != given[key]
+    }
+    if changes:
+        earlier = read_provenance(folder).get("changed_settings", [])
+        add_provenance(folder, {"changed_settings": [*earlier, changes]})
+        status = (folder / CONFIG).stat()
+        write_text(folder / CONFIG, config_text(config))
+        os.utime(folder / CONFIG, ns=(status.st_atime_ns, status.st_mtime_ns))  # the run's start
 
 
 def config_text(config: TrainConfig) -> str:
@@ -162,7 +214,9 @@ def _refuse_other_settings(folder: Path, config: TrainConfig) -> None:
         )
     )
     stored |= {key: defaults.get(key) for key in given.keys() - stored.keys()}
-    ignored = NOT_COMPARED + settings_of_absent_stages(config)
+    ignored = NOT_COMPARED + RESUMABLE_CHANGES + settings_of_absent_stages(config)
+    if config.data.reader is Reader.stream:  # each worker reads a stream of its own
+        ignored = tuple(key for key in ignored if key != "data.workers")
     compared = [key for key in sorted(stored.keys() | given.keys()) if not key.startswith(ignored)]
     differing = [key for key in compared if stored.get(key) != given.get(key)]
     if not differing:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import wandb
 
 from actial.config import LoggerConfig, TrainConfig, WandbMode
+from actial.core.errors import UserError
 from actial.core.process import is_main_process
 from actial.runs.run_dir import Run, read_settings
 
@@ -20,6 +22,8 @@ class Tracker:
 
     def __init__(self, config: TrainConfig, run: Run) -> None:
         self.wandb = _start_wandb(config, run) if _enabled(config.logger) else None
+        # Offline, a resumed run is a new file of wandb: it gets the history of the old one too.
+        self.replays = run.resumed and config.logger.mode is WandbMode.offline
         self.max_table_rows = config.logger.table_rows
 
     def log(self, stage: str, step: int, values: Mapping[str, float]) -> None:
@@ -28,6 +32,17 @@ class Tracker:
             return
         named = {f"{stage}/{name}": value for name, value in values.items()}
         self.wandb.log({f"{stage}/step": step, **named})
+
+    def replay(self, run: Run, stage: str) -> None:
+        """Log what metrics.jsonl and timings.jsonl hold of a stage, where the run was resumed."""
+        if self.wandb is None or not self.replays:
+            return
+        timings = {entry["step"]: entry for entry in run.timings.entries(stage)}
+        for entry in run.metrics.entries(stage):
+            step = entry["step"]
+            values = {**entry, **timings.pop(step, {})}
+            numbers = {k: v for k, v in values.items() if k not in ("stage", "step")}
+            self.log(stage, step, {k: v for k, v in numbers.items() if v is not None})
 
     def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         """Log a table; uint8 (H, W, 3) arrays appear as images."""
@@ -63,8 +78,30 @@ def _enabled(config: LoggerConfig) -> bool:
 
 def _start_wandb(config: TrainConfig, run: Run) -> Any:
     logger = config.logger
+    if logger.mode is WandbMode.offline:
+        _set_earlier_files_aside(run.folder / "wandb")
     # The id is a function of the folder, so that a resumed run continues the same wandb run.
     run_id = sha256(str(run.folder.resolve()).encode()).hexdigest()[:12]
+    try:
+        return _init(config, run, run_id)
+    except wandb.errors.UsageError as error:
+        raise UserError(
+            f"logger.mode={logger.mode.value}: wandb cannot log in ({error}). Run wandb login, set "
+            "WANDB_API_KEY, or use logger=wandb (offline)."
+        ) from error
+
+
+def _set_earlier_files_aside(folder: Path) -> None:
+    """Rename the offline files of an interrupted run, so that `wandb sync` sends one per run.
+
+    Their numbers are logged again; their tables of images stay in them.
+    """
+    for path in folder.glob("offline-run-*"):
+        path.rename(path.with_name(f"interrupted-{path.name}"))
+
+
+def _init(config: TrainConfig, run: Run, run_id: str) -> Any:
+    logger = config.logger
     started = wandb.init(
         mode=logger.mode.value,
         dir=run.folder,

@@ -12,7 +12,6 @@ A damaged checkpoint is named, set aside as damaged-step-..., and the one before
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import random
@@ -28,7 +27,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from actial.core.atomic_io import write_json, write_text
+from actial.core.atomic_io import file_sha256, write_json, write_text
 from actial.core.errors import NonFiniteError, UserError
 from actial.core.process import is_main_process
 from actial.modeling.dtensor import whole
@@ -159,7 +158,7 @@ def _write(path: Path, tensors: dict[str, torch.Tensor], state: dict[str, Any]) 
         fresh.mkdir()
         save_file(tensors, fresh / TENSORS)
         write_json(fresh / STATE, state)
-        sums = [f"{_sha256(fresh / file)}  {file}\n" for file in (TENSORS, STATE)]
+        sums = [f"{file_sha256(fresh / file)}  {file}\n" for file in (TENSORS, STATE)]
         write_text(fresh / CHECKSUMS, "".join(sums))
         _sync(fresh / TENSORS)
         if path.exists():  # the same step again: a stop that met a regular save
@@ -174,11 +173,6 @@ def _sync(path: Path) -> None:
     path.chmod(0o666 & ~umask)
     with path.open("rb") as file:
         os.fsync(file.fileno())
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 # ---------------------------------------------------------------- reading
@@ -228,7 +222,7 @@ def _damage(path: Path) -> str | None:
                 return _unreadable(path / TENSORS)
         lines = (path / CHECKSUMS).read_text().splitlines()
         for file in (TENSORS, STATE):
-            if f"{_sha256(path / file)}  {file}" not in lines:
+            if f"{file_sha256(path / file)}  {file}" not in lines:
                 return f"{file} differs from its checksum"
     except FileNotFoundError as error:
         return f"{Path(error.filename).name} is missing"

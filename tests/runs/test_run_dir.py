@@ -20,7 +20,7 @@ from actial.core.atomic_io import atomic, write_json
 from actial.core.errors import UserError
 from actial.core.paths import CONF
 from actial.runs.provenance import read_provenance, software_versions
-from actial.runs.run_dir import Run, open_run
+from actial.runs.run_dir import Run, flatten, open_run, read_settings
 from actial.runs.step_log import StepLog
 from actial.runs.stop_request import stop_requested
 
@@ -82,6 +82,68 @@ def test_another_config_is_refused_with_the_key(tmp_path: Path) -> None:
         match=r"grpo\.kl\.beta=0\.01 where this command has 0\.5 and 1 more settings differ",
     ):
         open_run(config(tmp_path / "run", "grpo.kl.beta=0.5", "seed=1"))
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "model.micro_batch_tokens=4096",
+        "model.head_chunk_tokens=128",
+        "model.gradient_checkpointing=true",
+        "sampler.batch_size=32",
+        "sampler.timeout_s=60.0",
+        "data.workers=2",
+    ],
+)
+def test_memory_settings_may_differ_on_resume_and_are_recorded(
+    tmp_path: Path, override: str
+) -> None:
+    with open_run(config(tmp_path / "run")):
+        pass
+    started = (tmp_path / "run" / "config.yaml").stat().st_mtime_ns
+    with open_run(config(tmp_path / "run", override)) as run:
+        assert run.resumed
+    key, _, value = override.partition("=")
+    assert str(flatten(read_settings(run.folder))[key]).lower() == value
+    (changes,) = run.provenance["changed_settings"]
+    assert str(changes[key][1]).lower() == value
+    assert (tmp_path / "run" / "config.yaml").stat().st_mtime_ns == started
+
+
+def test_what_a_kill_left_is_removed_by_the_next_start(tmp_path: Path) -> None:
+    with open_run(config(tmp_path / "run")) as run:
+        folder = run.folder
+    before = sorted(folder.rglob("*"))
+    files = [
+        ".results.json.12.tmp",
+        "rollouts.parquet/.grpo-000002.parquet.12.tmp",
+        "scores/sft/viewpoint/.settings.json.12.tmp",
+        "sft/.model.k3jd92/model/config.json",
+        ".sft.9dj2/sft/first_batch.txt",
+        "checkpoints/sft/.x8s/step-00000004/state.json",
+    ]
+    for name in files:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("half")
+    with open_run(config(folder)):
+        pass
+    left = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    assert left == [path for path in before if path.is_file()]
+
+
+def test_a_configuration_in_a_run_folder_is_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SECRET", "hunter2")
+    with open_run(config(tmp_path / "run")) as run:
+        text = config_text(run)
+    (run.folder / "config.yaml").write_text(
+        text.replace("seed: 0", "seed: ${oc.env:SECRET}") + "_target_: os.system\n"
+    )
+    settings = read_settings(run.folder)
+    assert settings["seed"] == "${oc.env:SECRET}"
+    assert settings["_target_"] == "os.system"
+    assert "hunter2" not in str(settings)
 
 
 def test_settings_of_a_stage_that_is_not_run_may_differ(tmp_path: Path) -> None:
