@@ -20,7 +20,6 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
 from actial.config import Precision, Strategy, TrainerConfig
 from actial.core.errors import UserError
-from actial.core.process import started_by_srun
 from actial.modeling.policy import Policy
 
 Value = TypeVar("Value")
@@ -147,8 +146,9 @@ def cluster_environment(config: TrainerConfig) -> LightningEnvironment | None:
     A Slurm job with one task per node and several devices (submitit: tasks_per_node=1) starts the
     ranks of a node from that task; Lightning would refuse it and ask for a task per device.
     """
-    tasks = int(os.environ.get("SLURM_NTASKS", "0"))
-    if not started_by_srun() or tasks != config.nodes or config.devices == 1:
+    one_task_per_node = os.environ.get("SLURM_NTASKS") == str(config.nodes)
+    torchrun = "TORCHELASTIC_RUN_ID" in os.environ
+    if not one_task_per_node or torchrun or config.devices == 1:
         return None
     job = int(os.environ.get("SLURM_JOB_ID", "0"))
     nodes = os.environ.get("SLURM_NODELIST", "127.0.0.1")

@@ -1,0 +1,133 @@
+"""Model folders as people have them: templates, end-of-turn ids, generation configs, leftovers."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from actial.config import LoraConfig, ModelConfig, PromptConfig
+from actial.core.errors import UserError
+from actial.core.records import AnswerMode, Example, Question
+from actial.modeling.policy import Policy
+from actial.modeling.prompt_renderer import PromptRenderer
+
+
+@pytest.fixture
+def folder(tmp_path: Path, untrained_model: Path) -> Path:
+    return Path(shutil.copytree(untrained_model, tmp_path / "base"))
+
+
+def renderer_of(folder: Path) -> PromptRenderer:
+    return PromptRenderer.load(ModelConfig(path=str(folder)), PromptConfig())
+
+
+def saved(folder: Path, out: Path) -> Path:
+    Policy.load(ModelConfig(path=str(folder))).save_pretrained(out)
+    return out
+
+
+def supervised(renderer: PromptRenderer, target: str) -> list[int]:
+    side = renderer.limits.multiple * 4
+    question = Question(
+        uid="q",
+        type="t",
+        text="Which side?",
+        options=("left", "right"),
+        answer_index=0,
+        mode=AnswerMode.THINK,
+        target=target,
+    )
+    images = [np.zeros((side, side, 3), np.uint8)]
+    group = renderer.supervised_group(
+        Example(uid="e", images=images, questions=[question], task="sat")
+    )
+    (continuation,) = group.continuations
+    return continuation.input_ids
+
+
+def test_every_end_of_turn_id_of_the_generation_config_stops(folder: Path) -> None:
+    before = renderer_of(folder)
+    other = before.tokenizer.convert_tokens_to_ids("<|endoftext|>")
+    path = folder / "generation_config.json"
+    values = json.loads(path.read_text()) | {"eos_token_id": [before.stop_id, other]}
+    path.write_text(json.dumps(values))
+    renderer = renderer_of(folder)
+    assert (before.stop_ids, renderer.stop_ids) == ([before.stop_id], [before.stop_id, other])
+    ids = renderer.tokenizer.encode("A")
+    assert renderer.decode([*ids, other]) == renderer.decode([*ids, renderer.stop_id]) == "A"
+
+
+def test_a_think_tag_of_the_template_counts_as_said(folder: Path) -> None:
+    plain = renderer_of(folder)
+    template = folder / "chat_template.jinja"
+    text = template.read_text()
+    opened = text.replace("<|im_start|>assistant\\n", "<|im_start|>assistant\\n<think>\\n")
+    assert opened != text
+    template.write_text(opened)
+    renderer = renderer_of(folder)
+    said = "so</think><answer>A</answer>"
+    assert renderer.decode(renderer.tokenizer.encode(said)) == f"<think>\n{said}"
+    assert plain.decode(plain.tokenizer.encode(said)) == said
+    trained = renderer.tokenizer.decode(supervised(renderer, f"<think>{said}"))
+    assert trained.count("<think>") == 1
+    assert trained.endswith(f"<think>\n{said}<|im_end|>")
+    direct = renderer.tokenizer.decode(supervised(renderer, "A"))
+    assert direct.endswith("<think>\n\n</think>\n\nA<|im_end|>")
+
+
+def test_a_template_in_chat_template_json_is_read_and_a_missing_one_is_named(folder: Path) -> None:
+    text = renderer_of(folder).fingerprint["chat_template"]
+    template = folder / "chat_template.jinja"
+    (folder / "chat_template.json").write_text(json.dumps({"chat_template": template.read_text()}))
+    template.unlink()
+    assert renderer_of(folder).fingerprint["chat_template"] == text
+    (folder / "chat_template.json").unlink()
+    with pytest.raises(UserError, match="has no chat template"):
+        renderer_of(folder)
+
+
+def test_a_greedy_generation_config_with_a_temperature_is_saved(
+    folder: Path, tmp_path: Path
+) -> None:
+    path = folder / "generation_config.json"
+    values = json.loads(path.read_text()) | {"do_sample": False, "temperature": 1e-06}
+    path.write_text(json.dumps(values))
+    out = saved(folder, tmp_path / "out")
+    written = json.loads((out / "generation_config.json").read_text())
+    assert written.get("temperature") is None
+    assert written["eos_token_id"] == values["eos_token_id"]
+    Policy.load(ModelConfig(path=str(out)))
+
+
+def test_a_saved_model_has_plain_permissions_and_no_files_of_a_trainer(
+    folder: Path, tmp_path: Path
+) -> None:
+    for name in ("optimizer.pt", "rng_state_0.pth", "trainer_state.json", "training_args.bin"):
+        (folder / name).write_bytes(b"{}")
+    out = saved(folder, tmp_path / "out")
+    names = {path.name for path in out.iterdir()}
+    assert "model.safetensors" in names
+    assert "chat_template.jinja" in names
+    assert not names & {"optimizer.pt", "rng_state_0.pth", "trainer_state.json"}
+    (tmp_path / "plain").write_text("")
+    mode = (tmp_path / "plain").stat().st_mode
+    assert {path.stat().st_mode for path in out.iterdir()} == {mode}
+
+
+@pytest.mark.parametrize("target", ["q_proj,vproj", "qproj, v_proj"])
+def test_a_misspelt_lora_target_is_named(folder: Path, target: str) -> None:
+    lora = LoraConfig(enabled=True, rank=2, target=target)
+    with pytest.raises(UserError, match=r"'(vproj|qproj)' matches no linear layer"):
+        Policy.load(ModelConfig(path=str(folder), lora=lora))
+
+
+def test_lora_targets_may_have_spaces(folder: Path) -> None:
+    lora = LoraConfig(enabled=True, rank=2, target="q_proj, v_proj")
+    policy = Policy.load(ModelConfig(path=str(folder), lora=lora))
+    trained = {name for name, p in policy.named_parameters() if p.requires_grad}
+    adapted = {name.split(".lora_")[0].rsplit(".", 1)[-1] for name in trained if "lora_" in name}
+    assert adapted == {"q_proj", "v_proj"}
