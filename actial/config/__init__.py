@@ -36,6 +36,7 @@ from actial.config.data import (
 )
 from actial.config.evaluate import (
     CollectConfig,
+    CompareConfig,
     DashboardConfig,
     EvaluateConfig,
     ExportConfig,
@@ -103,6 +104,7 @@ __all__ = [
     "ChainsConfig",
     "ColdStartConfig",
     "CollectConfig",
+    "CompareConfig",
     "DashboardConfig",
     "DataConfig",
     "DynamicSamplingConfig",
@@ -166,6 +168,7 @@ from actial.core.paths import ASSETS
 SCHEMAS: dict[str, type] = {
     "train_schema": TrainConfig,
     "collect_schema": CollectConfig,
+    "compare_schema": CompareConfig,
     "dashboard_schema": DashboardConfig,
     "build_schema": BuildConfig,
     "chains_schema": ChainsConfig,

@@ -37,9 +37,9 @@ class CommandLine:
 def parse_command_line(words: Sequence[str], positional: str | None = None) -> CommandLine:
     """Return the flags and overrides of a command line.
 
-    `positional` is the setting that a first word without "=" stands for. Raises UserError for
-    flags that exclude each other and SystemExit, with a message printed, for a flag that does not
-    exist.
+    `positional` is the setting that a first word without "=" stands for; "models[]" is a list that
+    takes all such words. Raises UserError for flags that exclude each other and SystemExit, with a
+    message printed, for a flag that does not exist.
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("overrides", nargs="*")
@@ -58,7 +58,11 @@ def parse_command_line(words: Sequence[str], positional: str | None = None) -> C
     overrides = list(flags.overrides)
     if positional:
         bare = [index for index, word in enumerate(overrides) if "=" not in word]
-        if bare:
+        if bare and positional.endswith("[]"):
+            values = ",".join(quoted(overrides[index]) for index in bare)
+            overrides = [word for word in overrides if "=" in word]
+            overrides.append(f"{positional.removesuffix('[]')}=[{values}]")
+        elif bare:
             overrides[bare[0]] = f"{positional}={quoted(overrides[bare[0]])}"
     if flags.config_dir:
         folder = Path(flags.config_dir).absolute()

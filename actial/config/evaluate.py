@@ -143,6 +143,22 @@ class CollectConfig:
 
 
 @dataclass(kw_only=True, slots=True)
+class CompareConfig:
+    """`python -m actial.compare A B [C ...]`: models on the same items."""
+
+    models: list[str] = MISSING  # files or folders of predictions; commas join the seeds of one
+    out: str = ""  # folder for comparison.json, .md and .png; "" = only print
+    task: str = "type"  # category by which figures are split
+    cluster: str = "example"  # items that share it are resampled together; "item" = none do
+    items: str = "same"  # same: refuse files that differ in their items; common: compare the others
+    resamples: int = num(10_000, "[100, 1000000]")
+
+    def check(self, path: str) -> None:
+        if self.items not in ("same", "common"):
+            reject(f"{path}items", self.items, "use same or common")
+
+
+@dataclass(kw_only=True, slots=True)
 class DashboardConfig:
     """`python -m actial.dashboard entity=NAME`: the wandb workspace of a project."""
 

@@ -1,0 +1,116 @@
+"""Read the scores of items from predictions of ours and samples of lmms-eval."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from actial.core.errors import UserError
+from actial.grading.predictions import read_predictions
+
+
+@dataclass(slots=True, frozen=True)
+class ItemScore:
+    """One item's score under one model and seed."""
+
+    uid: str
+    score: float
+    task: str  # the category that figures are split by; "" without one
+    cluster: str  # items of one scene or source image share it
+
+
+@dataclass(slots=True, frozen=True)
+class ScoredModel:
+    """A model's scores: one mapping from uid to score per seed."""
+
+    name: str
+    seeds: tuple[dict[str, ItemScore], ...]
+
+
+def read_model(word: str, task: str, cluster: str) -> ScoredModel:
+    """Read the files that a command-line word names.
+
+    Args:
+        word: a file, a folder with predictions.jsonl, or several of them joined by commas, the
+            seeds of one condition.
+        task: category by which figures are split, or "type".
+        cluster: "example", "item", or the category that items of one scene share.
+
+    Raises:
+        UserError: a file is missing or has another form.
+    """
+    paths = [_predictions_path(Path(part)) for part in word.split(",") if part]
+    names = [path.parent.name if path.name == "predictions.jsonl" else path.stem for path in paths]
+    seeds = tuple(_read_file(path, task, cluster) for path in paths)
+    return ScoredModel(name=",".join(names), seeds=seeds)
+
+
+def _predictions_path(path: Path) -> Path:
+    file = path / "predictions.jsonl" if path.is_dir() else path
+    if not file.is_file():
+        raise UserError(
+            f"{path} is no file of predictions: give predictions.jsonl, its folder, or lmms-eval's "
+            "*_samples_*.jsonl."
+        )
+    return file
+
+
+def _read_file(path: Path, task: str, cluster: str) -> dict[str, ItemScore]:
+    with path.open(encoding="utf-8") as file:
+        first = json.loads(file.readline() or "{}")
+    scores = _lmms_scores(path) if "doc_id" in first else _own_scores(path, task, cluster)
+    by_uid = {score.uid: score for score in scores}
+    if len(by_uid) != len(scores):
+        raise UserError(f"{path} scores an item twice: merge the runs' files into one.")
+    return by_uid
+
+
+def _own_scores(path: Path, task: str, cluster: str) -> list[ItemScore]:
+    scores = []
+    for p in read_predictions(path):
+        categories = p.categories | {"type": p.type, "item": p.uid, "example": p.example or p.uid}
+        if cluster not in categories:
+            raise UserError(
+                f"cluster={cluster}: {path} has no such category; "
+                f"use one of {', '.join(categories)}."
+            )
+        name = categories.get(task, "")
+        scores.append(ItemScore(p.uid, p.score, name, categories[cluster]))
+    return scores
+
+
+def _lmms_scores(path: Path) -> list[ItemScore]:
+    """Read lmms-eval's samples; the score is taken as its own paired test takes it."""
+    scores = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        sample = json.loads(line)
+        score = _lmms_score(sample)
+        if score is None:
+            raise UserError(f"{path} line {number} has no score: run lmms-eval with --log_samples.")
+        uid = str(sample["doc_id"])
+        scores.append(ItemScore(uid, score, "", uid))
+    return scores
+
+
+def _lmms_score(sample: Mapping[str, Any]) -> float | None:
+    for key, value in sample.items():
+        if "score" not in key.lower():
+            continue
+        if isinstance(value, int | float):
+            return float(value)
+        if isinstance(value, dict):
+            predicted = value.get("pred_answer") or value.get("pred")
+            answer = value.get("answer") or value.get("target")
+            if predicted and answer:
+                return float(_same(predicted, answer))
+    target, reply = sample.get("target"), sample.get("filtered_resps")
+    while isinstance(reply, Sequence) and not isinstance(reply, str) and reply:
+        reply = reply[0]
+    return float(_same(reply, target)) if target and reply else None
+
+
+def _same(one: object, other: object) -> bool:
+    return str(one).strip().upper() == str(other).strip().upper()
