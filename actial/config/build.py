@@ -8,7 +8,7 @@ from enum import Enum
 from omegaconf import MISSING
 
 from actial.config.validation import num, reject
-from actial.core.records import QuestionType
+from actial.core.set_records import QuestionType
 
 
 class SourceKind(Enum):

@@ -2,7 +2,7 @@
 
 
 class Rejected(Exception):
-    """A capture that yields nothing; `reasons` are the names under which it is counted."""
+    """A capture or frame that yields nothing; `reasons` are the names under which it is counted."""
 
     def __init__(self, *reasons: str, detail: str = "") -> None:
         super().__init__(", ".join(reasons) + (f": {detail}" if detail else ""))
@@ -10,8 +10,14 @@ class Rejected(Exception):
 
 
 class UserError(Exception):
-    """The user's input is wrong: one sentence naming the thing, the value and the remedy; exit code 1, no traceback."""
+    """The user's input is wrong; the command ends with exit code 1 and no traceback.
+
+    The message is one sentence that names the thing, its value and the remedy.
+    """
 
 
 class NonFiniteError(RuntimeError):
-    """A loss or gradient became NaN or infinite; the message names the step and where the batch was saved."""
+    """A loss or gradient became NaN or infinite.
+
+    The message names the step, and where the batch was saved.
+    """

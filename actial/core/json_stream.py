@@ -1,4 +1,4 @@
-"""Records of published training sets, one at a time, whatever file they lie in."""
+"""Read the records of published training sets one at a time, whatever file they lie in."""
 
 from __future__ import annotations
 
@@ -13,29 +13,37 @@ from actial.core.parquet import stream
 JSON_BLOCK = 1 << 20  # characters read at a time
 
 
-def json_items(file: IO[str], path: Path) -> Iterator[dict]:
-    """Objects of a JSON array without holding it; raises UserError when it ends in the middle of one."""
-    decoder, text, at = json.JSONDecoder(), "", 0
+def json_items(file: IO[str], path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the objects of a JSON array without holding it.
+
+    Raises UserError when the file ends in the middle of an object.
+    """
+    decoder = json.JSONDecoder()
+    text, position = "", 0  # what is read and not yet yielded begins at `position`
     while block := file.read(JSON_BLOCK):
-        text, at = text[at:] + block, 0
-        while (start := _item_start(text, at)) is not None:
+        text, position = text[position:] + block, 0
+        while (start := _item_start(text, position)) is not None:
             try:
-                item, at = decoder.raw_decode(text, start)
+                item, position = decoder.raw_decode(text, start)
             except json.JSONDecodeError:
                 break  # cut by the block: read on
             yield item
-    if text[at:].strip(" \n\r\t,]["):
+    if text[position:].strip(" \n\r\t,]["):
         raise UserError(f"{path} is no JSON array or was cut short: fetch it again.")
 
 
-def _item_start(text: str, at: int) -> int | None:
-    while at < len(text) and text[at] in " \n\r\t,[":
-        at += 1
-    return at if at < len(text) and text[at] == "{" else None
+def _item_start(text: str, position: int) -> int | None:
+    """Return where the next object begins, None where the text ends before it."""
+    while position < len(text) and text[position] in " \n\r\t,[":
+        position += 1
+    return position if text[position : position + 1] == "{" else None
 
 
 def records(path: Path) -> Iterator[dict[str, Any]]:
-    """Rows of a .jsonl, .json (one array) or .parquet file; raises UserError for a broken one."""
+    """Yield the records of a .jsonl, .json (one array) or .parquet file.
+
+    Raises UserError for a broken file.
+    """
     if path.suffix == ".parquet":
         yield from stream(path)
         return

@@ -1,4 +1,4 @@
-"""How options are written and lettered."""
+"""How the options of multiple-choice questions are written and lettered."""
 
 from __future__ import annotations
 
@@ -6,26 +6,32 @@ import math
 import re
 import string
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import Any
 
 from actial.core.errors import UserError
 
+LETTERS = string.ascii_uppercase
+
 
 def clean_options(options: Iterable[Any]) -> tuple[str, ...]:
-    """Option texts without trailing empty ones (None, NaN, "", "nan" fill unused columns)."""
-    texts = [
-        ""
-        if option is None or (isinstance(option, float) and math.isnan(option))
-        else str(option).strip()
-        for option in options
-    ]
+    """Return option texts without trailing empty ones (None, NaN, "", "nan" fill unused columns)."""
+    texts = ["" if _is_empty(option) else str(option).strip() for option in options]
     while texts and texts[-1].lower() in ("", "nan"):
         texts.pop()
     return tuple(texts)
 
 
+def _is_empty(option: Any) -> bool:
+    return option is None or (isinstance(option, float) and math.isnan(option))
+
+
 def answer_position(answer: Any, options: Sequence[str], name: str) -> int:
-    """0-based index of the right option from any published convention: 2, "C", "(C)", "C. left", or the option's text.
+    """Return the 0-based index of the right option from any published convention.
+
+    Args:
+        answer: 2, "C", "(C)", "C. left", or the option's text.
+        name: of the question, for the message.
 
     Raises:
         UserError: no option or several match.
@@ -37,35 +43,36 @@ def answer_position(answer: Any, options: Sequence[str], name: str) -> int:
         position = LETTERS.index(match[1] or match[2])
         if position < len(options):
             return position
-    hits = [i for i, option in enumerate(options) if option.strip().casefold() == text.casefold()]
-    if len(hits) != 1:
+    folded = [option.strip().casefold() for option in options]
+    count = folded.count(text.casefold())
+    if count != 1:
         raise UserError(
-            f"{name}: answer {text!r} names {len(hits)} of the options {list(options)}: the file is not the published one."
+            f"{name}: answer {text!r} names {count} of the options {list(options)}: "
+            "the file is not the published one."
         )
-    return hits[0]
+    return folded.index(text.casefold())
 
 
 def inline_options(text: str) -> tuple[str, tuple[str, ...]]:
-    """Split "stem .. A: x, B: y .." or "A. x B. y" into the stem and the options; no options when the letters do not follow each other."""
+    """Split "stem .. A: x, B: y .." or "A. x B. y" into the stem and the options.
+
+    There are no options when the letters do not follow each other.
+    """
     head, marked, tail = text.rpartition("Options:")
     body = tail if marked else text
-    starts: list[tuple[int, int]] = []
+    letters: list[tuple[int, int]] = []  # (start, end) of "A: ", "B: ", ... in the body
     for letter in LETTERS:
-        match = re.compile(rf"(?:(?<=\s)|(?<=,)|^)\(?{letter}[.:)]\s").search(
-            body, starts[-1][1] if starts else 0
-        )
+        pattern = re.compile(rf"(?:(?<=\s)|(?<=,)|^)\(?{letter}[.:)]\s")
+        match = pattern.search(body, letters[-1][1] if letters else 0)
         if match is None:
             break
-        starts.append(match.span())
-    if len(starts) < 2:
+        letters.append(match.span())
+    if len(letters) < 2:
         return text, ()
-    ends = [begin for begin, _ in starts[1:]] + [len(body)]
+    end_of_text = (len(body), len(body))
     options = tuple(
-        body[begin:end].strip().rstrip(",;").strip()
-        for (_, begin), end in zip(starts, ends, strict=True)
+        body[start:end].strip().rstrip(",;").strip()
+        for (_, start), (end, _) in pairwise([*letters, end_of_text])
     )
-    stem = head if marked else body[: starts[0][0]]
+    stem = head if marked else body[: letters[0][0]]
     return stem.strip(), options
-
-
-LETTERS = string.ascii_uppercase

@@ -1,4 +1,7 @@
-"""Parquet files row by row, however large their row groups are (SAT's train split has one of 5 GB)."""
+"""Read parquet files row by row, however large their row groups are.
+
+SAT's train split has one row group of 5 GB.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,10 @@ READ_AHEAD = 1 << 20  # bytes; without it the whole column chunk is read at once
 
 
 def open_parquet(path: Path) -> Any:
-    """A parquet file without read-ahead of whole row groups; raises UserError for a broken one."""
+    """Open a parquet file without reading whole row groups ahead.
+
+    Raises UserError for a broken file.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -24,13 +30,17 @@ def open_parquet(path: Path) -> Any:
 
 
 def stream(path: Path, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
-    """Rows one by one: a row group is never held as a whole."""
+    """Yield rows one by one, with those of `columns` that are there, without holding a row group.
+
+    Raises UserError for a damaged file.
+    """
     import pyarrow as pa
 
     file = open_parquet(path)
-    batches = file.iter_batches(
-        BATCH, columns=[c for c in columns if c in file.schema_arrow.names] if columns else None
-    )
+    present = None
+    if columns:
+        present = [column for column in columns if column in file.schema_arrow.names]
+    batches = file.iter_batches(BATCH, columns=present)
     while True:
         try:
             batch = next(batches, None)

@@ -1,4 +1,4 @@
-"""One progress display: a live bar on a terminal, plain lines elsewhere, both with rate and time left."""
+"""The progress display: a live bar on a terminal, plain lines elsewhere, with rate and time left."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 def clock(seconds: float) -> str:
-    """7 -> "7s", 125 -> "2m05s", 7260 -> "2h01m"."""
+    """Return seconds as people write them: 7 -> "7s", 125 -> "2m05s", 7260 -> "2h01m"."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole}s"
@@ -28,7 +28,8 @@ class Progress:
 
     Off a terminal it prints one line at most every `every_s` seconds, and one at the end:
     ``building: 12/40 captures, 3.1 captures/s, 9s left, bicycle 12``.
-    `start` is work done before this process began (a resumed run); it counts as done but not towards the rate.
+    `start` is work done before this process began (a resumed run); it counts as done but not towards
+    the rate.
     """
 
     def __init__(
@@ -95,7 +96,7 @@ class Progress:
 
 
 def track(items: Iterable[T], label: str, *, total: int, unit: str) -> Iterator[T]:
-    """Yield `items` under a Progress."""
+    """Yield `items` and show their progress."""
     with Progress(label, total=total, unit=unit) as progress:
         for item in items:
             yield item

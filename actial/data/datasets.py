@@ -15,16 +15,9 @@ from typing import Any, Protocol
 
 from actial.config import ColdStartConfig, DataConfig, SetConfig, Task
 from actial.core.errors import UserError
-from actial.core.records import (
-    AnswerMode,
-    Example,
-    Question,
-    QuestionRecord,
-    QuestionType,
-    StoredRecord,
-    ViewPair,
-)
+from actial.core.records import AnswerMode, Example, Question
 from actial.core.seeding import hash_int, hash_unit
+from actial.core.set_records import QuestionRecord, QuestionType, StoredRecord, ViewPair
 from actial.data.shards import RecordSource, ShardSet
 from actial.viewpoint.perception_exercises import perception_questions, word_question
 from actial.viewpoint.questions import qa_question, question_types, viewpoint_question

@@ -21,7 +21,7 @@ from actial.config import ImportReleaseConfig
 from actial.core.atomic_io import write_json, write_text
 from actial.core.errors import UserError
 from actial.core.parquet import stream
-from actial.core.records import QuestionType
+from actial.core.set_records import QuestionType
 
 PROMPT_MARKS = ("<think>", "<answer>", "Actial")
 SCRIPTS = ("*.sh", "*.py", "*.json", "*.yaml")

@@ -30,7 +30,13 @@ from actial.core.atomic_io import atomic, file_sha256, write_json
 from actial.core.errors import UserError
 from actial.core.image_codec import decode_bytes, image_size
 from actial.core.json_lines import compact_json, write_lines
-from actial.core.records import QuestionRecord, StoredImage, StoredRecord, ViewPair, stored_record
+from actial.core.set_records import (
+    QuestionRecord,
+    StoredImage,
+    StoredRecord,
+    ViewPair,
+    stored_record,
+)
 from actial.data.urls import is_url, open_url
 
 MANIFEST, INDEX = "manifest.json", "index.jsonl"

@@ -33,8 +33,9 @@ import numpy as np
 
 from actial.core.errors import UserError
 from actial.core.image_codec import decode_bytes
-from actial.core.records import Example, StoredRecord, stored_record
+from actial.core.records import Example
 from actial.core.seeding import hash_int
+from actial.core.set_records import StoredRecord, stored_record
 from actial.data.sampling_order import epoch_order
 from actial.data.shards import RecordSource, load_manifest
 from actial.data.urls import open_url

@@ -14,7 +14,8 @@ from PIL import Image, ImageOps
 from actial.config import ImageConfig
 from actial.core.errors import UserError
 from actial.core.image_codec import UNREADABLE
-from actial.core.records import AnswerMode, BenchmarkRecord, Example, Question
+from actial.core.records import AnswerMode, Example, Question
+from actial.core.set_records import BenchmarkRecord
 from actial.data.images import fitted_size
 from actial.evaluation.benchmarks.base import Item, Picture, Style
 from actial.evaluation.benchmarks.prompts import prompt_text

@@ -15,15 +15,8 @@ from actial.core.atomic_io import write_json
 from actial.core.errors import UserError
 from actial.core.json_lines import append_lines, read_complete_lines
 from actial.core.multiple_choice_format import LETTERS
-from actial.core.records import (
-    BenchmarkRecord,
-    Example,
-    FinishReason,
-    Grade,
-    Question,
-    Record,
-    ViewPair,
-)
+from actial.core.records import Example, FinishReason, Grade, Question
+from actial.core.set_records import BenchmarkRecord, Record, ViewPair
 from actial.grading.metrics import Prediction
 from actial.grading.multiple_choice import Compat, grade
 from actial.grading.open_ended import grade_open

@@ -18,7 +18,7 @@ from typing import Any
 import pandas as pd
 
 from actial.core.errors import UserError
-from actial.core.records import ViewPair
+from actial.core.set_records import ViewPair
 from actial.data.shards import INDEX
 from actial.evaluation.diagnostics import three_questions
 from actial.evaluation.results import Diagnostics, SetResult

@@ -14,7 +14,8 @@ from collections import defaultdict
 from dataclasses import replace
 
 from actial.core.multiple_choice_format import LETTERS
-from actial.core.records import AnswerMode, Example, Question, ViewPair
+from actial.core.records import AnswerMode, Example, Question
+from actial.core.set_records import ViewPair
 from actial.rl.graded import GradedCompletion
 from actial.viewpoint.rationale_verifier import claims
 from actial.viewpoint.symmetry import SIGN, implied_motion, swap_views

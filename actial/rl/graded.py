@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from actial.core.records import FinishReason, Grade, Question, Record
+from actial.core.records import FinishReason, Grade, Question
+from actial.core.set_records import Record
 from actial.grading.predictions import read_answer
 
 

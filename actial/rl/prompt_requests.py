@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from actial.config import GRPOConfig
-from actial.core.records import Example, Prompt, Question, Record
+from actial.core.records import Example, Prompt, Question
 from actial.core.seeding import hash_choice
+from actial.core.set_records import Record
 from actial.rl.experimental import counterfactual
 
 

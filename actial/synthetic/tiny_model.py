@@ -21,7 +21,8 @@ from transformers.models.qwen2_vl import Qwen2VLImageProcessor, Qwen2VLVideoProc
 from actial.config import ModelConfig, TinyConfig
 from actial.config.hydra_app import hydra_command
 from actial.core.progress import Progress
-from actial.core.records import PAPER_QUESTIONS, AnswerMode
+from actial.core.records import AnswerMode
+from actial.core.set_records import PAPER_QUESTIONS
 from actial.data.shards import ShardSet
 from actial.modeling.policy import Policy
 from actial.modeling.system_prompts import SYSTEM_PROMPTS

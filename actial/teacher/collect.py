@@ -22,8 +22,9 @@ from actial.core.atomic_io import lock_file, write_json
 from actial.core.errors import UserError
 from actial.core.json_lines import append_lines, json_line, read_complete_lines, write_lines
 from actial.core.progress import Progress
-from actial.core.records import AnswerMode, Question, ViewPair
+from actial.core.records import AnswerMode, Question
 from actial.core.seeding import hash_int, hash_unit
+from actial.core.set_records import ViewPair
 from actial.data.shards import ShardSet
 from actial.teacher.prompt import STAGES, chat_request, read_reply
 from actial.viewpoint.questions import question_types, viewpoint_question

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from actial.core.image_codec import data_url
-from actial.core.records import Question, ViewPair
+from actial.core.records import Question
+from actial.core.set_records import ViewPair
 
 STAGES = (
     "You see two photos of one object that did not move; the camera did. Write the "

@@ -14,9 +14,10 @@ from hashlib import blake2b
 import numpy as np
 
 from actial.config import GateConfig, PairConfig
-from actial.core.records import (
+from actial.core.records import Capture
+from actial.core.seeding import hash_choice, hash_int, hash_shuffle, hash_unit, splitmix64
+from actial.core.set_records import (
     PAPER_QUESTIONS,
-    Capture,
     Motion,
     MotionLabels,
     PairGeometry,
@@ -24,7 +25,6 @@ from actial.core.records import (
     ViewDirection,
     ViewPair,
 )
-from actial.core.seeding import hash_choice, hash_int, hash_shuffle, hash_unit, splitmix64
 from actial.viewpoint import geometry as g
 from actial.viewpoint.quality_gates import CaptureGeometry, JudgedPairs, judge_pairs, usable_views
 

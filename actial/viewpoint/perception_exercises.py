@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from actial.core.multiple_choice_format import LETTERS
-from actial.core.records import AnswerMode, Question, ViewPair
+from actial.core.records import AnswerMode, Question
 from actial.core.seeding import hash_choice, hash_int, hash_shuffle
+from actial.core.set_records import ViewPair
 from actial.viewpoint.questions import multiple_choice_text
 from actial.viewpoint.rationales import (
     HOURS,

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from actial.core.multiple_choice_format import LETTERS
-from actial.core.records import AnswerMode, Question, QuestionRecord, QuestionType, ViewPair
+from actial.core.records import AnswerMode, Question
 from actial.core.seeding import hash_choice, hash_shuffle
+from actial.core.set_records import QuestionRecord, QuestionType, ViewPair
 from actial.viewpoint.wording import Wording
 
 FIXED_OBJECT = "The object did not move. "

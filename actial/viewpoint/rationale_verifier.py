@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from actial.core.records import Question, QuestionType, ViewPair
+from actial.core.records import Question
+from actial.core.set_records import QuestionType, ViewPair
 from actial.viewpoint.rationales import HOURS, view_hours
 
 

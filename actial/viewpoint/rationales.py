@@ -12,7 +12,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from actial.core.multiple_choice_format import LETTERS
-from actial.core.records import Motion, Question, QuestionType, ViewPair
+from actial.core.records import Question
+from actial.core.set_records import Motion, QuestionType, ViewPair
 
 THINK = "<think>\n{chain}\n</think>\n<answer>{letter}</answer>"
 HOURS = (

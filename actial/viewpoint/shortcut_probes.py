@@ -13,8 +13,9 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.special import logsumexp
 
-from actial.core.records import Example, ObjectPosition, Question, ViewPair
+from actial.core.records import Example, ObjectPosition, Question
 from actial.core.seeding import hash_int
+from actial.core.set_records import ViewPair
 from actial.grading.metrics import Cell, mean_cell
 
 FOLDS = 5

@@ -9,7 +9,8 @@ from dataclasses import replace
 import numpy as np
 
 from actial.core.multiple_choice_format import LETTERS
-from actial.core.records import Example, MotionLabels, Question, QuestionType, ViewPair
+from actial.core.records import Example, Question
+from actial.core.set_records import MotionLabels, QuestionType, ViewPair
 
 SIGN = {  # of the answer "right", as a camera motion to its own right
     QuestionType.EGO_TRANSLATION.value: 1,

@@ -24,7 +24,8 @@ from typing import Any
 import yaml
 
 from actial.core.errors import UserError
-from actial.core.records import AnswerMode, QuestionType
+from actial.core.records import AnswerMode
+from actial.core.set_records import QuestionType
 
 SIDES = {"left", "right", "none"}
 KEYS = ("questions", "options", "layout", "direct_layout", "instruction")

@@ -12,15 +12,8 @@ import torch
 from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration
 
 from actial.config import ModelConfig, PromptConfig
-from actial.core.records import (
-    PAPER_QUESTIONS,
-    AnswerMode,
-    Example,
-    MotionLabels,
-    PairGeometry,
-    Question,
-    ViewPair,
-)
+from actial.core.records import AnswerMode, Example, Question
+from actial.core.set_records import PAPER_QUESTIONS, MotionLabels, PairGeometry, ViewPair
 from actial.modeling.prompt_renderer import PromptRenderer
 from actial.synthetic.tiny_model import save_untrained
 from actial.viewpoint.questions import viewpoint_question

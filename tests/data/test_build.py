@@ -27,7 +27,7 @@ from actial.config import (
     SourceKind,
 )
 from actial.core.errors import UserError
-from actial.core.records import ViewPair
+from actial.core.set_records import ViewPair
 from actial.data.build import build_pairs
 from actial.data.shards import ShardSet
 

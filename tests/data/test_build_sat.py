@@ -24,7 +24,7 @@ from actial.config import (
     SourceKind,
 )
 from actial.core.errors import UserError
-from actial.core.records import QuestionRecord
+from actial.core.set_records import QuestionRecord
 from actial.data.qa.question_shards import balanced
 from actial.data.qa.sat_rows import Unusable, encoded_images, find_files, parse_row
 from actial.data.shards import ShardSet

@@ -11,7 +11,8 @@ import pytest
 
 from actial.config import ImportReleaseConfig, PromptConfig
 from actial.core.errors import UserError
-from actial.core.records import AnswerMode, QuestionType
+from actial.core.records import AnswerMode
+from actial.core.set_records import QuestionType
 from actial.data.release_texts import import_release, user_texts
 from actial.modeling.system_prompts import system_prompt_text
 from actial.viewpoint.wording import read_wording

@@ -12,8 +12,9 @@ from support.records import view_pair
 from support.scripted import ByteRenderer, FunctionSampler, letter_of
 
 from actial.config import BenchmarkConfig
-from actial.core.records import PAPER_QUESTIONS, AnswerMode, Example, MotionLabels, SamplingParams
+from actial.core.records import AnswerMode, Example, SamplingParams
 from actial.core.seeding import hash_unit
+from actial.core.set_records import PAPER_QUESTIONS, MotionLabels
 from actial.evaluation import diagnostics as D
 from actial.evaluation.benchmark_examples import BenchmarkExamples
 from actial.evaluation.benchmark_results import open_benchmark

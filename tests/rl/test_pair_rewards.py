@@ -24,7 +24,8 @@ from actial.config import (
     SetConfig,
     Task,
 )
-from actial.core.records import PAPER_QUESTIONS, AnswerMode, Example, FinishReason, Prompt
+from actial.core.records import AnswerMode, Example, FinishReason, Prompt
+from actial.core.set_records import PAPER_QUESTIONS
 from actial.data.datasets import open_set
 from actial.rl.experimental import answered_motion
 from actial.rl.graded import GradedCompletion

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from actial.core.records import (
+from actial.core.set_records import (
     MotionLabels,
     PairGeometry,
     QuestionRecord,

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from actial.config import ImageConfig, ImageFormat
-from actial.core.records import ViewDirection
 from actial.core.seeding import Draw
+from actial.core.set_records import ViewDirection
 from actial.data.images import encode
 from actial.data.shards import Sample, ShardSet, write_set
 from actial.synthetic.objects import make_object

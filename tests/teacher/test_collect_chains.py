@@ -20,7 +20,8 @@ import actial.chains as command_line
 from actial.config import ChainsConfig, ColdStartConfig, DataConfig, ImageConfig, ImageFormat
 from actial.core.errors import UserError
 from actial.core.image_codec import decode_bytes
-from actial.core.records import PAPER_QUESTIONS, AnswerMode, MotionLabels
+from actial.core.records import AnswerMode
+from actial.core.set_records import PAPER_QUESTIONS, MotionLabels
 from actial.data.datasets import ViewpointSet
 from actial.data.images import encode
 from actial.data.shards import Sample, ShardSet, write_set

@@ -8,7 +8,7 @@ from support.posed_captures import Rig, arc, random_similarity
 from support.rig_captures import capture_of
 
 from actial.config import GateConfig, PairConfig
-from actial.core.records import PAPER_QUESTIONS, MotionLabels, QuestionType, ViewPair
+from actial.core.set_records import PAPER_QUESTIONS, MotionLabels, QuestionType, ViewPair
 from actial.viewpoint.pairs import capture_key, split_of, view_pairs
 from actial.viewpoint.quality_gates import judge_capture
 

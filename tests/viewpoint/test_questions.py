@@ -5,13 +5,8 @@ from dataclasses import replace
 import pytest
 from support.records import RIGHT, question_record, view_pair
 
-from actial.core.records import (
-    PAPER_QUESTIONS,
-    AnswerMode,
-    Motion,
-    MotionLabels,
-    QuestionType,
-)
+from actial.core.records import AnswerMode
+from actial.core.set_records import PAPER_QUESTIONS, Motion, MotionLabels, QuestionType
 from actial.viewpoint.perception_exercises import (
     KINDS,
     clock_question,

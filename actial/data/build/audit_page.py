@@ -18,8 +18,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from actial.core.atomic_io import write_json, write_text
 from actial.core.html_page import Section, image_url, render_sections
-from actial.core.records import Motion, MotionLabels, PairGeometry, ViewPair
 from actial.core.seeding import hash_int
+from actial.core.set_records import Motion, MotionLabels, PairGeometry, ViewPair
 from actial.data.build.leak_checks import Checks, Pairs, check_set, letter_table
 from actial.data.shards import ShardFiles
 

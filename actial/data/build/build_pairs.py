@@ -20,7 +20,7 @@ from typing import Any
 from actial.config import BuildConfig
 from actial.core.atomic_io import write_json
 from actial.core.errors import UserError
-from actial.core.records import ViewPair
+from actial.core.set_records import ViewPair
 from actial.data.build.audit_page import write_audit
 from actial.data.build.rejects import Rejects
 from actial.data.build.resumable import WORK, Task, claimed, run_tasks, worker_pool

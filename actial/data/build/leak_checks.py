@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from actial.core.records import AnswerMode, Example, ViewPair
+from actial.core.records import AnswerMode, Example
 from actial.core.seeding import hash_int
+from actial.core.set_records import ViewPair
 from actial.data.shards import ShardFiles
 from actial.grading.metrics import Cell
 from actial.viewpoint.questions import viewpoint_question

@@ -21,8 +21,8 @@ from actial.config import BuildConfig
 from actial.core.atomic_io import atomic
 from actial.core.errors import Rejected
 from actial.core.json_lines import write_lines
-from actial.core.records import ViewPair
 from actial.core.seeding import hash_unit
+from actial.core.set_records import ViewPair
 from actial.data.build.rejects import Rejects
 from actial.data.build.shard_plan import Plan, PlannedCapture
 from actial.data.images import encode

@@ -20,8 +20,8 @@ from actial.core.atomic_io import write_json, write_text
 from actial.core.errors import UserError
 from actial.core.html_page import Card, Section, image_url, render_sections
 from actial.core.json_lines import write_lines
-from actial.core.records import QuestionRecord
 from actial.core.seeding import hash_int
+from actial.core.set_records import QuestionRecord
 from actial.data.build.resumable import WORK, Task, run_tasks
 from actial.data.shards import Sample, ShardFiles, finish_set, shard_name, write_shard
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from actial.core.errors import UserError
 from actial.core.multiple_choice_format import answer_position, inline_options
-from actial.core.records import QuestionType
+from actial.core.set_records import QuestionType
 from actial.evaluation.benchmarks.base import Benchmark, Item, Scores, Source, Style
 from actial.evaluation.benchmarks.tables import json_rows, parquet_rows, picture_bytes
 from actial.grading import metrics
