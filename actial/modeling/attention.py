@@ -8,13 +8,11 @@ length, each of which is one call of scaled_dot_product_attention.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -167,33 +165,6 @@ def _attend_bucket(
 
 AttentionInterface.register(SHARED_PREFIX_ATTENTION, shared_prefix_attention)
 AttentionMaskInterface.register(SHARED_PREFIX_ATTENTION, sdpa_mask)
-
-
-def mask_rule(batch: PackedBatch) -> Callable[..., Tensor]:
-    """Which query sees which key, element by element, as FlexAttention's mask_mod wants it."""
-    group_of, continuation_of = batch.group_of, batch.continuation_of
-
-    def visible(row: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        same_group = group_of[row, query] == group_of[row, key]
-        in_prefix = continuation_of[row, key] == 0
-        same_continuation = continuation_of[row, query] == continuation_of[row, key]
-        return same_group & (in_prefix | same_continuation) & (query >= key)
-
-    return visible
-
-
-def block_mask(batch: PackedBatch, *, compiled: bool = True) -> BlockMask:
-    """FlexAttention's block mask: blocks in which no query sees a key are skipped."""
-    sequences, length = batch.input_ids.shape
-    return create_block_mask(
-        mask_rule(batch),
-        sequences,
-        None,
-        length,
-        length,
-        device=batch.input_ids.device,
-        _compile=compiled,
-    )
 
 
 # ---------------------------------------------------------------- vision encoder

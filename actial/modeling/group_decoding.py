@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 from transformers import AttentionInterface
 
+from actial.config import Attention
 from actial.modeling.attention import SHARED_PREFIX_ATTENTION
 from actial.modeling.prefix_packing import PAD_SEGMENT, PackedBatch
-from actial.modeling.vlm_forward import embed_packed, encode_images, layout_options
+from actial.modeling.vlm_forward import embed_packed, encode_images, no_mask, plan_attention
 
 GROUP_ATTENTION = "actial_group"
 
@@ -127,10 +128,11 @@ def prefill(
     """
     embeds, options = embed_packed(model, batch, encode_images(model, batch))
     cache = PrefillCache()
-    options |= layout_options(model, batch, embeds)
+    options["layout"] = plan_attention(model.config, batch, Attention.sdpa)
     with _attention(model, SHARED_PREFIX_ATTENTION):
         out = model.model.language_model(
             inputs_embeds=embeds,
+            attention_mask=no_mask(embeds),
             position_ids=batch.position_ids,
             past_key_values=cache,
             use_cache=True,
@@ -168,12 +170,10 @@ def decode_step(model: Any, cache: GroupCache, tokens: Tensor, positions: Tensor
     embeds = model.model.get_input_embeddings()(tokens.flatten())[None]  # (1, P * G, H)
     position_ids = (positions + cache.length)[:, None].expand_as(tokens)
     position_ids = position_ids.reshape(1, 1, -1).expand(3, 1, -1)
-    # a 4-D mask keeps the model from building its own; the cache needs none
-    no_mask = embeds.new_empty(1, 1, 1, 1)
     with _attention(model, GROUP_ATTENTION):
         out = model.model.language_model(
             inputs_embeds=embeds,
-            attention_mask=no_mask,
+            attention_mask=no_mask(embeds),
             position_ids=position_ids,
             past_key_values=cache,
             use_cache=True,

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForImageTextToText, PretrainedConfig
 
-from actial.config import Attention, ModelConfig, Precision, Reference
+from actial.config import ModelConfig, Precision, Reference
 from actial.core.errors import UserError
 from actial.modeling.hf_checkpoint import image_normalization, save_checkpoint
 from actial.modeling.image_patches import PackingSpec
@@ -33,7 +33,12 @@ from actial.modeling.trainable_modules import (
     module_group_of,
     prepare,
 )
-from actial.modeling.vlm_forward import encode_images, hidden_states_at_targets
+from actial.modeling.vlm_forward import (
+    AttentionPlan,
+    encode_images,
+    hidden_states_at_targets,
+    plan_attention,
+)
 
 FAMILIES = (
     "qwen2_5_vl",
@@ -88,7 +93,7 @@ class Policy(nn.Module):
         self.config = config
         self.hf_config: PretrainedConfig = model.config
         self.reference_kind = reference
-        prepare(model)
+        prepare(model, config.attention)
         self.reference = None
         if reference is Reference.frozen_copy:
             self.reference = copy.deepcopy(model).requires_grad_(False).eval()
@@ -122,13 +127,12 @@ class Policy(nn.Module):
 
         Raises UserError when `config.path` cannot be read.
         """
-        attention = {Attention.sdpa: "sdpa", Attention.flex: "flex_attention"}[config.attention]
         try:
             model = AutoModelForImageTextToText.from_pretrained(
                 config.path,
                 revision=config.revision,
                 dtype=torch.float32,
-                attn_implementation=attention,
+                attn_implementation="sdpa",
             )
         except OSError as error:
             raise UserError(
@@ -235,11 +239,13 @@ class Policy(nn.Module):
         chunk = self.config.head_chunk_tokens
         reference, reference_logprobs = None, None
         with self.autocast():
+            plan = plan_attention(self.hf_config, batch, self.config.attention)
             features = encode_images(self.core, batch)
-            hidden = hidden_states_at_targets(self.core, batch, self.config.attention, features)
+            hidden = hidden_states_at_targets(self.core, batch, plan, features)
             if compare is not Compare.none:
                 with torch.no_grad(), self._reference_model() as model:
-                    reference = (model.lm_head, self._reference_hidden(model, batch, features))
+                    states = self._reference_hidden(model, batch, plan, features)
+                    reference = (model.lm_head, states)
                     if compare is Compare.logprobs:
                         reference_logprobs, _, _ = score_tokens(
                             *reference, batch.target_ids, distribution, chunk=chunk
@@ -268,11 +274,13 @@ class Policy(nn.Module):
         bf16 = self.config.precision is Precision.bf16
         return torch.autocast(self.device.type, torch.bfloat16, enabled=bf16)
 
-    def _reference_hidden(self, model: Any, batch: PackedBatch, features: Any) -> Tensor:
+    def _reference_hidden(
+        self, model: Any, batch: PackedBatch, plan: AttentionPlan, features: Any
+    ) -> Tensor:
         """(N, H) of the reference, which shares image features that are frozen."""
         if self.vision_encoder_trains:
             features = encode_images(model, batch)
-        return hidden_states_at_targets(model, batch, self.config.attention, features)
+        return hidden_states_at_targets(model, batch, plan, features)
 
     @contextmanager
     def _reference_model(self) -> Iterator[Any]:

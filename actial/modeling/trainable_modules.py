@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from actial.config import ModelConfig, ModuleGroupConfig
+from actial.config import Attention, ModelConfig, ModuleGroupConfig
 from actial.core.errors import UserError
 from actial.modeling.attention import SHARED_PREFIX_ATTENTION, VISION_ATTENTION
+from actial.modeling.flex_attention import FLEX_ATTENTION
 
 MODULE_GROUPS = ("vision", "merger", "language")
 
@@ -32,16 +33,22 @@ def group_settings(config: ModelConfig, group: str) -> ModuleGroupConfig:
     return settings
 
 
-def prepare(model: Any) -> None:
+TEXT_ATTENTION = {
+    Attention.sdpa: SHARED_PREFIX_ATTENTION,
+    Attention.flex: FLEX_ATTENTION,
+}
+
+
+def prepare(model: Any, attention: Attention) -> None:
     """Install shared-prefix attention and a faster vision encoder in a loaded model.
+
+    The model is one loaded with "sdpa": transformers refuses "flex_attention" for these families.
 
     The windows of the vision encoder run as one batch, and its patches are
     embedded by a matrix product: its Conv3d has stride = kernel, so the result is
     the same, several times faster on a CPU.
     """
-    text = model.model.language_model.config
-    if text._attn_implementation == "sdpa":
-        text._attn_implementation = SHARED_PREFIX_ATTENTION
+    model.model.language_model.config._attn_implementation = TEXT_ATTENTION[attention]
     vision_encoder = model.model.visual
     for module in vision_encoder.modules():
         if hasattr(module, "config"):

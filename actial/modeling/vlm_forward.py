@@ -10,9 +10,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from actial.config import Attention
-from actial.modeling.attention import attention_layout, block_mask
+from actial.modeling.attention import AttentionLayout, attention_layout
+from actial.modeling.flex_attention import FlatSequence, flatten_batch, flatten_rows
 from actial.modeling.prefix_packing import PackedBatch
 
 
@@ -23,33 +25,50 @@ def encode_images(model: Any, batch: PackedBatch) -> Any:
     return model.model.get_image_features(batch.pixel_values, batch.grid_thw, return_dict=True)
 
 
+AttentionPlan = AttentionLayout | FlatSequence
+
+
+def plan_attention(hf_config: Any, batch: PackedBatch, attention: Attention) -> AttentionPlan:
+    """What the text model's attention needs to know of a batch, for policy and reference."""
+    if attention is Attention.flex:
+        return flatten_batch(batch)
+    text = hf_config.text_config
+    return attention_layout(batch, text.num_attention_heads // text.num_key_value_heads)
+
+
 def hidden_states_at_targets(
-    model: Any, batch: PackedBatch, attention: Attention, image_features: Any
+    model: Any, batch: PackedBatch, plan: AttentionPlan, image_features: Any
 ) -> Tensor:
     """(N, H) final hidden states that predict the supervised tokens.
 
-    `image_features` come from `encode_images`.
+    `image_features` come from `encode_images`, `plan` from `plan_attention`.
     """
     embeds, options = embed_packed(model, batch, image_features)
-    if attention is Attention.flex:
-        options["attention_mask"] = block_mask(batch)
+    position_ids = batch.position_ids
+    if isinstance(plan, FlatSequence):
+        # (R, L, ..) -> (1, S, ..): flat positions stay what they are
+        padding = plan.length - batch.input_ids.numel()
+        embeds = pad(embeds.flatten(0, 1), (0, 0, 0, padding))[None]
+        position_ids = flatten_rows(position_ids, plan.length)
+        if "visual_pos_masks" in options:
+            options["visual_pos_masks"] = flatten_rows(options["visual_pos_masks"], plan.length)
+        options["block_mask"] = plan.mask
     else:
-        options |= layout_options(model, batch, embeds)
+        options["layout"] = plan
     out = model.model.language_model(
-        inputs_embeds=embeds, position_ids=batch.position_ids, use_cache=False, **options
+        inputs_embeds=embeds,
+        attention_mask=no_mask(embeds),
+        position_ids=position_ids,
+        use_cache=False,
+        **options,
     )
-    hidden: Tensor = out.last_hidden_state  # (R, L, H)
+    hidden: Tensor = out.last_hidden_state  # (R, L, H) or (1, S, H)
     return hidden.flatten(0, 1)[batch.source_position]
 
 
-def layout_options(model: Any, batch: PackedBatch, embeds: Tensor) -> dict[str, Any]:
-    """Arguments that make the text model attend by shared prefix and continuation.
-
-    The empty 4-D mask only keeps transformers from building one.
-    """
-    text = model.config.text_config
-    layout = attention_layout(batch, text.num_attention_heads // text.num_key_value_heads)
-    return {"attention_mask": embeds.new_empty(1, 1, 1, 1), "layout": layout}
+def no_mask(embeds: Tensor) -> Tensor:
+    """An empty 4-D mask, which keeps transformers from building one of its own."""
+    return embeds.new_empty(1, 1, 1, 1)
 
 
 def embed_packed(

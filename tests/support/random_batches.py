@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import random
 
+import torch
+from torch.nn.functional import pad
+
+from actial.modeling.flex_attention import BLOCK, mask_rule
+from actial.modeling.prefix_packing import PAD_SEGMENT
 from support.tiny_models import make_group, random_continuation, random_image
 
 FAMILIES = ("qwen2_5_vl", "qwen2_vl", "qwen3_vl")
@@ -31,3 +36,13 @@ def random_batch(seed: int, policy, *, counts: tuple[int, ...], stray: bool = Tr
         text = [rng.randrange(200) for _ in range(rng.choice((1, 3, 7)))]
         groups.append(make_group(f"t{number}", policy, images, indices, text, continuations))
     return groups, images
+
+
+def visible_pairs(batch) -> torch.Tensor:
+    """(S, S) by the rule for single pairs, over all sequences laid behind each other and padded."""
+    tokens = batch.input_ids.numel()
+    length = -(-tokens // BLOCK) * BLOCK
+    group_of = pad(batch.group_of.flatten(), (0, length - tokens), value=PAD_SEGMENT)
+    continuation_of = pad(batch.continuation_of.flatten(), (0, length - tokens))
+    query, key = torch.meshgrid(torch.arange(length), torch.arange(length), indexing="ij")
+    return mask_rule(group_of, continuation_of)(torch.tensor(0), torch.tensor(0), query, key)
