@@ -37,6 +37,10 @@ class SamplerConfig:
     start_timeout_s: float = num(900.0, "(0, inf)")
     timeout_s: float = num(1800.0, "(0, inf)")  # vllm_server: of one request
     restarts: int = num(2, "[0, 100]")  # vllm_server: restarts allowed on the same prompts
+    # the check of an engine against the trainer after each transfer of weights: prompts, and the
+    # mean difference in nats over sampled tokens that is allowed; None = 1e-4 in fp32, 0.1 in bf16
+    probe_prompts: int = num(4, "[1, 256]")
+    probe_tolerance: float | None = num(None, "(0, inf)")
 
     def check(self, path: str) -> None:
         if (mode := self.engine.get("logprobs_mode", "processed_logprobs")) != "processed_logprobs":

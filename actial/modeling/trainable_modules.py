@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from types import MethodType
 from typing import Any
 
@@ -107,3 +108,44 @@ def _linear_names(model: Any) -> list[str]:
     """Return the last parts of the names of all linear layers but the head."""
     linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     return sorted({name.rsplit(".", 1)[-1] for name in linear} - {"lm_head"})
+
+
+def halve_frozen_weights(model: Any) -> None:
+    """Store in bf16 the linear layers that are frozen, which saves half of their memory.
+
+    Under autocast nothing changes: their products are computed in bf16 anyway. Embeddings and
+    norms stay in float32, for they act on the float32 residual stream. So does what lies outside
+    the transformer blocks in full training: FSDP2 wants one type where some weights train.
+    """
+    with_adapters = any(".lora_" in name for name, _ in model.named_parameters())
+    embedding = model.get_input_embeddings().weight
+    for name, module in model.named_modules():
+        if not isinstance(module, nn.Linear) or module.weight is embedding:
+            continue
+        frozen = not any(p.requires_grad for p in module.parameters(recurse=False))
+        if frozen and (with_adapters or _in_block(name)):
+            module.to(torch.bfloat16)
+
+
+def _in_block(name: str) -> bool:
+    return ".layers." in name or ".blocks." in name
+
+
+def frozen_copy(model: Any, *, half: bool) -> Any:
+    """A frozen copy of the model in evaluation mode; `half` as `halve_frozen_weights`.
+
+    Parameters are copied one at a time into their final type: the peak is that of the copy, not of
+    a second float32 model.
+    """
+    shared = {id(parameter): parameter for parameter in model.parameters()}
+    duplicate = copy.deepcopy(model, dict(shared))
+    copies: dict[int, nn.Parameter] = {}
+    for name, module in duplicate.named_modules():
+        to_half = half and isinstance(module, nn.Linear) and _in_block(name)
+        for key, parameter in list(module.named_parameters(recurse=False)):
+            if id(parameter) not in copies:
+                dtype = torch.bfloat16 if to_half else parameter.dtype
+                data = parameter.detach().to(dtype, copy=True)
+                copies[id(parameter)] = nn.Parameter(data, requires_grad=False)
+            setattr(module, key, copies[id(parameter)])
+    return duplicate.eval()

@@ -109,7 +109,7 @@ def test_raw_log_probabilities_are_refused() -> None:
     raw = SamplerConfig(kind=SamplerKind.vllm, engine={"logprobs_mode": "raw_logprobs"})
     with pytest.raises(
         UserError,
-        match=r"sampler.engine.logprobs_mode=raw_logprobs cannot be used: .* under the sampling temperature",
+        match=r"sampler.engine.logprobs_mode=raw_logprobs cannot be used: .* at the sampling temperature",
     ):
         validate(raw, "sampler.")
 

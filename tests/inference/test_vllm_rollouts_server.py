@@ -50,7 +50,7 @@ def test_vllm_s_own_server_agrees_before_and_after_a_sync_and_after_its_death(
         many, params, distribution = (
             prompts_of(renderer, 24, seed=6),
             SamplingParams(max_tokens=32, seed=2),
-            SamplingDistribution(1.0, tuple(sampler.banned_ids)),
+            SamplingDistribution(1.0, tuple(sampler.requests.banned_ids)),
         )
         began, before = (
             sampler.begin(many, 4, params),

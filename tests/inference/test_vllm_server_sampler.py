@@ -89,8 +89,8 @@ def test_every_asked_log_probability_comes_back(start, sampled: int) -> None:
     asked = request(sampled)
     asked.sampling |= {"logprobs": 3, "logprob_token_ids": [1, 2, 3]}
     (reply,) = start().run([asked])
-    assert {token: reply.first[token] for token in (2, 3)} == {2: -2.0, 3: -3.0}
-    assert 1 in reply.first
+    assert {token: reply.first_logprobs[token] for token in (2, 3)} == {2: -2.0, 3: -3.0}
+    assert 1 in reply.first_logprobs
 
 
 def test_a_server_killed_during_generation_is_started_again_and_nothing_is_lost(
@@ -183,7 +183,7 @@ def test_weights_go_through_the_folder_and_a_restart_takes_them(start, tmp_path:
         "/reset_prefix_cache",
     ]
     assert asked[-4][1] == {"weights_path": str(pushed)}
-    command = engine._command("127.0.0.1", 1)
+    command = engine._command()
     assert command[command.index("--model") + 1] == str(pushed)
     with pytest.raises(
         EngineFault,

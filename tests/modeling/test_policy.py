@@ -26,7 +26,7 @@ from actial.modeling.prefix_packing import (
     mrope_positions,
     pack,
 )
-from actial.modeling.token_scoring import SamplingDistribution
+from actial.modeling.token_scoring import FULL_DISTRIBUTION, SamplingDistribution, score_tokens
 from actial.modeling.trainable_modules import MODULE_GROUPS, module_group_of
 
 
@@ -460,3 +460,48 @@ def test_meta_policy_counts_parameters_without_weights(policies):
         ]
         assert sizes[0] == sizes[1] > 0
     assert all(p.is_meta for p in policy.parameters())
+
+
+# ---------------------------------------------------------------- bf16
+
+
+def test_gradients_of_many_head_chunks_add_up_in_float32():
+    """600 chunks in bf16: added in bf16, the sum would be off by percents of its norm."""
+    torch.manual_seed(0)
+    head = torch.nn.Linear(64, 300, bias=False)
+    hidden, target_ids = torch.randn(1800, 64), torch.randint(0, 300, (1800,))
+
+    def gradient(chunk: int) -> torch.Tensor:
+        head.weight.grad = None
+        with torch.autocast("cpu", torch.bfloat16):
+            logprobs, _, _ = score_tokens(head, hidden, target_ids, FULL_DISTRIBUTION, chunk=chunk)
+        logprobs.sum().backward()
+        return head.weight.grad
+
+    whole = gradient(1800)
+    assert (gradient(3) - whole).norm() / whole.norm() < 4e-3
+
+
+def test_frozen_blocks_in_bf16_change_no_log_probability():
+    """Autocast rounds the same matrices at each use; merged adapters are saved in float32."""
+    settings = {"precision": Precision.bf16, "lora": LoraConfig(enabled=True, rank=2)}
+    policy = tiny_policy(reference=Reference.adapter_off, **settings)
+    halved = [n for n, p in policy.core.named_parameters() if p.dtype is torch.bfloat16]
+    assert any("self_attn.q_proj.base_layer" in name for name in halved)
+    assert any("visual.blocks" in name for name in halved)
+    assert not any("norm" in name or "embed_tokens" in name or "lora_" in name for name in halved)
+    full = tiny_policy(precision=Precision.bf16)
+    batch = pack(*random_batch(6, policy, counts=(2, 1)), policy.spec, 96)
+    assert torch.equal(policy.token_logprobs(batch).logprobs, full.token_logprobs(batch).logprobs)
+
+
+def test_a_frozen_copy_in_bf16_scores_as_the_policy_it_was_made_of():
+    policy = tiny_policy(precision=Precision.bf16, reference=Reference.frozen_copy)
+    batch = pack(*random_batch(6, policy, counts=(2, 1)), policy.spec, 96)
+    scored = policy.token_logprobs(batch, compare=Compare.logprobs)
+    assert torch.equal(scored.logprobs, scored.reference_logprobs)
+    copies = list(policy.reference.parameters())
+    assert sum(p.numel() for p in copies if p.dtype is torch.bfloat16) > 0.5 * sum(
+        p.numel() for p in copies
+    )
+    assert not {p.data_ptr() for p in copies} & {p.data_ptr() for p in policy.core.parameters()}

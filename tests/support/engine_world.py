@@ -103,10 +103,10 @@ def gap(sampler: EngineSampler, prompts: list[Prompt], temperature: float = 1.0)
         [value for group in groups for completion in group for value in completion.logprobs]
     )
     ours = trainer_logprobs(
-        sampler.policy,
+        sampler.source.policy,
         prompts,
         groups,
-        SamplingDistribution(temperature, tuple(sampler.banned_ids)),
+        SamplingDistribution(temperature, tuple(sampler.requests.banned_ids)),
     )
     assert len(reported) == len(ours) > 50
     return float(np.abs(ours - reported).max())
@@ -115,9 +115,9 @@ def gap(sampler: EngineSampler, prompts: list[Prompt], temperature: float = 1.0)
 def first_token_logprobs(
     sampler: EngineSampler, prompt: Prompt, distribution: SamplingDistribution
 ) -> np.ndarray:
-    """(V,) the trainer's, by one branch for every id."""
-    ids = range(sampler.policy.core.lm_head.out_features)
+    """(V,) the trainer's, by one continuation for every id."""
+    ids = range(sampler.source.policy.core.lm_head.out_features)
     every = [
         Completion(token_ids=[token], logprobs=[0.0], finish=FinishReason.LENGTH) for token in ids
     ]
-    return trainer_logprobs(sampler.policy, [prompt], [every], distribution)
+    return trainer_logprobs(sampler.source.policy, [prompt], [every], distribution)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
-import socket
 
 import pytest
 import torch
 from support.grpo_settings import ACCURACY, BANNED
+from support.processes import run_processes
 from support.rollout_world import WordRenderer, example_at
 from support.scripted import ScriptedSampler
-from support.tiny_models import EOS, tiny_policy
+from support.tiny_models import EOS, IMAGE, tiny_policy
 from support.training import Recorder, make_trainer, sft_batch, sft_module
 from torch.distributed.device_mesh import init_device_mesh
 
@@ -29,9 +28,11 @@ from actial.config import (
     TrainerConfig,
 )
 from actial.core.records import Prompt, SamplingParams
-from actial.inference.engine import Reply
-from actial.inference.engine_sampler import EngineSampler
+from actial.inference.engine import Output, Reply
+from actial.inference.engine_requests import EngineRequests
+from actial.inference.engine_sampler import EngineSampler, PolicyWeights
 from actial.inference.samplers import HFSampler
+from actial.inference.weight_probe import ProbeSample, WeightProbe
 from actial.modeling.dtensor import whole
 from actial.modeling.policy import Policy
 from actial.modeling.prefix_packing import PrefixGroup
@@ -160,24 +161,6 @@ def run_ranks(
     ]
 
 
-def run_processes(target, arguments: list[tuple]) -> None:
-    """One process for each tuple, which gets a free port behind it; fails instead of hanging."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
-    children = [context.Process(target=target, args=(*own, port)) for own in arguments]
-    for child in children:
-        child.start()
-    for child in children:
-        child.join(120)
-    hung = [child for child in children if child.is_alive()]
-    for child in hung:
-        child.kill()
-    assert not hung, "a rank hung"
-    assert [child.exitcode for child in children] == [0] * len(children)
-
-
 @pytest.mark.parametrize(("build", "compared"), [(sft_run, STEPS), (grpo_run, 1), (batch_run, 1)])
 def test_two_ranks_equal_one(tmp_path, build, compared):
     """Rollouts are compared in the first step only: later a rounding error may tip a sample over."""
@@ -212,12 +195,12 @@ PROBED = Prompt(uid="a", engine_ids=[5, 6], input_ids=[5, 6], images=[])
 
 
 class CountingEngine:
-    """Counts the weights it is sent, and answers probes as the trainer does, whose sharded forward needs every rank."""
+    """Counts the weights it is sent; samples token 7 and reports what the trainer gives it."""
 
-    max_model_len, synced_to, background, under_way, shows_weights = 4096, None, None, None, False
+    max_model_len, synced_to, background, pending, shows_weights = 4096, None, None, None, False
 
-    def __init__(self, trainer_probe) -> None:
-        self.trainer_probe = trainer_probe
+    def __init__(self, trainer_logprobs) -> None:
+        self.trainer_logprobs = trainer_logprobs
         self.memory: dict[str, float] = {}
         self.loaded = 0
 
@@ -225,14 +208,21 @@ class CountingEngine:
         self.loaded = sum(1 for _ in weights)
 
     def run(self, requests) -> list[Reply]:
-        return [
-            Reply(prompt_ids=r.prompt_ids, outputs=[], first=self._first(r.sampling))
-            for r in requests
+        prompts = [
+            Prompt(uid=r.uid, engine_ids=[], input_ids=r.prompt_ids, images=[]) for r in requests
         ]
-
-    def _first(self, sampling) -> dict[int, float]:
-        asked = sampling.get("logprob_token_ids", [])
-        return dict(zip(asked, self.trainer_probe(PROBED), strict=True)) if asked else {}
+        if "logprob_token_ids" not in requests[0].sampling:
+            return [Reply(prompt_ids=r.prompt_ids, outputs=[]) for r in requests]
+        # a probe: this forward pass needs every rank, as the trainer's own does
+        scored = self.trainer_logprobs([ProbeSample(prompt, [7], [], []) for prompt in prompts])
+        return [
+            Reply(
+                prompt_ids=request.prompt_ids,
+                outputs=[Output(token_ids=[7], logprobs=[float(value)], stopped=False)],
+                first_logprobs=dict.fromkeys(request.sampling["logprob_token_ids"], 0.0),
+            )
+            for request, value in zip(requests, scored, strict=True)
+        ]
 
     def sleep(self) -> None:
         pass
@@ -251,14 +241,16 @@ def sample_unevenly(folder, rank: int, ranks: int, port: int) -> None:
     torch.distributed.init_process_group("gloo")
     policy = tiny_policy()
     shard(policy, init_device_mesh("cpu", (ranks,)))
-    sampler = EngineSampler(lambda: engine, policy, stop_ids=[EOS], banned_ids=[])
-    engine = CountingEngine(sampler.trainer_probe)
+    requests = EngineRequests(image_token_id=IMAGE, stop_ids=[EOS], banned_ids=[])
+    probe = WeightProbe(policy, requests)
+    engine = CountingEngine(probe.trainer_logprobs)
+    sampler = EngineSampler(lambda: engine, PolicyWeights(policy, probe), requests)
     for number, prompts in enumerate(([PROBED], [PROBED] if rank == 0 else [])):
         engine.synced_to, engine.loaded = None, 0
-        asked = len(sampler.begin(prompts, 2, SamplingParams(max_tokens=4)).result())
-        total = sum_over_ranks({"asked": float(asked)})["asked"]
+        num_prompts = len(sampler.begin(prompts, 2, SamplingParams(max_tokens=4)).result())
+        total = sum_over_ranks({"prompts": float(num_prompts)})["prompts"]
         (folder / f"round-{number}-of-{rank}.json").write_text(
-            json.dumps([asked, total, engine.loaded])
+            json.dumps([num_prompts, total, engine.loaded])
         )
 
 

@@ -1,0 +1,103 @@
+"""A vLLM server as a child process."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from actial.core.errors import UserError
+
+LOG_LINES = 15  # of a server that ended, in the message
+GRACE_S = 10  # between SIGTERM and SIGKILL
+
+
+@dataclass(slots=True)
+class ServerProcess:
+    """A running server: its process group, and the file its output goes to."""
+
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    @classmethod
+    def start(
+        cls, command: Sequence[str], environment: Mapping[str, str], log: Path
+    ) -> ServerProcess:
+        """Start a server in a process group of its own; its output is appended to `log`."""
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("ab") as output:
+            process = subprocess.Popen(
+                command,
+                env=dict(environment),
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        return cls(process, log)
+
+    def stop(self) -> None:
+        """End the server and everything it has started."""
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGTERM)
+            try:
+                self.process.wait(timeout=GRACE_S)
+            except subprocess.TimeoutExpired:
+                os.killpg(self.process.pid, signal.SIGKILL)
+                self.process.wait()
+
+    def ends(self) -> bool:
+        """Whether it ends within a moment, as it does after its engine died."""
+        try:
+            self.process.wait(timeout=GRACE_S)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+    def last_lines(self) -> str:
+        """The end of its output."""
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-LOG_LINES:])
+
+
+def host_and_port(url: str) -> tuple[str, int]:
+    """("127.0.0.1", 8000) of http://127.0.0.1:8000."""
+    parts = urlsplit(url)
+    return parts.hostname or "", parts.port or 80
+
+
+def refuse_taken_port(url: str) -> None:
+    """Raise UserError when another program listens at `url`."""
+    host, port = host_and_port(url)
+    with socket.socket() as probe:
+        if probe.connect_ex((host, port)) == 0:
+            raise UserError(
+                f"sampler.url={url}: port {port} is taken by another program; choose another "
+                "port, or set sampler.start=false if that is the server to use."
+            )
+
+
+def server_command(url: str, arguments: Mapping[str, Any]) -> list[str]:
+    """The command line of vLLM's server for keyword arguments of its engine."""
+    host, port = host_and_port(url)
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
+    command += ["--host", host, "--port", str(port), "--served-model-name", "policy"]
+    command += ["--enable-scale-out", "--disable-uvicorn-access-log"]
+    for name, value in arguments.items():
+        command += _flag(name, value)
+    return command
+
+
+def _flag(name: str, value: Any) -> list[str]:
+    flag = "--" + name.replace("_", "-")
+    if value is None or value is False:
+        return []
+    if value is True:
+        return [flag]
+    return [flag, json.dumps(value) if isinstance(value, dict) else str(value)]
