@@ -1,4 +1,4 @@
-"""`python -m actial.world out=DIR`: the procedural world, object captures and SAT-format questions, without a download."""
+"""`python -m actial.world out=DIR`: the procedural world, made without a download."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from actial.config import WorldConfig
 from actial.config.hydra_app import hydra_command
@@ -16,9 +17,10 @@ FREE_SETTINGS = ("out", "workers")  # they change no byte
 
 
 def generate(config: WorldConfig) -> None:
-    """python -m actial.world out=DIR [objects=N] [frames=K] [size=48] [sat_train=N] [scene_size=96] [seed=S]
+    """python -m actial.world out=DIR [objects=N] [frames=K] [size=48] [sat_train=N] [seed=S]
 
-    Writes DIR/captures in MVImgNet's layout and DIR/sat/SAT_{train,val,test}.parquet; run the same command again to resume.
+    Writes DIR/captures in MVImgNet's layout and DIR/sat/SAT_{train,val,test}.parquet. Run the same
+    command again to resume.
     """
     from actial.core.atomic_io import write_json
     from actial.core.progress import Progress
@@ -47,30 +49,27 @@ def generate(config: WorldConfig) -> None:
                 ):
                     progress.advance(count)
     write_json(out / IDENTITY, {"finished": True, **identity(config)})
-    print(
-        f"{out}: {len(jobs)} captures, {config.sat_train + config.sat_val + config.sat_test} questions"
-    )
+    questions = config.sat_train + config.sat_val + config.sat_test
+    print(f"{out}: {len(jobs)} captures, {questions} questions")
 
 
-def identity(config: WorldConfig) -> dict:
+def identity(config: WorldConfig) -> dict[str, Any]:
+    """Return the settings that decide the bytes of a world."""
     return {key: value for key, value in asdict(config).items() if key not in FREE_SETTINGS}
 
 
 def claim(out: Path, config: WorldConfig) -> None:
-    """`out` is new, or holds this very world, finished or not; raises UserError otherwise."""
+    """Make `out` the folder of this world; raises UserError when it holds anything else."""
     from actial.core.atomic_io import write_json
 
     marker = out / IDENTITY
     if marker.is_file():
-        written = {
-            key: value for key, value in json.loads(marker.read_text()).items() if key != "finished"
-        }
-        if written != identity(config):
-            changed = ", ".join(
-                sorted(key for key in identity(config) if written.get(key) != identity(config)[key])
-            )
+        written = json.loads(marker.read_text())
+        changed = [key for key, value in identity(config).items() if written.get(key) != value]
+        if changed or written.keys() - {"finished"} != identity(config).keys():
             raise UserError(
-                f"out={out} holds a world made with another {changed}: give another folder, or remove it."
+                f"out={out} holds a world made with another {', '.join(sorted(changed))}: give "
+                "another folder, or remove it."
             )
         return
     if out.exists() and (not out.is_dir() or any(out.iterdir())):

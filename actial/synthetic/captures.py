@@ -1,9 +1,9 @@
-"""Procedural object captures in MVImgNet's layout, so that the builder cannot tell them from real ones.
+"""Procedural object captures in MVImgNet's layout, read by the same code as real ones.
 
 ROOT/categories.csv                       class_id,name
 ROOT/<class_id>/<object_id>/images/NNN.jpg
                            /sparse/0/{cameras,images,points3D}.bin
-                           /object.json   class_name, front, centre, left, up (world frame), attributes: what no real capture tells
+                           /object.json   class_name, front, centre, left, up, attributes (world fra
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class CaptureJob:
 def capture_jobs(
     n_objects: int, frames: int, size: int, seed: int, categories: Sequence[str]
 ) -> list[CaptureJob]:
-    """`n_objects` spread evenly over the categories."""
+    """Return jobs for `n_objects` objects, spread evenly over the categories."""
     return [
         CaptureJob(categories[i % len(categories)], i // len(categories), frames, size, seed)
         for i in range(n_objects)
@@ -66,9 +66,10 @@ def capture_jobs(
 
 
 def write_captures(root: Path, jobs: Sequence[CaptureJob], workers: int) -> Iterator[int]:
-    """Write every job whose folder is not there yet; yields 1 as each is done, for a progress bar.
+    """Write every job whose folder is not there yet; yield 1 as each is done, for a progress bar.
 
-    The bytes are the same for any worker count. A capture is written beside its place and renamed: none is ever half done.
+    The bytes are the same for any number of workers. A capture is written under a temporary name
+    and renamed, so a killed run leaves none half written.
     """
     root.mkdir(parents=True, exist_ok=True)
     write_text(
@@ -80,7 +81,7 @@ def write_captures(root: Path, jobs: Sequence[CaptureJob], workers: int) -> Iter
 def in_processes(
     function: Callable[[Job], Result], jobs: Sequence[Job], workers: int
 ) -> Iterator[Result]:
-    """Results in the order of the jobs, from `workers` processes (0 = one per core)."""
+    """Yield results in the order of the jobs, from `workers` processes (0 = one per core)."""
     count = min(workers or os.cpu_count() or 1, -(-len(jobs) // CHUNK))
     if count <= 1:
         yield from map(function, jobs)
@@ -90,7 +91,7 @@ def in_processes(
 
 
 def write_capture(root: Path, job: CaptureJob) -> int:
-    """Write one capture folder unless it is there; returns 1."""
+    """Write one capture folder unless it is there; return 1."""
     folder = job.folder(root)
     if folder.exists():
         return 1
@@ -125,7 +126,11 @@ def write_capture(root: Path, job: CaptureJob) -> int:
 
 
 def arc(frames: int, draw: Draw) -> np.ndarray:
-    """Azimuths of one walk around the object: any start, either way, up to a full round, uneven steps of at most 25 degrees or so."""
+    """Return the azimuths (frames,) in degrees of one walk around the object.
+
+    It starts anywhere, goes either way and up to a full round, in uneven steps of at most about 25
+    degrees.
+    """
     step = draw.pick((-1.0, 1.0)) * min(25.0 * draw.uniform(0.72, 0.88), 345.0 / (frames - 1))
     return draw.uniform(0.0, 360.0) + np.cumsum(step * draw.uniforms(0.8, 1.2, frames))
 
@@ -140,7 +145,10 @@ def sparse_model(
     origin: np.ndarray,
     draw: Draw,
 ) -> SparseModel:
-    """What a reconstruction would have found, in a world turned by `turn` (3, 3), scaled, and moved to `origin` (3,)."""
+    """Return the reconstruction of the capture as COLMAP would have made it.
+
+    Its world is turned by `turn` (3, 3), scaled by `scale`, and moved to `origin` (3,).
+    """
     mesh = spec.mesh
     corners = mesh.vertices[mesh.faces]
     area = np.linalg.norm(
@@ -182,7 +190,7 @@ def jpeg(image: np.ndarray) -> bytes:
 
 
 def _gaussian(draw: Draw) -> float:
-    """Box-Muller; four of them normalised are a uniformly random rotation."""
+    """Return a normal draw (Box-Muller); four of them, normalized, are a uniform rotation."""
     return float(
         np.sqrt(-2.0 * np.log(1.0 - draw.uniform())) * np.cos(2.0 * np.pi * draw.uniform())
     )

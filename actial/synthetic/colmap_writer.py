@@ -1,4 +1,7 @@
-"""Writer of COLMAP's legacy binary triple, the form MVImgNet ships (byte layout: spec of COLMAP's `scene/reconstruction_io`)."""
+"""Writer of COLMAP's binary models without rigs, the form that MVImgNet ships.
+
+Byte layout: COLMAP's `scene/reconstruction_io`.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ _OBSERVATION = np.dtype([("xy", "<f8", 2), ("point", "<i8")])
 
 @dataclass(slots=True, frozen=True)
 class SparseModel:
-    """One reconstruction; photo i has camera i, ids start at 1. `uv` holds NaN where a point was not observed."""
+    """One reconstruction; photo i has camera i, ids start at 1."""
 
     names: list[str]
     R: np.ndarray  # (N, 3, 3) world -> camera, OpenCV axes
@@ -28,21 +31,24 @@ class SparseModel:
     size: tuple[int, int]  # width, height
     points: np.ndarray  # (P, 3)
     colors: np.ndarray  # (P, 3) uint8
-    uv: np.ndarray  # (N, P, 2) pixels
+    uv: np.ndarray  # (N, P, 2) pixels; NaN where a point was not observed
     error_px: np.ndarray  # (P,) mean reprojection error
 
 
 def write_sparse_model(folder: Path, model: SparseModel) -> None:
-    """Write cameras.bin, images.bin and points3D.bin into `folder`; points seen by fewer than two photos are left out."""
+    """Write cameras.bin, images.bin and points3D.bin into `folder`.
+
+    Points seen by fewer than two photos are left out.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     seen = np.isfinite(model.uv[..., 0])
-    kept = np.flatnonzero(seen.sum(0) >= 2)
-    seen, uv = seen[:, kept], model.uv[:, kept]
-    place = np.cumsum(seen, 1) - 1  # index of a point among the observations of one photo
+    tracked = np.flatnonzero(seen.sum(0) >= 2)
+    seen, uv = seen[:, tracked], model.uv[:, tracked]
+    observation = np.cumsum(seen, 1) - 1  # index of a point among the observations of one photo
     for name, data in (
         ("cameras.bin", _cameras(model)),
         ("images.bin", _images(model, seen, uv)),
-        ("points3D.bin", _points(model, kept, seen, place)),
+        ("points3D.bin", _points(model, tracked, seen, observation)),
     ):
         temporary = folder / f".{name}"
         temporary.write_bytes(data)
@@ -73,16 +79,17 @@ def _images(model: SparseModel, seen: np.ndarray, uv: np.ndarray) -> bytes:
     return b"".join(rows)
 
 
-def _points(model: SparseModel, kept: np.ndarray, seen: np.ndarray, place: np.ndarray) -> bytes:
-    heads = np.zeros(len(kept), _POINT)
-    heads["id"], heads["xyz"], heads["rgb"] = (
-        np.arange(1, len(kept) + 1),
-        model.points[kept],
-        model.colors[kept],
-    )
-    heads["error"], heads["length"] = model.error_px[kept], seen.sum(0)
+def _points(
+    model: SparseModel, tracked: np.ndarray, seen: np.ndarray, observation: np.ndarray
+) -> bytes:
+    heads = np.zeros(len(tracked), _POINT)
+    heads["id"] = np.arange(1, len(tracked) + 1)
+    heads["xyz"] = model.points[tracked]
+    heads["rgb"] = model.colors[tracked]
+    heads["error"] = model.error_px[tracked]
+    heads["length"] = seen.sum(0)
     point, photo = np.nonzero(seen.T)
-    tracks = np.stack([photo + 1, place[photo, point]], 1).astype("<i4")
+    tracks = np.stack([photo + 1, observation[photo, point]], 1).astype("<i4")
     ends = np.cumsum(seen.sum(0))[:-1]
     rows = [
         head.tobytes() + track.tobytes()

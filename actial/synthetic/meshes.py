@@ -1,4 +1,4 @@
-"""Closed parts with outward faces, one colour each: what every object of the procedural world is put together from.
+"""Closed parts with outward faces, one color each, of which the world's objects consist.
 
 Object axes: x to the object's own front, y to its own left, z up.
 """
@@ -25,12 +25,12 @@ Color = tuple[int, int, int]
 
 @dataclass(slots=True)
 class Mesh:
-    """vertices (V, 3); faces (M, 3), counter-clockwise from outside; colours (M, 3) in 0..255; owner (M,) index of the object."""
+    """Triangles with colors."""
 
-    vertices: np.ndarray
-    faces: np.ndarray
-    colors: np.ndarray
-    owner: np.ndarray
+    vertices: np.ndarray  # (V, 3)
+    faces: np.ndarray  # (M, 3), counter-clockwise from outside
+    colors: np.ndarray  # (M, 3) in 0..255
+    owner: np.ndarray  # (M,) index of the object
 
     def normals(self) -> np.ndarray:
         a, b, c = (self.vertices[self.faces[:, i]] for i in range(3))
@@ -42,7 +42,7 @@ class Mesh:
 
 
 def joined(meshes: list[Mesh]) -> Mesh:
-    """One mesh out of several; owner = index of the mesh a face came from."""
+    """Return one mesh out of several; owner = index of the mesh that a face came from."""
     starts = np.cumsum([0] + [len(m.vertices) for m in meshes[:-1]])
     return Mesh(
         np.concatenate([m.vertices for m in meshes]),
@@ -53,7 +53,7 @@ def joined(meshes: list[Mesh]) -> Mesh:
 
 
 class Model:
-    """Collects parts. `texture` is the spread of brightness from face to face (0 = none)."""
+    """Collects the parts of an object."""
 
     def __init__(self, draw: Draw) -> None:
         self.draw = draw
@@ -73,7 +73,7 @@ class Model:
         top: Pair = (1.0, 1.0),
         shift: Pair = (0.0, 0.0),
     ) -> None:
-        """A box whose top face is scaled by `top` (0 = ridge) and moved by `shift` along x and y."""
+        """Add a box whose top face is scaled by `top` (0 = ridge) and shifted along x and y."""
         sign = np.array(
             [
                 (x, y, z)
@@ -94,7 +94,7 @@ class Model:
         end_radius: float | None = None,
         sides: int = 10,
     ) -> None:
-        """A closed cylinder, frustum or cone between two points."""
+        """Add a closed cylinder, frustum or cone between two points."""
         p, q = np.asarray(start, float), np.asarray(end, float)
         axis = (q - p) / np.linalg.norm(q - p)
         u = np.cross(axis, (0.0, 0.0, 1.0) if abs(axis[2]) < 0.9 else (1.0, 0.0, 0.0))
@@ -121,7 +121,7 @@ class Model:
     def ball(
         self, center: Vector, radii: Vector | float, color: Color, sides: int = 10, rings: int = 6
     ) -> None:
-        """An ellipsoid."""
+        """Add an ellipsoid."""
         polar = np.pi * np.arange(1, rings) / rings
         angle = 2 * np.pi * np.arange(sides) / sides
         down, round_ = np.meshgrid(polar, angle, indexing="ij")
@@ -141,7 +141,10 @@ class Model:
         self._add(v, np.concatenate(faces), color)
 
     def mesh(self, texture: float) -> Mesh:
-        """Everything so far, centred on its bounding box and scaled to a bounding sphere of radius 1."""
+        """Return all parts, centered on their bounding box, in a bounding sphere of radius 1.
+
+        `texture` is the spread of brightness from face to face (0 = none).
+        """
         whole = joined(self.parts)
         center = (whole.vertices.max(0) + whole.vertices.min(0)) / 2
         scale = 1.0 / np.linalg.norm(whole.vertices - center, axis=1).max()

@@ -1,8 +1,9 @@
-"""Sixteen categories of objects put together from simple parts, each with a front that is plain to see at 64 pixels.
+"""Sixteen categories of objects made of simple parts; their front is plain to see at 64 pixels.
 
-One rule keeps all azimuths apart in every category: the front carries white with black (lamps, eyes, door, screen), the back grey, the
-object's own left side a mark in the accent colour, its own right side nothing of these. Four categories are held out (`unseen`).
-Sizes below are in units of roughly the object's length; every object ends up centred with a bounding sphere of radius 1.
+One rule keeps all azimuths apart in every category: the front carries white with black (lamps,
+eyes, door, screen), the back gray, the object's own left side a mark in the accent color, its own
+right side nothing of these. Four categories are held out (`unseen`). Sizes below are in units of
+roughly the object's length; every object ends up centered with a bounding sphere of radius 1.
 """
 
 from __future__ import annotations
@@ -31,11 +32,11 @@ class Category:
     class_id: int
     name: str
     unseen: bool
-    build: Callable[[Model, Draw, Color, Color], None]  # (model, draw, body colour, accent colour)
+    build: Callable[[Model, Draw, Color, Color], None]  # (model, draw, body color, accent color)
 
 
 def make_object(seed: int, category: str, body_color: str | None = None) -> ObjectSpec:
-    """The object number `seed` of a category (KeyError when there is no such category or colour)."""
+    """Return object number `seed` of a category; KeyError for an unknown category or color."""
     draw = Draw("object", category, seed)
     names = list(PALETTE)
     at = draw.pick(range(len(names)))

@@ -1,7 +1,8 @@
 """A small batched z-buffer: triangles in, the index of the visible face at every pixel out.
 
-Numpy only, so the procedural world needs neither a display, a driver nor a graphics library, and its bytes do not depend on
-them. Cost per 64-pixel frame with 2 x 2 samples is about that of one VTK frame without anti-aliasing on software OpenGL.
+Numpy only, so the procedural world needs neither a display, a driver nor a graphics library, and
+its bytes do not depend on them. A 64-pixel frame with 2 x 2 samples costs about as much as a VTK
+frame without anti-aliasing on software OpenGL.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ EMPTY = -1
 def visible_faces(
     vertices: np.ndarray, faces: np.ndarray, K: np.ndarray, width: int, height: int
 ) -> np.ndarray:
-    """Index of the nearest front face at every pixel centre, EMPTY where there is none.
+    """Return the index of the nearest front face at every pixel center, EMPTY where there is none.
 
-    vertices (N, V, 3) in OpenCV camera axes and in front of the camera; faces (M, 3), counter-clockwise seen from outside;
-    K (N, 3, 3) in pixels of this raster, pixel centres at +0.5. Returns int64 (N, height, width).
+    vertices (N, V, 3) lie in OpenCV camera axes, in front of the camera; faces (M, 3) wind
+    counter-clockwise seen from outside; K (N, 3, 3) is in pixels of this raster, pixel centers at
+    +0.5. The result is int64 (N, height, width).
     """
     z = vertices[..., 2]
     x = K[:, 0, 0, None] * vertices[..., 0] / z + K[:, 0, 2, None]
@@ -38,9 +40,9 @@ def visible_faces(
     tri, row = _expand(
         np.clip(np.ceil(ty.min(1) - 0.5), 0, height), np.clip(np.ceil(ty.max(1) - 0.5), 0, height)
     )
-    left, right = _span(tx[tri], ty[tri], row + 0.5)
+    enters, leaves = _span(tx[tri], ty[tri], row + 0.5)
     span, column = _expand(
-        np.clip(np.ceil(left - 0.5), 0, width), np.clip(np.ceil(right - 0.5), 0, width)
+        np.clip(np.ceil(enters - 0.5), 0, width), np.clip(np.ceil(leaves - 0.5), 0, width)
     )
     tri, row = tri[span], row[span]
 
@@ -61,7 +63,7 @@ def visible_faces(
 
 
 def _expand(start: np.ndarray, stop: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """All integers of the ranges [start, stop), with the index of the range each belongs to."""
+    """Return all integers of the ranges [start, stop), with the index of the range of each."""
     start = start.astype(np.int64)
     count = np.maximum(stop.astype(np.int64) - start, 0)
     owner = np.repeat(np.arange(len(count)), count)
@@ -69,7 +71,7 @@ def _expand(start: np.ndarray, stop: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 
 def _span(x: np.ndarray, y: np.ndarray, level: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where a horizontal line enters and leaves each triangle: x, y (T, 3), level (T,)."""
+    """Return where a horizontal line enters and leaves each triangle: x, y (T, 3), level (T,)."""
     x2, y2 = np.roll(x, -1, 1), np.roll(y, -1, 1)
     crosses = (y <= level[:, None]) != (y2 <= level[:, None])
     at = x + (level[:, None] - y) * (x2 - x) / np.where(crosses, y2 - y, 1.0)

@@ -1,4 +1,4 @@
-"""Cameras around an object and what they see: 64-pixel photographs made with the z-buffer of `actial.synthetic.rasterizer`."""
+"""Cameras around an object, and the photographs that they take with the rasterizer."""
 
 from __future__ import annotations
 
@@ -13,12 +13,16 @@ from actial.synthetic.rasterizer import EMPTY, visible_faces
 SAMPLES = 2  # per pixel and axis
 FOCAL = 2.2  # focal length over image size
 SPREAD = 0.11  # of the silhouette's centroid about the middle of the frame, either way
-DISTANCE = 4.6  # from an object of bounding radius 1: its sphere spans 0.38 to 0.5 of the frame on either side
+# from an object of bounding radius 1, whose sphere then spans 0.38 to 0.5 of the frame
+DISTANCE = 4.6
 
 
 @dataclass(slots=True, frozen=True)
 class Cameras:
-    """N pinhole cameras in OpenCV axes (x right, y down, z forward; x_cam = R x + t), pixel centres at +0.5."""
+    """N pinhole cameras in OpenCV axes (x right, y down, z forward), pixel centers at +0.5.
+
+    A world point x is R x + t in the camera's axes.
+    """
 
     R: np.ndarray  # (N, 3, 3)
     t: np.ndarray  # (N, 3)
@@ -38,7 +42,7 @@ class Cameras:
 def look_at(
     center: np.ndarray, target: np.ndarray, roll_deg: float = 0.0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """R, t of a camera at `centre` aimed at `target`, upright along z up to a roll about its axis."""
+    """Return R, t of a camera at `center` aimed at `target`, upright along z but for a roll."""
     x, y, z = (target - center) / np.linalg.norm(target - center)
     r = np.hypot(x, y)
     forward, right = np.array([x, y, z]), np.array([y / r, -x / r, 0.0])
@@ -55,7 +59,7 @@ def pinhole(size: int, focal: float = FOCAL) -> np.ndarray:
 
 
 def orbit_cameras(azimuths_deg: np.ndarray, size: int, draw: Draw) -> Cameras:
-    """Cameras around the origin at the given azimuths, with jitter in height, distance, aim and roll."""
+    """Return cameras around the origin, with jitter in height, distance, aim and roll."""
     base = draw.uniform(8.0, 32.0)
     poses, elevations = [], []
     for azimuth in np.radians(azimuths_deg):
@@ -79,10 +83,11 @@ def orbit_cameras(azimuths_deg: np.ndarray, size: int, draw: Draw) -> Cameras:
 def render_views(
     spec: ObjectSpec, cameras: Cameras, size: int, seed: int
 ) -> tuple[np.ndarray, Cameras]:
-    """Photographs of one object: uint8 (N, size, size, 3), and the cameras with the principal points of their crops.
+    """Return photographs of one object, uint8 (N, size, size, 3), and the cameras of their crops.
 
-    Every photo is cropped so that the silhouette's centroid falls on a point drawn for that photo alone: where the object is in the frame
-    says nothing about how the camera moved. Light and background are drawn per photo too.
+    Every photo is cropped so that the silhouette's centroid falls on a point drawn for that photo
+    alone: where the object stands in the frame says nothing about how the camera moved. Light and
+    background are drawn per photo too.
     """
     draw = Draw("photo", spec.category, spec.seed, seed)
     raster = size * SAMPLES
@@ -110,17 +115,17 @@ def render_views(
 
 
 def to_camera(points: np.ndarray, cameras: Cameras) -> np.ndarray:
-    """(V, 3) world -> (N, V, 3) camera axes."""
+    """Return world points (V, 3) in the axes of each camera (N, V, 3)."""
     return np.einsum("nij,vj->nvi", cameras.R, points) + cameras.t[:, None]
 
 
 def scaled(K: np.ndarray) -> np.ndarray:
-    """Intrinsics of the oversampled raster."""
+    """Return the intrinsics of the oversampled raster."""
     return K * np.array([[SAMPLES], [SAMPLES], [1.0]])
 
 
 def shifted(faces: np.ndarray, dx: int, dy: int) -> np.ndarray:
-    """The picture moved by whole samples; what leaves the frame is cut."""
+    """Return the image moved by whole samples; what leaves the frame is cut."""
     height, width = faces.shape
     out = np.full_like(faces, EMPTY)
     out[max(dy, 0) : height + min(dy, 0), max(dx, 0) : width + min(dx, 0)] = faces[
@@ -130,13 +135,19 @@ def shifted(faces: np.ndarray, dx: int, dy: int) -> np.ndarray:
 
 
 def shaded(colors: np.ndarray, normals: np.ndarray, lamp: np.ndarray, ambient: float) -> np.ndarray:
-    """Colour (M, 3) of every face under one far lamp in direction `lamp` (3,); `ambient` is the light of a face turned away."""
+    """Return the color (M, 3) of every face under one far lamp in direction `lamp` (3,).
+
+    `ambient` is the light of a face that is turned away.
+    """
     light = ambient + (1.12 - ambient) * np.clip(normals @ lamp / np.linalg.norm(lamp), 0.0, None)
     return colors * light[:, None]
 
 
 def backdrop(size: int, draw: Draw) -> np.ndarray:
-    """A plain, graded or blotchy background, float (size, size, 3), pale or dark but never a saturated colour."""
+    """Return a plain, graded or blotchy background, float (size, size, 3).
+
+    It may be pale or dark but is never saturated.
+    """
     kind = draw.pick(("plain", "graded", "blotchy"))
     base = draw.uniform(90.0, 215.0) + draw.uniforms(-14.0, 14.0, 3)
     if kind == "plain":
@@ -157,7 +168,10 @@ def _bilinear(cells: int, size: int) -> np.ndarray:
 
 
 def develop(faces: np.ndarray, colors: np.ndarray, background: np.ndarray) -> np.ndarray:
-    """Face indices (rows, columns, oversampled) to a picture: uint8, background (height, width, 3) where no face is."""
+    """Return the image, uint8 (height, width, 3), of oversampled face indices.
+
+    `background` (height, width, 3) shows where no face is.
+    """
     palette = np.concatenate([np.clip(colors, 0, 255), np.zeros((1, 3))]).astype(
         np.float32
     )  # EMPTY indexes the last row
@@ -170,7 +184,7 @@ def develop(faces: np.ndarray, colors: np.ndarray, background: np.ndarray) -> np
 
 
 def _pooled(samples: np.ndarray) -> np.ndarray:
-    """Mean of each pixel's samples."""
+    """Return the mean of each pixel's samples."""
     total = samples[::SAMPLES, ::SAMPLES].copy()
     for i, j in np.ndindex(SAMPLES, SAMPLES):
         if i or j:

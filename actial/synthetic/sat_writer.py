@@ -1,8 +1,8 @@
-"""Procedural questions as parquet in SAT's own schema: columns, order of rows and the two spellings of type names as released.
+"""Procedural questions as parquet in SAT's schema: columns, order of rows and spellings of types.
 
-SAT_train.parquet   static rows first (type "other"), then the dynamic ones; one row group, like the original
+SAT_train.parquet   static rows first (type "other"), then the dynamic ones; one row group
 SAT_val.parquet     the same kinds, other scenes
-SAT_test.parquet    dynamic kinds only, under the test split's names, with the kind no training row has: perspective
+SAT_test.parquet    dynamic kinds only, under the test split's names, and the kind perspective
 """
 
 from __future__ import annotations
@@ -43,15 +43,17 @@ class SatJob:
     index: int
     seed: int
     size: int
-    rows: int  # how many of its questions are kept
+    rows: int  # how many of its questions are written
 
 
 def sat_jobs(split: str, rows: int, seed: int, size: int) -> list[SatJob]:
-    """The scenes behind `rows` rows of a split, in the order of the file."""
+    """Return the scenes behind `rows` rows of a split, in the order of the file."""
     static = 0 if split == "test" else round(rows * STATIC_SHARE)
     types = TEST_TYPES if split == "test" else TRAIN_TYPES
-    kept = [min(STATIC_PER_SCENE, static - done) for done in range(0, static, STATIC_PER_SCENE)]
-    jobs = [SatJob("static", "other", split, i, seed, size, count) for i, count in enumerate(kept)]
+    counts = [min(STATIC_PER_SCENE, static - done) for done in range(0, static, STATIC_PER_SCENE)]
+    jobs = [
+        SatJob("static", "other", split, i, seed, size, count) for i, count in enumerate(counts)
+    ]
     dynamic = islice(cycle(types.items()), rows - static)
     return jobs + [
         SatJob(kind, raw, split, i, seed, size, 1) for i, (kind, raw) in enumerate(dynamic)
@@ -59,9 +61,9 @@ def sat_jobs(split: str, rows: int, seed: int, size: int) -> list[SatJob]:
 
 
 def sat_rows(job: SatJob) -> list[dict]:
-    """The rows of one scene."""
-    asked = ask(job.kind, (job.seed, job.split, job.index), job.size)
-    images = [jpeg(image) for image in render_scene(asked[0].scene)]
+    """Return the rows of one scene."""
+    questions = ask(job.kind, (job.seed, job.split, job.index), job.size)
+    images = [jpeg(image) for image in render_scene(questions[0].scene)]
     return [
         {
             "image_bytes": images,
@@ -70,21 +72,24 @@ def sat_rows(job: SatJob) -> list[dict]:
             "question_type": job.raw_type,
             "correct_answer": item.correct,
         }
-        for item in asked[: job.rows]
+        for item in questions[: job.rows]
     ]
 
 
 def write_sat(
     path: Path, split: str, rows: int, seed: int, size: int, workers: int
 ) -> Iterator[int]:
-    """Write one parquet file; yields how many rows each scene gave, for a progress bar. The bytes do not depend on `workers`."""
+    """Write one parquet file; yield how many rows each scene gave, for a progress bar.
+
+    The bytes do not depend on `workers`.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     table: list[dict] = []
-    for found in in_processes(sat_rows, sat_jobs(split, rows, seed, size), workers):
-        table += found
-        yield len(found)
+    for scene_rows in in_processes(sat_rows, sat_jobs(split, rows, seed, size), workers):
+        table += scene_rows
+        yield len(scene_rows)
     schema = pa.schema(
         [
             ("image_bytes", pa.list_(pa.binary())),

@@ -1,7 +1,9 @@
-"""SAT-format questions about scenes: scenes are drawn until one has a clear answer, and the answer is computed from the poses.
+"""SAT-format questions about scenes: scenes are drawn until one has a clear answer.
 
-Margins keep doubtful cases out (an object nearly straight ahead, two at almost one distance). Wording is our own, lower-case and short;
-"i" is the one who holds the camera. Kinds: static (relation, depth, count), ego_motion, obj_motion, action_conseq, goal_aim, perspective.
+The answer is computed from the poses. Margins keep doubtful cases out (an object nearly straight
+ahead, two at almost one distance). Wording is our own, lower-case and short; "i" is the one who
+holds the camera. Kinds: static (relation, depth, count), ego_motion, obj_motion, action_conseq,
+goal_aim, perspective.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ STILL_OBJECTS = "the objects did not move. how did the camera move from photo 1 
 
 
 @dataclass(slots=True, frozen=True)
-class Asked:
+class SceneQuestion:
     """One question about a scene; `about` are the indices of the objects it names, in order."""
 
     kind: str
@@ -39,27 +41,31 @@ class Asked:
     about: tuple[int, ...] = ()
 
 
-def ask(kind: str, key: tuple[object, ...], size: int) -> list[Asked]:
-    """The questions of one kind about the scene with this key (static scenes are asked three); the arguments alone decide them.
+def ask(kind: str, key: tuple[object, ...], size: int) -> list[SceneQuestion]:
+    """Return the questions of one kind about the scene with this key: three of a static scene.
 
-    Which form a question takes and which answer is to be right is drawn once (`wish`, the same for every try), so that scenes which are
-    seldom wholly in view do not bend the balance of the answers.
+    They depend on the arguments alone. Which form a question takes and which answer is to be
+    correct is drawn once (`wish`, the same for every try), so that scenes which are seldom wholly
+    in view do not bend the balance of the answers.
     """
     draw = Draw(kind, *key)
     count = draw.pick((2, 3, 4) if kind == "static" else (2, 3))
     for _ in range(TRIES):
         scene = draw_scene((kind, *key), draw, size, count)
-        found = KINDS[kind](draw, Draw("wish", kind, *key), scene) if scene is not None else []
-        if found:
-            return [
-                replace(asked, answers=tuple(sorted(asked.answers, key=lambda _: draw.uniform())))
-                for asked in found
-            ]
+        if scene is None:
+            continue
+        questions = KINDS[kind](draw, Draw("wish", kind, *key), scene)
+        if questions:
+            return [replace(q, answers=_shuffled(q.answers, draw)) for q in questions]
     raise RuntimeError(f"no clear {kind} question in {TRIES} scenes of {count} objects, key {key}")
 
 
+def _shuffled(answers: tuple[str, ...], draw: Draw) -> tuple[str, ...]:
+    return tuple(sorted(answers, key=lambda _: draw.uniform()))
+
+
 def turn_deg(a: np.ndarray, b: np.ndarray) -> float:
-    """From direction a to direction b about the vertical, in (-180, 180], positive = to the left."""
+    """Return degrees from direction a to b about the vertical, in (-180, 180], left positive."""
     return float(np.degrees(np.arctan2(a[0] * b[1] - a[1] * b[0], a[0] * b[0] + a[1] * b[1])))
 
 
@@ -69,62 +75,67 @@ def level(v: np.ndarray) -> np.ndarray:
 
 
 def two_of(draw: Draw, scene: Scene) -> tuple[int, int]:
-    """Two objects."""
+    """Return the indices of two objects."""
     first = draw.pick(range(len(scene.places[0])))
     return first, draw.pick([i for i in range(len(scene.places[0])) if i != first])
 
 
-def left_right(left: bool) -> str:
-    return "left" if left else "right"
+def left_right(is_left: bool) -> str:
+    return "left" if is_left else "right"
 
 
 # ---------------------------------------------------------------- one photo
 
 
-def static(draw: Draw, wish: Draw, scene: Scene) -> list[Asked]:
-    """Left or right in the photo, closer to the camera, how many."""
+def static(draw: Draw, wish: Draw, scene: Scene) -> list[SceneQuestion]:
+    """Ask what stands left or right in the photo, what is closer, and how many there are."""
     a, b = two_of(draw, scene)
     pair = two_of(draw, scene)
     x = scene.local[0, :, 0] / scene.local[0, :, 2]
     distance = np.linalg.norm(scene.local[0], axis=1)
-    left, first = wish.pick((True, False)), wish.pick((True, False))
+    wants_left, wants_first = wish.pick((True, False)), wish.pick((True, False))
     if abs(x[a] - x[b]) < 0.16 or max(distance[list(pair)]) < 1.2 * min(distance[list(pair)]):
         return []
-    a, b = (a, b) if (x[a] < x[b]) == left else (b, a)
-    c, d = pair if (distance[pair[0]] < distance[pair[1]]) == first else pair[::-1]
+    a, b = (a, b) if (x[a] < x[b]) == wants_left else (b, a)
+    first_is_closer = distance[pair[0]] < distance[pair[1]]
+    c, d = pair if first_is_closer == wants_first else pair[::-1]
     name = scene.phrases
     relation = f"in the photo, is {name[a]} to the left or to the right of {name[b]}?"
     depth = f"which is closer to the camera, {name[c]} or {name[d]}?"
     return [
-        Asked("relation", scene, relation, ("left", "right"), left_right(left), (a, b)),
-        Asked("depth", scene, depth, (name[c], name[d]), name[c if first else d], (c, d)),
-        Asked(
+        SceneQuestion(
+            "relation", scene, relation, ("left", "right"), left_right(wants_left), (a, b)
+        ),
+        SceneQuestion(
+            "depth", scene, depth, (name[c], name[d]), name[c if wants_first else d], (c, d)
+        ),
+        SceneQuestion(
             "count", scene, "how many objects are in the photo?", ("2", "3", "4"), str(len(name))
         ),
     ]
 
 
-def goal_aim(draw: Draw, wish: Draw, scene: Scene) -> list[Asked]:
-    """Which way to turn to face an object."""
-    goal, left = two_of(draw, scene)[0], wish.pick((True, False))
+def goal_aim(draw: Draw, wish: Draw, scene: Scene) -> list[SceneQuestion]:
+    """Ask which way to turn to face an object."""
+    goal, wants_left = two_of(draw, scene)[0], wish.pick((True, False))
     turn = turn_deg(scene.cameras.R[0, 2], scene.centers[0, goal] - scene.cameras.centers()[0])
-    if abs(turn) < 6 or (turn > 0) != left:
+    if abs(turn) < 6 or (turn > 0) != wants_left:
         return []
     question = f"i want to face {scene.phrases[goal]}. which way should i turn?"
     return [
-        Asked(
+        SceneQuestion(
             "goal_aim",
             scene,
             question,
             ("turn left", "turn right"),
-            f"turn {left_right(left)}",
+            f"turn {left_right(wants_left)}",
             (goal,),
         )
     ]
 
 
-def action_conseq(draw: Draw, wish: Draw, scene: Scene) -> list[Asked]:
-    """What an imagined turn, walk or side step would change."""
+def action_conseq(draw: Draw, wish: Draw, scene: Scene) -> list[SceneQuestion]:
+    """Ask what an imagined turn, walk or side step would change."""
     kind, want = wish.pick(("turn", "walk", "step")), wish.pick((True, False))
     a, b = two_of(draw, scene)
     me = scene.cameras.centers()[0]
@@ -139,10 +150,14 @@ def action_conseq(draw: Draw, wish: Draw, scene: Scene) -> list[Asked]:
     name = scene.phrases
     doing = f"turn to face {name[a]}" if kind == "turn" else f"walk straight to {name[a]}"
     question = f"if i {doing}, will {name[b]} be on my left or on my right?"
-    return [Asked(f"action_{kind}", scene, question, ("left", "right"), left_right(want), (a, b))]
+    return [
+        SceneQuestion(
+            f"action_{kind}", scene, question, ("left", "right"), left_right(want), (a, b)
+        )
+    ]
 
 
-def _step_aside(wish: Draw, scene: Scene, a: int, b: int, first_wins: bool) -> list[Asked]:
+def _step_aside(wish: Draw, scene: Scene, a: int, b: int, first_wins: bool) -> list[SceneQuestion]:
     way = wish.pick((-1.0, 1.0))
     right = level(scene.cameras.R[0, 0])
     there = [scene.cameras.centers()[0] + way * step * right for step in STEPS]
@@ -154,16 +169,19 @@ def _step_aside(wish: Draw, scene: Scene, a: int, b: int, first_wins: bool) -> l
         return []
     a, b = (a, b) if (ratios[0] < 1) == first_wins else (b, a)
     name = scene.phrases
-    question = f"if i step far to the {left_right(way < 0)}, which will be closer to me, {name[a]} or {name[b]}?"
+    question = (
+        f"if i step far to the {left_right(way < 0)}, which will be closer to me, "
+        f"{name[a]} or {name[b]}?"
+    )
     return [
-        Asked(
+        SceneQuestion(
             "action_step", scene, question, (name[a], name[b]), name[a if first_wins else b], (a, b)
         )
     ]
 
 
-def perspective(draw: Draw, wish: Draw, scene: Scene) -> list[Asked]:
-    """Where another object is for one that looks out of its own front."""
+def perspective(draw: Draw, wish: Draw, scene: Scene) -> list[SceneQuestion]:
+    """Ask where another object is for one that looks out of its own front."""
     beside, want = wish.uniform() < 0.7, wish.pick((True, False))
     a, b = two_of(draw, scene)
     heading = np.radians(scene.places[0][a].heading_deg)
@@ -189,14 +207,16 @@ def perspective(draw: Draw, wish: Draw, scene: Scene) -> list[Asked]:
     question = (
         f"for {scene.phrases[a]}, looking out of its own front, is {scene.phrases[b]} {where}?"
     )
-    return [Asked("perspective", scene, question, answers, answers[0 if want else 1], (a, b))]
+    return [
+        SceneQuestion("perspective", scene, question, answers, answers[0 if want else 1], (a, b))
+    ]
 
 
 # ---------------------------------------------------------------- two photos
 
 
-def ego_motion(draw: Draw, wish: Draw, scene: Scene) -> list[Asked]:
-    """The camera goes round, ahead or back, or turns where it stands."""
+def ego_motion(draw: Draw, wish: Draw, scene: Scene) -> list[SceneQuestion]:
+    """Ask how the camera moved: round, ahead or back, or by turning where it stands."""
     kind, way = wish.pick(("round", "round", "round", "walk", "turn")), wish.pick((-1.0, 1.0))
     camera, me = scene.cameras, scene.cameras.centers()[0]
     if kind == "round":
@@ -221,18 +241,20 @@ def ego_motion(draw: Draw, wish: Draw, scene: Scene) -> list[Asked]:
     after = Scene(scene.key, scene.places * 2, stacked(camera, second))
     if not all_visible(after) or (kind == "round" and not _round_is_clear(after, way)):
         return []
-    return [Asked(f"ego_{kind}", after, STILL_OBJECTS, answers, answers[0 if way > 0 else 1])]
+    return [
+        SceneQuestion(f"ego_{kind}", after, STILL_OBJECTS, answers, answers[0 if way > 0 else 1])
+    ]
 
 
 def _round_is_clear(scene: Scene, way: float) -> bool:
-    """The camera went well to one side and turned well to the other."""
+    """Return whether the camera went well to one side and turned well to the other."""
     first, second = scene.cameras.centers()
     went = float((second - first) @ level(scene.cameras.R[0, 0]))
     return way * went > 1.0 and way * turn_deg(*scene.cameras.R[:, 2]) > 12
 
 
-def obj_motion(draw: Draw, wish: Draw, scene: Scene) -> list[Asked]:
-    """One object is moved while the camera stands still."""
+def obj_motion(draw: Draw, wish: Draw, scene: Scene) -> list[SceneQuestion]:
+    """Ask how one object was moved while the camera stood still."""
     kind, want = wish.pick(("which", "aside", "depth")), wish.pick((True, False))
     mover = two_of(draw, scene)[0]
     place, others = scene.places[0][mover], [p for i, p in enumerate(scene.places[0]) if i != mover]
@@ -253,17 +275,19 @@ def obj_motion(draw: Draw, wish: Draw, scene: Scene) -> list[Asked]:
     name = after.phrases
     if kind == "which":
         question = "the camera did not move. which object moved from photo 1 to photo 2?"
-        return [Asked("obj_which", after, question, tuple(name), name[mover], (mover,))]
+        return [SceneQuestion("obj_which", after, question, tuple(name), name[mover], (mover,))]
     question = f"the camera did not move. how did {name[mover]} move from photo 1 to photo 2?"
     answers = (
         ("to the left", "to the right")
         if kind == "aside"
         else ("closer to the camera", "away from the camera")
     )
-    return [Asked(f"obj_{kind}", after, question, answers, answers[0 if want else 1], (mover,))]
+    return [
+        SceneQuestion(f"obj_{kind}", after, question, answers, answers[0 if want else 1], (mover,))
+    ]
 
 
-KINDS: dict[str, Callable[[Draw, Draw, Scene], list[Asked]]] = {
+KINDS: dict[str, Callable[[Draw, Draw, Scene], list[SceneQuestion]]] = {
     "static": static,
     "ego_motion": ego_motion,
     "obj_motion": obj_motion,

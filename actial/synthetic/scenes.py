@@ -1,7 +1,7 @@
-"""Several objects on a floor, seen by one camera: layout, visibility and pictures of the SAT-format questions.
+"""Several objects on a floor, seen by one camera: what the SAT-format questions are about.
 
-World axes: z up, the floor is z = 0; Objects of one scene differ in category and in
-body colour, so that "the red car" names one of them.
+World axes: z up, the floor is z = 0. Objects of one scene differ in category and in body color, so
+that "the red car" names one of them.
 """
 
 from __future__ import annotations
@@ -23,18 +23,16 @@ FOCAL = 1.25  # focal length over image size: 44 degrees across
 GROUND = 1.8  # objects stand within this distance of the origin
 RADII = (0.65, 0.85)  # of the bounding spheres
 NEAREST = 1.5  # of an object to a camera
-APART, INSIDE = (
-    0.72,
-    0.82,
-)  # of bounding radii in the picture (objects fill less): from each other, and from the border
+# of bounding radii in the image (objects fill less): from each other, and from the border
+APART, INSIDE = 0.72, 0.82
 
 
 @dataclass(slots=True, frozen=True)
 class Place:
-    """Where an object stands; heading_deg turns its front from the world's x axis, counter-clockwise."""
+    """Where an object stands."""
 
     at: tuple[float, float]
-    heading_deg: float
+    heading_deg: float  # of its front from the world's x axis, counter-clockwise
     radius: float
 
     @property
@@ -44,9 +42,10 @@ class Place:
 
 @dataclass(frozen=True)
 class Scene:
-    """One camera per photo, and the same objects at places[photo][object]; what stands there, light and floor follow from `key`.
+    """One camera per photo, and the same objects at places[photo][object].
 
-    Objects are made when first asked for: answers depend on places and cameras alone, and most drawn scenes are turned down.
+    Which objects these are, the light and the floor follow from `key`. Objects are made on first
+    use: answers depend on places and cameras alone, and most drawn scenes are rejected.
     """
 
     key: tuple[object, ...]
@@ -68,7 +67,7 @@ class Scene:
 
     @cached_property
     def local(self) -> np.ndarray:
-        """Object centres (photos, objects, 3) in the axes of each photo's camera."""
+        """Object centers (photos, objects, 3) in the axes of each photo's camera."""
         return np.einsum("nij,nvj->nvi", self.cameras.R, self.centers) + self.cameras.t[:, None]
 
     def mesh(self, photo: int) -> Mesh:
@@ -90,7 +89,10 @@ def _standing(spec: ObjectSpec, place: Place) -> Mesh:
 
 
 def draw_scene(key: tuple[object, ...], draw: Draw, size: int, count: int) -> Scene | None:
-    """One photo of `count` objects that stand apart and are all in view, or None when this draw is none of such."""
+    """Return one photo of `count` objects that stand apart and are all in view.
+
+    None when this draw gives no such photo.
+    """
     places: list[Place] = []
     for _ in range(6 * count):
         angle, distance = draw.uniform(0, 2 * math.pi), GROUND * math.sqrt(draw.uniform())
@@ -118,7 +120,7 @@ def stands_free(place: Place, others: list[Place]) -> bool:
 
 
 def draw_specs(draw: Draw, count: int) -> list[ObjectSpec]:
-    """`count` objects, all of different category and body colour."""
+    """Return `count` objects, all of different category and body color."""
     categories, colors = list(SEEN), list(PALETTE)
     specs = []
     for _ in range(count):
@@ -130,7 +132,10 @@ def draw_specs(draw: Draw, count: int) -> list[ObjectSpec]:
 
 
 def camera_from(center: np.ndarray, aim: np.ndarray, size: int, roll_deg: float = 0.0) -> Cameras:
-    """One camera at `centre` (3,) aimed at `aim` (3,); its azimuth and elevation are those about the world's origin."""
+    """Return one camera at `center` (3,) aimed at `aim` (3,).
+
+    Its azimuth and elevation are those about the world's origin.
+    """
     R, t = look_at(center, aim, roll_deg)
     azimuth = np.degrees(np.arctan2(center[1], center[0])) % 360
     elevation = np.degrees(np.arctan2(center[2], np.hypot(center[0], center[1])))
@@ -140,7 +145,7 @@ def camera_from(center: np.ndarray, aim: np.ndarray, size: int, roll_deg: float 
 
 
 def around(azimuth_deg: float, distance: float, height: float) -> np.ndarray:
-    """A point given about the origin."""
+    """Return the point at an azimuth, a distance from the vertical axis, and a height."""
     return np.array(
         [
             distance * np.cos(np.radians(azimuth_deg)),
@@ -160,7 +165,10 @@ def stacked(*cameras: Cameras) -> Cameras:
 
 
 def all_visible(scene: Scene) -> bool:
-    """Every object wholly in every photo and none more than an edge behind another, by their bounding circles."""
+    """Return whether every object is wholly in every photo, and at most an edge is hidden.
+
+    Judged by the bounding circles.
+    """
     for places, local, K in zip(scene.places, scene.local, scene.cameras.K, strict=True):
         if (local[:, 2] < NEAREST).any():
             return False
@@ -175,11 +183,14 @@ def all_visible(scene: Scene) -> bool:
     return True
 
 
-# ---------------------------------------------------------------- pictures
+# ---------------------------------------------------------------- images
 
 
 def render_scene(scene: Scene) -> np.ndarray:
-    """uint8 (photos, size, size, 3): the objects before a tiled floor and a wall, under a lamp that stays where it is."""
+    """Return uint8 (photos, size, size, 3): the objects before a tiled floor and a wall.
+
+    The lamp stays where it is.
+    """
     draw = Draw("scene light", *scene.key)
     floor = Floor.drawn(draw)
     lamp = np.array([draw.uniform(-1, 1), draw.uniform(-1, 1), draw.uniform(1.0, 1.8)])
@@ -195,7 +206,7 @@ def render_scene(scene: Scene) -> np.ndarray:
 
 
 def owners(scene: Scene, photo: int) -> np.ndarray:
-    """Index of the object seen at each oversampled pixel, EMPTY where there is none."""
+    """Return the index of the object seen at each oversampled pixel, EMPTY where there is none."""
     mesh = scene.mesh(photo)
     faces = _faces(mesh, scene.cameras, photo)
     return np.where(faces == EMPTY, EMPTY, mesh.owner[faces])
@@ -215,7 +226,7 @@ class Floor:
 
     tile: float
     turn: float  # radians
-    light: np.ndarray  # (3,) colours
+    light: np.ndarray  # (3,) colors
     dark: np.ndarray
     wall: np.ndarray
 
@@ -232,7 +243,7 @@ class Floor:
         )
 
     def seen(self, cameras: Cameras, photo: int) -> np.ndarray:
-        """Float (size, size, 3): where each pixel's ray meets z = 0."""
+        """Return the floor's color, float (size, size, 3), where each pixel's ray meets z = 0."""
         K, R, C = cameras.K[photo], cameras.R[photo], cameras.centers()[photo]
         at = np.arange(round(2 * K[0, 2])) + 0.5
         x, y = np.meshgrid((at - K[0, 2]) / K[0, 0], (at - K[1, 2]) / K[1, 1])

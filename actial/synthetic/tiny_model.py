@@ -1,4 +1,7 @@
-"""The untrained tiny Qwen2.5-VL: a small byte-level BPE with Qwen's special tokens and chat template, and a random model over it."""
+"""The untrained tiny Qwen2.5-VL: a small byte-level BPE and a random model over it.
+
+The tokenizer has Qwen's special tokens and chat template.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +56,8 @@ CHAT_TEMPLATE = (
         "<|im_start|>{{ message.role }}\n"
         "{%- if message.content is string -%}{{ message.content }}"
         "{%- else -%}{%- for part in message.content -%}"
-        "{%- if part.type in ('image', 'image_url') or 'image' in part -%}<|vision_start|><|image_pad|><|vision_end|>"
+        "{%- if part.type in ('image', 'image_url') or 'image' in part -%}"
+        "<|vision_start|><|image_pad|><|vision_end|>"
         "{%- elif part.type == 'text' -%}{{ part.text }}{%- endif -%}"
         "{%- endfor -%}{%- endif -%}<|im_end|>\n"
         "{%- endfor -%}"
@@ -66,7 +70,7 @@ CHAT_TEMPLATE = (
 
 
 def corpus(pairs: ShardSet, sat: ShardSet, rows: int = 1500) -> Iterator[str]:
-    """Every kind of text the tiny model will meet."""
+    """Yield every kind of text that the tiny model will meet."""
     yield from [
         "system\n",
         "user\n",
@@ -89,7 +93,7 @@ def corpus(pairs: ShardSet, sat: ShardSet, rows: int = 1500) -> Iterator[str]:
 
 
 def train_tokenizer(corpus: Iterable[str], vocab_size: int) -> Qwen2Tokenizer:
-    """Byte-level BPE over Qwen's own pre-tokenisation."""
+    """Return a byte-level BPE over Qwen's own pre-tokenization."""
     trained = Tokenizer(models.BPE())
     trained.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -121,7 +125,10 @@ def tiny_config(
     vision_layers: int = 4,
     patch: int = 8,
 ) -> Qwen2_5_VLConfig:
-    """A Qwen2.5-VL of about 2 M parameters; heads of 32 dimensions (the smallest size vLLM's CPU attention takes)."""
+    """Return a Qwen2.5-VL of about 2 M parameters.
+
+    Heads have 32 dimensions, the smallest size that vLLM's CPU attention takes.
+    """
     heads = width // 32
 
     def token(text: str) -> int:
@@ -174,7 +181,7 @@ def tiny_config(
 def save_untrained(
     out: Path, tokenizer: Qwen2Tokenizer, seed: int, *, max_pixels: int = 64 * 64 * 4, **size: int
 ) -> None:
-    """Write a random-initialised tiny model folder that `transformers` and vLLM load by themselves."""
+    """Write the folder of a randomly initialized tiny model that transformers and vLLM load."""
     config = tiny_config(tokenizer, **size)
     text: Any = config.text_config
     vision: Any = config.vision_config
@@ -203,9 +210,10 @@ def save_untrained(
 
 
 def make_tiny(config: TinyConfig) -> None:
-    """python -m actial.synthetic.tiny_model out=DIR pairs=DIR sat=DIR [width=128] [tower_steps=N] [seed=S]
+    """python -m actial.synthetic.tiny_model out=DIR pairs=DIR sat=DIR [vision_steps=N] [seed=S]
 
-    Writes the tiny Qwen2.5-VL with its tokenizer and a pre-trained vision tower; +experiment=tiny_base then teaches it language.
+    Writes the tiny Qwen2.5-VL with its tokenizer and a pre-trained vision encoder;
+    +experiment=tiny_base then teaches it language.
     """
     pairs, sat = ShardSet(config.pairs, "train"), ShardSet(config.sat, "train")
     out = Path(config.out)
@@ -223,7 +231,7 @@ def make_tiny(config: TinyConfig) -> None:
         lr=config.vision_lr,
         seed=config.seed,
     )
-    with Progress("tower", total=config.vision_steps, unit="steps") as progress:
+    with Progress("vision encoder", total=config.vision_steps, unit="steps") as progress:
         for number, metrics in enumerate(steps, 1):
             note = (
                 f"azimuth within a bin {metrics['azimuth_within_one_bin']:.2f}"

@@ -1,7 +1,9 @@
-"""Pre-training of the tiny model's vision tower on what a photo shows, as a real model's tower is trained on captions first.
+"""Pre-training of the tiny model's vision encoder on what a photo shows.
 
-Read through an untrained language model, the side of an object stays at chance for tens of thousands of photos; from the pooled
-features of the tower alone it is learnt several times faster, and the language model then only has to put it into words.
+A real model's encoder is trained on captions first. Read through an untrained language model, the
+side of an object stays at chance for tens of thousands of photos. From the pooled features of the
+encoder alone it is learnt several times faster, and the language model then only has to put it
+into words.
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ class Photos:
 
 
 def load_photos(shards: ShardSet) -> Photos:
-    """Photos of pair rows of the procedural world, each once, in index order."""
+    """Return the photos of the pairs of the procedural world, each once, in index order."""
     seen: dict[tuple[str, str], tuple[np.ndarray, float, str, str]] = {}
     for pair in shards.view_pairs():
         if all((pair.key, image.name) in seen for image in pair.images):
@@ -54,9 +56,9 @@ def load_photos(shards: ShardSet) -> Photos:
                 pair.class_name,
                 pair.attributes["body_colour"],
             )
-    pictures, azimuths, names, colors = zip(*seen.values(), strict=True)
+    images, azimuths, names, colors = zip(*seen.values(), strict=True)
     return Photos(
-        np.stack(pictures), torch.tensor(azimuths).deg2rad(), _numbers(names), _numbers(colors)
+        np.stack(images), torch.tensor(azimuths).deg2rad(), _numbers(names), _numbers(colors)
     )
 
 
@@ -66,7 +68,7 @@ def _numbers(names: tuple[str, ...]) -> torch.Tensor:
 
 
 def _shifted(images: np.ndarray, key: str) -> list[np.ndarray]:
-    """Each photo displaced by up to SHIFT pixels, its border repeated."""
+    """Return each photo displaced by up to SHIFT pixels, its border repeated."""
     padded = np.pad(images, ((0, 0), (SHIFT, SHIFT), (SHIFT, SHIFT), (0, 0)), mode="edge")
     _, height, width, _ = images.shape
     draws = [hash_int(key, i) for i in range(len(images))]
@@ -80,7 +82,10 @@ def _shifted(images: np.ndarray, key: str) -> list[np.ndarray]:
 def pretrain_vision_encoder(
     policy: Policy, shards: ShardSet, *, steps: int, batch_size: int, lr: float, seed: int
 ) -> Iterator[dict[str, float]]:
-    """Train `policy`'s tower and merger in place; yields loss and accuracy (azimuth within 20 degrees) of each step."""
+    """Train `policy`'s vision encoder and merger in place; yield the metrics of each step.
+
+    The metrics are the loss, and the share of photos whose azimuth is right within 20 degrees.
+    """
     photos = load_photos(shards)
     vision_encoder = policy.core.model
     num_classes, num_colors = int(photos.classes.max()) + 1, int(photos.colors.max()) + 1
@@ -96,9 +101,9 @@ def pretrain_vision_encoder(
             group["lr"] = (
                 lr * min(1.0, (step + 1) / 100) * 0.5 * (1 + math.cos(math.pi * step / steps))
             )
-        places = [divmod(step * batch_size + i, size) for i in range(batch_size)]
+        draws = [divmod(step * batch_size + i, size) for i in range(batch_size)]
         index = torch.tensor(
-            [int(epoch_order(f"{seed}/tower", epoch, size)[place]) for epoch, place in places]
+            [int(epoch_order(f"{seed}/tower", epoch, size)[number]) for epoch, number in draws]
         )
         pixels, grid = patchify(_shifted(photos.images[index], f"{seed}/{step}"), policy.spec)
         features = torch.stack(

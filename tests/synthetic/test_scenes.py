@@ -1,4 +1,4 @@
-"""Questions about scenes: every label is found again by another route, from pixels or from moved copies of the camera."""
+"""Questions about scenes: every label is recomputed from pixels or from a moved camera."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from actial.config import BuildConfig, ImageConfig, ImageFormat, SourceConfig, S
 from actial.data.shards import ShardSet
 from actial.synthetic.rasterizer import EMPTY
 from actial.synthetic.sat_writer import TEST_TYPES, TRAIN_TYPES, write_sat
-from actial.synthetic.scene_questions import KINDS, Asked, ask
+from actial.synthetic.scene_questions import KINDS, SceneQuestion, ask
 from actial.synthetic.scenes import Scene, owners, render_scene
 from actial.viewpoint.geometry import pair_motion
 
@@ -24,16 +24,16 @@ UP = np.array([0.0, 0.0, 1.0])
 
 
 @cache
-def asked(kind: str) -> list[Asked]:
+def questions_of(kind: str) -> list[SceneQuestion]:
     return [
         item for i in range(16 if kind == "static" else 40) for item in ask(kind, ("test", i), SIZE)
     ]
 
 
-def of(kind: str, form: str) -> list[Asked]:
-    found = [item for item in asked(kind) if item.kind == form]
-    assert len(found) >= 4
-    return found
+def of(kind: str, form: str) -> list[SceneQuestion]:
+    matching = [item for item in questions_of(kind) if item.kind == form]
+    assert len(matching) >= 4
+    return matching
 
 
 def middle(scene: Scene, photo: int, index: int) -> np.ndarray:
@@ -47,7 +47,7 @@ def middle(scene: Scene, photo: int, index: int) -> np.ndarray:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_questions_are_short_lower_case_and_have_one_right_answer(kind: str) -> None:
-    for item in asked(kind):
+    for item in questions_of(kind):
         assert item.question == item.question.lower()
         assert len(item.question.split()) <= 30
         assert list(item.answers).count(item.correct) == 1
@@ -56,7 +56,10 @@ def test_questions_are_short_lower_case_and_have_one_right_answer(kind: str) -> 
 
 def test_the_vocabulary_is_small() -> None:
     texts = [
-        text for kind in KINDS for item in asked(kind) for text in (item.question, *item.answers)
+        text
+        for kind in KINDS
+        for item in questions_of(kind)
+        for text in (item.question, *item.answers)
     ]
     words = {word.strip(".,?") for text in texts for word in text.split()}
     assert len(words) < 100
@@ -64,8 +67,8 @@ def test_the_vocabulary_is_small() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_neither_the_place_nor_the_text_of_the_answer_gives_it_away(kind: str) -> None:
-    """Over many questions each place, and each of two opposite answers, is right about equally often (4 standard deviations)."""
-    items = [item for item in asked(kind) if item.kind != "count" and len(item.answers) == 2]
+    """Each place, and each of two opposite answers, is right equally often (4 deviations)."""
+    items = [item for item in questions_of(kind) if item.kind != "count" and len(item.answers) == 2]
     n = len(items)
     margin = 2.0 / np.sqrt(n)
     assert abs(np.mean([item.answers[0] == item.correct for item in items]) - 0.5) < margin
@@ -86,7 +89,7 @@ def test_neither_the_place_nor_the_text_of_the_answer_gives_it_away(kind: str) -
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_object_is_well_in_view(kind: str) -> None:
     """At least 20 of the 4096 pixels each, and next to nothing on the border."""
-    for item in asked(kind)[::3]:
+    for item in questions_of(kind)[::3]:
         for photo in range(len(item.scene.places)):
             seen = owners(item.scene, photo)
             for index in range(len(item.scene.specs)):
@@ -96,7 +99,7 @@ def test_every_object_is_well_in_view(kind: str) -> None:
 
 
 def test_objects_of_a_scene_differ_in_category_and_color() -> None:
-    for item in asked("static"):
+    for item in questions_of("static"):
         specs = item.scene.specs
         assert (
             len({s.category for s in specs})
@@ -125,7 +128,7 @@ def test_relation_is_what_the_pixels_show() -> None:
 
 
 def test_the_closer_object_stands_lower_on_the_floor() -> None:
-    """Feet on one floor: the closer object's lowest pixel is lower in the photo, unless both are at about one height."""
+    """Feet on one floor: the closer object's lowest pixel is lower in the photo."""
     agree = []
     for item in of("static", "depth"):
         feet = [np.nonzero(owners(item.scene, 0) == i)[0].max() for i in item.about]
@@ -137,7 +140,9 @@ def test_the_closer_object_stands_lower_on_the_floor() -> None:
 def test_count_is_the_number_of_things_in_the_pixels() -> None:
     for item in of("static", "count"):
         assert item.correct == str(len(set(np.unique(owners(item.scene, 0))) - {EMPTY}))
-    assert set(Counter(item.correct for item in asked("static") if item.kind == "count")) == {
+    assert set(
+        Counter(item.correct for item in questions_of("static") if item.kind == "count")
+    ) == {
         "2",
         "3",
         "4",
@@ -151,7 +156,7 @@ def test_goal_aim_is_the_side_of_the_photo_on_which_the_goal_is() -> None:
 
 
 def test_after_a_turn_to_the_goal_the_other_is_on_the_stated_side() -> None:
-    """A level camera turned until the goal is in its middle column, by rotating the level components of the rays."""
+    """A level camera is turned until the goal is in its middle column."""
     for item in of("action_conseq", "action_turn"):
         goal, other = (
             item.scene.centers[0, i] - item.scene.cameras.centers()[0] for i in item.about
@@ -163,7 +168,7 @@ def test_after_a_turn_to_the_goal_the_other_is_on_the_stated_side() -> None:
 
 
 def test_after_the_walk_the_other_is_on_the_stated_side() -> None:
-    """The signed area of (me, goal, other) seen from above: positive = the other is left of the way."""
+    """The signed area of (me, goal, other) from above: positive = the other is on the left."""
     for item in of("action_conseq", "action_walk"):
         me = item.scene.cameras.centers()[0][:2]
         goal, other = (item.scene.centers[0, i, :2] for i in item.about)
@@ -188,7 +193,7 @@ def test_after_the_side_step_the_stated_object_is_closer() -> None:
 
 def test_perspective_is_told_by_the_standing_objects_own_axes() -> None:
     """The object's front and left vertices, as drawn, against the direction of the other object."""
-    for item in asked("perspective"):
+    for item in questions_of("perspective"):
         a, b = item.about
         spec, place = item.scene.specs[a], item.scene.places[0][a]
         vertices = item.scene.mesh(0).vertices[: len(spec.mesh.vertices)] if a == 0 else None
@@ -197,9 +202,8 @@ def test_perspective_is_told_by_the_standing_objects_own_axes() -> None:
             np.array([np.cos(heading), np.sin(heading)]),
             np.array([-np.sin(heading), np.cos(heading)]),
         )
-        if (
-            vertices is not None
-        ):  # drawn with that very heading: the foremost vertex of the mesh is the foremost in the world
+        if vertices is not None:
+            # drawn with that very heading, the mesh's foremost vertex is the world's
             foremost = np.argmax(spec.mesh.vertices[:, 0])
             assert vertices[foremost, :2] @ front == pytest.approx((vertices[:, :2] @ front).max())
         to = item.scene.centers[0, b, :2] - item.scene.centers[0, a, :2]

@@ -1,4 +1,4 @@
-"""The procedural world: closed parts, the z-buffer, handedness of every category, and captures no reader can tell from real ones."""
+"""The procedural world: closed parts, the z-buffer, handedness, and captures like real ones."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_draws_depend_on_the_key_alone_and_come_one_by_one_or_at_once() -> None:
 
 @pytest.mark.parametrize("category", EVERY)
 def test_every_part_is_closed_and_faces_outward(category: str) -> None:
-    """Signed volume by the divergence theorem is positive, and every directed edge meets its opposite once."""
+    """The signed volume is positive, and every directed edge meets its opposite once."""
     model = Model(Draw("part", category))
     CATEGORIES[category].build(model, Draw("part", category), PALETTE["red"], PALETTE["blue"])
     for part in model.parts:
@@ -57,7 +57,7 @@ def test_every_part_is_closed_and_faces_outward(category: str) -> None:
 
 
 def test_the_z_buffer_fills_exactly_the_covered_pixels_and_keeps_the_nearest() -> None:
-    """Two squares facing the camera: x, y in 1..3 at depth 2 and in 2..5 at depth 1, projected one to one; a third one turned away."""
+    """Two squares face the camera: x, y in 1..3 at depth 2 and in 2..5 at depth 1; one does not."""
     square = np.array([(0, 0), (1, 0), (1, 1), (0, 1)], float)
     corners = [
         np.c_[2 * (1 + 2 * square), np.full(4, 2.0)],
@@ -83,7 +83,7 @@ def test_sixteen_categories_four_of_them_held_out() -> None:
 
 
 def test_azimuth_zero_looks_at_the_front_and_ninety_at_the_own_left() -> None:
-    """From the front the object's own left is on the right of the picture; from its left the front is on the left of the picture."""
+    """From the front the own left is on the right; from the left the front is on the left."""
     cameras = orbit_cameras(np.array([0.0, 90.0, 180.0, 270.0]), 64, Draw("sides"))
     marks = to_camera(np.array([FRONT, LEFT, (0.0, 0.0, 0.0)]), cameras)
     front, left, middle = (marks[:, i] for i in range(3))
@@ -106,7 +106,7 @@ def _share(mask: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("category", EVERY)
 def test_every_side_shows_its_own_mark(category: str) -> None:
-    """White at the front and not at the back, the accent on the own left and not on the right, at 64 pixels."""
+    """At 64 pixels, white is at the front and not the back, the accent left and not right."""
     white, accent = [], []
     for seed in range(4):
         spec = make_object(seed, category)
@@ -130,7 +130,7 @@ def test_every_side_shows_its_own_mark(category: str) -> None:
 
 
 def silhouette(spec: ObjectSpec, cameras: Cameras, size: int) -> np.ndarray:
-    """Visible faces under the cameras a photo came with: an independent second rendering, crop included."""
+    """Visible faces under the cameras of a photo: a second rendering, crop included."""
     return visible_faces(
         to_camera(spec.mesh.vertices, cameras),
         spec.mesh.faces,
@@ -141,7 +141,7 @@ def silhouette(spec: ObjectSpec, cameras: Cameras, size: int) -> np.ndarray:
 
 
 def test_returned_cameras_are_the_ones_of_the_crop() -> None:
-    """Re-rendered with them, the saturated faces lie where the saturated pixels of each photo are (backgrounds are greyish)."""
+    """Rendered with them again, saturated faces lie where the photo's saturated pixels are."""
     spec = make_object(3, "mug")
     pictures, cameras = render_views(
         spec, orbit_cameras(np.arange(0, 360, 60.0), 64, Draw("crop")), 64, 0
@@ -156,7 +156,7 @@ def test_returned_cameras_are_the_ones_of_the_crop() -> None:
     assert agreement[0].min() > 0.9
 
 
-# ---------------------------------------------------------------- the place in the frame says nothing
+# ---------------------------------------------------------------- the position in the frame
 
 
 def fit_probe(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -176,7 +176,7 @@ def probe_accuracy(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def test_a_probe_that_sees_both_centroids_is_at_chance() -> None:
-    """800 disjoint pairs, 400 of them scored: accuracy within 0.5 +- 0.065 (99 % of a fair coin); a leaking frame would be found."""
+    """800 disjoint pairs, 400 scored: accuracy within 0.5 +- 0.065 (99 % of a fair coin)."""
     features, right = [], []
     for seed in range(200):
         draw = Draw("probe", seed)
@@ -267,7 +267,7 @@ def test_world_frames_are_turned_and_scaled_at_random(captures: Path) -> None:
 
 
 def test_sidecar_front_gives_the_azimuth_the_picture_was_taken_from(captures: Path) -> None:
-    """The share of the accent colour over each capture is largest on the own left: azimuth from poses and sidecar alone."""
+    """The accent's share in the photos is largest on the own left, by poses and sidecar alone."""
     by_side: dict[str, list[float]] = {"left": [], "right": []}
     for folder in folders(captures):
         k = {
