@@ -35,6 +35,7 @@ from actial.config.data import (
     WordingConfig,
 )
 from actial.config.evaluate import (
+    AuditConfig,
     CollectConfig,
     CompareConfig,
     DashboardConfig,
@@ -97,6 +98,7 @@ __all__ = [
     "AdvantageScale",
     "AnswerForm",
     "Attention",
+    "AuditConfig",
     "BenchmarkConfig",
     "BuildConfig",
     "BuildShardConfig",
@@ -168,6 +170,7 @@ from actial.core.paths import ASSETS
 SCHEMAS: dict[str, type] = {
     "train_schema": TrainConfig,
     "collect_schema": CollectConfig,
+    "audit_schema": AuditConfig,
     "compare_schema": CompareConfig,
     "dashboard_schema": DashboardConfig,
     "build_schema": BuildConfig,

@@ -143,6 +143,16 @@ class CollectConfig:
 
 
 @dataclass(kw_only=True, slots=True)
+class AuditConfig:
+    """`python -m actial.audit SET [SET ...] out=DIR`: what sets leak, of each other and of text."""
+
+    sets: list[str] = MISSING  # benchmark:NAME:FOLDER, FOLDER:SPLIT of a built set, or images
+    out: str = MISSING  # folder for certificate.json and audit.html
+    identifiers: str = ""  # file with identifiers of scenes, one a line, beside the known forms
+    workers: int = num(2, "[1, 256]")  # threads that decode images
+
+
+@dataclass(kw_only=True, slots=True)
 class CompareConfig:
     """`python -m actial.compare A B [C ...]`: models on the same items."""
 

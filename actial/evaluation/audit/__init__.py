@@ -1,0 +1,1 @@
+"""Checks of benchmarks and training sets: leaked images, scenes and questions, and text shortcuts."""

@@ -1,0 +1,182 @@
+"""The audit finds what was planted, and nothing in clean sets."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+from scipy.ndimage import gaussian_filter
+
+import actial.audit
+from actial.core.errors import UserError
+from actial.evaluation.audit.certificate import audit_sets
+from actial.evaluation.audit.image_matches import describe, matching_images
+from actial.evaluation.audit.items import AuditItem, AuditSet, open_audit_set, read_identifiers
+
+
+def picture(generator, size=(160, 120)):
+    """A picture with structure at several scales, unlike any other."""
+    height, width = size[1], size[0]
+    layers = [
+        gaussian_filter(generator.normal(size=(height, width, 3)), (s, s, 0)) for s in (3, 9, 20)
+    ]
+    field = sum(layer / layer.std() for layer in layers)
+    return Image.fromarray(np.clip(127 + 40 * field, 0, 255).astype(np.uint8))
+
+
+def encoded(image, form="PNG", **options):
+    buffer = io.BytesIO()
+    image.save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+def crop(image, left, top, right, bottom):
+    width, height = image.size
+    box = (left * width, top * height, right * width, bottom * height)
+    return image.crop(tuple(round(edge) for edge in box))
+
+
+COPIES = {
+    "exact": lambda image: encoded(image),
+    "resized": lambda image: encoded(image.resize((101, 77))),
+    "re-encoded": lambda image: encoded(image, "JPEG", quality=40),
+    "mirrored": lambda image: encoded(ImageOps.mirror(image)),
+    "cropped on one side": lambda image: encoded(crop(image, 0.1, 0, 1, 1)),
+    "cropped all around": lambda image: encoded(crop(image, 0.05, 0.05, 0.95, 0.95)),
+    "cropped in a corner": lambda image: encoded(crop(image, 0, 0.1, 0.9, 1)),
+    "mirrored and small": lambda image: encoded(ImageOps.mirror(image).resize((80, 60)), "JPEG"),
+}
+
+
+def image_set(name, pictures):
+    items = tuple(AuditItem(uid=f"{name}/{i}") for i in range(len(pictures)))
+    return AuditSet(name, items, lambda i: [pictures[i]])
+
+
+def test_planted_copies_are_found_and_no_others():
+    generator = np.random.default_rng(0)
+    originals = [picture(generator) for _ in range(160)]
+    others = [encoded(picture(generator)) for _ in range(160)]
+    kinds = list(COPIES)
+    copies = [COPIES[kinds[i % len(kinds)]](image) for i, image in enumerate(originals)]
+    train = image_set("train", [encoded(image) for image in originals])
+    test = image_set("test", copies + others)
+    matches = matching_images(describe(train, 2, crops=True), describe(test, 2, crops=True))
+    pairs = {(match.uid, match.other_uid) for match in matches}
+    planted = {(f"train/{i}", f"test/{i}") for i in range(160)}
+    assert len(pairs & planted) >= 0.99 * len(planted), sorted(planted - pairs)[:5]
+    assert len(pairs & planted) >= 0.99 * len(pairs), sorted(pairs - planted)[:5]
+
+
+def questions(count, answer, options=("left", "right", "front"), seed=0):
+    generator = np.random.default_rng(seed)
+    items = []
+    for i in range(count):
+        order = tuple(generator.permutation(options))
+        color = ("red", "blue", "green", "black")[generator.integers(4)]
+        items.append(
+            AuditItem(
+                uid=f"q{i}",
+                question=f"Where is the {color} cup in scene {i}?",
+                options=order,
+                answer_index=answer(generator, order, color),
+                group=f"g{i}",
+                kind="relation",
+            )
+        )
+    return AuditSet("set", tuple(items), lambda i: [])
+
+
+def verdicts(audited):
+    return {check.name: check.clean for check in audit_sets([audited]).checks}
+
+
+def test_a_clean_set_passes():
+    audited = questions(600, lambda generator, order, color: int(generator.integers(3)))
+    assert verdicts(audited) == {
+        "answer position": True,
+        "template prior": True,
+        "blind solver": True,
+    }
+
+
+def test_a_favored_position_is_found():
+    audited = questions(600, lambda generator, order, color: int(generator.random() < 0.5))
+    assert not verdicts(audited)["answer position"]
+
+
+def test_an_answer_template_is_found():
+    def mostly_left(generator, order, color):
+        return order.index("left") if generator.random() < 0.6 else int(generator.integers(3))
+
+    assert not verdicts(questions(600, mostly_left))["template prior"]
+
+
+def test_the_blind_solver_learns_from_words_of_the_question():
+    def by_color(generator, order, color):
+        return order.index({"red": "left", "blue": "right"}.get(color, "front"))
+
+    assert not verdicts(questions(600, by_color))["blind solver"]
+
+
+def test_scenes_and_questions_that_two_sets_share_are_found(tmp_path):
+    names = ("scans/scene0011_00/1.jpg", "co3d/106_12650_23736/2.jpg", "lab-7/a.jpg", "x/3.jpg")
+    texts = [f"what stands beside object {i}?" for i in range(4)]
+    one, other = (
+        AuditSet(
+            name,
+            tuple(
+                AuditItem(
+                    uid=f"{name}{i}",
+                    names=(path,),
+                    question=text,
+                    options=("a", "b"),
+                    answer_index=0,
+                )
+                for i, (path, text) in enumerate(
+                    zip((*names[:3], f"{name}.jpg"), texts, strict=True)
+                )
+            ),
+            lambda i: [],
+        )
+        for name in ("one", "other")
+    )
+    (tmp_path / "ids.txt").write_text("lab-7\n\n")
+    certificate = audit_sets([one, other], read_identifiers(str(tmp_path / "ids.txt")))
+    by_name = {check.name: check for check in certificate.checks}
+    assert {example[0] for example in by_name["shared scenes"].examples} == {
+        "scene0011_00",
+        "106_12650_23736",
+        "lab-7",
+    }
+    assert by_name["shared questions"].figures["pairs"] == 4
+    assert not certificate.clean
+
+
+def test_the_command_writes_a_certificate_and_a_page(tmp_path, monkeypatch, capsys):
+    generator = np.random.default_rng(1)
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    shared = picture(generator)
+    shared.save(tmp_path / "a" / "1.png")
+    shared.resize((90, 70)).save(tmp_path / "b" / "copy <b>.jpg")
+    picture(generator).save(tmp_path / "b" / "2.png")
+    words = [str(tmp_path / "a"), str(tmp_path / "b"), f"out={tmp_path / 'out'}"]
+    monkeypatch.setattr(sys, "argv", ["actial.audit", *words])
+    actial.audit.main()
+    assert "leaks" in capsys.readouterr().out
+    certificate = json.loads((tmp_path / "out/certificate.json").read_text())
+    (images,) = [c for c in certificate["checks"] if c["name"] == "near-duplicate images"]
+    assert images["examples"] == [["1.png", "copy <b>.jpg"]]
+    assert "copy &lt;b&gt;.jpg" in (tmp_path / "out/audit.html").read_text()
+
+
+def test_what_is_no_set_is_refused(tmp_path):
+    with pytest.raises(UserError, match="is no set"):
+        open_audit_set(str(tmp_path / "nothing"))
+    with pytest.raises(UserError, match="holds no image"):
+        open_audit_set(str(tmp_path))
