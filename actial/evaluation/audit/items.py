@@ -9,7 +9,8 @@ from pathlib import Path
 
 from actial.config import BenchmarkConfig
 from actial.core.errors import UserError
-from actial.core.records import AnswerMode, QuestionRecord, StoredRecord
+from actial.core.records import AnswerMode
+from actial.core.set_records import QuestionRecord, StoredRecord
 from actial.data.shards import ShardSet
 from actial.evaluation.benchmark_results import open_benchmark
 from actial.evaluation.benchmarks.base import Item, Picture
