@@ -15,7 +15,10 @@ LETTERS = string.ascii_uppercase
 
 
 def clean_options(options: Iterable[Any]) -> tuple[str, ...]:
-    """Return option texts without trailing empty ones (None, NaN, "", "nan" fill unused columns)."""
+    """Return option texts without trailing empty ones.
+
+    None, NaN, "" and "nan" fill unused columns of published files.
+    """
     texts = ["" if _is_empty(option) else str(option).strip() for option in options]
     while texts and texts[-1].lower() in ("", "nan"):
         texts.pop()

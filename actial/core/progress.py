@@ -1,4 +1,4 @@
-"""The progress display: a live bar on a terminal, plain lines elsewhere, with rate and time left."""
+"""The progress display: a bar on a terminal, plain lines elsewhere, with rate and time left."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class Progress:
 
     Off a terminal it prints one line at most every `every_s` seconds, and one at the end:
     ``building: 12/40 captures, 3.1 captures/s, 9s left, bicycle 12``.
-    `start` is work done before this process began (a resumed run); it counts as done but not towards
-    the rate.
+    `start` is work done before this process began (a resumed run); it counts as done but not
+    towards the rate.
     """
 
     def __init__(

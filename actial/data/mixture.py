@@ -14,7 +14,8 @@ from actial.data.sampling_order import epoch_order, mixture_draw
 class Mixture:
     """The stage's stream of examples over several sets.
 
-    `epoch` of a set counts how often that set has been drawn through; sets of different size therefore repeat at their own pace.
+    `epoch` of a set counts how often that set has been drawn through; sets of different size
+    therefore repeat at their own pace.
     """
 
     def __init__(self, sets: dict[str, TaskSet], mix: MixConfig, seed: int) -> None:
@@ -22,7 +23,8 @@ class Mixture:
         missing = sorted(set(self.names) - set(sets))
         if missing:
             raise UserError(
-                f"mix.weights names {', '.join(missing)}, but data.sets has only {', '.join(sorted(sets))}."
+                f"mix.weights names {', '.join(missing)}, but data.sets has only "
+                f"{', '.join(sorted(sets))}: add the set to data.sets or give it weight 0."
             )
         self.sets = sets
         self.mix = mix
@@ -30,10 +32,15 @@ class Mixture:
         self.seed = seed
 
     def schedule(self, draws: int) -> dict[str, Any]:
-        """What `draws` draws of this mixture mean: each set's share of them, its rows, how often it is gone through; and the epochs.
+        """Return what `draws` draws of this mixture mean.
 
-        The weights are shares of the draws, whatever the sizes of the sets. An epoch is `mix.epoch_draws` draws (epoch_rule=draws), or as
-        many as it takes to draw the first set once (epoch_rule=first).
+        The weights are shares of the draws, whatever the sizes of the sets. An epoch is
+        `mix.epoch_draws` draws (epoch_rule=draws), or as many as it takes to draw the first set
+        once (epoch_rule=first).
+
+        Returns:
+            The epochs, and per set its share of the draws, its size ("rows"), and how often it is
+            drawn through ("passes").
         """
         total = sum(self.mix.weights[name] for name in self.names)
         shares = {name: self.mix.weights[name] / total for name in self.names}
@@ -57,10 +64,12 @@ class Mixture:
         }
 
     def example(self, position: int) -> Example:
+        """Return the example at a position of the stream."""
         source, count = self.draw(position)
         name = self.names[source]
-        epoch, place = divmod(count, len(self.sets[name]))
-        index = int(epoch_order(f"{self.seed}/{name}", epoch, len(self.sets[name]))[place])
+        size = len(self.sets[name])
+        epoch, rank = divmod(count, size)
+        index = int(epoch_order(f"{self.seed}/{name}", epoch, size)[rank])
         return self.sets[name].example(index, epoch)
 
     def head(self, count: int) -> list[Example]:

@@ -1,4 +1,8 @@
-"""In which order a stage consumes its data: pure functions of (seed, epoch, position), so consumed positions are all its state."""
+"""In which order a stage consumes its data.
+
+The order is a function of (seed, epoch, position): the number of consumed positions is all the
+state that a resumed run needs.
+"""
 
 from __future__ import annotations
 
@@ -14,14 +18,15 @@ BLOCK = 1 << 16
 
 @lru_cache(maxsize=32)
 def epoch_order(seed: str, epoch: int, size: int) -> np.ndarray:
-    """(size,) permutation of the rows in one epoch."""
+    """Return the permutation (size,) of a set's records in one epoch."""
     return np.argsort(splitmix64(np.arange(size), hash_int("order", seed, epoch)), kind="stable")
 
 
 def mixture_draw(weights: Sequence[float], seed: int) -> Callable[[int], tuple[int, int]]:
-    """position -> (source, how many earlier positions drew that source).
+    """Return a function from a position to (source, earlier positions that drew that source).
 
-    The source is drawn by hash with the given weights; prefix counts are kept per block, so any position is reached without replaying.
+    The source is drawn by hash with the given weights. Counts are stored per block of positions, so
+    any position is reached without replaying all earlier ones.
     """
     edges = np.cumsum(np.asarray(weights, dtype=np.float64) / np.sum(weights))
     key = hash_int("mixture", seed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import partial
+from typing import Any
 
 from actial.config import ColdStartConfig, DataConfig, MixConfig, SetConfig, Task
 from actial.core.records import Example
@@ -32,7 +33,7 @@ class StreamedMixture(Mixture):
         mix: MixConfig,
         seed: int,
     ) -> None:
-        sizes: dict = {**streams, **generated}
+        sizes: dict[str, Any] = {**streams, **generated}
         super().__init__(sizes, mix, seed)
         self.streams = streams
 

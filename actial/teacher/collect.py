@@ -103,7 +103,9 @@ class Teacher:
         """Return what all replies have cost, in the currency of price_in and price_out."""
         replies, config = self.replies, self.config
         prompts = replies.prompt_tokens * config.price_in
-        return (prompts + replies.completion_tokens * config.price_out) / 1e6
+        completions = replies.completion_tokens * config.price_out
+        total: float = (prompts + completions) / 1e6
+        return total
 
     def key(self, question: Question, digests: list[str], attempt: int) -> str:
         """Return the hash of everything that a request depends on."""
@@ -197,7 +199,8 @@ class Teacher:
         if wait is not None:
             return min(wait, c.max_backoff_s)
         jitter = 0.5 + 0.5 * hash_unit(key, trial)
-        return min(c.backoff_s * 2**trial, c.max_backoff_s) * jitter
+        pause: float = min(c.backoff_s * 2**trial, c.max_backoff_s) * jitter
+        return pause
 
 
 def _retry_after(value: str | None) -> float | None:

@@ -1,1 +1,1 @@
-"""The paper's task in numpy: poses to motion, quality gates, view pairs, questions and chains of thought."""
+"""The paper's task in numpy: motion from poses, quality gates, pairs, questions, rationales."""

@@ -8,7 +8,8 @@ over leading dimensions, the last axis of a vector has length 3.
 Signs (one module holds them all):
   alpha   > 0  the camera went to its right around the object
   s       > 0  the camera moved to its own level right
-  s_obj   > 0  the same motion, to the right of an upright observer at the object's center who faces the first camera
+  s_obj   > 0  the same, to the right of an upright observer at the object's center who faces the
+               first camera
   yaw     > 0  the camera turned to its right
 For a camera that keeps aiming at the object: alpha > 0 <=> s > 0 <=> s_obj < 0 <=> yaw < 0.
 """
@@ -37,12 +38,14 @@ Array = np.ndarray
 
 def unit(v: Array) -> Array:
     """Return v at length 1."""
-    return v / np.linalg.norm(v, axis=-1, keepdims=True)
+    scaled: Array = v / np.linalg.norm(v, axis=-1, keepdims=True)
+    return scaled
 
 
 def dot(a: Array, b: Array) -> Array:
     """Return the inner products over the last axis."""
-    return np.sum(a * b, axis=-1)
+    products: Array = np.sum(a * b, axis=-1)
+    return products
 
 
 def cross(a: Array, b: Array) -> Array:
@@ -60,7 +63,8 @@ def median(v: Array) -> float:
 
 def level(v: Array, up: Array) -> Array:
     """Return the horizontal part of v: (I - u u^T) v."""
-    return v - dot(v, up)[..., None] * up
+    horizontal: Array = v - dot(v, up)[..., None] * up
+    return horizontal
 
 
 def signed_angle(a: Array, b: Array, up: Array) -> Array:
@@ -68,19 +72,22 @@ def signed_angle(a: Array, b: Array, up: Array) -> Array:
 
     a and b are orthogonal to up.
     """
-    return np.degrees(np.arctan2(dot(cross(a, b), up), dot(a, b)))
+    degrees: Array = np.degrees(np.arctan2(dot(cross(a, b), up), dot(a, b)))
+    return degrees
 
 
 def angle_between(a: Array, b: Array) -> Array:
     """Return unsigned degrees between vectors of any length; exact near 0 and 180."""
-    return np.degrees(np.arctan2(np.linalg.norm(cross(a, b), axis=-1), dot(a, b)))
+    degrees: Array = np.degrees(np.arctan2(np.linalg.norm(cross(a, b), axis=-1), dot(a, b)))
+    return degrees
 
 
 def rotation_angle(R: Array) -> Array:
     """Return degrees of the full angle of rotation matrices (..., 3, 3)."""
     sine = np.linalg.norm(_axis_vector(R), axis=-1)
     cosine = (np.trace(R, axis1=-2, axis2=-1) - 1) / 2
-    return np.degrees(np.arctan2(sine, cosine))
+    degrees: Array = np.degrees(np.arctan2(sine, cosine))
+    return degrees
 
 
 def _axis_vector(R: Array) -> Array:
@@ -98,7 +105,8 @@ def are_rotations(R: Array, tolerance: float = 1e-4) -> Array:
     """
     with np.errstate(invalid="ignore"):
         off = np.abs(R @ np.swapaxes(R, -1, -2) - np.eye(3)).max(axis=(-2, -1))
-        return (off < tolerance) & (np.linalg.det(R) > 0)
+        rotations: Array = (off < tolerance) & (np.linalg.det(R) > 0)
+        return rotations
 
 
 # ---------------------------------------------------------------- conventions
@@ -326,7 +334,9 @@ def weighted_median(values: Array, weights: Array) -> Array:
     order = np.argsort(values, axis=0, kind="stable")
     mass = np.cumsum(weights[order], axis=0)
     index = np.argmax(mass >= mass[-1] / 2, axis=0)
-    return np.take_along_axis(np.take_along_axis(values, order, axis=0), index[None], axis=0)[0]
+    ordered = np.take_along_axis(values, order, axis=0)
+    medians: Array = np.take_along_axis(ordered, index[None], axis=0)[0]
+    return medians
 
 
 def points_near_focus(
@@ -364,4 +374,5 @@ def azimuth_span(angles: Array) -> float:
 
 def azimuth_steps(angles: Array) -> Array:
     """Return unsigned degrees between neighbors in time, (n - 1,)."""
-    return np.abs((np.diff(angles) + 180) % 360 - 180)
+    steps: Array = np.abs((np.diff(angles) + 180) % 360 - 180)
+    return steps

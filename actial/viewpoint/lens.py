@@ -85,19 +85,25 @@ def _first_distortion(model: str) -> int:
 
 
 def pixel_ray(frame: Frame, pixel: np.ndarray) -> np.ndarray:
-    """Unit direction in the world of one pixel (x, y), lens distortion undone; NaN where the lens model has no answer."""
+    """Return the unit direction (3,) in the world of one pixel (x, y), lens distortion undone.
+
+    NaN where the lens model has no answer.
+    """
     on_plane: np.ndarray = _camera(frame).cam_from_img(
         np.asarray(pixel, dtype=np.float64).reshape(1, 2)
     )  # type: ignore[assignment]
     ray = frame.R.T @ np.array([*on_plane[0], 1.0])
-    return ray / np.linalg.norm(ray)
+    direction: np.ndarray = ray / np.linalg.norm(ray)
+    return direction
 
 
 def project(frame: Frame, points: np.ndarray) -> np.ndarray:
-    """World points (N, 3) -> pixels (N, 2); NaN behind the camera."""
+    """Return the pixels (N, 2) of world points (N, 3); NaN behind the camera."""
     local = points @ frame.R.T + frame.t
     model, params = frame.distortion
     if model not in PERSPECTIVE or any(params[_first_distortion(model) :]):
-        return _camera(frame).img_from_cam(local)
+        distorted: np.ndarray = _camera(frame).img_from_cam(local)
+        return distorted
     pixels = local @ calibration(frame.distortion).T
-    return pixels[:, :2] / np.where(pixels[:, 2:] > 0, pixels[:, 2:], np.nan)
+    projected: np.ndarray = pixels[:, :2] / np.where(pixels[:, 2:] > 0, pixels[:, 2:], np.nan)
+    return projected

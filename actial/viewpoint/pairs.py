@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from typing import Any
 
 import numpy as np
 
@@ -117,7 +118,8 @@ def _ordered_pairs(
 def angle_bin(angle: np.ndarray, gates: GateConfig, bins: int) -> np.ndarray:
     """Return the bin 0 .. bins - 1 of unsigned angles within the accepted range."""
     low, high = gates.min_angle + gates.angle_margin, gates.max_angle - gates.angle_margin
-    return np.clip(((angle - low) / (high - low) * bins).astype(int), 0, bins - 1)
+    clipped: np.ndarray = np.clip(((angle - low) / (high - low) * bins).astype(int), 0, bins - 1)
+    return clipped
 
 
 def _spread(
@@ -143,7 +145,8 @@ def _by_turns(accepted: np.ndarray, bins: np.ndarray, key: np.ndarray) -> np.nda
     order = np.lexsort((key[accepted], bins))
     starts = np.searchsorted(bins[order], bins[order])
     rank = np.arange(len(order)) - starts
-    return accepted[order][np.lexsort((key[accepted][order], rank))]
+    by_turns: np.ndarray = accepted[order][np.lexsort((key[accepted][order], rank))]
+    return by_turns
 
 
 def stratum(pair: ViewPair, gates: GateConfig, bins: int) -> str:
@@ -315,5 +318,7 @@ def _pair_id(capture: Capture, names: Sequence[str]) -> str:
     return blake2b(text.encode(), digest_size=8).hexdigest()
 
 
-def _rounded(values: np.ndarray) -> list:
-    return (np.round(values, DIGITS) + 0.0).tolist()  # + 0.0: no negative zero in the files
+def _rounded(values: np.ndarray) -> list[Any]:
+    # + 0.0: no negative zero in the files
+    rounded: list[Any] = (np.round(values, DIGITS) + 0.0).tolist()
+    return rounded

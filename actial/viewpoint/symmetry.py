@@ -134,6 +134,9 @@ def variant(
 
 
 def implied_motion(kind: str, option: str) -> int:
-    """Return what an answer to a question of `SIGN` says of the camera: +1 right, -1 left, 0 no motion."""
+    """Return what an answer to a question of `SIGN` says of the camera's own motion.
+
+    +1 right, -1 left, 0 none.
+    """
     words = option.lower().split()
     return SIGN[kind] * (("right" in words) - ("left" in words))

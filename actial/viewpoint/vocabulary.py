@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-# Categories of the procedural world: training objects are of the first, the out-of-domain split of the second.
+# Categories of the procedural world: training objects are of the first, the out-of-domain split of
+# the second.
 SEEN = (
     "car",
     "mug",

@@ -1,4 +1,4 @@
-"""Between the two passes of a build: which pairs stay under the caps, which capture is in which shard.
+"""Plan the shards of a build: which pairs stay under the caps, which capture is in which shard.
 
 The work is SQLite's, on disk, so memory does not grow with the number of objects. A cap keeps the
 pairs that come first when the strata (motion, angle bin, side) take turns, each in order of its
@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 CACHE_KIB = 65_536
 
@@ -121,7 +122,7 @@ class Plan:
     def __init__(self, base: Path) -> None:
         self.base = base
 
-    def _query(self, query: str, *values: object) -> Iterator[tuple]:
+    def _query(self, query: str, *values: object) -> Iterator[tuple[Any, ...]]:
         with closing(sqlite3.connect(f"file:{self.base}?mode=ro", uri=True)) as db:
             yield from db.execute(query, values)
 
@@ -148,4 +149,4 @@ class Plan:
         ((placed,),) = self._query(
             "SELECT COALESCE(SUM(json_array_length(numbers)), 0) FROM placed"
         )
-        return labeled - placed
+        return int(labeled - placed)

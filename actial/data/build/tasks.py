@@ -160,7 +160,7 @@ def pack_chunk(config: BuildConfig, labels: Path) -> None:
         file.readline()
         for capture in map(LabeledCapture.from_line, file):
             open_image = images_of(config, source, capture.reference)
-            extents: dict[str, list] = {}
+            extents: dict[str, list[Any]] = {}
             for name in frame_names(capture.pairs):
                 try:
                     data = open_image(name)
