@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 
 import numpy as np
@@ -9,7 +10,16 @@ import pytest
 from PIL import Image
 from support.posed_captures import FOCAL, SIZE, Rig, arc, pack_triple
 
-from actial.config import ExifRule, SourceConfig, SourceKind
+from actial.build import build
+from actial.config import (
+    BuildConfig,
+    ExifRule,
+    ImageConfig,
+    PairConfig,
+    SourceConfig,
+    SourceKind,
+)
+from actial.core.errors import UserError
 from actial.core.records import Capture
 from actial.data.photos import QUARTER_TURNS
 from actial.data.sources.open_source import open_source
@@ -135,6 +145,27 @@ def test_photos_all_upside_down_with_level_poses_are_dropped_unless_the_user_say
     capture, counts, photos = read(tmp_path, ExifRule.stored)
     assert counts == {}
     assert np.array_equal(photos[3], np.rot90(upright_photo(3, SIZE), 2))
+
+
+def test_a_build_says_which_photos_it_turned_and_which_it_dropped(tmp_path, capsys):
+    write(tmp_path / "level", [3] * N, posed_on="turned")
+    with pytest.raises(UserError, match=r"frame_orientation 16 times.*set source\.exif=stored"):
+        build(config(tmp_path / "level", tmp_path / "out"))
+    write(tmp_path / "sideways", [6] * N, posed_on="stored")
+    build(config(tmp_path / "sideways", tmp_path / "out"))
+    assert "16 photos turned by their EXIF orientation" in capsys.readouterr().out
+    rejects = json.loads((tmp_path / "out" / "rejects.json").read_text())
+    assert rejects["frames"] == {"turned": N, "usable": N}
+
+
+def config(root, out) -> BuildConfig:
+    return BuildConfig(
+        source=SourceConfig(kind=SourceKind.colmap, root=str(root), ordered=False),
+        pairs=PairConfig(val_fraction=0.0, test_fraction=0.0),
+        image=ImageConfig(max_pixels=4096, multiple=16),
+        out=str(out),
+        workers=1,
+    )
 
 
 def test_a_stale_tag_turns_nothing(tmp_path):

@@ -63,10 +63,10 @@ def read_layout(capture: Path) -> Layout:
 def _find_layout(capture: Path) -> Layout | None:
     for photos, models in LAYOUTS:
         if (capture / photos).is_dir() and (capture / models).is_dir():
-            found = list(find_models(capture / models))
-            if found:
+            candidates = list(find_models(capture / models))
+            if candidates:
                 # max takes the first of equals, and COLMAP numbers its models from 0
-                return Layout(capture / photos, max(found, key=lambda m: m.num_images()))
+                return Layout(capture / photos, max(candidates, key=lambda m: m.num_images()))
     return None
 
 

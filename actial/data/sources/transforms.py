@@ -177,7 +177,10 @@ def _size(fields: Mapping[str, Any], path: Path) -> tuple[int, int]:
             return int(fields["w"]), int(fields["h"])
     except MALFORMED as error:
         raise Rejected("frame_lens", detail=f"{path}: w and h are not numbers") from error
+    # Whoever left the size out measured the photo as programs show it.
     header = read_header(path)
+    if header.orientation > 4:
+        return header.height, header.width
     return header.width, header.height
 
 
