@@ -11,7 +11,7 @@ import csv
 import io
 import json
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,9 @@ OPTION_COLUMNS = LETTERS[:6]
 
 
 def export_vlmeval(items: Sequence[Item], path: Path) -> None:
-    """A multiple-choice TSV for $LMUData: integer index below a million, pictures as base64 of their own bytes.
+    """Write a multiple-choice TSV for $LMUData: images are base64 of their own bytes.
+
+    The index is an integer below a million.
 
     Raises:
         UserError: an item has no options, which that form cannot hold.
@@ -44,7 +46,8 @@ def export_vlmeval(items: Sequence[Item], path: Path) -> None:
             ["index", "question", "hint", *OPTION_COLUMNS, "answer", "category", "image", "uid"]
         )
         for index, item in enumerate(items):
-            options = [*item.options, *[""] * (len(OPTION_COLUMNS) - len(item.options))]
+            options = [as_pandas_keeps_it(option) for option in item.options]
+            options += [""] * (len(OPTION_COLUMNS) - len(item.options))
             row = [
                 index,
                 item.question,
@@ -57,6 +60,23 @@ def export_vlmeval(items: Sequence[Item], path: Path) -> None:
             ]
             writer.writerow(row)
         text.detach()
+
+
+# What pandas, with which the harness reads, takes for a missing value.
+MISSING = {"", "#N/A", "N/A", "NA", "n/a", "nan", "NaN", "NULL", "null", "None", "<NA>", "-nan"}
+
+
+def as_pandas_keeps_it(option: str) -> str:
+    """Return an option that pandas' own reader leaves as it is.
+
+    Numbers would become floats ("4" is printed as "4.0") and names of missing values would vanish; a
+    no-break space behind them prevents both.
+    """
+    try:
+        float(option)
+    except ValueError:
+        return f"{option}\u00a0" if option in MISSING else option
+    return f"{option}\u00a0"
 
 
 def _image_cell(item: Item) -> str:
@@ -90,6 +110,7 @@ doc_to_target: answer
 process_results: !function utils.process_results
 generation_kwargs:
   max_new_tokens: {max_tokens}
+  until: []  # without it some adapters cut at the first blank line
   temperature: 0
   do_sample: false
 metric_list:
@@ -100,7 +121,8 @@ metadata:
   - version: 1.0
 """
 LMMS_UTILS = '''\
-"""Task functions for lmms-eval. The harness's own figure is a first look: actial.score grades its samples file with the full ladder."""
+"""Task functions for lmms-eval. The harness's own figure is a first look: actial.score grades its
+samples file with the full set of rules."""
 
 import io
 import re
@@ -127,7 +149,10 @@ def process_results(doc, results):
 def export_lmms(
     items: Sequence[Item], folder: Path, name: str, style: Style, max_tokens: int
 ) -> None:
-    """A task folder for `lmms_eval --include_path`: NAME.yaml, utils.py and NAME.parquet with the prompts as we ask them."""
+    """Write a task folder for `lmms_eval --include_path`, with the prompts as we ask them.
+
+    Files: NAME.yaml, utils.py and NAME.parquet.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -162,36 +187,51 @@ Answer = tuple[str, FinishReason | None]  # raw text, and why it ended where tha
 
 @dataclass(slots=True)
 class Answers:
-    """Answers by key, and what the keys are: items' uids, rows' names in the benchmark's file, or places in the order of the items."""
+    """Answers by key; `keys` gives every item's: its uid, its name in the benchmark's file, or its
+    position."""
 
     keys: Callable[[Sequence[Item]], list[str]]
     answers: dict[str, Answer]
-    truths: dict[str, str] = field(
-        default_factory=dict
-    )  # what the harness took for right, where it says so
+    # What the harness took for the correct answer, where it says so.
+    truths: dict[str, str] = field(default_factory=dict)
 
 
 def read_answers(path: Path, items: Sequence[Item]) -> dict[str, Answer]:
-    """uid -> answer, from our predictions.jsonl, lmms-eval's samples (.jsonl) or VLMEvalKit's predictions (.xlsx, .tsv, .json).
+    """Return uid -> answer, of a file of ours, of lmms-eval or of VLMEvalKit.
+
+    Args:
+        path: predictions.jsonl, lmms-eval's samples (.jsonl), or VLMEvalKit's predictions (.xlsx, .tsv,
+            .json).
+        items: of the benchmark.
 
     Raises:
-        UserError: unknown form, an answer twice, items without an answer, or rows that have other
-            right answers than the items (the harness ran on another revision, or in another order).
+        UserError: unknown form, an answer twice, items without an answer, or rows with other correct
+            answers than the items (the harness ran on another revision, or in another order).
     """
     if not path.is_file():
         raise UserError(
-            f"predictions={path} is no file: give a predictions file of ours, of lmms-eval or of VLMEvalKit."
+            f"predictions={path} is no file: give a predictions file of ours, of lmms-eval or of "
+            "VLMEvalKit."
         )
-    found = _jsonl(path) if path.suffix == ".jsonl" else _vlmeval(path)
-    keys = found.keys(items)
-    missing = [item.uid for item, key in zip(items, keys, strict=True) if key not in found.answers]
+    read = _jsonl(path) if path.suffix == ".jsonl" else _vlmeval(path)
+    keys = read.keys(items)
+    missing = [item.uid for item, key in zip(items, keys, strict=True) if key not in read.answers]
     if missing:
         raise UserError(
-            f"{path} has no answer to {len(missing)} of {len(items)} questions, the first {missing[0]}: run the harness to its end."
+            f"{path} has no answer to {len(missing)} of {len(items)} questions, the first "
+            f"{missing[0]}: {_why_missing(read, items, missing)}."
         )
     for item, key in zip(items, keys, strict=True):
-        _check_truth(path, item, key, found.truths.get(key))
-    return {item.uid: found.answers[key] for item, key in zip(items, keys, strict=True)}
+        _check_truth(path, item, key, read.truths.get(key))
+    return {item.uid: read.answers[key] for item, key in zip(items, keys, strict=True)}
+
+
+def _why_missing(read: Answers, items: Sequence[Item], missing: Sequence[str]) -> str:
+    """Return the remedy: rows numbered by the harness itself belong to its own TSV."""
+    numbered = all(key.isdigit() for key in read.answers)
+    if len(missing) == len(items) and numbered and read.keys is _rows:
+        return "its rows are numbers of the harness's own TSV; score them with benchmark=tsv"
+    return "run the harness to its end"
 
 
 def _check_truth(path: Path, item: Item, key: str, truth: str | None) -> None:
@@ -204,8 +244,9 @@ def _check_truth(path: Path, item: Item, key: str, truth: str | None) -> None:
     if position != item.answer_index:
         ours = LETTERS[item.answer_index]
         raise UserError(
-            f"{path}: the right answer of row {key} is {truth}, of {item.uid} it is {ours}: the harness ran on another revision, or its "
-            "rows have other names or another order; score the files that it read."
+            f"{path}: the right answer of row {key} is {truth}, of {item.uid} it is {ours}: the "
+            "harness ran on another revision, or its rows have other names or another order; score "
+            "the files that it read."
         )
 
 
@@ -222,7 +263,11 @@ def _places(items: Sequence[Item]) -> list[str]:
 
 
 def _jsonl(path: Path) -> Answers:
-    """Ours by uid; lmms-eval's by doc_id, the row's place in the set, with the first raw response before the task's own filters."""
+    """Read ours by uid, lmms-eval's by doc_id, the position in the set.
+
+    Of lmms-eval the raw response before the task's own filters is taken; where both are equal the
+    harness leaves the raw one out.
+    """
     rows, truths, ours = [], {}, False
     for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
         if not line:
@@ -230,7 +275,7 @@ def _jsonl(path: Path) -> Answers:
         try:
             row = json.loads(line)
             ours = "uid" in row
-            text = row["text"] if ours else row["resps"]
+            text = row["text"] if ours else row.get("resps", row.get("filtered_resps"))
             while isinstance(text, list):
                 text = text[0]
             if not isinstance(text, str):
@@ -241,7 +286,8 @@ def _jsonl(path: Path) -> Answers:
             truths[str(key)] = str(row.get("answer" if ours else "target", ""))
         except (ValueError, KeyError, IndexError, TypeError):
             raise UserError(
-                f"{path} line {number} has neither uid and text nor doc_id and resps: give ours or lmms-eval's samples."
+                f"{path} line {number} has neither uid and text nor doc_id and resps: give ours or "
+                "lmms-eval's samples."
             ) from None
     return Answers(_uids if ours else _places, _once(path, rows), truths)
 
@@ -263,13 +309,17 @@ def _vlmeval(path: Path) -> Answers:
         frame = readers[path.suffix]()
     except (ValueError, zipfile.BadZipFile) as error:
         raise UserError(
-            f"{path} is not a readable {path.suffix} file ({str(error).splitlines()[0]}): copy it again."
+            f"{path} is not a readable {path.suffix} file ({str(error).splitlines()[0]}): "
+            "copy it again."
         ) from None
     if not {"index", "prediction"} <= set(frame.columns):
         raise UserError(
-            f"{path} lacks the columns index and prediction of VLMEvalKit's output; it has {', '.join(map(str, frame.columns))}."
+            f"{path} lacks the columns index and prediction of VLMEvalKit's output; it has "
+            f"{', '.join(map(str, frame.columns))}."
         )
     name = "uid" if "uid" in frame.columns else "index"
+    if name == "uid" and frame["uid"].duplicated().any():
+        frame = _without_circular_copies(frame)
     rows = [
         (key, (str(text), None))
         for key, text in zip(frame[name], frame["prediction"].fillna(""), strict=True)
@@ -282,46 +332,18 @@ def _vlmeval(path: Path) -> Answers:
     return Answers(_uids if name == "uid" else _rows, _once(path, rows), truths)
 
 
+CIRCULAR_OFFSET = 1_000_000  # `vlmutil circular` numbers the rotations of a row so far apart
+
+
+def _without_circular_copies(frame: Any) -> Any:
+    """Return the rows in their own order of options; copies by `vlmutil circular` keep the uid."""
+    return frame[frame["index"].astype(int) < CIRCULAR_OFFSET]
+
+
 def _once(path: Path, rows: Sequence[tuple[Any, Answer]]) -> dict[str, Answer]:
-    found: dict[str, Answer] = {}
+    answers: dict[str, Answer] = {}
     for key, answer in rows:
-        if str(key) in found:
+        if str(key) in answers:
             raise UserError(f"{path} answers question {key} twice: merge the runs' files into one.")
-        found[str(key)] = answer
-    return found
-
-
-# ---------------------------------------------------------------- model card
-
-
-def model_card(results: Mapping[str, Any], model: str, base: str | None) -> str:
-    """README.md of a model made from `base`: front matter that hubs read, and a table with every set's figure and interval."""
-    head = [
-        "---",
-        "library_name: transformers",
-        "pipeline_tag: image-text-to-text",
-        *([f"base_model: {base}"] if base else []),
-        "model-index:",
-        f"- name: {model}",
-    ]
-    head.append("  results:")
-    lines = ["| set | n | right | 95 % interval | unread |", "|---|---|---|---|---|"]
-    for name, found in results["sets"].items():
-        if model not in found:
-            continue
-        cell = found[model]["overall"]
-        head += [
-            "  - task: {type: visual-question-answering}",
-            f"    dataset: {{name: {json.dumps(name)}, type: {json.dumps(name)}}}",
-        ]
-        head.append(f"    metrics: [{{type: accuracy, value: {cell['value']:.4f}}}]")
-        interval = f"{100 * cell['low']:.1f} to {100 * cell['high']:.1f}"
-        lines.append(
-            f"| {name} | {cell['n']} | {100 * cell['value']:.1f} | {interval} | {100 * cell['unparsed']:.1f} |"
-        )
-    if len(lines) == 2:
-        raise UserError(
-            f"the run has no scores of {model}: its models are {', '.join(results.get('models', []))}."
-        )
-    facts = [f"- {key}: {value}" for key, value in results.get("meta", {}).items()]
-    return "\n".join([*head, "---", "", f"# {model}", "", *lines, "", *facts, ""])
+        answers[str(key)] = answer
+    return answers

@@ -1,17 +1,14 @@
-"""Questions to any OpenAI-compatible server: many at once, retried where that helps, kept as they come.
+"""Ask any OpenAI-compatible server the questions: many at once, retried, answers kept as they come.
 
-Pictures travel as PNG of exactly the pixels an in-process model would see, so both runners ask the
-same thing.
+Images travel as PNG of exactly the pixels an in-process model would see, so both runners ask the same.
 """
 
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import openai
@@ -21,24 +18,28 @@ from actial.core.errors import UserError
 from actial.core.image_codec import png_url
 from actial.core.progress import Progress
 from actial.core.records import Example, FinishReason, Question, SamplingParams
-from actial.core.seeding import hash_int, hash_unit
+from actial.core.seeding import hash_int
 from actial.grading.metrics import Prediction
 from actial.grading.predictions import PredictionLog, predict
+from actial.inference.openai_retries import RetryPolicy, send_with_retries
 
-PERMANENT = (400, 413, 422)  # the same request would fail again
-AHEAD = 16  # examples made ready while all requests are under way, so that the server never waits for us
-LONGEST_WAIT_S = 30.0
+NO_KEY = (401, 403)
+NO_MODEL = 404
+AHEAD = 16  # examples made ready while all requests are under way, so the server never waits
+LONGEST_PAUSE_S = 30.0
 
 
 @dataclass(slots=True, kw_only=True)
 class Server:
+    """An OpenAI-compatible server and how it is asked."""
+
     url: str  # ends in /v1
     model: str
     key: str = "EMPTY"
     system_prompt: str | None = None
-    concurrency: int = 64
+    concurrency: int = 64  # examples in flight
     timeout_s: float = 600.0
-    retries: int = 6  # of one request, on 429, 5xx, timeouts, broken connections and answers that are no chat completion
+    retries: int = 6  # of one request
     first_wait_s: float = 0.5  # before the first retry; doubles
 
 
@@ -50,145 +51,144 @@ def evaluate_on_server(
     log: PredictionLog,
     label: str = "",
 ) -> list[Prediction]:
-    """One answer per question, in order of the examples; answers are written as they come.
+    """Return one answer per question, in order of the examples; answers are written as they come.
 
     Raises:
-        UserError: the server cannot be reached, does not accept the key or the model, or refuses
-            some requests. What was answered stays in the log, and the same call goes on from there.
+        UserError: the server cannot be reached, does not accept the key or the model, or refuses some
+            requests. What was answered stays in the log, and the same call goes on from there.
     """
     logging.getLogger("httpx").setLevel(logging.WARNING)  # it reports every request
-    return asyncio.run(_evaluate(server, examples, params, log, label or f"asking {server.model}"))
+    client = _Client(server, examples, params, log)
+    return asyncio.run(client.run(label or f"asking {server.model}"))
 
 
-async def _evaluate(
-    server: Server,
-    examples: Sequence[Example],
-    params: SamplingParams,
-    log: PredictionLog,
-    label: str,
-) -> list[Prediction]:
-    asked: list[list[str]] = [[] for _ in examples]
-    refused: dict[str, str] = {}
-    waiting = iter(range(len(examples)))
-    running: set[asyncio.Task[list[Prediction]]] = set()
-    gate = asyncio.Semaphore(server.concurrency)
-    transport = (
-        openai.DefaultAioHttpClient()
-    )  # the default one looks at every idle connection before each request
-    settings: dict[str, Any] = {
-        "timeout": server.timeout_s,
-        "max_retries": 0,
-        "http_client": transport,
-    }
-    async with openai.AsyncOpenAI(base_url=server.url, api_key=server.key, **settings) as client:
-        ask = partial(_ask, client, gate, server, params, refused)
+@dataclass(slots=True)
+class _Client:
+    """The requests of one call."""
 
-        async def answer(index: int) -> list[Prediction]:
-            example = await asyncio.to_thread(examples.__getitem__, index)
-            asked[index] = [question.uid for question in example.questions]
-            found = await asyncio.gather(
-                *(ask(example, q) for q in example.questions if q.uid not in log.done)
-            )
-            return [p for p in found if p]
+    server: Server
+    examples: Sequence[Example]
+    params: SamplingParams
+    log: PredictionLog
+    refused: dict[str, str] = field(default_factory=dict)  # uid -> the server's reason
+    _gate: asyncio.Semaphore = field(init=False)
+    _openai: openai.AsyncOpenAI = field(init=False)
 
-        try:
-            with Progress(label, total=len(examples), unit="examples") as progress:
-                done: set[asyncio.Task[list[Prediction]]] = set()
-                while True:
-                    free = server.concurrency + AHEAD - len(running)
-                    running |= {
-                        asyncio.create_task(answer(i)) for i in itertools.islice(waiting, free)
-                    }
-                    answered = [p for task in done if not task.exception() for p in task.result()]
-                    await asyncio.to_thread(
-                        log.append, answered
-                    )  # the disk may be slow, and the next requests need not wait for it
-                    for task in done:
-                        task.result()  # raises what ended it
-                    progress.advance(len(done))
-                    if not running:
-                        break
-                    done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in running:
-                task.cancel()
-            await asyncio.gather(*running, return_exceptions=True)
-    if refused:
-        uid, reason = next(iter(refused.items()))
-        raise UserError(
-            f"{server.url} refused {len(refused)} questions, the first {uid} ({reason}): the other answers are kept; "
-            "raise the server's limits (context length, pictures per prompt) and run again."
-        )
-    return [log.done[uid] for uids in asked for uid in uids]
-
-
-async def _ask(
-    client: Any,
-    gate: asyncio.Semaphore,
-    server: Server,
-    params: SamplingParams,
-    refused: dict[str, str],
-    example: Example,
-    question: Question,
-) -> Prediction | None:
-    """The graded answer; None when the server refuses this question for good, with the reason in `refused`."""
-    messages = await asyncio.to_thread(chat_messages, example, question, server.system_prompt)
-    settings = {
-        "temperature": params.temperature,
-        "top_p": params.top_p,
-        "max_tokens": params.max_tokens,
-    }
-    settings["seed"] = (
-        hash_int(params.seed, question.uid) % 2**31
-    )  # its own: equal prompts are not to get equal answers
-    body = {
-        "model": server.model,
-        "messages": messages,
-        **settings,
-    }  # ready to send: chat.completions.create would walk through all of it
-    problem = ""
-    for attempt in range(server.retries + 1):
-        if attempt:
-            await asyncio.sleep(
-                min(LONGEST_WAIT_S, server.first_wait_s * 2**attempt)
-                * (0.5 + hash_unit(question.uid, attempt))
-            )
-        try:
-            async with gate:
-                reply = await client.post("/chat/completions", body=body, cast_to=ChatCompletion)
-            text, finish, tokens = _read(reply)
-        except (openai.AuthenticationError, openai.PermissionDeniedError):
+    async def run(self, label: str) -> list[Prediction]:
+        # The default transport looks at every idle connection before each request.
+        transport = openai.DefaultAioHttpClient()
+        self._gate = asyncio.Semaphore(self.server.concurrency)
+        async with openai.AsyncOpenAI(
+            base_url=self.server.url,
+            api_key=self.server.key,
+            timeout=self.server.timeout_s,
+            max_retries=0,
+            http_client=transport,
+        ) as self._openai:
+            with Progress(label, total=len(self.examples), unit="examples") as progress:
+                uids = await self._answer_all(progress)
+        if self.refused:
+            uid, reason = next(iter(self.refused.items()))
             raise UserError(
-                f"{server.url} does not accept the key: put the right one into the variable named by server.key_env."
-            ) from None
-        except openai.NotFoundError as error:
-            raise UserError(
-                f"{server.url} has no model {server.model} ({_message(error)}): set server.model or server.url."
-            ) from None
+                f"{self.server.url} refused {len(self.refused)} questions, the first {uid} "
+                f"({reason}): the other answers are kept; raise the server's limits (context "
+                "length, images per prompt) and run again."
+            )
+        return [self.log.done[uid] for uid in uids]
+
+    async def _answer_all(self, progress: Progress) -> list[str]:
+        """Answer all examples, so many at a time; return the uids of all questions in order."""
+        uids: list[list[str]] = [[] for _ in self.examples]
+        pending = iter(range(len(self.examples)))
+        workers = min(self.server.concurrency + AHEAD, max(1, len(self.examples)))
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(workers):
+                    group.create_task(self._work(pending, uids, progress))
+        except BaseExceptionGroup as failed:  # of the workers; the first is what went wrong
+            raise failed.exceptions[0] from None
+        return [uid for of_example in uids for uid in of_example]
+
+    async def _work(
+        self, pending: Iterator[int], uids: list[list[str]], progress: Progress
+    ) -> None:
+        """Answer examples from the shared iterator until none is left."""
+        for index in pending:
+            example = await asyncio.to_thread(self.examples.__getitem__, index)
+            uids[index] = [question.uid for question in example.questions]
+            unanswered = [q for q in example.questions if q.uid not in self.log.done]
+            replies = [self._answer(example, question) for question in unanswered]
+            answers = [answer for answer in await asyncio.gather(*replies) if answer]
+            # The disk may be slow, and other requests need not wait for it.
+            await asyncio.to_thread(self.log.append, answers)
+            progress.advance()
+
+    async def _answer(self, example: Example, question: Question) -> Prediction | None:
+        """Return the graded answer; None when the server refuses the question for good."""
+        body = await asyncio.to_thread(self._body, example, question)
+        problems: list[str] = []
+
+        async def send() -> tuple[str, FinishReason, int | None]:
+            async with self._gate:
+                # The body is ready: chat.completions.create would walk through all of it.
+                reply = await self._openai.post(
+                    "/chat/completions", body=body, cast_to=ChatCompletion
+                )
+            return _read(reply)
+
+        server = self.server
+        policy = RetryPolicy(server.retries, 2 * server.first_wait_s, LONGEST_PAUSE_S)
+        try:
+            reply = await send_with_retries(
+                send, policy, key=question.uid, on_problem=problems.append
+            )
         except openai.APIStatusError as error:
-            problem = f"status {error.status_code}: {_message(error)}"
-            if error.status_code in PERMANENT:
-                refused[question.uid] = problem
-                return None
-        except openai.APIConnectionError as error:  # timeouts too
-            problem = f"{type(error).__name__}: {error.__cause__ or error}"
-        except (openai.APIResponseValidationError, ValueError):
-            problem = "its answer is not a chat completion"
-        else:
-            return predict(example, question, text, finish, tokens)
-    raise UserError(
-        f"{server.url} did not answer {question.uid} in {server.retries + 1} tries ({problem}): repair it and run again."
-    )
+            self.refused[question.uid] = self._reason(error)
+            return None
+        if reply is None:
+            raise UserError(
+                f"{server.url} did not answer {question.uid} in {server.retries + 1} tries "
+                f"({problems[-1]}): repair it and run again."
+            )
+        return predict(example, question, *reply)
+
+    def _reason(self, error: openai.APIStatusError) -> str:
+        """Return why one question is refused; raises UserError where the server refuses all."""
+        server = self.server
+        if error.status_code in NO_KEY:
+            raise UserError(
+                f"{server.url} does not accept the key: put the right one into the variable named "
+                "by server.key_env."
+            ) from None
+        message = _message(error)
+        if error.status_code == NO_MODEL:
+            raise UserError(
+                f"{server.url} has no model {server.model} ({message}): set server.model or "
+                "server.url."
+            ) from None
+        return f"status {error.status_code}: {message}"
+
+    def _body(self, example: Example, question: Question) -> dict[str, Any]:
+        return {
+            "model": self.server.model,
+            "messages": chat_messages(example, question, self.server.system_prompt),
+            "temperature": self.params.temperature,
+            "top_p": self.params.top_p,
+            "max_tokens": self.params.max_tokens,
+            # Its own seed: equal prompts are not to get equal answers.
+            "seed": hash_int(self.params.seed, question.uid) % 2**31,
+        }
 
 
 def _read(reply: Any) -> tuple[str, FinishReason, int | None]:
-    """Text, why it ended, length in tokens. Raises ValueError for what is no chat completion."""
+    """Return text, why it ended, length in tokens; raises ValueError for no chat completion."""
     first = next(iter(getattr(reply, "choices", None) or []), None)
     message = getattr(first, "message", None)
     if first is None or message is None:
         raise ValueError("no choices in the reply")
     finish = FinishReason.LENGTH if first.finish_reason == "length" else FinishReason.STOP
-    return message.content or "", finish, reply.usage.completion_tokens if reply.usage else None
+    tokens = reply.usage.completion_tokens if reply.usage else None
+    return message.content or "", finish, tokens
 
 
 def _message(error: openai.APIStatusError) -> str:
@@ -199,14 +199,14 @@ def _message(error: openai.APIStatusError) -> str:
 def chat_messages(
     example: Example, question: Question, system_prompt: str | None
 ) -> list[dict[str, Any]]:
-    """System turn, then one user turn: pictures in order, then the text, or the other way round where the example says so."""
-    pictures = [
-        {"type": "image_url", "image_url": {"url": png_url(image)}} for image in example.images
-    ]
+    """Return the system turn and one user turn: the images in order, then the text.
+
+    The text comes first where the example says so.
+    """
+    images = [{"type": "image_url", "image_url": {"url": png_url(i)}} for i in example.images]
     text = [{"type": "text", "text": question.text}]
-    user = {"role": "user", "content": text + pictures if example.text_first else pictures + text}
-    return (
-        [{"role": "system", "content": system_prompt}, user]
-        if system_prompt is not None
-        else [user]
-    )
+    content = text + images if example.text_first else images + text
+    user = {"role": "user", "content": content}
+    if system_prompt is None:
+        return [user]
+    return [{"role": "system", "content": system_prompt}, user]

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from actial.core.multiple_choice_format import LETTERS
 
 FIRST_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
-ANSWER_TAG = re.compile(r"<(/?)answer>", re.IGNORECASE)
+ANSWER_TAG = re.compile(r"<(/?)answer>")  # its tags are case-sensitive
 REFUSALS = (
     "Sorry, I can't help with images of people yet.",
     "I can't process this file.",

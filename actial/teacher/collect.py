@@ -23,9 +23,10 @@ from actial.core.errors import UserError
 from actial.core.json_lines import append_lines, json_line, read_complete_lines, write_lines
 from actial.core.progress import Progress
 from actial.core.records import AnswerMode, Question
-from actial.core.seeding import hash_int, hash_unit
+from actial.core.seeding import hash_int
 from actial.core.set_records import ViewPair
 from actial.data.shards import ShardSet
+from actial.inference.openai_retries import RetryPolicy, send_with_retries
 from actial.teacher.prompt import STAGES, chat_request, read_reply
 from actial.viewpoint.questions import question_types, viewpoint_question
 from actial.viewpoint.rationale_verifier import contradictions
@@ -166,48 +167,28 @@ class Teacher:
         import openai
 
         c = self.config
-        for trial in range(c.retries + 1):
-            wait = None
-            try:
-                return await self._client.chat.completions.create(
-                    model=c.teacher,
-                    messages=request,  # type: ignore[arg-type]
-                    max_tokens=c.max_tokens,
-                    temperature=c.temperature,
-                    seed=hash_int(c.seed, key) % 2**31,
-                )
-            except openai.APIStatusError as error:
-                # The server's own words stay out: some repeat a part of the key.
-                if error.status_code not in (408, 409, 429) and error.status_code < 500:
-                    raise UserError(
-                        f"url={c.url} refused the request with status {error.status_code}: "
-                        f"check teacher={c.teacher} and the key in {c.key_variable}."
-                    ) from None
-                self.failed[f"status {error.status_code}"] += 1
-                wait = _retry_after(error.response.headers.get("retry-after"))
-            except openai.APIConnectionError as error:  # a timeout is one, too
-                self.failed[type(error).__name__] += 1
-            except (openai.APIResponseValidationError, json.JSONDecodeError):
-                self.failed["malformed reply"] += 1
-            if trial < c.retries:
-                await asyncio.sleep(self._pause(key, trial, wait))
-        return None
 
-    def _pause(self, key: str, trial: int, wait: float | None) -> float:
-        """Return the seconds before the next trial: what the server asks for, or a backoff."""
-        c = self.config
-        if wait is not None:
-            return min(wait, c.max_backoff_s)
-        jitter = 0.5 + 0.5 * hash_unit(key, trial)
-        pause: float = min(c.backoff_s * 2**trial, c.max_backoff_s) * jitter
-        return pause
+        async def send() -> Any:
+            return await self._client.chat.completions.create(
+                model=c.teacher,
+                messages=request,  # type: ignore[arg-type]
+                max_tokens=c.max_tokens,
+                temperature=c.temperature,
+                seed=hash_int(c.seed, key) % 2**31,
+            )
 
+        def count(problem: str) -> None:
+            self.failed[problem.partition(":")[0]] += 1
 
-def _retry_after(value: str | None) -> float | None:
-    try:
-        return None if value is None else max(0.0, float(value))
-    except ValueError:
-        return None  # a date; our own pause does
+        policy = RetryPolicy(c.retries, c.backoff_s, c.max_backoff_s)
+        try:
+            return await send_with_retries(send, policy, key=key, on_problem=count)
+        except openai.APIStatusError as error:
+            # The server's own words stay out: some repeat a part of the key.
+            raise UserError(
+                f"url={c.url} refused the request with status {error.status_code}: "
+                f"check teacher={c.teacher} and the key in {c.key_variable}."
+            ) from None
 
 
 # ---------------------------------------------------------------- one pair
