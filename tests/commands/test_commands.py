@@ -34,7 +34,8 @@ from actial.core.paths import CONF
 from actial.evaluate import evaluate
 from actial.evaluation.benchmark_results import open_benchmark
 from actial.evaluation.benchmarks import BENCHMARKS
-from actial.evaluation.harness_io import read_answers
+from actial.evaluation.benchmarks.base import Item
+from actial.evaluation.harness_io import export_vlmeval, read_answers
 from actial.export import export
 from actial.grading.predictions import read_predictions
 from actial.score import score
@@ -487,3 +488,38 @@ def test_wrong_input_is_one_sentence(tmp_path, words, message):
     assert done.returncode == 1
     assert message in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+# ---------------------------------------------------------------- files of the harnesses
+
+
+def test_samples_without_raw_responses_are_read(tmp_path):
+    """lmms-eval leaves `resps` out where it equals `filtered_resps`."""
+    items = [Item(uid=f"u{i}", images=[], question="?", options=("a", "b")) for i in range(2)]
+    samples = [
+        {"doc_id": 0, "target": "", "filtered_resps": ["B"]},
+        {"doc_id": 1, "target": "", "filtered_resps": ["x"], "resps": [["A"]]},
+    ]
+    path = tmp_path / "samples.jsonl"
+    path.write_text("".join(json.dumps(sample) + "\n" for sample in samples))
+    answers = read_answers(path, items)
+    assert [answers["u0"][0], answers["u1"][0]] == ["B", "A"]
+
+
+def test_options_survive_the_reader_of_the_harness(tmp_path):
+    options = ("4", "None", "4.0", "NA", "left")
+    item = Item(uid="u", images=[b"x"], question="?", options=options, answer_index=1)
+    export_vlmeval([item], tmp_path / "t.tsv")
+    frame = pd.read_csv(tmp_path / "t.tsv", sep="\t")  # as VLMEvalKit reads it
+    assert tuple(str(frame.loc[0, letter]).strip() for letter in "ABCDE") == options
+
+
+def test_circular_copies_of_our_table_are_recognized(tmp_path):
+    items = [Item(uid=f"u{i}", images=[], question="?", options=("a", "b")) for i in range(2)]
+    rows = [
+        {"index": i + k * 1_000_000, "uid": f"u{i}", "prediction": "AB"[k]}
+        for i in range(2)
+        for k in range(2)
+    ]
+    pd.DataFrame(rows).to_csv(tmp_path / "m.tsv", sep="\t", index=False)
+    assert [a[0] for a in read_answers(tmp_path / "m.tsv", items).values()] == ["A", "A"]
