@@ -32,6 +32,8 @@ class TrainerConfig:
     nodes: int = num(1, "[1, 4096]")
     strategy: Strategy = Strategy.auto
     threads: int = num(0, "[0, 1024]")  # CPU threads of torch; 0 = its own choice
+    # of one device, which actial.doctor plans for where it finds none
+    memory_gib: float | None = num(None, "(0, 1e4]")
 
     def check(self, path: str) -> None:
         if self.strategy is Strategy.auto and self.devices * self.nodes > 1:

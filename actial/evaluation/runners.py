@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -116,7 +117,8 @@ def _server_runner(
 def _local_runner(
     config: EvaluateConfig, params: SamplingParams, sampling: dict[str, Any]
 ) -> LocalRunner:
-    from actial.inference.open_sampler import open_sampler
+    from actial.inference.open_sampler import open_folder_sampler, open_sampler
+    from actial.inference.samplers import Sampler
     from actial.modeling.answer_logprobs import answer_logprobs
     from actial.modeling.policy import Policy
 
@@ -124,12 +126,22 @@ def _local_runner(
         config.model, lora=LoraConfig()
     )  # a stage's model folder has its adapters merged
     renderer = PromptRenderer.load(model, config.prompt)
-    policy = Policy.load(model).to(_device(config.accelerator))
-    sampler = open_sampler(config.sampler, policy, renderer)
+    device = _device(config.accelerator)
+
+    @cache
+    def policy() -> Policy:
+        return Policy.load(model).to(device)
+
+    sampler: Sampler
+    if config.sampler.kind is SamplerKind.hf:
+        sampler = open_sampler(config.sampler, policy(), renderer)
+    else:
+        # The engine reads the folder itself: a float32 policy beside it would not fit a GPU.
+        sampler = open_folder_sampler(config.sampler, model, renderer)
     settings = {"model": fingerprint(model), "prompts": renderer.fingerprint, **sampling}
 
     def score(examples: list[Example]) -> list[float]:
-        return answer_logprobs(policy, renderer, examples)
+        return answer_logprobs(policy(), renderer, examples)
 
     name = (
         Path(model.path).parent.name if Path(model.path).name == "model" else Path(model.path).name

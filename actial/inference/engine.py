@@ -65,8 +65,7 @@ class Engine(Protocol):
     def load(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         """Put new weights in place and reset every cache computed from the old ones.
 
-        A collective: all ranks call it together. Raises EngineFault on all of them when a
-        weight is missing.
+        Consumes all of `weights`, which may gather shards. Raises EngineFault when one is missing.
         """
 
     def reset_prefix_cache(self) -> None:

@@ -26,34 +26,52 @@ from actial.inference.weight_sync import (
     named_weights,
     weights_version,
 )
+from actial.modeling.dtensor import gather_objects
 from actial.modeling.policy import Policy
 
 
 class WeightSource(Protocol):
     """Where an engine's weights come from."""
 
+    @property
+    def collective(self) -> bool:
+        """Whether the ranks of a run must call `send` and `check` together."""
+
     def version(self) -> Hashable:
         """Changes whenever the weights change."""
 
     def send(self, engine: Engine) -> None:
-        """Load the weights into an engine. A collective."""
+        """Load the weights into an engine."""
 
     def check(self, engine: Engine, prompts: Sequence[Prompt]) -> dict[str, float]:
-        """Figures of a check that the engine has the weights. Raises EngineFault. A collective."""
+        """Figures of a check that the engine has the weights. Raises EngineFault."""
 
 
 class PolicyWeights:
-    """The weights of a policy in training, proven by a probe."""
+    """The weights of a policy in training, proven by a probe; all ranks call it together."""
 
     def __init__(self, policy: Policy, probe: WeightProbe) -> None:
         self.policy = policy
         self.probe = probe
 
+    @property
+    def collective(self) -> bool:
+        # the group is made when training starts, after this object
+        return dist.is_available() and dist.is_initialized()
+
     def version(self) -> Hashable:
         return weights_version(self.policy)
 
     def send(self, engine: Engine) -> None:
-        engine.load(named_weights(self.policy))
+        """Load the policy's weights; an error of one rank is raised on all. A collective."""
+        failure: Exception | None = None
+        try:
+            engine.load(named_weights(self.policy))
+        except (UserError, EngineFault) as error:
+            failure = error
+        for raised in gather_objects(failure):
+            if raised is not None:
+                raise raised
 
     def check(self, engine: Engine, prompts: Sequence[Prompt]) -> dict[str, float]:
         self.probe.choose(prompts)
@@ -61,7 +79,7 @@ class PolicyWeights:
 
 
 class FolderWeights:
-    """The weights of a model folder: no policy is loaded to score it.
+    """The weights of a model folder: no policy is loaded to score it, and no other rank asked.
 
     The engine's weights are compared with the files, where it shows them.
     """
@@ -69,6 +87,10 @@ class FolderWeights:
     def __init__(self, folder: str, fingerprint: str) -> None:
         self.folder = folder
         self.fingerprint = fingerprint
+
+    @property
+    def collective(self) -> bool:
+        return False
 
     def version(self) -> Hashable:
         return self.fingerprint
@@ -122,7 +144,7 @@ class EngineSampler:
                     "max_tokens."
                 )
         # A rank without prompts still takes part in the transfer, which is a collective.
-        if prompts or (dist.is_available() and dist.is_initialized()):
+        if prompts or self.source.collective:
             self.sync(prompts)
         if not prompts:
             return finished([])
@@ -157,7 +179,8 @@ class EngineSampler:
     def sync(self, prompts: Sequence[Prompt]) -> None:
         """Send the weights, and check them, if they changed since the engine's last transfer.
 
-        Raises EngineFault, with the cause, when engine and trainer then differ. A collective.
+        Raises EngineFault, with the cause, when engine and trainer then differ. A collective for
+        the weights of a policy.
         """
         engine = self.engine
         version = self.source.version()

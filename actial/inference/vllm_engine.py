@@ -21,7 +21,6 @@ from actial.core.errors import UserError
 from actial.inference.engine import EngineFault, Output, Reply, Request
 from actial.inference.vllm_version import REMEDY, check_vllm
 from actial.inference.weight_sync import check_coverage
-from actial.modeling.dtensor import gather_objects
 
 ENVIRONMENT = {
     # in this process: weights need not be copied to another
@@ -159,7 +158,7 @@ class VLLMEngine:
         """Reload in place, check that every parameter was given, and reset all caches.
 
         vLLM's own `reload_weights` only warns of a missing tensor, and fills a fused layer's
-        missing part with noise. A collective; EngineFault is raised on all ranks.
+        missing part with noise. Raises EngineFault for a missing tensor.
         """
         # Keys and values wake after the transfer, which needs the room
         # (https://github.com/vllm-project/vllm/issues/36651).
@@ -167,14 +166,7 @@ class VLLMEngine:
         sent: list[str] = []
         recorded = _recorded(weights, sent)
         self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": recorded})
-        fault = None
-        try:
-            check_coverage(self.parameter_names(), sent)
-        except EngineFault as error:
-            fault = str(error)
-        faults = gather_objects(fault)
-        if any(faults):
-            raise EngineFault(next(text for text in faults if text))
+        check_coverage(self.parameter_names(), sent)
         self._wake("kv_cache")
         self.asleep = False
         self.reset_encoder_cache()

@@ -30,7 +30,6 @@ from actial.inference.engine import EngineFault, Output, Reply, Request
 from actial.inference.server_process import ServerProcess, refuse_taken_port, server_command
 from actial.inference.vllm_engine import ENVIRONMENT, engine_arguments
 from actial.inference.weight_sync import check_coverage
-from actial.modeling.dtensor import gather_objects
 from actial.modeling.hf_checkpoint import WEIGHT_FILES
 
 POLL_S = 0.5
@@ -191,9 +190,8 @@ class ServerEngine:
     def load(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         """Write a checkpoint beside the last one and have the server reload from it.
 
-        Then its caches are reset and the last checkpoint is removed. A collective: gathering the
-        shards takes every rank, only the first copies and writes them. An error of the first rank
-        is raised on all.
+        Then its caches are reset and the last checkpoint is removed. Gathering the shards that
+        `weights` yields takes every rank; only the first copies and writes them.
         """
         dtype = torch.bfloat16 if self.source.precision is Precision.bf16 else torch.float32
         tensors: dict[str, Tensor] = {}
@@ -201,15 +199,8 @@ class ServerEngine:
             if self.leads:
                 # copies, because safetensors refuses a head and an embedding that share memory
                 tensors[name] = tensor.to("cpu", dtype, copy=True).contiguous()
-        failure: Exception | None = None
         if self.leads:
-            try:
-                self._hand_over(tensors)
-            except (UserError, EngineFault) as error:
-                failure = error
-        for raised in gather_objects(failure):
-            if raised is not None:
-                raise raised
+            self._hand_over(tensors)
 
     def _hand_over(self, tensors: dict[str, Tensor]) -> None:
         names = self.parameter_names()

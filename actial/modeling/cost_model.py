@@ -16,7 +16,13 @@ from torch import nn
 from actial.config import Attention, Precision
 from actial.modeling.policy import Policy
 from actial.modeling.prefix_packing import PrefixGroup
-from actial.modeling.trainable_modules import MODULE_GROUPS, group_settings, module_group_of
+from actial.modeling.trainable_modules import (
+    MODULE_GROUPS,
+    frozen_copy_bytes,
+    group_settings,
+    in_block,
+    module_group_of,
+)
 
 FP32_BYTES = 4
 
@@ -81,10 +87,12 @@ class Flops:
         return self.forward + self.backward + self.recomputed
 
 
-def step_flops(policy: Policy, load: Load, *, reference: bool = False) -> dict[str, Flops]:
+def step_flops(
+    policy: Policy, load: Load, *, reference: bool = False, old_logprobs: bool = False
+) -> dict[str, Flops]:
     """Operations of a forward and backward pass over "vision", "merger", "language" and "head".
 
-    `reference` adds a forward pass without gradient.
+    `reference` and `old_logprobs` add a forward pass without gradient each.
     """
     config = policy.config
     flops: dict[str, Flops] = {}
@@ -102,7 +110,7 @@ def step_flops(policy: Policy, load: Load, *, reference: bool = False) -> dict[s
         is_text = part in ("language", "head")
         compares = reference and (is_text or policy.vision_encoder_trains)
         flops[part] = Flops(
-            forward=operations * (1 + compares),
+            forward=operations * (1 + compares + old_logprobs),
             backward=operations * (gradient_flows + weight_gradients),
             recomputed=operations * recomputes,
         )
@@ -165,16 +173,26 @@ def _vision_pairs(policy: Policy, patches: Sequence[int]) -> int:
 
 @dataclass(slots=True, kw_only=True)
 class Memory:
-    """Bytes of one rank at its peak."""
+    """Bytes of the trainer on one rank during an update."""
 
-    state: float  # weights, gradients, Adam's moments, a frozen copy
+    weights: float  # of the policy and of a frozen copy
+    optimizer: float  # gradients and Adam's moments
     activations: float  # what a micro-batch keeps for its backward pass
     head: float  # logits of a chunk and their gradients
+    gathered: float  # FSDP2: the root group (embeddings, head, merger), which stays unsharded
+    reduced: float  # FSDP2: float32 gradients of the root group before they are scattered
+    largest_tensor: float  # a checkpoint gathers one whole tensor at a time
+
+    @property
+    def state(self) -> float:
+        """What stays between updates."""
+        return self.weights + self.optimizer
 
     @property
     def total(self) -> float:
-        """All of them."""
-        return self.state + self.activations + self.head
+        """The peak of an update."""
+        working = self.activations + self.head + self.gathered + self.reduced
+        return self.state + working
 
 
 def step_memory(
@@ -189,19 +207,35 @@ def step_memory(
     their own.
     """
     config, text = policy.config, policy.hf_config.text_config
-    weights = sum(p.numel() for p in policy.parameters())
-    trained = sum(p.numel() for p in policy.parameters() if p.requires_grad)
+    half = config.precision is Precision.bf16
+    trained = [p for p in policy.parameters() if p.requires_grad]
+    trained_elements = sum(p.numel() for p in trained)
+    weights = float(sum(p.numel() * p.element_size() for p in policy.parameters()))
+    if frozen_copy:
+        weights += frozen_copy_bytes(policy.core, half=half)
+    casts = 0.0
+    if half and not config.gradient_checkpointing:
+        # autocast keeps a bf16 cast of each float32 matrix until the backward pass
+        casts = FP32_BYTES / 2 * sum(_matrix_sizes(policy).values())
+    root = [p for name, p in policy.core.named_parameters() if not in_block(name)]
+    gathered, reduced = 0.0, 0.0
+    if shards > 1:
+        root_elements = sum(p.numel() for p in root)
+        compute_bytes = FP32_BYTES / 2 if half else FP32_BYTES
+        gathered = compute_bytes * root_elements * (1 + frozen_copy)
+        reduced = FP32_BYTES * sum(p.numel() for p in root if p.requires_grad)
     micro_batch = max(config.micro_batch_tokens, load.longest_group)
     fraction = min(1.0, micro_batch / max(load.tokens, 1))
-    casts = 0.0
-    if config.precision is Precision.bf16 and not config.gradient_checkpointing:
-        casts = FP32_BYTES / 2 * sum(_matrix_sizes(policy).values())
     activations = _text_activations(policy, load) + _vision_activations(policy, load)
     chunk = min(config.head_chunk_tokens, load.supervised_tokens)
     return Memory(
-        state=FP32_BYTES * (weights * (1 + frozen_copy) + 3 * trained) / shards + casts,
+        weights=weights / shards + casts,
+        optimizer=FP32_BYTES * 3 * trained_elements / shards,
         activations=activations * fraction,
         head=5.0 * FP32_BYTES * chunk * text.vocab_size,
+        gathered=gathered,
+        reduced=reduced,
+        largest_tensor=float(FP32_BYTES * max(p.numel() for p in policy.parameters())),
     )
 
 

@@ -41,5 +41,16 @@ def like(value: Tensor, parameter: Tensor) -> Tensor:
 
 
 def whole_state(module: Any) -> dict[str, Tensor]:
-    """The unsharded state dict, for saving. A collective: all ranks must call it together."""
-    return {name: whole(value) for name, value in module.state_dict().items()}
+    """The unsharded state dict, for saving; empty on all ranks but the first.
+
+    A collective: all ranks must call it together. Shards are gathered one tensor at a time, and the
+    whole ones go to the first rank's CPU: a device never holds more than one of them.
+    """
+    leads = not dist.is_initialized() or dist.get_rank() == 0
+    state: dict[str, Tensor] = {}
+    for name, value in module.state_dict().items():
+        sharded = isinstance(value, DTensor)
+        tensor = whole(value)
+        if leads:
+            state[name] = tensor.cpu() if sharded else tensor
+    return state

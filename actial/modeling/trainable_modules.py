@@ -123,12 +123,25 @@ def halve_frozen_weights(model: Any) -> None:
         if not isinstance(module, nn.Linear) or module.weight is embedding:
             continue
         frozen = not any(p.requires_grad for p in module.parameters(recurse=False))
-        if frozen and (with_adapters or _in_block(name)):
+        if frozen and (with_adapters or in_block(name)):
             module.to(torch.bfloat16)
 
 
-def _in_block(name: str) -> bool:
+def in_block(name: str) -> bool:
+    """Whether a parameter or module belongs to a transformer block: FSDP2 shards these apart."""
     return ".layers." in name or ".blocks." in name
+
+
+def frozen_copy_bytes(model: Any, *, half: bool) -> float:
+    """Bytes of the parameters of `frozen_copy`."""
+    total, seen = 0, set()
+    for name, module in model.named_modules():
+        to_half = half and isinstance(module, nn.Linear) and in_block(name)
+        for parameter in module.parameters(recurse=False):
+            if id(parameter) not in seen:
+                seen.add(id(parameter))
+                total += parameter.numel() * (2 if to_half else parameter.element_size())
+    return float(total)
 
 
 def frozen_copy(model: Any, *, half: bool) -> Any:
@@ -141,7 +154,7 @@ def frozen_copy(model: Any, *, half: bool) -> Any:
     duplicate = copy.deepcopy(model, dict(shared))
     copies: dict[int, nn.Parameter] = {}
     for name, module in duplicate.named_modules():
-        to_half = half and isinstance(module, nn.Linear) and _in_block(name)
+        to_half = half and isinstance(module, nn.Linear) and in_block(name)
         for key, parameter in list(module.named_parameters(recurse=False)):
             if id(parameter) not in copies:
                 dtype = torch.bfloat16 if to_half else parameter.dtype

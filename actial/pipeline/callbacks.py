@@ -159,12 +159,11 @@ class Evaluator(lightning.Callback):
         step = module.completed_steps
         if not module.stage.eval_every or step % module.stage.eval_every:
             return
-        # With sharded weights, sending them to the sampler takes all ranks.
-        if module.sharded or is_main_process():
-            figures = self.score()
-            if is_main_process():
-                self.run.metrics.write(self.stage, step, figures)
-                self.tracker.log(self.stage, step, figures)
+        # Sending the weights to the sampler takes all ranks: each scores, the first one writes.
+        figures = self.score()
+        if is_main_process():
+            self.run.metrics.write(self.stage, step, figures)
+            self.tracker.log(self.stage, step, figures)
 
 
 class SampleTable(lightning.Callback):

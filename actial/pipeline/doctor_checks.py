@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING
 from urllib.error import URLError
 from urllib.request import urlopen
 
-from actial.config import Accelerator, Reference, SamplerKind, StageName, Strategy, TrainConfig
+from actial.config import (
+    Accelerator,
+    Attention,
+    Reference,
+    SamplerKind,
+    StageName,
+    Strategy,
+    TrainConfig,
+)
 from actial.core.atomic_io import file_sha256
 from actial.core.errors import UserError
 from actial.data.shards import INDEX, read_manifest
@@ -24,11 +32,14 @@ from actial.runs.run_dir import resumes_run
 if TYPE_CHECKING:
     import numpy as np
 
+    from actial.modeling.cost_model import Load, Memory
+    from actial.modeling.policy import Policy
     from actial.modeling.prefix_packing import PrefixGroup
 
 GIB = 2**30
 MEASURED_GROUPS = 32  # of a stage's first batch
-WARN_ABOVE = 0.7  # of the device's memory
+WARN_CPU = 0.7  # of the device's memory
+WARN_GPU = 0.95
 
 
 class Status(Enum):
@@ -223,52 +234,79 @@ def first_groups(
 
 
 def check_cost(config: TrainConfig) -> Lines:
-    """Memory of a rank at its peak against its device's, and the operations of a step."""
-    from actial.modeling.cost_model import load_of, step_flops, step_memory
+    """Memory of a rank in each phase against its device's, and the operations of a step."""
+    for stage in config.stages:
+        yield stage_cost(config, stage)
+
+
+def stage_cost(config: TrainConfig, stage: StageName) -> tuple[Status, str]:
+    """The line of one stage: FAIL names settings that fit, where there are some."""
+    from actial.modeling.cost_model import load_of, step_flops
+    from actial.pipeline.memory_plan import GIB, alternatives, on_gpu, plan_memory
+
+    available = device_memory(config) / GIB
+    policy = _meta_policy(config, stage)
+    groups, images = first_groups(config, stage)
+    load = load_of(groups, images, policy)
+    compares = stage is StageName.grpo and config.grpo.kl.beta > 0
+    rescores = stage is StageName.grpo and config.grpo.num_mini_batches > 1
+    ranks = config.trainer.devices * config.trainer.nodes
+    steps_measured = len(groups) * ranks / getattr(config, stage.name).batch_size
+    parts = step_flops(policy, load, reference=compares, old_logprobs=rescores).values()
+    flops = sum(part.total for part in parts) / steps_measured
+    memory = _trainer_memory(config, stage, policy, load)
+    plan = plan_memory(config, stage, memory, available)
+    text = (
+        f"{stage.name}: about {plan.peak:.2f} GiB a rank of {available:.0f} ({plan.describe()}; "
+        f"trainer {memory.state / GIB:.2f} state, {memory.activations / GIB:.2f} activations, "
+        f"{memory.head / GIB:.2f} logits, {(memory.gathered + memory.reduced) / GIB:.2f} "
+        f"unsharded), {flops / 1e12:.3g} TFLOP a step"
+    )
+    if plan.fits:
+        # where the estimate is all there is: other programs use a computer's memory too
+        tight = plan.peak > (WARN_GPU if on_gpu(config) else WARN_CPU) * available
+        if not tight:
+            return Status.PASS, text
+        return Status.WARN, f"{text}: lower model.micro_batch_tokens if memory runs out."
+    for settings, smaller in alternatives(config, load):
+        policy = _meta_policy(smaller, stage)
+        memory = _trainer_memory(smaller, stage, policy, load)
+        plan = plan_memory(smaller, stage, memory, available)
+        if plan.fits:
+            return Status.FAIL, f"{text}: set {settings} ({plan.peak:.2f} GiB)."
+    return (
+        Status.FAIL,
+        f"{text}: train an adapter (model.lora.enabled=true), fewer module groups or a smaller "
+        "model, or shard it (trainer.strategy=fsdp2).",
+    )
+
+
+def _meta_policy(config: TrainConfig, stage: StageName) -> Policy:
     from actial.modeling.policy import Policy
     from actial.pipeline.jobs import stage_model
 
-    available = device_memory(config)
+    return Policy.from_hub_config(stage_model(config, stage, config.model.path))
+
+
+def _trainer_memory(config: TrainConfig, stage: StageName, policy: Policy, load: Load) -> Memory:
+    from actial.modeling.cost_model import step_memory
+
+    compares = stage is StageName.grpo and config.grpo.kl.beta > 0
+    copies = compares and config.grpo.kl.reference is Reference.frozen_copy
     ranks = config.trainer.devices * config.trainer.nodes
     shards = ranks if config.trainer.strategy is Strategy.fsdp2 else 1
-    for stage in config.stages:
-        policy = Policy.from_hub_config(stage_model(config, stage, config.model.path))
-        groups, images = first_groups(config, stage)
-        load = load_of(groups, images, policy)
-        compares = stage is StageName.grpo and config.grpo.kl.beta > 0
-        copies = compares and config.grpo.kl.reference is Reference.frozen_copy
-        memory = step_memory(policy, load, frozen_copy=copies, shards=shards)
-        measured = step_flops(policy, load, reference=compares).values()
-        steps_measured = len(groups) * ranks / getattr(config, stage.name).batch_size
-        flops = sum(part.total for part in measured) / steps_measured
-        text = (
-            f"{stage.name}: about {memory.total / GIB:.2f} GiB a rank "
-            f"({memory.state / GIB:.2f} state, {memory.activations / GIB:.2f} activations, "
-            f"{memory.head / GIB:.2f} logits) of {available / GIB:.0f}, "
-            f"{flops / 1e12:.3g} TFLOP a step"
-        )
-        if memory.state > available:
-            yield (
-                Status.FAIL,
-                f"{text}: train an adapter (model.lora.enabled=true), fewer module groups or a "
-                "smaller model, or shard it (trainer.strategy=fsdp2).",
-            )
-        elif memory.total > WARN_ABOVE * available:
-            yield (
-                Status.WARN,
-                f"{text}: lower model.micro_batch_tokens if it runs out, or set "
-                "model.gradient_checkpointing=true.",
-            )
-        else:
-            yield Status.PASS, text
+    return step_memory(policy, load, frozen_copy=copies, shards=shards)
 
 
 def device_memory(config: TrainConfig) -> int:
-    """Bytes of one device, or of this machine's RAM."""
+    """Bytes of one device, of `trainer.memory_gib` where there is none, or of this machine's RAM."""
     import torch
 
-    if config.trainer.accelerator is not Accelerator.cpu and torch.cuda.is_available():
-        return int(torch.cuda.get_device_properties(0).total_memory)
+    if config.trainer.accelerator is not Accelerator.cpu:
+        if torch.cuda.is_available():
+            return int(torch.cuda.get_device_properties(0).total_memory)
+        if config.trainer.memory_gib is not None:
+            return int(config.trainer.memory_gib * GIB)
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
@@ -293,6 +331,19 @@ def check_sampler(config: TrainConfig) -> Lines:
         return
     sampler = config.sampler
     check_vllm(sampler)
+    if config.trainer.accelerator is Accelerator.cuda:
+        if config.model.attention is Attention.sdpa:
+            yield (
+                Status.WARN,
+                "model.attention=sdpa holds masks of completions x prompt tokens on a GPU: set "
+                "model.attention=flex.",
+            )
+        if sampler.kind is SamplerKind.vllm_server and sampler.start and sampler.devices is None:
+            yield (
+                Status.FAIL,
+                "sampler.devices=null: the server would take memory of the trainer's GPU 0. Set "
+                "sampler.devices=7 with trainer.devices=7.",
+            )
     if sampler.kind is not SamplerKind.vllm_server:
         yield Status.PASS, f"{sampler.kind.value} in this process"
     elif sampler.start:

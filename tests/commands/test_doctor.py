@@ -58,8 +58,8 @@ def test_cost_counts_the_reference_and_what_trains(overrides: list[str]) -> None
         path.stat().st_size for path in Path(overrides[2].partition("=")[2]).glob("*.safetensors")
     )
     supervised, rolled_out = (text for _, text in findings(*overrides)["cost"])
-    assert f"({4 * policy_bytes / 2**30:.2f} state" in supervised
-    assert f"({5 * policy_bytes / 2**30:.2f} state" in rolled_out
+    assert f"trainer {4 * policy_bytes / 2**30:.2f} state" in supervised
+    assert f"trainer {5 * policy_bytes / 2**30:.2f} state" in rolled_out
     assert all("TFLOP a step" in text for text in (supervised, rolled_out))
 
 

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from scipy import stats
 from support.engine_world import (
+    ENGINE,
     first_token_logprobs,
     gap,
     load_policy,
@@ -22,12 +23,20 @@ from support.engine_world import (
     shake,
 )
 
-from actial.config import LoraConfig, ModuleGroupConfig
+from actial.config import (
+    LoraConfig,
+    ModelConfig,
+    ModuleGroupConfig,
+    SamplerConfig,
+    SamplerKind,
+)
 from actial.core.records import FinishReason, SamplingParams
 from actial.inference.engine import EngineFault
 from actial.inference.engine_sampler import EngineSampler
+from actial.inference.open_sampler import open_folder_sampler
 from actial.inference.samplers import HFSampler
 from actial.inference.weight_sync import check_coverage, engine_name, trainer_names, weights_version
+from actial.modeling.policy import Policy
 from actial.modeling.prompt_renderer import PromptRenderer
 from actial.modeling.token_scoring import SamplingDistribution
 
@@ -236,3 +245,37 @@ def test_our_part_costs_at_most_a_twentieth_of_the_engine_s(
     )
     assert ours <= 1.05 * engine
     assert sampler.figures["sync_seconds"] > 0
+
+
+def test_a_folder_is_sampled_by_the_engine_without_a_policy(
+    folder: Path, renderer: PromptRenderer, sampler: EngineSampler, monkeypatch
+) -> None:
+    """Greedy tokens of the folder's weights, after another model's; none of them is loaded twice."""
+    prompts, params = prompts_of(renderer, 8), SamplingParams(temperature=0.0, max_tokens=8)
+    expected = sampler.generate(prompts, 1, params)
+    shake(sampler.source.policy, seed=4, scale=0.05)
+    assert sampler.generate(prompts, 1, params) != expected
+    monkeypatch.setattr(Policy, "load", None)
+    model = ModelConfig(path=str(folder), min_pixels=256, max_pixels=16384)
+    config = SamplerConfig(kind=SamplerKind.vllm, engine=dict(ENGINE))
+    scoring = open_folder_sampler(config, model, renderer)
+    assert scoring.engine is sampler.engine
+    groups = scoring.generate(prompts, 1, params)
+    assert [g[0].token_ids for g in groups] == [g[0].token_ids for g in expected]
+
+
+def test_a_folder_the_engine_does_not_hold_is_refused(
+    folder: Path, renderer: PromptRenderer, monkeypatch
+) -> None:
+    model = ModelConfig(path=str(folder), min_pixels=256, max_pixels=16384)
+    config = SamplerConfig(kind=SamplerKind.vllm, engine=dict(ENGINE))
+    scoring = open_folder_sampler(config, model, renderer)
+    monkeypatch.setattr(scoring.source, "send", lambda engine: None)
+    policy = load_policy(folder)
+    shake(policy, seed=5, scale=0.05)
+    sampler_of(policy, renderer).sync(prompts_of(renderer, 1))
+    with pytest.raises(
+        EngineFault, match=r"the engine does not hold .*: its weight .* is different"
+    ):
+        scoring.sync(prompts_of(renderer, 1))
+    scoring.engine.synced_to = None

@@ -6,12 +6,12 @@ import weakref
 
 import pytest
 import torch
+from support.qwen_shapes import qwen2_5_vl
 from support.random_batches import FAMILIES, random_batch
 from support.tiny_models import tiny_policy
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
-from transformers import Qwen2_5_VLConfig
 
 from actial.config import LoraConfig, ModelConfig, ModuleGroupConfig, Precision
 from actial.modeling.cost_model import Load, load_of, step_flops, step_memory
@@ -38,7 +38,7 @@ def test_load_of_a_small_batch():
 
 
 def counted_flops(policy, batch) -> tuple[float, float]:
-    """Operations of the forward and the backward pass; attention's backward has no rule on a CPU."""
+    """Operations of forward and backward pass; attention's backward has no rule on a CPU."""
     rule = {CPU_ATTENTION: lambda q, k, v, *_, out_shape=None, **__: sdpa_flop_count(q, k, v)}
     with FlopCounterMode(display=False, custom_mapping=rule) as forward:
         total = policy.token_logprobs(batch).logprobs.sum()
@@ -94,7 +94,7 @@ class Live(TorchDispatchMode):
 )
 @pytest.mark.parametrize("family", FAMILIES)
 def test_memory_is_near_what_a_step_holds(family, settings):
-    """Passing gradients and the padding of attention come on top of what is saved: a third at most."""
+    """Passing gradients and attention's padding come on top of what is saved: a third at most."""
     policy = tiny_policy(family, **settings).train()
     groups, images = random_batch(5, policy, counts=(2, 1, 3, 2, 3) * 4)
     batch = pack(groups, images, policy.spec, 10_000)
@@ -131,20 +131,10 @@ def test_state_of_adapters_copies_and_shards():
     assert step_memory(adapters, load).state == 4 * (size + small) + 12 * small
 
 
-def qwen2_5_vl_7b() -> Qwen2_5_VLConfig:
-    """Shapes of Qwen2.5-VL-7B-Instruct."""
-    text = {
-        "hidden_size": 3584, "intermediate_size": 18_944, "num_hidden_layers": 28, "num_attention_heads": 28, "num_key_value_heads": 4,
-        "vocab_size": 152_064,
-    }  # fmt: skip
-    vision = {"hidden_size": 1280, "intermediate_size": 3420, "out_hidden_size": 3584}
-    return Qwen2_5_VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=False)
-
-
 def test_the_papers_model_fits_eight_ranks_and_not_one():
     """8.29 B parameters, 133 GB of state in full training, 83 TFLOP forward of a shared group."""
     policy = Policy.from_config(
-        qwen2_5_vl_7b(), ModelConfig(path="7b", sequence_tokens=8192, gradient_checkpointing=True)
+        qwen2_5_vl("7b"), ModelConfig(path="7b", sequence_tokens=8192, gradient_checkpointing=True)
     )
     assert sum(p.numel() for p in policy.parameters()) == pytest.approx(8.29e9, rel=2e-3)
     prompt, completion, group, image = 1520, 250, 16, 2640

@@ -1,0 +1,115 @@
+"""The shipped GPU experiments fit their devices, on the meta device and by arithmetic alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import hydra
+import pytest
+from support.qwen_shapes import qwen2_5_vl
+
+from actial.config import StageName, TrainConfig, register
+from actial.config.hydra_app import typed
+from actial.core.paths import CONF
+from actial.modeling.cost_model import Load, step_memory
+from actial.modeling.policy import Policy
+from actial.pipeline.doctor_checks import _trainer_memory
+from actial.pipeline.memory_plan import MemoryPlan, alternatives, plan_memory
+
+SIZES = {"actial_7b": "7b", "actial_7b_lora_1gpu": "7b", "actial_24gb": "3b"}
+
+
+def compose(experiment: str, folder: Path, *overrides: str) -> TrainConfig:
+    qwen2_5_vl(SIZES[experiment]).save_pretrained(folder)
+    register()
+    settings = [f"+experiment={experiment}", f"model.path={folder}", *overrides]
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        return typed(hydra.compose("train", settings))
+
+
+def load_of_stage(config: TrainConfig, stage: StageName) -> Load:
+    """32 prefixes of 1,500 tokens with two images of the largest size, and what follows them."""
+    prompt = 1500
+    group, length = 3, 80
+    if stage is StageName.grpo:
+        group, length = config.grpo.group_size, config.grpo.max_tokens
+    tokens = prompt + group * length
+    pairs = prompt * prompt // 2 + group * (prompt * length + length**2 // 2)
+    return Load(
+        tokens=32 * tokens,
+        longest_group=tokens,
+        attention_pairs=32 * pairs,
+        gathered_keys=32 * group * (prompt + length),
+        supervised_tokens=32 * group * length,
+        patches=[config.model.max_pixels // 196] * 64,
+    )
+
+
+def plan(config: TrainConfig, stage: StageName) -> MemoryPlan:
+    policy, load = Policy.from_hub_config(config.model), load_of_stage(config, stage)
+    memory = _trainer_memory(config, stage, policy, load)
+    available = config.trainer.memory_gib
+    assert available is not None
+    return plan_memory(config, stage, memory, available)
+
+
+@pytest.mark.parametrize(
+    ("experiment", "limit"),
+    [("actial_7b", 79.1), ("actial_7b_lora_1gpu", 75.0), ("actial_24gb", 22.5)],
+)
+def test_shipped_gpu_experiments_fit_their_devices(experiment, limit, tmp_path):
+    config = compose(experiment, tmp_path)
+    for stage in config.stages:
+        found = plan(config, stage)
+        print(experiment, stage.name, found.describe())
+        assert found.peak <= limit, found.describe()
+
+
+def test_what_does_not_fit_is_refused_with_settings_that_do(tmp_path):
+    """The engine's share and a trainer that hold more than the card: sleeping makes room."""
+    settings = ["enable_sleep_mode=false", "gpu_memory_utilization=0.6"]
+    config = compose(
+        "actial_7b_lora_1gpu", tmp_path, *(f"sampler.engine.{setting}" for setting in settings)
+    )
+    grpo = StageName.grpo
+    assert not plan(config, grpo).fits
+    fitting = []
+    for settings, smaller in alternatives(config, load_of_stage(config, grpo)):
+        if plan(smaller, grpo).fits:
+            fitting.append(settings)
+    assert fitting
+    assert "+sampler.engine.enable_sleep_mode=true" in fitting[0]
+
+
+def test_the_engine_is_counted_beside_the_trainer(tmp_path):
+    config = compose("actial_7b_lora_1gpu", tmp_path, "sampler.engine.enable_sleep_mode=false")
+    phases = plan(config, StageName.grpo).phases
+    engine = 0.5 * 79.1
+    policy = Policy.from_hub_config(config.model)
+    memory = step_memory(policy, load_of_stage(config, StageName.grpo))
+    assert phases["update"] == pytest.approx(memory.total / 2**30 + engine + 1.5)
+    asleep = {**config.sampler.engine, "enable_sleep_mode": True}
+    sleeping = replace(config, sampler=replace(config.sampler, engine=asleep))
+    assert plan(sleeping, StageName.grpo).phases["update"] == pytest.approx(
+        memory.total / 2**30 + 2.5
+    )
+
+
+def test_frozen_weights_of_the_7b_take_two_bytes(tmp_path):
+    config = compose("actial_7b_lora_1gpu", tmp_path)
+    policy = Policy.from_hub_config(config.model)
+    frozen = [p for p in policy.parameters() if not p.requires_grad]
+    stored = sum(p.numel() * p.element_size() for p in frozen)
+    assert stored < 0.6 * 4 * sum(p.numel() for p in frozen)
+
+
+def test_fsdp2_counts_the_unsharded_root_and_its_gradients(tmp_path):
+    """Embedding and head of policy and reference in bf16, and float32 gradients of the policy's."""
+    config = compose("actial_7b", tmp_path)
+    policy = Policy.from_hub_config(config.model)
+    load = load_of_stage(config, StageName.grpo)
+    memory = step_memory(policy, load, frozen_copy=True, shards=8)
+    assert memory.gathered == pytest.approx(4.4e9, rel=0.1)
+    assert memory.reduced == pytest.approx(4.4e9, rel=0.1)
+    assert memory.state == pytest.approx(18.4 * 2**30, rel=0.15)
