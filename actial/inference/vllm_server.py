@@ -13,8 +13,9 @@ import time
 import weakref
 from collections.abc import Callable, Hashable, Iterable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import httpx
 import torch
@@ -23,6 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from actial.config import ModelConfig, Precision, SamplerConfig
+from actial.core.atomic_io import lock_file
 from actial.core.errors import UserError
 from actial.core.image_codec import png_url
 from actial.core.process import is_main_process
@@ -30,7 +32,7 @@ from actial.inference.engine import EngineFault, Output, Reply, Request
 from actial.inference.server_process import ServerProcess, refuse_taken_port, server_command
 from actial.inference.vllm_engine import ENVIRONMENT, engine_arguments
 from actial.inference.weight_sync import check_coverage
-from actial.modeling.hf_checkpoint import WEIGHT_FILES
+from actial.modeling.hf_checkpoint import companion_files
 
 POLL_S = 0.5
 
@@ -69,6 +71,8 @@ class ServerEngine:
         self._parameter_names: list[str] = []
         # of several trainer ranks, one runs the server and hands the weights over
         self.leads = is_main_process()
+        # Held until the engine is closed: a second run would load its weights into this server.
+        self.lock = _lock_url(self.url) if self.leads else None
         if config.start and self.leads:
             self._start()
         else:
@@ -130,6 +134,9 @@ class ServerEngine:
         if self.server is not None:
             self.server.stop()
             self.server = None
+        if self.lock is not None:
+            self.lock.close()
+            self.lock = None
 
     # ------------------------------------------------------------ requests
 
@@ -238,10 +245,8 @@ class ServerEngine:
                 snapshot_download(self.source.path, revision=revision, ignore_patterns=weights)
             )
         folder.mkdir(parents=True)
-        for file in source.iterdir():
-            is_weight = any(file.match(pattern) for pattern in WEIGHT_FILES)
-            if file.is_file() and (file.name == "config.json" or not is_weight):
-                shutil.copy2(file, folder / file.name)
+        for file in (source / "config.json", *companion_files(source)):
+            shutil.copy2(file, folder / file.name)
         save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
     def reset_prefix_cache(self) -> None:
@@ -322,4 +327,17 @@ def _reply(answer: dict[str, Any]) -> Reply:
         prompt_ids=answer["prompt_token_ids"],
         outputs=outputs,
         first_logprobs={entry["token_id"]: entry["logprob"] for entry in listed},
+    )
+
+
+def _lock_url(url: str) -> IO[bytes]:
+    """Lock a server's address against other runs of this machine, until the file is closed.
+
+    Raises UserError when another run holds it.
+    """
+    digest = sha256(url.encode()).hexdigest()[:16]
+    return lock_file(
+        Path(tempfile.gettempdir()) / f"actial-server-{digest}.lock",
+        f"sampler.url={url} serves another run, whose weights this one would replace: give each run "
+        "a port of its own.",
     )

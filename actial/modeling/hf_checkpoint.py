@@ -97,11 +97,17 @@ def _copy_companions(source: str, revision: str | None, folder: Path) -> None:
         load: Any = AutoProcessor.from_pretrained
         load(source, revision=revision).save_pretrained(folder)
         return
-    for file in Path(source).iterdir():
-        is_companion = file.is_file() and file.suffix in COMPANION_SUFFIXES
-        other = any(file.match(pattern) for pattern in (*WEIGHT_FILES, *NOT_COPIED))
-        if is_companion and not other:
-            shutil.copy2(file, folder / file.name)
+    for file in companion_files(Path(source)):
+        shutil.copy2(file, folder / file.name)
+
+
+def companion_files(folder: Path) -> list[Path]:
+    """Return the tokenizer, processor and template files of a checkpoint folder."""
+    files = [
+        file for file in folder.iterdir() if file.is_file() and file.suffix in COMPANION_SUFFIXES
+    ]
+    excluded = (*WEIGHT_FILES, *NOT_COPIED)
+    return [file for file in files if not any(file.match(pattern) for pattern in excluded)]
 
 
 def _make_saveable(generation: Any) -> None:

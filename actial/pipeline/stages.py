@@ -44,7 +44,8 @@ def prepare(config: TrainConfig, run: Run) -> None:
 
     Raises UserError for data of a later stage now, before the first one trains.
     """
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for name in ("lightning.pytorch", "httpx"):  # httpx reports every request to a server
+        logging.getLogger(name).setLevel(logging.WARNING)
     # The frozen reference is in eval mode on purpose.
     for message in ("`isinstance.treespec, LeafSpec.` is deprecated", "Found .* module.s. in eval"):
         warnings.filterwarnings("ignore", message=message, module="lightning")

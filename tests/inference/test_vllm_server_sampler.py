@@ -109,6 +109,7 @@ def test_a_joined_server_that_went_away_is_not_asked_again_with_other_weights(
     start, tmp_path: Path
 ) -> None:
     owner = start()
+    owner.lock.close()  # as if started by hand
     joined = ServerEngine(replace(owner.config, start=False), owner.source)
     assert samples(joined) == samples(owner)
     owner.close()
@@ -117,6 +118,14 @@ def test_a_joined_server_that_went_away_is_not_asked_again_with_other_weights(
         match=r"went away; one that comes back has not this run's weights: .* run the same command again",
     ):
         samples(joined)
+
+
+def test_a_second_run_cannot_join_the_server_of_a_run(start) -> None:
+    owner = start()
+    with pytest.raises(UserError, match="serves another run, whose weights this one would replace"):
+        ServerEngine(replace(owner.config, start=False), owner.source)
+    owner.close()
+    assert samples(start(port=int(owner.url.rpartition(":")[2]))) == samples(start())
 
 
 def test_a_server_that_dies_again_and_again_is_given_up(start, tmp_path: Path) -> None:
