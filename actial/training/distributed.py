@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -114,18 +115,22 @@ def shard(policy: Policy, mesh: DeviceMesh) -> None:
 
 
 @contextmanager
-def launch_environment() -> Iterator[None]:
-    """End what a run has launched when the block ends: the process group and its variables.
+def launch_environment(overrides: Sequence[str]) -> Iterator[None]:
+    """Let Lightning start the other ranks of one job, and end with the block what it has launched.
 
-    Without this, the next job of a sweep in this process would take itself for a rank that another
-    process has started.
+    `overrides` are the job's own command line: Lightning starts ranks with that of this process,
+    which in a sweep would run every job of it. Without the end of the process group and its
+    variables, the next job would take itself for a rank that another process has started.
     """
     before = {name: os.environ.get(name) for name in LAUNCH_VARIABLES}
+    arguments = sys.argv[1:]
+    sys.argv[1:] = overrides or arguments
     try:
         yield
     finally:
         if dist.is_available() and dist.is_initialized():
             dist.destroy_process_group()
+        sys.argv[1:] = arguments
         for name, value in before.items():
             os.environ.pop(name, None)
             if value is not None:
