@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 
 from actial.config import TrainConfig
-from actial.config.command_line import quoted
 from actial.config.hydra_app import hydra_command
 from actial.core.errors import UserError
 from actial.inference.vllm_version import check_vllm
@@ -33,32 +31,24 @@ def train(config: TrainConfig) -> float | None:
         refuse_changed_data(config, run.folder)
         # torch and Lightning take seconds to import, so wrong input is reported before.
         from actial.pipeline import score_models, stages
+        from actial.pipeline.launch import launched, teardown_distributed
         from actial.reporting.html_report import summary, write_report
         from actial.runs.tracking import tracking
-        from actial.training.distributed import launch_environment
 
         stages.prepare(config, run)
         models = {"base": config.model.path}
         source = config.model.path
-        with launch_environment(job_overrides(config)), tracking(config, run) as tracker:
+        with launched(config), tracking(config, run) as tracker:
             for stage in config.stages:
                 source = stages.train_stage(stage, config, source, run, tracker)
                 models[stage.name] = source
-            if not stages.teardown_distributed(config):
+            if not teardown_distributed(config):
                 return None
             score_models.score_models(models, config, run, tracker)
         write_report(run.folder)
         print(summary(run.folder))
         print(f"finished: {run.folder / 'report.html'}")
         return objective(run)
-
-
-def job_overrides(config: TrainConfig) -> list[str]:
-    """Return the command line of this job of a sweep; [] outside of one."""
-    if not HydraConfig.initialized() or HydraConfig.get().mode is not RunMode.MULTIRUN:
-        return []
-    task = [word for word in HydraConfig.get().overrides.task if not word.startswith("run_dir=")]
-    return [*task, f"run_dir={quoted(config.run_dir)}"]
 
 
 def objective(run: Run) -> float | None:

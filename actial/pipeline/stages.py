@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from transformers.utils.logging import disable_progress_bar
 
-from actial.config import Accelerator, SamplerKind, StageName, TrainConfig
+from actial.config import Accelerator, StageName, TrainConfig
 from actial.config.exit_codes import STOPPED, Exit
 from actial.config.fidelity import deviations
 from actial.core.process import is_main_process
@@ -36,7 +36,7 @@ from actial.runs.run_dir import Run
 from actial.runs.stop_request import stop_requested
 from actial.runs.tracking import Tracker
 from actial.training.checkpoint import CheckpointCallback, resume
-from actial.training.distributed import cluster_environment, lightning_strategy, num_ranks
+from actial.training.distributed import cluster_environment, lightning_strategy
 
 
 def prepare(config: TrainConfig, run: Run) -> None:
@@ -151,18 +151,6 @@ def _callbacks(
 
         callbacks.append(Evaluator(run, stage.name, tracker, score))
     return callbacks
-
-
-def teardown_distributed(config: TrainConfig) -> bool:
-    """Destroy the process group unless an engine of the GRPO stage lives in it.
-
-    Returns True on the rank that scores the models. An engine that starts only for scoring must not
-    see a group, or it would wait for the ranks that have left.
-    """
-    colocated = config.sampler.kind is SamplerKind.vllm and StageName.grpo in config.stages
-    if num_ranks() > 1 and not colocated:
-        torch.distributed.destroy_process_group()
-    return is_main_process()
 
 
 def make_trainer(

@@ -115,12 +115,13 @@ def shard(policy: Policy, mesh: DeviceMesh) -> None:
 
 
 @contextmanager
-def launch_environment(overrides: Sequence[str]) -> Iterator[None]:
+def launch_environment(overrides: Sequence[str], *, keep_group: bool = False) -> Iterator[None]:
     """Let Lightning start the other ranks of one job, and end with the block what it has launched.
 
     `overrides` are the job's own command line: Lightning starts ranks with that of this process,
     which in a sweep would run every job of it. Without the end of the process group and its
     variables, the next job would take itself for a rank that another process has started.
+    `keep_group` leaves the process group to an engine that lives in it until the process ends.
     """
     before = {name: os.environ.get(name) for name in LAUNCH_VARIABLES}
     arguments = sys.argv[1:]
@@ -128,7 +129,7 @@ def launch_environment(overrides: Sequence[str]) -> Iterator[None]:
     try:
         yield
     finally:
-        if dist.is_available() and dist.is_initialized():
+        if dist.is_available() and dist.is_initialized() and not keep_group:
             dist.destroy_process_group()
         sys.argv[1:] = arguments
         for name, value in before.items():

@@ -1,0 +1,43 @@
+"""The ranks of a run: what Lightning starts for it, and what ends with it."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+
+from actial.config import SamplerKind, StageName, TrainConfig
+from actial.config.command_line import quoted
+from actial.core.process import is_main_process
+from actial.training.distributed import launch_environment, num_ranks
+
+
+def launched(config: TrainConfig) -> AbstractContextManager[None]:
+    """Return the block in which the run may start ranks; they and their group end with it."""
+    return launch_environment(job_overrides(config), keep_group=has_colocated_engine(config))
+
+
+def job_overrides(config: TrainConfig) -> list[str]:
+    """Return the command line of this job of a sweep; [] outside of one."""
+    if not HydraConfig.initialized() or HydraConfig.get().mode is not RunMode.MULTIRUN:
+        return []
+    task = [word for word in HydraConfig.get().overrides.task if not word.startswith("run_dir=")]
+    return [*task, f"run_dir={quoted(config.run_dir)}"]
+
+
+def has_colocated_engine(config: TrainConfig) -> bool:
+    """Return whether the GRPO stage has an engine in each rank's process, in the ranks' group."""
+    return config.sampler.kind is SamplerKind.vllm and StageName.grpo in config.stages
+
+
+def teardown_distributed(config: TrainConfig) -> bool:
+    """Destroy the process group unless an engine of the GRPO stage lives in it.
+
+    Returns True on the rank that scores the models. An engine that starts only for scoring must not
+    see a group, or it would wait for the ranks that have left.
+    """
+    if num_ranks() > 1 and not has_colocated_engine(config):
+        torch.distributed.destroy_process_group()
+    return is_main_process()
