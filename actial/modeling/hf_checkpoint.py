@@ -116,7 +116,8 @@ def _make_saveable(generation: Any) -> None:
     transformers warns of them when it loads a checkpoint, and refuses to save one with them.
     """
     if generation is not None and not generation.do_sample:
-        defaults = GenerationConfig()
+        untyped: Any = GenerationConfig
+        defaults = untyped()
         for name in SAMPLING_SETTINGS:
             setattr(generation, name, getattr(defaults, name, None))
 

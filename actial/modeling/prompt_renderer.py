@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from transformers import AutoTokenizer
 from transformers.models.qwen2_vl import Qwen2VLImageProcessor
-from transformers.utils import cached_file
+from transformers.utils.hub import cached_file
 
 from actial.config import ModelConfig, PromptConfig
 from actial.core.errors import UserError
