@@ -1,120 +1,33 @@
-"""python -m actial.dashboard entity=NAME [project=actial] [group=KEY]: the wandb workspace of a project's runs, defined here.
+"""python -m actial.dashboard entity=NAME: save the wandb workspace of a project's runs.
 
-Needs the extra `sweeps` and a wandb account: runs that were logged offline are uploaded first, by `wandb sync RUN_DIR/wandb/offline-run-*`.
+Needs the extra `sweeps` and a wandb account. Runs that were logged offline are uploaded first, by
+`wandb sync RUN_DIR/wandb/offline-run-*`.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from actial.config import DashboardConfig
 from actial.config.hydra_app import hydra_command
 from actial.core.errors import UserError
-
-if TYPE_CHECKING:
-    from wandb_workspaces.workspaces import Workspace
-
-PANELS = {  # section -> (title, metrics as the trackers name them, what the axis says)
-    "SFT": [
-        ("loss", ["sft/loss"], "nats per token"),
-        (
-            "loss by question",
-            ["sft/loss/ego_translation", "sft/loss/object_translation", "sft/loss/ego_rotation"],
-            "nats per token",
-        ),
-        ("gradient norm", ["sft/grad_norm"], ""),
-    ],
-    "GRPO": [
-        (
-            "reward and its parts",
-            ["grpo/reward", "grpo/reward/format/mean", "grpo/reward/accuracy/mean"],
-            "",
-        ),
-        (
-            "accuracy, format, cut short",
-            [
-                "grpo/reward/accuracy/mean",
-                "grpo/reward/format/mean",
-                "grpo/completions/clipped_ratio",
-            ],
-            "share",
-        ),
-        ("KL to the reference", ["grpo/kl"], "nats per token"),
-        ("response length", ["grpo/completions/mean_length"], "tokens"),
-        ("entropy", ["grpo/entropy"], "nats per token"),
-        (
-            "gap between trainer and sampler",
-            [
-                "grpo/sampling/sampling_logp_difference/mean",
-                "grpo/sampling/sampling_logp_difference/max",
-            ],
-            "nats",
-        ),
-    ],
-    "Speed": [
-        ("SFT", ["sft/tokens_per_second"], "tokens per second"),
-        ("GRPO", ["grpo/tokens_per_second"], "tokens per second"),
-    ],
-}
-
-
-def workspace(config: DashboardConfig) -> Workspace:
-    """The workspace, not yet saved: a section per stage, runs grouped by `config.group` (a setting's full key) where it is given.
-
-    Raises UserError where wandb-workspaces is not installed.
-    """
-    try:
-        from wandb_workspaces import workspaces
-        from wandb_workspaces.reports import v2
-    except ModuleNotFoundError as error:
-        raise UserError(
-            "the dashboard needs wandb-workspaces: pip install -e '.[sweeps]'."
-        ) from error
-    sections = [
-        workspaces.Section(
-            name=name,
-            panels=[_panel(v2.LinePlot, *panel) for panel in panels],
-            is_open=name != "Speed",
-        )
-        for name, panels in PANELS.items()
-    ]
-    grouped: list[Any] = [workspaces.Config(config.group)] if config.group else []
-    runs = workspaces.RunsetSettings(groupby=grouped)
-    return workspaces.Workspace(
-        entity=config.entity,
-        project=config.project,
-        name=config.name,
-        sections=sections,
-        runset_settings=runs,
-    )
-
-
-def _panel(plot: type, title: str, metrics: list[str], unit: str) -> Any:
-    stage = metrics[0].partition("/")[0]
-    return plot(
-        title=title,
-        x=f"{stage}/step",
-        y=metrics,
-        title_x="step",
-        title_y=unit or None,
-        groupby_rangefunc="minmax",
-    )
+from actial.reporting.wandb_workspace import workspace
 
 
 @hydra_command("dashboard", folder_key=None)
 def main(config: DashboardConfig) -> None:
     """python -m actial.dashboard entity=NAME [project=actial] [group=KEY]
 
-    Saves the workspace to wandb: a section per stage, runs grouped by the setting KEY, such as cold_start.ratio.
+    Saves the workspace to wandb: a section per stage, runs grouped by the setting KEY, such as
+    cold_start.ratio.
     """
-    made = workspace(config)
+    unsaved = workspace(config)
     from wandb.errors import Error
 
     try:
-        print(made.save().url)
+        print(unsaved.save().url)
     except Error as error:
         raise UserError(
-            f"entity={config.entity}: wandb did not save the workspace ({error}): run `wandb login`, then this again."
+            f"entity={config.entity}: wandb did not save the workspace ({error}). "
+            "Run `wandb login`, then this command again."
         ) from error
 
 

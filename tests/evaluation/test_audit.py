@@ -11,7 +11,7 @@ import pytest
 from PIL import Image, ImageOps
 from scipy.ndimage import gaussian_filter
 
-import actial.audit
+import actial.audit.__main__
 from actial.core.errors import UserError
 from actial.evaluation.audit.certificate import audit_sets
 from actial.evaluation.audit.image_matches import describe, matching_images
@@ -167,7 +167,7 @@ def test_the_command_writes_a_certificate_and_a_page(tmp_path, monkeypatch, caps
     picture(generator).save(tmp_path / "b" / "2.png")
     words = [str(tmp_path / "a"), str(tmp_path / "b"), f"out={tmp_path / 'out'}"]
     monkeypatch.setattr(sys, "argv", ["actial.audit", *words])
-    actial.audit.main()
+    actial.audit.__main__.main()
     assert "leaks" in capsys.readouterr().out
     certificate = json.loads((tmp_path / "out/certificate.json").read_text())
     (images,) = [c for c in certificate["checks"] if c["name"] == "near-duplicate images"]

@@ -11,7 +11,7 @@ import pytest
 from scipy.stats import binomtest, ttest_rel
 from support.predictions import prediction
 
-import actial.compare
+import actial.compare.__main__
 from actial.core.errors import UserError
 from actial.evaluation.comparison import compare_models, mcnemar, sign_flip_test
 from actial.evaluation.score_files import ItemScore, ScoredModel, read_model
@@ -156,7 +156,7 @@ def test_the_command_writes_table_json_and_figure(tmp_path, monkeypatch, capsys)
     write_predictions(tmp_path / "b", [1, 0, 0, 1] * 20)
     words = [str(tmp_path / "a"), str(tmp_path / "b"), f"out={tmp_path / 'out'}", "resamples=200"]
     monkeypatch.setattr(sys, "argv", ["actial.compare", *words])
-    actial.compare.main()
+    actial.compare.__main__.main()
     assert "items show a gain of 2 points" in capsys.readouterr().out
     differences = json.loads((tmp_path / "out/comparison.json").read_text())
     assert [d["task"] for d in differences] == ["", "move", "turn"]

@@ -13,7 +13,7 @@ import hydra
 from actial.config import DashboardConfig, register
 from actial.config.hydra_app import typed
 from actial.core.paths import CONF
-from actial.dashboard import PANELS, workspace
+from actial.reporting.wandb_workspace import PANELS, workspace
 from actial.runs import run_index
 from actial.runs.run_dir import open_run
 from actial.runs.tracking import tracking

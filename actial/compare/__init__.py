@@ -1,0 +1,1 @@
+"""Compare two or more models on the same items."""
