@@ -179,7 +179,7 @@ class ViewPair:
         """
         fields = dict(fields)
         images = fields.get("images", ())
-        asked = fields.get("question_type")
+        question_type = fields.get("question_type")
         return cls(
             **{name: fields[name] for name in _PAIR_TEXTS if name in fields},
             uid=str(fields["uid"]),
@@ -192,14 +192,14 @@ class ViewPair:
             questions=tuple(
                 QuestionType(kind) for kind in fields.get("questions", PAPER_QUESTIONS)
             ),
-            question_type=None if asked is None else QuestionType(asked),
+            question_type=None if question_type is None else QuestionType(question_type),
             views=tuple(ViewDirection.from_json(view) for view in fields.get("views", ())),
             images=tuple(StoredImage.from_json(image) for image in images),
         )
 
     def to_json(self) -> dict[str, Any]:
         """Return the index entry, keys in the order of storage; without a place until stored."""
-        asked = self.question_type
+        question_type = self.question_type
         fields = {
             "schema": self.schema,
             "uid": self.uid,
@@ -215,7 +215,7 @@ class ViewPair:
             "geom": self.geometry.to_json(),
             "labels": self.labels.to_json(),
             "questions": [kind.value for kind in self.questions],
-            "question_type": None if asked is None else asked.value,
+            "question_type": None if question_type is None else question_type.value,
             "views": [view.to_json() for view in self.views],
             "attributes": self.attributes,
         }

@@ -296,8 +296,8 @@ def _without_questions(record: StoredRecord, outside: set[str]) -> StoredRecord 
     uids = _question_uids(record)
     if isinstance(record, QuestionRecord):
         return None if record.uid in outside else record
-    asked = zip(record.questions, uids, strict=True)
-    kinds = tuple(kind for kind, uid in asked if uid not in outside)
+    questions_with_uid = zip(record.questions, uids, strict=True)
+    kinds = tuple(kind for kind, uid in questions_with_uid if uid not in outside)
     return record.with_questions(kinds) if kinds else None
 
 

@@ -45,7 +45,7 @@ def evaluate_examples(
             BATCH_BYTES; the next ones are read meanwhile.
     """
     done = dict(log.done) if log else {}
-    asked: list[str] = []
+    pending_uids: list[str] = []
     batches = _batches(examples, batch_size)
     with (
         Progress(label, total=len(examples), unit="examples") as progress,
@@ -55,7 +55,7 @@ def evaluate_examples(
         while batch := reading.result():
             reading = reader.submit(next, batches, None)
             pairs = [(example, question) for example in batch for question in example.questions]
-            asked += [question.uid for _, question in pairs]
+            pending_uids += [question.uid for _, question in pairs]
             if unanswered := [
                 (example, question) for example, question in pairs if question.uid not in done
             ]:
@@ -64,7 +64,7 @@ def evaluate_examples(
                     log.append(fresh)
                 done |= {p.uid: p for p in fresh}
             progress.advance(len(batch))
-    return [done[uid] for uid in asked]
+    return [done[uid] for uid in pending_uids]
 
 
 def _ask(

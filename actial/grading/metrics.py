@@ -72,8 +72,8 @@ class Cell:
 
     def to_json(self) -> dict[str, float | int]:
         """Return floats, and the percentage in both printed forms (`round1`, `trunc1`)."""
-        shown = {"round1": round1(self.value), "trunc1": trunc1(self.value)}
-        return asdict(self) | {"value": float(self.value)} | shown
+        rounded = {"round1": round1(self.value), "trunc1": trunc1(self.value)}
+        return asdict(self) | {"value": float(self.value)} | rounded
 
     @classmethod
     def from_json(cls, entry: Mapping[str, Any]) -> Cell:

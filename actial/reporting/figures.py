@@ -89,8 +89,8 @@ def condition_figure(
         metric: the figure on the axis.
         chance: set -> accuracy of guessing, a vertical line.
     """
-    shown = means[(means["metric"] == metric) & (means["set"] != "training")]
-    names = [list(dict.fromkeys(shown[key])) for key in ("set", "condition", "model")]
+    selected = means[(means["metric"] == metric) & (means["set"] != "training")]
+    names = [list(dict.fromkeys(selected[key])) for key in ("set", "condition", "model")]
     sets, conditions, models = names
     label_inches = max([1.8, *(0.085 * len(condition) for condition in conditions)])
     width = 3.0 * max(1, len(sets)) + label_inches
@@ -100,7 +100,7 @@ def condition_figure(
         grid = figure.subplots(1, max(1, len(sets)), sharey=True, squeeze=False)[0]
         for axes, name in zip(grid, sets, strict=False):
             where = {"set": name, "metric": metric}
-            _condition_panel(axes, shown, table, where, conditions, models)
+            _condition_panel(axes, selected, table, where, conditions, models)
             if chance and name in chance:
                 share = 100 * chance[name]
                 axes.axvline(share, color="#b9bec6", lw=1.2, zorder=0, label="guessing")

@@ -136,8 +136,8 @@ def _pick(
 def _figure_row(name: str, cells: Sequence[Cell | None], kind: str = "") -> TableRow:
     present = [cell for cell in cells if cell]
     counts = sorted({str(cell.n) for cell in present})
-    shown = [_table_cell(cell, present) for cell in cells]
-    return TableRow(name, shown, kind, "/".join(counts))
+    formatted = [_table_cell(cell, present) for cell in cells]
+    return TableRow(name, formatted, kind, "/".join(counts))
 
 
 def _table_cell(cell: Cell | None, present: Sequence[Cell]) -> TableCell:

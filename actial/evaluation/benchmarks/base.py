@@ -126,10 +126,10 @@ class Source:
         )
 
     def _noted(self, name: str, path: Path) -> Path:
-        found = self.hashes[name] = file_sha256(path)
-        if self.pinned.get(name, found) != found:
+        digest = self.hashes[name] = file_sha256(path)
+        if self.pinned.get(name, digest) != digest:
             raise UserError(
-                f"{self.name}: {name} has sha256 {found}, pinned is {self.pinned[name]}: fetch the pinned revision or change the pin."
+                f"{self.name}: {name} has sha256 {digest}, pinned is {self.pinned[name]}: fetch the pinned revision or change the pin."
             )
         return path
 
@@ -151,9 +151,9 @@ class Benchmark:
     note: str = ""  # what a reader of its figures must know
 
 
-def require(table: str, found: Iterable[str], expected: Sequence[str]) -> None:
+def require(table: str, columns: Iterable[str], expected: Sequence[str]) -> None:
     """Refuse a table whose columns have changed."""
-    have = set(found)
+    have = set(columns)
     missing = [name for name in expected if name not in have]
     if missing:
         raise UserError(

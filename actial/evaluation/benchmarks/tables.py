@@ -155,9 +155,9 @@ def _groups(rows: Sequence[dict[str, str]], path: Path) -> dict[str, dict[str, A
 
 def picture_bytes(cell: Any) -> bytes:
     """A parquet image cell: raw bytes, or the hub's {"bytes": .., "path": ..}."""
-    found = cell.get("bytes") if isinstance(cell, dict) else cell
-    if not isinstance(found, bytes):
+    encoded = cell.get("bytes") if isinstance(cell, dict) else cell
+    if not isinstance(encoded, bytes):
         raise UserError(
             f"a picture cell holds {type(cell).__name__} without bytes: fetch the parquet file with embedded pictures."
         )
-    return found
+    return encoded

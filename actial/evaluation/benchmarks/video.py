@@ -165,12 +165,12 @@ def score_spar(predictions: Sequence[Prediction]) -> Scores:
     """Tasks, their mean, and the means of the low, middle and high levels."""
     tasks = metrics.accuracy_by(predictions, "type")
     levels = {"Low": SPAR_NUMERIC, "Middle": SPAR_MIDDLE, "High": SPAR_HIGH}
-    found = {
+    by_level = {
         level: [tasks[name] for name in names if name in tasks] for level, names in levels.items()
     }
     return {
         "overall": metrics.macro(list(tasks.values())),
-        "level": {level: metrics.macro(members) for level, members in found.items() if members},
+        "level": {level: metrics.macro(members) for level, members in by_level.items() if members},
         "type": tasks,
     }
 

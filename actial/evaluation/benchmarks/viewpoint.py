@@ -37,7 +37,7 @@ def _item(source: Source, number: int, row: dict[str, Any]) -> Item:
     texts = {
         turn.get("role", turn.get("from")): turn.get("content", turn.get("value")) for turn in turns
     }
-    asked = (texts.get("user") or texts.get("human") or "").replace("<image>", "").strip()
+    question_text = (texts.get("user") or texts.get("human") or "").replace("<image>", "").strip()
     answer = (texts.get("assistant") or texts.get("gpt") or "").strip()
     images = [
         source.picture(cell) if isinstance(cell, str) else picture_bytes(cell)
@@ -46,19 +46,21 @@ def _item(source: Source, number: int, row: dict[str, Any]) -> Item:
     item = Item(
         uid=f"{source.name}/{number}",
         images=images,
-        question=asked,
+        question=question_text,
         type="joint",
-        raw_prompt=asked,
+        raw_prompt=question_text,
         source_index=number,
     )
     if joint := JOINT.fullmatch(answer):
         item.open = {"metric": "joint", "answer": f"{joint[1]},{joint[2]}"}
         return item
     stem, options = inline_options(
-        asked.splitlines()[0] if "\n" not in asked else asked.rpartition("\n")[0]
+        question_text.splitlines()[0]
+        if "\n" not in question_text
+        else question_text.rpartition("\n")[0]
     )
     options = tuple(option.splitlines()[0].strip() for option in options)
-    item.question, item.options, item.type = stem, options, _kind(asked).value
+    item.question, item.options, item.type = stem, options, _kind(question_text).value
     item.answer_index = answer_position(answer, options, item.uid)
     return item
 
