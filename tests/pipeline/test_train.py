@@ -246,7 +246,7 @@ def test_a_run_is_not_continued_on_other_data(compose, tiny_set: Path, tmp_path:
     (mine / INDEX).write_bytes(b"".join(reversed(lines)))
     manifest = json.loads((mine / MANIFEST).read_text())
     (mine / MANIFEST).write_text(json.dumps(manifest | {"index_sha256": file_sha256(mine / INDEX)}))
-    with pytest.raises(UserError, match="begun with another data set viewpoint"):
+    with pytest.raises(UserError, match="started with another data set viewpoint"):
         train(compose(tmp_path / "run", *overrides))
     (mine / INDEX).write_bytes(b"".join(lines))
     (mine / MANIFEST).write_text(json.dumps(manifest))
@@ -315,7 +315,7 @@ def test_a_run_reuses_what_another_has_computed_and_ends_with_the_same_bytes(
 
     train(compose(runs / "both", "logger=none", f"stage_cache_dir={runs}"))
     said = capsys.readouterr().out
-    assert said.count("the same stage is finished") == 2
+    assert said.count("reused the same stage, finished") == 2
     assert (runs / "both/metrics.jsonl").read_bytes() == (alone / "metrics.jsonl").read_bytes()
     rollouts = sorted(path.name for path in (alone / "rollouts.parquet").glob("*"))
     assert sorted(path.name for path in (runs / "both/rollouts.parquet").glob("*")) == rollouts

@@ -192,7 +192,7 @@ def test_kl_in_the_reward_is_charged_to_the_completions(tmp_path):
     with torch.no_grad():
         now, then = (padded_logprobs(m, batch.prefix_groups, batch.images, module.policy.spec, banned=BANNED)
                      for m in (module.policy.core, module.policy.reference))  # fmt: skip
-    k3 = (then - now).exp() - (then - now) - 1
+    k3 = ((then - now).exp() - (then - now) - 1).clamp(max=kl.cap)
     lengths = [sample.length for sample in batch.samples]
     expected = [0.5 * float(part.sum()) for part in k3.split(lengths)]
     assert costs == pytest.approx(expected, abs=1e-4)
