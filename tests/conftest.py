@@ -1,4 +1,6 @@
-"""A small procedural data set and an untrained model of the tiny kind, made once for the whole run."""
+"""A small procedural data set and an untrained model of the tiny kind, made once for the
+whole run.
+"""
 
 from __future__ import annotations
 
@@ -80,7 +82,9 @@ def untrained_model(tiny_set: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture(scope="session")
 def spread_model(untrained_model: Path) -> Path:
-    """The untrained model with its weights spread so widely that attention and laws are far from uniform."""
+    """The untrained model with its weights spread so widely that attention and laws are far from
+    uniform.
+    """
     from support.engine_world import load_policy, shake
 
     policy = load_policy(untrained_model)

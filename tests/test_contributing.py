@@ -1,4 +1,6 @@
-"""CONTRIBUTING.md is executed: each walk is applied to a copy of the checkout and its commands run."""
+"""CONTRIBUTING.md is executed: each walk is applied to a copy of the checkout and its
+commands run.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Send a request to an OpenAI-compatible server again where that may help: one loop for all clients."""
+"""Send a request to an OpenAI-compatible server again where that may help: one loop for all
+clients.
+"""
 
 from __future__ import annotations
 
@@ -38,8 +40,8 @@ async def send_with_retries(
 ) -> Reply | None:
     """Return the reply of `send`, or None when every try failed.
 
-    Statuses 408, 409, 429 and 5xx, broken connections, timeouts and malformed replies (ValueError) are
-    tried again.
+    Statuses 408, 409, 429 and 5xx, broken connections, timeouts and malformed replies (ValueError)
+    are tried again.
 
     Args:
         send: sends the request and reads the reply.

@@ -299,7 +299,9 @@ def _trainer_memory(config: TrainConfig, stage: StageName, policy: Policy, load:
 
 
 def device_memory(config: TrainConfig) -> int:
-    """Bytes of one device, of `trainer.memory_gib` where there is none, or of this machine's RAM."""
+    """Bytes of one device, of `trainer.memory_gib` where there is none, or of this
+    machine's RAM.
+    """
     import torch
 
     if config.trainer.accelerator is not Accelerator.cpu:

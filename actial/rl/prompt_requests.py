@@ -26,7 +26,9 @@ class Renderer(Protocol):
 
 @dataclass(slots=True, kw_only=True)
 class PromptRequest:
-    """One prompt to sample from; those of one `position` of the stream are about the same images."""
+    """One prompt to sample from; those of one `position` of the stream are about the same
+    images.
+    """
 
     position: int
     prompt: Prompt

@@ -11,7 +11,9 @@ REAL_VOCAB = 151_936  # Qwen2.5-VL's
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """`steps` timed steps of the peer in each of `blocks` blocks, after `warm_up` steps, in each of `processes` fresh processes."""
+    """`steps` timed steps of the peer in each of `blocks` blocks, after `warm_up` steps, in each of
+    `processes` fresh processes.
+    """
 
     work: Work
     title: str

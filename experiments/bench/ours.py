@@ -39,7 +39,9 @@ OPTIM = {"lr": LR, "weight_decay": 0.0, "warmup_steps": 0, "grad_clip": 1.0}
 
 
 class AllPositions(Policy):
-    """Scores, beside what is wanted, every position of every padded sequence that the peer's head scores."""
+    """Scores, beside what is wanted, every position of every padded sequence that the peer's head
+    scores.
+    """
 
     def forward(self, batch: PackedBatch, distribution: Any, **options: Any) -> Any:
         count = len(batch.target_ids)
@@ -113,10 +115,16 @@ class Ours:
         estimator = KLEstimator.k3 if work.beta else KLEstimator.none
         reference = Reference.frozen_copy if work.beta else Reference.none
         stage = GRPOConfig(
-            steps=10**6, batch_size=1, group_size=work.group, max_tokens=work.length, loss=LossType.dapo, dual_clip=None,
-            advantage=AdvantageScale.none, kl=KLConfig(beta=work.beta, estimator=estimator, reference=reference),
+            steps=10**6,
+            batch_size=1,
+            group_size=work.group,
+            max_tokens=work.length,
+            loss=LossType.dapo,
+            dual_clip=None,
+            advantage=AdvantageScale.none,
+            kl=KLConfig(beta=work.beta, estimator=estimator, reference=reference),
             optim=OptimConfig(**OPTIM),
-        )  # fmt: skip
+        )
         sampler = HFSampler(
             policy, stop_ids=[renderer.stop_id], banned_ids=[]
         )  # nothing is sampled: completions are given
@@ -168,15 +176,28 @@ class Ours:
             prompt.uid, prompt.input_ids, list(range(len(prompt.images))), continuations
         )
         return RolloutBatch(
-            prefix_groups=[prefix_group], images=prompt.images, advantages=self.setting.advantages(step), sums={}, position=0,
-            sampler_logprobs=[[0.0] * len(continuation.input_ids) for continuation in continuations],  # only for the metrics of the gap
-        )  # fmt: skip
+            prefix_groups=[prefix_group],
+            images=prompt.images,
+            advantages=self.setting.advantages(step),
+            sums={},
+            position=0,
+            # only for the metrics of the gap
+            sampler_logprobs=[
+                [0.0] * len(continuation.input_ids) for continuation in continuations
+            ],
+        )
 
     def run(self, steps: int) -> list[dict[str, float]]:
         first, known = self.module.completed_steps, len(self.clock.rows)
         trainer = lightning.Trainer(
-            accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
-            enable_model_summary=False, use_distributed_sampler=False, callbacks=[self.clock],
-        )  # fmt: skip
+            accelerator="cpu",
+            max_epochs=1,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            callbacks=[self.clock],
+        )
         trainer.fit(self.module, step_loader(self.batch, first, first + steps))
         return self.clock.rows[known:]

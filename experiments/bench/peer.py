@@ -1,4 +1,6 @@
-"""TRL's side: its own trainers and loops; only sampling is replaced by given completions, and clocks are added."""
+"""TRL's side: its own trainers and loops; only sampling is replaced by given completions, and
+clocks are added.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,8 @@ from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 from trl.trainer.utils import selective_log_softmax_and_entropy
 
 STEPS = 64  # for which there is data
-# Our answers end with the end of the turn, TRL's with the template's newline behind it: without that newline the tokens are the same.
+# Our answers end with the end of the turn, TRL's with the template's newline behind it: without
+# that newline the tokens are the same.
 NO_LAST_NEWLINE = (
     "'<|im_end|>\\n' }}",
     "'<|im_end|>' }}{%- if not loop.last or add_generation_prompt -%}{{ '\\n' }}{%- endif -%}",
@@ -25,7 +28,9 @@ NO_LAST_NEWLINE = (
 
 
 class Clocked:
-    """Mixed into a trainer: one row per step, as our clock writes it. The optimiser's phase includes clipping."""
+    """Mixed into a trainer: one row per step, as our clock writes it. The optimiser's phase
+    includes clipping.
+    """
 
     rows: list[dict[str, float]]
 
@@ -82,9 +87,18 @@ class ReplayGRPO(Clocked, GRPOTrainer):
         return result
 
     def _plain(
-        self, model: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor, logits_to_keep: int, batch_size: Any = None, *,
-        compute_entropy: bool = False, compute_aux_loss: bool = False, num_images: Any = None, **inputs: Any,
-    ) -> Any:  # fmt: skip
+        self,
+        model: Any,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        logits_to_keep: int,
+        batch_size: Any = None,
+        *,
+        compute_entropy: bool = False,
+        compute_aux_loss: bool = False,
+        num_images: Any = None,
+        **inputs: Any,
+    ) -> Any:
         """The model's own forward with logits of the completions only."""
         given = {name: value for name, value in inputs.items() if value is not None}
         with self.accelerator.autocast():
@@ -120,11 +134,23 @@ class Peer:
         self.processor = AutoProcessor.from_pretrained(setting.folder, max_pixels=MAX_PIXELS)
         self.processor.chat_template = self.processor.chat_template.replace(*NO_LAST_NEWLINE)
         common: dict[str, Any] = {
-            "output_dir": str(scratch), "per_device_train_batch_size": work.samples, "learning_rate": LR, "lr_scheduler_type": "constant",
-            "weight_decay": 0.0, "max_grad_norm": 1.0, "optim": "adamw_torch_fused", "gradient_checkpointing": work.bf16,
-            "bf16": work.bf16, "save_strategy": "no", "logging_strategy": "no", "report_to": "none", "disable_tqdm": True,
-            "use_cpu": True, "dataloader_num_workers": 0, "remove_unused_columns": False,
-        }  # fmt: skip
+            "output_dir": str(scratch),
+            "per_device_train_batch_size": work.samples,
+            "learning_rate": LR,
+            "lr_scheduler_type": "constant",
+            "weight_decay": 0.0,
+            "max_grad_norm": 1.0,
+            "optim": "adamw_torch_fused",
+            "gradient_checkpointing": work.bf16,
+            "bf16": work.bf16,
+            "save_strategy": "no",
+            "logging_strategy": "no",
+            "report_to": "none",
+            "disable_tqdm": True,
+            "use_cpu": True,
+            "dataloader_num_workers": 0,
+            "remove_unused_columns": False,
+        }
         if work.kind == "sft":
             arguments = SFTConfig(**common, max_length=None, completion_only_loss=True)
             self.trainer: Any = OrderedSFT(
@@ -132,9 +158,16 @@ class Peer:
             )
         else:
             arguments = GRPOConfig(
-                **common, num_generations=work.group, max_completion_length=work.length, beta=work.beta, loss_type="dapo",
-                scale_rewards="none", use_bias_correction_kl=False, shuffle_dataset=False, steps_per_generation=1,
-            )  # fmt: skip
+                **common,
+                num_generations=work.group,
+                max_completion_length=work.length,
+                beta=work.beta,
+                loss_type="dapo",
+                scale_rewards="none",
+                use_bias_correction_kl=False,
+                shuffle_dataset=False,
+                steps_per_generation=1,
+            )
             ReplayGRPO.setting = setting
             self.trainer = ReplayGRPO(
                 model,
@@ -150,7 +183,9 @@ class Peer:
         return self.setting.rewards(self.trainer.state.global_step)
 
     def _data(self) -> Dataset:
-        """One row per prompt (GRPO) or per question (SFT), in conversational form; images are made when a row is read, as ours are."""
+        """One row per prompt (GRPO) or per question (SFT), in conversational form; images are made
+        when a row is read, as ours are.
+        """
         each = len(self._rows(0))
 
         def read(columns: dict[str, list[int]]) -> dict[str, list[Any]]:

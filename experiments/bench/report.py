@@ -43,7 +43,9 @@ def worst_parity(result: dict[str, Any], key: str) -> float:
 
 
 def has_parity(name: str, result: dict[str, Any]) -> bool:
-    """bf16 rounds the two orders of summation apart: that row is shown with its differences, and is no claim."""
+    """bf16 rounds the two orders of summation apart: that row is shown with its differences, and is
+    no claim.
+    """
     return (
         CELLS[name].work.bf16
         or max(worst_parity(result, "loss"), worst_parity(result, "grad_norm")) <= PARITY
@@ -51,7 +53,9 @@ def has_parity(name: str, result: dict[str, Any]) -> bool:
 
 
 def measured(name: str) -> str:
-    """GRPO is compared without the peer's processing of images and text; SFT by whole steps, loading included."""
+    """GRPO is compared without the peer's processing of images and text; SFT by whole steps,
+    loading included.
+    """
     return "whole" if CELLS[name].work.kind == "sft" else "update"
 
 
@@ -180,7 +184,9 @@ def missed(results: dict[str, Any]) -> list[str]:
 
 
 def figure(results: dict[str, Any], path: Path) -> None:
-    """Times faster over group size, trunk and completion length, beside the ratio of text tokens."""
+    """Times faster over group size, trunk and completion length, beside the ratio of text
+    tokens.
+    """
     import matplotlib
 
     matplotlib.use("Agg")

@@ -1,9 +1,12 @@
-"""Side by side with TRL 1.16 on the same tiny weights and tokens: parity first, then ratios, memory, phases and the limit of the machine.
+"""Side by side with TRL 1.16 on the same tiny weights and tokens: parity first, then ratios,
+memory, phases and the limit of the machine.
 
-    python experiments/bench/run.py MODELS_FOLDER OUT_FOLDER [--quick] [--only CELL ..] [--threads N]
+    python experiments/bench/run.py MODELS_FOLDER OUT_FOLDER [--quick] [--only CELL ..] [--threads
+    N]
 
-Every measurement runs in a fresh process. Writes results.json, results.md and curves.png into OUT_FOLDER; --quick takes single steps, to
-see that all of it runs. Exits 1 when a cell has no parity, or a ratio or the memory share misses its target.
+Every measurement runs in a fresh process. Writes results.json, results.md and curves.png into
+OUT_FOLDER; --quick takes single steps, to see that all of it runs. Exits 1 when a cell has no
+parity, or a ratio or the memory share misses its target.
 """
 
 from __future__ import annotations

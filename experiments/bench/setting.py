@@ -1,4 +1,6 @@
-"""What both systems are given: one random model folder, and prompts, images, completions and answers as functions of the step alone."""
+"""What both systems are given: one random model folder, and prompts, images, completions and
+answers as functions of the step alone.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ WORDS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """One workload; a GRPO step has one prompt with its group, an SFT step `pairs` view pairs with their questions."""
+    """One workload; a GRPO step has one prompt with its group, an SFT step `pairs` view pairs with
+    their questions.
+    """
 
     kind: str = "grpo"  # or "sft"
     pixels: int = 448  # side of each of the two images; 0 = a prompt of text alone
@@ -40,7 +44,8 @@ class Work:
     width: int = 128  # of the text model and the tower
     beta: float = 0.0  # weight of the k3 penalty against a frozen copy
     bf16: bool = False  # autocast, together with gradient checkpointing
-    plain_peer: bool = False  # TRL with its fused head bypassed: the model's own forward, logits of the completions only
+    # TRL with its fused head bypassed: the model's own forward, logits of the completions only
+    plain_peer: bool = False
     all_positions: bool = (
         False  # our head also scores every position that TRL's scores, with weight zero
     )
@@ -52,7 +57,9 @@ class Work:
 
 
 def save_model(folder: Path, vocab: int, width: int) -> None:
-    """Four text and four vision layers, windowed attention in all of the tower but its last block; the tokenizer of the tiny base."""
+    """Four text and four vision layers, windowed attention in all of the tower but its last block;
+    the tokenizer of the tiny base.
+    """
     with importlib.resources.as_file(
         importlib.resources.files("actial") / "assets" / "tiny_base"
     ) as base:
@@ -77,7 +84,9 @@ def model_folder(models: Path, work: Work) -> Path:
 
 
 class Setting:
-    """A workload on its model, in our terms; the peer's side derives its data set from the same examples."""
+    """A workload on its model, in our terms; the peer's side derives its data set from the same
+    examples.
+    """
 
     def __init__(self, work: Work, models: Path) -> None:
         self.work = work
@@ -115,7 +124,9 @@ class Setting:
         return np.random.default_rng((3, step)).random(self.work.group).tolist()
 
     def advantages(self, step: int) -> list[float]:
-        """Rewards centred in their group and not scaled, as both systems do under the option "none"."""
+        """Rewards centred in their group and not scaled, as both systems do under the option
+        "none".
+        """
         rewards = torch.tensor(self.rewards(step))
         return (rewards - rewards.mean()).tolist()
 

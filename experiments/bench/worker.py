@@ -1,4 +1,6 @@
-"""One fresh process of the benchmark, started by `run.py`: python worker.py NAME,.. speed|roofline|MEMORY_PART MODELS OUT.json [quick]"""
+"""One fresh process of the benchmark, started by `run.py`: python worker.py NAME,..
+speed|roofline|MEMORY_PART MODELS OUT.json [quick]
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,9 @@ def main(names: str, part: str, models: str, out: str, quick: str = "") -> None:
 
 
 def side_by_side(cell: Cell, models: Path) -> dict[str, Any]:
-    """Both systems in blocks A, B, B, A; the first blocks start from the same weights and read the same steps: their rows are compared."""
+    """Both systems in blocks A, B, B, A; the first blocks start from the same weights and read the
+    same steps: their rows are compared.
+    """
     with tempfile.TemporaryDirectory() as scratch:
         setting = Setting(cell.work, models)
         sides = {
@@ -62,7 +66,9 @@ def side_by_side(cell: Cell, models: Path) -> dict[str, Any]:
 
 
 def parity(peer: list[dict[str, float]], ours: list[dict[str, float]]) -> dict[str, float]:
-    """Largest relative difference over the first three steps; of a loss near zero, relative to a hundredth (rewards lie in 0..1)."""
+    """Largest relative difference over the first three steps; of a loss near zero, relative to a
+    hundredth (rewards lie in 0..1).
+    """
     pairs = list(zip(peer, ours, strict=False))[:3]
     return {
         "steps": len(pairs),
@@ -75,7 +81,9 @@ def parity(peer: list[dict[str, float]], ours: list[dict[str, float]]) -> dict[s
 
 
 def roofline(cell: Cell, models: Path) -> dict[str, float]:
-    """Best matrix-product rate of this build at the step's shapes, weighted by their operations, and what an ideal step needs at it."""
+    """Best matrix-product rate of this build at the step's shapes, weighted by their operations,
+    and what an ideal step needs at it.
+    """
     with tempfile.TemporaryDirectory() as scratch:
         ours = Ours(Setting(cell.work, models), Path(scratch))
     batch, policy = ours.batch(0), ours.module.policy
@@ -119,7 +127,9 @@ def timed(action: Callable[[], Any]) -> float:
 
 
 def peak_memory(part: str, models: Path) -> dict[str, float]:
-    """MiB that scoring the completions, forward and backward, adds to the process at its highest; a system's name: a whole step of it."""
+    """MiB that scoring the completions, forward and backward, adds to the process at its highest; a
+    system's name: a whole step of it.
+    """
     with tempfile.TemporaryDirectory() as scratch:
         setting = Setting(MEMORY, models)
         if part in SYSTEMS:
@@ -136,7 +146,9 @@ def chunked(policy: Any, batch: PackedBatch) -> None:
 
 
 def full_logits(policy: Any, batch: PackedBatch) -> None:
-    """The same trunk and branches, but the head in one piece with its graph kept: log-softmax over logits of all scored positions."""
+    """The same trunk and branches, but the head in one piece with its graph kept: log-softmax over
+    logits of all scored positions.
+    """
     states = hidden_states_at_targets(
         policy.core, batch, policy.config.attention, encode_images(policy.core, batch)
     )

@@ -1,11 +1,15 @@
-"""What actial.evaluate costs beyond the engine: the same questions through the command and as prepared requests to the same engine.
+"""What actial.evaluate costs beyond the engine: the same questions through the command and as
+prepared requests to the same engine.
 
-    python experiments/evaluate/run.py WORK_FOLDER [--requests 1000] [--max-tokens 64] [--model FOLDER] [--engine server|vllm]
+    python experiments/evaluate/run.py WORK_FOLDER [--requests 1000] [--max-tokens 64] [--model
+    FOLDER] [--engine server|vllm]
 
-`server`: vLLM's own OpenAI-compatible server on loopback, started here, without caches of prompts or pictures, so that every pass costs it
-the same. Engine-bound: all request bodies are made beforehand and sent by a bare HTTP client at the same concurrency. Measured: the whole
-`evaluate`, from reading the benchmark's file to report.html. `vllm`: the engine in this process; engine-bound is one call of its own
-`generate` with prepared prompts, measured is asking, grading, logging and scoring. Passes run in the order A B B A.
+`server`: vLLM's own OpenAI-compatible server on loopback, started here, without caches of prompts
+or pictures, so that every pass costs it the same. Engine-bound: all request bodies are made
+beforehand and sent by a bare HTTP client at the same concurrency. Measured: the whole `evaluate`,
+from reading the benchmark's file to report.html. `vllm`: the engine in this process; engine-bound
+is one call of its own `generate` with prepared prompts, measured is asking, grading, logging and
+scoring. Passes run in the order A B B A.
 """
 
 from __future__ import annotations

@@ -1,8 +1,10 @@
-"""Does the loader keep up with training? The quickstart's own SFT stage, its loader alone and its steps with their waits, measured.
+"""Does the loader keep up with training? The quickstart's own SFT stage, its loader alone and its
+steps with their waits, measured.
 
     python experiments/loader/run.py WORK_FOLDER [key=value ...]
 
-Takes the settings of actial.train (+experiment=quickstart); the data sets must be there (`make data`).
+Takes the settings of actial.train (+experiment=quickstart); the data sets must be there (`make
+data`).
 """
 
 from __future__ import annotations
@@ -30,7 +32,9 @@ WARM_UP = 2  # steps not counted: lazy imports, first pages of the shards
 
 
 class Waits(lightning.Callback):
-    """Seconds between the end of one step and the start of the next (waiting for data), and seconds of each step."""
+    """Seconds between the end of one step and the start of the next (waiting for data), and seconds
+    of each step.
+    """
 
     def __init__(self) -> None:
         self.waits: list[float] = []
@@ -49,7 +53,9 @@ class Waits(lightning.Callback):
 
 
 def loader_alone(job: Job, steps: int) -> list[float]:
-    """Seconds a batch: rows drawn, pictures read, checked and decoded, prompts rendered, in this process."""
+    """Seconds a batch: rows drawn, pictures read, checked and decoded, prompts rendered, in this
+    process.
+    """
     seconds = []
     for step in range(steps):
         begun = time.perf_counter()

@@ -1,9 +1,11 @@
-"""How the build's cost grows with the number of objects: a synthetic tree in MVImgNet's layout, then the command itself, measured.
+"""How the build's cost grows with the number of objects: a synthetic tree in MVImgNet's layout,
+then the command itself, measured.
 
     python experiments/scale/run.py WORK_FOLDER --objects 100 1000 10800
 
-Each object has its own poses, points and tracks (random arc, similarity and noise); its photos are hard links to 30 shared files, so the
-tree needs no disk and no rendering while every read, decode, resize and encode of the build is real.
+Each object has its own poses, points and tracks (random arc, similarity and noise); its photos are
+hard links to 30 shared files, so the tree needs no disk and no rendering while every read, decode,
+resize and encode of the build is real.
 """
 
 from __future__ import annotations
@@ -32,7 +34,9 @@ FRAMES, POINTS, CLASSES, SIZE, FOCAL = 30, 200, 200, (128, 96), 120.0
 
 
 def poses(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """R (n, 3, 3), t (n, 3) and points (m, 3) of one hand-held walk around an object, under a random similarity."""
+    """R (n, 3, 3), t (n, 3) and points (m, 3) of one hand-held walk around an object, under a
+    random similarity.
+    """
     a = np.radians(
         np.linspace(0, rng.uniform(120, 330), FRAMES)
         + rng.normal(0, 1.5, FRAMES)
@@ -134,7 +138,9 @@ def measured(command: list[str]) -> tuple[float, float, str]:
 
 
 def seconds_of(said: str, label: str) -> float:
-    """Time of one pass from its last progress line: "labels: 9/9 captures, 80 captures/s, took 1m02s"."""
+    """Time of one pass from its last progress line: "labels: 9/9 captures, 80 captures/s, took
+    1m02s".
+    """
     took = next(
         line.rsplit("took ", 1)[1]
         for line in said.splitlines()
@@ -157,7 +163,9 @@ def code_alone(photos: Path, count: int) -> float:
 
 
 def full_size_ms() -> float:
-    """Milliseconds of one process for a photo as phones take them: decode 1920 x 1080, shrink, encode for the default data set."""
+    """Milliseconds of one process for a photo as phones take them: decode 1920 x 1080, shrink,
+    encode for the default data set.
+    """
     from actial.config import ImageConfig
     from actial.core.image_codec import decode_bytes
     from actial.data.images import encode

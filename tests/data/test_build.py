@@ -1,4 +1,6 @@
-"""The whole build: from folders of photos to a finished set, whatever is wrong with some of them and whoever interrupts it."""
+"""The whole build: from folders of photos to a finished set, whatever is wrong with some of them
+and whoever interrupts it.
+"""
 
 import json
 import os
@@ -113,7 +115,9 @@ def test_several_processes_and_smaller_chunks_write_the_same_bytes(
 
 
 def test_the_audit_announces_what_leaks(finished):
-    """The photos of this world are the same noise in every capture: each held-out one was seen in training, and names its place."""
+    """The photos of this world are the same noise in every capture: each held-out one was seen in
+    training, and names its place.
+    """
     audit = json.loads((finished / "audit.json").read_text())
     assert audit["shared_groups"] == 0
     assert audit["shared_pictures"] > 10
@@ -320,7 +324,9 @@ def test_bad_settings_are_one_sentence(world, tmp_path, arguments, sentence, cap
 def test_parts_joined_are_the_one_machine_build_to_the_byte(
     world, finished, tmp_path, monkeypatch, capsys
 ):
-    """Three parts as the jobs of one Hydra multirun, in any order; a broken photo and the caps are counted alike."""
+    """Three parts as the jobs of one Hydra multirun, in any order; a broken photo and the caps are
+    counted alike.
+    """
     monkeypatch.setattr(build_pairs, "CHUNK", 2)
     out = tmp_path / "set"
     assert run("-m", *command(world, out, "build.num_shards=3", "build.shard=2,0,1")) == 0
@@ -445,7 +451,9 @@ REAL = Path(os.environ.get("ACTIAL_CAPTURES") or Path(__file__).parents[3] / "sh
     not REAL.is_dir(), reason="no real captures here: set ACTIAL_CAPTURES to their folder"
 )
 def test_real_photographs(tmp_path):
-    """Turntables, a hand-held walk and flash photos yield pairs; the one held at any roll is turned away by that name."""
+    """Turntables, a hand-held walk and flash photos yield pairs; the one held at any roll is turned
+    away by that name.
+    """
     source = SourceConfig(kind=SourceKind.colmap, root=str(REAL), ordered=False)
     build(
         config(

@@ -1,4 +1,6 @@
-"""Rows -> examples -> prompts and supervised trunks, on a small data set of the procedural world and an untrained tiny model."""
+"""Rows -> examples -> prompts and supervised trunks, on a small data set of the procedural world
+and an untrained tiny model.
+"""
 
 from __future__ import annotations
 

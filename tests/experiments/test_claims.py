@@ -114,15 +114,26 @@ def test_the_index_is_what_the_tables_say() -> None:
 @pytest.mark.parametrize(
     ("low", "high", "reach", "expect", "said"),
     [
-        (0.1, 0.2, 0.05, "above", "holds"), (0.1, 0.2, 0.11, "above", "leans to it"), (-0.1, 0.2, 0.3, "above", "open"),
-        (-0.2, -0.1, 0.05, "above", "contradicted"), (-0.2, -0.1, 0.2, "above", "leans against"),
-        (-0.2, -0.1, 0.05, "below", "holds"), (-0.2, -0.1, 0.2, "below", "leans to it"), (0.1, 0.2, 0.05, "below", "contradicted"),
-        (-0.1, 0.1, 0.2, "below", "open"), (-0.01, 0.0, 0.005, "kept", "holds"), (-0.01, 0.0, 0.02, "kept", "leans to it"),
-        (-0.10, 0.04, 0.2, "kept", "open"), (-0.2, -0.1, 0.05, "kept", "contradicted"), (-0.2, -0.1, 0.2, "kept", "leans against"),
-        (1.0, 1.0, 0.0, "all", "holds"), (0.5, 1.0, 0.1, "all", "open"), (0.0, 0.0, 0.0, "all", "contradicted"),
+        (0.1, 0.2, 0.05, "above", "holds"),
+        (0.1, 0.2, 0.11, "above", "leans to it"),
+        (-0.1, 0.2, 0.3, "above", "open"),
+        (-0.2, -0.1, 0.05, "above", "contradicted"),
+        (-0.2, -0.1, 0.2, "above", "leans against"),
+        (-0.2, -0.1, 0.05, "below", "holds"),
+        (-0.2, -0.1, 0.2, "below", "leans to it"),
+        (0.1, 0.2, 0.05, "below", "contradicted"),
+        (-0.1, 0.1, 0.2, "below", "open"),
+        (-0.01, 0.0, 0.005, "kept", "holds"),
+        (-0.01, 0.0, 0.02, "kept", "leans to it"),
+        (-0.10, 0.04, 0.2, "kept", "open"),
+        (-0.2, -0.1, 0.05, "kept", "contradicted"),
+        (-0.2, -0.1, 0.2, "kept", "leans against"),
+        (1.0, 1.0, 0.0, "all", "holds"),
+        (0.5, 1.0, 0.1, "all", "open"),
+        (0.0, 0.0, 0.0, "all", "contradicted"),
         (math.nan, math.nan, math.nan, "above", "open"),
     ],
-)  # fmt: skip
+)
 def test_a_verdict_is_where_the_intervals_lie(
     low: float, high: float, reach: float, expect: str, said: str
 ) -> None:

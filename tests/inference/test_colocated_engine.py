@@ -1,4 +1,6 @@
-"""What of the colocated engine can be seen without running it: which vLLM it accepts, and how it sleeps and wakes."""
+"""What of the colocated engine can be seen without running it: which vLLM it accepts, and how it
+sleeps and wakes.
+"""
 
 from __future__ import annotations
 
@@ -115,7 +117,9 @@ def test_raw_log_probabilities_are_refused() -> None:
 
 
 class CallsOfLLM:
-    """Notes what is asked of vLLM's LLM, in order. Sleeping needs a CUDA device, which tests do not have; its order does not."""
+    """Notes what is asked of vLLM's LLM, in order. Sleeping needs a CUDA device, which tests do not
+    have; its order does not.
+    """
 
     def __init__(self) -> None:
         self.calls: list[str] = []
@@ -166,7 +170,14 @@ def test_keys_and_values_wake_only_behind_the_transfer_and_memory_is_noted_at_ea
     engine.sleep()  # it sleeps already
     engine.load([("model.visual.merger.ln_q.weight", torch.zeros(1))])
     assert engine.llm.calls == [
-        "sleep 2", "empty allocator", "wake weights", "reload_weights", "empty allocator", "wake kv_cache",
-        "reset encoder cache", "reset mm cache", "reset prefix cache",
-    ]  # fmt: skip
+        "sleep 2",
+        "empty allocator",
+        "wake weights",
+        "reload_weights",
+        "empty allocator",
+        "wake kv_cache",
+        "reset encoder cache",
+        "reset mm cache",
+        "reset prefix cache",
+    ]
     assert engine.memory == {"asleep": 1.0, "weights_awake": 18.0, "kv_cache_awake": 50.0}

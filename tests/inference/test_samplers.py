@@ -1,4 +1,6 @@
-"""Sampling agrees with the policy's own scores and with transformers' generate, and never draws a banned id."""
+"""Sampling agrees with the policy's own scores and with transformers' generate, and never draws a
+banned id.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ FAMILIES = ("qwen2_5_vl", "qwen2_vl", "qwen3_vl")
 
 
 def make_prompts(policy, counts=(2, 0, 1, 3), *, seed=0) -> list[Prompt]:
-    """Prompts of different length with the given numbers of images; the first image is shared by all that have one."""
+    """Prompts of different length with the given numbers of images; the first image is shared by
+    all that have one.
+    """
     rng = random.Random(seed)
     images = [random_image(rng, policy, *size) for size in ((2, 3), (3, 2), (1, 1))]
     prompts = []

@@ -207,7 +207,9 @@ def test_samples_follow_the_distribution_whose_probabilities_are_reported(
 def test_our_part_costs_at_most_a_twentieth_of_the_engine_s(
     sampler: EngineSampler, renderer: PromptRenderer
 ) -> None:
-    """Processor time of the same requests through the sampler and handed to vLLM as they are, A B B A; other load can only add to it."""
+    """Processor time of the same requests through the sampler and handed to vLLM as they are, A B B
+    A; other load can only add to it.
+    """
     prompts, params = prompts_of(renderer, 32, seed=5), SamplingParams(max_tokens=24, seed=1)
     sampler.engine.synced_to = None  # an earlier test may have left these very weights in place
     sampler.generate(prompts, 8, params)
@@ -250,7 +252,9 @@ def test_our_part_costs_at_most_a_twentieth_of_the_engine_s(
 def test_a_folder_is_sampled_by_the_engine_without_a_policy(
     folder: Path, renderer: PromptRenderer, sampler: EngineSampler, monkeypatch
 ) -> None:
-    """Greedy tokens of the folder's weights, after another model's; none of them is loaded twice."""
+    """Greedy tokens of the folder's weights, after another model's; none of them is loaded
+    twice.
+    """
     prompts, params = prompts_of(renderer, 8), SamplingParams(temperature=0.0, max_tokens=8)
     expected = sampler.generate(prompts, 1, params)
     shake(sampler.source.policy, seed=4, scale=0.05)

@@ -1,4 +1,6 @@
-"""vLLM's own server as the sampler: agrees before and after a sync, is killed at work, and samples beside an update."""
+"""vLLM's own server as the sampler: agrees before and after a sync, is killed at work, and samples
+beside an update.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The server engine against processes that die, stall or never start; and, once, against vLLM's own server."""
+"""The server engine against processes that die, stall or never start; and, once, against vLLM's own
+server.
+"""
 
 from __future__ import annotations
 

@@ -57,7 +57,9 @@ def test_a_grpo_stage_trains_on_vllm_s_samples(
 def test_quickstart_s_grpo_stage_earns_the_same_reward_with_either_sampler(
     tiny_set: Path, tmp_path: Path
 ) -> None:
-    """Six steps from the tiny base. The same prompts, other samples: paired by prompt, the difference lies within its 99 % interval."""
+    """Six steps from the tiny base. The same prompts, other samples: paired by prompt, the
+    difference lies within its 99 % interval.
+    """
     register()
     settings = [f"data.sets.{name}.root={tiny_set}" for name in ("viewpoint", "sat")]
     settings += [

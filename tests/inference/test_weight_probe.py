@@ -1,4 +1,6 @@
-"""The check of an engine after each transfer: no refusal of a right one, each planted fault named."""
+"""The check of an engine after each transfer: no refusal of a right one, each planted fault
+named.
+"""
 
 from __future__ import annotations
 
@@ -66,7 +68,9 @@ def test_a_right_engine_in_bf16_is_not_refused(
 
 @pytest.fixture
 def plant(sampler: EngineSampler, renderer: PromptRenderer) -> Iterator[Callable[[], str]]:
-    """Sync in good order, change the weights, plant the fault (before calling), sync again: the message. Then mend the engine."""
+    """Sync in good order, change the weights, plant the fault (before calling), sync again: the
+    message. Then mend the engine.
+    """
     prompts, params = prompts_of(renderer, 2), SamplingParams(max_tokens=4)
     sampler.generate(prompts, 1, params)
     shake(sampler.source.policy, seed=2, scale=0.03)

@@ -430,7 +430,9 @@ def test_impossible_references_are_refused(lora, reference, message):
 
 @pytest.mark.parametrize("lora", [False, True])
 def test_saved_folder_is_a_plain_checkpoint(tmp_path, lora):
-    """Saved (adapters merged on a copy) and loaded again, it scores the same; other files come along."""
+    """Saved (adapters merged on a copy) and loaded again, it scores the same; other files come
+    along.
+    """
     source = tmp_path / "base"
     tiny_policy().core.save_pretrained(source)
     (source / "tokenizer.json").write_text("{}")

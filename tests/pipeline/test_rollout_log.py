@@ -27,9 +27,19 @@ VIEWS = [
 
 def sample(uid: str, member: int, reward: float) -> CompletionRecord:
     return CompletionRecord(
-        uid=uid, member=member, type="ego_rotation", question="Which way?", answer="A", text="<answer>A</answer>", letter="A",
-        finish="stop", length=2, terms={"accuracy": reward, "format": None}, reward=reward, advantage=reward - 0.5,
-    )  # fmt: skip
+        uid=uid,
+        member=member,
+        type="ego_rotation",
+        question="Which way?",
+        answer="A",
+        text="<answer>A</answer>",
+        letter="A",
+        finish="stop",
+        length=2,
+        terms={"accuracy": reward, "format": None},
+        reward=reward,
+        advantage=reward - 0.5,
+    )
 
 
 @pytest.fixture
@@ -41,10 +51,20 @@ def batch() -> RolloutBatch:
         PrefixGroup("b", [1, 3], [2, 1], list(continuations)),
     ]
     return RolloutBatch(
-        prefix_groups=prefix_groups, images=VIEWS, tags=["ego_rotation"] * 4, advantages=[0.5, -0.5, 0.5, -0.5], sums={}, position=2,
+        prefix_groups=prefix_groups,
+        images=VIEWS,
+        tags=["ego_rotation"] * 4,
+        advantages=[0.5, -0.5, 0.5, -0.5],
+        sums={},
+        position=2,
         sampler_logprobs=[[-0.1, -0.2], [-0.3, -0.4], [-0.5, -0.6], [-0.7, -0.8]],
-        samples=[sample("a", 0, 1.0), sample("a", 1, 0.0), sample("b", 0, 1.0), sample("b", 1, 0.0)],
-    )  # fmt: skip
+        samples=[
+            sample("a", 0, 1.0),
+            sample("a", 1, 0.0),
+            sample("b", 0, 1.0),
+            sample("b", 1, 0.0),
+        ],
+    )
 
 
 def test_logged_steps_read_as_one_table(batch: RolloutBatch, tmp_path: Path) -> None:

@@ -1,4 +1,6 @@
-"""Sweeps: every point of every ablation composes, builds and takes two steps; a failed job does not lose the others."""
+"""Sweeps: every point of every ablation composes, builds and takes two steps; a failed job does not
+lose the others.
+"""
 
 from __future__ import annotations
 
@@ -257,7 +259,9 @@ def test_an_experiment_that_sweeps_says_so_without_m() -> None:
 
 
 def test_several_experiments_are_one_sweep_each(tiny_set: Path, tmp_path: Path) -> None:
-    """In folders of their own; that the first one's jobs fail does not keep the second from being run."""
+    """In folders of their own; that the first one's jobs fail does not keep the second from being
+    run.
+    """
     settings = ["model.path=nowhere/sft/model", "benchmark=none", f"run_dir={tmp_path}/both"]
     settings += [f"data.sets.{name}.root={tiny_set}" for name in ("viewpoint", "sat")]
     done = train(

@@ -1,4 +1,6 @@
-"""The whole training command on a tiny set: both stages, the files it promises, determinism, interruption."""
+"""The whole training command on a tiny set: both stages, the files it promises, determinism,
+interruption.
+"""
 
 from __future__ import annotations
 

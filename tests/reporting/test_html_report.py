@@ -53,9 +53,12 @@ def run_folder(tmp_path, texts):
 
 def test_the_summary_has_a_line_for_each_figure(tmp_path):
     run_folder(tmp_path, {"base": "C is", "sft": ""})
-    assert [line.split("  ") [0] for line in summary(tmp_path).splitlines()] == [
-        "% correct", "held out", "held out, all of a pair correct", "held out, format compliance",
-    ]  # fmt: skip
+    assert [line.split("  ")[0] for line in summary(tmp_path).splitlines()] == [
+        "% correct",
+        "held out",
+        "held out, all of a pair correct",
+        "held out, format compliance",
+    ]
     assert summary(tmp_path).splitlines()[1].split()[-2:] == ["0.0", "100.0"]
 
 

@@ -1,4 +1,6 @@
-"""The GRPO step on a tiny model: exact gradients, references, off-policy updates, learning, and resume to the bit."""
+"""The GRPO step on a tiny model: exact gradients, references, off-policy updates, learning, and
+resume to the bit.
+"""
 
 from __future__ import annotations
 
@@ -58,10 +60,17 @@ def grpo_module(
 ) -> GRPOModule:
     config = GRPOConfig(
         **{
-            "steps": 3, "batch_size": 4, "group_size": 8, "max_tokens": 2, "kl": NO_KL, "loss": LossType.grpo,
-            "advantage": AdvantageScale.none, "optim": OptimConfig(**{"lr": 1e-2, "warmup_steps": 0, **(optim or {})}), **values,
+            "steps": 3,
+            "batch_size": 4,
+            "group_size": 8,
+            "max_tokens": 2,
+            "kl": NO_KL,
+            "loss": LossType.grpo,
+            "advantage": AdvantageScale.none,
+            "optim": OptimConfig(**{"lr": 1e-2, "warmup_steps": 0, **(optim or {})}),
+            **values,
         }
-    )  # fmt: skip
+    )
     policy = policy or tiny_policy(reference=config.kl.reference)
     renderer = WordRenderer(4)
     renderer.banned_ids = BANNED
@@ -79,7 +88,9 @@ def fit(module: GRPOModule, *callbacks) -> list[dict[str, float]]:
 
 
 def test_the_first_gradient_is_that_of_the_plain_forward(tmp_path):
-    """On-policy GRPO: the gradient is that of -sum over completions of A times the token mean, over all completions."""
+    """On-policy GRPO: the gradient is that of -sum over completions of A times the token mean, over
+    all completions.
+    """
     module = grpo_module(tmp_path, steps=1, optim={"grad_clip": 1e9})
     batch = module.make_batch(0)
     assert any(batch.advantages)
@@ -190,8 +201,10 @@ def test_kl_in_the_reward_is_charged_to_the_completions(tmp_path):
     task = [sample.terms["accuracy"] for sample in batch.samples]
     costs = [t - s.reward for t, s in zip(task, batch.samples, strict=True)]
     with torch.no_grad():
-        now, then = (padded_logprobs(m, batch.prefix_groups, batch.images, module.policy.spec, banned=BANNED)
-                     for m in (module.policy.core, module.policy.reference))  # fmt: skip
+        now, then = (
+            padded_logprobs(m, batch.prefix_groups, batch.images, module.policy.spec, banned=BANNED)
+            for m in (module.policy.core, module.policy.reference)
+        )
     k3 = ((then - now).exp() - (then - now) - 1).clamp(max=kl.cap)
     lengths = [sample.length for sample in batch.samples]
     expected = [0.5 * float(part.sum()) for part in k3.split(lengths)]
@@ -200,7 +213,9 @@ def test_kl_in_the_reward_is_charged_to_the_completions(tmp_path):
 
 @pytest.mark.parametrize("loss", list(LossType))
 def test_completions_of_no_and_one_token_count_as_they_are(tmp_path, loss):
-    """An empty completion has no token and no share in any denominator, whatever the split into micro-batches."""
+    """An empty completion has no token and no share in any denominator, whatever the split into
+    micro-batches.
+    """
 
     def sampler(*_, **__):
         return ScriptedSampler(
@@ -234,7 +249,9 @@ OFF = {"one_step_off": True, "importance": ImportanceSampling.token_truncate, "i
 
 
 class Watch(lightning.Callback):
-    """Keeps the weights and the batch of each step before its update, and what a checkpoint would hold before and after it."""
+    """Keeps the weights and the batch of each step before its update, and what a checkpoint would
+    hold before and after it.
+    """
 
     def __init__(self) -> None:
         self.weights, self.batches, self.kept = [], [], []
@@ -327,7 +344,9 @@ def test_a_mismatched_sampler_is_reported_or_stops_the_run(tmp_path):
 
 
 def test_a_step_whose_groups_are_all_uniform_changes_no_weight(tmp_path):
-    """No completion of one banned-to-EOS token can be right: nothing is kept, and the step is still counted."""
+    """No completion of one banned-to-EOS token can be right: nothing is kept, and the step is still
+    counted.
+    """
     module = grpo_module(
         tmp_path,
         steps=1,
@@ -367,11 +386,19 @@ def test_non_finite_rollout_batches_are_saved(tmp_path):
 
 
 def test_reward_rises(tmp_path):
-    """One token out of nine allowed, three of them answers: from a third or less to nearly always right."""
+    """One token out of nine allowed, three of them answers: from a third or less to nearly always
+    right.
+    """
     module = grpo_module(
-        tmp_path, steps=25, batch_size=6, group_size=8, max_tokens=1, advantage=AdvantageScale.group,
-        loss=LossType.dapo, optim={"grad_clip": 1.0},
-    )  # fmt: skip
+        tmp_path,
+        steps=25,
+        batch_size=6,
+        group_size=8,
+        max_tokens=1,
+        advantage=AdvantageScale.group,
+        loss=LossType.dapo,
+        optim={"grad_clip": 1.0},
+    )
     rows = fit(module)
     assert rows[0]["reward"] < 0.35
     assert sum(row["reward"] for row in rows[-3:]) / 3 > 0.8

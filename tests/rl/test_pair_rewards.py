@@ -1,4 +1,6 @@
-"""Beyond the paper: rewards over all questions of a pair, chains checked with the poses, groups whose half sees the photos reversed."""
+"""Beyond the paper: rewards over all questions of a pair, chains checked with the poses, groups
+whose half sees the photos reversed.
+"""
 
 from __future__ import annotations
 
@@ -68,7 +70,9 @@ def letter_of(question: Any, side: str) -> str:
 def roll_out(
     says: Any, example: Any = pair_at, terms: dict[str, float] | None = None, **values: Any
 ) -> RolloutBatch:
-    """One step in which `says(prompt uid, member)` is the side that is answered, in the right form."""
+    """One step in which `says(prompt uid, member)` is the side that is answered, in the
+    right form.
+    """
     renderer = WordRenderer(4)
     asked: dict[str, Any] = {}
 
@@ -111,7 +115,8 @@ def kind_of(uid: str) -> str:
     return uid.partition("@")[0].partition("#")[0].rpartition("/")[2]
 
 
-# ---------------------------------------------------------------- all questions of a pair in one step
+# ---------------------------------------------------------------- all questions of a pair in one
+# step
 
 
 def test_a_pair_is_asked_all_of_its_questions_behind_the_same_photos():
@@ -132,7 +137,9 @@ def test_a_pair_is_asked_all_of_its_questions_behind_the_same_photos():
 
 
 def test_answers_that_tell_one_motion_are_consistent_right_or_wrong():
-    """Left and right camera motions tell the same in all three questions; the last member of ego_rotation disagrees with all."""
+    """Left and right camera motions tell the same in all three questions; the last member of
+    ego_rotation disagrees with all.
+    """
     turned = {"left": "right", "right": "left"}
 
     def says(uid: str, member: int) -> str:
@@ -184,7 +191,9 @@ def test_questions_without_siblings_are_left_to_the_other_parts():
 
 
 def test_the_variance_filter_counts_examples():
-    """Of pair 0 one group of three has spread: it alone is trained on, and pair 0 is done; pair 1 is replaced by pair 2."""
+    """Of pair 0 one group of three has spread: it alone is trained on, and pair 0 is done; pair 1
+    is replaced by pair 2.
+    """
 
     def says(uid: str, member: int) -> str:
         spread = uid == "pair0/ego_rotation@0" or uid.endswith("@2")
@@ -206,7 +215,9 @@ def test_the_variance_filter_counts_examples():
 
 
 def test_half_of_a_group_sees_the_photos_reversed_and_one_baseline_serves_both():
-    """A policy that always says left is right in one half and wrong in the other: the group, not the prompt, has the spread."""
+    """A policy that always says left is right in one half and wrong in the other: the group, not
+    the prompt, has the spread.
+    """
     batch = roll_out(lambda uid, member: "left", counterfactual=True, batch_size=1)
     as_is, swapped = batch.prefix_groups
     assert swapped.uid == as_is.uid.replace("@", "#swap@")

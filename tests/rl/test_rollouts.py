@@ -1,4 +1,6 @@
-"""Rewards and rollouts: parts, gates, advantages, the variance filter and what over-long answers cost, in worked numbers."""
+"""Rewards and rollouts: parts, gates, advantages, the variance filter and what over-long answers
+cost, in worked numbers.
+"""
 
 from __future__ import annotations
 
@@ -127,7 +129,9 @@ def test_over_long_penalty(length, penalty):
 
 
 def test_batch_of_two_prompts_in_worked_numbers():
-    """Prompt 0 (answer A): rewards 1, .5, .5, 0. Prompt 1 (answer B): the same ids earn .5, 1, 0, 0."""
+    """Prompt 0 (answer A): rewards 1, .5, .5, 0. Prompt 1 (answer B): the same ids earn .5, 1, 0,
+    0.
+    """
     replies = [GOOD, WRONG, BARE, [11, EOS]]
     batch = rollouts_of(lambda position, member: replies[member], grpo_config()).make(
         step=0, position=0
@@ -212,7 +216,9 @@ def test_kept_samples_come_back_for_any_number_of_ranks(monkeypatch):
 
 
 def test_uniform_groups_are_replaced_from_the_stream():
-    """Even positions are uniform: of 0 1, 1 stays; then 2 (no), 3 (yes). Three refills would be allowed, two are needed."""
+    """Even positions are uniform: of 0 1, 1 stays; then 2 (no), 3 (yes). Three refills would be
+    allowed, two are needed.
+    """
     config = grpo_config(dynamic_sampling=DynamicSamplingConfig(enabled=True, max_rounds=3))
     rollouts = rollouts_of(
         lambda position, member: GOOD if position % 2 == 0 or member else [11, EOS], config
@@ -241,7 +247,9 @@ def test_refills_are_bounded_and_an_empty_batch_is_a_batch():
 
 
 def test_cut_answers_are_kept_masked_or_charged():
-    """Ten ids without an end: format and answer are missing, so the reward is 0 before the penalty."""
+    """Ten ids without an end: format and answer are missing, so the reward is 0 before the
+    penalty.
+    """
     script = lambda position, member: [11] * 12 if member == 0 else GOOD  # noqa: E731
     by_policy = {
         p: rollouts_of(script, grpo_config(overlong=p, batch_size=1)).make(0, 0) for p in Overlong

@@ -17,9 +17,12 @@ from actial.training.losses import Scores
 def scores(trainer: list[float], sampler: list[float], continuation: list[int]) -> Scores:
     count = max(continuation) + 1
     return Scores(
-        logprobs=torch.tensor(trainer), sampler_logprobs=torch.tensor(sampler), sequence_index=torch.tensor(continuation),
-        group_of_sequence=torch.zeros(count, dtype=torch.long), advantages=torch.zeros(count),
-    )  # fmt: skip
+        logprobs=torch.tensor(trainer),
+        sampler_logprobs=torch.tensor(sampler),
+        sequence_index=torch.tensor(continuation),
+        group_of_sequence=torch.zeros(count, dtype=torch.long),
+        advantages=torch.zeros(count),
+    )
 
 
 def summary(*parts: Scores) -> dict[str, float]:

@@ -1,4 +1,6 @@
-"""Small files in the published format of every benchmark. WRITERS: name -> function that writes them into a folder."""
+"""Small files in the published format of every benchmark. WRITERS: name -> function that writes
+them into a folder.
+"""
 
 from __future__ import annotations
 
@@ -65,7 +67,9 @@ def write_pictures(root: Path, *names: str) -> None:
 
 
 def threedsr_rows() -> list[dict[str, Any]]:
-    """A two-option question with its mirrored twin, and a four-option one, all in every rotation."""
+    """A two-option question with its mirrored twin, and a four-option one, all in every
+    rotation.
+    """
     base = {"question": "Which is higher?", "C": "", "D": "", "category": "height_higher"}
     four = {
         "A": "l",

@@ -95,7 +95,9 @@ def trainer_logprobs(
 
 
 def gap(sampler: EngineSampler, prompts: list[Prompt], temperature: float = 1.0) -> float:
-    """Largest difference between the engine's log-probabilities of its samples and the trainer's."""
+    """Largest difference between the engine's log-probabilities of its samples and the
+    trainer's.
+    """
     groups = sampler.generate(
         prompts, 2, SamplingParams(temperature=temperature, max_tokens=12, seed=1)
     )

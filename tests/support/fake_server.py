@@ -9,7 +9,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class FakeServer:
-    """Answers "B" as a chat completion, unless `misbehave(n, body)` returns (status, raw bytes, content type)."""
+    """Answers "B" as a chat completion, unless `misbehave(n, body)` returns (status, raw bytes,
+    content type).
+    """
 
     def __init__(self, misbehave=lambda n, body: None, content="B"):
         outer = self

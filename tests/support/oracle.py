@@ -53,7 +53,9 @@ def padded_logprobs(
 
 
 def gradients(model, logprobs: torch.Tensor, weights: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Gradient of the weighted sum for every parameter; ALIAS's embedding gradient is counted as IMAGE's."""
+    """Gradient of the weighted sum for every parameter; ALIAS's embedding gradient is counted as
+    IMAGE's.
+    """
     model.zero_grad(set_to_none=True)
     (logprobs * weights).sum().backward()
     actual = {

@@ -1,4 +1,6 @@
-"""Small posed captures on disk for the tests: cameras on an arc, under any similarity transform, in COLMAP's triple packed by hand."""
+"""Small posed captures on disk for the tests: cameras on an arc, under any similarity transform, in
+COLMAP's triple packed by hand.
+"""
 
 import struct
 from dataclasses import dataclass, field
@@ -15,7 +17,9 @@ FOCAL = 90.0
 
 @dataclass(kw_only=True)
 class Rig:
-    """Cameras (n,) around the origin before the similarity; degrees. `azimuth` grows to the camera's right."""
+    """Cameras (n,) around the origin before the similarity; degrees. `azimuth` grows to the
+    camera's right.
+    """
 
     azimuth: np.ndarray
     elevation: np.ndarray | float = 20.0
@@ -81,7 +85,9 @@ def pack_triple(
     size: tuple[int, int] = SIZE,
     noise_px: float = 0.3,
 ) -> dict[str, bytes]:
-    """cameras.bin, images.bin and points3D.bin: one SIMPLE_RADIAL camera, every point seen by every photo."""
+    """cameras.bin, images.bin and points3D.bin: one SIMPLE_RADIAL camera, every point seen by every
+    photo.
+    """
     rng = np.random.default_rng(0)
     R, t = rig.poses()
     world = rig.scale * rng.uniform(-0.4, 0.4, (points, 3)) @ rig.rotation.T + rig.shift
@@ -117,7 +123,9 @@ def write_capture(
     points: int = 120,
     exif_orientation: int | None = None,
 ):
-    """images/NNN.jpg and sparse/0 below `folder`; the photos are coloured noise that tells them apart."""
+    """images/NNN.jpg and sparse/0 below `folder`; the photos are coloured noise that tells them
+    apart.
+    """
     n = len(rig.azimuth)
     names = [f"{i:03d}.jpg" for i in range(n)]
     (folder / "images").mkdir(parents=True)

@@ -1,4 +1,6 @@
-"""A question world small enough for a tiny random model: ten words, three options, and a stream of examples."""
+"""A question world small enough for a tiny random model: ten words, three options, and a stream of
+examples.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +53,11 @@ def example_at(position: int, *, size: int = 32, mode: AnswerMode = AnswerMode.T
     noise = np.random.RandomState(rng.randrange(2**31))
     images = [noise.randint(0, 256, (size, size, 3), dtype=np.uint8) for _ in range(position % 3)]
     question = Question(
-        uid=f"q{position}", type=("turn", "move")[position % 2], text="?", options=("left", "right", "none"),
-        answer_index=position % 3, mode=mode,
-    )  # fmt: skip
+        uid=f"q{position}",
+        type=("turn", "move")[position % 2],
+        text="?",
+        options=("left", "right", "none"),
+        answer_index=position % 3,
+        mode=mode,
+    )
     return Example(uid=f"e{position}", images=images, questions=[question], task="toy")

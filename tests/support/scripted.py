@@ -1,4 +1,6 @@
-"""A policy that is a plain function: it sees what a model would see and returns text. Token ids are the text's bytes."""
+"""A policy that is a plain function: it sees what a model would see and returns text. Token ids are
+the text's bytes.
+"""
 
 from collections.abc import Callable
 

@@ -1,7 +1,9 @@
-"""A process that speaks the part of vLLM's server which ServerEngine uses: python scripted_server.py PORT FOLDER.
+"""A process that speaks the part of vLLM's server which ServerEngine uses: python
+scripted_server.py PORT FOLDER.
 
-Its samples depend on the request alone. Files in FOLDER steer it: `die` = end by SIGKILL during the next generation (and remove the file),
-`sleep` = answer generations after so many seconds; every path asked for is appended to `asked`.
+Its samples depend on the request alone. Files in FOLDER steer it: `die` = end by SIGKILL during the
+next generation (and remove the file), `sleep` = answer generations after so many seconds; every
+path asked for is appended to `asked`.
 """
 
 from __future__ import annotations

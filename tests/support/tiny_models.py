@@ -1,4 +1,6 @@
-"""Random-weight models of each family and random trunk batches, small enough to differentiate many times."""
+"""Random-weight models of each family and random trunk batches, small enough to differentiate many
+times.
+"""
 
 from __future__ import annotations
 
@@ -39,9 +41,15 @@ _IDS = {
 def tiny_config(family: str = "qwen2_5_vl", *, patch: int = 8):
     if family == "qwen2_5_vl":
         vision = {
-            "depth": 2, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "patch_size": patch,
-            "window_size": 4 * patch, "out_hidden_size": 64, "fullatt_block_indexes": [1],
-        }  # fmt: skip
+            "depth": 2,
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_heads": 2,
+            "patch_size": patch,
+            "window_size": 4 * patch,
+            "out_hidden_size": 64,
+            "fullatt_block_indexes": [1],
+        }
         return Qwen2_5_VLConfig(text_config=dict(_TEXT), vision_config=vision, **_IDS)
     if family == "qwen2_vl":
         vision = {
@@ -54,9 +62,15 @@ def tiny_config(family: str = "qwen2_5_vl", *, patch: int = 8):
         }
         return Qwen2VLConfig(text_config=dict(_TEXT), vision_config=vision, **_IDS)
     vision = {
-        "depth": 3, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "patch_size": patch,
-        "out_hidden_size": 64, "num_position_embeddings": 64, "deepstack_visual_indexes": [0, 1],
-    }  # fmt: skip
+        "depth": 3,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_heads": 2,
+        "patch_size": patch,
+        "out_hidden_size": 64,
+        "num_position_embeddings": 64,
+        "deepstack_visual_indexes": [0, 1],
+    }
     rope = {
         "rope_type": "default",
         "rope_theta": 10000.0,
@@ -68,7 +82,9 @@ def tiny_config(family: str = "qwen2_5_vl", *, patch: int = 8):
 
 
 def tiny_model(family: str = "qwen2_5_vl", *, seed: int = 0, patch: int = 8):
-    """Weights spread more widely than the library's default, so that attention is far from uniform."""
+    """Weights spread more widely than the library's default, so that attention is far from
+    uniform.
+    """
     torch.manual_seed(seed)
     model = AutoModelForImageTextToText.from_config(
         tiny_config(family, patch=patch), attn_implementation="sdpa"

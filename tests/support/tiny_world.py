@@ -1,4 +1,6 @@
-"""A small data set of the procedural world in shards, and an untrained tiny model that knows its words."""
+"""A small data set of the procedural world in shards, and an untrained tiny model that knows its
+words.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""A tiny supervised run: the loader, trainer and module that the tests of steps, checkpoints and stages share."""
+"""A tiny supervised run: the loader, trainer and module that the tests of steps, checkpoints and
+stages share.
+"""
 
 from __future__ import annotations
 

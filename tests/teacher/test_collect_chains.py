@@ -1,4 +1,6 @@
-"""Chains by a teacher, against a real HTTP server that speaks OpenAI's chat format and breaks in every way a server does."""
+"""Chains by a teacher, against a real HTTP server that speaks OpenAI's chat format and breaks in
+every way a server does.
+"""
 
 import base64
 import json
@@ -87,7 +89,9 @@ def truthful(prompt: str) -> str:
 
 
 class Server(ThreadingHTTPServer):
-    """Replies by `says`; before that, each prompt meets the faults of `plan` one after the other."""
+    """Replies by `says`; before that, each prompt meets the faults of `plan` one after the
+    other.
+    """
 
     daemon_threads = True
 

@@ -1,4 +1,6 @@
-"""A run killed at any step and resumed computes bit-identical losses; a checkpoint of another prompt is refused."""
+"""A run killed at any step and resumed computes bit-identical losses; a checkpoint of another
+prompt is refused.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,9 @@ class KillAt(lightning.Callback):
 
 
 def run(folder, kill_step: int = -1, number: int = signal.SIGKILL, dropout: float = 0.0) -> None:
-    """One process's life: resume, train, write losses; the signal comes from itself after `kill_step`."""
+    """One process's life: resume, train, write losses; the signal comes from itself after
+    `kill_step`.
+    """
     torch.manual_seed(1)
     torch.set_num_threads(1)
     with stop_requested() as stop, (folder / "losses.txt").open("a") as file:

@@ -1,4 +1,6 @@
-"""Two gloo processes compute what one does, with uneven work, image-free batches and different numbers of micro-batches."""
+"""Two gloo processes compute what one does, with uneven work, image-free batches and different
+numbers of micro-batches.
+"""
 
 from __future__ import annotations
 
@@ -77,10 +79,17 @@ def grpo_run(folder, *, sampler=None, **values):
     """Five prompts for two ranks, and a filter that keeps another number on each."""
     config = GRPOConfig(
         **{
-            "steps": STEPS, "batch_size": 5, "group_size": 4, "max_tokens": 1, "dynamic_sampling": DynamicSamplingConfig(enabled=True, max_rounds=2),
-            "advantage": AdvantageScale.group, "kl": KLConfig(beta=0.1), "optim": OptimConfig(lr=1e-2, warmup_steps=0), **values,
+            "steps": STEPS,
+            "batch_size": 5,
+            "group_size": 4,
+            "max_tokens": 1,
+            "dynamic_sampling": DynamicSamplingConfig(enabled=True, max_rounds=2),
+            "advantage": AdvantageScale.group,
+            "kl": KLConfig(beta=0.1),
+            "optim": OptimConfig(lr=1e-2, warmup_steps=0),
+            **values,
         }
-    )  # fmt: skip
+    )
     policy = tiny_policy(reference=Reference.frozen_copy, micro_batch_tokens=60)
     renderer = WordRenderer(4)
     renderer.banned_ids = BANNED
@@ -96,14 +105,18 @@ def grpo_run(folder, *, sampler=None, **values):
 
 
 def batch_run(folder):
-    """Advantages over the deviation of all ranks' rewards, of which one rank has three prompts and the other two."""
+    """Advantages over the deviation of all ranks' rewards, of which one rank has three prompts and
+    the other two.
+    """
     return grpo_run(
         folder, advantage=AdvantageScale.batch, dynamic_sampling=DynamicSamplingConfig()
     )
 
 
 def scripted_run(folder):
-    """Fixed completions, KL in the reward and two updates a batch: every forward pass that the stage knows."""
+    """Fixed completions, KL in the reward and two updates a batch: every forward pass that the
+    stage knows.
+    """
     sampler = ScriptedSampler(lambda prompt, member: [14 + member % 3, EOS], stop_ids=[EOS])
     kl = KLConfig(beta=0.1, place=KLPlace.reward)
     return grpo_run(
@@ -163,7 +176,9 @@ def run_ranks(
 
 @pytest.mark.parametrize(("build", "compared"), [(sft_run, STEPS), (grpo_run, 1), (batch_run, 1)])
 def test_two_ranks_equal_one(tmp_path, build, compared):
-    """Rollouts are compared in the first step only: later a rounding error may tip a sample over."""
+    """Rollouts are compared in the first step only: later a rounding error may tip a sample
+    over.
+    """
     (alone,) = run_ranks(build, tmp_path / "one", 1)
     first, second = run_ranks(build, tmp_path / "two", 2)
     assert first == second
@@ -180,7 +195,9 @@ def test_two_ranks_equal_one(tmp_path, build, compared):
 
 
 def test_sharded_ranks_equal_one_and_leave_whole_checkpoints(tmp_path):
-    """FSDP2 on two ranks; its checkpoint after two steps is taken up by one process, its model folder is a plain one."""
+    """FSDP2 on two ranks; its checkpoint after two steps is taken up by one process, its model
+    folder is a plain one.
+    """
     (alone,) = run_ranks(sft_run, tmp_path / "one", 1)
     first, second = run_ranks(sft_run, tmp_path / "two", 2, strategy="fsdp2", stop=2)
     (resumed,) = run_ranks(sft_run, tmp_path / "two", 1)
@@ -229,7 +246,9 @@ class CountingEngine:
 
 
 def sample_unevenly(folder, rank: int, ranks: int, port: int) -> None:
-    """In a second round, as of a refill, the second rank has nothing to ask; the weights changed before it."""
+    """In a second round, as of a refill, the second rank has nothing to ask; the weights changed
+    before it.
+    """
     torch.set_num_threads(1)
     os.environ.update(
         MASTER_ADDR="127.0.0.1",

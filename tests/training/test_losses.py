@@ -63,7 +63,8 @@ def test_nll_is_the_token_mean_of_the_step():
     assert float(masked_nll(logprobs[:1], 3.0) + masked_nll(logprobs[1:], 3.0)) == 2.0
 
 
-# Three completions in two groups, all ratios 1: token values are -A = (-1, -1, -1, -1), (2,), (-4, -4).
+# Three completions in two groups, all ratios 1: token values are -A = (-1, -1, -1, -1), (2,), (-4,
+# -4).
 LENGTHS, ADVANTAGES, GROUPS = (4, 1, 2), [1.0, -2.0, 4.0], [0, 0, 1]
 
 
@@ -160,7 +161,9 @@ REFERENCE = torch.tensor([-0.5, 0.2, 0.4, 1.0, -1.2], dtype=torch.float64).log_s
 def expected_gradient(
     estimator: KLEstimator, gradient: KLGradient, behaviour: torch.Tensor
 ) -> torch.Tensor:
-    """Gradient in the logits of the mean over `behaviour` samples, by enumeration of the 5-token vocabulary."""
+    """Gradient in the logits of the mean over `behaviour` samples, by enumeration of the 5-token
+    vocabulary.
+    """
     logits = LOGITS.clone().requires_grad_()
     log_p = logits.log_softmax(-1)
     scores = Scores(
@@ -227,7 +230,9 @@ def test_k1_and_k3_have_the_exact_kl_as_mean(estimator):
 
 
 def test_a_token_made_improbable_does_not_take_the_whole_step():
-    """k3 of log-ratios 1, 3 and 12 is 0.72, 16.1 and 162,742: what is beyond the cap counts as the cap, and pulls no more."""
+    """k3 of log-ratios 1, 3 and 12 is 0.72, 16.1 and 162,742: what is beyond the cap counts as the
+    cap, and pulls no more.
+    """
     scores = scores_of(
         [[1.0, 1.0, 1.0]], [0.0], [0], reference_logprobs=torch.tensor([1.0, 3.0, 12.0])
     )
@@ -289,7 +294,9 @@ def test_importance_correction_weighs_the_surrogate():
 
 
 def micro_batches(scores: Scores, parts: list[list[int]]):
-    """Scores of the given groups, branches renumbered, sharing the leaf tensor of log-probabilities."""
+    """Scores of the given groups, branches renumbered, sharing the leaf tensor of
+    log-probabilities.
+    """
     for groups in parts:
         continuations = torch.tensor([int(g) in groups for g in scores.group_of_sequence])
         tokens = continuations[scores.sequence_index]
@@ -336,8 +343,13 @@ def test_gradients_do_not_depend_on_the_split(variant, importance):
     config = grpo_config(loss=variant, importance=importance, dual_clip=3.0, kl=KLConfig(beta=0.1))
     found = []
     for parts in ([[0, 1, 2, 3]], [[0], [1], [2], [3]], [[3, 0], [2, 1]]):
-        total = sum((Denominators.count(s.sequence_index, s.group_of_sequence) for s in micro_batches(scores, parts)),
-                    start=Denominators(tokens=0, sequences=0, groups=0))  # fmt: skip
+        total = sum(
+            (
+                Denominators.count(s.sequence_index, s.group_of_sequence)
+                for s in micro_batches(scores, parts)
+            ),
+            start=Denominators(tokens=0, sequences=0, groups=0),
+        )
         assert (total.tokens, total.sequences, total.groups) == (23, 7, 4)
         results = [policy_gradient(s, config, total) for s in micro_batches(scores, parts)]
         loss = sum(result[0] for result in results)

@@ -1,4 +1,6 @@
-"""The supervised step: equal to plain PyTorch, independent of the micro-batch split, and stopped by what is not finite."""
+"""The supervised step: equal to plain PyTorch, independent of the micro-batch split, and stopped by
+what is not finite.
+"""
 
 from __future__ import annotations
 
@@ -102,7 +104,9 @@ def test_a_non_finite_gradient_stops_before_the_weights_and_saves_the_batch(tmp_
 
 
 def test_a_crash_is_replayed_from_its_folder(tmp_path):
-    """Weights that two steps have moved; the third one's image is too much for them: batch and state give the same numbers again."""
+    """Weights that two steps have moved; the third one's image is too much for them: batch and
+    state give the same numbers again.
+    """
 
     def poisoned(step, policy):
         with torch.no_grad():

@@ -22,7 +22,9 @@ class Unsized(torch.utils.data.IterableDataset):
 
 @pytest.mark.parametrize("sized", [True, False])
 def test_a_sized_loader_is_read_after_the_update_before_it(tmp_path, sized):
-    """Batch t must be drawn from weights that step t - 1 has updated; without a length it would be one step off-policy."""
+    """Batch t must be drawn from weights that step t - 1 has updated; without a length it would be
+    one step off-policy.
+    """
     module = sft_module(tmp_path, steps=3)
     completed_when_fetched = []
 
@@ -40,7 +42,9 @@ def test_a_sized_loader_is_read_after_the_update_before_it(tmp_path, sized):
 
 
 def test_a_loader_that_starts_late_delivers_what_an_uninterrupted_one_would(tmp_path):
-    """Loader state is the step's number, so nothing depends on Lightning's own, which estimated_stepping_batches drops."""
+    """Loader state is the step's number, so nothing depends on Lightning's own, which
+    estimated_stepping_batches drops.
+    """
     module = sft_module(tmp_path)
     whole = [
         b.prefix_groups[0].uid for b in step_loader(lambda s: sft_batch(s, module.policy), 0, 6)
@@ -52,7 +56,9 @@ def test_a_loader_that_starts_late_delivers_what_an_uninterrupted_one_would(tmp_
 
 
 def test_the_last_step_of_a_short_epoch_is_not_rescaled(tmp_path):
-    """Three micro-batches in every step, the last included: gradients come from denominators, not from a window's length."""
+    """Three micro-batches in every step, the last included: gradients come from denominators, not
+    from a window's length.
+    """
     single = fit_sft(sft_module(tmp_path, steps=2))
     module = sft_module(tmp_path, steps=2)
     module.model_config.micro_batch_tokens = 1
@@ -75,7 +81,9 @@ def test_the_batch_reaches_the_step_untouched(tmp_path):
 
 
 def test_reading_a_loader_leaves_the_global_random_state_alone(tmp_path):
-    """Otherwise a resumed run, which starts its iterator at another step, would drop out other units."""
+    """Otherwise a resumed run, which starts its iterator at another step, would drop out other
+    units.
+    """
     module = sft_module(tmp_path)
     before = torch.get_rng_state()
     list(step_loader(lambda s: sft_batch(s, module.policy), 0, 2))

@@ -1,4 +1,6 @@
-"""Closed-form checks of the geometry: every expected number is worked out by hand or by an independent formula."""
+"""Closed-form checks of the geometry: every expected number is worked out by hand or by an
+independent formula.
+"""
 
 import numpy as np
 import pytest
@@ -12,7 +14,9 @@ ORIGIN = np.zeros(3)
 
 
 def camera(position, target=ORIGIN, *, roll=0.0, turn=0.0, up=UP):
-    """OpenCV (R, C) of a camera that looks at `target`; `turn` adds degrees of heading to the right, `roll` turns the picture."""
+    """OpenCV (R, C) of a camera that looks at `target`; `turn` adds degrees of heading to the
+    right, `roll` turns the picture.
+    """
     forward = g.unit(np.asarray(target, float) - position)
     forward = Rotation.from_rotvec(-np.radians(turn) * up).apply(forward)
     right = g.unit(np.cross(forward, up))
@@ -21,7 +25,9 @@ def camera(position, target=ORIGIN, *, roll=0.0, turn=0.0, up=UP):
 
 
 def on_orbit(angle, *, elevation=0.0, rho=1.0, **held):
-    """Camera at `angle` degrees to the right of (0, -rho, 0) around the origin, counter-clockwise from above."""
+    """Camera at `angle` degrees to the right of (0, -rho, 0) around the origin, counter-clockwise
+    from above.
+    """
     a, e = np.radians(angle), np.radians(elevation)
     return camera(rho * np.array([np.sin(a), -np.cos(a), np.tan(e)]), **held)
 
@@ -180,7 +186,9 @@ def test_t12_an_object_beside_the_aim_is_found_by_rays_at_it_not_by_the_axes():
 
 
 def test_t12_axes_instead_of_masks_turn_80_into_76():
-    """Aim beside the object: cameras at +-40 degrees about the object aim 0.25 rho beyond it on the bisector."""
+    """Aim beside the object: cameras at +-40 degrees about the object aim 0.25 rho beyond it on the
+    bisector.
+    """
     target, aim = ORIGIN, np.array([0.0, 0.25, 0.0])
     cams = [
         camera(np.array([np.sin(np.radians(a)), -np.cos(np.radians(a)), 0]), aim) for a in (-40, 40)

@@ -1,4 +1,6 @@
-"""Choice of pairs: spread over the angle, orientation by hash, splits by object, rows that say what the geometry says."""
+"""Choice of pairs: spread over the angle, orientation by hash, splits by object, rows that say what
+the geometry says.
+"""
 
 from dataclasses import replace
 
@@ -45,7 +47,9 @@ def test_rows_tell_the_truth_about_their_photos():
 
 
 def test_views_are_named_from_the_object_s_front():
-    """Camera 0 stands at (0, -rho, 0); the object faces it, so a camera 40 degrees to its right stands at azimuth 40."""
+    """Camera 0 stands at (0, -rho, 0); the object faces it, so a camera 40 degrees to its right
+    stands at azimuth 40.
+    """
     similarity = random_similarity(np.random.default_rng(8))
     front = similarity["rotation"] @ np.array([0.0, -1, 0])
     rows = rows_of(
@@ -95,7 +99,9 @@ def test_another_seed_draws_other_pairs():
 
 
 def test_swapping_the_photos_would_flip_every_label():
-    """The same capture walked the other way gives, for the same ordered photos, the opposite labels."""
+    """The same capture walked the other way gives, for the same ordered photos, the opposite
+    labels.
+    """
     there = {r.frame_names: r.labels for r in rows_of(arc(24, span=200.0))}
     back = {r.frame_names: r.labels for r in rows_of(Rig(azimuth=-np.linspace(0, 200, 24)))}
     assert there.keys() == back.keys()

@@ -26,7 +26,9 @@ def reasons(rig: Rig, **options) -> tuple[str, ...]:
 
 
 def pair_failures(first: dict, second: dict, **gates) -> set[str]:
-    """Gates failed by a pair of views, seen from a capture whose other views make up and centre certain."""
+    """Gates failed by a pair of views, seen from a capture whose other views make up and centre
+    certain.
+    """
     n = 30
     rig = arc(n, span=150.0)
     columns = {}
@@ -100,7 +102,9 @@ def test_elevation_drift_explains_a_disagreement_of_the_two_ups():
 @pytest.mark.parametrize("span", [90, 150, 250, 340])
 @pytest.mark.parametrize("elevation", [0.0, 20.0])
 def test_a_roll_that_grows_steadily_costs_the_degrees_but_never_turns_a_side(span, elevation):
-    """From -80 to 80 on a level orbit: about a tilted up it looks like a camera whose elevation drifts, which once excused it."""
+    """From -80 to 80 on a level orbit: about a tilted up it looks like a camera whose elevation
+    drifts, which once excused it.
+    """
     n = 24
     rig = arc(n, span=span, elevation=elevation, roll=np.linspace(-80, 80, n))
     turned_away = GateConfig(
@@ -331,7 +335,9 @@ def wrapped(degrees: np.ndarray) -> np.ndarray:
 def test_two_hundred_noisy_captures_under_random_similarities_are_labelled_without_a_mistake(
     tmp_path,
 ):
-    """Hand shake in the motion, errors in the reconstruction: sides agree with the truth in every accepted pair, degrees within 3 (p95)."""
+    """Hand shake in the motion, errors in the reconstruction: sides agree with the truth in every
+    accepted pair, degrees within 3 (p95).
+    """
     rng = np.random.default_rng(11)
     wrong = total = good = usable = 0
     errors, turns = [], []

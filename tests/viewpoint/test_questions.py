@@ -159,7 +159,9 @@ def test_the_slip_of_the_papers_template_is_caught():
 
 
 def test_the_slip_of_figure_a2_is_caught():
-    """Camera moved right; the derivation places it on the wrong side of the object before the right conclusion."""
+    """Camera moved right; the derivation places it on the wrong side of the object before the right
+    conclusion.
+    """
     text = "Seen from the object it moved to the right. Therefore, seen from the object the camera moved to the left."
     assert [c.reason for c in contradictions(text, view_pair(60.0))] == ["object_translation"]
 
