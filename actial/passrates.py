@@ -8,7 +8,7 @@ from actial.config.hydra_app import hydra_command
 
 @hydra_command("passrates", folder_key="out")
 def main(config: PassRatesConfig) -> None:
-    """python -m actial.passrates set=NAME model=NAME [model.path=DIR] out=DIR [samples=16] [key=value ...]
+    """python -m actial.passrates set=NAME model=NAME out=DIR [samples=16] [key=value ...]
 
     Asks the model every training question of a set several times and counts the correct answers.
     Writes out/passrates.jsonl, to be named by data.sets.NAME.pass_rates in training; run the same

@@ -10,7 +10,7 @@ from actial.core.atomic_io import write_json
 
 
 def score(config: ScoreConfig) -> None:
-    """Grade a predictions file against the benchmark's own files; write scores.json and report.html.
+    """Grade a predictions file; write scores.json and report.html.
 
     Our own predictions are graded anew from their raw text, so another reader (`compat`) needs no
     model.
@@ -56,7 +56,7 @@ def score(config: ScoreConfig) -> None:
 
 @hydra_command("score", folder_key="out")
 def main(config: ScoreConfig) -> None:
-    """python -m actial.score benchmark=NAME benchmark.root=DIR predictions=FILE out=DIR [compat=MODE]
+    """python -m actial.score benchmark=NAME benchmark.root=DIR predictions=FILE out=DIR
 
     FILE: our predictions.jsonl, lmms-eval's *_samples_*.jsonl, or VLMEvalKit's predictions as
     .xlsx, .tsv or .json.

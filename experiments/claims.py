@@ -99,7 +99,7 @@ class Sweep:
 @dataclass(slots=True, frozen=True)
 class Claim:
     name: str
-    facts: dict[str, Any]  # claim.yaml
+    content: dict[str, Any]  # claim.yaml
     sweeps: dict[str, Sweep]  # the first is what checks are about that name none
 
     @property
@@ -112,19 +112,19 @@ def load(name: str) -> Claim:
     path = ROOT / name / "claim.yaml"
     if not path.exists():
         raise UserError(f"no claim is called {name}: there are {', '.join(names())}.")
-    facts: Any = OmegaConf.to_container(OmegaConf.load(path))
-    found = {key: value or {} for key, value in facts["sweeps"].items()}
+    content: Any = OmegaConf.to_container(OmegaConf.load(path))
+    result = {key: value or {} for key, value in content["sweeps"].items()}
     sweeps = {
         key: Sweep(
             experiment=key,
             words=tuple(value.get("words", ())),
             more=tuple(tuple(own) for own in value.get("more", ())),
-            out=path.parent if len(found) == 1 else path.parent / key,
+            out=path.parent if len(result) == 1 else path.parent / key,
             against=value.get("against"),
         )
-        for key, value in found.items()
+        for key, value in result.items()
     }
-    return Claim(name, facts, sweeps)
+    return Claim(name, content, sweeps)
 
 
 def names() -> list[str]:
@@ -160,8 +160,8 @@ def _jobs(experiment: str, words: Sequence[str]) -> list[tuple[str, ...]]:
     overrides = OverridesParser.create().parse_overrides(
         [f"{key}={value}" for key, value in chosen.items()]
     )
-    (found,) = BasicSweeper.split_arguments(overrides, None)
-    return [tuple(job) for job in found]
+    (result,) = BasicSweeper.split_arguments(overrides, None)
+    return [tuple(job) for job in result]
 
 
 def needed(claims: Sequence[Claim]) -> Iterator[Sweep]:
@@ -195,19 +195,19 @@ def cost(points: Sequence[tuple[str, tuple[str, ...]]]) -> str:
 # ---------------------------------------------------------------- verdicts
 
 
-def verdict(found: dict[str, float], expect: str) -> str:
+def verdict(result: dict[str, float], expect: str) -> str:
     """One of KINDS for a difference as from analysis.compare; expect: above or below zero, "kept" (above -MARGIN), or "all" (a share of 1).
 
     It holds, or is contradicted, where Student's interval over seeds lies on one side; where only the bootstrap's does, it leans: with
     three seeds that is no more than all of them on one side, which chance gives one time in four.
     """
-    if found["low"] != found["low"]:
+    if result["low"] != result["low"]:
         return "open"  # a single seed
     if expect == "all":
-        return "holds" if found["low"] == 1 else "contradicted" if found["high"] == 0 else "open"
+        return "holds" if result["low"] == 1 else "contradicted" if result["high"] == 0 else "open"
     side, moved = (-1, 0.0) if expect == "below" else (1, MARGIN if expect == "kept" else 0.0)
     (low, high), (t_low, t_high) = (
-        sorted(side * found[name] + moved for name in pair)
+        sorted(side * result[name] + moved for name in pair)
         for pair in (("low", "high"), ("t_low", "t_high"))
     )
     if low > 0 or high < 0:
@@ -225,7 +225,7 @@ def checked(claim: Claim, tables: dict[str, pd.DataFrame]) -> list[list[str]]:
     A condition "*" on the left stands for each of the sweep; on the right then stands the same condition, or the one that is named.
     """
     lines = []
-    for check in claim.facts["checks"]:
+    for check in claim.content["checks"]:
         table = tables.get(check.get("sweep", next(iter(claim.sweeps))))
         if table is None:
             lines.append([check["say"], "", "", "not run yet"])
@@ -246,12 +246,12 @@ def checked(claim: Claim, tables: dict[str, pd.DataFrame]) -> list[list[str]]:
                 continue  # a condition against itself
             said = f"{condition}: {check['say']}" if condition else check["say"]
             try:
-                found = seed_statistics.compare(table, *where)
+                result = seed_statistics.compare(table, *where)
             except UserError:
                 lines.append([said, "", "", "not run yet"])
                 continue
-            shown = figure_text(found, scale(cells[0]["metric"]), signed=len(cells) > 1)
-            lines.append([said, shown, str(found["seeds"]), verdict(found, check["expect"])])
+            printed = figure_text(result, scale(cells[0]["metric"]), signed=len(cells) > 1)
+            lines.append([said, printed, str(result["seeds"]), verdict(result, check["expect"])])
     return lines
 
 
@@ -266,7 +266,7 @@ def read_tables(claim: Claim) -> dict[str, pd.DataFrame]:
 
 def readme(claim: Claim) -> str:
     """README.md of a claim, from claim.yaml, the committed tables and notes.md."""
-    facts, sweeps = claim.facts, claim.sweeps
+    content, sweeps = claim.content, claim.sweeps
     tables = read_tables(claim)
     words = read_words(claim)
     points = [point for sweep in sweeps.values() for point in planned(sweep, words)]
@@ -287,16 +287,16 @@ def readme(claim: Claim) -> str:
     ]
     notes = claim.folder / "notes.md"
     parts = [
-        f"# {facts['title']}",
-        f"**Question.** {facts['question']}",
-        f"**The paper.** {facts['paper']}",
+        f"# {content['title']}",
+        f"**Question.** {content['question']}",
+        f"**The paper.** {content['paper']}",
         f"**Command.** `{' '.join(['python experiments/claims.py', claim.name, *words])}`, after `make data`; it runs\n\n```sh\n"
         + "\n".join(commands)
         + "\n```",
         f"**Cost.** {cost(points)} of the quickstart's size{smaller}; what they share is computed once.{measured}",
         "**Result.** Not run yet."
         if not tables
-        else f"**Result.** {facts.get('reading', DIFFERENCES)} {VERDICTS}",
+        else f"**Result.** {content.get('reading', DIFFERENCES)} {VERDICTS}",
         markdown(["what is said", "difference", "seeds", "verdict"], checked(claim, tables)),
         "**Tables.** " + ", ".join(links) if links else "",
         notes.read_text().strip() if notes.exists() else "",
@@ -311,7 +311,7 @@ def index(claims: Sequence[Claim]) -> str:
         verdicts = Counter(line[-1] for line in checked(claim, read_tables(claim)))
         rows.append(
             [
-                f"[{claim.facts['title']}]({claim.name}/README.md)",
+                f"[{claim.content['title']}]({claim.name}/README.md)",
                 *[str(verdicts.pop(kind, 0)) for kind in KINDS],
                 str(verdicts.total()),
             ]
@@ -381,12 +381,12 @@ def main() -> int:
     ]
     claims = [load(name) for name in [word for word in given.words if "=" not in word] or names()]
     if given.cost:
-        found = {
+        result = {
             sweep.experiment: planned(sweep, sweep.given(words, claims)) for sweep in needed(claims)
         }
-        for experiment, points in found.items():
+        for experiment, points in result.items():
             print(f"{experiment}: {cost(points)}")
-        print(f"together: {cost([point for points in found.values() for point in points])}")
+        print(f"together: {cost([point for points in result.values() for point in points])}")
         return 0
     sweeps = [] if given.tables else list(needed(claims))
     failed = [sweep for sweep in sweeps if not _run(sweep.commands(sweep.given(words, claims)))]
@@ -398,8 +398,8 @@ def main() -> int:
     } - {"seed"}
     for claim in claims:
         if not given.tables:  # some of a sweep's points are no other sweep
-            kept = [word for word in words if key_of(word) not in parts]
-            write_text(claim.folder / WORDS, " ".join(kept) + "\n")
+            remaining = [word for word in words if key_of(word) not in parts]
+            write_text(claim.folder / WORDS, " ".join(remaining) + "\n")
         for sweep in claim.sweeps.values():
             if list(sweep.runs.glob("*/results.json")):
                 collect(

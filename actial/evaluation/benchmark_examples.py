@@ -1,4 +1,4 @@
-"""Items -> Examples: pictures decoded on demand, brought to a size the model sees, and the text in the chosen style."""
+"""Turn a benchmark's items into examples; images are decoded on demand and resized."""
 
 from __future__ import annotations
 
@@ -96,7 +96,10 @@ def decode(picture: Picture, name: str) -> np.ndarray:
 
 
 def fit(pixels: np.ndarray, multiple: int, min_pixels: int, max_pixels: int) -> np.ndarray:
-    """The one resize: sides in multiples of `multiple`, area within the limits, about the same aspect; enlarged only below the minimum."""
+    """Resize to sides in multiples of `multiple` and an area within the limits.
+
+    The aspect ratio stays about the same; only images below the minimum are enlarged.
+    """
     image = Image.fromarray(pixels)
     width, height = fitted_size(
         image.width, image.height, ImageConfig(multiple=multiple, max_pixels=max_pixels)

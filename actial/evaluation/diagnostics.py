@@ -61,7 +61,7 @@ def without_images(example: Example) -> Example:
 
 
 def masked(example: Example, keep: Sequence[int] = ()) -> Example:
-    """Return the example with gray images of the same size, except those at the positions `keep`."""
+    """Return the example with gray images, except those at the positions `keep`."""
     images = [
         image if i in keep else np.full_like(image, GRAY) for i, image in enumerate(example.images)
     ]

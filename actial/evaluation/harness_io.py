@@ -1,4 +1,4 @@
-"""Files for and from the two public harnesses, neither of which installs beside Hydra (their antlr4 pins clash).
+"""Exchange files with the public harnesses, which do not install beside Hydra (antlr4 pins).
 
 Out: a VLMEvalKit TSV and an lmms-eval task. In: what either harness says a model answered, to be
 graded by us.
@@ -69,8 +69,8 @@ MISSING = {"", "#N/A", "N/A", "NA", "n/a", "nan", "NaN", "NULL", "null", "None",
 def as_pandas_keeps_it(option: str) -> str:
     """Return an option that pandas' own reader leaves as it is.
 
-    Numbers would become floats ("4" is printed as "4.0") and names of missing values would vanish; a
-    no-break space behind them prevents both.
+    Numbers would become floats ("4" is printed as "4.0") and names of missing values would vanish;
+    a no-break space behind them prevents both.
     """
     try:
         float(option)
@@ -92,7 +92,8 @@ def closed(items: Sequence[Item], form: str) -> None:
     for item in items:
         if not item.options:
             raise UserError(
-                f"{item.uid} has no options, so {form} cannot hold it: export a multiple-choice set."
+                f"{item.uid} has no options, so {form} cannot hold it: export a multiple-choice "
+                "set."
             )
 
 
@@ -200,13 +201,14 @@ def read_answers(path: Path, items: Sequence[Item]) -> dict[str, Answer]:
     """Return uid -> answer, of a file of ours, of lmms-eval or of VLMEvalKit.
 
     Args:
-        path: predictions.jsonl, lmms-eval's samples (.jsonl), or VLMEvalKit's predictions (.xlsx, .tsv,
-            .json).
+        path: predictions.jsonl, lmms-eval's samples (.jsonl), or VLMEvalKit's predictions (.xlsx,
+            .tsv, .json).
         items: of the benchmark.
 
     Raises:
-        UserError: unknown form, an answer twice, items without an answer, or rows with other correct
-            answers than the items (the harness ran on another revision, or in another order).
+        UserError: unknown form, an answer twice, items without an answer, or rows with other
+            correct answers than the items (the harness ran on another revision, or in another
+            order).
     """
     if not path.is_file():
         raise UserError(

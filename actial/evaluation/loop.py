@@ -82,7 +82,7 @@ def _ask(
 
 
 def _batches(examples: Sequence[Example], size: int) -> Iterator[list[Example]]:
-    """Examples in order, each list with at least `size` questions or BATCH_BYTES of pictures, except the last."""
+    """Yield lists of examples with at least `size` questions or BATCH_BYTES of images."""
     batch: list[Example] = []
     questions = pixels = 0
     for example in examples:

@@ -32,7 +32,7 @@ class TrainingSet(Protocol):
 
 
 class Attempts(Sequence[Example]):
-    """Each example `samples` times in a row, every time with the options in another epoch's order."""
+    """Each example `samples` times in a row, with the options in another order each time."""
 
     def __init__(self, dataset: TrainingSet, order: Sequence[int], samples: int) -> None:
         self.dataset, self.order, self.samples = dataset, order, samples

@@ -139,7 +139,7 @@ class ShortcutMargin:
 
 @dataclass(slots=True, kw_only=True)
 class VisualDependence:
-    """Mean drop of an answer's log-probability without the images, nats per token, 95 % interval."""
+    """Mean drop of log-probability without the images, nats per token, 95 % interval."""
 
     n: int
     value: float
@@ -152,7 +152,7 @@ CONSISTENCY_CHECKS = ("swap", "mirror", "options", "three questions")
 
 @dataclass(slots=True, kw_only=True)
 class Diagnostics:
-    """Consistency under known transformations, and what shortcuts reach, of one model on one set."""
+    """Consistency under transformations, and what shortcuts reach, of a model on a set."""
 
     accuracy: Cell
     checks: dict[str, Consistency]  # a subset of CONSISTENCY_CHECKS

@@ -1,4 +1,4 @@
-"""Who answers: a policy in this process, or a server. Both see the same pixels and the same text."""
+"""Who answers: a policy in this process, or a server; both see the same pixels and text."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ from actial.modeling.prompt_renderer import ImageLimits, PromptRenderer
 from actial.modeling.saved_settings import with_saved_settings
 from actial.modeling.system_prompts import system_prompt_text
 
-ENGINE_BATCHES = 4  # handed over at once: an engine queues by itself, and waits for its slowest answer at the end of each call
+# handed over at once: an engine queues by itself, and waits for its slowest answer at the end of
+# each call
+ENGINE_BATCHES = 4
 
 
 class Runner(Protocol):

@@ -1,6 +1,7 @@
 """Ask any OpenAI-compatible server the questions: many at once, retried, answers kept as they come.
 
-Images travel as PNG of exactly the pixels an in-process model would see, so both runners ask the same.
+Images travel as PNG of exactly the pixels an in-process model would see, so both runners ask the
+same.
 """
 
 from __future__ import annotations
@@ -54,8 +55,8 @@ def evaluate_on_server(
     """Return one answer per question, in order of the examples; answers are written as they come.
 
     Raises:
-        UserError: the server cannot be reached, does not accept the key or the model, or refuses some
-            requests. What was answered stays in the log, and the same call goes on from there.
+        UserError: the server cannot be reached, does not accept the key or the model, or refuses
+            some requests. What was answered stays in the log, and the same call goes on from there.
     """
     logging.getLogger("httpx").setLevel(logging.WARNING)  # it reports every request
     client = _Client(server, examples, params, log)

@@ -53,7 +53,7 @@ def sample_answers(
     predictions: Mapping[str, Sequence[Prediction]],
     count: int = 6,
 ) -> list[SampleCard]:
-    """Return cards of `count` examples drawn by hash, with every model's answer to one question each.
+    """Return cards of `count` examples drawn by hash, with every model's answer.
 
     The images are written to run_dir/samples.
     """

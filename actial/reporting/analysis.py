@@ -208,7 +208,7 @@ def _drop_figures(frame: pd.DataFrame) -> dict[str, float]:
 
 
 def one_row_per_run(table: pd.DataFrame) -> pd.DataFrame:
-    """Spread a tidy table out: settings and provenance, then a column "<set>/<model>/<metric>" each."""
+    """Spread a tidy table out: settings, provenance, a column "<set>/<model>/<metric>" each."""
     figure_columns = ("model", "set", "metric", "value", "low", "high", "n")
     head = [name for name in table.columns if name not in figure_columns]
     names = table["set"] + "/" + table["model"] + "/" + table["metric"]
@@ -248,7 +248,7 @@ def answers(run: RunRecord) -> pd.DataFrame:
 
 
 def mistakes(run: RunRecord) -> pd.DataFrame:
-    """Return the shares of kinds of answers (`metrics.confusion`) per model, set and question type."""
+    """Return the shares of kinds of answers (`metrics.confusion`) per model, set and type."""
     rows = []
     for (model, name), predictions in run.predictions().items():
         for kind, part in split_by(predictions, "type").items():

@@ -169,7 +169,7 @@ def _matches(table: pd.DataFrame, where: Mapping[str, Any]) -> pd.Series:
 
 
 def curve_figure(curves: Mapping[str, pd.DataFrame]) -> Figure:
-    """Draw one panel per metric: the mean over seeds of every condition, shaded from least to greatest.
+    """Draw one panel per metric: every condition's mean over seeds, shaded by their range.
 
     Args:
         curves: metric -> frame of `analysis.curve`.

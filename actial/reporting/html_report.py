@@ -1,4 +1,4 @@
-"""Write report.html from results.json and metrics.jsonl: one file, no network, readable on paper."""
+"""Write report.html from results.json and metrics.jsonl: one file, no network."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def _reply(answer: SampleAnswer, head: Head) -> Reply:
 
 
 def summary(run_dir: Path) -> str:
-    """Return a run's figures as lines of text: one per set and figure, models side by side, percent."""
+    """Return a run's figures as lines of text, models side by side, in percent."""
     results = Results.read(run_dir)
     lines = [_summary_line("% correct", [f"{model:>8}" for model in results.models])]
     for name, models in results.sets.items():

@@ -102,7 +102,7 @@ CHECK_LABELS = {
 
 
 def diagnostics_table(name: str, reports: Mapping[str, Diagnostics], heads: Heads) -> Table:
-    """Tabulate every model's diagnostics on one set; checks that do not apply to it are left out."""
+    """Tabulate every model's diagnostics on one set, without checks that do not apply."""
     columns = [reports.get(model) for model in heads]
     rows = [_figure_row("accuracy", _pick(columns, lambda r: r.accuracy), "main")]
     for check, label in CHECK_LABELS.items():

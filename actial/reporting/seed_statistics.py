@@ -92,7 +92,7 @@ def _last_models(table: pd.DataFrame) -> pd.Series:
 def compare(
     table: pd.DataFrame, left: Mapping[str, str], right: Mapping[str, str] | None = None
 ) -> dict[str, float]:
-    """Return figure `left` minus figure `right` at equal seeds: seeds, mean, low, high, t_low, t_high.
+    """Return figure `left` minus `right` at equal seeds: seeds, mean, low, high, t_low, t_high.
 
     Args:
         table: a tidy table.

@@ -37,8 +37,10 @@ PAPER_MODELS = {
     "grpo": "Actial-7B",
 }
 NOTE = (
-    "Means over seeds in percent, in brackets the 95 % bootstrap interval over seeds: with three seeds it "
-    "reaches from the least to the greatest and covers about 75 %. `accuracy_of_parsed` is the share of "
+    "Means over seeds in percent, in brackets the 95 % bootstrap interval over seeds: with three "
+    "seeds it "
+    "reaches from the least to the greatest and covers about 75 %. `accuracy_of_parsed` is the "
+    "share of "
     "correct answers among those that can be read."
 )
 
@@ -154,7 +156,7 @@ def _overview(runs: Sequence[RunRecord], keys: Sequence[str]) -> str:
 def _grid(
     means: pd.DataFrame, metrics: Sequence[str], models: Sequence[str]
 ) -> tuple[list[list[str]], list[str]]:
-    """Return rows condition x metric with one column per model, and the models that have figures."""
+    """Return rows condition x metric, a column per model, and the models with figures."""
     present = [name for name in models if name in set(means["model"])]
     rows = []
     for metric in metrics:
@@ -217,8 +219,10 @@ def _training_section(means: pd.DataFrame) -> str:
     metrics, stages = list(dict.fromkeys(here["metric"])), list(dict.fromkeys(here["model"]))
     rows, stages = _grid(here, metrics, stages)
     text = (
-        "Means of the last tenth of the steps; `.._rise` is the mean of the second half less that of the "
-        "first, `.._late` the median of the last quarter less that of the one before; `drop_step` is where "
+        "Means of the last tenth of the steps; `.._rise` is the mean of the second half less "
+        "that of the "
+        "first, `.._late` the median of the last quarter less that of the one before; "
+        "`drop_step` is where "
         "the supervised loss falls from its plateau, where it does."
     )
     return f"## Training\n\n{text}\n\n" + markdown(["condition", "metric", "seeds", *stages], rows)
@@ -235,7 +239,8 @@ def _run_section(table: pd.DataFrame) -> str:
         cells = [_over_questions(last.loc[key]) if key in last.index else DASH for key in keys]
         rows.append([f"`{run['run']}`", run["seed"], *cells, *[run[name] for name in provenance]])
     text = (
-        "The last model's accuracy in percent, in brackets the 95 % interval over the questions asked; "
+        "The last model's accuracy in percent, in brackets the 95 % interval over the questions "
+        "asked; "
         "then what each run rests on."
     )
     return f"## Runs\n\n{text}\n\n" + markdown(["run", "seed", *sets, *provenance], rows)

@@ -143,8 +143,8 @@ def test_diagnostics_of_a_built_set(tiny_set, untrained_model, tmp_path):
     )
     evaluate(config)
     results = json.loads((tmp_path / "out/results.json").read_text())
-    [found] = results["diagnostics"]["held out"].values()
-    assert set(found) >= {
+    [actual] = results["diagnostics"]["held out"].values()
+    assert set(actual) >= {
         "swap",
         "mirror",
         "options",
@@ -154,7 +154,7 @@ def test_diagnostics_of_a_built_set(tiny_set, untrained_model, tmp_path):
         "above best shortcut",
         "visual dependence",
     }
-    assert set(found["shortcuts"]) == {
+    assert set(actual["shortcuts"]) == {
         "blind",
         "first view only",
         "last view only",
@@ -162,7 +162,7 @@ def test_diagnostics_of_a_built_set(tiny_set, untrained_model, tmp_path):
         "2-D centroid",
         "answer prior",
     }
-    assert found["visual dependence"]["n"] == found["accuracy"]["n"] > 0
+    assert actual["visual dependence"]["n"] == actual["accuracy"]["n"] > 0
     page = (tmp_path / "out/report.html").read_text()
     assert "Geometry or shortcut?" in page
     assert "all questions of a pair correct" in page
@@ -226,9 +226,9 @@ def harness_files(folder: Path) -> list[Path]:
 def test_both_harnesses_files_give_one_score(mcq, tmp_path):
     (tmp_path / "h").mkdir()
     for path in harness_files(tmp_path / "h"):
-        found = scored(mcq, path, tmp_path / path.suffix.strip("."))
-        assert found["overall"]["value"] == pytest.approx(2 / 6), path
-        assert found["type"]["odd"]["value"] == pytest.approx(2 / 3)
+        actual = scored(mcq, path, tmp_path / path.suffix.strip("."))
+        assert actual["overall"]["value"] == pytest.approx(2 / 6), path
+        assert actual["type"]["odd"]["value"] == pytest.approx(2 / 3)
     exact = scored(mcq, tmp_path / "h/m_sides.tsv", tmp_path / "exact", compat="vlmeval_exact")
     assert (exact["overall"]["value"], exact["overall"]["unparsed"]) == (
         0,
@@ -257,10 +257,10 @@ def test_rows_of_another_order_are_refused(mcq, tmp_path):
 
 def test_answers_to_an_exported_set_find_their_questions(mcq, tmp_path):
     """VLMEvalKit hands on the columns of our TSV; lmms-eval names documents by their place in our parquet file."""
-    asked = benchmark(mcq, limit=4)
-    _, _, items = open_benchmark(asked)
+    requests_made = benchmark(mcq, limit=4)
+    _, _, items = open_benchmark(requests_made)
     for form in (ExportFormat.vlmeval, ExportFormat.lmms_eval):
-        export(ExportConfig(out=str(tmp_path / form.value), format=form, benchmark=asked))
+        export(ExportConfig(out=str(tmp_path / form.value), format=form, benchmark=requests_made))
     frame = pd.read_csv(tmp_path / "vlmeval/actial_tsv.tsv", sep="\t", dtype=str).drop(
         columns="image"
     )
@@ -353,8 +353,10 @@ def test_vlmeval_export_reads_back_as_the_same_set(tmp_path):
         {"images": [picture(), picture(1)], "id": i, "answer": "B", "question_type": "MSR"}
         for i in range(2)
     ]
-    asked = 'Where "is" it?\tHere? Options: A: left, B: right, C: up, D: down'
-    write_parquet(tmp_path / "MMSI_Bench.parquet", [row | {"question": asked} for row in rows])
+    requests_made = 'Where "is" it?\tHere? Options: A: left, B: right, C: up, D: down'
+    write_parquet(
+        tmp_path / "MMSI_Bench.parquet", [row | {"question": requests_made} for row in rows]
+    )
     config = BenchmarkConfig(name="mmsi", root=str(tmp_path))
     export(ExportConfig(out=str(tmp_path / "out"), format=ExportFormat.vlmeval, benchmark=config))
     _, _, before = open_benchmark(config)

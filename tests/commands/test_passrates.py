@@ -55,9 +55,13 @@ def on_server(url: str, questions: Path, out: Path, **settings) -> PassRatesConf
 
 def scored(config: PassRatesConfig) -> EvaluateConfig:
     """The same set, asked once, as actial.evaluate does."""
-    asked = BenchmarkConfig(sets={"sat": "sat:train"}, max_tokens=4)
+    requests_made = BenchmarkConfig(sets={"sat": "sat:train"}, max_tokens=4)
     return EvaluateConfig(
-        out=config.out, model=config.model, data=config.data, server=config.server, benchmark=asked
+        out=config.out,
+        model=config.model,
+        data=config.data,
+        server=config.server,
+        benchmark=requests_made,
     )
 
 
@@ -87,9 +91,9 @@ def measured(questions, tmp_path_factory):
 
 def test_each_try_has_its_own_order_of_options_and_is_counted(measured, questions):
     rows = {row.uid: row for row in ShardSet(questions, "train").records}
-    found = lines(measured / "passrates.jsonl")
-    assert {entry["uid"] for entry in found} == set(rows)
-    for entry in found:
+    actual = lines(measured / "passrates.jsonl")
+    assert {entry["uid"] for entry in actual} == set(rows)
+    for entry in actual:
         letters = [
             qa_question(rows[entry["uid"]], AnswerMode.THINK, epoch=k).answer_letter
             for k in range(TRIES)
@@ -102,7 +106,7 @@ def test_each_try_has_its_own_order_of_options_and_is_counted(measured, question
     counts = json.loads((measured / "summary.json").read_text())
     assert sum(sum(by_state.values()) for by_state in counts.values()) == 12
     assert sum(by_state["never"] for by_state in counts.values()) == sum(
-        entry["solved"] == 0 for entry in found
+        entry["solved"] == 0 for entry in actual
     )
 
 
@@ -128,8 +132,8 @@ def test_what_is_always_or_never_solved_is_not_trained_on(measured, questions):
     rate = {entry["uid"]: entry["solved"] / TRIES for entry in lines(measured / "passrates.jsonl")}
     between = {uid for uid, share in rate.items() if 0 < share < 1}
     assert 0 < len(between) < 12
-    kept = opened(questions, measured / "passrates.jsonl")
-    assert {kept.example(i, 0).uid for i in range(len(kept))} == between
+    remaining = opened(questions, measured / "passrates.jsonl")
+    assert {remaining.example(i, 0).uid for i in range(len(remaining))} == between
     hard = opened(questions, measured / "passrates.jsonl", pass_rate_range=[0.0, 0.5])
     assert {hard.example(i, 0).uid for i in range(len(hard))} == {
         uid for uid, share in rate.items() if 0 < share < 0.5

@@ -259,8 +259,8 @@ def test_blink_rows_of_the_paper(model):
         for i in range(n)
     ]
     got = BENCHMARKS["blink"].score(rows)
-    shown = {name: cell.to_json()["trunc1"] for name, cell in got["sub_task"].items()}
-    assert [shown[t] for t in blink.SPATIAL] == [
+    printed = {name: cell.to_json()["trunc1"] for name, cell in got["sub_task"].items()}
+    assert [printed[t] for t in blink.SPATIAL] == [
         row["BLINK MultiView"],
         row["BLINK RelDepth"],
         row["BLINK SpRel"],
@@ -276,10 +276,10 @@ def test_cv_bench_rows_of_the_paper(model):
         t: [k for k in range(n + 1) if math.floor(1000 * k / n) / 10 == row[f"CV {t}"]]
         for t, n in sizes.items()
     }
-    assert [len(found) for found in fitting.values()] == [
+    assert [len(actual) for actual in fitting.values()] == [
         1
     ] * 4  # each printed figure has one hit count, if it was cut and not rounded
-    counts = {t: found[0] for t, found in fitting.items()}
+    counts = {t: actual[0] for t, actual in fitting.items()}
     assert list(counts.values()) == CV_COUNTS.get(model, list(counts.values()))
     source = {"Relation": "COCO", "Count": "ADE20K", "Depth": "Omni3D", "Distance": "Omni3D"}
     rows = [
@@ -338,5 +338,5 @@ def test_height_scores_of_the_paper_are_multiples_of_1_in_690():
             )
             for i, turn, g in turns
         ]
-        shown = BENCHMARKS["3dsrbench"].score(rows)["circ"]["height"].to_json()["round1"]
-        assert shown == table("table1").row(model)["3DSR Height"]
+        printed = BENCHMARKS["3dsrbench"].score(rows)["circ"]["height"].to_json()["round1"]
+        assert printed == table("table1").row(model)["3DSR Height"]

@@ -21,7 +21,7 @@ def settings(name, root, **options):
     return BenchmarkConfig(name=name, root=str(root), split="s" if name == "tsv" else "", **options)
 
 
-def asked(name, root, out, content="<answer>B</answer>", **options):
+def requested(name, root, out, content="<answer>B</answer>", **options):
     with FakeServer(content=content) as fake:
         server = ServerConfig(url=fake.url, model="m", multiple=16)
         model = ModelConfig(path="unused", min_pixels=256, max_pixels=4096)
@@ -58,7 +58,7 @@ def test_every_benchmark_has_its_files_here():
 def test_asked_scored_and_scored_again(name, tmp_path):
     WRITERS[name](tmp_path / "files")
     _, _, items = open_benchmark(settings(name, tmp_path / "files"))
-    bodies = asked(name, tmp_path / "files", tmp_path / "out")
+    bodies = requested(name, tmp_path / "files", tmp_path / "out")
     rows = read_predictions(tmp_path / "out/predictions.jsonl")
     assert sorted(p.uid for p in rows) == sorted(item.uid for item in items)
     photos = sorted(

@@ -212,17 +212,17 @@ def test_threedsrbench_without_rotations_has_no_circular_figure(tmp_path):
         examples = BenchmarkExamples(
             items, Style.VLMEVAL, multiple=28, min_pixels=784, max_pixels=100_000
         )
-        found = benchmark_scores(
+        actual = benchmark_scores(
             benchmark, source, [predict(e, e.questions[0], "A") for e in examples]
         )
-        assert set(found.scores) == {"vanilla", "flip"} | (
+        assert set(actual.scores) == {"vanilla", "flip"} | (
             {"circ", "flip_circ", "random"} if circular else set()
         )
-        assert any("no options were rotated" in note for note in found.notes) is not circular
+        assert any("no options were rotated" in note for note in actual.notes) is not circular
         if circular:
-            assert found.scores["circ"]["overall"]["value"] == 0
+            assert actual.scores["circ"]["overall"]["value"] == 0
         else:
-            assert beside_paper("3dsrbench", found).ours[0] is None
+            assert beside_paper("3dsrbench", actual).ours[0] is None
 
 
 def test_threedsrbench_refuses_other_qids(tmp_path):
@@ -474,7 +474,7 @@ def test_the_text_may_come_before_the_pictures(tmp_path, untrained_model):
         ModelConfig(path=str(untrained_model), min_pixels=256, max_pixels=16384), PromptConfig()
     )
     limits = renderer.limits
-    asked = {}
+    requested = {}
     for style in (Style.DATASET, Style.DATASET_TEXT_FIRST):
         examples = BenchmarkExamples(
             items, style, multiple=limits.multiple, min_pixels=256, max_pixels=16384
@@ -485,10 +485,10 @@ def test_the_text_may_come_before_the_pictures(tmp_path, untrained_model):
             part["type"]
             for part in chat_messages(example, example.questions[0], None)[0]["content"]
         ]
-        asked[style] = (text.index(items[0].raw_prompt) < text.index("<|image_pad|>"), kinds)
+        requested[style] = (text.index(items[0].raw_prompt) < text.index("<|image_pad|>"), kinds)
         assert text.count("<|image_pad|>") == len(items[0].images)
     pictures = ["image_url"] * len(items[0].images)
-    assert asked == {
+    assert requested == {
         Style.DATASET: (False, [*pictures, "text"]),
         Style.DATASET_TEXT_FIRST: (True, ["text", *pictures]),
     }

@@ -46,7 +46,7 @@ def azimuth_of(image: np.ndarray) -> float:
 
 def pairs(n=120, leak=False):
     """`leak`: the square moves against the camera, as it does when the camera does not aim at the object."""
-    found = []
+    actual = []
     for i in range(n):
         first = 180 * hash_unit("first", i) - 90
         alpha = (1 if hash_unit("side", i) < 0.5 else -1) * (20 + 80 * hash_unit("size", i))
@@ -60,10 +60,10 @@ def pairs(n=120, leak=False):
         # the azimuth is stored at a third of its size, so that it fits the brightness range
         images = [photo(first / 3, *places[0]), photo((first + alpha) / 3, *places[1])]
         questions = [viewpoint_question(row, kind, AnswerMode.DIRECT) for kind in PAPER_QUESTIONS]
-        found.append(
+        actual.append(
             Example(uid=row.uid, images=images, questions=questions, task="viewpoint", record=row)
         )
-    return found
+    return actual
 
 
 def reply(text: str, side: str) -> str:
@@ -93,8 +93,10 @@ def by_centroid(images, text):
 
 
 def run(policy, examples, **options):
-    def answer(asked):
-        return evaluate_examples(FunctionSampler(policy), ByteRenderer(), asked, SamplingParams())
+    def answer(requested):
+        return evaluate_examples(
+            FunctionSampler(policy), ByteRenderer(), requested, SamplingParams()
+        )
 
     report = D.diagnose(answer, examples, **options)
     return report.to_json() if report else {}
@@ -205,7 +207,7 @@ def test_questions_that_do_not_turn_are_left_out():
     assert not answer_turns(replace(q, type="goal_aim"))
     assert not answer_turns(replace(q, text="Facing left. " + q.text))
     assert not answer_turns(replace(q, options=(*q.options[:2], "up")))
-    asked = type(q)(
+    requested = type(q)(
         uid="x",
         type="count",
         text="How many?\nA: 1 B: 2",
@@ -213,9 +215,10 @@ def test_questions_that_do_not_turn_are_left_out():
         answer_index=0,
         mode=q.mode,
     )
-    assert not answer_turns(asked)
+    assert not answer_turns(requested)
     assert (
-        run(honest, [Example(uid="e", images=example.images, questions=[asked], task="qa")]) == {}
+        run(honest, [Example(uid="e", images=example.images, questions=[requested], task="qa")])
+        == {}
     )
 
 
@@ -232,9 +235,9 @@ def test_published_sets_are_diagnosed_in_every_style(tmp_path, style):
         False,
         False,
     ]  # the two others are about one photo
-    asked = [D.rotate_options(e, 1).questions[0] for e in examples[:1]]
-    assert asked[0].options == ("right", "left")
-    assert asked[0].text != examples[0].questions[0].text
+    requested = [D.rotate_options(e, 1).questions[0] for e in examples[:1]]
+    assert requested[0].options == ("right", "left")
+    assert requested[0].text != examples[0].questions[0].text
 
     def picks_right(images, text):
         return next(

@@ -114,10 +114,10 @@ def test_angle_bin(degrees, name):
 
 
 def test_number_question_is_scored_by_relative_accuracy():
-    asked = replace(
+    requested = replace(
         question("n", "How many degrees?", options=(), kind="rotation_number"), number=40.0
     )
-    example = Example(uid="e", images=[], questions=[asked], task="viewpoint")
+    example = Example(uid="e", images=[], questions=[requested], task="viewpoint")
     [exact] = evaluate_examples(
         FunctionSampler(lambda *_: "<answer>40</answer>"), ByteRenderer(), [example], PARAMS
     )

@@ -112,11 +112,11 @@ def test_stopped_and_continued_without_loss_or_repeat(tmp_path):
         pytest.raises(UserError, match="did not answer"),
     ):
         ask(fake, PredictionLog(tmp_path, {}), retries=0)
-    kept = {p.uid for p in read_predictions(tmp_path / "predictions.jsonl")}
-    assert 0 < len(kept) <= 5
+    saved = {p.uid for p in read_predictions(tmp_path / "predictions.jsonl")}
+    assert 0 < len(saved) <= 5
     with FakeServer() as fake:
         rows = ask(fake, PredictionLog(tmp_path, {}))
-    assert Counter(fake.names()) == Counter(str(i) for i in range(12) if f"q{i}" not in kept)
+    assert Counter(fake.names()) == Counter(str(i) for i in range(12) if f"q{i}" not in saved)
     assert sorted(p.uid for p in read_predictions(tmp_path / "predictions.jsonl")) == sorted(
         f"q{i}" for i in range(12)
     )

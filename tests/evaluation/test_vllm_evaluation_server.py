@@ -208,14 +208,14 @@ def test_killed_and_continued_without_a_doubled_or_lost_answer(url, questions, t
         time.sleep(0.05)
     os.killpg(first.pid, signal.SIGKILL)
     first.wait()
-    kept = log.read_bytes().count(b"\n")
-    assert kept < REQUESTS
+    saved = log.read_bytes().count(b"\n")
+    assert saved < REQUESTS
     began = time.monotonic()
     assert subprocess.run(command).returncode == 0
     counts = Counter(p.uid for p in read_predictions(log))
     assert counts == Counter(f"tsv/{i}" for i in range(REQUESTS))
     assert json.loads((out / "scores.json").read_text())["n"] == REQUESTS
-    print(f"killed after {kept} of {REQUESTS}, the rest took {time.monotonic() - began:.0f} s")
+    print(f"killed after {saved} of {REQUESTS}, the rest took {time.monotonic() - began:.0f} s")
 
 
 CHAINS = 24
@@ -245,12 +245,12 @@ def test_chains_killed_and_continued_are_those_of_one_run(url, tiny_set, tmp_pat
         time.sleep(0.01)
     os.killpg(first.pid, signal.SIGKILL)
     first.wait()
-    kept = replies.read_bytes().splitlines()
-    assert CHAINS // 2 <= len(kept) < 2 * CHAINS
+    saved = replies.read_bytes().splitlines()
+    assert CHAINS // 2 <= len(saved) < 2 * CHAINS
     assert not (tmp_path / "killed" / "chains.jsonl").exists()
     assert subprocess.run(command("killed")).returncode == 0
     assert (
-        replies.read_bytes().splitlines()[: len(kept) - 1] == kept[:-1]
+        replies.read_bytes().splitlines()[: len(saved) - 1] == saved[:-1]
     )  # the last may have been cut
     for name in ("chains.jsonl", "rejected.jsonl", "ledger.json"):
         assert (tmp_path / "killed" / name).read_bytes() == (
@@ -268,8 +268,8 @@ def test_chains_killed_and_continued_are_those_of_one_run(url, tiny_set, tmp_pat
     assert ledger["cost"] == pytest.approx(
         (ledger["prompt_tokens"] + 5 * ledger["completion_tokens"]) / 1e6
     )
-    asked = [json.loads(line) for line in replies.read_text().splitlines()]
-    assert len({reply["key"] for reply in asked}) == len(asked) == 2 * CHAINS
+    requested = [json.loads(line) for line in replies.read_text().splitlines()]
+    assert len({reply["key"] for reply in requested}) == len(requested) == 2 * CHAINS
 
 
 @pytest.mark.slow
@@ -311,7 +311,7 @@ def test_server_that_dies_ends_the_run_and_keeps_the_answers(served, url, questi
         last = said.read().strip().splitlines()[-1]
     assert "did not answer tsv/" in last
     assert "repair it and run again" in last
-    kept = [p.uid for p in read_predictions(log)]
-    assert REQUESTS // 3 < len(kept) < REQUESTS
-    assert len(set(kept)) == len(kept)
+    saved = [p.uid for p in read_predictions(log)]
+    assert REQUESTS // 3 < len(saved) < REQUESTS
+    assert len(set(saved)) == len(saved)
     assert not (out / "scores.json").exists()

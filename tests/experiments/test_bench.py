@@ -29,10 +29,10 @@ def test_both_systems_take_the_same_steps(tmp_path):
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    found = json.loads((tmp_path / "out" / "results.json").read_text())["parity"]["runs"][0][
+    actual = json.loads((tmp_path / "out" / "results.json").read_text())["parity"]["runs"][0][
         "parity"
     ]
-    assert found["loss"] < 1e-4
-    assert found["grad_norm"] < 1e-4
+    assert actual["loss"] < 1e-4
+    assert actual["grad_norm"] < 1e-4
     assert "parity" in (tmp_path / "out" / "results.md").read_text()
     assert (tmp_path / "out" / "curves.png").stat().st_size > 0

@@ -63,7 +63,7 @@ def test_words_go_to_the_sweeps_that_they_are_for() -> None:
 def test_checks_are_about_arms_models_and_sets_of_their_sweep(name: str) -> None:
     claim = claims.load(name)
     first = next(iter(claim.sweeps))
-    for check in claim.facts["checks"]:
+    for check in claim.content["checks"]:
         sweep = claim.sweeps[check.get("sweep", first)]
         jobs = [
             {word for word in job if not word.startswith("seed=")} for job in claims.jobs(sweep)
@@ -138,14 +138,14 @@ def test_a_verdict_is_where_the_intervals_lie(
     low: float, high: float, reach: float, expect: str, said: str
 ) -> None:
     """Student's interval reaches `reach` beyond the bootstrap's; 2 points less is still kept."""
-    found = {
+    actual = {
         "mean": (low + high) / 2,
         "low": low,
         "high": high,
         "t_low": low - reach,
         "t_high": high + reach,
     }
-    assert claims.verdict(found, expect) == said
+    assert claims.verdict(actual, expect) == said
     assert said in claims.KINDS
 
 
@@ -155,8 +155,8 @@ def test_student_s_interval_is_the_textbook_s() -> None:
     rows = [
         {"run": str(i), "condition": "a", "seed": i, "value": float(i), **where} for i in (1, 2, 3)
     ]
-    found = seed_statistics.compare(pd.DataFrame(rows), where)
-    assert (found["t_low"], found["t_high"]) == (
+    actual = seed_statistics.compare(pd.DataFrame(rows), where)
+    assert (actual["t_low"], actual["t_high"]) == (
         pytest.approx(2 - 4.3027 / 3**0.5, abs=1e-3),
         pytest.approx(2 + 4.3027 / 3**0.5, abs=1e-3),
     )
@@ -165,7 +165,7 @@ def test_student_s_interval_is_the_textbook_s() -> None:
 def test_figures_are_compared_at_equal_seeds() -> None:
     table = analysis.tidy(run_index.load_runs(SAMPLE))
     where = {"model": "last", "set": "viewpoint", "metric": "accuracy"}
-    found = seed_statistics.compare(
+    actual = seed_statistics.compare(
         table, where | {"condition": "cold_start=hybrid"}, where | {"condition": "cold_start=none"}
     )
     paired = seed_statistics.paired(table, "cold_start=none")
@@ -174,7 +174,7 @@ def test_figures_are_compared_at_equal_seeds() -> None:
         & (paired["model"] == "grpo")
         & (paired["metric"] == "accuracy")
     ].iloc[0]
-    assert (found["seeds"], found["mean"], found["low"], found["high"]) == (
+    assert (actual["seeds"], actual["mean"], actual["low"], actual["high"]) == (
         2,
         row["mean"],
         row["low"],
@@ -189,7 +189,7 @@ def test_figures_are_compared_at_equal_seeds() -> None:
         for seed in (1, 2)
     ]
     assert alone["mean"] == pytest.approx(
-        sum(found["sets"]["viewpoint"]["sft"]["overall"]["value"] for found in results) / 2
+        sum(actual["sets"]["viewpoint"]["sft"]["overall"]["value"] for actual in results) / 2
     )
     with pytest.raises(
         UserError,
@@ -207,7 +207,7 @@ def test_every_arm_is_checked_against_itself_or_against_the_one_that_is_named(
     claim = claims.load("cold_start")
     where = {"model": "grpo", "set": "viewpoint", "metric": "accuracy/ego_rotation"}
     star, named = {"condition": "*"} | where, {"condition": "cold_start=none"} | where
-    claim.facts["checks"] = [
+    claim.content["checks"] = [
         {"say": "as right as none", "left": star, "right": named, "expect": "kept"},
         {
             "say": "more than before",
@@ -222,11 +222,11 @@ def test_every_arm_is_checked_against_itself_or_against_the_one_that_is_named(
         ("cold_start=none", ": ", "more than before"),
         ("cold_start=hybrid", ": ", "more than before"),
     ]
-    found = seed_statistics.compare(table, where | {"condition": "cold_start=hybrid"}, named)
+    actual = seed_statistics.compare(table, where | {"condition": "cold_start=hybrid"}, named)
     assert lines[0][1:] == [
-        claims.figure_text(found, 100, signed=True),
+        claims.figure_text(actual, 100, signed=True),
         "2",
-        claims.verdict(found, "kept"),
+        claims.verdict(actual, "kept"),
     ]
 
 
@@ -236,10 +236,10 @@ def test_the_course_of_a_metric_is_in_the_table() -> None:
     table = analysis.tidy(runs)
     values = runs[0].metrics("grpo")["completions/mean_length"]
     half = len(values) // 2
-    found = table[(table["run"] == runs[0].name) & (table["metric"] == "length_rise")][
+    actual = table[(table["run"] == runs[0].name) & (table["metric"] == "length_rise")][
         "value"
     ].item()
-    assert found == pytest.approx(values.iloc[half:].mean() - values.iloc[:half].mean())
+    assert actual == pytest.approx(values.iloc[half:].mean() - values.iloc[:half].mean())
     assert set(table[table["metric"] == "drop"]["value"]) <= {0.0, 1.0}
 
 

@@ -293,8 +293,8 @@ def test_a_folder_without_runs_is_refused_with_a_sentence(tmp_path: Path, sweep:
 
 def test_mistakes_and_agreement_of_a_run() -> None:
     run = next(run for run in run_index.load_runs(SAMPLE) if (run.folder / "scores").exists())
-    found = analysis.mistakes(run)
-    assert found[["correct", "swapped", "no_movement", "unparsed"]].sum(
+    actual = analysis.mistakes(run)
+    assert actual[["correct", "swapped", "no_movement", "unparsed"]].sum(
         axis=1
     ).to_numpy() == pytest.approx(1.0)
     said = analysis.answers(run)

@@ -33,7 +33,7 @@ def run_folder(tmp_path, texts):
     ]
 
     def ask(text):
-        sampler = FunctionSampler(lambda _, asked: text or letter_of(asked, "left"))
+        sampler = FunctionSampler(lambda _, requested: text or letter_of(requested, "left"))
         return evaluate_examples(sampler, ByteRenderer(), examples, SamplingParams(max_tokens=9999))
 
     rows = {model: ask(text) for model, text in texts.items()}

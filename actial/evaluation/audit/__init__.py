@@ -1,1 +1,1 @@
-"""Checks of benchmarks and training sets: leaked images, scenes and questions, and text shortcuts."""
+"""Checks of benchmarks and training sets: leaked images, scenes, questions and text shortcuts."""

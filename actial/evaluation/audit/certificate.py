@@ -117,7 +117,8 @@ def _shortcut_check(name: str, audited: AuditSet, shortcut: Shortcut) -> Check:
         sets=[audited.name],
         clean=not leak,
         finding=f"text alone answers {100 * shortcut.accuracy:.1f} % "
-        f"[{100 * shortcut.low:.1f}, {100 * shortcut.high:.1f}], guessing {100 * shortcut.chance:.1f} %",
+        f"[{100 * shortcut.low:.1f}, {100 * shortcut.high:.1f}], guessing "
+        f"{100 * shortcut.chance:.1f} %",
         figures=asdict(shortcut),
     )
 

@@ -1,4 +1,4 @@
-"""What every benchmark becomes: a list of items with ordered images, options and one normalised answer, under the licence of its source.
+"""What every benchmark becomes: items with ordered images, options and one normalized answer.
 
 A loader reads the published files as they are. A missing file or column is refused with what was
 expected; the sha256 of every file read is kept with the scores, because published sets have been
@@ -25,7 +25,8 @@ Scores = dict[str, Any]  # names -> Cell, nested
 class Style(StrEnum):
     """How the user's text is written; the images come first in all of them but one."""
 
-    THINK = "think"  # question and options on one line; the system prompt asks for think and answer tags
+    # question and options on one line; the system prompt asks for think and answer tags
+    THINK = "think"
     LETTER = "letter"  # the same with a request for the letter alone
     VLMEVAL = "vlmeval"  # VLMEvalKit's multiple-choice form
     DATASET = "dataset"  # the prompt column of the data set (CV-Bench, BLINK)
@@ -39,7 +40,7 @@ class Style(StrEnum):
 
 @dataclass(slots=True, kw_only=True)
 class Item:
-    """One question. `options` is empty for an open answer, which `open` then describes (metric, answer)."""
+    """One question; without options, `open` describes its answer (metric, answer)."""
 
     uid: str
     images: list[Picture]
@@ -69,7 +70,7 @@ class Source:
     dropped: Counter[str] = field(default_factory=Counter)  # rows left out, by reason
 
     def file(self, *names: str, columns: Sequence[str] = ()) -> Path:
-        """The first of `names` that exists; `columns` are those of the published form, for the message.
+        """Return the first of `names` that exists; `columns` are named by the error.
 
         Raises:
             UserError: none does, naming them, their columns and where they are published; or the
@@ -83,7 +84,8 @@ class Source:
         pins = [f"sha256 {self.pinned[name]}" for name in names if name in self.pinned]
         form = f" (columns {', '.join(columns)})" if columns else ""
         raise UserError(
-            f"{self.name}: {self.root} has none of {', '.join(names + tuple(pins))}{form}: download it from the hub data set {self.hub}, "
+            f"{self.name}: {self.root} has none of {', '.join(names + tuple(pins))}{form}: "
+            f"download it from the hub data set {self.hub}, "
             "or leave benchmark.root empty to fetch it."
         )
 
@@ -91,12 +93,14 @@ class Source:
         """A picture beside the files; checked now, read later."""
         if self.root is None:
             raise UserError(
-                f"{self.name}: its pictures come in archives: download {self.hub}, unpack it and give benchmark.root=FOLDER."
+                f"{self.name}: its pictures come in archives: download {self.hub}, unpack it and "
+                "give benchmark.root=FOLDER."
             )
         path = self.root / name
         if not path.is_file():
             raise UserError(
-                f"{self.name}: picture {path} is missing: unpack the data set's archives into {self.root}."
+                f"{self.name}: picture {path} is missing: unpack the data set's archives into "
+                f"{self.root}."
             )
         return path
 
@@ -122,14 +126,16 @@ class Source:
 
     def _unfetched(self, names: Sequence[str], reason: str) -> UserError:
         return UserError(
-            f"{self.name}: {' or '.join(names)} of {self.hub} cannot be fetched ({reason}): give benchmark.root=FOLDER."
+            f"{self.name}: {' or '.join(names)} of {self.hub} cannot be fetched ({reason}): give "
+            "benchmark.root=FOLDER."
         )
 
     def _noted(self, name: str, path: Path) -> Path:
         digest = self.hashes[name] = file_sha256(path)
         if self.pinned.get(name, digest) != digest:
             raise UserError(
-                f"{self.name}: {name} has sha256 {digest}, pinned is {self.pinned[name]}: fetch the pinned revision or change the pin."
+                f"{self.name}: {name} has sha256 {digest}, pinned is "
+                f"{self.pinned[name]}: fetch the pinned revision or change the pin."
             )
         return path
 
@@ -157,7 +163,8 @@ def require(table: str, columns: Iterable[str], expected: Sequence[str]) -> None
     missing = [name for name in expected if name not in have]
     if missing:
         raise UserError(
-            f"{table} lacks the columns {', '.join(missing)}; the published format has {', '.join(expected)}, "
+            f"{table} lacks the columns {', '.join(missing)}; the published format has "
+            f"{', '.join(expected)}, "
             f"this file has {', '.join(sorted(have))}: fetch the revision you mean to score."
         )
 
@@ -167,7 +174,7 @@ def require(table: str, columns: Iterable[str], expected: Sequence[str]) -> None
 
 
 def rotated(items: Iterable[Item]) -> list[Item]:
-    """Every item under all cyclic shifts of its options, for circular evaluation; open answers stay as they are."""
+    """Return every item under all cyclic shifts of its options; open answers stay as they are."""
     turned = []
     for item in items:
         k = len(item.options)

@@ -1,4 +1,4 @@
-"""BLINK (Fu et al., arXiv 2404.12390): one parquet folder per subtask; the test answers are hidden, so val is scored."""
+"""BLINK (Fu et al., arXiv 2404.12390): one parquet folder per subtask; scored on val."""
 
 from __future__ import annotations
 
@@ -54,7 +54,8 @@ def load(source: Source, subtasks: Sequence[str] = SPATIAL) -> list[Item]:
         for row in parquet_rows(path, COLUMNS):
             if row["answer"] == "hidden":
                 raise UserError(
-                    f"{path}: the answers of BLINK's {source.split} split are hidden: set benchmark.split=val."
+                    f"{path}: the answers of BLINK's {source.split} split are hidden: set "
+                    "benchmark.split=val."
                 )
             options = clean_options(row["choices"])
             items.append(
@@ -82,7 +83,7 @@ def load_all(source: Source) -> list[Item]:
 
 
 def score(predictions: Sequence[Prediction]) -> Scores:
-    """Subtasks, their unweighted mean where all three or all fourteen are present, and the mean over answers."""
+    """Score subtasks, the mean of all three or fourteen of them, and the mean over answers."""
     subtasks = metrics.accuracy_by(predictions, "sub_task")
     scores: Scores = {"sub_task": subtasks, "micro": metrics.accuracy(predictions)}
     for name, members in (("macro3", SPATIAL), ("macro14", SUBTASKS)):

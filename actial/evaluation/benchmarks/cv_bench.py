@@ -1,4 +1,4 @@
-"""CV-Bench (Cambrian-1, arXiv 2406.16860): counting, relation, depth order, distance; one picture, marks drawn in."""
+"""CV-Bench (Cambrian-1, arXiv 2406.16860): counting, relation, depth order, distance."""
 
 from __future__ import annotations
 

@@ -34,7 +34,8 @@ def _item(source: Source, row: dict, index: int | str, category: str, images: li
     stem, options = inline_options(row["question"])
     if not options:
         raise UserError(
-            f"{source.name} {index}: the question holds no options A: .. B: ..: the file is not the published one."
+            f"{source.name} {index}: the question holds no options A: .. B: ..: the file is not "
+            "the published one."
         )
     kind = category_name(category)
     return Item(

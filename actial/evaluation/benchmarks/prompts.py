@@ -1,4 +1,4 @@
-"""Item -> the user's text. Closing lines are the benchmarks' own, word for word, because scores depend on them."""
+"""Write an item as the user's text; closing lines are the benchmarks' own, word for word."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ def prompt_text(item: Item, style: Style) -> str:
     if style in (Style.DATASET, Style.DATASET_TEXT_FIRST):
         if item.raw_prompt is None:
             raise UserError(
-                f"{item.uid} has no prompt of its own: set benchmark.style to one of think, letter, vlmeval."
+                f"{item.uid} has no prompt of its own: set benchmark.style to one of think, "
+                "letter, vlmeval."
             )
         return item.raw_prompt
     if not item.options:

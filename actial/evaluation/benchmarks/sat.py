@@ -1,4 +1,4 @@
-"""SAT (Ray et al., arXiv 2412.07755): one or two pictures and option texts; scored by letters under every order of the options."""
+"""SAT (Ray et al., arXiv 2412.07755): letters under every order of the options."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ from actial.grading.metrics import Prediction
 
 
 def load(source: Source) -> list[Item]:
-    """Both orders of every two-option question, all rotations of longer ones; rows whose answer is not exactly one option are dropped."""
+    """Return every question under all rotations of its options.
+
+    Rows whose answer is not exactly one option are dropped.
+    """
     columns = ("question", "answers", "question_type", "correct_answer")
     names = (f"SAT_{source.split}.parquet", f"data/{source.split}-00000-of-00001.parquet")
     path = source.file(*names, columns=(*columns, "image_bytes"))
@@ -54,7 +57,7 @@ def load(source: Source) -> list[Item]:
 
 
 def score(predictions: Sequence[Prediction]) -> Scores:
-    """circular: right in every order (the SAT paper's figure). mean: over orders. Both overall and by type."""
+    """Score `circular` (correct in every order, the SAT paper's figure) and the mean over orders."""
     by_type = metrics.split_by(predictions, "type")
     return {
         "circular": metrics.circular(predictions),

@@ -18,7 +18,7 @@ from actial.grading.metrics import Prediction
 
 
 def load_omnispatial(source: Source) -> list[Item]:
-    """data.json with 0-based answers; the picture of id "12_3" is <task type>/12.png. A missing answer is wrong here, not option A."""
+    """Read data.json with 0-based answers; the image of id "12_3" is <task type>/12.png."""
     columns = ("id", "question", "options", "answer", "task_type", "sub_task_type")
     path = source.file("data.json", "OmniSpatial-test/data.json", columns=columns)
     folder = "OmniSpatial-test/" if path.parent.name == "OmniSpatial-test" else ""
@@ -52,7 +52,7 @@ def score_omnispatial(predictions: Sequence[Prediction]) -> Scores:
 
 
 def load_spatialeval(source: Source) -> list[Item]:
-    """vqa, tqa or vtqa (`split`); right when the answer's text is contained in the output, lower-cased."""
+    """Read vqa, tqa or vtqa (`split`); an output that contains the answer's text is correct."""
     columns = ("id", "text", "oracle_answer")
     path = source.file(
         f"{source.split}/test-00000-of-00001.parquet", f"{source.split}.parquet", columns=columns
@@ -75,7 +75,7 @@ def load_spatialeval(source: Source) -> list[Item]:
 
 
 def load_omni3d(source: Source) -> list[Item]:
-    """omni3dbench.tsv: counts, yes/no, choices and lengths, told apart by answer_type and the answer."""
+    """Read omni3dbench.tsv: counts, yes/no, choices and lengths, by answer_type and answer."""
     columns = ("index", "question", "answer", "answer_type")
     path = source.file("omni3dbench.tsv", columns=columns)
     rows = tsv_rows(path, columns)

@@ -1,4 +1,4 @@
-"""Rows of the published file kinds, with their columns checked: TSV of VLMEvalKit, parquet, JSON and JSON lines."""
+"""Read published files with their columns checked: VLMEvalKit's TSV, parquet, JSON, JSONL."""
 
 from __future__ import annotations
 
@@ -52,7 +52,10 @@ def tsv_rows(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
 
 
 def tsv_pictures(rows: Sequence[dict[str, str]], path: Path) -> list[list[Picture]]:
-    """Every row's pictures: base64, a list of base64, or the index of the row that has them; else the files of `image_path`."""
+    """Return every row's images.
+
+    They are base64, a list of base64, the index of the row that has them, or files of `image_path`.
+    """
     by_index = {row["index"]: row for row in rows}
 
     def pictures(row: dict[str, str], hops: int = 0) -> list[Picture]:
@@ -62,7 +65,8 @@ def tsv_pictures(rows: Sequence[dict[str, str]], path: Path) -> list[list[Pictur
         if len(cell) <= REFERENCE_LENGTH:
             if cell not in by_index or hops > 1:
                 raise UserError(
-                    f"{path}: row {row['index']} points at picture row {cell}, which the file does not have: fetch it again."
+                    f"{path}: row {row['index']} points at picture row {cell}, which the file "
+                    "does not have: fetch it again."
                 )
             return pictures(by_index[cell], hops + 1)
         try:
@@ -116,7 +120,7 @@ def mcq_items(
 
 
 def _groups(rows: Sequence[dict[str, str]], path: Path) -> dict[str, dict[str, Any]]:
-    """Index -> its place in a question's rotations, for a file with VLMEvalKit's `g_index`; none for the others.
+    """Return index -> its place in a question's rotations, for files with `g_index`.
 
     Raises UserError for an index that is no number, or a group that lacks a row: a question stands
     there under all its rotations, or once.
@@ -130,16 +134,19 @@ def _groups(rows: Sequence[dict[str, str]], path: Path) -> dict[str, dict[str, A
             groups.setdefault(int(row["g_index"]), []).append(int(row["index"]))
         except ValueError:
             raise UserError(
-                f"{path}: index {row['index']} or g_index {row['g_index']} is no number: fetch the file again."
+                f"{path}: index {row['index']} or g_index {row['g_index']} is no number: fetch "
+                "the file again."
             ) from None
     if headless := [head for head, members in groups.items() if head not in members]:
         raise UserError(
-            f"{path}: group {headless[0]} lacks its first row, index {headless[0]}: fetch the file again."
+            f"{path}: group {headless[0]} lacks its first row, index {headless[0]}: fetch the "
+            "file again."
         )
     for head, members in groups.items():
         if len(members) not in (1, count := options[str(head)]):
             raise UserError(
-                f"{path}: group {head} has {len(members)} rows for the {count} rotations of its options: fetch the file again."
+                f"{path}: group {head} has {len(members)} rows for the {count} rotations of its "
+                "options: fetch the file again."
             )
     return {
         str(index): {
@@ -158,6 +165,7 @@ def picture_bytes(cell: Any) -> bytes:
     encoded = cell.get("bytes") if isinstance(cell, dict) else cell
     if not isinstance(encoded, bytes):
         raise UserError(
-            f"a picture cell holds {type(cell).__name__} without bytes: fetch the parquet file with embedded pictures."
+            f"a picture cell holds {type(cell).__name__} without bytes: fetch the parquet file "
+            "with embedded pictures."
         )
     return encoded

@@ -1,4 +1,4 @@
-"""3DSRBench (Ma et al., arXiv 2412.07825): one picture, 2 or 4 options, mirrored twins and rotated options named by suffixes of qid."""
+"""3DSRBench (Ma et al., arXiv 2412.07825): twins and rotations by suffixes of qid."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ def load(source: Source) -> list[Item]:
         match = QID.fullmatch(item.categories["qid"])
         if match is None:
             raise UserError(
-                f"{path}: qid {item.categories['qid']} is not of the form XXXXXXXX[-flip][-1..3]: fetch the published file."
+                f"{path}: qid {item.categories['qid']} is not of the form "
+                "XXXXXXXX[-flip][-1..3]: fetch the published file."
             )
         item.uid = f"{source.name}/{item.categories.pop('qid')}"
         item.circular = {

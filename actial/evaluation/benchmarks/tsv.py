@@ -1,4 +1,4 @@
-"""Any set written as a VLMEvalKit multiple-choice TSV: root=FOLDER split=NAME reads FOLDER/NAME.tsv."""
+"""Any set in VLMEvalKit's multiple-choice form: root=FOLDER split=NAME reads FOLDER/NAME.tsv."""
 
 from __future__ import annotations
 

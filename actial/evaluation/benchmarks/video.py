@@ -23,7 +23,10 @@ from actial.grading.metrics import Prediction
 
 FRAMES = {"vsi": 32, "sti": 30}
 VIDEO_NOTE = "These are frames of a video."
-BOX_NOTE = "The values represent the bounding box coordinates normalized to a 0-1000 scale, with the top-left corner as the origin of the image."
+BOX_NOTE = (
+    "The values represent the bounding box coordinates normalized to a 0-1000 scale, "
+    "with the top-left corner as the origin of the image."
+)
 SPAR_HIGH = (
     "obj_spatial_relation_oo",
     "obj_spatial_relation_oc_mv",
@@ -92,7 +95,7 @@ def load_vsi(source: Source) -> list[Item]:
 
 
 def score_vsi(predictions: Sequence[Prediction]) -> Scores:
-    """Tasks, relative direction as the mean of its three levels, and the mean of the eight tasks."""
+    """Score tasks, relative direction as the mean of its three levels, and their mean."""
     types = metrics.accuracy_by(predictions, "type")
     tasks = {name: cell for name, cell in types.items() if name not in VSI_DIRECTIONS}
     levels = [types[name] for name in VSI_DIRECTIONS if name in types]
@@ -102,7 +105,7 @@ def score_vsi(predictions: Sequence[Prediction]) -> Scores:
 
 
 def load_sti(source: Source) -> list[Item]:
-    """qa.parquet: Candidates maps letters to texts (in VLMEvalKit's TSV form, a list written as text)."""
+    """Read qa.parquet: Candidates maps letters to texts, or is a list written as text."""
     columns = ("Video", "ID", "Question", "Candidates", "Answer", "Task", "time_start", "time_end")
     path = source.file("qa.parquet", columns=columns)
     items = []

@@ -10,7 +10,7 @@ from actial.evaluation.benchmarks.tables import json_rows, mcq_items
 
 
 def load_viewspatial(source: Source) -> list[Item]:
-    """ViewSpatial-Bench.json: `choices` is one text of lines "A. right", the answer one of these lines."""
+    """Read ViewSpatial-Bench.json: `choices` is lines "A. right", the answer one of them."""
     columns = ("question_type", "image_path", "question", "answer", "choices")
     path = source.file("ViewSpatial-Bench.json", columns=columns)
     items = []
@@ -36,7 +36,7 @@ def load_viewspatial(source: Source) -> list[Item]:
 
 
 def load_mindcube(source: Source) -> list[Item]:
-    """raw/MindCube_tinybench.jsonl or raw/MindCube.jsonl: options inside the question, the setting in the id."""
+    """Read MindCube: options stand inside the question, the setting in the id."""
     name = "MindCube.jsonl" if source.split == "full" else "MindCube_tinybench.jsonl"
     columns = ("id", "images", "question", "gt_answer")
     path = source.file(f"raw/{name}", f"data/raw/{name}", name, columns=columns)

@@ -1,4 +1,4 @@
-"""Viewpoint-100K's test set (Actial, arXiv 2511.01618) in chat form: three options, or the older joint form of direction and angle."""
+"""Viewpoint-100K's test set (Actial, arXiv 2511.01618) in chat form."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ JOINT = re.compile(r"([lrn]),\s*([A-F])")
 
 
 def load(source: Source) -> list[Item]:
-    """Rows {messages | conversations, images}; one item for a three-option row, an open one for a joint answer such as "r,A"."""
+    """Read rows of chat messages and images; a joint answer such as "r,A" makes an open item."""
     columns: tuple[str, ...] = ("images",)
     names = ("test.parquet", "viewpoint_test.parquet", "test.json", "test.jsonl")
     path = source.file(*names, columns=("images", "messages or conversations"))
@@ -32,7 +32,8 @@ def _item(source: Source, number: int, row: dict[str, Any]) -> Item:
     turns = row.get("messages") or row.get("conversations")
     if not turns:
         raise UserError(
-            f"{source.name} row {number} has neither messages nor conversations: the file is not the published one."
+            f"{source.name} row {number} has neither messages nor conversations: the file is not "
+            "the published one."
         )
     texts = {
         turn.get("role", turn.get("from")): turn.get("content", turn.get("value")) for turn in turns
@@ -74,7 +75,10 @@ def _kind(text: str) -> QuestionType:
 
 
 def score(predictions: Sequence[Prediction]) -> Scores:
-    """Per question, by type, and what wrong answers were. "No movement" is never right here, so guessing reaches 1/2, not 1/3."""
+    """Score questions, types, and kinds of answers.
+
+    "No movement" is never correct here, so guessing reaches 1/2, not 1/3.
+    """
     return {
         "overall": metrics.accuracy(predictions),
         "type": metrics.accuracy_by(predictions, "type"),
@@ -85,7 +89,8 @@ def score(predictions: Sequence[Prediction]) -> Scores:
 BENCHMARK = Benchmark(
     name="viewpoint_100k",
     questions=1000,
-    note="no pair is without movement, so a model that has learnt this guesses right half of the time, not a third",
+    note="no pair is without movement, so a model that has learnt this guesses right half of "
+    "the time, not a third",
     hub="INno0o/Viewpoint-100K",
     load=load,
     score=score,

@@ -1,4 +1,4 @@
-"""Published figures, as data: the Actial paper's Table 1, Table A1 and the Viewpoint-100K results (arXiv 2511.01618)."""
+"""Published figures of the Actial paper (arXiv 2511.01618): Tables 1 and A1, Viewpoint-100K."""
 
 from __future__ import annotations
 
