@@ -166,7 +166,8 @@ ASIDE_BEFORE = re.compile(
     r"|parts?"
     r"|person|lines?|sides?|plan|vitamin|grade|class|category|scenario|case|section|between"
     r"|compar\w{1,4}"
-    r"|than|over|from|to|with|like|in|at|of|near|and in|whereas|than in)\s(?:(?:option|choice|letter|the)\s){0,2}[\"'`*(\[]{0,3}\Z",
+    r"|than|over|from|to|with|like|in|at|of|near|and in|whereas|than in)\s"
+    r"(?:(?:option|choice|letter|the)\s){0,2}[\"'`*(\[]{0,3}\Z",
     re.IGNORECASE,
 )
 CONDITION = re.compile(
@@ -279,8 +280,9 @@ LINE = re.compile(r"[^\n]+")
 INTRODUCTION = re.compile(r"(?:option|choice|to the|the)")
 ENUMERATION = re.compile(r"(?:[-*+\u2022]|\d{1,2}[.)])\s")
 REFUSAL = re.compile(
-    r"\b(?:cannot|can't|can not|could not|couldn't|unable to|impossible to|not possible to|not able to"
-    r"|difficult to|hard to) (?:be )?(?:determin|tell|say|answer|decid|see|infer|assess|judg|identif"
+    r"\b(?:cannot|can't|can not|could not|couldn't|unable to|impossible to|not possible to"
+    r"|not able to|difficult to|hard to) (?:be )?(?:determin|tell|say|answer|decid|see|infer|assess|judg"
+    r"|identif"
     r"|conclud|know)|\b(?:don't know|do not know|not sure|unclear|insufficient"
     r"|not enough information|no idea|not visible|no image)"
 )

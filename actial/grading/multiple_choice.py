@@ -61,7 +61,7 @@ def grade(
     finish: FinishReason | None = None,
     compat: Compat | str = Compat.LADDER,
 ) -> Grade:
-    """Read which of `options` the output names and compare it with `options[answer_index]`.
+    """Read which of `options` the output names and compare it with the correct one.
 
     Args:
         text: decoded completion without the end-of-turn token.

@@ -8,7 +8,10 @@ from actial.core.records import AnswerMode
 from actial.evaluation.benchmarks.base import Item, Style
 from actial.viewpoint.questions import multiple_choice_text
 
-MMSI_REQUEST = "Answer with the option's letter from the given choices directly. Enclose the option's letter within ``."
+MMSI_REQUEST = (
+    "Answer with the option's letter from the given choices directly. "
+    "Enclose the option's letter within ``."
+)
 DIRECT_REQUEST = "Answer with the option's letter from the given choices directly."
 NUMBER_REQUEST = "Please answer the question using a single word or phrase."
 VLMEVAL_REQUEST = "Please select the correct answer from the options above. \n"

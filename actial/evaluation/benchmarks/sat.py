@@ -57,7 +57,7 @@ def load(source: Source) -> list[Item]:
 
 
 def score(predictions: Sequence[Prediction]) -> Scores:
-    """Score `circular` (correct in every order, the SAT paper's figure) and the mean over orders."""
+    """Score `circular` (correct in every order, as in the SAT paper) and the mean over orders."""
     by_type = metrics.split_by(predictions, "type")
     return {
         "circular": metrics.circular(predictions),

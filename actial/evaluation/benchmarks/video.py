@@ -122,7 +122,8 @@ def load_sti(source: Source) -> list[Item]:
             Item(
                 uid=f"{source.name}/{number}",
                 images=list(frames(source, Path(row["Video"]).stem, FRAMES["sti"])),
-                question=f"From {row['time_start']} seconds to {row['time_end']} seconds. {row['Question']}",
+                question=f"From {row['time_start']} seconds to {row['time_end']} seconds. "
+                f"{row['Question']}",
                 options=options,
                 answer_index=answer_position(row["Answer"], options, f"{path} row {number}"),
                 type=row["Task"],
