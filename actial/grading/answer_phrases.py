@@ -281,7 +281,8 @@ INTRODUCTION = re.compile(r"(?:option|choice|to the|the)")
 ENUMERATION = re.compile(r"(?:[-*+\u2022]|\d{1,2}[.)])\s")
 REFUSAL = re.compile(
     r"\b(?:cannot|can't|can not|could not|couldn't|unable to|impossible to|not possible to"
-    r"|not able to|difficult to|hard to) (?:be )?(?:determin|tell|say|answer|decid|see|infer|assess|judg"
+    r"|not able to|difficult to|hard to) (?:be )?(?:determin|tell|say|answer|decid|see|infer"
+    r"|assess|judg"
     r"|identif"
     r"|conclud|know)|\b(?:don't know|do not know|not sure|unclear|insufficient"
     r"|not enough information|no idea|not visible|no image)"

@@ -35,7 +35,7 @@ from actial.grading.answer_phrases import (
 from actial.grading.answer_text import answer_region, format_ok, normalized
 from actial.grading.option_mentions import Group, Mention, clause_rejects, option_groups
 from actial.grading.option_texts import bare_number, foreign_numbers, plain, plain_option
-from actial.grading.published_readers import read_actial, read_actial_eval, read_vlmeval
+from actial.grading.published_readers import READERS
 
 
 class Compat(StrEnum):
@@ -45,13 +45,6 @@ class Compat(StrEnum):
     ACTIAL = "actial"  # the release's reward
     ACTIAL_EVAL = "actial_eval"  # the release's evaluation client
     VLMEVAL_EXACT = "vlmeval_exact"  # VLMEvalKit without a judge
-
-
-_PUBLISHED = {
-    Compat.ACTIAL: read_actial,
-    Compat.ACTIAL_EVAL: read_actial_eval,
-    Compat.VLMEVAL_EXACT: read_vlmeval,
-}
 
 
 def grade(
@@ -88,8 +81,8 @@ def grade(
         modes = ", ".join(m.value for m in Compat)
         raise UserError(f"compat={compat} is unknown: use one of {modes}.") from None
     unfinished = finish is FinishReason.LENGTH
-    if mode in _PUBLISHED:
-        letter, rule = _PUBLISHED[mode](text, options)
+    if mode.value in READERS:
+        letter, rule = READERS[mode.value](text, options)
     else:
         region = answer_region(text)
         letter, rule = None, "none"

@@ -61,3 +61,10 @@ def read_vlmeval(text: str, options: Sequence[str]) -> Reading:
     if len(contained) == 1 and not (not letters and "Z" in words):
         return LETTERS[contained[0]], "vlmeval_text"
     return None, "none"
+
+
+READERS = {
+    "actial": read_actial,
+    "actial_eval": read_actial_eval,
+    "vlmeval_exact": read_vlmeval,
+}
