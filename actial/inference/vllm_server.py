@@ -338,6 +338,6 @@ def _lock_url(url: str) -> IO[bytes]:
     digest = sha256(url.encode()).hexdigest()[:16]
     return lock_file(
         Path(tempfile.gettempdir()) / f"actial-server-{digest}.lock",
-        f"sampler.url={url} serves another run, whose weights this one would replace: give each run "
-        "a port of its own.",
+        f"sampler.url={url} serves another run, whose weights this one would replace: give each "
+        "run a port of its own.",
     )

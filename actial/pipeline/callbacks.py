@@ -38,8 +38,8 @@ class SharedFolderCheck(lightning.Callback):
         own = ((self.run.folder / CONFIG).exists(), module.completed_steps)
         if any(rank != (True, own[1]) for rank in gathered(own)):
             raise UserError(
-                f"run_dir={self.run.folder} is not the same folder on every node: give one on a file "
-                "system that all nodes share."
+                f"run_dir={self.run.folder} is not the same folder on every node: give one on a "
+                "file system that all nodes share."
             )
 
 

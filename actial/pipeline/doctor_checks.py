@@ -203,7 +203,8 @@ def check_first_batch(config: TrainConfig) -> Lines:
             yield (
                 Status.WARN,
                 f"{stage.name}: {longest} tokens exceed "
-                f"model.micro_batch_tokens={config.model.micro_batch_tokens}: memory may not suffice.",
+                f"model.micro_batch_tokens={config.model.micro_batch_tokens}: "
+                "memory may not suffice.",
             )
 
 
