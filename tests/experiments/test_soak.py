@@ -1,0 +1,35 @@
+"""A short soak: kills and a damaged checkpoint end in the same bytes as no disturbance."""
+
+from __future__ import annotations
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from actial.core.paths import CHECKOUT
+
+SCRIPT = CHECKOUT / "experiments" / "soak" / "run.py"
+
+
+@pytest.mark.slow
+def test_a_run_broken_at_random_ends_as_one_that_was_not(
+    tmp_path: Path, tiny_set: Path, untrained_model: Path
+) -> None:
+    settings = [
+        "benchmark=none",
+        "stages=[sft]",
+        f"model.path={untrained_model}",
+        "data.sets={viewpoint:{task:viewpoint,root:'" + str(tiny_set) + "'}}",
+        "mix@sft.mix=viewpoint",
+    ]
+    table = tmp_path / "results.csv"
+    options = ["--faults", "2", "--seed", "1", "--table", str(table)]
+    subprocess.run(
+        [sys.executable, str(SCRIPT), str(tmp_path / "runs"), *options, *settings], check=True
+    )
+    with table.open() as file:
+        lines = list(csv.DictReader(file))
+    assert [line["ends"] for line in lines] == ["identical"] * 2
