@@ -16,7 +16,12 @@ from actial.core.paths import CONF
 ROOT = CONF.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 CONFIGS = {"doctor": "train", "synthetic.tiny_model": "tiny"}
-POSITIONAL = {"collect": "runs", "import_release": "release", "compare": "models[]", "audit": "sets[]"}
+POSITIONAL = {
+    "collect": "runs",
+    "import_release": "release",
+    "compare": "models[]",
+    "audit": "sets[]",
+}
 
 
 def commands() -> list[str]:
