@@ -7,6 +7,7 @@ class Rejected(Exception):
     def __init__(self, *reasons: str, detail: str = "") -> None:
         super().__init__(", ".join(reasons) + (f": {detail}" if detail else ""))
         self.reasons = reasons
+        self.detail = detail  # the file or value, and what is wrong with it
 
 
 class UserError(Exception):

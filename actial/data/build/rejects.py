@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
+from actial.core.errors import Rejected
+from actial.data.sources.frame_counts import FrameCounts
 from actial.data.sources.reasons import FRAME_NOTES, REMEDIES
 
 EXAMPLES = 5  # captures named per reason in rejects.json
@@ -23,15 +25,23 @@ class Rejects:
         self.captures: Counter[str] = Counter()
         self.frames: Counter[str] = Counter()
         self.pairs: Counter[str] = Counter()
-        self.examples: dict[str, list[str]] = {}
+        self.examples: dict[str, list[str]] = {}  # reason -> captures
+        self.causes: dict[str, str] = {}  # reason -> first capture or photo, and what is wrong
 
-    def reject(self, reference: str, reasons: Sequence[str]) -> None:
+    def reject(self, reference: str, rejected: Rejected) -> None:
         """Count a capture under every one of its reasons."""
-        self.captures.update(reasons)
-        for reason in reasons:
+        self.captures.update(rejected.reasons)
+        for reason in rejected.reasons:
             named = self.examples.setdefault(reason, [])
             if len(named) < EXAMPLES:
                 named.append(reference)
+            self.causes.setdefault(reason, f"{reference}: {rejected.detail}".rstrip(": "))
+
+    def add_frames(self, reference: str, counts: FrameCounts) -> None:
+        """Add what happened to the frames of a capture."""
+        self.frames.update(counts)
+        for reason, example in counts.examples.items():
+            self.causes.setdefault(reason, f"{reference}: {example}")
 
     def add(self, other: Mapping[str, Any]) -> None:
         """Add the counts of another task, in the form of `as_dict`."""
@@ -39,22 +49,35 @@ class Rejects:
             getattr(self, kind).update(other[kind])
         for reason, named in other["examples"].items():
             self.examples[reason] = [*self.examples.get(reason, []), *named][:EXAMPLES]
+        for reason, cause in other.get("causes", {}).items():
+            self.causes.setdefault(reason, cause)
 
     def counts(self) -> dict[str, dict[str, int]]:
         return {kind: dict(sorted(getattr(self, kind).items())) for kind in NOT_REJECTED}
 
     def as_dict(self) -> dict[str, Any]:
         """Return the content of rejects.json."""
-        return {**self.counts(), "examples": dict(sorted(self.examples.items()))}
+        return {
+            **self.counts(),
+            "examples": dict(sorted(self.examples.items())),
+            "causes": dict(sorted(self.causes.items())),
+        }
 
     def summary(self) -> str:
-        """Return the most common reasons of captures, frames and pairs, with their remedies."""
-        reasons = []
+        """Return the most common reasons of captures, frames and pairs.
+
+        The first of captures and of frames has its cause in one example, each its remedy.
+        """
+        listed, causes, remedies = [], [], []
         for kind in NOT_REJECTED:
-            reasons += self._rejected(kind).most_common(3)
-        listed = ", ".join(f"{reason} {count} times" for reason, count in reasons)
-        remedies = [REMEDIES[reason] for reason, _ in reasons if reason in REMEDIES]
-        return "; ".join([listed, *remedies])
+            reasons = self._rejected(kind).most_common(3)
+            listed += [f"{reason} {count} times" for reason, count in reasons]
+            causes += [
+                f"{self.causes[name]} ({name})" for name, _ in reasons if name in self.causes
+            ]
+            remedies += [REMEDIES[reason] for reason, _ in reasons if reason in REMEDIES]
+        examples = [f"for example {'; '.join(causes)}"] if causes else []
+        return "; ".join([", ".join(listed), *examples, *remedies])
 
     def frame_notes(self) -> list[str]:
         """Return what was done to photos, and which were dropped, a line for each."""
@@ -65,7 +88,8 @@ class Rejects:
             if self.frames[name] and note
         ]
         for reason, count in self._rejected("frames").most_common():
-            notes.append(f"{count} photos dropped: {REMEDIES.get(reason, reason)}")
+            example = f" (for example {self.causes[reason]})" if reason in self.causes else ""
+            notes.append(f"{count} photos dropped: {REMEDIES.get(reason, reason)}{example}")
         return notes
 
     def _rejected(self, kind: str) -> Counter[str]:

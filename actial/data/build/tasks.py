@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ from actial.data.build.shard_plan import Plan, PlannedCapture
 from actial.data.images import encode
 from actial.data.shards import Sample, shard_name, write_shard
 from actial.data.sources.base import Source
+from actial.data.sources.frame_counts import FrameCounts
 from actial.data.sources.open_source import open_source
 from actial.viewpoint.pairs import CROPPED, capture_key, stratum, view_pairs
 from actial.viewpoint.quality_gates import judge_capture
@@ -84,7 +86,7 @@ def _label_capture(
     counts.captures["seen"] += 1
     try:
         capture, dropped = source.read(reference)
-        counts.frames.update(dropped)
+        counts.add_frames(reference, dropped)
         counts.frames["usable"] += len(capture.frames)
         geometry = judge_capture(capture, config.gates, ordered=config.source.ordered)
         masks = sum(frame.mask_path is not None for frame in geometry.frames)
@@ -93,9 +95,9 @@ def _label_capture(
         pairs, judged = view_pairs(capture, geometry, config.gates, config.pairs)
         counts.pairs.update(judged)
         if not pairs:
-            raise Rejected("no_pair")
+            raise Rejected("no_pair", detail=_failed_pairs(judged))
     except Rejected as rejected:
-        counts.reject(reference, rejected.reasons)
+        counts.reject(reference, rejected)
         return None
     counts.captures["accepted"] += 1
     counts.pairs["chosen"] += len(pairs)
@@ -107,6 +109,13 @@ def _label_capture(
         pairs=pairs,
         strata=[stratum(pair, config.gates, config.pairs.angle_bins) for pair in pairs],
     )
+
+
+def _failed_pairs(judged: Counter[str]) -> str:
+    """Return how many pairs failed which gates; a pair can fail several."""
+    failed = Counter({gate: n for gate, n in judged.items() if gate not in ("judged", "accepted")})
+    gates = ", ".join(f"{gate} {count}" for gate, count in failed.most_common(4))
+    return f"none of {judged['judged']} pairs passes all gates, failed: {gates}"
 
 
 # ---------------------------------------------------------------- images
@@ -152,7 +161,7 @@ def packed_path(labels: Path) -> Path:
 def pack_chunk(config: BuildConfig, labels: Path) -> None:
     """Encode every image that the pairs of a label file show, one behind the other.
 
-    The index names per image its (start, size), or the reasons why the photo cannot be read.
+    The index names per image its [start, size], or why the photo cannot be read.
     """
     source, out = open_source(config.source), packed_path(labels)
     index = []
@@ -160,12 +169,12 @@ def pack_chunk(config: BuildConfig, labels: Path) -> None:
         file.readline()
         for capture in map(LabeledCapture.from_line, file):
             open_image = images_of(config, source, capture.reference)
-            extents: dict[str, list[Any]] = {}
+            extents: dict[str, Any] = {}
             for name in frame_names(capture.pairs):
                 try:
                     data = open_image(name)
                 except Rejected as rejected:
-                    extents[name] = list(rejected.reasons)
+                    extents[name] = {"reasons": rejected.reasons, "detail": rejected.detail}
                     continue
                 extents[name] = [packed.tell(), len(data)]
                 packed.write(data)
@@ -184,9 +193,10 @@ class PackedImages:
         self.extents = json.loads(line)["pictures"]
 
     def __call__(self, name: str) -> bytes:
-        if isinstance(self.extents[name][0], str):
-            raise Rejected(*self.extents[name])
-        start, size = self.extents[name]
+        extent = self.extents[name]
+        if isinstance(extent, dict):
+            raise Rejected(*extent["reasons"], detail=extent["detail"])
+        start, size = extent
         with self.path.open("rb") as file:
             return os.pread(file.fileno(), size, start)
 
@@ -220,11 +230,13 @@ def _sample(
         open_image = PackedImages(place.path, place.key)
     names = frame_names(pairs)
     encoded: dict[str, bytes] = {}
+    frame_counts = FrameCounts()
     for name in names:
         try:
             encoded[name] = open_image(name)
         except Rejected as rejected:
-            counts.frames.update(rejected.reasons)
+            frame_counts.reject(rejected)
+    counts.add_frames(capture.reference, frame_counts)
     written = [pair for pair in pairs if all(name in encoded for name in pair.frame_names)]
     counts.pairs["photo_unreadable"] += len(pairs) - len(written)
     if not written:

@@ -14,6 +14,7 @@ from actial.core.errors import Rejected, UserError
 from actial.core.records import Capture, Frame
 from actial.data.photos import QUARTER_TURNS, UPRIGHT, PhotoHeader, decode, read_header
 from actial.data.sources import orientation
+from actial.data.sources.frame_counts import FrameCounts
 from actial.viewpoint.geometry import are_rotations
 from actial.viewpoint.lens import calibration, rescaled
 
@@ -39,7 +40,7 @@ class Source(ABC):
         """Return references to all captures, sorted; raises UserError when there are none."""
 
     @abstractmethod
-    def read(self, reference: str) -> tuple[Capture, Counter[str]]:
+    def read(self, reference: str) -> tuple[Capture, FrameCounts]:
         """Return the capture with its usable frames, and counts of what happened to its frames.
 
         The counts are frames dropped by reason, and frames "rescaled", "turned" or "with_mask".
@@ -70,7 +71,7 @@ def inside(folder: Path, name: str) -> Path:
 
 def usable_frames(
     candidates: Iterable[Frame],
-    counts: Counter[str],
+    counts: FrameCounts,
     *,
     exif: ExifRule = ExifRule.auto,
     stored: bool = True,
@@ -89,18 +90,20 @@ def usable_frames(
     return frames
 
 
-def _with_rotations(frames: list[Frame], counts: Counter[str]) -> list[Frame]:
+def _with_rotations(frames: list[Frame], counts: FrameCounts) -> list[Frame]:
     if not frames:
         return []
     finite = np.isfinite([frame.t for frame in frames]).all(axis=1)
     posed = are_rotations(np.stack([frame.R for frame in frames])) & finite
     if not posed.all():
-        counts["frame_pose"] += int((~posed).sum())
+        first = frames[int(np.argmin(posed))]
+        cause = f"{first.name}: no rotation and translation, R = {first.R.round(3).tolist()}"
+        counts.drop("frame_pose", cause, int((~posed).sum()))
     return [frame for frame, valid in zip(frames, posed, strict=True) if valid]
 
 
 def _adapted_to_photos(
-    candidates: Sequence[Frame], counts: Counter[str], exif: ExifRule
+    candidates: Sequence[Frame], counts: FrameCounts, exif: ExifRule
 ) -> list[Frame]:
     frames, headers = [], []
     for frame in candidates:
@@ -110,7 +113,7 @@ def _adapted_to_photos(
             if header.orientation not in QUARTER_TURNS and exif is not ExifRule.stored:
                 raise Rejected("frame_mirrored", detail=f"{frame.path}: EXIF orientation")
         except Rejected as rejected:
-            counts.update(rejected.reasons)
+            counts.reject(rejected)
             continue
         frames.append(frame)
         headers.append(header)
@@ -119,7 +122,7 @@ def _adapted_to_photos(
 
 
 def _turned(
-    frames: list[Frame], headers: list[PhotoHeader], counts: Counter[str], exif: ExifRule
+    frames: list[Frame], headers: list[PhotoHeader], counts: FrameCounts, exif: ExifRule
 ) -> tuple[list[Frame], list[PhotoHeader]]:
     """Apply the EXIF orientations, or drop the tagged photos where their meaning is open."""
     tagged = sum(header.orientation in (3, 6, 8) for header in headers)
@@ -132,7 +135,9 @@ def _turned(
     ]
     reading = orientation.decide([frames[i] for i in posed], [headers[i] for i in posed], exif)
     if reading is None:
-        counts["frame_orientation"] += tagged
+        first = next(i for i, header in enumerate(headers) if header.orientation != UPRIGHT)
+        example = f"{frames[first].path}: EXIF orientation {headers[first].orientation}"
+        counts.drop("frame_orientation", example, tagged)
         upright = [i for i, header in enumerate(headers) if header.orientation == UPRIGHT]
         return [frames[i] for i in upright], [headers[i] for i in upright]
     for frame, header in zip(frames, headers, strict=True):
@@ -147,7 +152,7 @@ def _shown_size(frame: Frame, header: PhotoHeader) -> tuple[int, int]:
 
 
 def _rescaled(
-    frames: Sequence[Frame], headers: Sequence[PhotoHeader], counts: Counter[str]
+    frames: Sequence[Frame], headers: Sequence[PhotoHeader], counts: FrameCounts
 ) -> list[Frame]:
     """Give frames the intrinsics of their photos' size; drop photos of another shape.
 
@@ -164,7 +169,9 @@ def _rescaled(
     for frame, size in zip(frames, sizes, strict=True):
         camera_size = (frame.width, frame.height)
         if camera_size not in votes or size != _most_frequent(votes[camera_size], camera_size):
-            counts["frame_size"] += 1
+            width, height = camera_size
+            cause = f"{size[0]}x{size[1]} pixels, its camera has {width}x{height}"
+            counts.drop("frame_size", f"{frame.path}: {cause}")
             continue
         if size != camera_size:
             counts["rescaled"] += 1

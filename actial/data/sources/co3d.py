@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +14,7 @@ from actial.core.errors import Rejected, UserError
 from actial.core.json_stream import json_items
 from actial.core.records import Capture, Frame, Lens
 from actial.data.sources.base import inside
+from actial.data.sources.frame_counts import FrameCounts
 from actial.data.sources.pose_files import PosedSource, make_frame
 from actial.viewpoint import geometry as g
 
@@ -97,7 +97,7 @@ class Co3dSource(PosedSource):
             if self._enough(sequence.get("viewpoint_quality_score"))
         ]
 
-    def read_fields(self, reference: str) -> tuple[Capture, Counter[str]]:
+    def read_fields(self, reference: str) -> tuple[Capture, FrameCounts]:
         category, name = reference.split("/")
         if name == UNREADABLE_CATEGORY:
             raise Rejected(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from actial.core.records import Capture, Frame
 from actial.data.sources.base import Source, usable_frames
 from actial.data.sources.colmap_layouts import capture_folders, object_name, read_layout
 from actial.data.sources.colmap_reader import View, read_model
+from actial.data.sources.frame_counts import FrameCounts
 from actial.data.sources.photo_files import MaskFiles, PhotoFiles, existing, readable_name
 
 SIDECAR = "object.json"
@@ -56,12 +56,12 @@ class FolderSource(Source):
                     f"twice, in {other} and {reference}: remove one, or give a folder below."
                 )
 
-    def read(self, reference: str) -> tuple[Capture, Counter[str]]:
+    def read(self, reference: str) -> tuple[Capture, FrameCounts]:
         folder = existing(self.root, reference)
         layout = read_layout(folder)
         model = read_model(layout.model)
         photos = PhotoFiles(layout.photos)
-        counts: Counter[str] = Counter()
+        counts = FrameCounts()
         masks = self._masks(reference, folder, [view.name for view in model.views])
         candidates = self._frames(photos, masks, model.views, counts)
         frames = usable_frames(candidates, counts, exif=self.config.exif)
@@ -87,7 +87,7 @@ class FolderSource(Source):
             attributes=sidecar.get("attributes", {}),
             license=self.config.license,
         )
-        return capture, +counts
+        return capture, counts.without_zeros()
 
     def photo_path(self, reference: str, name: str) -> Path:
         if self._photos is None or self._photos[0] != reference:
@@ -119,13 +119,13 @@ class FolderSource(Source):
         photos: PhotoFiles,
         masks: MaskFiles,
         views: Sequence[View],
-        counts: Counter[str],
+        counts: FrameCounts,
     ) -> Iterator[Frame]:
         for view in views:
             try:
                 path = photos.path(view.name)
             except Rejected as rejected:
-                counts.update(rejected.reasons)
+                counts.reject(rejected)
                 continue
             yield Frame(
                 name=view.name,

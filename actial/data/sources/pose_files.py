@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from abc import abstractmethod
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from actial.core.errors import Rejected, UserError
 from actial.core.records import Capture, Frame, Lens
 from actial.data.photos import SUFFIXES
 from actial.data.sources.base import Source, inside, usable_frames
+from actial.data.sources.frame_counts import FrameCounts
 from actial.data.sources.photo_files import existing
 from actial.viewpoint import geometry as g
 from actial.viewpoint.lens import calibration
@@ -70,7 +70,7 @@ class PosedSource(Source):
     def references(self) -> Iterator[str]:
         """Yield the references of all captures, in any order."""
 
-    def read(self, reference: str) -> tuple[Capture, Counter[str]]:
+    def read(self, reference: str) -> tuple[Capture, FrameCounts]:
         try:
             return self.read_fields(reference)
         except FileNotFoundError as error:
@@ -79,7 +79,7 @@ class PosedSource(Source):
             raise Rejected("poses_corrupt", detail=f"{reference}: {error!r}") from error
 
     @abstractmethod
-    def read_fields(self, reference: str) -> tuple[Capture, Counter[str]]:
+    def read_fields(self, reference: str) -> tuple[Capture, FrameCounts]:
         """Read a capture as `read` does; may raise what malformed files make Python raise."""
 
     def photo_path(self, reference: str, name: str) -> Path:
@@ -94,14 +94,14 @@ class PosedSource(Source):
         candidates: list[Frame],
         *,
         stored: bool = True,
-        counts: Counter[str] | None = None,
+        counts: FrameCounts | None = None,
         **fields: Any,
-    ) -> tuple[Capture, Counter[str]]:
+    ) -> tuple[Capture, FrameCounts]:
         """Return the capture of the usable candidates, and the counts of its frames.
 
         `fields` are further fields of Capture. `stored=False`: the photos are not files.
         """
-        counts = Counter() if counts is None else counts
+        counts = FrameCounts() if counts is None else counts
         frames = usable_frames(candidates, counts, exif=self.config.exif, stored=stored)
         counts["with_mask"] += sum(frame.mask_path is not None for frame in frames)
         defaults = {"class_name": class_id.replace("_", " "), "files_total": len(candidates)}
@@ -114,7 +114,7 @@ class PosedSource(Source):
             license=self.config.license,
             **{**defaults, **fields},
         )
-        return capture, +counts
+        return capture, counts.without_zeros()
 
     def _enough(self, score: float | None) -> bool:
         if self.config.min_quality is None:
@@ -140,7 +140,7 @@ class WildRgbdSource(PosedSource):
                 if (folder / "rgb").is_dir() and (single is None or folder.name in single):
                     yield f"{scenes.parent.name}/scenes/{folder.name}"
 
-    def read_fields(self, reference: str) -> tuple[Capture, Counter[str]]:
+    def read_fields(self, reference: str) -> tuple[Capture, FrameCounts]:
         folder = self.root / reference
         metadata = json.loads((folder / "metadata").read_bytes())
         size = (int(metadata["w"]), int(metadata["h"]))

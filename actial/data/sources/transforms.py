@@ -6,7 +6,6 @@ import json
 import math
 import os
 import re
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from actial.core.errors import Rejected
 from actial.core.records import Capture, Frame, Lens
 from actial.data.photos import SUFFIXES, read_header
 from actial.data.sources.colmap_layouts import MAX_DEPTH
+from actial.data.sources.frame_counts import FrameCounts
 from actial.data.sources.llff import POSES_BOUNDS, llff_frames
 from actial.data.sources.photo_files import existing, readable_name
 from actial.data.sources.pose_files import MALFORMED, Pose, PosedSource, make_frame
@@ -58,10 +58,10 @@ class TransformsSource(PosedSource):
                 if not name.startswith("."):
                     yield from self._folders(folder / name, depth - 1)
 
-    def read_fields(self, reference: str) -> tuple[Capture, Counter[str]]:
+    def read_fields(self, reference: str) -> tuple[Capture, FrameCounts]:
         folder = existing(self.root, reference)
         file = next(folder / name for name in self.FILES if (folder / name).is_file())
-        counts: Counter[str] = Counter()
+        counts = FrameCounts()
         if file.name == POSES_BOUNDS:
             frames = llff_frames(folder)
             total = len(frames)
@@ -75,15 +75,15 @@ class TransformsSource(PosedSource):
         return self.capture(label, label, frames, counts=counts, files_total=total)
 
     def _frames(
-        self, folder: Path, shared: Mapping[str, Any], counts: Counter[str]
+        self, folder: Path, shared: Mapping[str, Any], counts: FrameCounts
     ) -> Iterator[Frame]:
         for entry in shared["frames"]:
             try:
                 yield self._frame(folder, {**shared, **entry}, counts)
             except Rejected as rejected:
-                counts.update(rejected.reasons)
+                counts.reject(rejected)
 
-    def _frame(self, folder: Path, fields: Mapping[str, Any], counts: Counter[str]) -> Frame:
+    def _frame(self, folder: Path, fields: Mapping[str, Any], counts: FrameCounts) -> Frame:
         path = find_photo(folder, str(fields["file_path"]))
         size = _size(fields, path)
         lens = transforms_lens(fields, size)
@@ -97,7 +97,7 @@ class TransformsSource(PosedSource):
         name = readable_name(os.path.relpath(path, folder))
         return make_frame(name, path, size, lens, pose, mask)
 
-    def _pose(self, value: Any, counts: Counter[str]) -> Pose:
+    def _pose(self, value: Any, counts: FrameCounts) -> Pose:
         """Return R and t of a camera-to-world matrix, without its scale; raises Rejected."""
         try:
             matrix = np.array(value, dtype=np.float64)

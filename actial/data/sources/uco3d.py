@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from actial.core.errors import Rejected, UserError
 from actial.core.records import Capture, Frame
 from actial.data.sources.base import inside
 from actial.data.sources.co3d import BOUNDS_FORMAT, ndc_lens
+from actial.data.sources.frame_counts import FrameCounts
 from actial.data.sources.pose_files import PosedSource, make_frame
 from actial.data.sources.video import VideoFrames
 from actial.viewpoint import geometry as g
@@ -64,7 +64,7 @@ class Uco3dSource(PosedSource):
             if self._enough(score):
                 yield name
 
-    def read_fields(self, reference: str) -> tuple[Capture, Counter[str]]:
+    def read_fields(self, reference: str) -> tuple[Capture, FrameCounts]:
         category, family, video = self._rows(SEQUENCE, reference)[0]
         if not inside(self.root, video or "").is_file():
             raise Rejected("no_video", detail=f"{reference}: {video}")
