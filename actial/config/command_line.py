@@ -20,6 +20,10 @@ from actial.core.paths import CONF
 
 LONGEST_NAME = 140  # characters of a job's folder name
 QUOTES = ("'", '"')
+GRAMMAR = (*QUOTES, "[", "{")  # a value that begins so has a grammar of its own
+FUNCTION = re.compile(
+    r"(?:choice|range|interval|glob|sort|shuffle|tag|int|float|str|bool|extend_list)\("
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,31 +84,53 @@ def parse_command_line(words: Sequence[str], positional: str | None = None) -> C
 
 
 def quote_values(overrides: Sequence[str], multirun: bool) -> list[str]:
-    """Return the overrides with quotes around values that hold "=", such as paths into a sweep.
+    """Return the overrides with quotes around values that Hydra's grammar cannot read.
 
-    Hydra's grammar refuses such values without quotes. Values in a grammar of their own (quoted,
-    lists, dicts, functions, interpolations, choices of a sweep) stay as they are.
+    Such are paths with "=", letters beyond ASCII, quotes, parentheses, commas and other signs.
+    Values in a grammar of their own (quoted, lists, dicts, functions, interpolations, choices of a
+    sweep) stay as they are. Raises UserError for a value that cannot be read even so.
 
     >>> quote_values(["model.path=runs/sweep/seed=1/sft/model", "seed=1"], multirun=False)
     ["model.path='runs/sweep/seed=1/sft/model'", 'seed=1']
     """
-    words = []
-    for override in overrides:
-        key, sign, value = override.partition("=")
-        is_plain = value[:1] not in ("'", '"', "[", "{") and not set("($").intersection(value)
-        is_choice = multirun and "," in value
-        needs_quotes = "=" in value and is_plain and not is_choice
-        words.append(f"{key}{sign}{quoted(value) if needs_quotes else value}")
-    return words
+    parser = OverridesParser.create()
+    return [_quoted_override(parser, override, multirun) for override in overrides]
+
+
+def _quoted_override(parser: OverridesParser, override: str, multirun: bool) -> str:
+    key, sign, value = override.partition("=")
+    try:
+        as_given = parser.parse_override(override)
+    except HydraException:
+        as_given = None
+    if as_given is not None:
+        # Of one run, a list of choices with a slash is one path that holds a comma.
+        is_path = "/" in value and not multirun and as_given.is_sweep_override()
+        is_path = is_path and value[:1] not in QUOTES and not FUNCTION.match(value)
+        return f"{key}{sign}{quoted(value)}" if is_path or value != value.strip() else override
+    if sign and value[:1] not in GRAMMAR and not FUNCTION.match(value):
+        choices = value.split(",") if multirun else [value]
+        word = f"{key}{sign}{','.join(quoted(choice) for choice in choices)}"
+        with suppress(HydraException):
+            parser.parse_override(word)
+            return word
+    if value[:1] in QUOTES and "/" in value:
+        raise UserError(
+            f"{override} cannot be read: a value that begins with a quote must end with it; write "
+            f"a path that begins with one as {key}=./{value}"
+        )
+    return override  # Hydra's own message names what is wrong with a list or a function
 
 
 def quoted(text: str) -> str:
-    """Return a value in single quotes for Hydra's grammar; a value that has quotes stays as it
-    is.
+    """Return a value in single quotes for Hydra's grammar.
+
+    A value that begins with a quote stays as it is. Backslashes count as escapes only before a
+    quote and at the end.
     """
     if text[:1] in QUOTES:
         return text
-    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
+    escaped = re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), text)
     return f"'{escaped}'"
 
 

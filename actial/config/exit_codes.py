@@ -11,7 +11,7 @@ import os
 import sys
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -23,6 +23,16 @@ from actial.core.errors import UserError
 
 ERROR = "error.txt"  # in the folder of a run: why it ended
 USER_ERROR, OUR_FAULT = 1, 2
+FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+NO_FOLDER = (
+    *FORBIDDEN,
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EEXIST,
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
+    errno.EINVAL,
+)
 INTERRUPTED, STOPPED = 130, 143  # 128 + SIGINT, 128 + SIGTERM, as shells report them
 
 
@@ -65,6 +75,8 @@ def errors_reported(folder: list[Path]) -> Iterator[None]:
             where = f" ({name})" if name else ""
             message = f"the disk is full{where}: free some space and run the same command again."
             _end(message, USER_ERROR)
+        if isinstance(error, OSError) and (message := path_refused(error, folder)):
+            _end(message, USER_ERROR)
         _end(_keep_traceback(error, folder), OUR_FAULT)
 
 
@@ -82,14 +94,37 @@ def disk_full(error: BaseException | None) -> bool:
     return False
 
 
+def path_refused(error: OSError, folder: list[Path]) -> str:
+    """Return the sentence for a file or folder that the system does not let us use, else "".
+
+    That is the user's to mend for the output folder, whatever the error, and for any file that
+    permissions forbid.
+    """
+    if not isinstance(error.filename, (str, os.PathLike)):
+        return ""
+    path, cause = Path(error.filename), error.strerror
+    for output in folder:
+        if error.errno in NO_FOLDER and (path == output or path in output.parents):
+            return f"{output} cannot be made a folder ({cause}): give another output folder."
+        if error.errno in NO_FOLDER and output in path.parents and not os.path.isdir(output):
+            return f"{output} is not a folder ({cause}): give another output folder."
+        if error.errno in FORBIDDEN and output in path.parents:
+            return f"{output} cannot be written ({cause}): give another output folder."
+    if error.errno in FORBIDDEN:
+        return f"{path} cannot be used ({cause}): change its permissions, or give another path."
+    return ""
+
+
 def job_failed(ended: Exit, folder: list[Path]) -> JobFailed:
     """Return the error that stands for a job of a sweep; keep a user's error in its folder.
 
     A fault's traceback already lies there.
     """
     if ended.code == USER_ERROR and folder:
-        folder[0].mkdir(parents=True, exist_ok=True)
-        (folder[0] / ERROR).write_text(f"error: {ended.message}\n")
+        # A folder that cannot be written is what the error says; it is printed in any case.
+        with suppress(OSError):
+            folder[0].mkdir(parents=True, exist_ok=True)
+            (folder[0] / ERROR).write_text(f"error: {ended.message}\n")
     where = f"{folder[0] / ERROR}" if folder else "the line above"
     return JobFailed(
         f"a job of the sweep failed, see {where}; the other jobs have run: "

@@ -66,10 +66,17 @@ def read_header(path: Path) -> PhotoHeader:
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
         raise Rejected("frame_missing", detail=str(path)) from error
     except (*UNREADABLE, UnidentifiedImageError) as error:
-        raise Rejected("frame_unreadable", detail=f"{path}: {error}") from error
+        raise Rejected("frame_unreadable", detail=f"{path}: {_cause(error)}") from error
     if width * height > PIXELS_MAX:
         raise Rejected("frame_unreadable", detail=f"{path}: {width}x{height} pixels")
     return PhotoHeader(width, height, orientation)
+
+
+def _cause(error: Exception) -> str:
+    """Return Pillow's message, without the file object that it prints for an unknown format."""
+    if isinstance(error, UnidentifiedImageError):
+        return "no image of a known format"
+    return str(error)
 
 
 def _orientation(image: Image.Image) -> int:
@@ -93,7 +100,7 @@ def decode(path: Path) -> tuple[np.ndarray, int]:
                 pixels = _stored_again(pixels, orientation)
             return pixels, orientation
     except UNREADABLE as error:
-        raise Rejected("frame_unreadable", detail=f"{path}: {error}") from error
+        raise Rejected("frame_unreadable", detail=f"{path}: {_cause(error)}") from error
 
 
 def photo_rgb(image: Image.Image) -> np.ndarray:

@@ -203,9 +203,36 @@ def test_a_value_may_hold_an_equals_sign(word: str, value: str | None) -> None:
     )
 
 
-def test_lists_of_a_sweep_are_left_alone() -> None:
-    words = ["model.path=runs/seed=1,runs/seed=2"]
-    assert quote_values(words, multirun=True) == words
+PATHS = (
+    *("Möwe ü", "it's", "a(b)", "a,b", "a&b", "a#b", "a!b", "~x", "a{b}", "a[b]", 'a"b', "日本"),
+    *("a;b", "a\\b", "a:b", "a%b", "@a", "*", " a b ", "-x", "???", "null", "a\\", "a\\'", "(a"),
+    *("a)", "[x", "{y", "`", "|<>", "^", "~", "a\nb", "a\udcffb", "$HOME", "a=b,c=d"),
+)
+
+
+@pytest.mark.parametrize("name", PATHS)
+@pytest.mark.parametrize("form", ["/data/{}", "/data/{}/captures", "{}/captures", "./{}"])
+def test_a_path_may_hold_any_character(name: str, form: str) -> None:
+    path = form.format(name)
+    if path[:1] in "[{":
+        path = f"./{path}"  # a value that begins so is a list or a dict
+    (word,) = quote_values([f"source.root={path}"], multirun=False)
+    override = OverridesParser.create().parse_override(word)
+    assert override.value() == path
+    assert not override.is_sweep_override()
+
+
+def test_a_path_in_half_a_pair_of_quotes_is_refused_with_the_remedy() -> None:
+    with pytest.raises(UserError, match=r"out='a/b cannot be read.* as out=\./'a/b"):
+        quote_values(["out='a/b"], multirun=False)
+
+
+def test_the_choices_of_a_sweep_are_quoted_one_by_one() -> None:
+    words = ["model.path=runs/seed=1,runs/seed=2", "seed=1,2", "lr=choice(1,2)", "a=[1,2]"]
+    assert quote_values(words, multirun=True) == [
+        "model.path='runs/seed=1','runs/seed=2'",
+        *words[1:],
+    ]
 
 
 def test_every_job_of_a_sweep_has_a_folder_of_its_own() -> None:
@@ -257,6 +284,31 @@ def test_a_full_disk_is_the_users_to_mend(capsys: pytest.CaptureFixture[str]) ->
         == "error: the disk is full (runs/a/metrics.jsonl): free some space and "
         "run the same command again.\n"
     )
+
+
+@pytest.mark.parametrize("forbidden", [errno.EACCES, errno.EPERM, errno.EROFS])
+def test_an_output_folder_that_cannot_be_written_is_the_users_to_mend(
+    forbidden: int, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    error = OSError(forbidden, "Operation not permitted", str(tmp_path / "index.jsonl"))
+    assert leave(error, [tmp_path]) == 1
+    message = f"error: {tmp_path} cannot be written (Operation not permitted): "
+    assert capsys.readouterr().err == f"{message}give another output folder.\n"
+    assert not (tmp_path / "error.txt").exists()
+
+
+def test_a_file_that_permissions_forbid_is_the_users_to_mend(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    error = PermissionError(errno.EACCES, "Permission denied", "/data/captures/images/000.jpg")
+    assert leave(error, [tmp_path]) == 1
+    assert "/data/captures/images/000.jpg cannot be used" in capsys.readouterr().err
+
+
+def test_other_errors_of_files_stay_faults_of_ours(tmp_path: Path) -> None:
+    error = FileNotFoundError(errno.ENOENT, "No such file", str(tmp_path / "metrics.jsonl"))
+    assert leave(error, [tmp_path]) == 2
+    assert leave(OSError(errno.EIO, "Input/output error", "/data/a"), [tmp_path]) == 2
 
 
 def test_a_full_disk_is_known_in_the_words_of_extensions() -> None:

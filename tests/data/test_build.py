@@ -246,6 +246,16 @@ def test_bad_captures_cost_only_themselves(world, tmp_path):
         == 1
     )
     assert rejects["examples"]["no_sparse"] == ["0/00000000"]
+    causes = rejects["causes"]
+    assert "no folder sparse/" in causes["no_sparse"]
+    assert causes["few_registered"] == (
+        "0/00000004: 0 photos can be used, gates.min_registered=12; 0% of 14 photos can be used, "
+        "gates.min_registered_share=0.6; 0 cameras, gates.min_up_cameras=8"
+    )
+    assert "64x96 pixels, its camera has 96x64" in causes["frame_size"]
+    assert causes["frame_unreadable"].startswith(f"1/00000001: {cut}: ")
+    page = (tmp_path / "set" / "audit.html").read_text()
+    assert "its camera has 96x64" in page
     assert rejects["frames"]["frame_size"] == 14
     assert rejects["frames"]["frame_unreadable"] == 1
     assert rejects["pairs"]["photo_unreadable"] > 0
@@ -265,6 +275,41 @@ def test_nothing_to_build_is_one_sentence_with_the_reasons(tmp_path):
     ):
         build(config(tmp_path / "world", tmp_path / "set"))
     assert not (tmp_path / "set").exists()
+
+
+def test_nothing_to_build_names_what_is_wrong_with_frames_and_one_of_each(tmp_path):
+    root = tmp_path / "world"
+    write_capture(root / "0" / "0000000a", arc(14))
+    images = root / "0" / "0000000a" / "images"
+    for photo in images.iterdir():
+        photo.write_bytes(b"no image")
+    (images / "000.jpg").unlink()
+    with pytest.raises(UserError) as error:
+        build(config(root, tmp_path / "set"))
+    message = str(error.value)
+    assert "frame_unreadable 13 times, frame_missing 1 times" in message
+    assert "0 photos can be used, gates.min_registered=12" in message
+    assert f"{images / '001.jpg'}: no image of a known format (frame_unreadable)" in message
+    assert f"0/0000000a: {images / '000.jpg'} (frame_missing)" in message
+    assert message.count("gates.min_registered=12") == 1  # said once, for all of its reasons
+    assert "frame_missing: the pose file names a photo that is not there" in message
+
+
+def test_an_output_folder_that_cannot_be_made_is_the_user_s_to_mend(world, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    for out in (tmp_path / "file", tmp_path / "file" / "set", tmp_path / ("n" * 300)):
+        assert run(*command(world, out)) == 1
+        message = capsys.readouterr().err
+        assert "give another output folder" in message
+        assert "Traceback" not in message
+
+
+@pytest.mark.parametrize("name", ["Möwe ü", "it's (a) {b} [c], d & #e!", "seed=1", "~x", '"q"'])
+def test_a_source_folder_may_have_any_name(world, tmp_path, name):
+    root = tmp_path / name
+    root.symlink_to(world)
+    assert run(*command(root, tmp_path / f"{name} set")) == 0
+    assert (tmp_path / f"{name} set" / "manifest.json").is_file()
 
 
 def test_class_caps_keep_the_same_pairs_in_any_chunking(world, tmp_path, monkeypatch):

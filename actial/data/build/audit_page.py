@@ -241,9 +241,14 @@ def _label_rows(labels: Mapping[tuple[str, str, str], int]) -> list[tuple[str, s
 
 
 def _reject_sections(rejects: Mapping[str, Any]) -> list[Section]:
+    """Return the counts of rejects.json, and its example of every reason."""
     sections = []
-    for kind, counts in rejects.items():
-        if kind != "examples" and counts:
-            by_count = dict(sorted(counts.items(), key=lambda item: -item[1]))
+    for kind in ("captures", "frames", "pairs"):
+        if rejects[kind]:
+            by_count = dict(sorted(rejects[kind].items(), key=lambda item: -item[1]))
             sections.append(Section(heading=kind.capitalize(), counts=by_count))
+    if rejects["causes"]:
+        causes = list(rejects["causes"].items())
+        head = ("reason", "capture, file and cause")
+        sections.append(Section(heading="An example of each reason", head=head, rows=causes))
     return sections

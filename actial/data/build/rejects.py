@@ -66,16 +66,18 @@ class Rejects:
     def summary(self) -> str:
         """Return the most common reasons of captures, frames and pairs.
 
-        The first of captures and of frames has its cause in one example, each its remedy.
+        Behind them stand the cause in one example of each, and what the user can do.
         """
-        listed, causes, remedies = [], [], []
+        listed, remedies = [], []
+        reasons_of: dict[str, list[str]] = {}  # cause of an example -> its reasons
         for kind in NOT_REJECTED:
-            reasons = self._rejected(kind).most_common(3)
-            listed += [f"{reason} {count} times" for reason, count in reasons]
-            causes += [
-                f"{self.causes[name]} ({name})" for name, _ in reasons if name in self.causes
-            ]
-            remedies += [REMEDIES[reason] for reason, _ in reasons if reason in REMEDIES]
+            for reason, count in self._rejected(kind).most_common(3):
+                listed.append(f"{reason} {count} times")
+                if reason in REMEDIES:
+                    remedies.append(REMEDIES[reason])
+                if reason in self.causes:
+                    reasons_of.setdefault(self.causes[reason], []).append(reason)
+        causes = [f"{cause} ({', '.join(reasons)})" for cause, reasons in reasons_of.items()]
         examples = [f"for example {'; '.join(causes)}"] if causes else []
         return "; ".join([", ".join(listed), *examples, *remedies])
 
