@@ -44,6 +44,8 @@ def is_built(config: BuildConfig) -> bool:
         return False
     try:
         written = json.loads(manifest.read_text(encoding="utf-8"))
+        if not isinstance(written, dict):
+            raise ValueError("no JSON object")
     except ValueError as error:
         raise UserError(
             f"{manifest} is damaged ({error}): remove {out} and run the same command again."

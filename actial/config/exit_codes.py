@@ -61,7 +61,7 @@ def errors_reported(folder: list[Path]) -> Iterator[None]:
     except SystemExit as parser_exit:  # argparse has printed its message and raises code 2
         raise SystemExit(USER_ERROR if parser_exit.code else 0) from None
     except (UserError, JobFailed) as error:
-        _end(str(error), USER_ERROR)
+        _end(sentence(error), USER_ERROR)
     except (HydraException, OmegaConfBaseException) as error:
         _end(explain(error), USER_ERROR)
     except KeyboardInterrupt:
@@ -78,6 +78,15 @@ def errors_reported(folder: list[Path]) -> Iterator[None]:
         if isinstance(error, OSError) and (message := path_refused(error, folder)):
             _end(message, USER_ERROR)
         _end(_keep_traceback(error, folder), OUR_FAULT)
+
+
+def sentence(error: Exception) -> str:
+    """Return the message of a user's error.
+
+    torch raises the errors of data workers anew, with their whole traceback as the message.
+    """
+    _, raised_in_worker, message = str(error).rpartition(f"{UserError.__module__}.UserError: ")
+    return message.strip() if raised_in_worker else str(error)
 
 
 def disk_full(error: BaseException | None) -> bool:

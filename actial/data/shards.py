@@ -242,7 +242,7 @@ class ShardFiles:
     def images(self, record: StoredRecord) -> list[np.ndarray]:
         """Return the record's images in order, uint8 (H, W, 3).
 
-        Raises OSError with the image's key when its bytes are not what was written.
+        Raises UserError with the image's key when its bytes are not what was written.
         """
         return [decode_bytes(data) for data in self.encoded(record)]
 
@@ -253,8 +253,8 @@ class ShardFiles:
     def _read(self, record: StoredRecord, image: StoredImage) -> bytes:
         data = os.pread(self._file(record.shard).fileno(), image.size, image.offset)
         if sha256(data).hexdigest() != image.sha256:
-            raise OSError(
-                f"{self.root / record.shard}: image {record.key}.{image.name} "
+            raise UserError(
+                f"{self.root / record.shard} is damaged: image {record.key}.{image.name} "
                 "is not what was written: build the set again."
             )
         return data
@@ -262,10 +262,15 @@ class ShardFiles:
     def _file(self, shard: str) -> IO[bytes]:
         if shard not in self._files:
             if "/" in shard:
-                raise OSError(
+                raise UserError(
                     f"{self.root}: shard {shard!r} lies outside the set: build the set again."
                 )
-            self._files[shard] = (self.root / shard).open("rb", buffering=0)
+            try:
+                self._files[shard] = (self.root / shard).open("rb", buffering=0)
+            except FileNotFoundError as error:
+                raise UserError(
+                    f"data set {self.root} lacks its shard {shard}: build the set again."
+                ) from error
         return self._files[shard]
 
     def __getstate__(self) -> dict[str, Any]:

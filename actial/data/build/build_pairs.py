@@ -8,7 +8,6 @@ what the shards left. The manifest is written last.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -27,6 +26,7 @@ from actial.data.build.resumable import WORK, Task, claimed, run_tasks, worker_p
 from actial.data.build.settings import config_hash, fixed_settings
 from actial.data.build.shard_plan import Plan, make_plan
 from actial.data.build.tasks import label_chunk, pack_chunk, packed_path, write_part
+from actial.data.build.work_files import read_counts, read_records
 from actial.data.shards import finish_set, shard_name
 from actial.data.sources.open_source import open_source
 
@@ -106,14 +106,15 @@ def _write_all(
     out = Path(config.out)
     _add_counts(rejects, labels)
     plan = Plan(out / WORK / "pair_plan.sqlite")
-    if not plan.base.is_file():
-        make_plan(
-            plan.base,
-            labels,
-            per_class=config.pairs.max_per_class,
-            per_split=config.pairs.max_rows,
-            per_shard=config.groups_per_shard,
-        )
+    # Planned anew by every process that resumes: the plan follows from the labels, and one that a
+    # faulty disk has changed would do so too late to be noticed.
+    make_plan(
+        plan.base,
+        labels,
+        per_class=config.pairs.max_per_class,
+        per_split=config.pairs.max_rows,
+        per_shard=config.groups_per_shard,
+    )
     rejects.pairs["over_cap"] += plan.dropped()
     tasks = []
     for split, number, captures in plan.shards():
@@ -124,10 +125,9 @@ def _write_all(
 
 
 def _add_counts(rejects: Rejects, files: Sequence[Path]) -> None:
-    """Add the counts that stand on the first line of each file."""
+    """Add the counts of each file of finished work, and check the file."""
     for path in files:
-        with path.open("rb") as file:
-            rejects.add(json.loads(file.readline()))
+        rejects.add(read_counts(path))
 
 
 def _finish(config: BuildConfig, indices: Sequence[Path], rejects: Rejects) -> None:
@@ -151,6 +151,4 @@ def _finish(config: BuildConfig, indices: Sequence[Path], rejects: Rejects) -> N
 
 def _index_entries(indices: Sequence[Path]) -> Iterator[dict[str, Any]]:
     for path in indices:
-        with path.open("rb") as file:
-            file.readline()  # counts
-            yield from map(json.loads, file)
+        yield from read_records(path)

@@ -98,7 +98,7 @@ def claimed(out: Path, claim: Mapping[str, str], shard: int | None = None) -> It
         lock_file(work / f"lock-{shard}", in_use),
     ):
         if marker.is_file():
-            _refuse_other_claim(out, json.loads(marker.read_text()), claim)
+            _refuse_other_claim(out, _read_claim(marker), claim)
         else:
             write_json(marker, claim)
         if shard is None:
@@ -106,6 +106,16 @@ def claimed(out: Path, claim: Mapping[str, str], shard: int | None = None) -> It
                 for stale in folder.glob(".*.tmp"):  # of a process that was killed
                     stale.unlink()
         yield
+
+
+def _read_claim(marker: Path) -> dict[str, Any]:
+    try:
+        claim: dict[str, Any] = json.loads(marker.read_text(encoding="utf-8"))
+        return {"config_hash": claim["config_hash"], "captures": claim["captures"]}
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{marker} is damaged ({error!r}): remove {marker.parent.parent} and build anew."
+        ) from error
 
 
 def _refuse_other_claim(out: Path, written: Mapping[str, Any], claim: Mapping[str, str]) -> None:

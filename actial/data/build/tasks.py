@@ -10,8 +10,10 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +23,11 @@ from PIL import Image
 from actial.config import BuildConfig
 from actial.core.atomic_io import atomic
 from actial.core.errors import Rejected
-from actial.core.json_lines import write_lines
 from actial.core.seeding import hash_unit
 from actial.core.set_records import ViewPair
 from actial.data.build.rejects import Rejects
 from actial.data.build.shard_plan import Plan, PlannedCapture
+from actial.data.build.work_files import damaged, read_counts, read_records, write_work
 from actial.data.images import encode
 from actial.data.shards import Sample, shard_name, write_shard
 from actial.data.sources.base import Source
@@ -53,8 +55,8 @@ class LabeledCapture:
     strata: list[str]  # one per pair
 
     @classmethod
-    def from_line(cls, line: bytes) -> LabeledCapture:
-        fields = json.loads(line)
+    def from_json(cls, fields: Mapping[str, Any]) -> LabeledCapture:
+        fields = dict(fields)
         pairs = [ViewPair.from_json(pair) for pair in fields.pop("rows")]
         return cls(pairs=pairs, **fields)
 
@@ -77,7 +79,7 @@ def label_chunk(config: BuildConfig, references: Sequence[str], path: Path) -> N
     source, counts = open_source(config.source), Rejects()
     captures = [_label_capture(config, source, reference, counts) for reference in references]
     lines = [capture.to_json() for capture in captures if capture is not None]
-    write_lines(path, [counts.as_dict(), *lines])
+    write_work(path, counts.as_dict(), lines)
 
 
 def _label_capture(
@@ -161,13 +163,13 @@ def packed_path(labels: Path) -> Path:
 def pack_chunk(config: BuildConfig, labels: Path) -> None:
     """Encode every image that the pairs of a label file show, one behind the other.
 
-    The index names per image its [start, size], or why the photo cannot be read.
+    The index names per image its [start, size, sha256], or why the photo cannot be read.
     """
     source, out = open_source(config.source), packed_path(labels)
     index = []
-    with labels.open("rb") as file, atomic(out.with_suffix(".bin")) as packed:
-        file.readline()
-        for capture in map(LabeledCapture.from_line, file):
+    read_counts(labels)
+    with atomic(out.with_suffix(".bin")) as packed:
+        for capture in map(LabeledCapture.from_json, read_records(labels)):
             open_image = images_of(config, source, capture.reference)
             extents: dict[str, Any] = {}
             for name in frame_names(capture.pairs):
@@ -176,29 +178,36 @@ def pack_chunk(config: BuildConfig, labels: Path) -> None:
                 except Rejected as rejected:
                     extents[name] = {"reasons": rejected.reasons, "detail": rejected.detail}
                     continue
-                extents[name] = [packed.tell(), len(data)]
+                extents[name] = [packed.tell(), len(data), sha256(data).hexdigest()]
                 packed.write(data)
             index.append({"key": capture.key, "pictures": extents})
-    write_lines(out, index)
+    write_work(out, {}, index)
+
+
+@lru_cache(maxsize=8)  # captures of a shard come from several files, each with many captures
+def _extents_by_key(index: Path) -> dict[str, dict[str, Any]]:
+    read_counts(index)
+    return {capture["key"]: capture["pictures"] for capture in read_records(index)}
 
 
 class PackedImages:
     """The images of one capture as a shard of a divided build left them."""
 
     def __init__(self, labels: Path, key: str) -> None:
-        self.path = packed_path(labels).with_suffix(".bin")
-        head = b'{"key":"' + key.encode()
-        with packed_path(labels).open("rb") as file:
-            line = next(line for line in file if line.startswith(head))
-        self.extents = json.loads(line)["pictures"]
+        index = packed_path(labels)
+        self.path = index.with_suffix(".bin")
+        self.extents = _extents_by_key(index)[key]
 
     def __call__(self, name: str) -> bytes:
         extent = self.extents[name]
         if isinstance(extent, dict):
             raise Rejected(*extent["reasons"], detail=extent["detail"])
-        start, size = extent
+        start, size, digest = extent
         with self.path.open("rb") as file:
-            return os.pread(file.fileno(), size, start)
+            data = os.pread(file.fileno(), size, start)
+        if sha256(data).hexdigest() != digest:
+            raise damaged(self.path, f"image {name} is not what was written")
+        return data
 
 
 # ---------------------------------------------------------------- pass 2: shards
@@ -216,14 +225,14 @@ def write_part(config: BuildConfig, plan: Plan, split: str, number: int, part: P
     counts.pairs["written"] = len(index)
     if not index:
         shard.unlink()
-    write_lines(part, [counts.as_dict(), *index])
+    write_work(part, counts.as_dict(), index)
 
 
 def _sample(
     config: BuildConfig, source: Source, place: PlannedCapture, counts: Rejects
 ) -> Sample | None:
     """Return the capture's images and pairs; a photo that cannot be decoded costs its pairs."""
-    capture = LabeledCapture.from_line(place.read())
+    capture = LabeledCapture.from_json(json.loads(place.read()))
     pairs = [capture.pairs[i] for i in place.pair_numbers]
     open_image: OpenImage = images_of(config, source, capture.reference)
     if packed_path(place.path).is_file():

@@ -20,10 +20,10 @@ from actial.config import BuildConfig
 from actial.core.atomic_io import atomic
 from actial.core.errors import Rejected, UserError
 from actial.core.image_codec import UNREADABLE
-from actial.core.json_lines import write_lines
 from actial.core.json_stream import records
 from actial.core.seeding import hash_unit
 from actial.data.build.resumable import WORK, Task, claimed, run_tasks, worker_pool
+from actial.data.build.work_files import write_work
 from actial.data.images import encode
 from actial.data.photos import FORMATS, photo_rgb
 from actial.data.qa.public_sets import NAMED, AdaptedQuestion, SetRecord, adapt
@@ -101,7 +101,7 @@ def adapt_file(config: BuildConfig, path: Path, out: Path) -> None:
             question = _question(config, adapted, uid, out.parent / IMAGES, blacklist, counts)
             if question is not None:
                 questions.append(question)
-    write_lines(out, [counts, *questions])
+    write_work(out, counts, questions)
 
 
 def _adapted(

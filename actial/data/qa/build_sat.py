@@ -22,9 +22,9 @@ from actial.config import BuildConfig, ImageConfig, QuestionConfig
 from actial.core.atomic_io import atomic
 from actial.core.errors import UserError
 from actial.core.image_codec import UNREADABLE
-from actial.core.json_lines import write_lines
 from actial.core.parquet import open_parquet, stream
 from actial.data.build.resumable import WORK, Task, claimed, run_tasks, worker_pool
+from actial.data.build.work_files import write_work
 from actial.data.images import encode
 from actial.data.photos import photo_rgb
 from actial.data.qa.question_shards import (
@@ -77,7 +77,7 @@ def scan_file(path: Path, split: str, first: int, out: Path) -> None:
                 f"{path}, row {number}: {error!r} is missing: give files with SAT's columns or "
                 "verl's."
             ) from error
-    write_lines(out, [counts, *questions])
+    write_work(out, counts, questions)
 
 
 def _question(row: Mapping[str, Any], split: str, number: int) -> Question:
@@ -143,7 +143,7 @@ def extract_file(
                 continue
             with atomic(target) as file:
                 file.write(encode(pixels, image))
-    write_lines(done, [counts])
+    write_work(done, counts, [])
 
 
 def build_sat(config: BuildConfig, settings: Mapping[str, Any], identity: str) -> None:

@@ -6,7 +6,6 @@ its original images under "pictures"; the shrunk images lie in files named by th
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -19,10 +18,10 @@ from actial.config import BuildConfig, QuestionConfig
 from actial.core.atomic_io import write_json, write_text
 from actial.core.errors import UserError
 from actial.core.html_page import Card, Section, image_url, render_sections
-from actial.core.json_lines import write_lines
 from actial.core.seeding import hash_int
 from actial.core.set_records import QuestionRecord
 from actial.data.build.resumable import WORK, Task, run_tasks
+from actial.data.build.work_files import read_counts, read_records, write_work
 from actial.data.shards import Sample, ShardFiles, finish_set, shard_name, write_shard
 
 SPLITS = ("train", "val", "test")
@@ -33,9 +32,11 @@ Question = dict[str, Any]  # a QuestionRecord's fields, and HASHES
 
 
 def read_lines(path: Path) -> tuple[dict[str, Any], list[Question]]:
-    """Return the first line (counts) and the other lines (questions) of a file of JSON lines."""
-    with path.open("rb") as file:
-        return json.loads(file.readline()), [json.loads(line) for line in file]
+    """Return the counts and the questions of a file of unfinished work.
+
+    Raises UserError for a damaged file.
+    """
+    return read_counts(path), list(read_records(path))
 
 
 # ---------------------------------------------------------------- which questions stay
@@ -112,7 +113,7 @@ def write_part(
     counts: Counter[str] = Counter()
     index = write_shard(shard, _samples(config, groups, shard.parent / WORK / IMAGES, counts))
     counts["written"] = len(index)
-    write_lines(part, [counts, *index])
+    write_work(part, counts, index)
 
 
 def _samples(
