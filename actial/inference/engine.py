@@ -77,6 +77,9 @@ class Engine(Protocol):
     def sleep(self) -> None:
         """Give memory back until the next `load`, where the engine can."""
 
+    def close(self) -> None:
+        """End the engine."""
+
     def compare(self, name: str, expected: Tensor) -> str:
         """ "same", "transposed" or "different"; only called where `shows_weights`."""
 

@@ -14,6 +14,7 @@ from typing import Protocol
 
 import torch.distributed as dist
 
+from actial.config import Precision
 from actial.core.errors import UserError
 from actial.core.records import Completion, Prompt, SamplingParams
 from actial.inference.engine import Engine, EngineFault
@@ -23,6 +24,7 @@ from actial.inference.weight_probe import WeightProbe
 from actial.inference.weight_sync import (
     first_wrong_weight,
     folder_weights,
+    in_precision,
     named_weights,
     weights_version,
 )
@@ -66,7 +68,8 @@ class PolicyWeights:
         """Load the policy's weights; an error of one rank is raised on all. A collective."""
         failure: Exception | None = None
         try:
-            engine.load(named_weights(self.policy))
+            weights = named_weights(self.policy)
+            engine.load(in_precision(weights, self.policy.config.precision))
         except (UserError, EngineFault) as error:
             failure = error
         for raised in gather_objects(failure):
@@ -84,9 +87,10 @@ class FolderWeights:
     The engine's weights are compared with the files, where it shows them.
     """
 
-    def __init__(self, folder: str, fingerprint: str) -> None:
+    def __init__(self, folder: str, fingerprint: str, precision: Precision) -> None:
         self.folder = folder
         self.fingerprint = fingerprint
+        self.precision = precision
 
     @property
     def collective(self) -> bool:
@@ -96,7 +100,7 @@ class FolderWeights:
         return self.fingerprint
 
     def send(self, engine: Engine) -> None:
-        engine.load(folder_weights(self.folder))
+        engine.load(in_precision(folder_weights(self.folder), self.precision))
 
     def check(self, engine: Engine, prompts: Sequence[Prompt]) -> dict[str, float]:
         if wrong := first_wrong_weight(engine, folder_weights(self.folder)):

@@ -55,9 +55,15 @@ def open_folder_sampler(
 ) -> EngineSampler:
     """A sampler on an engine with the weights of the folder `model.path`, without a policy."""
     hf_config = AutoConfig.from_pretrained(model.path, revision=model.revision)
-    source = FolderWeights(model.path, fingerprint(model))
+    source = FolderWeights(model.path, fingerprint(model), model.precision)
     open_engine = _shared_engine(config, model, hf_config)
     return EngineSampler(open_engine, source, _requests(renderer))
+
+
+def close_engines() -> None:
+    """End all engines, before the process group that some of them live in is destroyed."""
+    while _ENGINES:
+        _ENGINES.popitem()[1].close()
 
 
 def _requests(renderer: PromptRenderer) -> EngineRequests:

@@ -40,11 +40,15 @@ def engine_arguments(config: SamplerConfig, model: ModelConfig) -> dict[str, Any
 
     What parity with the trainer demands, and what `sampler.engine` adds.
     """
+    on_gpu = torch.cuda.is_available()
+    given = dict(config.engine)
+    if not on_gpu:
+        given.pop("enable_sleep_mode", None)  # the CPU build shares the memory of the trainer
     return {
         "model": model.path,
         "revision": model.revision,
         "dtype": "float32" if model.precision is Precision.fp32 else "bfloat16",
-        "enforce_eager": not torch.cuda.is_available(),
+        "enforce_eager": not on_gpu,
         "max_model_len": 4096,
         "limit_mm_per_prompt": {"image": IMAGES_PER_PROMPT, "video": 0},
         "mm_processor_kwargs": {
@@ -53,7 +57,7 @@ def engine_arguments(config: SamplerConfig, model: ModelConfig) -> dict[str, Any
         "logprobs_mode": "processed_logprobs",
         "generation_config": "vllm",  # not the checkpoint's: Qwen's has a repetition penalty
         "seed": 0,
-        **config.engine,
+        **given,
     }
 
 
@@ -126,6 +130,10 @@ class VLLMEngine:
         self.sleeps = bool(arguments.get("enable_sleep_mode"))
         self.asleep = False
         self.memory: dict[str, float] = {}
+
+    def close(self) -> None:
+        """End the engine, before the process group that it lives in is destroyed."""
+        self.llm.llm_engine.engine_core.shutdown()
 
     def run(self, requests: list[Request]) -> list[Reply]:
         """Replies, in order. Raises UserError for more images than the engine was started for."""

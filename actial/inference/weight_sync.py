@@ -16,6 +16,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from actial.config import Precision
 from actial.inference.engine import Engine, EngineFault
 from actial.modeling.dtensor import whole
 from actial.modeling.policy import Policy
@@ -122,6 +123,15 @@ def named_weights(policy: Policy) -> Iterator[tuple[str, Tensor]]:
         for adapter in layer.active_adapters:
             merged = merged + whole(layer.get_delta_weight(adapter)).float()
         yield f"{module}.weight", merged
+
+
+def in_precision(
+    weights: Iterable[tuple[str, Tensor]], precision: Precision
+) -> Iterator[tuple[str, Tensor]]:
+    """The weights in the engine's type, bf16 or float32."""
+    dtype = torch.bfloat16 if precision is Precision.bf16 else torch.float32
+    for name, tensor in weights:
+        yield name, tensor.to(dtype)
 
 
 def folder_weights(path: str) -> Iterator[tuple[str, Tensor]]:
