@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from hydra.core.hydra_config import HydraConfig
@@ -11,12 +12,24 @@ from hydra.types import RunMode
 from actial.config import SamplerKind, StageName, TrainConfig
 from actial.config.command_line import quoted
 from actial.core.process import is_main_process
+from actial.inference.open_sampler import close_engines
 from actial.training.distributed import launch_environment, num_ranks
 
 
-def launched(config: TrainConfig) -> AbstractContextManager[None]:
-    """Return the block in which the run may start ranks; they and their group end with it."""
-    return launch_environment(job_overrides(config), keep_group=has_colocated_engine(config))
+@contextmanager
+def launched(config: TrainConfig) -> Iterator[None]:
+    """Run a block that may start ranks; they, their engines and their group end with it.
+
+    The engine of a single process outlives it: the next job of a sweep uses it again.
+    """
+    with launch_environment(job_overrides(config), keep_group=has_colocated_engine(config)):
+        try:
+            yield
+        finally:
+            if num_ranks() > 1:
+                close_engines()
+                if torch.distributed.is_initialized():  # vLLM may have destroyed it
+                    torch.distributed.destroy_process_group()
 
 
 def job_overrides(config: TrainConfig) -> list[str]:
