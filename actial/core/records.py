@@ -1,7 +1,6 @@
 """Records handed from module to module; numpy only, no torch.
 
-Capture -> ViewPair row -> Example -> (rendering) Prompt / Trunk -> Completion -> Grade.
-Axes in array names: P prompt, G group member, T token, L row position.
+Capture -> ViewPair (set_records) -> Example -> Prompt -> Completion -> Grade.
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ from actial.build import build
 from actial.config import (
     BuildConfig,
     BuildShardConfig,
+    ExifRule,
     GateConfig,
     ImageConfig,
     ImageFormat,
@@ -31,6 +32,7 @@ from actial.config import (
 from actial.core.errors import UserError
 from actial.core.set_records import ViewPair
 from actial.data.build import build_pairs
+from actial.data.build.settings import config_hash, fixed_settings
 from actial.data.shards import ShardSet
 
 CAPS = {
@@ -122,7 +124,7 @@ def test_the_audit_announces_what_leaks(finished):
     assert audit["shared_groups"] == 0
     assert audit["shared_pictures"] > 10
     assert len(audit["warnings"]) == 3
-    assert "pictures occur in more than one split" in audit["warnings"][0]
+    assert "images occur in more than one split" in audit["warnings"][0]
     assert sum(audit["right_letters"].values()) == 96
     assert audit["probes"]["answer"]["n"] == 3 * 96
     assert audit["warnings"][0] in (finished / "audit.html").read_text()
@@ -514,3 +516,15 @@ def test_real_photographs(tmp_path):
     assert len(rows) == 84
     rejects = json.loads((tmp_path / "set" / "rejects.json").read_text())
     assert rejects["examples"] == {"up_rolled": ["buddha_head"], "up_disagreement": ["buddha_head"]}
+
+
+def test_the_settings_of_earlier_versions_keep_their_names_and_hash(world, tmp_path):
+    """A set of an earlier version is built, not another one, for the same command."""
+    settings = fixed_settings(config(world, tmp_path))
+    assert settings["source"]["licence"] == "CC0"
+    assert settings["gates"]["max_centre_condition"] == 50.0
+    assert {"exif", "axes", "root"}.isdisjoint(settings["source"])
+    other = config(world, tmp_path)
+    other.source.exif = ExifRule.stored
+    assert fixed_settings(other)["source"]["exif"] == "stored"
+    assert config_hash(other) != config_hash(config(world, tmp_path))

@@ -31,17 +31,6 @@ Color = tuple[int, int, int]
 Points = list[tuple[float, float]]
 INK, MOVE, TURN, OBJECT = (30, 30, 30), (214, 60, 40), (30, 90, 200), (60, 140, 60)
 PALE = (110, 110, 110)
-STYLE = (
-    "body{font:15px system-ui,sans-serif;margin:2em;max-width:1300px}"
-    "table{border-collapse:collapse;margin:1em 0}"
-    "td,th{padding:2px 10px;text-align:left;border-bottom:1px solid #ddd}"
-    "td.n{text-align:right}img{max-width:100%}"
-    ".bar{background:#4a7;height:12px}h2{margin-top:2em}"
-)
-LEGEND = (
-    "<p>Red: where the camera moved, seen from the camera. Blue: how it turned. "
-    "Map from above: camera 1 below the object.</p>"
-)
 
 
 # ---------------------------------------------------------------- drawing

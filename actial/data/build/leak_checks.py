@@ -48,18 +48,18 @@ class Checks:
         sentences = []
         if self.shared_groups or self.shared_pictures:
             sentences.append(
-                f"{self.shared_groups} objects and {self.shared_pictures} pictures occur in more "
+                f"{self.shared_groups} objects and {self.shared_pictures} images occur in more "
                 "than one split"
             )
         if self.near_duplicates:
             sentences.append(
-                f"{len(self.near_duplicates)} pairs of nearly equal pictures in training and "
-                "held-out rows"
+                f"{len(self.near_duplicates)} pairs of nearly equal images in training and "
+                "held-out records"
             )
         if self.centroids.n and self.centroids.value > self.prior.value + SHORTCUT:
             by_position, prior = float(self.centroids.value), float(self.prior.value)
             sentences.append(
-                f"the object's place in the pictures alone answers {by_position:.2f}, "
+                f"the object's place in the images alone answers {by_position:.2f}, "
                 f"the answer prior {prior:.2f}"
             )
         return sentences

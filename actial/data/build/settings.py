@@ -20,6 +20,8 @@ STORED_NAMES = {
     "max_mask_center_gap": "max_mask_centre_gap",
     "min_center_in_front": "min_centre_in_front",
 }
+# Settings that earlier versions did not have, and the value that means what those versions did.
+ADDED = {"exif": "auto", "axes": "opengl"}
 
 
 def fixed_settings(config: BuildConfig) -> dict[str, Any]:
@@ -29,7 +31,11 @@ def fixed_settings(config: BuildConfig) -> dict[str, Any]:
     """
     settings = {key: value for key, value in asdict(config).items() if key not in FREE_SETTINGS}
     del settings["source"]["root"]
-    return {STORED_NAMES.get(key, key): _stored(value) for key, value in settings.items()}
+    stored: dict[str, Any] = _stored(settings)
+    for key, value in ADDED.items():
+        if stored["source"][key] == value:
+            del stored["source"][key]
+    return stored
 
 
 def config_hash(config: BuildConfig) -> str:

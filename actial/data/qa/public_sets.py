@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from actial.core.errors import UserError
-from actial.core.multiple_choice_format import answer_position, inline_options
+from actial.core.multiple_choice_format import LETTERS, answer_position, inline_options
 
 MARKS = re.compile(r"<(?:image|video)>\s*")
 ASKS_LETTER = re.compile(
@@ -77,7 +77,7 @@ def _fields(answer: str) -> Callable[[SetRecord], Iterator[Turn]]:
 
     def turns(record: SetRecord) -> Iterator[Turn]:
         options = record.get("options") or record.get("choices") or ()
-        lettered = zip("ABCDEF", options, strict=False)
+        lettered = zip(LETTERS, options, strict=False)
         listed = " ".join(f"{letter}. {text}" for letter, text in lettered)
         question = record["question"]
         yield f"{question} Options: {listed}" if listed else question, str(record[answer])

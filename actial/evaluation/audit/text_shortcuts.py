@@ -15,6 +15,7 @@ from scipy.optimize import minimize
 from scipy.sparse import csr_array, vstack
 from scipy.stats import binomtest, chisquare
 
+from actial.core.multiple_choice_format import LETTERS
 from actial.core.seeding import hash_int
 from actial.evaluation.audit.items import AuditItem
 from actial.grading.metrics import wilson
@@ -45,10 +46,10 @@ def position_counts(items: Sequence[AuditItem]) -> tuple[Counter[str], float]:
     """
     sizes = Counter(len(item.options) for item in items)
     size = sizes.most_common(1)[0][0]
-    counts = Counter(dict.fromkeys("ABCDEFGHIJKLMNOPQRSTUVWXYZ"[:size], 0))
+    counts = Counter(dict.fromkeys(LETTERS[:size], 0))
     for item in items:
         if len(item.options) == size:
-            counts["ABCDEFGHIJKLMNOPQRSTUVWXYZ"[item.answer_index]] += 1
+            counts[LETTERS[item.answer_index]] += 1
     return counts, float(chisquare(list(counts.values())).pvalue)
 
 

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import re
 
-from actial.core.multiple_choice_format import answer_position, clean_options, inline_options
+from actial.core.multiple_choice_format import (
+    LETTERS,
+    answer_position,
+    clean_options,
+    inline_options,
+)
 from actial.evaluation.benchmarks.base import Benchmark, Item, Source, Style, score_types
 from actial.evaluation.benchmarks.tables import json_rows, mcq_items
 
@@ -68,7 +73,7 @@ def load_all_angles(source: Source) -> list[Item]:
         return mcq_items(source, path)
     items = []
     for row in json_rows(path, columns):
-        options = clean_options(row.get(letter) for letter in "ABCDEF")
+        options = clean_options(row.get(letter) for letter in LETTERS[:6])
         items.append(
             Item(
                 uid=f"{source.name}/{row['index']}",
