@@ -27,7 +27,7 @@ def main(config: DashboardConfig) -> None:
     except Error as error:
         raise UserError(
             f"entity={config.entity}: wandb did not save the workspace ({error}). "
-            "Run `wandb login`, then this command again."
+            "run `wandb login`, then this command again."
         ) from error
 
 

@@ -129,7 +129,8 @@ def launch_environment(overrides: Sequence[str], *, keep_group: bool = False) ->
     try:
         yield
     finally:
-        if dist.is_available() and dist.is_initialized() and not keep_group:
+        # A group of one rank is vLLM's own, which serves the next engine of this process too.
+        if num_ranks() > 1 and not keep_group:
             dist.destroy_process_group()
         sys.argv[1:] = arguments
         for name, value in before.items():

@@ -95,7 +95,7 @@ def test_settings_that_do_not_fit_are_one_sentence(questions, untrained_model, t
     }
     with pytest.raises(
         UserError,
-        match=r"mmsi/3 has 5 images, but the engine takes 3: set sampler\.engine\.limit_mm_per_prompt\.image=5",
+        match=r"mmsi/2 has 4 images, but the engine takes 3: set sampler\.engine\.limit_mm_per_prompt\.image=4",
     ):
         evaluate(
             config(questions, untrained_model, tmp_path / "y", kind=SamplerKind.vllm, engine=small)

@@ -190,6 +190,7 @@ def command_line(questions, url, out, *more):
         f"server.url={url}",
         "server.model=tiny",
         "server.multiple=16",
+        "model=tiny",
         "model.max_pixels=4096",
         "model.min_pixels=256",
         f"out={out}",
