@@ -32,7 +32,9 @@ def _export_model_card(run_dir: Path, out: Path) -> None:
         raise UserError(f"run_dir={run_dir} has no results.json: give a finished run.")
     results = Results.read(run_dir)
     out.mkdir(parents=True, exist_ok=True)
-    write_text(out / "README.md", model_card(results, results.models[-1], _base_model(run_dir)))
+    write_text(
+        out / "README.md", model_card(results, results.models[-1], _base_model(run_dir))
+    )
 
 
 def _base_model(run_dir: Path) -> str | None:

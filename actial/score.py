@@ -20,7 +20,11 @@ def score(config: ScoreConfig) -> None:
             are missing or changed.
     """
     from actial.evaluation.benchmark_examples import as_example
-    from actial.evaluation.benchmark_results import benchmark_scores, beside_paper, open_benchmark
+    from actial.evaluation.benchmark_results import (
+        benchmark_scores,
+        beside_paper,
+        open_benchmark,
+    )
     from actial.evaluation.benchmarks.base import Style
     from actial.evaluation.harness_io import read_answers
     from actial.evaluation.results import Results

@@ -26,7 +26,9 @@ def train(config: TrainConfig) -> float | None:
         config = resolve_steps(config)
     with open_run(config) as run:
         if run.finished:
-            print(f"{run.folder} is finished: its results are in {run.folder / 'report.html'}.")
+            print(
+                f"{run.folder} is finished: its results are in {run.folder / 'report.html'}."
+            )
             return objective(run)
         refuse_changed_data(config, run.folder)
         # torch and Lightning take seconds to import, so wrong input is reported before.

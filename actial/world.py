@@ -31,7 +31,9 @@ def generate(config: WorldConfig) -> None:
     out = Path(config.out)
     claim(out, config)
     jobs = capture_jobs(config.objects, config.frames, config.size, config.seed, SEEN)
-    jobs += capture_jobs(config.unseen_objects, config.frames, config.size, config.seed, UNSEEN)
+    jobs += capture_jobs(
+        config.unseen_objects, config.frames, config.size, config.seed, UNSEEN
+    )
     with Progress("captures", total=len(jobs), unit="objects") as progress:
         for count in write_captures(out / "captures", jobs, config.workers):
             progress.advance(count)

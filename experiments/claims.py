@@ -64,7 +64,9 @@ class Sweep:
     def variants(self, words: Sequence[str] = ()) -> list[list[str]]:
         """The overrides of each command; `words` come instead of what is set for their keys, and of commands that differ in those."""
         own = [
-            one for one in ((), *self.more) if not set(map(key_of, one)) & set(map(key_of, words))
+            one
+            for one in ((), *self.more)
+            if not set(map(key_of, one)) & set(map(key_of, words))
         ]
         return [
             list({key_of(word): word for word in (*self.words, *one, *words)}.values())
@@ -204,7 +206,13 @@ def verdict(result: dict[str, float], expect: str) -> str:
     if result["low"] != result["low"]:
         return "open"  # a single seed
     if expect == "all":
-        return "holds" if result["low"] == 1 else "contradicted" if result["high"] == 0 else "open"
+        return (
+            "holds"
+            if result["low"] == 1
+            else "contradicted"
+            if result["high"] == 0
+            else "open"
+        )
     side, moved = (-1, 0.0) if expect == "below" else (1, MARGIN if expect == "kept" else 0.0)
     (low, high), (t_low, t_high) = (
         sorted(side * result[name] + moved for name in pair)
@@ -251,7 +259,9 @@ def checked(claim: Claim, tables: dict[str, pd.DataFrame]) -> list[list[str]]:
                 lines.append([said, "", "", "not run yet"])
                 continue
             printed = figure_text(result, scale(cells[0]["metric"]), signed=len(cells) > 1)
-            lines.append([said, printed, str(result["seeds"]), verdict(result, check["expect"])])
+            lines.append(
+                [said, printed, str(result["seeds"]), verdict(result, check["expect"])]
+            )
     return lines
 
 
@@ -276,9 +286,13 @@ def readme(claim: Claim) -> str:
         for command in sweep.commands(words)
     ]
     minutes = sum(table.drop_duplicates("run")["minutes"].sum() for table in tables.values())
-    measured = f" The runs in these tables took {minutes:.0f} minutes, added up." if minutes else ""
+    measured = (
+        f" The runs in these tables took {minutes:.0f} minutes, added up." if minutes else ""
+    )
     smaller = (
-        ", but for these settings" if words or any(sweep.words for sweep in sweeps.values()) else ""
+        ", but for these settings"
+        if words or any(sweep.words for sweep in sweeps.values())
+        else ""
     )
     links = [
         f"[{name}]({(sweep.out / 'ablation.md').relative_to(claim.folder)})"
@@ -354,7 +368,8 @@ VERDICTS = (
 def _run(commands: Sequence[Sequence[str]]) -> bool:
     """All of them, whatever comes of each; whether each ended well."""
     codes = [
-        subprocess.run([sys.executable, *command], check=False).returncode for command in commands
+        subprocess.run([sys.executable, *command], check=False).returncode
+        for command in commands
     ]
     return not any(codes)
 
@@ -379,17 +394,22 @@ def main() -> int:
         for word in given.words
         if "=" in word
     ]
-    claims = [load(name) for name in [word for word in given.words if "=" not in word] or names()]
+    claims = [
+        load(name) for name in [word for word in given.words if "=" not in word] or names()
+    ]
     if given.cost:
         result = {
-            sweep.experiment: planned(sweep, sweep.given(words, claims)) for sweep in needed(claims)
+            sweep.experiment: planned(sweep, sweep.given(words, claims))
+            for sweep in needed(claims)
         }
         for experiment, points in result.items():
             print(f"{experiment}: {cost(points)}")
         print(f"together: {cost([point for points in result.values() for point in points])}")
         return 0
     sweeps = [] if given.tables else list(needed(claims))
-    failed = [sweep for sweep in sweeps if not _run(sweep.commands(sweep.given(words, claims)))]
+    failed = [
+        sweep for sweep in sweeps if not _run(sweep.commands(sweep.given(words, claims)))
+    ]
     parts = {
         key
         for claim in claims
@@ -404,7 +424,9 @@ def main() -> int:
             if list(sweep.runs.glob("*/results.json")):
                 collect(
                     CollectConfig(
-                        runs=str(sweep.runs), out=os.path.relpath(sweep.out), against=sweep.against
+                        runs=str(sweep.runs),
+                        out=os.path.relpath(sweep.out),
+                        against=sweep.against,
                     )
                 )
         write_text(claim.folder / "README.md", readme(claim))

@@ -12,7 +12,12 @@ from importlinter import api
 from matplotlib.patches import FancyArrowPatch
 
 ROOT = Path(__file__).resolve().parents[1]
-BLUE, ORANGE, GREEN, GREY = "#0072b2", "#d55e00", "#009e73", "#5f6670"  # safe for color-blind eyes
+BLUE, ORANGE, GREEN, GREY = (
+    "#0072b2",
+    "#d55e00",
+    "#009e73",
+    "#5f6670",
+)  # safe for color-blind eyes
 BOX = {"boxstyle": "round,pad=0.5", "facecolor": "white", "linewidth": 1.3}
 
 # name -> (column, row, color, text)

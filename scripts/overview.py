@@ -31,7 +31,10 @@ def draw(run: Path, out: Path) -> None:
         axis.imshow(imread(run / name), interpolation="nearest")
         axis.set_title(f"photo {number}", fontsize=9)
         axis.axis("off")
-    lines = [*textwrap.wrap(shown["question"].replace("\n", "  "), 52), f"truth: {shown['answer']}"]
+    lines = [
+        *textwrap.wrap(shown["question"].replace("\n", "  "), 52),
+        f"truth: {shown['answer']}",
+    ]
     for model in models:
         answer = shown["answers"][model]
         text = answer["text"].replace("\n", " ")
@@ -45,8 +48,13 @@ def draw(run: Path, out: Path) -> None:
     names = list(results["sets"])
     for offset, model in enumerate(models):
         cells = [results["sets"][name][model]["overall"] for name in names]
-        places = [place + 0.2 * (offset - (len(models) - 1) / 2) for place in range(len(names))]
-        errors = [[c["value"] - c["low"] for c in cells], [c["high"] - c["value"] for c in cells]]
+        places = [
+            place + 0.2 * (offset - (len(models) - 1) / 2) for place in range(len(names))
+        ]
+        errors = [
+            [c["value"] - c["low"] for c in cells],
+            [c["high"] - c["value"] for c in cells],
+        ]
         axis.errorbar(
             [c["value"] for c in cells],
             places,

@@ -47,7 +47,8 @@ def run(folder: Path, commands: str) -> None:
         done = subprocess.run(
             [sys.executable, *words],
             cwd=folder,
-            env=os.environ | {"PYTHONPATH": f"{folder}:{folder / 'tests'}", "OMP_NUM_THREADS": "1"},
+            env=os.environ
+            | {"PYTHONPATH": f"{folder}:{folder / 'tests'}", "OMP_NUM_THREADS": "1"},
             capture_output=True,
             text=True,
             check=False,

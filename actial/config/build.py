@@ -22,14 +22,18 @@ class SourceKind(Enum):
     nerfstudio = "nerfstudio"  # ROOT/NAME/transforms.json (instant-ngp too)
     blender = "blender"  # ROOT/NAME/transforms_train.json, of the NeRF synthetic set
     llff = "llff"  # ROOT/NAME/{images,poses_bounds.npy}
-    named = "named"  # a published set of questions, named by source.name: no captures, no pairs
+    named = (
+        "named"  # a published set of questions, named by source.name: no captures, no pairs
+    )
     sat = "sat"  # parquet files of multiple-choice questions: no captures, no pairs
 
 
 class ExifRule(Enum):
     """What the EXIF orientation of a photo means for its pose (data/sources/orientation.py)."""
 
-    auto = "auto"  # sizes and the cameras' roll decide; photos that neither decides are dropped
+    auto = (
+        "auto"  # sizes and the cameras' roll decide; photos that neither decides are dropped
+    )
     stored = "stored"  # poses belong to the pixels as stored, and the tag is stale
     both = "both"  # poses belong to the pixels as stored: turn photo and pose
     photos = "photos"  # poses were made on turned pixels: turn the photo alone
@@ -72,7 +76,9 @@ class GateConfig:
     min_points: int = num(100, "[0, inf)")
     min_up_cameras: int = num(8, "[3, inf)")
     min_up_sv2: float = num(0.17, "[0, 1]")
-    max_up_roll: float = num(8.0, "[0, 90]")  # rms; above it labels keep sides and lose degrees
+    max_up_roll: float = num(
+        8.0, "[0, 90]"
+    )  # rms; above it labels keep sides and lose degrees
     # between the two estimators of up, unless elevation drifts
     max_up_axis_angle: float = num(15.0, "[0, 90]")
     drift_elevation_std: float = num(8.0, "[0, 90]")
@@ -85,7 +91,9 @@ class GateConfig:
     max_mask_center_gap: float = num(0.25, "[0, inf]")
     min_mask_area: float = num(0.01, "[0, 1]")
     max_mask_area: float = num(0.8, "[0, 1]")
-    max_mask_border: float = num(0.4, "[0, 1]")  # share of the photo's border that the mask touches
+    max_mask_border: float = num(
+        0.4, "[0, 1]"
+    )  # share of the photo's border that the mask touches
     max_median_step: float = num(25.0, "[0, 180]")
     max_step: float = num(60.0, "[0, 180]")
     min_arc: float = num(40.0, "[0, 360]")
@@ -124,11 +132,15 @@ class GateConfig:
 @dataclass(kw_only=True, slots=True)
 class PairConfig:
     per_object: int = num(12, "[1, inf)")  # horizontal pairs
-    vertical_per_object: int = num(0, "[0, inf)")  # pairs that go up or down and hardly sideways
+    vertical_per_object: int = num(
+        0, "[0, inf)"
+    )  # pairs that go up or down and hardly sideways
     depth_per_object: int = num(0, "[0, inf)")  # forward or backward
     # the same frame twice, once cropped by up to 5 %: "no movement" is right
     still_per_object: int = num(0, "[0, inf)")
-    views: int = num(2, "[2, 6]")  # photos of a record; questions are about the first and the last
+    views: int = num(
+        2, "[2, 6]"
+    )  # photos of a record; questions are about the first and the last
     questions: list[str] = field(
         default_factory=lambda: ["ego_translation", "object_translation", "ego_rotation"]
     )  # actial.core.records.QuestionType
@@ -222,7 +234,9 @@ class BuildShardConfig:
     def check(self, path: str) -> None:
         if self.shard >= self.num_shards:
             reject(
-                path + "shard", self.shard, f"shards count from 0: give 0 to {self.num_shards - 1}"
+                path + "shard",
+                self.shard,
+                f"shards count from 0: give 0 to {self.num_shards - 1}",
             )
 
 

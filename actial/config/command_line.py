@@ -221,5 +221,8 @@ def help_text(config_name: str, plus: Sequence[str], about: str) -> str:
         names = sorted(path.stem for path in folder.glob("*.yaml"))
         marked = [f"[{name}]" if name == default else name for name in names]
         lines.append(f"  {group}: {', '.join(marked)}")
-    lines += ["", "Add --cfg job to see every setting (key=value), -m and comma lists to sweep."]
+    lines += [
+        "",
+        "Add --cfg job to see every setting (key=value), -m and comma lists to sweep.",
+    ]
     return "\n".join(lines)

@@ -83,7 +83,8 @@ class SetConfig:
                 "give the smallest and the largest angle in degrees, such as [20,60]",
             )
         if self.pass_rate_range is not None and (
-            len(self.pass_rate_range) != 2 or self.pass_rate_range[0] >= self.pass_rate_range[1]
+            len(self.pass_rate_range) != 2
+            or self.pass_rate_range[0] >= self.pass_rate_range[1]
         ):
             reject(
                 f"{path}pass_rate_range",
@@ -116,10 +117,14 @@ class DataConfig:
     # wording of the viewpoint questions: ours, or file:PATH (actial/viewpoint/wording.py)
     wording: str = "ours"
     reader: Reader = Reader.index
-    shuffle_buffer: int = num(1000, "[1, 1e7]")  # reader=stream: examples that wait to be drawn
+    shuffle_buffer: int = num(
+        1000, "[1, 1e7]"
+    )  # reader=stream: examples that wait to be drawn
     # 1 = paper; 3 = all three types behind one shared prefix
     questions_per_pair: int = num(1, "[1, 3]")
-    exercises_per_pair: int = num(6, "[1, 64]")  # perception questions behind one shared prefix
+    exercises_per_pair: int = num(
+        6, "[1, 64]"
+    )  # perception questions behind one shared prefix
     workers: int = num(0, "[0, 1024]")
 
     def check(self, path: str) -> None:

@@ -73,7 +73,9 @@ def errors_reported(folder: list[Path]) -> Iterator[None]:
         if disk_full(error):
             name = getattr(error, "filename", None)
             where = f" ({name})" if name else ""
-            message = f"the disk is full{where}: free some space and run the same command again."
+            message = (
+                f"the disk is full{where}: free some space and run the same command again."
+            )
             _end(message, USER_ERROR)
         if isinstance(error, OSError) and (message := path_refused(error, folder)):
             _end(message, USER_ERROR)
@@ -120,7 +122,9 @@ def path_refused(error: OSError, folder: list[Path]) -> str:
         if error.errno in FORBIDDEN and output in path.parents:
             return f"{output} cannot be written ({cause}): give another output folder."
     if error.errno in FORBIDDEN:
-        return f"{path} cannot be used ({cause}): change its permissions, or give another path."
+        return (
+            f"{path} cannot be used ({cause}): change its permissions, or give another path."
+        )
     return ""
 
 

@@ -138,7 +138,9 @@ def _swept_name(fixed: set[str]) -> str:
     return job_name(",".join(sorted(swept)))
 
 
-def _code(line: CommandLine, config_name: str, job: Callable[[DictConfig], Any], stop: bool) -> int:
+def _code(
+    line: CommandLine, config_name: str, job: Callable[[DictConfig], Any], stop: bool
+) -> int:
     """Run one command line and return its exit code; with `stop` a failure ends the process."""
     try:
         with errors_reported([]):

@@ -43,7 +43,9 @@ class SamplerConfig:
     probe_tolerance: float | None = num(None, "(0, inf)")
 
     def check(self, path: str) -> None:
-        if (mode := self.engine.get("logprobs_mode", "processed_logprobs")) != "processed_logprobs":
+        if (
+            mode := self.engine.get("logprobs_mode", "processed_logprobs")
+        ) != "processed_logprobs":
             remedy = "the trainer needs log-probabilities at the sampling temperature: "
             remedy += "set processed_logprobs"
             reject(f"{path}engine.logprobs_mode", mode, remedy)
@@ -55,7 +57,9 @@ class SamplerConfig:
                 self.url,
                 "a vllm_server sampler needs its address, such as http://127.0.0.1:8000",
             )
-        if self.start and not any(f"//{host}:" in self.url for host in ("127.0.0.1", "localhost")):
+        if self.start and not any(
+            f"//{host}:" in self.url for host in ("127.0.0.1", "localhost")
+        ):
             reject(
                 f"{path}start",
                 True,
@@ -92,7 +96,9 @@ class BenchmarkConfig:
     root: str | None = None  # folder of its files; None = the hub
     revision: str | None = None  # of the hub data set
     split: str = ""  # "" = the one that papers report
-    style: str = ""  # prompt style (actial/evaluation/benchmarks/base.py); "" = the benchmark's own
+    style: str = (
+        ""  # prompt style (actial/evaluation/benchmarks/base.py); "" = the benchmark's own
+    )
     circular: bool = False  # ask every rotation of the options
     sha256: dict[str, str] = field(default_factory=dict)  # file name -> the hash it must have
     # tests that tell geometry from shortcuts, on sets of view pairs

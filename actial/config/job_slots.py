@@ -9,7 +9,11 @@ CGROUP = Path("/sys/fs/cgroup/memory.max")
 
 
 def jobs_at_once(
-    threads: int, gb_per_job: float, *, cores: int | None = None, memory_gb: float | None = None
+    threads: int,
+    gb_per_job: float,
+    *,
+    cores: int | None = None,
+    memory_gb: float | None = None,
 ) -> int:
     """Return how many jobs of a sweep fit on this machine at once, at least 1.
 

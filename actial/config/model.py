@@ -27,9 +27,8 @@ class LoraConfig:
     rank: int = num(64, "[1, 4096]")
     alpha: int = num(128, "[1, 65536]")
     dropout: float = num(0.0, "[0, 1)")
-    target: str = (
-        "all-linear"  # peft target_modules; language model only unless the vision encoder trains
-    )
+    # peft target_modules: of the language model only, unless the vision encoder trains
+    target: str = "all-linear"
 
 
 @dataclass(kw_only=True, slots=True)
@@ -107,7 +106,9 @@ class PromptConfig:
                 "the release's own text is read from your copy of it: give file:PATH, or "
                 "paraphrase for ours in its manner",
             )
-        if name not in (*SYSTEM_PROMPT_NAMES, SAVED) and not name.startswith(("file:", "text:")):
+        if name not in (*SYSTEM_PROMPT_NAMES, SAVED) and not name.startswith(
+            ("file:", "text:")
+        ):
             reject(
                 f"{path}system_prompt",
                 name,

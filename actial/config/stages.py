@@ -26,7 +26,9 @@ class OptimConfig:
     betas: list[float] = num([0.9, 0.999], "[0, 1)")
     warmup_steps: int = num(50, "[0, 1e9]")
     schedule: Schedule = Schedule.constant
-    decay_from: float = num(0.5, "[0, 1)")  # share of the steps after which `linear` starts to fall
+    decay_from: float = num(
+        0.5, "[0, 1)"
+    )  # share of the steps after which `linear` starts to fall
     grad_clip: float = num(1.0, "(0, 1e9]")
 
     def check(self, path: str) -> None:
@@ -55,7 +57,9 @@ class StageConfig:
     def check(self, path: str) -> None:
         groups = self.train_modules
         if groups is not None and (not groups or not set(groups) <= set(MODULE_GROUP_NAMES)):
-            reject(f"{path}train_modules", groups, f"name some of {', '.join(MODULE_GROUP_NAMES)}")
+            reject(
+                f"{path}train_modules", groups, f"name some of {', '.join(MODULE_GROUP_NAMES)}"
+            )
 
 
 @dataclass(kw_only=True, slots=True)

@@ -66,9 +66,13 @@ class ChainsConfig:
     # environment variable that holds the key; a local server needs none
     key_variable: str = "OPENAI_API_KEY"
     limit: int = num(1000, "[1, inf)")  # pairs, drawn by hash (paper: about 1,000)
-    attempts: int = num(2, "[1, 100]")  # requests for one pair until the verifier accepts an answer
+    attempts: int = num(
+        2, "[1, 100]"
+    )  # requests for one pair until the verifier accepts an answer
     concurrency: int = num(8, "[1, 4096]")  # requests in flight
-    retries: int = num(6, "[0, 100]")  # of a request that met a fault of the server or the line
+    retries: int = num(
+        6, "[0, 100]"
+    )  # of a request that met a fault of the server or the line
     backoff_s: float = num(1.0, "[0, 3600]")  # before the first retry; doubles each time
     max_backoff_s: float = num(60.0, "[0, 3600]")
     timeout_s: float = num(180.0, "(0, 1e6]")

@@ -68,7 +68,9 @@ class TrainConfig:
     Each stage starts from the model that the one before it saved.
     """
 
-    run_dir: str = MISSING  # resumed when it holds the same config, refused when it holds another
+    run_dir: str = (
+        MISSING  # resumed when it holds the same config, refused when it holds another
+    )
     # a folder of runs whose finished stages and answers are taken over where all that decides
     # them is equal
     stage_cache_dir: str | None = None
@@ -107,10 +109,16 @@ class TrainConfig:
                     f"data.sets has only {', '.join(self.data.sets)}",
                 )
         if not (self.model.min_pixels and self.model.max_pixels):
-            reject("model.max_pixels", self.model.max_pixels, "training needs the limits of images")
+            reject(
+                "model.max_pixels",
+                self.model.max_pixels,
+                "training needs the limits of images",
+            )
         if self.model.precision is Precision.saved or self.prompt.system_prompt == SAVED:
             reject(
-                "model.precision", "saved", "it is for evaluation: name fp32 or bf16, and a prompt"
+                "model.precision",
+                "saved",
+                "it is for evaluation: name fp32 or bf16, and a prompt",
             )
         if not self.benchmark.max_tokens:
             reject("benchmark.max_tokens", 0, "give the most tokens of an answer")
@@ -146,7 +154,9 @@ class TrainConfig:
         """Refuse what a model sharded by fsdp2, whose forward is collective, cannot do."""
         if self.model.lora.enabled:
             reject(
-                "trainer.strategy", "fsdp2", "adapters are small, and not supported by it: set ddp"
+                "trainer.strategy",
+                "fsdp2",
+                "adapters are small, and not supported by it: set ddp",
             )
         if "grpo" in names and self.sampler.kind is SamplerKind.hf:
             reject(
@@ -204,9 +214,9 @@ class TrainConfig:
                 self.grpo.all_questions or self.grpo.counterfactual
             ):
                 remedy = (
-                    "it compares answers about the same photos: set grpo.all_questions=true or "
+                    "it compares answers about the same photos: set grpo.all_questions=true"
                 )
-                remedy += "grpo.counterfactual=true"
+                remedy += " or grpo.counterfactual=true"
                 reject(f"reward.terms.{name}.kind", term.kind, remedy)
         if reference is Reference.adapter_off and not lora:
             reject(

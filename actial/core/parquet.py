@@ -26,7 +26,9 @@ def open_parquet(path: Path) -> Any:
     try:
         return pq.ParquetFile(path, pre_buffer=False, buffer_size=READ_AHEAD)
     except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"{path} cannot be read as parquet ({error}): fetch it again.") from error
+        raise UserError(
+            f"{path} cannot be read as parquet ({error}): fetch it again."
+        ) from error
 
 
 def stream(path: Path, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:

@@ -104,7 +104,9 @@ def track(items: Iterable[T], label: str, *, total: int, unit: str) -> Iterator[
 
 
 def _bar(stream: IO[str]) -> Any:
-    from rich.console import Console  # here, because --help and composition must not pay for it
+    from rich.console import (
+        Console,
+    )  # here, because --help and composition must not pay for it
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
 

@@ -15,7 +15,9 @@ from actial.core.multiple_choice_format import LETTERS
 from actial.core.set_records import Record
 
 Lens = tuple[str, tuple[float, ...]]  # COLMAP model name and parameters
-ObjectPosition = tuple[float, float, float]  # x, y in [-1, 1] about the middle; area as a share
+ObjectPosition = tuple[
+    float, float, float
+]  # x, y in [-1, 1] about the middle; area as a share
 
 
 # ---------------------------------------------------------------- captures
@@ -103,7 +105,9 @@ class Question:
     @property
     def answer(self) -> str:
         """Return what stands in the answer tags: the letter, or the number without options."""
-        return self.answer_letter if self.options or self.number is None else f"{self.number:.0f}"
+        return (
+            self.answer_letter if self.options or self.number is None else f"{self.number:.0f}"
+        )
 
 
 @dataclass(slots=True, kw_only=True)

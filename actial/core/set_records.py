@@ -72,7 +72,9 @@ class PairGeometry:
     yaw_right_deg: float = math.nan  # about gravity, positive to the right
     yaw_cam_axis_deg: float = math.nan  # the same about the first camera's own vertical axis
     rot_full_deg: float = math.nan  # the whole rotation, unsigned
-    s_rel: float = math.nan  # translation to the camera's right over the distance to the object
+    s_rel: float = (
+        math.nan
+    )  # translation to the camera's right over the distance to the object
     t_rel: tuple[float, ...] = (math.nan,) * 3  # (right, down, forward) over the same distance
     elev_deg: tuple[float, ...] = (math.nan,) * 2  # of the camera above the object's horizon
     roll_deg: tuple[float, ...] = (math.nan,) * 2
@@ -117,7 +119,9 @@ class MotionLabels:
 
     def sides(self) -> dict[str, str]:
         """Return question type -> side word of every labeled side, in the order of storage."""
-        named = {name: getattr(self, name) for name in self.__slots__ if name != "ego_rotation_deg"}
+        named = {
+            name: getattr(self, name) for name in self.__slots__ if name != "ego_rotation_deg"
+        }
         return {name: side for name, side in named.items() if side is not None}
 
     def side(self, kind: QuestionType) -> str | None:
@@ -133,7 +137,9 @@ class MotionLabels:
 class ViewDirection:
     """From where one image of a pair sees the object."""
 
-    azimuth_deg: float | None  # counter-clockwise from the object's front; None: front not known
+    azimuth_deg: (
+        float | None
+    )  # counter-clockwise from the object's front; None: front not known
     elevation_deg: float = math.nan
 
     @classmethod
@@ -237,7 +243,9 @@ class QuestionRecord:
     type: str  # the set's own type under the name that this package gives it
     subtype: str = ""
     raw_type: str = ""  # as the set spells it
-    types: tuple[str, ...] = ()  # all of them, of a question that has several; `type` is the first
+    types: tuple[
+        str, ...
+    ] = ()  # all of them, of a question that has several; `type` is the first
     question: str
     options: tuple[str, ...]
     answer_index: int

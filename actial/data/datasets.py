@@ -172,7 +172,9 @@ class QASet:
         for scene in by_images.values():
             self.scenes += [scene[i : i + together] for i in range(0, len(scene), together)]
         if not self.scenes:
-            present = sorted({kind for record in records for kind in (record.type, *record.types)})
+            present = sorted(
+                {kind for record in records for kind in (record.type, *record.types)}
+            )
             raise UserError(
                 f"set {shards.root} has no question of type {', '.join(types)}: "
                 f"its types are {present}."
@@ -234,7 +236,9 @@ class ClockSet:
     def example(self, index: int, epoch: int) -> Example:
         draws = [f"{epoch}/{index}/{i}" for i in range(CLOCK_QUESTIONS_PER_EXAMPLE)]
         questions = [word_question(draw) for draw in draws]
-        return Example(uid=f"clock/{epoch}/{index}", images=[], questions=questions, task="clock")
+        return Example(
+            uid=f"clock/{epoch}/{index}", images=[], questions=questions, task="clock"
+        )
 
 
 # ---------------------------------------------------------------- which records a stage trains on
@@ -251,7 +255,9 @@ def read_pass_rates(path: Path) -> dict[str, float]:
             "`python -m actial.passrates`, or leave it out."
         )
     try:
-        return {entry["uid"]: entry["solved"] / entry["samples"] for entry in _json_lines(path)}
+        return {
+            entry["uid"]: entry["solved"] / entry["samples"] for entry in _json_lines(path)
+        }
     except (ValueError, KeyError, TypeError, ZeroDivisionError) as error:
         raise UserError(
             f"pass_rates={path} is not what `python -m actial.passrates` writes ({error!r}): "

@@ -40,7 +40,9 @@ class PhotoHeader:
 
     width: int  # of the pixels as stored
     height: int
-    orientation: int  # EXIF: 1 = upright, 3 = upside down, 6 and 8 = on its side, others mirrored
+    orientation: (
+        int  # EXIF: 1 = upright, 3 = upside down, 6 and 8 = on its side, others mirrored
+    )
 
 
 def open_regular(path: Path) -> IO[bytes]:

@@ -52,7 +52,9 @@ def import_release(config: ImportReleaseConfig) -> str:
         record["wording"] = {"from": config.rows, "sha256": _hash(wording)}
         lines.append(f"{out / 'wording.yaml'}: three questions of {config.rows}")
     else:
-        lines.append("no wording: give rows=FILE of the viewpoint set to take the questions too")
+        lines.append(
+            "no wording: give rows=FILE of the viewpoint set to take the questions too"
+        )
     write_json(out / "release.json", record)
     return "\n".join(lines)
 
@@ -76,7 +78,9 @@ def quoted_texts(source: str) -> Iterator[str]:
     """Yield the quoted strings of a source file, with their escapes resolved."""
     escapes = {"n": "\n", "t": "\t"}
     for match in QUOTED.finditer(source):
-        yield re.sub(r"\\(.)", lambda m: escapes.get(m[1], m[1]), match["text"], flags=re.DOTALL)
+        yield re.sub(
+            r"\\(.)", lambda m: escapes.get(m[1], m[1]), match["text"], flags=re.DOTALL
+        )
 
 
 def user_texts(path: Path) -> list[str]:
@@ -89,7 +93,9 @@ def user_texts(path: Path) -> list[str]:
                 f"rows={path} has the columns {', '.join(sorted(row))}: one of messages, "
                 "conversations and prompt must hold the turns."
             )
-        first_user = next(turn for turn in turns if turn.get("role", turn.get("from")) != "system")
+        first_user = next(
+            turn for turn in turns if turn.get("role", turn.get("from")) != "system"
+        )
         text = str(first_user.get("content", first_user.get("value")))
         texts.append(text.replace("<image>", "").strip())
     return texts

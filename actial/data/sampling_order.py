@@ -19,7 +19,9 @@ BLOCK = 1 << 16
 @lru_cache(maxsize=32)
 def epoch_order(seed: str, epoch: int, size: int) -> np.ndarray:
     """Return the permutation (size,) of a set's records in one epoch."""
-    return np.argsort(splitmix64(np.arange(size), hash_int("order", seed, epoch)), kind="stable")
+    return np.argsort(
+        splitmix64(np.arange(size), hash_int("order", seed, epoch)), kind="stable"
+    )
 
 
 def mixture_draw(weights: Sequence[float], seed: int) -> Callable[[int], tuple[int, int]]:
@@ -39,7 +41,9 @@ def mixture_draw(weights: Sequence[float], seed: int) -> Callable[[int], tuple[i
         )
         sources = np.minimum(np.searchsorted(edges, unit, side="right"), len(edges) - 1)
         hits = sources[:, None] == np.arange(len(edges))
-        within = np.take_along_axis(np.cumsum(hits, axis=0) - 1, sources[:, None], axis=1)[:, 0]
+        within = np.take_along_axis(np.cumsum(hits, axis=0) - 1, sources[:, None], axis=1)[
+            :, 0
+        ]
         return sources, within, hits.sum(axis=0)
 
     @cache

@@ -160,13 +160,17 @@ class StreamedSet:
             try:
                 yield {"url": url, "stream": hashed}
             except GeneratorExit:
-                with suppress(OSError):  # a command that failed has already raised in the reader
+                with suppress(
+                    OSError
+                ):  # a command that failed has already raised in the reader
                     file.close()
                 raise
             hashed.drain()
             file.close()
             if hashed.digest.hexdigest() != self.shards[url.rpartition("/")[2]]:
-                raise OSError(f"{url} is cut short or changed: its sha256 is not the manifest's")
+                raise OSError(
+                    f"{url} is cut short or changed: its sha256 is not the manifest's"
+                )
 
 
 def open_stream(

@@ -67,7 +67,9 @@ def as_example(item: Item, style: Style, images: list[np.ndarray]) -> Example:
         answer_index=item.answer_index,
         mode=AnswerMode.DIRECT if style is Style.LETTER else AnswerMode.THINK,
     )
-    record = BenchmarkRecord(categories=item.categories, circular=item.circular, open=item.open)
+    record = BenchmarkRecord(
+        categories=item.categories, circular=item.circular, open=item.open
+    )
     text_first = style is Style.DATASET_TEXT_FIRST
     return Example(
         uid=item.uid,
@@ -82,7 +84,9 @@ def as_example(item: Item, style: Style, images: list[np.ndarray]) -> Example:
 def decode(picture: Picture, name: str) -> np.ndarray:
     """uint8 (H, W, 3), turned upright as its EXIF tag says, transparency on white."""
     try:
-        with Image.open(picture if isinstance(picture, Path) else io.BytesIO(picture)) as image:
+        with Image.open(
+            picture if isinstance(picture, Path) else io.BytesIO(picture)
+        ) as image:
             upright = ImageOps.exif_transpose(image)
             if upright.mode in ("RGBA", "LA", "PA") or "transparency" in upright.info:
                 rgba = upright.convert("RGBA")

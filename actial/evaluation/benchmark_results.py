@@ -133,7 +133,9 @@ def benchmark_scores(
     )
 
 
-def _complete_scores(benchmark: Benchmark, predictions: Sequence[Prediction]) -> dict[str, Any]:
+def _complete_scores(
+    benchmark: Benchmark, predictions: Sequence[Prediction]
+) -> dict[str, Any]:
     scores = benchmark.score(predictions)
     has_circular = "circular" in scores or "circ" in scores
     if metrics.any_rotated(predictions) and not has_circular:
@@ -141,7 +143,9 @@ def _complete_scores(benchmark: Benchmark, predictions: Sequence[Prediction]) ->
     return scores
 
 
-def notes(benchmark: Benchmark, source: Source, predictions: Sequence[Prediction]) -> list[str]:
+def notes(
+    benchmark: Benchmark, source: Source, predictions: Sequence[Prediction]
+) -> list[str]:
     """Return what a reader must know, and what makes figures not comparable with published ones."""
     remarks = [benchmark.note] if benchmark.note else []
     questions = {_question_of(p) for p in predictions}

@@ -99,7 +99,9 @@ def _shared_items(models: Sequence[ScoredModel], common: bool) -> list[str]:
     shared = set(files[0]).intersection(*files[1:])
     every = set(files[0]).union(*files[1:])
     if not shared:
-        raise UserError("the files have no item in common: give answers to the same benchmark.")
+        raise UserError(
+            "the files have no item in common: give answers to the same benchmark."
+        )
     if shared != every and not common:
         missing = sorted(every - shared)
         raise UserError(
@@ -203,7 +205,12 @@ def paired_t_test(first: np.ndarray, second: np.ndarray) -> dict[str, float]:
         return {"mean": mean, "se": 0.0, "t": math.inf, "p": 0.0, "low": mean, "high": mean}
     test = ttest_rel(first, second)
     limits = {"low": mean - 1.96 * error, "high": mean + 1.96 * error}
-    return {"mean": mean, "se": error, "t": float(test.statistic), "p": float(test.pvalue)} | limits
+    return {
+        "mean": mean,
+        "se": error,
+        "t": float(test.statistic),
+        "p": float(test.pvalue),
+    } | limits
 
 
 def _correct_p_values(differences: Sequence[Difference]) -> None:
@@ -230,7 +237,9 @@ def _bootstrap_interval(
         np.stack([np.bincount(clusters, weights=seed) for seed in scores])
         for scores in (first, second)
     ]
-    generator = np.random.default_rng(hash_int("bootstrap", len(sizes), len(first), len(second)))
+    generator = np.random.default_rng(
+        hash_int("bootstrap", len(sizes), len(first), len(second))
+    )
     values = []
     for start in range(0, resamples, BLOCK):
         count = min(BLOCK, resamples - start)

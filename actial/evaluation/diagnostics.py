@@ -22,7 +22,12 @@ import numpy as np
 
 from actial.core.records import Example
 from actial.core.seeding import hash_shuffle
-from actial.evaluation.results import Consistency, Diagnostics, ShortcutMargin, VisualDependence
+from actial.evaluation.results import (
+    Consistency,
+    Diagnostics,
+    ShortcutMargin,
+    VisualDependence,
+)
 from actial.grading.metrics import (
     Cell,
     Prediction,
@@ -63,7 +68,8 @@ def without_images(example: Example) -> Example:
 def masked(example: Example, keep: Sequence[int] = ()) -> Example:
     """Return the example with gray images, except those at the positions `keep`."""
     images = [
-        image if i in keep else np.full_like(image, GRAY) for i, image in enumerate(example.images)
+        image if i in keep else np.full_like(image, GRAY)
+        for i, image in enumerate(example.images)
     ]
     return variant(example, f"masked{''.join(map(str, keep))}", images, example.questions)
 

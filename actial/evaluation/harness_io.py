@@ -43,7 +43,16 @@ def export_vlmeval(items: Sequence[Item], path: Path) -> None:
         text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
         writer = csv.writer(text, delimiter="\t", quoting=csv.QUOTE_ALL, lineterminator="\n")
         writer.writerow(
-            ["index", "question", "hint", *OPTION_COLUMNS, "answer", "category", "image", "uid"]
+            [
+                "index",
+                "question",
+                "hint",
+                *OPTION_COLUMNS,
+                "answer",
+                "category",
+                "image",
+                "uid",
+            ]
         )
         for index, item in enumerate(items):
             options = [as_pandas_keeps_it(option) for option in item.options]
@@ -63,7 +72,20 @@ def export_vlmeval(items: Sequence[Item], path: Path) -> None:
 
 
 # What pandas, with which the harness reads, takes for a missing value.
-MISSING = {"", "#N/A", "N/A", "NA", "n/a", "nan", "NaN", "NULL", "null", "None", "<NA>", "-nan"}
+MISSING = {
+    "",
+    "#N/A",
+    "N/A",
+    "NA",
+    "n/a",
+    "nan",
+    "NaN",
+    "NULL",
+    "null",
+    "None",
+    "<NA>",
+    "-nan",
+}
 
 
 def as_pandas_keeps_it(option: str) -> str:
@@ -217,7 +239,9 @@ def read_answers(path: Path, items: Sequence[Item]) -> dict[str, Answer]:
         )
     read = _jsonl(path) if path.suffix == ".jsonl" else _vlmeval(path)
     keys = read.keys(items)
-    missing = [item.uid for item, key in zip(items, keys, strict=True) if key not in read.answers]
+    missing = [
+        item.uid for item, key in zip(items, keys, strict=True) if key not in read.answers
+    ]
     if missing:
         raise UserError(
             f"{path} has no answer to {len(missing)} of {len(items)} questions, the first "
@@ -346,6 +370,8 @@ def _once(path: Path, rows: Sequence[tuple[Any, Answer]]) -> dict[str, Answer]:
     answers: dict[str, Answer] = {}
     for key, answer in rows:
         if str(key) in answers:
-            raise UserError(f"{path} answers question {key} twice: merge the runs' files into one.")
+            raise UserError(
+                f"{path} answers question {key} twice: merge the runs' files into one."
+            )
         answers[str(key)] = answer
     return answers

@@ -54,7 +54,9 @@ def evaluate_examples(
         reading = reader.submit(next, batches, None)
         while batch := reading.result():
             reading = reader.submit(next, batches, None)
-            pairs = [(example, question) for example in batch for question in example.questions]
+            pairs = [
+                (example, question) for example in batch for question in example.questions
+            ]
             pending_uids += [question.uid for _, question in pairs]
             if unanswered := [
                 (example, question) for example, question in pairs if question.uid not in done

@@ -26,7 +26,9 @@ def comparable_rows(
     notes, rows = list(paper.notes), dict(paper.rows)
     differing = []
     if config.model.max_pixels != PAPER_MAX_PIXELS:
-        differing.append(f"images of at most {config.model.max_pixels} pixels ({PAPER_MAX_PIXELS})")
+        differing.append(
+            f"images of at most {config.model.max_pixels} pixels ({PAPER_MAX_PIXELS})"
+        )
     if style is not benchmark.style:
         differing.append(f"prompt style {style} ({benchmark.style})")
     if config.benchmark.circular:

@@ -103,7 +103,12 @@ def measure_pass_rates(config: PassRatesConfig) -> str:
     """
     out, source = Path(config.out), config.data.sets[config.set]
     dataset = open_set(
-        source, "train", config.data, ColdStartConfig(), supervised=False, mode=AnswerMode.THINK
+        source,
+        "train",
+        config.data,
+        ColdStartConfig(),
+        supervised=False,
+        mode=AnswerMode.THINK,
     )
     order = epoch_order(f"passrates/{config.set}", 0, len(dataset))[: config.limit or None]
     runner = open_runner(as_evaluation(config))

@@ -224,7 +224,8 @@ class Results:
             "diagnostics": _map_models(self.diagnostics, lambda entry: entry.to_json()),
             "paper": {name: asdict(figures) for name, figures in self.paper.items()},
             "examples": {
-                name: [card.to_json() for card in cards] for name, cards in self.examples.items()
+                name: [card.to_json() for card in cards]
+                for name, cards in self.examples.items()
             },
         }
 
@@ -274,7 +275,9 @@ class Results:
         return cls.from_json(json.loads(path.read_text(encoding="utf-8")))
 
 
-def _map_models(sets: Mapping[str, Mapping[str, Any]], convert: Any) -> dict[str, dict[str, Any]]:
+def _map_models(
+    sets: Mapping[str, Mapping[str, Any]], convert: Any
+) -> dict[str, dict[str, Any]]:
     return {
         name: {model: convert(value) for model, value in models.items()}
         for name, models in sets.items()

@@ -47,7 +47,9 @@ class LocalRunner:
     params: SamplingParams
     batch_size: int
 
-    def ask(self, examples: Sequence[Example], label: str, log: PredictionLog) -> list[Prediction]:
+    def ask(
+        self, examples: Sequence[Example], label: str, log: PredictionLog
+    ) -> list[Prediction]:
         from actial.evaluation.loop import evaluate_examples
 
         return evaluate_examples(
@@ -70,7 +72,9 @@ class ServerRunner:
     server: Any
     params: SamplingParams
 
-    def ask(self, examples: Sequence[Example], label: str, log: PredictionLog) -> list[Prediction]:
+    def ask(
+        self, examples: Sequence[Example], label: str, log: PredictionLog
+    ) -> list[Prediction]:
         from actial.evaluation.server_client import evaluate_on_server
 
         return evaluate_on_server(self.server, examples, self.params, log=log, label=label)
@@ -80,7 +84,9 @@ def open_runner(config: EvaluateConfig) -> Runner:
     """The model or the server of the config. Raises UserError when the model cannot be loaded."""
     config = with_saved_settings(config)
     params = SamplingParams(
-        temperature=config.temperature, max_tokens=config.benchmark.max_tokens, seed=config.seed
+        temperature=config.temperature,
+        max_tokens=config.benchmark.max_tokens,
+        seed=config.seed,
     )
     sampling = {
         "temperature": params.temperature,
@@ -112,7 +118,12 @@ def _server_runner(
         retries=given.retries,
     )
     pixels = f"{limits.multiple}:{limits.min_pixels}:{limits.max_pixels}"
-    settings = {"model": given.model, "system_prompt": prompt, "pixel_limits": pixels, **sampling}
+    settings = {
+        "model": given.model,
+        "system_prompt": prompt,
+        "pixel_limits": pixels,
+        **sampling,
+    }
     return ServerRunner(given.model, settings, limits, None, server, params)
 
 
@@ -146,12 +157,16 @@ def _local_runner(
         return answer_logprobs(policy(), renderer, examples)
 
     name = (
-        Path(model.path).parent.name if Path(model.path).name == "model" else Path(model.path).name
+        Path(model.path).parent.name
+        if Path(model.path).name == "model"
+        else Path(model.path).name
     )
     batch = config.benchmark.batch_size * (
         1 if config.sampler.kind is SamplerKind.hf else ENGINE_BATCHES
     )
-    return LocalRunner(name, settings, renderer.limits, score, sampler, renderer, params, batch)
+    return LocalRunner(
+        name, settings, renderer.limits, score, sampler, renderer, params, batch
+    )
 
 
 def _device(accelerator: Accelerator) -> str:

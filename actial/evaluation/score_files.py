@@ -43,7 +43,9 @@ def read_model(word: str, task: str, cluster: str) -> ScoredModel:
         UserError: a file is missing or has another form.
     """
     paths = [_predictions_path(Path(part)) for part in word.split(",") if part]
-    names = [path.parent.name if path.name == "predictions.jsonl" else path.stem for path in paths]
+    names = [
+        path.parent.name if path.name == "predictions.jsonl" else path.stem for path in paths
+    ]
     seeds = tuple(_read_file(path, task, cluster) for path in paths)
     return ScoredModel(name=",".join(names), seeds=seeds)
 
@@ -71,7 +73,11 @@ def _read_file(path: Path, task: str, cluster: str) -> dict[str, ItemScore]:
 def _own_scores(path: Path, task: str, cluster: str) -> list[ItemScore]:
     scores = []
     for p in read_predictions(path):
-        categories = p.categories | {"type": p.type, "item": p.uid, "example": p.example or p.uid}
+        categories = p.categories | {
+            "type": p.type,
+            "item": p.uid,
+            "example": p.example or p.uid,
+        }
         if cluster not in categories:
             raise UserError(
                 f"cluster={cluster}: {path} has no such category; "
@@ -89,7 +95,9 @@ def _lmms_scores(path: Path) -> list[ItemScore]:
         sample = json.loads(line)
         score = _lmms_score(sample)
         if score is None:
-            raise UserError(f"{path} line {number} has no score: run lmms-eval with --log_samples.")
+            raise UserError(
+                f"{path} line {number} has no score: run lmms-eval with --log_samples."
+            )
         uid = str(sample["doc_id"])
         scores.append(ItemScore(uid, score, "", uid))
     return scores

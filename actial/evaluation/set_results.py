@@ -18,7 +18,9 @@ from actial.grading.predictions import truth
 MAX_CHARACTERS = 4000  # of one answer's text on a sample card
 
 
-def set_results(predictions: Sequence[Prediction], *, questions_per_pair: int = 3) -> SetResult:
+def set_results(
+    predictions: Sequence[Prediction], *, questions_per_pair: int = 3
+) -> SetResult:
     """Summarize one model's answers on one set.
 
     Args:
@@ -100,4 +102,6 @@ def _sample_answer(p: Prediction) -> SampleAnswer:
 
 def _truth_text(example: Example, question: Question) -> str:
     answer = truth(example.record, question)
-    return f"{answer}: {question.options[question.answer_index]}" if question.options else answer
+    return (
+        f"{answer}: {question.options[question.answer_index]}" if question.options else answer
+    )

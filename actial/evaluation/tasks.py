@@ -43,7 +43,9 @@ def open_tasks(config: EvaluateConfig, limits: ImageLimits) -> list[Task]:
     """Return the tasks of a configuration; raises UserError for missing or changed files."""
     if config.benchmark.name:
         return [_published_task(config, limits)]
-    return [_built_task(config, name, address) for name, address in config.benchmark.sets.items()]
+    return [
+        _built_task(config, name, address) for name, address in config.benchmark.sets.items()
+    ]
 
 
 def _published_task(config: EvaluateConfig, limits: ImageLimits) -> Task:
@@ -88,7 +90,9 @@ def _built_task(config: EvaluateConfig, name: str, address: str) -> Task:
     data_set, _, split = address.partition(":")
     mode = AnswerMode(config.benchmark.mode.value)
     source = config.data.sets[data_set]
-    dataset = open_set(source, split, config.data, ColdStartConfig(), supervised=False, mode=mode)
+    dataset = open_set(
+        source, split, config.data, ColdStartConfig(), supervised=False, mode=mode
+    )
     order = epoch_order(f"benchmark/{data_set}/{split}", 0, len(dataset))
     if limit := config.benchmark.limit:
         questions_per_example = len(dataset.example(int(order[0]), 0).questions)

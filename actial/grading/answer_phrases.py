@@ -61,7 +61,9 @@ STATEMENT = re.compile(
     """,
     re.IGNORECASE | re.VERBOSE,
 )
-NEEDS_GAP = re.compile(r"(?:options?|choices?|selection|solution|answers|回答)\Z", re.IGNORECASE)
+NEEDS_GAP = re.compile(
+    r"(?:options?|choices?|selection|solution|answers|回答)\Z", re.IGNORECASE
+)
 LETTER = re.compile(rf"(?P<letter>[A-Za-z]){_END}")
 
 # "B is correct", "B is the best answer", "B 正确"
@@ -207,7 +209,8 @@ JOINT = re.compile(
     re.IGNORECASE | re.VERBOSE,
 )
 LIST_BREAK = re.compile(
-    r"""[\])}"'`*_]{0,4}\s?[;\s]\s?(?:(?:option|choice|the)\s)?[\["'`*({<]{0,3}\Z""", re.IGNORECASE
+    r"""[\])}"'`*_]{0,4}\s?[;\s]\s?(?:(?:option|choice|the)\s)?[\["'`*({<]{0,3}\Z""",
+    re.IGNORECASE,
 )
 LIST_END = re.compile(r"""[\])}"'`*_]{0,4}\s?(?:[.,;!?\n]|\Z)""")
 CORRECTION = re.compile(
@@ -270,7 +273,9 @@ ASKED = re.compile(r"[\])}\"'`*_]{0,4}\s?\?")
 LATEX_TEXT = re.compile(
     r"\\(?:text(?:bf|rm|it|tt)?|math(?:bf|rm|it)?|mbox|boldsymbol)\s?\{|[{}$]|\\[,;! ]"
 )
-BOX = re.compile(r"\\(?:boxed|fbox)\s?\{((?:[^{}]|\{(?:[^{}]|\{[^{}]{0,80}\}){0,80}\}){0,200})\}")
+BOX = re.compile(
+    r"\\(?:boxed|fbox)\s?\{((?:[^{}]|\{(?:[^{}]|\{[^{}]{0,80}\}){0,80}\}){0,200})\}"
+)
 LEADING = re.compile(
     r"[\s*_\"'>#`-]{0,8}(?:\((?P<round>[A-Za-z])\)|\[(?P<square>[A-Za-z])\]"
     r"|(?P<letter>[A-Za-z])(?:\*{0,2}[.):\]](?!\w\.)|\*{0,2}\s?[-\u2013\u2014](?=\s)|\*\*))\*{0,2}"

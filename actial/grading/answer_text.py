@@ -63,7 +63,9 @@ class AnswerRegion:
     """The part of a completion that answers."""
 
     text: str
-    tagged: bool  # it stands in answer tags, so it is complete even if the output was cut later
+    tagged: (
+        bool  # it stands in answer tags, so it is complete even if the output was cut later
+    )
 
 
 def answer_region(text: str) -> AnswerRegion | None:
@@ -86,5 +88,7 @@ def normalized(text: str) -> str:
     """Return the text with full-width forms as ASCII, without invisible signs, spaces collapsed."""
     if not text.isascii():
         text = INVISIBLE.sub("", unicodedata.normalize("NFKC", text))
-        text = text.replace("\N{RIGHT SINGLE QUOTATION MARK}", "'").replace("\N{MINUS SIGN}", "-")
+        text = text.replace("\N{RIGHT SINGLE QUOTATION MARK}", "'").replace(
+            "\N{MINUS SIGN}", "-"
+        )
     return LINE_BREAKS.sub("\n", SPACES.sub(" ", text)).strip()

@@ -31,7 +31,9 @@ class Prediction:
 
     uid: str  # of the question
     text: str  # raw completion
-    letter: str | None  # of the option that was read; None where none was, and for open answers
+    letter: (
+        str | None
+    )  # of the option that was read; None where none was, and for open answers
     choice: str | None  # the text of that option, or the value read from an open answer
     answer: str  # the correct letter, or the truth of an open question
     rule: str  # the grader's rule that read the answer, or "none"
@@ -43,7 +45,9 @@ class Prediction:
     type: str = ""  # of the question
     example: str = ""  # uid of the Example; the questions about one view pair share it
     categories: dict[str, str] = field(default_factory=dict)
-    group: dict[str, Any] = field(default_factory=dict)  # base, rotation, rotations, flip, options
+    group: dict[str, Any] = field(
+        default_factory=dict
+    )  # base, rotation, rotations, flip, options
 
     def to_json(self) -> dict[str, Any]:
         """Return the line of predictions.jsonl."""
@@ -198,7 +202,9 @@ def pairs_all_correct(predictions: Iterable[Prediction], size: int = 3) -> Cell:
     groups: dict[Hashable, list[Prediction]] = defaultdict(list)
     for p in predictions:
         groups[p.example].append(p)
-    return all_correct({name: members for name, members in groups.items() if len(members) >= size})
+    return all_correct(
+        {name: members for name, members in groups.items() if len(members) >= size}
+    )
 
 
 def macro(cells: Sequence[Cell], weights: Sequence[Fraction] | None = None) -> Cell:

@@ -2,7 +2,6 @@
 
 `grade` walks the rules of `RULES` from the most to the least explicit way of naming an option and
 reports which one read the answer. A rule either names an option, leaves the answer to the next
-rule, or ends the
 rule, or ends the search: an answer that names two options without deciding, or one that does not
 exist, is unparsed. The rules with examples are in docs/grading.md; three published readers are
 imitated for comparison.
@@ -11,13 +10,12 @@ imitated for comparison.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
-from functools import cached_property
 
 from actial.core.errors import UserError
 from actial.core.multiple_choice_format import LETTERS
 from actial.core.records import FinishReason, Grade, Outcome
+from actial.grading.answer import Answer, Decision
 from actial.grading.answer_phrases import (
     BOX,
     CONCLUSION,
@@ -28,13 +26,13 @@ from actial.grading.answer_phrases import (
     LEADING,
     LINE,
     LISTED,
-    NOT_APPLICABLE,
     REFUSAL,
     REJECTED_AFTER,
 )
-from actial.grading.answer_text import answer_region, format_ok, normalized
-from actial.grading.option_mentions import Group, Mention, clause_rejects, option_groups
-from actial.grading.option_texts import bare_number, foreign_numbers, plain, plain_option
+from actial.grading.answer_text import answer_region, format_ok
+from actial.grading.mention import Mention
+from actial.grading.option_mentions import clause_rejects
+from actial.grading.option_texts import bare_number, foreign_numbers
 from actial.grading.published_readers import READERS
 
 
@@ -103,50 +101,14 @@ def grade(
     )
 
 
-# ---------------------------------------------------------------- the answer
-
-
-class Answer:
-    """An answer with what the rules look at, computed when a rule needs it."""
-
-    def __init__(self, text: str, options: Sequence[str]) -> None:
-        self.text = NOT_APPLICABLE.sub("none", normalized(text))
-        self.options = options
-        self.letters = LETTERS[: len(options)]
-
-    @cached_property
-    def plain(self) -> str:
-        """The text as option texts are compared."""
-        return plain(self.text)
-
-    @cached_property
-    def plain_options(self) -> tuple[str, ...]:
-        return tuple(plain_option(option) for option in self.options)
-
-    @cached_property
-    def groups(self) -> list[Group]:
-        """The options mentioned in the text, by letter or by text."""
-        return option_groups(self.text, self.plain_options)
-
-    @property
-    def standing(self) -> list[Mention]:
-        """The mentions that are neither rejected nor asides."""
-        return [m for group in self.groups for m in group.mentions if m.standing]
-
-
-@dataclass(slots=True, frozen=True)
-class Decision:
-    """What a rule makes of an answer: a letter, or the end of the search (None)."""
-
-    letter: str | None
-
-
 Rule = Callable[[Answer], Decision | None]  # None leaves the answer to the next rule
 UNDECIDED = Decision(None)
 DECORATION = " \n\t()[]{}<>.,:;!*_\"'`$#-=>\u3002"
 
 
-def read_option(text: str, options: Sequence[str], complete: bool = True) -> tuple[str | None, str]:
+def read_option(
+    text: str, options: Sequence[str], complete: bool = True
+) -> tuple[str | None, str]:
     """Return the letter of the option that a text names, and the rule that read it.
 
     Args:
@@ -181,7 +143,11 @@ def _whole(answer: Answer) -> Decision | None:
     if len(answer.text) > 40:
         return None
     bare = _undecorated(answer.text)
-    return Decision(bare.upper()) if len(bare) == 1 and bare.isascii() and bare.isalpha() else None
+    return (
+        Decision(bare.upper())
+        if len(bare) == 1 and bare.isascii() and bare.isalpha()
+        else None
+    )
 
 
 def _undecorated(text: str) -> str:
@@ -270,7 +236,9 @@ def _lone_line(answer: Answer) -> Decision | None:
     """A line holds one option and nothing else, and no other line another one."""
     if "\n" not in answer.text:
         return None
-    by_start = sorted((m for group in answer.groups for m in group.mentions), key=lambda m: m.start)
+    by_start = sorted(
+        (m for group in answer.groups for m in group.mentions), key=lambda m: m.start
+    )
     letters = set()
     for line in LINE.finditer(answer.text):
         mentions = [m for m in by_start if line.start() <= m.start < line.end()]
@@ -303,7 +271,9 @@ def _leading(answer: Answer) -> Decision | None:
         return UNDECIDED  # rejected, hedged, or joined to another option
     if first is None and REJECTED_AFTER.match(rest):
         return UNDECIDED
-    others = [g for g in answer.groups if g is not first and g.letters - {letter} and not g.by_text]
+    others = [
+        g for g in answer.groups if g is not first and g.letters - {letter} and not g.by_text
+    ]
     if any(group.start - match.end() < NEXT_TO for group in others):
         return UNDECIDED
     return UNDECIDED if _corrected(answer, match.end(), letter) else Decision(letter)

@@ -16,7 +16,9 @@ from actial.grading.metrics import mra
 
 NUMBER = re.compile(r"(?<!\^)\d+\.\d+|(?<!\^)\d+")
 WHOLE_NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)")
-COUNT = re.compile(r"-?\d{1,300}")  # no object is counted beyond that; int() refuses 4,300 digits
+COUNT = re.compile(
+    r"-?\d{1,300}"
+)  # no object is counted beyond that; int() refuses 4,300 digits
 MOTION = re.compile(r"((?:move|rotate)_[a-z]+)\s*:\s*(-?\d+(?:\.\d+)?)")
 AXES = (
     ("move_right", "move_left"),
@@ -25,7 +27,9 @@ AXES = (
     ("rotate_right", "rotate_left"),
     ("rotate_up", "rotate_down"),
 )
-Result = tuple[float, str | None]  # the value in [0, 1], and what was read (None: nothing could be)
+Result = tuple[
+    float, str | None
+]  # the value in [0, 1], and what was read (None: nothing could be)
 
 
 def grade_open(
@@ -53,7 +57,9 @@ def grade_open(
         truncated = body is None or finish is FinishReason.LENGTH
         outcome = Outcome.TRUNCATED if truncated else Outcome.NO_ANSWER
     return (
-        Grade(letter=None, rule=metric, outcome=outcome, value=value, format_ok=format_ok(text)),
+        Grade(
+            letter=None, rule=metric, outcome=outcome, value=value, format_ok=format_ok(text)
+        ),
         read,
     )
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import pairwise
 
 from actial.core.multiple_choice_format import LETTERS
@@ -49,6 +48,7 @@ from actial.grading.answer_phrases import (
     STATEMENT,
     VERB,
 )
+from actial.grading.mention import Group, Mention
 from actial.grading.option_texts import Occurrence, foreign_numbers, occurrences, plain
 
 MAX_MENTIONS = 400  # more than so many name nothing
@@ -56,53 +56,6 @@ NEXT_TO = 12  # characters in which a second number makes the first one doubtful
 BLANK = "\u2592"  # stands for a character of an option's text
 WINDOW = 160  # characters of context that are read before a mention
 FILLERS = ("", "to the ", "the ", "it ", "that ", "option ")  # before a stated option
-
-
-@dataclass(slots=True)
-class Mention:
-    """One option in the text."""
-
-    letter: str  # upper case; may lie beyond the options
-    start: int
-    end: int  # behind the option's text, where it follows its letter
-    by_text: bool = False  # by its text alone
-    weak: bool = False  # a lower-case letter that may be something else
-    stated: bool = False  # announced as the answer
-    rejected: bool = False
-    aside: bool = False  # neither the answer nor rejected
-    marked: bool = False  # in backticks or bold
-    doubtful: bool = False  # a number beside other numbers, "5 or 6 meters"
-
-    @property
-    def standing(self) -> bool:
-        return not self.rejected and not self.aside
-
-
-@dataclass(slots=True)
-class Group:
-    """Mentions that are joined by "or", "and", a comma or a slash."""
-
-    mentions: list[Mention] = field(default_factory=list)
-
-    @property
-    def letters(self) -> set[str]:
-        """Return the letters that the group leaves standing; "?" for a doubtful one."""
-        letters = {m.letter for m in self.mentions if m.standing}
-        doubtful = any(m.doubtful and m.standing for m in self.mentions)
-        return letters | {"?"} if doubtful else letters
-
-    @property
-    def stated(self) -> bool:
-        return any(m.stated and m.standing for m in self.mentions)
-
-    @property
-    def by_text(self) -> bool:
-        """Return whether the group holds no letter that stands for itself."""
-        return all(m.by_text or m.weak for m in self.mentions if m.standing)
-
-    @property
-    def start(self) -> int:
-        return self.mentions[0].start
 
 
 def option_groups(text: str, options: tuple[str, ...]) -> list[Group]:
@@ -175,14 +128,20 @@ def _letters(text: str) -> list[Mention]:
     return mentions
 
 
-def _merged(text: str, letters: Sequence[Mention], texts: Sequence[Occurrence]) -> list[Mention]:
+def _merged(
+    text: str, letters: Sequence[Mention], texts: Sequence[Occurrence]
+) -> list[Mention]:
     """Join letters with the option texts beside them: "B. right", "right (B)"."""
     inside = [m for m in letters if not any(t.start <= m.start < t.end for t in texts)]
     merged = {m.start: m for m in inside}
     ordered = sorted(inside, key=lambda m: m.start)
     for occurrence in texts:
-        before = [m for m in ordered if m.end <= occurrence.start and occurrence.start - m.end <= 8]
-        after = [m for m in ordered if occurrence.end <= m.start and m.start - occurrence.end <= 5]
+        before = [
+            m for m in ordered if m.end <= occurrence.start and occurrence.start - m.end <= 8
+        ]
+        after = [
+            m for m in ordered if occurrence.end <= m.start and m.start - occurrence.end <= 5
+        ]
         own = LETTERS[occurrence.option]
         if before:
             between = BETWEEN_LETTER_AND_TEXT.match(text[before[-1].end : occurrence.start])
@@ -215,7 +174,11 @@ def _stated_positions(text: str, mentions: Mapping[int, Mention]) -> list[int]:
             letter = LETTER.match(text, cue.end())
             if letter is not None and _is_letter(text, letter.start(), stated=True):
                 position = letter.start()
-        elif mentions[position].by_text and not cue["gap"].strip() and not VERB.match(cue["cue"]):
+        elif (
+            mentions[position].by_text
+            and not cue["gap"].strip()
+            and not VERB.match(cue["cue"])
+        ):
             continue  # "answer right" states nothing
         if position is not None:
             positions.append(position)
@@ -303,7 +266,9 @@ def _joined(text: str, previous: Mention, mention: Mention) -> bool:
         return False
     if clause_rejects(text, previous.start):
         return False
-    return LIST_BREAK.match(between) is not None and LIST_END.match(text, mention.end) is not None
+    return (
+        LIST_BREAK.match(between) is not None and LIST_END.match(text, mention.end) is not None
+    )
 
 
 def _starts_anew(text: str, mention: Mention, between: str) -> bool:

@@ -173,7 +173,9 @@ def read_predictions(path: Path | str, *, repair: bool = False) -> list[Predicti
         UserError: a line is no prediction.
     """
     path = Path(path)
-    lines = read_complete_lines(path, repair=True) if repair else path.read_bytes().splitlines()
+    lines = (
+        read_complete_lines(path, repair=True) if repair else path.read_bytes().splitlines()
+    )
     predictions = []
     for number, line in enumerate(lines, 1):
         try:

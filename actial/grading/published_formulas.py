@@ -21,7 +21,11 @@ from actial.grading.metrics import (
 THREEDSR_TYPES = {
     "height": ("height_higher",),
     "location": ("location_above", "location_closer_to_camera", "location_next_to"),
-    "orientation": ("orientation_in_front_of", "orientation_on_the_left", "orientation_viewpoint"),
+    "orientation": (
+        "orientation_in_front_of",
+        "orientation_on_the_left",
+        "orientation_viewpoint",
+    ),
     "multi_object": (
         "multi_object_closer_to",
         "multi_object_facing",
@@ -53,7 +57,9 @@ def threedsr(predictions: Sequence[Prediction]) -> dict[str, dict[str, Cell]]:
     rotation_groups(predictions, keys["flip_circ"])
     if not any_rotated(predictions):
         keys = {name: keys[name] for name in ("vanilla", "flip")}
-    scores = {name: _threedsr_cells(predictions, key, all_correct) for name, key in keys.items()}
+    scores = {
+        name: _threedsr_cells(predictions, key, all_correct) for name, key in keys.items()
+    }
     if "circ" in keys and all("options" in p.group for p in predictions):
         scores["random"] = _threedsr_cells(predictions, keys["circ"], guessing)
     return scores
@@ -71,7 +77,9 @@ def _threedsr_cells(
     cells = {"overall": score(groups)}
     for kind, subtypes in THREEDSR_TYPES.items():
         for label, names in [(kind, subtypes), *((name, (name,)) for name in subtypes)]:
-            cells[label] = score({g: rows for g, rows in groups.items() if category[g] in names})
+            cells[label] = score(
+                {g: rows for g, rows in groups.items() if category[g] in names}
+            )
     return cells
 
 
@@ -81,7 +89,8 @@ def guessing(groups: Groups) -> Cell:
     Needs group["options"], the number of options of each answer. The interval is the value itself.
     """
     shares = [
-        Fraction(1, math.prod(p.group["options"] for p in members)) for members in groups.values()
+        Fraction(1, math.prod(p.group["options"] for p in members))
+        for members in groups.values()
     ]
     value = sum(shares, start=Fraction(0)) / max(1, len(shares))
     low = high = float(value)

@@ -42,7 +42,10 @@ class EngineRequests:
     def request(self, prompt: Prompt, sampling: dict[str, Any]) -> Request:
         """The request of a prompt."""
         return Request(
-            uid=prompt.uid, prompt_ids=prompt.engine_ids, images=prompt.images, sampling=sampling
+            uid=prompt.uid,
+            prompt_ids=prompt.engine_ids,
+            images=prompt.images,
+            sampling=sampling,
         )
 
     def completions(self, prompt: Prompt, reply: Reply) -> list[Completion]:

@@ -26,7 +26,9 @@ NOT_ARCHITECTURE = ("_name_or_path", "dtype", "torch_dtype", "transformers_versi
 _ENGINES: dict[str, Engine] = {}
 
 
-def open_sampler(config: SamplerConfig, policy: Policy, renderer: PromptRenderer) -> RolloutSampler:
+def open_sampler(
+    config: SamplerConfig, policy: Policy, renderer: PromptRenderer
+) -> RolloutSampler:
     """The sampler of `config.kind` for the weights of a policy."""
     if config.kind is SamplerKind.hf:
         return HFSampler(

@@ -110,7 +110,9 @@ class HFSampler(SynchronousSampler):
         groups: Groups = []
         for members in split_micro_batches(prefixes, budget):
             micro_batch = [prefixes[i] for i in members]
-            batch = pack(micro_batch, images, self.policy.spec, config.sequence_tokens).to(device)
+            batch = pack(micro_batch, images, self.policy.spec, config.sequence_tokens).to(
+                device
+            )
             cache, hidden, positions = prefill(self.policy.core, batch, n, params.max_tokens)
             noise = _noise([prompts[i].uid for i in members], n, params, device)
             groups += self._decode(cache, hidden, positions, noise, params)
@@ -142,7 +144,9 @@ class HFSampler(SynchronousSampler):
         for step in range(limit):
             logits = distribution.process_logits(self.policy.core.lm_head(states))
             log_probs = logits.log_softmax(-1)
-            tokens = _draw(log_probs, noise[rows, columns, step], greedy=params.temperature == 0)
+            tokens = _draw(
+                log_probs, noise[rows, columns, step], greedy=params.temperature == 0
+            )
             token_ids[rows, columns, step] = tokens
             logprobs[rows, columns, step] = log_probs.gather(-1, tokens[..., None])[..., 0]
             stopped = live & torch.isin(tokens, stops)
@@ -152,7 +156,9 @@ class HFSampler(SynchronousSampler):
                 break
             most = int(live.sum(1).max())
             if int(live.any(1).sum()) * most <= 0.75 * live.numel():
-                remaining = live.any(1).nonzero()[:, 0]  # prompts that still have a live sample
+                remaining = live.any(1).nonzero()[
+                    :, 0
+                ]  # prompts that still have a live sample
                 by_life = live[remaining].int().argsort(dim=1, descending=True, stable=True)
                 members = by_life[:, :most]
                 cache.keep(remaining, members)

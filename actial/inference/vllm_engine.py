@@ -153,7 +153,9 @@ class VLLMEngine:
             prompts.append(prompt)
             settings = self.sampling_params(**request.sampling, output_kind=self.final_only)
             sampling.append(settings)
-        return [_reply(answer) for answer in self.llm.generate(prompts, sampling, use_tqdm=False)]
+        return [
+            _reply(answer) for answer in self.llm.generate(prompts, sampling, use_tqdm=False)
+        ]
 
     # ------------------------------------------------------------ weights
 
@@ -238,7 +240,9 @@ def _reply(answer: Any) -> Reply:
             )
         )
     first = {token: entry.logprob for token, entry in answer.outputs[0].logprobs[0].items()}
-    return Reply(prompt_ids=list(answer.prompt_token_ids), outputs=outputs, first_logprobs=first)
+    return Reply(
+        prompt_ids=list(answer.prompt_token_ids), outputs=outputs, first_logprobs=first
+    )
 
 
 def _recorded(

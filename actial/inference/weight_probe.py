@@ -29,7 +29,9 @@ from actial.modeling.policy import Policy
 from actial.modeling.prefix_packing import Continuation, as_prefix_groups, pack
 from actial.modeling.token_scoring import SamplingDistribution
 
-PROBE_TOKENS = 16  # sampled behind each prompt; as many fixed ids are read at the first position
+PROBE_TOKENS = (
+    16  # sampled behind each prompt; as many fixed ids are read at the first position
+)
 PROBE_TEMPERATURE = 0.7  # other than 1, so that unscaled log-probabilities are noticed
 TOLERANCE = {Precision.fp32: 1e-4, Precision.bf16: 0.1}  # nats
 # An explanation names the cause only if it makes the difference this many times smaller.
@@ -71,12 +73,16 @@ class WeightProbe:
         """Take the probe prompts, those with most images and tokens, unless there are some."""
         if self.prompts:
             return
-        by_size = sorted(prompts, key=lambda p: (len(p.images), len(p.input_ids)), reverse=True)
+        by_size = sorted(
+            prompts, key=lambda p: (len(p.images), len(p.input_ids)), reverse=True
+        )
         self.prompts = by_size[: self.num_prompts]
         if not self.prompts:
             # A rank without prompts takes part in the collectives with a prompt of one token.
             token = self._fixed_ids()[0]
-            self.prompts = [Prompt(uid="probe", engine_ids=[token], input_ids=[token], images=[])]
+            self.prompts = [
+                Prompt(uid="probe", engine_ids=[token], input_ids=[token], images=[])
+            ]
 
     def check(self, engine: Engine) -> dict[str, float]:
         """Compare both sides; the figures "probe_gap" and "probe_moved" (nats).
@@ -133,7 +139,9 @@ class WeightProbe:
                 )
             (output,) = reply.outputs
             fixed_logprobs = [fixed[token] for token in ids]
-            samples.append(ProbeSample(prompt, output.token_ids, output.logprobs, fixed_logprobs))
+            samples.append(
+                ProbeSample(prompt, output.token_ids, output.logprobs, fixed_logprobs)
+            )
         return samples
 
     @torch.no_grad()
@@ -221,9 +229,13 @@ class WeightProbe:
         if wrong is not None:
             return wrong
         if explains(prefix):
-            return "its prefix cache was not reset and served keys and values of the old weights."
+            return (
+                "its prefix cache was not reset and served keys and values of the old weights."
+            )
         if explains(encoder):
-            return "its encoder cache was not reset and served image features of the old weights."
+            return (
+                "its encoder cache was not reset and served image features of the old weights."
+            )
         otherwise = (
             "it sees other pixels (limits or normalization) or computes in another precision; "
             "if the difference is rounding, raise sampler.probe_tolerance"

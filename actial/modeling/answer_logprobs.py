@@ -31,7 +31,9 @@ def answer_logprobs(
         for members in split_micro_batches(
             groups, max(config.micro_batch_tokens, config.sequence_tokens)
         ):
-            batch = pack([groups[i] for i in members], images, policy.spec, config.sequence_tokens)
+            batch = pack(
+                [groups[i] for i in members], images, policy.spec, config.sequence_tokens
+            )
             means += _sequence_means(policy.token_logprobs(batch.to(policy.device)))
     finally:
         policy.train(training)

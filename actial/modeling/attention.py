@@ -156,10 +156,14 @@ def _attend_bucket(
     k, v = (x[bucket.key].transpose(1, 2) for x in (key, value))
     if bucket.mask is None:
         k, v = (x.repeat_interleave(heads // key_heads, dim=1) for x in (k, v))
-        out = scaled_dot_product_attention(q.flatten(1, 2), k, v, is_causal=True, scale=scaling)
+        out = scaled_dot_product_attention(
+            q.flatten(1, 2), k, v, is_causal=True, scale=scaling
+        )
     else:
         mask = bucket.mask.to(q.dtype)
-        out = scaled_dot_product_attention(q.flatten(2, 3), k, v, attn_mask=mask, scale=scaling)
+        out = scaled_dot_product_attention(
+            q.flatten(2, 3), k, v, attn_mask=mask, scale=scaling
+        )
     return out.reshape(q.shape).permute(0, 3, 1, 2, 4).reshape(-1, heads, q.shape[-1])
 
 
@@ -205,7 +209,9 @@ def _attend_windows(
     """(S, heads, d) from (1, heads, S, d) made of windows of one length."""
     heads, width = query.shape[1], query.shape[-1]
     # (heads, S, d) -> (windows, heads, length, d)
-    q, k, v = (x[0].reshape(heads, -1, length, width).transpose(0, 1) for x in (query, key, value))
+    q, k, v = (
+        x[0].reshape(heads, -1, length, width).transpose(0, 1) for x in (query, key, value)
+    )
     return scaled_dot_product_attention(q, k, v, scale=scaling).transpose(1, 2).flatten(0, 1)
 
 

@@ -39,7 +39,9 @@ class Load:
     patches: list[int]  # of each distinct image
 
 
-def load_of(groups: Sequence[PrefixGroup], images: Sequence[np.ndarray], policy: Policy) -> Load:
+def load_of(
+    groups: Sequence[PrefixGroup], images: Sequence[np.ndarray], policy: Policy
+) -> Load:
     """The counts of a batch of prefix groups; `images` are uint8 (H, W, 3)."""
     load = Load(
         tokens=0,
@@ -139,7 +141,11 @@ def _matrix_sizes(policy: Policy) -> dict[str, int]:
     """Weights that each patch, visual token or token is multiplied with; no head, no adapters."""
     sizes = dict.fromkeys(MODULE_GROUPS, 0)
     for name, module in policy.core.named_modules():
-        if isinstance(module, nn.Linear | nn.Conv3d) and name != "lm_head" and "lora_" not in name:
+        if (
+            isinstance(module, nn.Linear | nn.Conv3d)
+            and name != "lm_head"
+            and "lora_" not in name
+        ):
             sizes[module_group_of(f"{name}.weight")] += module.weight.numel()
     return sizes
 
@@ -296,7 +302,9 @@ class _Block:
     normed_keys: bool  # a norm on queries and keys
     half: bool  # linear layers and attention in bf16
 
-    def saved_bytes(self, rows: float, gathered: float, depth: int, *, checkpointed: bool) -> float:
+    def saved_bytes(
+        self, rows: float, gathered: float, depth: int, *, checkpointed: bool
+    ) -> float:
         """Bytes that `depth` blocks save for the backward pass of `rows` tokens or patches.
 
         `gathered`: elements of the keys and values as attention takes them.
@@ -309,7 +317,9 @@ class _Block:
         # autocast casts the input of each of the five projections by itself
         copies = 5 if self.half else 2
         inputs = copies * self.width + self.heads + (4 if self.gated else 2) * self.inner
-        block = rows * (FP32_BYTES * norms + small * (inputs + 2 * self.heads)) + small * gathered
+        block = (
+            rows * (FP32_BYTES * norms + small * (inputs + 2 * self.heads)) + small * gathered
+        )
         if checkpointed:
             return rows * depth * FP32_BYTES * self.width + block
         return depth * block

@@ -69,13 +69,17 @@ class GroupCache:
         own = (query[0] * scaling).transpose(0, 1)
         own = own.reshape(prompts, group, heads, -1, width)  # (P, G, K, Q, D)
         shared = own.permute(0, 2, 1, 3, 4).flatten(2, 3)  # (P, K, G * Q, D)
-        on_prefix = shared @ prefix_keys.transpose(-1, -2) + self.prefix_mask  # (P, K, G * Q, T)
+        on_prefix = (
+            shared @ prefix_keys.transpose(-1, -2) + self.prefix_mask
+        )  # (P, K, G * Q, T)
         on_sample = own @ keys.transpose(-1, -2)  # (P, G, K, Q, S)
         on_prefix = _by_sample(on_prefix, group)  # (P, G, K, Q, T)
         tokens = on_prefix.shape[-1]
         scores = torch.cat([on_prefix, on_sample], -1)
         weights = scores.float().softmax(-1).to(values.dtype)
-        prefix_weights = weights[..., :tokens].transpose(1, 2).flatten(2, 3)  # (P, K, G * Q, T)
+        prefix_weights = (
+            weights[..., :tokens].transpose(1, 2).flatten(2, 3)
+        )  # (P, K, G * Q, T)
         from_prefix = _by_sample(prefix_weights @ prefix_values, group)  # (P, G, K, Q, D)
         out: Tensor = from_prefix + weights[..., tokens:] @ values
         return out.flatten(2, 3).flatten(0, 1)[None]

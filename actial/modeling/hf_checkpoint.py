@@ -104,7 +104,9 @@ def _copy_companions(source: str, revision: str | None, folder: Path) -> None:
 def companion_files(folder: Path) -> list[Path]:
     """Return the tokenizer, processor and template files of a checkpoint folder."""
     files = [
-        file for file in folder.iterdir() if file.is_file() and file.suffix in COMPANION_SUFFIXES
+        file
+        for file in folder.iterdir()
+        if file.is_file() and file.suffix in COMPANION_SUFFIXES
     ]
     excluded = (*WEIGHT_FILES, *NOT_COPIED)
     return [file for file in files if not any(file.match(pattern) for pattern in excluded)]

@@ -305,7 +305,9 @@ class Policy(nn.Module):
                 "use frozen_copy or adapter_off."
             )
 
-    def save_pretrained(self, folder: Path | str, extra: Mapping[str, str] | None = None) -> None:
+    def save_pretrained(
+        self, folder: Path | str, extra: Mapping[str, str] | None = None
+    ) -> None:
         """Write a plain Hugging Face checkpoint with the base's tokenizer and processor files.
 
         Adapters are merged, on a copy. `extra` names further files with their text.

@@ -283,7 +283,9 @@ class _GroupLayout:
     continuation_of: np.ndarray  # (T,)
 
 
-def _lay_out(group: PrefixGroup, grids: list[tuple[int, int]], spec: PackingSpec) -> _GroupLayout:
+def _lay_out(
+    group: PrefixGroup, grids: list[tuple[int, int]], spec: PackingSpec
+) -> _GroupLayout:
     """The prefix, then each continuation with positions that restart right after the prefix."""
     prefix_ids = np.asarray(group.input_ids, dtype=np.int64)
     _check_prefix(group, prefix_ids, grids, spec)

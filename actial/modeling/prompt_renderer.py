@@ -113,7 +113,9 @@ class PromptRenderer:
             content = [{"type": "text", "text": self.system_prompt}]
             messages.append({"role": "system", "content": content})
         images, text = [{"type": "image"}] * num_images, [{"type": "text", "text": question}]
-        messages.append({"role": "user", "content": text + images if text_first else images + text})
+        messages.append(
+            {"role": "user", "content": text + images if text_first else images + text}
+        )
         rendered: str = self.tokenizer.apply_chat_template(
             messages, tokenize=False, add_generation_prompt=True
         )
@@ -125,7 +127,9 @@ class PromptRenderer:
         if ids is None:
             if len(self._cached_ids) >= MAX_CACHED_TEXTS:
                 self._cached_ids.clear()
-            ids = self._cached_ids[text] = self.tokenizer.encode(text, add_special_tokens=False)
+            ids = self._cached_ids[text] = self.tokenizer.encode(
+                text, add_special_tokens=False
+            )
         return list(ids)
 
     def _expand(self, ids: list[int], images: list[np.ndarray], name: str) -> list[int]:

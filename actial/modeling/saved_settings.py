@@ -85,7 +85,9 @@ class SavedSettings:
             min_pixels=model["min_pixels"],
             max_pixels=model["max_pixels"],
             precision=model["precision"],
-            system_prompt=system_prompt_text(PromptConfig(system_prompt=prompt["system_prompt"])),
+            system_prompt=system_prompt_text(
+                PromptConfig(system_prompt=prompt["system_prompt"])
+            ),
             max_tokens=settings["grpo"]["max_tokens"],
         )
 
@@ -111,9 +113,13 @@ def with_saved_settings(config: EvaluateConfig) -> EvaluateConfig:
     saved_tokens = FOREIGN_MAX_TOKENS if saved is None else saved.max_tokens
     return replace(
         config,
-        model=replace(model, min_pixels=min_pixels, max_pixels=max_pixels, precision=precision),
+        model=replace(
+            model, min_pixels=min_pixels, max_pixels=max_pixels, precision=precision
+        ),
         prompt=prompt,
-        benchmark=replace(config.benchmark, max_tokens=config.benchmark.max_tokens or saved_tokens),
+        benchmark=replace(
+            config.benchmark, max_tokens=config.benchmark.max_tokens or saved_tokens
+        ),
     )
 
 

@@ -117,7 +117,9 @@ def _score_chunk(
     nats = torch.special.entr(p.detach()).sum(-1) if entropy else None
     kl = None
     if reference_hidden is not None and reference_weight is not None:
-        reference_logits = distribution.process_logits(linear(reference_hidden, reference_weight))
+        reference_logits = distribution.process_logits(
+            linear(reference_hidden, reference_weight)
+        )
         difference = log_p - reference_logits.log_softmax(-1)
         # A banned id has probability 0 and -inf - -inf: it adds nothing.
         kl = (p * difference.masked_fill(log_p.isneginf(), 0.0)).sum(-1)

@@ -51,7 +51,9 @@ def hidden_states_at_targets(
         embeds = pad(embeds.flatten(0, 1), (0, 0, 0, padding))[None]
         position_ids = flatten_rows(position_ids, plan.length)
         if "visual_pos_masks" in options:
-            options["visual_pos_masks"] = flatten_rows(options["visual_pos_masks"], plan.length)
+            options["visual_pos_masks"] = flatten_rows(
+                options["visual_pos_masks"], plan.length
+            )
         options["block_mask"] = plan.mask
     else:
         options["layout"] = plan
@@ -90,7 +92,9 @@ def embed_packed(
         # it has no effect on the values, but gives all parameters a gradient.
         unused = sum((layer.sum() for layer in deepstack), start=features.sum())
         return embeds + 0.0 * unused, {}
-    flat = embeds.flatten(0, 1).index_copy(0, batch.feature_slot, features[batch.feature_index])
+    flat = embeds.flatten(0, 1).index_copy(
+        0, batch.feature_slot, features[batch.feature_index]
+    )
     options: dict[str, Any] = {}
     if deepstack:
         # Qwen3-VL adds features to the hidden states after its first layers. It

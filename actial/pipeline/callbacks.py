@@ -33,7 +33,9 @@ class SharedFolderCheck(lightning.Callback):
     def __init__(self, run: Run) -> None:
         self.run = run
 
-    def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+    def on_train_start(
+        self, trainer: lightning.Trainer, module: lightning.LightningModule
+    ) -> None:
         assert isinstance(module, StepModule)
         own = ((self.run.folder / CONFIG).exists(), module.completed_steps)
         if any(rank != (True, own[1]) for rank in gathered(own)):
@@ -52,7 +54,9 @@ class StepRecorder(lightning.Callback):
         self.tracker = tracker
         self.progress: Progress | None = None
 
-    def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+    def on_train_start(
+        self, trainer: lightning.Trainer, module: lightning.LightningModule
+    ) -> None:
         assert isinstance(module, StepModule)
         if is_main_process():
             total, start = module.stage.steps, module.completed_steps
@@ -73,7 +77,9 @@ class StepRecorder(lightning.Callback):
             self.run.timings.write(self.stage, step, module.timings)
             self.tracker.log(self.stage, step, {**module.metrics, **module.timings})
 
-    def on_train_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+    def on_train_end(
+        self, trainer: lightning.Trainer, module: lightning.LightningModule
+    ) -> None:
         if self.progress is not None:
             self.progress.__exit__(None)
 
@@ -100,7 +106,9 @@ class FirstBatch(lightning.Callback):
     A wrong prompt or loss mask is visible in it.
     """
 
-    def __init__(self, path: Path, decode: Callable[[list[int]], str], image_token: str) -> None:
+    def __init__(
+        self, path: Path, decode: Callable[[list[int]], str], image_token: str
+    ) -> None:
         self.path = path
         self.decode = decode
         self.image_token = image_token

@@ -289,7 +289,9 @@ def _meta_policy(config: TrainConfig, stage: StageName) -> Policy:
     return Policy.from_hub_config(stage_model(config, stage, config.model.path))
 
 
-def _trainer_memory(config: TrainConfig, stage: StageName, policy: Policy, load: Load) -> Memory:
+def _trainer_memory(
+    config: TrainConfig, stage: StageName, policy: Policy, load: Load
+) -> Memory:
     from actial.modeling.cost_model import step_memory
 
     compares = stage is StageName.grpo and config.grpo.kl.beta > 0
@@ -324,7 +326,10 @@ def check_device(config: TrainConfig) -> Lines:
             "fewer devices.",
         )
     elif config.trainer.accelerator is Accelerator.cpu or not devices:
-        yield Status.PASS, f"CPU with {config.trainer.threads or torch.get_num_threads()} threads"
+        yield (
+            Status.PASS,
+            f"CPU with {config.trainer.threads or torch.get_num_threads()} threads",
+        )
     else:
         yield Status.PASS, f"{wanted} of {devices} CUDA devices"
 
@@ -341,7 +346,11 @@ def check_sampler(config: TrainConfig) -> Lines:
                 "model.attention=sdpa holds masks of completions x prompt tokens on a GPU: set "
                 "model.attention=flex.",
             )
-        if sampler.kind is SamplerKind.vllm_server and sampler.start and sampler.devices is None:
+        if (
+            sampler.kind is SamplerKind.vllm_server
+            and sampler.start
+            and sampler.devices is None
+        ):
             yield (
                 Status.FAIL,
                 "sampler.devices=null: the server would take memory of the trainer's GPU 0. Set "

@@ -158,7 +158,9 @@ def open_mixture(config: TrainConfig, stage: StageName) -> Mixture:
     names = [name for name, weight in mix.weights.items() if weight > 0]
     if config.data.reader is Reader.stream:
         streamed = {name: config.data.sets[name] for name in names}
-        return open_streamed_mixture(streamed, mix, config.data, config.cold_start, config.seed)
+        return open_streamed_mixture(
+            streamed, mix, config.data, config.cold_start, config.seed
+        )
     sets = {
         name: open_set(
             config.data.sets[name],

@@ -36,7 +36,9 @@ def job_overrides(config: TrainConfig) -> list[str]:
     """Return the command line of this job of a sweep; [] outside of one."""
     if not HydraConfig.initialized() or HydraConfig.get().mode is not RunMode.MULTIRUN:
         return []
-    task = [word for word in HydraConfig.get().overrides.task if not word.startswith("run_dir=")]
+    task = [
+        word for word in HydraConfig.get().overrides.task if not word.startswith("run_dir=")
+    ]
     return [*task, f"run_dir={quoted(config.run_dir)}"]
 
 

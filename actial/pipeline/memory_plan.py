@@ -82,7 +82,9 @@ def on_gpu(config: TrainConfig) -> bool:
     """Whether the trainer's device is a GPU, here or, with trainer.memory_gib, elsewhere."""
     if config.trainer.accelerator is Accelerator.cpu:
         return False
-    return config.trainer.accelerator is Accelerator.cuda or config.trainer.memory_gib is not None
+    return (
+        config.trainer.accelerator is Accelerator.cuda or config.trainer.memory_gib is not None
+    )
 
 
 def alternatives(config: TrainConfig, load: Load) -> Iterator[tuple[str, TrainConfig]]:
@@ -103,7 +105,9 @@ def alternatives(config: TrainConfig, load: Load) -> Iterator[tuple[str, TrainCo
     while budget > load.longest_group:
         budget = max(budget // 2, load.longest_group)
         sequence_tokens = min(model.sequence_tokens, budget)
-        smaller = replace(config.model, micro_batch_tokens=budget, sequence_tokens=sequence_tokens)
+        smaller = replace(
+            config.model, micro_batch_tokens=budget, sequence_tokens=sequence_tokens
+        )
         config = replace(config, model=smaller)
         change = f"model.micro_batch_tokens={budget}"
         if sequence_tokens < model.sequence_tokens:

@@ -33,7 +33,9 @@ def data_identity(config: TrainConfig) -> dict[str, Any]:
     identity: dict[str, Any] = {}
     for name, source in used_sets(config).items():
         manifest = read_manifest(name, source)
-        identity[name] = {key: manifest.get(key) for key in ("rows", "config_hash", "index_sha256")}
+        identity[name] = {
+            key: manifest.get(key) for key in ("rows", "config_hash", "index_sha256")
+        }
         if source.pass_rates:
             identity[name]["pass_rates"] = _sha256(Path(source.pass_rates))
     texts = {"wording": config.data.wording, "system_prompt": config.prompt.system_prompt}
@@ -71,7 +73,9 @@ def _differs(recorded: Any, present: Any) -> bool:
 
 def check_data_sets(config: TrainConfig) -> None:
     """Raise UserError for a data set or a split that does not exist."""
-    manifests = {name: read_manifest(name, source) for name, source in used_sets(config).items()}
+    manifests = {
+        name: read_manifest(name, source) for name, source in used_sets(config).items()
+    }
     for name, source in config.benchmark.sets.items():
         owner, _, split = source.partition(":")
         if owner in manifests and split not in manifests[owner]["rows"]:
@@ -100,4 +104,6 @@ def check_model_path(config: TrainConfig) -> None:
                 "give one, or a hub id."
             )
     elif not HUB_ID.fullmatch(config.model.path):
-        raise UserError(f"model.path={folder} does not exist: give a model folder or a hub id.")
+        raise UserError(
+            f"model.path={folder} does not exist: give a model folder or a hub id."
+        )

@@ -26,7 +26,9 @@ from actial.runs.tracking import Tracker
 Answers = dict[str, dict[str, list[Prediction]]]  # task -> model -> one per question
 
 
-def score_models(models: dict[str, str], config: TrainConfig, run: Run, tracker: Tracker) -> None:
+def score_models(
+    models: dict[str, str], config: TrainConfig, run: Run, tracker: Tracker
+) -> None:
     """Score each model folder of `models` (name -> path) and write results.json.
 
     results.json marks the run as finished, so it is written last.
@@ -150,7 +152,9 @@ def answer_table(
     examples: Sequence[Example], answers: dict[str, list[Prediction]], count: int
 ) -> tuple[list[str], list[list[Any]]]:
     """Return columns and rows of a table: images, question, truth, every model's answer."""
-    texts = {model: {p.uid: p.text for p in predictions} for model, predictions in answers.items()}
+    texts = {
+        model: {p.uid: p.text for p in predictions} for model, predictions in answers.items()
+    }
     num_images = max((len(example.images) for example in examples[:count]), default=0)
     rows: list[list[Any]] = []
     for example in examples[:count]:

@@ -25,7 +25,12 @@ from actial.config import StageName, TrainConfig
 from actial.core.atomic_io import write_json
 from actial.modeling.hf_checkpoint import fingerprint
 from actial.pipeline.preflight import data_identity
-from actial.runs.provenance import OLD_PROVENANCE, PROVENANCE, package_versions, read_provenance
+from actial.runs.provenance import (
+    OLD_PROVENANCE,
+    PROVENANCE,
+    package_versions,
+    read_provenance,
+)
 from actial.runs.run_dir import Run, settings_of
 from actial.runs.step_log import StepLog
 from actial.runs.tracking import Tracker
@@ -103,8 +108,12 @@ def reuse_cached_stage(
         mix = f"{stage.name}_mix"
         origin = finished.get("reused_from", finished.get("taken_from", str(folder)))
         values = {name: value for name, value in finished.items() if name != "taken_from"}
-        run.add_provenance({mix: provenance[mix], stage.name: {**values, "reused_from": origin}})
-        _copy_stage_folder(stage.name, folder, run)  # last: the model folder marks the stage done
+        run.add_provenance(
+            {mix: provenance[mix], stage.name: {**values, "reused_from": origin}}
+        )
+        _copy_stage_folder(
+            stage.name, folder, run
+        )  # last: the model folder marks the stage done
         print(f"{stage.name}: reused the same stage, finished in {folder}")
         return True
     return False

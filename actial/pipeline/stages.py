@@ -47,7 +47,10 @@ def prepare(config: TrainConfig, run: Run) -> None:
     for name in ("lightning.pytorch", "httpx"):  # httpx reports every request to a server
         logging.getLogger(name).setLevel(logging.WARNING)
     # The frozen reference is in eval mode on purpose.
-    for message in ("`isinstance.treespec, LeafSpec.` is deprecated", "Found .* module.s. in eval"):
+    for message in (
+        "`isinstance.treespec, LeafSpec.` is deprecated",
+        "Found .* module.s. in eval",
+    ):
         warnings.filterwarnings("ignore", message=message, module="lightning")
     # Streams divide themselves among the workers (data/stream.py).
     warnings.filterwarnings("ignore", message="Your `IterableDataset` has `__len__` defined")

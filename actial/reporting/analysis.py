@@ -228,13 +228,25 @@ def curve(runs: Sequence[RunRecord], stage: str, metric: str) -> pd.DataFrame:
         if metric in frame:
             series = frame[metric].dropna()
             part = {"condition": labels[run.name], "seed": run.seed}
-            parts.append(pd.DataFrame(part | {"step": series.index, "value": series.to_numpy()}))
+            parts.append(
+                pd.DataFrame(part | {"step": series.index, "value": series.to_numpy()})
+            )
     if not parts:
         return pd.DataFrame(columns=["condition", "seed", "step", "value"])
     return pd.concat(parts, ignore_index=True)
 
 
-ANSWER_FIELDS = ("uid", "example", "type", "text", "choice", "answer", "outcome", "score", "tokens")
+ANSWER_FIELDS = (
+    "uid",
+    "example",
+    "type",
+    "text",
+    "choice",
+    "answer",
+    "outcome",
+    "score",
+    "tokens",
+)
 
 
 def answers(run: RunRecord) -> pd.DataFrame:

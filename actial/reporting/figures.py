@@ -45,7 +45,10 @@ SHARES = (
 )
 GRAY = "#5c6675"
 LINES = ("-", "--", ":", "-.")
-LOG_SCALE = ("loss", "kl")  # the loss's first fall, and spikes of KL, would flatten all the rest
+LOG_SCALE = (
+    "loss",
+    "kl",
+)  # the loss's first fall, and spikes of KL, would flatten all the rest
 
 
 def scale(metric: str) -> float:
@@ -147,7 +150,12 @@ def _condition_legend(figure: Figure, axes: Any, one_line: bool) -> None:
 
 
 def _point(
-    axes: Any, means: pd.DataFrame, table: pd.DataFrame, where: dict[str, str], y: float, index: int
+    axes: Any,
+    means: pd.DataFrame,
+    table: pd.DataFrame,
+    where: dict[str, str],
+    y: float,
+    index: int,
 ) -> None:
     rows, seeds = means[_matches(means, where)], table[_matches(table, where)]
     if rows.empty:
@@ -193,10 +201,14 @@ def curve_figure(curves: Mapping[str, pd.DataFrame]) -> Figure:
     return figure
 
 
-def _curve_panel(axes: Any, metric: str, frame: pd.DataFrame, conditions: Sequence[str]) -> None:
+def _curve_panel(
+    axes: Any, metric: str, frame: pd.DataFrame, conditions: Sequence[str]
+) -> None:
     for i, condition in enumerate(conditions):
         here = frame[frame["condition"] == condition]
-        by_seed = scale(metric) * here.pivot_table(index="step", columns="seed", values="value")
+        by_seed = scale(metric) * here.pivot_table(
+            index="step", columns="seed", values="value"
+        )
         if len(by_seed):
             low, high, mean = by_seed.min(axis=1), by_seed.max(axis=1), by_seed.mean(axis=1)
             shade, line = color(i + 1), LINES[(i // 5) % len(LINES)]
@@ -248,9 +260,13 @@ def sample_figure(cards: Sequence[SampleCard], folder: Path | str) -> Figure:
             axes.set_axis_off()
         for line, card in zip(grid, cards, strict=False):
             for axes, path in zip(line, card.images, strict=False):
-                axes.imshow(matplotlib.image.imread(Path(folder) / path), interpolation="nearest")
+                axes.imshow(
+                    matplotlib.image.imread(Path(folder) / path), interpolation="nearest"
+                )
             transform = line[-1].transAxes
-            line[-1].text(0, 0.5, _card_text(card), va="center", fontsize=9, transform=transform)
+            line[-1].text(
+                0, 0.5, _card_text(card), va="center", fontsize=9, transform=transform
+            )
     return figure
 
 

@@ -34,7 +34,9 @@ def write_report(run_dir: Path | str) -> Path:
     run_dir = Path(run_dir)
     results = Results.read(run_dir)
     path = run_dir / "report.html"
-    write_text(path, render_report(results, StepLog(run_dir / "metrics.jsonl").entries(), run_dir))
+    write_text(
+        path, render_report(results, StepLog(run_dir / "metrics.jsonl").entries(), run_dir)
+    )
     return path
 
 

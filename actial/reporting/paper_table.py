@@ -90,7 +90,9 @@ def write_paper_table(scores: Path, out: Path) -> str:
     return text
 
 
-def _figures(content: Mapping[str, Any], model: str, name: str, comparable: bool) -> list[Figure]:
+def _figures(
+    content: Mapping[str, Any], model: str, name: str, comparable: bool
+) -> list[Figure]:
     published = table(BENCHMARKS[name].reference).rows.get(PUBLISHED_AS.get(model, ""), {})
     figures = []
     for column, (path, form) in PAPER_COLUMNS[name].items():
@@ -122,7 +124,9 @@ def _cell(scores: Mapping[str, Any], path: str) -> Mapping[str, Any] | None:
 
 
 def _benchmark_of(path: Path) -> str:
-    return str(json.loads(path.read_text()).get("settings", {}).get("benchmark", path.parent.name))
+    return str(
+        json.loads(path.read_text()).get("settings", {}).get("benchmark", path.parent.name)
+    )
 
 
 def _notes(folder: Path, name: str) -> list[str]:

@@ -84,7 +84,9 @@ def forest(
     Returns:
         An svg tag; empty without a set.
     """
-    rows = [row for name, results in sets.items() for row in _forest_rows(name, results, models)]
+    rows = [
+        row for name, results in sets.items() for row in _forest_rows(name, results, models)
+    ]
     if not rows:
         return ""
     with matplotlib.rc_context(STYLE):
@@ -140,7 +142,9 @@ def curves(metrics: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
     Returns:
         {"name": stage, "svg": svg tag} each.
     """
-    stages: dict[str, dict[str, list[tuple[float, float]]]] = defaultdict(lambda: defaultdict(list))
+    stages: dict[str, dict[str, list[tuple[float, float]]]] = defaultdict(
+        lambda: defaultdict(list)
+    )
     for entry in metrics:
         series = stages[str(entry.get("stage", ""))]
         for name, value in entry.items():

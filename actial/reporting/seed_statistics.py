@@ -79,7 +79,9 @@ def paired(table: pd.DataFrame, against: str) -> pd.DataFrame:
         table = pd.concat([table[training], table[last].assign(model="last")])
     reference = table[table["condition"] == against]
     others = table[table["condition"] != against]
-    both = others.merge(reference, on=["seed", "model", "set", "metric"], suffixes=("", "_against"))
+    both = others.merge(
+        reference, on=["seed", "model", "set", "metric"], suffixes=("", "_against")
+    )
     return _over_seeds(both, lambda part: part["value"] - part["value_against"])
 
 

@@ -225,7 +225,9 @@ def _training_section(means: pd.DataFrame) -> str:
         "`drop_step` is where "
         "the supervised loss falls from its plateau, where it does."
     )
-    return f"## Training\n\n{text}\n\n" + markdown(["condition", "metric", "seeds", *stages], rows)
+    return f"## Training\n\n{text}\n\n" + markdown(
+        ["condition", "metric", "seeds", *stages], rows
+    )
 
 
 def _run_section(table: pd.DataFrame) -> str:
@@ -237,7 +239,9 @@ def _run_section(table: pd.DataFrame) -> str:
     for _, run in table.drop_duplicates("run").iterrows():
         keys = [(run["run"], name) for name in sets]
         cells = [_over_questions(last.loc[key]) if key in last.index else DASH for key in keys]
-        rows.append([f"`{run['run']}`", run["seed"], *cells, *[run[name] for name in provenance]])
+        rows.append(
+            [f"`{run['run']}`", run["seed"], *cells, *[run[name] for name in provenance]]
+        )
     text = (
         "The last model's accuracy in percent, in brackets the 95 % interval over the questions "
         "asked; "

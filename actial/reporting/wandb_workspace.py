@@ -15,7 +15,11 @@ PANELS = {  # section -> (title, metrics as the trackers name them, what the axi
         ("loss", ["sft/loss"], "nats per token"),
         (
             "loss by question",
-            ["sft/loss/ego_translation", "sft/loss/object_translation", "sft/loss/ego_rotation"],
+            [
+                "sft/loss/ego_translation",
+                "sft/loss/object_translation",
+                "sft/loss/ego_rotation",
+            ],
             "nats per token",
         ),
         ("gradient norm", ["sft/grad_norm"], ""),

@@ -167,7 +167,9 @@ class GRPOModule(StepModule):
             old = None
             if old_logprobs is not None:
                 # The leading empty tensor gives an empty micro-batch its dtype and device.
-                old = torch.cat([logprobs.new_zeros(0), *(old_logprobs[i] for i in micro_batch)])
+                old = torch.cat(
+                    [logprobs.new_zeros(0), *(old_logprobs[i] for i in micro_batch)]
+                )
             scores = Scores(
                 logprobs=logprobs,
                 sequence_index=packed.sequence_index,
@@ -192,7 +194,8 @@ class GRPOModule(StepModule):
     def _denominators(self, batch: RolloutBatch, groups: range) -> Denominators:
         """Count the supervised tokens, completions and prompts of an update over all ranks."""
         counts = [
-            [sum(one.loss_mask) for one in batch.prefix_groups[i].continuations] for i in groups
+            [sum(one.loss_mask) for one in batch.prefix_groups[i].continuations]
+            for i in groups
         ]
         sums = {
             "tokens": float(sum(map(sum, counts))),
@@ -217,13 +220,17 @@ class GRPOModule(StepModule):
         return old_logprobs
 
     @torch.no_grad()
-    def _reward_penalty(self, groups: list[PrefixGroup], images: list[np.ndarray]) -> list[float]:
+    def _reward_penalty(
+        self, groups: list[PrefixGroup], images: list[np.ndarray]
+    ) -> list[float]:
         """Return beta times the summed KL estimate of each completion, for kl.place=reward."""
         penalties: list[float] = []
         batch = TrainBatch(prefix_groups=groups, images=images)
         for micro_batch in self.micro_batches(batch):
             packed = self.packed(batch, micro_batch)
-            result = self.policy.token_logprobs(packed, self.distribution, compare=self.compare)
+            result = self.policy.token_logprobs(
+                packed, self.distribution, compare=self.compare
+            )
             scores = Scores(
                 logprobs=result.logprobs,
                 sequence_index=packed.sequence_index,
@@ -234,7 +241,9 @@ class GRPOModule(StepModule):
             )
             on_policy = torch.ones_like(scores.logprobs)
             kl_N = kl_penalty(scores, self.stage.kl, on_policy)
-            kl_B = kl_N.new_zeros(packed.num_sequences).index_add(0, packed.sequence_index, kl_N)
+            kl_B = kl_N.new_zeros(packed.num_sequences).index_add(
+                0, packed.sequence_index, kl_N
+            )
             penalties += (self.stage.kl.beta * kl_B).tolist()
         return penalties
 

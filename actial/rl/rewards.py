@@ -62,7 +62,8 @@ class Rewards:
     def terms(self, graded: GradedCompletion) -> dict[str, float | None]:
         """Return the value of every term, before weights."""
         return {
-            name: REWARD_FUNCTIONS[term.kind](graded) for name, term in self.config.terms.items()
+            name: REWARD_FUNCTIONS[term.kind](graded)
+            for name, term in self.config.terms.items()
         }
 
     def combine(self, terms: dict[str, float | None]) -> float:

@@ -233,7 +233,9 @@ class Rollouts:
             return [True] * len(prompts)
         # By the task's reward alone: a length penalty would make a group of wrong answers differ.
         rewards = [reward for prompt in prompts for reward in prompt.task_rewards]
-        rewards_PG = torch.tensor(rewards, dtype=torch.float64).view(-1, self.config.group_size)
+        rewards_PG = torch.tensor(rewards, dtype=torch.float64).view(
+            -1, self.config.group_size
+        )
         informative = informative_groups(rewards_PG)
         return informative.repeat_interleave(self.prompts_per_group).tolist()
 

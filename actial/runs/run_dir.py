@@ -133,7 +133,9 @@ def resumes_run(config: TrainConfig) -> bool:
         return True
     if folder.is_dir():
         ours = [
-            path for path in folder.iterdir() if path.name.startswith(".") or path.name == ERROR
+            path
+            for path in folder.iterdir()
+            if path.name.startswith(".") or path.name == ERROR
         ]
         if len(ours) < len(list(folder.iterdir())):
             raise UserError(
@@ -163,7 +165,9 @@ def _record_changes(folder: Path, config: TrainConfig) -> None:
         add_provenance(folder, {"changed_settings": [*earlier, changes]})
         status = (folder / CONFIG).stat()
         write_text(folder / CONFIG, config_text(config))
-        os.utime(folder / CONFIG, ns=(status.st_atime_ns, status.st_mtime_ns))  # the run's start
+        os.utime(
+            folder / CONFIG, ns=(status.st_atime_ns, status.st_mtime_ns)
+        )  # the run's start
 
 
 def config_text(config: TrainConfig) -> str:
@@ -217,7 +221,9 @@ def _refuse_other_settings(folder: Path, config: TrainConfig) -> None:
     ignored = NOT_COMPARED + RESUMABLE_CHANGES + settings_of_absent_stages(config)
     if config.data.reader is Reader.stream:  # each worker reads a stream of its own
         ignored = tuple(key for key in ignored if key != "data.workers")
-    compared = [key for key in sorted(stored.keys() | given.keys()) if not key.startswith(ignored)]
+    compared = [
+        key for key in sorted(stored.keys() | given.keys()) if not key.startswith(ignored)
+    ]
     differing = [key for key in compared if stored.get(key) != given.get(key)]
     if not differing:
         return

@@ -33,7 +33,9 @@ class RunRecord:
 
     name: str  # path below the folder that was searched
     folder: Path
-    settings: dict[str, Any]  # full key -> value; empty where the run ended before it had a config
+    settings: dict[
+        str, Any
+    ]  # full key -> value; empty where the run ended before it had a config
     state: str  # finished, unfinished or failed
     reason: str = ""  # of a failed run, its last line
 
@@ -72,7 +74,8 @@ class RunRecord:
         """Return the graded answers as {(model's label, set): predictions}."""
         paths = sorted((self.folder / "scores").glob("*/*/predictions.jsonl"))
         return {
-            (self.label(path.parts[-3]), path.parts[-2]): read_predictions(path) for path in paths
+            (self.label(path.parts[-3]), path.parts[-2]): read_predictions(path)
+            for path in paths
         }
 
     def metrics(self, stage: str) -> pd.DataFrame:
@@ -139,8 +142,12 @@ def swept_keys(runs: Sequence[RunRecord]) -> list[str]:
     The seed, a seed within a path, and the folder of the checkout are no difference.
     """
     keys = {key for run in runs for key in run.settings}
-    compared = [key for key in sorted(keys) if key != "seed" and not key.startswith(NOT_COMPARED)]
-    return [key for key in compared if len({json.dumps(setting(run, key)) for run in runs}) > 1]
+    compared = [
+        key for key in sorted(keys) if key != "seed" and not key.startswith(NOT_COMPARED)
+    ]
+    return [
+        key for key in compared if len({json.dumps(setting(run, key)) for run in runs}) > 1
+    ]
 
 
 def setting(run: RunRecord, key: str) -> Any:
@@ -159,7 +166,9 @@ def conditions(runs: Sequence[RunRecord]) -> dict[str, str]:
     """
     keys = swept_keys(runs)
     settings = {run.name: json.dumps([setting(run, key) for key in keys]) for run in runs}
-    short = {run.name: SEED_OR_EXPERIMENT.sub("", Path(run.name).name).strip(",") for run in runs}
+    short = {
+        run.name: SEED_OR_EXPERIMENT.sub("", Path(run.name).name).strip(",") for run in runs
+    }
     if "" not in short.values() and _one_to_one(short, settings):
         return short
     return {run.name: _described(run, keys) for run in runs}

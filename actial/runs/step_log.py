@@ -46,6 +46,8 @@ class StepLog:
         A resumed run then writes the same bytes as one that was never interrupted.
         """
         remaining = [
-            entry for entry in self.entries() if entry["stage"] != stage or entry["step"] <= step
+            entry
+            for entry in self.entries()
+            if entry["stage"] != stage or entry["step"] <= step
         ]
         write_text(self.path, "".join(json.dumps(entry) + "\n" for entry in remaining))

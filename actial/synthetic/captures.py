@@ -73,7 +73,8 @@ def write_captures(root: Path, jobs: Sequence[CaptureJob], workers: int) -> Iter
     """
     root.mkdir(parents=True, exist_ok=True)
     write_text(
-        root / "categories.csv", "".join(f"{c.class_id},{c.name}\n" for c in CATEGORIES.values())
+        root / "categories.csv",
+        "".join(f"{c.class_id},{c.name}\n" for c in CATEGORIES.values()),
     )
     return in_processes(partial(write_capture, root), jobs, workers)
 

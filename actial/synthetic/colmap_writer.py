@@ -44,7 +44,9 @@ def write_sparse_model(folder: Path, model: SparseModel) -> None:
     seen = np.isfinite(model.uv[..., 0])
     tracked = np.flatnonzero(seen.sum(0) >= 2)
     seen, uv = seen[:, tracked], model.uv[:, tracked]
-    observation = np.cumsum(seen, 1) - 1  # index of a point among the observations of one photo
+    observation = (
+        np.cumsum(seen, 1) - 1
+    )  # index of a point among the observations of one photo
     for name, data in (
         ("cameras.bin", _cameras(model)),
         ("images.bin", _images(model, seen, uv)),
@@ -73,7 +75,9 @@ def _images(model: SparseModel, seen: np.ndarray, uv: np.ndarray) -> bytes:
         observations["xy"] = uv[i, seen[i]]
         observations["point"] = np.flatnonzero(seen[i]) + 1
         rows.append(
-            struct.pack("<i7di", i + 1, *quaternions[i], *model.t[i], i + 1) + name.encode() + b"\0"
+            struct.pack("<i7di", i + 1, *quaternions[i], *model.t[i], i + 1)
+            + name.encode()
+            + b"\0"
         )
         rows.append(struct.pack("<Q", len(observations)) + observations.tobytes())
     return b"".join(rows)

@@ -62,7 +62,12 @@ class Model:
     def _add(self, vertices: np.ndarray, faces: np.ndarray, color: Color) -> None:
         shade = np.asarray(color, float) * self.draw.uniform(0.94, 1.06)
         self.parts.append(
-            Mesh(vertices, faces, np.tile(shade, (len(faces), 1)), np.zeros(len(faces), np.int64))
+            Mesh(
+                vertices,
+                faces,
+                np.tile(shade, (len(faces), 1)),
+                np.zeros(len(faces), np.int64),
+            )
         )
 
     def box(
@@ -103,7 +108,11 @@ class Model:
         angle = 2 * np.pi * (np.arange(sides) + 0.5) / sides
         ring = np.cos(angle)[:, None] * u + np.sin(angle)[:, None] * w
         v = np.concatenate(
-            [p + radius * ring, q + (radius if end_radius is None else end_radius) * ring, [p, q]]
+            [
+                p + radius * ring,
+                q + (radius if end_radius is None else end_radius) * ring,
+                [p, q],
+            ]
         )
         i, j = np.arange(sides), (np.arange(sides) + 1) % sides
         first, last = np.full(sides, 2 * sides), np.full(sides, 2 * sides + 1)
@@ -119,7 +128,12 @@ class Model:
         self._add(v, np.concatenate(quads), color)
 
     def ball(
-        self, center: Vector, radii: Vector | float, color: Color, sides: int = 10, rings: int = 6
+        self,
+        center: Vector,
+        radii: Vector | float,
+        color: Color,
+        sides: int = 10,
+        rings: int = 6,
     ) -> None:
         """Add an ellipsoid."""
         polar = np.pi * np.arange(1, rings) / rings
@@ -149,7 +163,8 @@ class Model:
         center = (whole.vertices.max(0) + whole.vertices.min(0)) / 2
         scale = 1.0 / np.linalg.norm(whole.vertices - center, axis=1).max()
         spread = (
-            1.0 + texture * self.draw.uniforms(-1.0, 1.0, 17)[np.arange(len(whole.faces)) * 7 % 17]
+            1.0
+            + texture * self.draw.uniforms(-1.0, 1.0, 17)[np.arange(len(whole.faces)) * 7 % 17]
         )
         colors = np.clip(whole.colors * spread[:, None], 0, 255)
         return Mesh(

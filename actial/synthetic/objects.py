@@ -32,7 +32,9 @@ class Category:
     class_id: int
     name: str
     unseen: bool
-    build: Callable[[Model, Draw, Color, Color], None]  # (model, draw, body color, accent color)
+    build: Callable[
+        [Model, Draw, Color, Color], None
+    ]  # (model, draw, body color, accent color)
 
 
 def make_object(seed: int, category: str, body_color: str | None = None) -> ObjectSpec:

@@ -29,16 +29,17 @@ def visible_faces(
         y[:, faces],
         1.0 / z[:, faces],
     )  # (N, M, 3); 1/z is affine on the screen
-    area = (tx[..., 1] - tx[..., 0]) * (ty[..., 2] - ty[..., 0]) - (tx[..., 2] - tx[..., 0]) * (
-        ty[..., 1] - ty[..., 0]
-    )
+    area = (tx[..., 1] - tx[..., 0]) * (ty[..., 2] - ty[..., 0]) - (
+        tx[..., 2] - tx[..., 0]
+    ) * (ty[..., 1] - ty[..., 0])
     view, face = np.nonzero(
         area < -1e-9
     )  # y points down, so faces turned to the camera wind negatively
     tx, ty, tw, area = tx[view, face], ty[view, face], tw[view, face], area[view, face]
 
     tri, row = _expand(
-        np.clip(np.ceil(ty.min(1) - 0.5), 0, height), np.clip(np.ceil(ty.max(1) - 0.5), 0, height)
+        np.clip(np.ceil(ty.min(1) - 0.5), 0, height),
+        np.clip(np.ceil(ty.max(1) - 0.5), 0, height),
     )
     enters, leaves = _span(tx[tri], ty[tri], row + 0.5)
     span, column = _expand(

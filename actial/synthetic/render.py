@@ -134,12 +134,16 @@ def shifted(faces: np.ndarray, dx: int, dy: int) -> np.ndarray:
     return out
 
 
-def shaded(colors: np.ndarray, normals: np.ndarray, lamp: np.ndarray, ambient: float) -> np.ndarray:
+def shaded(
+    colors: np.ndarray, normals: np.ndarray, lamp: np.ndarray, ambient: float
+) -> np.ndarray:
     """Return the color (M, 3) of every face under one far lamp in direction `lamp` (3,).
 
     `ambient` is the light of a face that is turned away.
     """
-    light = ambient + (1.12 - ambient) * np.clip(normals @ lamp / np.linalg.norm(lamp), 0.0, None)
+    light = ambient + (1.12 - ambient) * np.clip(
+        normals @ lamp / np.linalg.norm(lamp), 0.0, None
+    )
     return colors * light[:, None]
 
 

@@ -50,9 +50,12 @@ def sat_jobs(split: str, rows: int, seed: int, size: int) -> list[SatJob]:
     """Return the scenes behind `rows` rows of a split, in the order of the file."""
     static = 0 if split == "test" else round(rows * STATIC_SHARE)
     types = TEST_TYPES if split == "test" else TRAIN_TYPES
-    counts = [min(STATIC_PER_SCENE, static - done) for done in range(0, static, STATIC_PER_SCENE)]
+    counts = [
+        min(STATIC_PER_SCENE, static - done) for done in range(0, static, STATIC_PER_SCENE)
+    ]
     jobs = [
-        SatJob("static", "other", split, i, seed, size, count) for i, count in enumerate(counts)
+        SatJob("static", "other", split, i, seed, size, count)
+        for i, count in enumerate(counts)
     ]
     dynamic = islice(cycle(types.items()), rows - static)
     return jobs + [

@@ -57,7 +57,9 @@ def ask(kind: str, key: tuple[object, ...], size: int) -> list[SceneQuestion]:
         questions = KINDS[kind](draw, Draw("wish", kind, *key), scene)
         if questions:
             return [replace(q, answers=_shuffled(q.answers, draw)) for q in questions]
-    raise RuntimeError(f"no clear {kind} question in {TRIES} scenes of {count} objects, key {key}")
+    raise RuntimeError(
+        f"no clear {kind} question in {TRIES} scenes of {count} objects, key {key}"
+    )
 
 
 def _shuffled(answers: tuple[str, ...], draw: Draw) -> tuple[str, ...]:
@@ -110,7 +112,11 @@ def static(draw: Draw, wish: Draw, scene: Scene) -> list[SceneQuestion]:
             "depth", scene, depth, (name[c], name[d]), name[c if wants_first else d], (c, d)
         ),
         SceneQuestion(
-            "count", scene, "how many objects are in the photo?", ("2", "3", "4"), str(len(name))
+            "count",
+            scene,
+            "how many objects are in the photo?",
+            ("2", "3", "4"),
+            str(len(name)),
         ),
     ]
 
@@ -157,12 +163,16 @@ def action_conseq(draw: Draw, wish: Draw, scene: Scene) -> list[SceneQuestion]:
     ]
 
 
-def _step_aside(wish: Draw, scene: Scene, a: int, b: int, first_wins: bool) -> list[SceneQuestion]:
+def _step_aside(
+    wish: Draw, scene: Scene, a: int, b: int, first_wins: bool
+) -> list[SceneQuestion]:
     way = wish.pick((-1.0, 1.0))
     right = level(scene.cameras.R[0, 0])
     there = [scene.cameras.centers()[0] + way * step * right for step in STEPS]
     ratios = [
-        float(np.linalg.norm(scene.centers[0, a] - p) / np.linalg.norm(scene.centers[0, b] - p))
+        float(
+            np.linalg.norm(scene.centers[0, a] - p) / np.linalg.norm(scene.centers[0, b] - p)
+        )
         for p in there
     ]
     if max(ratios) > 0.87 and min(ratios) < 1.15:
@@ -175,7 +185,12 @@ def _step_aside(wish: Draw, scene: Scene, a: int, b: int, first_wins: bool) -> l
     )
     return [
         SceneQuestion(
-            "action_step", scene, question, (name[a], name[b]), name[a if first_wins else b], (a, b)
+            "action_step",
+            scene,
+            question,
+            (name[a], name[b]),
+            name[a if first_wins else b],
+            (a, b),
         )
     ]
 
@@ -208,7 +223,9 @@ def perspective(draw: Draw, wish: Draw, scene: Scene) -> list[SceneQuestion]:
         f"for {scene.phrases[a]}, looking out of its own front, is {scene.phrases[b]} {where}?"
     )
     return [
-        SceneQuestion("perspective", scene, question, answers, answers[0 if want else 1], (a, b))
+        SceneQuestion(
+            "perspective", scene, question, answers, answers[0 if want else 1], (a, b)
+        )
     ]
 
 
@@ -242,7 +259,9 @@ def ego_motion(draw: Draw, wish: Draw, scene: Scene) -> list[SceneQuestion]:
     if not all_visible(after) or (kind == "round" and not _round_is_clear(after, way)):
         return []
     return [
-        SceneQuestion(f"ego_{kind}", after, STILL_OBJECTS, answers, answers[0 if way > 0 else 1])
+        SceneQuestion(
+            f"ego_{kind}", after, STILL_OBJECTS, answers, answers[0 if way > 0 else 1]
+        )
     ]
 
 
@@ -257,14 +276,19 @@ def obj_motion(draw: Draw, wish: Draw, scene: Scene) -> list[SceneQuestion]:
     """Ask how one object was moved while the camera stood still."""
     kind, want = wish.pick(("which", "aside", "depth")), wish.pick((True, False))
     mover = two_of(draw, scene)[0]
-    place, others = scene.places[0][mover], [p for i, p in enumerate(scene.places[0]) if i != mover]
+    place, others = (
+        scene.places[0][mover],
+        [p for i, p in enumerate(scene.places[0]) if i != mover],
+    )
     right, forward = level(scene.cameras.R[0, 0]), level(scene.cameras.R[0, 2])
     way = {
         "which": right,
         "aside": -right if want else right,
         "depth": -forward if want else forward,
     }[kind]
-    angle = draw.uniform(-np.pi, np.pi) if kind == "which" else np.radians(draw.uniform(-20, 20))
+    angle = (
+        draw.uniform(-np.pi, np.pi) if kind == "which" else np.radians(draw.uniform(-20, 20))
+    )
     c, s = np.cos(angle), np.sin(angle)
     step = draw.uniform(0.8, 1.7) * np.array([[c, -s], [s, c]]) @ way[:2]
     moved = replace(place, at=(place.at[0] + float(step[0]), place.at[1] + float(step[1])))
@@ -275,7 +299,9 @@ def obj_motion(draw: Draw, wish: Draw, scene: Scene) -> list[SceneQuestion]:
     name = after.phrases
     if kind == "which":
         question = "the camera did not move. which object moved from photo 1 to photo 2?"
-        return [SceneQuestion("obj_which", after, question, tuple(name), name[mover], (mover,))]
+        return [
+            SceneQuestion("obj_which", after, question, tuple(name), name[mover], (mover,))
+        ]
     question = f"the camera did not move. how did {name[mover]} move from photo 1 to photo 2?"
     answers = (
         ("to the left", "to the right")
@@ -283,7 +309,9 @@ def obj_motion(draw: Draw, wish: Draw, scene: Scene) -> list[SceneQuestion]:
         else ("closer to the camera", "away from the camera")
     )
     return [
-        SceneQuestion(f"obj_{kind}", after, question, answers, answers[0 if want else 1], (mover,))
+        SceneQuestion(
+            f"obj_{kind}", after, question, answers, answers[0 if want else 1], (mover,)
+        )
     ]
 
 

@@ -68,7 +68,9 @@ class Scene:
     @cached_property
     def local(self) -> np.ndarray:
         """Object centers (photos, objects, 3) in the axes of each photo's camera."""
-        return np.einsum("nij,nvj->nvi", self.cameras.R, self.centers) + self.cameras.t[:, None]
+        return (
+            np.einsum("nij,nvj->nvi", self.cameras.R, self.centers) + self.cameras.t[:, None]
+        )
 
     def mesh(self, photo: int) -> Mesh:
         return joined(
@@ -115,7 +117,8 @@ def draw_scene(key: tuple[object, ...], draw: Draw, size: int, count: int) -> Sc
 
 def stands_free(place: Place, others: list[Place]) -> bool:
     return all(
-        math.dist(place.at, other.at) > 0.85 * (place.radius + other.radius) for other in others
+        math.dist(place.at, other.at) > 0.85 * (place.radius + other.radius)
+        for other in others
     )
 
 
@@ -131,7 +134,9 @@ def draw_specs(draw: Draw, count: int) -> list[ObjectSpec]:
     return specs
 
 
-def camera_from(center: np.ndarray, aim: np.ndarray, size: int, roll_deg: float = 0.0) -> Cameras:
+def camera_from(
+    center: np.ndarray, aim: np.ndarray, size: int, roll_deg: float = 0.0
+) -> Cameras:
     """Return one camera at `center` (3,) aimed at `aim` (3,).
 
     Its azimuth and elevation are those about the world's origin.
@@ -140,7 +145,11 @@ def camera_from(center: np.ndarray, aim: np.ndarray, size: int, roll_deg: float 
     azimuth = np.degrees(np.arctan2(center[1], center[0])) % 360
     elevation = np.degrees(np.arctan2(center[2], np.hypot(center[0], center[1])))
     return Cameras(
-        R[None], t[None], pinhole(size, FOCAL)[None], np.array([azimuth]), np.array([elevation])
+        R[None],
+        t[None],
+        pinhole(size, FOCAL)[None],
+        np.array([azimuth]),
+        np.array([elevation]),
     )
 
 
@@ -200,7 +209,9 @@ def render_scene(scene: Scene) -> np.ndarray:
         mesh = scene.mesh(photo)
         colors = shaded(mesh.colors, mesh.normals(), lamp, ambient)
         images.append(
-            develop(_faces(mesh, scene.cameras, photo), colors, floor.seen(scene.cameras, photo))
+            develop(
+                _faces(mesh, scene.cameras, photo), colors, floor.seen(scene.cameras, photo)
+            )
         )
     return np.stack(images)
 
@@ -250,6 +261,8 @@ class Floor:
         ray = np.stack([x, y, np.ones_like(x)], -1) @ R
         ground = (C + ray * (C[2] / np.clip(-ray[..., 2:], 1e-3, None)))[..., :2]
         c, s = np.cos(self.turn), np.sin(self.turn)
-        cell = np.floor(ground @ np.array([[c, -s], [s, c]]) / self.tile).sum(-1, keepdims=True)
+        cell = np.floor(ground @ np.array([[c, -s], [s, c]]) / self.tile).sum(
+            -1, keepdims=True
+        )
         fade = np.clip((np.linalg.norm(ground, axis=-1, keepdims=True) - 4.0) / 5.0, 0.0, 1.0)
         return np.where(cell % 2 == 0, self.light, self.dark) * (1 - fade) + self.wall * fade

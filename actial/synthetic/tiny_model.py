@@ -104,7 +104,9 @@ def train_tokenizer(corpus: Iterable[str], vocab_size: int) -> Qwen2Tokenizer:
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     trained.train_from_iterator(
         corpus,
-        trainers.BpeTrainer(vocab_size=vocab_size, initial_alphabet=alphabet, show_progress=False),
+        trainers.BpeTrainer(
+            vocab_size=vocab_size, initial_alphabet=alphabet, show_progress=False
+        ),
     )
     bpe = json.loads(trained.to_str())["model"]
     merges: Any = [tuple(pair) for pair in bpe["merges"]]
@@ -179,7 +181,12 @@ def tiny_config(
 
 
 def save_untrained(
-    out: Path, tokenizer: Qwen2Tokenizer, seed: int, *, max_pixels: int = 64 * 64 * 4, **size: int
+    out: Path,
+    tokenizer: Qwen2Tokenizer,
+    seed: int,
+    *,
+    max_pixels: int = 64 * 64 * 4,
+    **size: int,
 ) -> None:
     """Write the folder of a randomly initialized tiny model that transformers and vLLM load."""
     config = tiny_config(tokenizer, **size)
@@ -221,7 +228,9 @@ def make_tiny(config: TinyConfig) -> None:
         key: getattr(config, key)
         for key in ("width", "layers", "vision_width", "vision_layers", "patch")
     }
-    save_untrained(out, train_tokenizer(corpus(pairs, sat), config.vocab_size), config.seed, **size)
+    save_untrained(
+        out, train_tokenizer(corpus(pairs, sat), config.vocab_size), config.seed, **size
+    )
     policy = Policy.load(ModelConfig(path=str(out)))
     steps = pretrain_vision_encoder(
         policy,

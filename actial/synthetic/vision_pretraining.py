@@ -44,7 +44,9 @@ def load_photos(shards: ShardSet) -> Photos:
     for pair in shards.view_pairs():
         if all((pair.key, image.name) in seen for image in pair.images):
             continue
-        for pixels, image, view in zip(shards.images(pair), pair.images, pair.views, strict=True):
+        for pixels, image, view in zip(
+            shards.images(pair), pair.images, pair.views, strict=True
+        ):
             if view.azimuth_deg is None:
                 raise UserError(
                     f"pair {pair.uid} of {shards.root} has no known front: "
@@ -107,7 +109,9 @@ def pretrain_vision_encoder(
         )
         pixels, grid = patchify(_shifted(photos.images[index], f"{seed}/{step}"), policy.spec)
         features = torch.stack(
-            tuple(vision_encoder.get_image_features(pixels, grid, return_dict=True).pooler_output)
+            tuple(
+                vision_encoder.get_image_features(pixels, grid, return_dict=True).pooler_output
+            )
         ).mean(1)
         bins, classes, colors = head(features).split([BINS, num_classes, num_colors], dim=1)
         truth = photos.azimuth[index]

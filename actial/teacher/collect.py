@@ -32,7 +32,12 @@ from actial.viewpoint.questions import question_types, viewpoint_question
 from actial.viewpoint.rationale_verifier import contradictions
 from actial.viewpoint.rationales import THINK
 
-REPLIES, CHAINS, REJECTED, LEDGER = "replies.jsonl", "chains.jsonl", "rejected.jsonl", "ledger.json"
+REPLIES, CHAINS, REJECTED, LEDGER = (
+    "replies.jsonl",
+    "chains.jsonl",
+    "rejected.jsonl",
+    "ledger.json",
+)
 FAILURES_IN_A_ROW = 5  # requests given up one after another that mean the server is gone
 
 

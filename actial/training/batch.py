@@ -32,7 +32,9 @@ class TrainBatch:
         images = {str(i): np.ascontiguousarray(image) for i, image in enumerate(self.images)}
         save_file(images, folder / "images.safetensors")
         names = [item.name for item in fields(self) if item.name != "images"]
-        write_json(folder / "batch.json", {name: _plain(getattr(self, name)) for name in names})
+        write_json(
+            folder / "batch.json", {name: _plain(getattr(self, name)) for name in names}
+        )
 
     @classmethod
     def load(cls, folder: Path) -> Self:

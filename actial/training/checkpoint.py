@@ -72,7 +72,12 @@ class CheckpointCallback(lightning.Callback):
             self._save(trainer, pl_module)
 
     def on_train_batch_end(
-        self, trainer: lightning.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+        self,
+        trainer: lightning.Trainer,
+        pl_module: Any,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
     ) -> None:
         stopping = self.stop()
         step = pl_module.completed_steps
@@ -277,7 +282,9 @@ def _set_aside(path: Path, damage: str) -> None:
     )
 
 
-def _check_fingerprint(path: Path, stored: Mapping[str, str], present: Mapping[str, str]) -> None:
+def _check_fingerprint(
+    path: Path, stored: Mapping[str, str], present: Mapping[str, str]
+) -> None:
     for key in sorted(stored.keys() | present.keys()):
         if stored.get(key) != present.get(key):
             raise UserError(
@@ -286,7 +293,9 @@ def _check_fingerprint(path: Path, stored: Mapping[str, str], present: Mapping[s
             )
 
 
-def _check_parameters(path: Path, tensors: Mapping[str, torch.Tensor], module: StepModule) -> None:
+def _check_parameters(
+    path: Path, tensors: Mapping[str, torch.Tensor], module: StepModule
+) -> None:
     names = [name.removeprefix("model/") for name in tensors if name.startswith("model/")]
     different = sorted(set(names) ^ set(_trained(module)))
     if different:

@@ -115,7 +115,9 @@ def shard(policy: Policy, mesh: DeviceMesh) -> None:
 
 
 @contextmanager
-def launch_environment(overrides: Sequence[str], *, keep_group: bool = False) -> Iterator[None]:
+def launch_environment(
+    overrides: Sequence[str], *, keep_group: bool = False
+) -> Iterator[None]:
     """Let Lightning start the other ranks of one job, and end with the block what it has launched.
 
     `overrides` are the job's own command line: Lightning starts ranks with that of this process,

@@ -77,7 +77,9 @@ def stream_loader(
     return _loader(_StreamedSteps(open_reader, start, stop), workers)
 
 
-def _loader(dataset: Dataset[TrainBatch], workers: int, **options: Any) -> DataLoader[TrainBatch]:
+def _loader(
+    dataset: Dataset[TrainBatch], workers: int, **options: Any
+) -> DataLoader[TrainBatch]:
     """Return a loader of whole batches.
 
     Workers are forked whatever the start method of the platform is (Python 3.14: forkserver),

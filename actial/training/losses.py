@@ -41,7 +41,9 @@ class Denominators:
     groups: float
 
     @classmethod
-    def count(cls, sequence_index: torch.Tensor, group_of_sequence: torch.Tensor) -> Denominators:
+    def count(
+        cls, sequence_index: torch.Tensor, group_of_sequence: torch.Tensor
+    ) -> Denominators:
         """Count from sequence_index (N,) and group_of_sequence (B,)."""
         lengths_B = sequence_index.bincount(minlength=len(group_of_sequence))
         groups = group_of_sequence[lengths_B > 0].unique()
@@ -74,7 +76,9 @@ class Scores:
     old_logprobs: torch.Tensor | None = None
     sampler_logprobs: torch.Tensor | None = None  # (N,) the engine's own
     reference_logprobs: torch.Tensor | None = None  # (N,)
-    exact_kl: torch.Tensor | None = None  # (N,) full-vocabulary KL to the reference, with gradient
+    exact_kl: torch.Tensor | None = (
+        None  # (N,) full-vocabulary KL to the reference, with gradient
+    )
 
 
 def masked_nll(logprobs: torch.Tensor, tokens: float) -> torch.Tensor:
@@ -90,7 +94,9 @@ def policy_gradient(
 ) -> tuple[torch.Tensor, Metrics]:
     """Return the clipped surrogate plus KL penalty as a scalar loss, and additive metrics."""
     # (N,) each: share of a token in the loss, log of the policy ratio, advantage of its completion.
-    weights = token_weights(scores.sequence_index, scores.group_of_sequence, denominators, config)
+    weights = token_weights(
+        scores.sequence_index, scores.group_of_sequence, denominators, config
+    )
     old = scores.logprobs.detach() if scores.old_logprobs is None else scores.old_logprobs
     log_ratio = (scores.logprobs - old).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
     advantage = scores.advantages[scores.sequence_index]
@@ -206,7 +212,9 @@ def kl_penalty(scores: Scores, config: KLConfig, ratio: torch.Tensor) -> torch.T
         return scores.exact_kl
     if scores.reference_logprobs is None:
         raise ValueError(f"the {estimator.value} estimator needs Scores.reference_logprobs")
-    difference = (scores.reference_logprobs - scores.logprobs).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+    difference = (scores.reference_logprobs - scores.logprobs).clamp(
+        -MAX_LOG_RATIO, MAX_LOG_RATIO
+    )
     half_square = 0.5 * difference.square()
     value = {
         KLEstimator.k1: -difference,

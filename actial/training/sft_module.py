@@ -50,7 +50,9 @@ class SFTModule(StepModule):
         self.finish_step({**sums, "tokens": num_tokens}, started=started, tokens=computed)
 
 
-def _sums_by_tag(logprobs: torch.Tensor, sequence_index: torch.Tensor, tags: list[str]) -> Sums:
+def _sums_by_tag(
+    logprobs: torch.Tensor, sequence_index: torch.Tensor, tags: list[str]
+) -> Sums:
     """Return "sum/<tag>" and "count/<tag>" of the log-probabilities of each tag's tokens.
 
     logprobs, sequence_index: (N,); tags: one per continuation, "" for those to leave out.

@@ -192,7 +192,9 @@ class StepModule(lightning.LightningModule):
                 self._drop_vision_gradients()
         else:
             sum_gradients(trained)
-        norm = float(whole(torch.nn.utils.clip_grad_norm_(trained, self.stage.optim.grad_clip)))
+        norm = float(
+            whole(torch.nn.utils.clip_grad_norm_(trained, self.stage.optim.grad_clip))
+        )
         loss_sum = sums.get("loss", 0.0)
         if not math.isfinite(norm) or not math.isfinite(loss_sum):
             self._stop_at(batch, loss=loss_sum, norm=norm)

@@ -136,8 +136,12 @@ class ViewGeometry:
     rho: Array  # horizontal distance to the center, world units
     elevation: Array  # of the camera above the center's horizon
     off_axis: Array  # between the optical axis and the direction to the center
-    heading_off: Array  # signed, from above: from the direction to the center to the optical axis
-    heading_level: Array  # |level(f)|: 1 = to the horizon, 0 = straight down, where yaw is void
+    heading_off: (
+        Array  # signed, from above: from the direction to the center to the optical axis
+    )
+    heading_level: (
+        Array  # |level(f)|: 1 = to the horizon, 0 = straight down, where yaw is void
+    )
     roll: Array  # > 0: the right side of the image is raised
 
 
@@ -188,7 +192,9 @@ class PairMotion:
     horizontal: Array  # its horizontal length, relative to rho1
 
 
-def pair_motion(R1: Array, C1: Array, R2: Array, C2: Array, target: Array, up: Array) -> PairMotion:
+def pair_motion(
+    R1: Array, C1: Array, R2: Array, C2: Array, target: Array, up: Array
+) -> PairMotion:
     """Return the motion of ordered pairs.
 
     Args:

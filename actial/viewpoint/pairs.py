@@ -27,7 +27,12 @@ from actial.core.set_records import (
     ViewPair,
 )
 from actial.viewpoint import geometry as g
-from actial.viewpoint.quality_gates import CaptureGeometry, JudgedPairs, judge_pairs, usable_views
+from actial.viewpoint.quality_gates import (
+    CaptureGeometry,
+    JudgedPairs,
+    judge_pairs,
+    usable_views,
+)
 
 SPLITS = ("train", "val", "test", "test_unseen")
 DIGITS = 4  # of stored angles and ratios
@@ -118,12 +123,18 @@ def _ordered_pairs(
 def angle_bin(angle: np.ndarray, gates: GateConfig, bins: int) -> np.ndarray:
     """Return the bin 0 .. bins - 1 of unsigned angles within the accepted range."""
     low, high = gates.min_angle + gates.angle_margin, gates.max_angle - gates.angle_margin
-    clipped: np.ndarray = np.clip(((angle - low) / (high - low) * bins).astype(int), 0, bins - 1)
+    clipped: np.ndarray = np.clip(
+        ((angle - low) / (high - low) * bins).astype(int), 0, bins - 1
+    )
     return clipped
 
 
 def _spread(
-    accepted: np.ndarray, angle: np.ndarray, key: np.ndarray, gates: GateConfig, config: PairConfig
+    accepted: np.ndarray,
+    angle: np.ndarray,
+    key: np.ndarray,
+    gates: GateConfig,
+    config: PairConfig,
 ) -> np.ndarray:
     """Return at most `per_object` accepted pairs, by turns from each angle bin."""
     bins = angle_bin(angle[accepted], gates, config.angle_bins)
@@ -182,7 +193,11 @@ class _PairWriter:
         ]
 
     def pair(
-        self, motion: Motion, ends: tuple[int, int], geometry: PairGeometry, labels: MotionLabels
+        self,
+        motion: Motion,
+        ends: tuple[int, int],
+        geometry: PairGeometry,
+        labels: MotionLabels,
     ) -> ViewPair:
         """Return one record; `ends` are the indices of the first and the last frame."""
         capture = self.capture

@@ -63,7 +63,9 @@ def choice_question(
     It is answered by a rationale and a tagged letter, or by the letter alone when `rationale` is
     None.
     """
-    options = tuple(hash_shuffle([truth, *hash_shuffle(others, "others", uid)[:2]], "order", uid))
+    options = tuple(
+        hash_shuffle([truth, *hash_shuffle(others, "others", uid)[:2]], "order", uid)
+    )
     index = options.index(truth)
     mode = AnswerMode.DIRECT if rationale is None else AnswerMode.THINK
     letter = LETTERS[index]
@@ -105,7 +107,9 @@ def photo_question(pair: ViewPair, kind: str, draw: str, names: Sequence[str]) -
         return _free(uid, kind, text, truth)
     others = _other_answers(subject, pair, hours[photo], azimuth, names)
     thinks = hash_int("mode", uid) % 2 == 0
-    rationale = f"{describe_views(pair)}\nSo photo {photo + 1} {conclusion}." if thinks else None
+    rationale = (
+        f"{describe_views(pair)}\nSo photo {photo + 1} {conclusion}." if thinks else None
+    )
     return choice_question(uid, kind, text, truth, others, rationale)
 
 
@@ -150,7 +154,10 @@ OPTION_WORDS = (  # keyword -> option; words only, no photo
 
 def _things(draw: str) -> dict[str, str]:
     """Return three colored objects, as scenes name them."""
-    colors, names = hash_shuffle(list(PALETTE), "colours", draw), hash_shuffle(SEEN, "names", draw)
+    colors, names = (
+        hash_shuffle(list(PALETTE), "colours", draw),
+        hash_shuffle(SEEN, "names", draw),
+    )
     phrases = [f"the {color} {name}" for color, name in zip(colors[:3], names, strict=False)]
     return dict(zip(phrases, phrases, strict=True))
 

@@ -108,7 +108,9 @@ def _model_faults(capture: Capture, gates: GateConfig) -> Faults:
     )
 
 
-def _up_faults(up: g.UpEstimate, view: g.ViewGeometry, gates: GateConfig) -> tuple[Faults, bool]:
+def _up_faults(
+    up: g.UpEstimate, view: g.ViewGeometry, gates: GateConfig
+) -> tuple[Faults, bool]:
     """Return the rejecting faults of up, and whether degrees may be trusted.
 
     Moderate roll alone costs the degrees, not the sides. A camera that rolls steadily on a level
@@ -116,7 +118,9 @@ def _up_faults(up: g.UpEstimate, view: g.ViewGeometry, gates: GateConfig) -> tup
     sides stay right, degrees do not.
     """
     drifts = float(np.std(view.elevation)) > gates.drift_elevation_std
-    trusted_roll = min(gates.max_up_roll, gates.max_drift_roll) if drifts else gates.max_up_roll
+    trusted_roll = (
+        min(gates.max_up_roll, gates.max_drift_roll) if drifts else gates.max_up_roll
+    )
     agree = up.axis_angle <= gates.max_up_axis_angle
     faults = failed_checks(
         {
@@ -205,13 +209,17 @@ def judge_pairs(
 ) -> JudgedPairs:
     """Tell which ordered pairs (m,) of frames show an honest motion, and of which kind."""
     R, C, view = capture.R, capture.C, capture.view
-    p = g.pair_motion(R[first], C[first], R[second], C[second], capture.center.point, capture.up.up)
+    p = g.pair_motion(
+        R[first], C[first], R[second], C[second], capture.center.point, capture.up.up
+    )
     low = gates.min_angle + gates.angle_margin - TOLERANCE_DEG
     high = gates.max_angle - gates.angle_margin + TOLERANCE_DEG
     alpha, yaw = np.abs(p.alpha), np.abs(p.yaw)
     ratio = view.rho[second] / view.rho[first]
     rise = np.abs(view.elevation[first] - view.elevation[second])
-    frame_ok = {name: ok[first] & ok[second] for name, ok in usable_views(capture, gates).items()}
+    frame_ok = {
+        name: ok[first] & ok[second] for name, ok in usable_views(capture, gates).items()
+    }
     checks = {
         "angle": (low <= alpha) & (alpha <= high),
         "yaw": (low <= yaw) & (yaw <= high),
@@ -220,7 +228,8 @@ def judge_pairs(
         "up_free": np.abs(p.rotation_full - alpha) <= gates.max_up_free_gap,
         "elevation_change": rise <= gates.max_elevation_change,
         "vertical": np.abs(p.vertical) <= p.horizontal,
-        "distance": (1 / gates.max_distance_ratio <= ratio) & (ratio <= gates.max_distance_ratio),
+        "distance": (1 / gates.max_distance_ratio <= ratio)
+        & (ratio <= gates.max_distance_ratio),
         "small_motion": np.abs(p.s) >= gates.min_s,
         **frame_ok,
     }
@@ -235,7 +244,9 @@ def judge_pairs(
         motion=p,
         horizontal=np.logical_and.reduce(list(checks.values())),
         vertical=straight & (rise >= gates.min_rise) & rises,
-        depth=straight & (rise < gates.min_rise) & _approaches(capture, p, first, second, gates),
+        depth=straight
+        & (rise < gates.min_rise)
+        & _approaches(capture, p, first, second, gates),
         failed=Counter(failed),
     )
 

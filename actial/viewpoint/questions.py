@@ -58,7 +58,9 @@ NUMBER_ONLY = "Reply with the number of degrees only."
 
 def options_line(options: Sequence[str]) -> str:
     """Return "A: first B: second ..."."""
-    return " ".join(f"{letter}: {text}" for letter, text in zip(LETTERS, options, strict=False))
+    return " ".join(
+        f"{letter}: {text}" for letter, text in zip(LETTERS, options, strict=False)
+    )
 
 
 def multiple_choice_text(question: str, options: Sequence[str], mode: AnswerMode) -> str:
@@ -132,7 +134,9 @@ def _degree_options(pair: ViewPair) -> tuple[dict[str, str], str]:
         if (value - truth) % DEGREE_STEP == 0 and value != truth
     ]
     drawn = hash_shuffle(others, "degrees", pair.uid)[:3]
-    return {str(value): f"About {value} degrees" for value in sorted([truth, *drawn])}, str(truth)
+    return {str(value): f"About {value} degrees" for value in sorted([truth, *drawn])}, str(
+        truth
+    )
 
 
 def _number_question(pair: ViewPair, mode: AnswerMode, wording: str) -> Question:

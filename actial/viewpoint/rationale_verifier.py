@@ -34,7 +34,8 @@ _MOVED = (
     r"|slid(?:es)?|stepped|circled|orbit(?:ed|s))"
 )
 _TURNED = (
-    r"(?:turn(?:ed|s|ing)?|rotat(?:ed?|es|ing)|pann?(?:ed|s)|yaw(?:ed|s)?|swung|pivot(?:ed|s)?)"
+    r"(?:turn(?:ed|s|ing)?|rotat(?:ed?|es|ing)|pann?(?:ed|s)"
+    r"|yaw(?:ed|s)?|swung|pivot(?:ed|s)?)"
 )
 _MOVE_CLAIM = re.compile(rf"\b{_SUBJECT} {_WORDS}{_MOVED} {_WORDS}{_SIDE}")
 _TURN_CLAIM = re.compile(rf"\b{_SUBJECT} {_WORDS}{_TURNED} {_WORDS}{_SIDE}")
@@ -133,7 +134,9 @@ def _sides(sentence: str, pair: ViewPair) -> Iterator[tuple[QuestionType, str, s
         rf"\b(?:its|{noun}'s) (?:own )?(left|right)\b",
         sentence,
     )
-    if passed and passed.group(1) != passed.group(2):  # from one side of the object to the other
+    if passed and passed.group(1) != passed.group(
+        2
+    ):  # from one side of the object to the other
         yield QuestionType.OBJECT_TRANSLATION, passed.group(0), passed.group(2)
 
 

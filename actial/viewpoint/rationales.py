@@ -95,7 +95,9 @@ def clock_walk(first: int, second: int) -> str:
     """Return the four hours behind the first, and whether the second is among them."""
     following = ", ".join(HOURS[(first + step) % 12] for step in range(1, 5))
     verb = "is" if 1 <= clock_steps(first, second) <= 4 else "is not"
-    return f"The clock from {HOURS[first]} on: {following}. {HOURS[second]} {verb} on this way."
+    return (
+        f"The clock from {HOURS[first]} on: {following}. {HOURS[second]} {verb} on this way."
+    )
 
 
 def grounded_rationale(pair: ViewPair, question: Question) -> str:
@@ -127,7 +129,9 @@ def _movement(pair: ViewPair) -> str:
 def _conclusion(pair: ViewPair, kind: QuestionType) -> str:
     if kind in (QuestionType.ROTATION_DEGREES, QuestionType.ROTATION_NUMBER):
         degrees = round((pair.labels.ego_rotation_deg or 0.0) / 10) * 10
-        return f"the camera turned to the {pair.labels.ego_rotation} by about {degrees} degrees"
+        return (
+            f"the camera turned to the {pair.labels.ego_rotation} by about {degrees} degrees"
+        )
     side = pair.labels.sides()[kind.value]
     if side == "none":
         verb = "turn" if kind is QuestionType.EGO_ROTATION else "move"

@@ -140,7 +140,9 @@ def _fit_logistic(train: list[Case]) -> Guess:
         """Mean cross-entropy plus the ridge, and its gradient in the flat weights."""
         scores = design @ flat.reshape(shape)
         logp = scores - logsumexp(scores, axis=1, keepdims=True)
-        gradient = design.T @ (np.exp(logp) - target) / len(train) + RIDGE * flat.reshape(shape)
+        gradient = design.T @ (np.exp(logp) - target) / len(train) + RIDGE * flat.reshape(
+            shape
+        )
         value = -(target * logp).sum() / len(train) + RIDGE / 2 * flat @ flat
         return float(value), gradient.ravel()
 

@@ -41,7 +41,9 @@ def opposite(text: str) -> str:
 
 def option_layout(question: Question) -> tuple[str, str] | None:
     """Return the one of LAYOUTS in which the question's text shows its options, else None."""
-    fitting = (layout for layout in LAYOUTS if _lettered(question.options, layout) in question.text)
+    fitting = (
+        layout for layout in LAYOUTS if _lettered(question.options, layout) in question.text
+    )
     return next(fitting, None)
 
 

@@ -39,11 +39,17 @@ CELLS: dict[str, Cell] = {
         processes=3,
     ),
     "grpo_plain": Cell(
-        work=Work(plain_peer=True), title="the same, TRL through the model's plain forward", steps=2
+        work=Work(plain_peer=True),
+        title="the same, TRL through the model's plain forward",
+        steps=2,
     ),
-    "grpo_kl": Cell(work=Work(beta=0.01), title="the same with k3 against a frozen copy", steps=2),
+    "grpo_kl": Cell(
+        work=Work(beta=0.01), title="the same with k3 against a frozen copy", steps=2
+    ),
     "grpo_all_positions": Cell(
-        work=Work(all_positions=True), title="the same, we score every position TRL scores", steps=2
+        work=Work(all_positions=True),
+        title="the same, we score every position TRL scores",
+        steps=2,
     ),
     "grpo_bf16": Cell(
         work=Work(bf16=True),
@@ -57,7 +63,9 @@ CELLS: dict[str, Cell] = {
         blocks=1,
         steps=2,
     ),
-    "sft": Cell(work=SFT, title="SFT: two 224-px images, three questions", steps=5, processes=3),
+    "sft": Cell(
+        work=SFT, title="SFT: two 224-px images, three questions", steps=5, processes=3
+    ),
     "sft_real_vocab": Cell(
         work=Work(kind="sft", pixels=224, vocab=REAL_VOCAB),
         title="the same at vocabulary 151,936",

@@ -97,7 +97,9 @@ class Ours:
     def __init__(self, setting: Setting, scratch: Path) -> None:
         self.setting = setting
         work = setting.work
-        model = replace(setting.model, precision=Precision.bf16 if work.bf16 else Precision.fp32)
+        model = replace(
+            setting.model, precision=Precision.bf16 if work.bf16 else Precision.fp32
+        )
         policy_class = AllPositions if work.all_positions else Policy
         policy = policy_class.load(
             model, reference=Reference.frozen_copy if work.beta else Reference.none

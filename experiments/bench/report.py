@@ -35,7 +35,9 @@ def seconds(result: dict[str, Any], side: str, key: str) -> np.ndarray:
 
 
 def ratio(result: dict[str, Any], key: str) -> float:
-    return float(np.median(seconds(result, "peer", key)) / np.median(seconds(result, "ours", key)))
+    return float(
+        np.median(seconds(result, "peer", key)) / np.median(seconds(result, "ours", key))
+    )
 
 
 def worst_parity(result: dict[str, Any], key: str) -> float:
@@ -112,10 +114,20 @@ def ratios(shown: dict[str, Any]) -> list[str]:
             if has_parity(name, result)
             else "void: no parity"
         )
-        differences = ", ".join(f"{worst_parity(result, key):.0e}" for key in ("loss", "grad_norm"))
+        differences = ", ".join(
+            f"{worst_parity(result, key):.0e}" for key in ("loss", "grad_norm")
+        )
         whole, counts = f"{ratio(result, 'whole'):.1f}", f"{len(peer)}, {len(ours)}"
         lines.append(
-            row(CELLS[name].title, spread(peer), spread(ours), verdict, whole, differences, counts)
+            row(
+                CELLS[name].title,
+                spread(peer),
+                spread(ours),
+                verdict,
+                whole,
+                differences,
+                counts,
+            )
         )
     return lines
 
@@ -139,7 +151,9 @@ def phases(shown: dict[str, Any]) -> list[str]:
             spent = [f"{np.median(seconds(result, side, phase)):.3f}" for phase in PHASES]
             share = 100 * limit["seconds"] / float(np.median(seconds(result, side, "update")))
             lines.append(row(CELLS[name].title, title, *spent, f"{share:.0f}"))
-        rate = f"{limit['flop'] / 1e9:.0f} GFLOP at {limit['flop_per_second'] / 1e9:.0f} GFLOP/s"
+        rate = (
+            f"{limit['flop'] / 1e9:.0f} GFLOP at {limit['flop_per_second'] / 1e9:.0f} GFLOP/s"
+        )
         lines.append(row("", f"ideal: {rate}", "", f"{limit['seconds']:.3f}", "", "100"))
     return lines
 
@@ -205,7 +219,9 @@ def figure(results: dict[str, Any], path: Path) -> None:
             if name in results and has_parity(name, results[name])
         }
         prefix_groups = {name: results[name]["roofline"]["trunk"] for name in points.values()}
-        places = list(prefix_groups.values()) if label == "tokens of the prompt" else list(points)
+        places = (
+            list(prefix_groups.values()) if label == "tokens of the prompt" else list(points)
+        )
         axis.plot(
             places,
             [ratio(results[name], "update") for name in prefix_groups],
@@ -214,7 +230,10 @@ def figure(results: dict[str, Any], path: Path) -> None:
         )
         axis.plot(
             places,
-            [bound(CELLS[name].work, prefix_group) for name, prefix_group in prefix_groups.items()],
+            [
+                bound(CELLS[name].work, prefix_group)
+                for name, prefix_group in prefix_groups.items()
+            ],
             "--",
             color="grey",
             label="text tokens alone",

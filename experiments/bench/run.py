@@ -51,7 +51,9 @@ def main() -> int:
     results["machine"] = machine(arguments.threads)
     wanted = arguments.only or [*CELLS, "memory"]
     shared = [name for name in wanted if name in CELLS and CELLS[name].shared]
-    for names in [[name] for name in wanted if name not in shared] + ([shared] if shared else []):
+    for names in [[name] for name in wanted if name not in shared] + (
+        [shared] if shared else []
+    ):
         results |= measure(names, arguments)
         print(f"{time.perf_counter() - started:5.0f} s  {', '.join(names)}", flush=True)
         write(folder / "results.json", json.dumps(results, indent=1))
@@ -67,11 +69,15 @@ def main() -> int:
 def measure(names: list[str], arguments: argparse.Namespace) -> dict[str, Any]:
     """Results by cell; cells measured together are run once each in one process."""
     if names == ["memory"]:
-        return {"memory": {part: worker(names, part, arguments)["memory"] for part in MEMORY_PARTS}}
+        return {
+            "memory": {part: worker(names, part, arguments)["memory"] for part in MEMORY_PARTS}
+        }
     count = 1 if arguments.quick else max(CELLS[name].processes for name in names)
     runs = [worker(names, "speed", arguments) for _ in range(count)]
     limits = worker(names, "roofline", arguments)
-    return {name: {"runs": [run[name] for run in runs], "roofline": limits[name]} for name in names}
+    return {
+        name: {"runs": [run[name] for run in runs], "roofline": limits[name]} for name in names
+    }
 
 
 def worker(names: list[str], part: str, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -92,9 +98,13 @@ def worker(names: list[str], part: str, arguments: argparse.Namespace) -> dict[s
         }
         if names == ["memory"]:  # an allocator told to keep what it has would hide the peak
             environment = {
-                key: value for key, value in environment.items() if not key.startswith("MALLOC_")
+                key: value
+                for key, value in environment.items()
+                if not key.startswith("MALLOC_")
             }
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, check=False
+        )
         if done.returncode:
             sys.exit(
                 f"{', '.join(names)}, {part}: the process ended with {done.returncode}\n{done.stderr[-3000:]}"

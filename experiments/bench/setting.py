@@ -65,7 +65,13 @@ def save_model(folder: Path, vocab: int, width: int) -> None:
     ) as base:
         tokenizer = AutoTokenizer.from_pretrained(base)
     save_untrained(
-        folder, tokenizer, 0, max_pixels=MAX_PIXELS, width=width, vision_width=width, patch=PATCH
+        folder,
+        tokenizer,
+        0,
+        max_pixels=MAX_PIXELS,
+        width=width,
+        vision_width=width,
+        patch=PATCH,
     )
     model = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder)
     model.config.vision_config.fullatt_block_indexes = [3]
@@ -133,7 +139,8 @@ class Setting:
     def _example(self, number: int) -> Example:
         size, noise = self.work.pixels, np.random.default_rng((1, number))
         images = [
-            noise.integers(0, 256, (size, size, 3), dtype=np.uint8) for _ in range(2 if size else 0)
+            noise.integers(0, 256, (size, size, 3), dtype=np.uint8)
+            for _ in range(2 if size else 0)
         ]
         pair = ViewPair(
             uid=f"pair{number}",

@@ -39,7 +39,9 @@ def main(names: str, part: str, models: str, out: str, quick: str = "") -> None:
             found[name] = peak_memory(part, Path(models))
         else:
             cell = replace(CELLS[name], steps=1, blocks=1) if quick else CELLS[name]
-            found[name] = (roofline if part == "roofline" else side_by_side)(cell, Path(models))
+            found[name] = (roofline if part == "roofline" else side_by_side)(
+                cell, Path(models)
+            )
     Path(out).write_text(json.dumps(found))
 
 
@@ -73,7 +75,9 @@ def parity(peer: list[dict[str, float]], ours: list[dict[str, float]]) -> dict[s
     return {
         "steps": len(pairs),
         "loss": max(abs(a["loss"] - b["loss"]) / max(abs(a["loss"]), 0.01) for a, b in pairs),
-        "grad_norm": max(abs(a["grad_norm"] - b["grad_norm"]) / a["grad_norm"] for a, b in pairs),
+        "grad_norm": max(
+            abs(a["grad_norm"] - b["grad_norm"]) / a["grad_norm"] for a, b in pairs
+        ),
     }
 
 
@@ -90,7 +94,8 @@ def roofline(cell: Cell, models: Path) -> dict[str, float]:
     load = load_of(batch.prefix_groups, batch.images, policy)
     flops = step_flops(policy, load, reference=cell.work.beta > 0)
     ideal = {
-        part: Flops(forward=f.forward, backward=f.backward, again=0.0) for part, f in flops.items()
+        part: Flops(forward=f.forward, backward=f.backward, again=0.0)
+        for part, f in flops.items()
     }
     text, vision = policy.hf_config.text_config, policy.hf_config.vision_config
     shapes = {
@@ -137,7 +142,9 @@ def peak_memory(part: str, models: Path) -> dict[str, float]:
             return growth(lambda: side.run(1))
         ours = Ours(setting, Path(scratch))
         policy, batch = ours.module.policy, ours.batch(0)
-        packed = pack(batch.prefix_groups, batch.images, policy.spec, setting.model.sequence_tokens)
+        packed = pack(
+            batch.prefix_groups, batch.images, policy.spec, setting.model.sequence_tokens
+        )
         return growth(lambda: HEADS[part](policy, packed))
 
 
@@ -157,7 +164,10 @@ def full_logits(policy: Any, batch: PackedBatch) -> None:
 
 
 SYSTEMS: dict[str, Any] = {"actial": Ours, "trl": Peer}
-HEADS: dict[str, Callable[[Any, PackedBatch], None]] = {"chunked": chunked, "full": full_logits}
+HEADS: dict[str, Callable[[Any, PackedBatch], None]] = {
+    "chunked": chunked,
+    "full": full_logits,
+}
 
 
 def growth(action: Callable[[], Any]) -> dict[str, float]:

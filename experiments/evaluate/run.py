@@ -62,7 +62,9 @@ def write_questions(root: Path, count: int, side: int) -> None:
     def photo(seed: int) -> bytes:
         coarse = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), dtype=np.uint8)
         buffer = io.BytesIO()
-        Image.fromarray(coarse).resize((side, side), Image.Resampling.BICUBIC).save(buffer, "PNG")
+        Image.fromarray(coarse).resize((side, side), Image.Resampling.BICUBIC).save(
+            buffer, "PNG"
+        )
         return buffer.getvalue()
 
     photos = [photo(seed) for seed in range(64)]
@@ -224,7 +226,11 @@ def main() -> None:
     given.work.mkdir(parents=True, exist_ok=True)
     write_questions(given.work, given.requests, given.side)
     benchmark = BenchmarkConfig(
-        name="tsv", root=str(given.work), split="sides", max_tokens=given.max_tokens, style="think"
+        name="tsv",
+        root=str(given.work),
+        split="sides",
+        max_tokens=given.max_tokens,
+        style="think",
     )
     tiny = Path(given.model) == TINY
     model = (

@@ -80,7 +80,11 @@ def triple(rng: np.random.Generator) -> dict[str, bytes]:
     for i in range(FRAMES):
         head = struct.pack("<i7di", i + 1, *quaternions[i], *t[i], 1)
         images.append(
-            head + f"{i:03d}.jpg".encode() + b"\0" + struct.pack("<Q", POINTS) + seen[i].tobytes()
+            head
+            + f"{i:03d}.jpg".encode()
+            + b"\0"
+            + struct.pack("<Q", POINTS)
+            + seen[i].tobytes()
         )
     track = np.zeros((FRAMES, 2), dtype="<i4")
     track[:, 0] = np.arange(1, FRAMES + 1)
@@ -88,7 +92,8 @@ def triple(rng: np.random.Generator) -> dict[str, bytes]:
     for k in range(POINTS):
         track[:, 1] = k
         points.append(
-            struct.pack("<Q3d3BdQ", k + 1, *world[k], 90, 90, 90, 0.3, FRAMES) + track.tobytes()
+            struct.pack("<Q3d3BdQ", k + 1, *world[k], 90, 90, 90, 0.3, FRAMES)
+            + track.tobytes()
         )
     cameras = struct.pack("<QiiQQ4d", 1, 1, 2, *SIZE, FOCAL, SIZE[0] / 2, SIZE[1] / 2, 0.0)
     return {
@@ -217,7 +222,15 @@ def page(lines: list[dict], workers: int, photo_ms: float) -> str:
     label_s, per_object = workers * slope["labels_s"], slope["pictures"]
     rest_s = slope["whole_s"] - slope["labels_s"] - slope["shards_s"]
     ahead = [
-        ["source", "objects", "pairs", "label hours", "picture hours", "joining hours", "storage"],
+        [
+            "source",
+            "objects",
+            "pairs",
+            "label hours",
+            "picture hours",
+            "joining hours",
+            "storage",
+        ],
         ["---", *["---:"] * 6],
     ]
     for name, objects in (("MVImgNet", 219_188), ("MVImgNet 2.0", 300_000)):
@@ -262,7 +275,12 @@ def main() -> None:
         with spawn_pool(given.workers) as pool:
             list(pool.map(partial(write_object, root, photos), range(count), chunksize=64))
         shutil.rmtree(out, ignore_errors=True)
-        words = ["source=mvimgnet", f"source.root={root}", f"out={out}", f"workers={given.workers}"]
+        words = [
+            "source=mvimgnet",
+            f"source.root={root}",
+            f"out={out}",
+            f"workers={given.workers}",
+        ]
         whole, peak, said = measured([sys.executable, "-m", "actial.build", *words])
         manifest = json.loads((out / "manifest.json").read_text())
         with (out / "index.jsonl").open("rb") as index:

@@ -50,7 +50,9 @@ def command(folder: Path, arguments: list[str]) -> list[str]:
     return [sys.executable, "-m", "actial.train", *fixed, *saving, *arguments]
 
 
-def disturbed(folder: Path, arguments: list[str], seconds: float, rng: random.Random) -> str | None:
+def disturbed(
+    folder: Path, arguments: list[str], seconds: float, rng: random.Random
+) -> str | None:
     """Start the run and break it at a random moment; None where it had finished before."""
     process = subprocess.Popen(
         command(folder, arguments), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -75,7 +77,9 @@ def differences(folder: Path, reference: Path) -> list[str]:
     """Return the files that differ from the undisturbed run, and temporary files that remain."""
     names = [name for name in COMPARED if (reference / name).exists()]
     different = [
-        name for name in names if (folder / name).read_bytes() != (reference / name).read_bytes()
+        name
+        for name in names
+        if (folder / name).read_bytes() != (reference / name).read_bytes()
     ]
     leftovers = [str(p.relative_to(folder)) for p in folder.rglob(".*") if p.name != ".lock"]
     return different + leftovers

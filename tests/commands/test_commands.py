@@ -62,7 +62,13 @@ def mcq(tmp_path) -> Path:
 
 def benchmark(root: Path, **options) -> BenchmarkConfig:
     return BenchmarkConfig(
-        **{"name": "tsv", "root": str(root), "split": "sides", "max_tokens": 6, "batch_size": 4}
+        **{
+            "name": "tsv",
+            "root": str(root),
+            "split": "sides",
+            "max_tokens": 6,
+            "batch_size": 4,
+        }
         | options
     )
 
@@ -135,7 +141,8 @@ def test_diagnostics_of_a_built_set(tiny_set, untrained_model, tmp_path):
         out=str(tmp_path / "out"),
         model=ModelConfig(path=str(untrained_model), min_pixels=256, max_pixels=4096),
         data=DataConfig(
-            sets={"pairs": SetConfig(task=Task.viewpoint, root=str(tiny_set))}, questions_per_pair=3
+            sets={"pairs": SetConfig(task=Task.viewpoint, root=str(tiny_set))},
+            questions_per_pair=3,
         ),
         benchmark=BenchmarkConfig(
             sets={"held out": "pairs:test"}, limit=8, max_tokens=4, diagnostics=5
@@ -187,7 +194,9 @@ def test_evaluate_through_a_server(mcq, tmp_path):
 
 def scored(mcq, predictions: Path, out: Path, **options) -> dict:
     score(
-        ScoreConfig(out=str(out), benchmark=benchmark(mcq), predictions=str(predictions), **options)
+        ScoreConfig(
+            out=str(out), benchmark=benchmark(mcq), predictions=str(predictions), **options
+        )
     )
     return json.loads((out / "scores.json").read_text())["scores"]
 
@@ -260,7 +269,9 @@ def test_answers_to_an_exported_set_find_their_questions(mcq, tmp_path):
     requests_made = benchmark(mcq, limit=4)
     _, _, items = open_benchmark(requests_made)
     for form in (ExportFormat.vlmeval, ExportFormat.lmms_eval):
-        export(ExportConfig(out=str(tmp_path / form.value), format=form, benchmark=requests_made))
+        export(
+            ExportConfig(out=str(tmp_path / form.value), format=form, benchmark=requests_made)
+        )
     frame = pd.read_csv(tmp_path / "vlmeval/actial_tsv.tsv", sep="\t", dtype=str).drop(
         columns="image"
     )
@@ -292,7 +303,11 @@ def test_our_own_predictions_are_graded_anew(mcq, untrained_model, tmp_path):
         ("p.csv", "x", r"has the ending \.csv"),
         ("p.tsv", "index\tanswer\n1\tB\n", "lacks the columns index and prediction"),
         ("p.tsv", "index\tprediction\n10\tB\n10\tC\n", "answers question 10 twice"),
-        ("p.tsv", "index\tprediction\n10\tB\n", "no answer to 5 of 6 questions, the first tsv/11"),
+        (
+            "p.tsv",
+            "index\tprediction\n10\tB\n",
+            "no answer to 5 of 6 questions, the first tsv/11",
+        ),
         ("p.jsonl", '{"doc_id": 1}\n', "line 1 has neither"),
         ("p.jsonl", '{"uid": "tsv/10", "text": null}\n', "line 1 has neither"),
         ("p.jsonl", '{"doc_id": 1, "resps": [[null]]}\n', "line 1 has neither"),
@@ -339,7 +354,8 @@ def test_paper_stands_beside_ours(tmp_path):
     page = (tmp_path / "out/report.html").read_text()
     assert "Actial-7B without K.I." in page
     assert (
-        "3 questions were asked, 5157 are published: not comparable with published figures." in page
+        "3 questions were asked, 5157 are published: not comparable with published figures."
+        in page
     )
     assert json.loads((tmp_path / "out/scores.json").read_text())["notes"] == paper["notes"]
     assert "47.7" in page
@@ -358,7 +374,9 @@ def test_vlmeval_export_reads_back_as_the_same_set(tmp_path):
         tmp_path / "MMSI_Bench.parquet", [row | {"question": requests_made} for row in rows]
     )
     config = BenchmarkConfig(name="mmsi", root=str(tmp_path))
-    export(ExportConfig(out=str(tmp_path / "out"), format=ExportFormat.vlmeval, benchmark=config))
+    export(
+        ExportConfig(out=str(tmp_path / "out"), format=ExportFormat.vlmeval, benchmark=config)
+    )
     _, _, before = open_benchmark(config)
     _, _, after = open_benchmark(
         BenchmarkConfig(name="tsv", root=str(tmp_path / "out"), split="actial_mmsi")
@@ -402,7 +420,9 @@ def test_open_answers_cannot_be_exported(tmp_path):
     config = BenchmarkConfig(name="omni3d", root=str(tmp_path))
     with pytest.raises(UserError, match="has no options"):
         export(
-            ExportConfig(out=str(tmp_path / "out"), format=ExportFormat.vlmeval, benchmark=config)
+            ExportConfig(
+                out=str(tmp_path / "out"), format=ExportFormat.vlmeval, benchmark=config
+            )
         )
 
 

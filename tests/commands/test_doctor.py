@@ -55,7 +55,8 @@ def test_a_sound_config_passes_every_check_and_writes_nothing(
 def test_cost_counts_the_reference_and_what_trains(overrides: list[str]) -> None:
     """Weights of 4 bytes: 4 copies in SFT (weights, gradients, two moments), the frozen reference besides in GRPO."""
     policy_bytes = sum(
-        path.stat().st_size for path in Path(overrides[2].partition("=")[2]).glob("*.safetensors")
+        path.stat().st_size
+        for path in Path(overrides[2].partition("=")[2]).glob("*.safetensors")
     )
     supervised, rolled_out = (text for _, text in findings(*overrides)["cost"])
     assert f"trainer {4 * policy_bytes / 2**30:.2f} state" in supervised
@@ -104,7 +105,11 @@ def test_what_is_wrong_is_named(
     if "micro_batch_tokens" in override:
         more = ["model.sequence_tokens=16"]
     if "server" in override:
-        more = ["sampler.url=http://127.0.0.1:9", "sampler.start=false", "sampler.folder=weights"]
+        more = [
+            "sampler.url=http://127.0.0.1:9",
+            "sampler.start=false",
+            "sampler.folder=weights",
+        ]
     lines = findings(*overrides, override, *more)[check]
     assert any(actual is status and words in text for actual, text in lines), lines
 

@@ -28,7 +28,9 @@ def commands() -> list[str]:
     """The command lines in the shell blocks of the pages, without comments."""
     lines = []
     for page in PAGES:
-        for block in re.findall(r"```(?:sh|console|bash)\n(.*?)```", page.read_text(), re.DOTALL):
+        for block in re.findall(
+            r"```(?:sh|console|bash)\n(.*?)```", page.read_text(), re.DOTALL
+        ):
             text = block.replace("\\\n", " ")
             lines += re.findall(r"^python -m actial\.[^\n]+", text, re.MULTILINE)
     return sorted(set(lines))

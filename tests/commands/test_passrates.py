@@ -65,7 +65,9 @@ def scored(config: PassRatesConfig) -> EvaluateConfig:
     )
 
 
-def opened(root: Path, rates: Path | None, task: Task = Task.qa, split: str = "train", **settings):
+def opened(
+    root: Path, rates: Path | None, task: Task = Task.qa, split: str = "train", **settings
+):
     config = SetConfig(task=task, root=str(root), pass_rates=rates and str(rates), **settings)
     return open_set(
         config,
@@ -129,7 +131,9 @@ def test_answers_are_not_continued_over_a_set_that_was_built_anew(ask, tmp_path)
 
 
 def test_what_is_always_or_never_solved_is_not_trained_on(measured, questions):
-    rate = {entry["uid"]: entry["solved"] / TRIES for entry in lines(measured / "passrates.jsonl")}
+    rate = {
+        entry["uid"]: entry["solved"] / TRIES for entry in lines(measured / "passrates.jsonl")
+    }
     between = {uid for uid, share in rate.items() if 0 < share < 1}
     assert 0 < len(between) < 12
     remaining = opened(questions, measured / "passrates.jsonl")
@@ -149,12 +153,15 @@ def test_of_a_pair_only_the_barred_questions_go(tiny_set, tmp_path):
         for kind, n in zip(kinds, (8, 3, 0), strict=True)
     ]
     solved += [
-        {"uid": f"{rows[1].uid}/{kind}", "type": kind, "samples": 8, "solved": 8} for kind in kinds
+        {"uid": f"{rows[1].uid}/{kind}", "type": kind, "samples": 8, "solved": 8}
+        for kind in kinds
     ]
     (tmp_path / "rates.jsonl").write_text("".join(json.dumps(row) + "\n" for row in solved))
     pairs = opened(tiny_set, tmp_path / "rates.jsonl", Task.viewpoint)
     assert len(pairs) == len(rows) - 1  # the second is always solved; those not measured stay
-    assert [question.type for question in pairs.example(0, 0).questions] == ["object_translation"]
+    assert [question.type for question in pairs.example(0, 0).questions] == [
+        "object_translation"
+    ]
     assert pairs.example(1, 0).uid == rows[2].uid
     held = opened(tiny_set, tmp_path / "rates.jsonl", Task.viewpoint, split="test")
     assert len(held) == len(ShardSet(tiny_set, "test"))

@@ -80,13 +80,22 @@ def test_help_and_composed_configuration_come_from_the_conf_in_the_wheel(
 ) -> None:
     assert "qwen2_5_vl_7b" in installed("python", "-m", "actial.train", "--help")
     assert "qwen2_5_vl_7b" in installed("actial-train", "--help")
-    composed = installed("python", "-m", "actial.train", "--cfg", "job", "+experiment=quickstart")
+    composed = installed(
+        "python", "-m", "actial.train", "--cfg", "job", "+experiment=quickstart"
+    )
     assert "- sft" in composed
     assert "- grpo" in composed
 
 
 def test_a_world_is_made_and_built_from_any_folder(installed: Installed) -> None:
-    sizes = ("objects=3", "unseen_objects=0", "frames=12", "sat_train=4", "sat_val=0", "sat_test=0")
+    sizes = (
+        "objects=3",
+        "unseen_objects=0",
+        "frames=12",
+        "sat_train=4",
+        "sat_val=0",
+        "sat_test=0",
+    )
     installed("actial-world", "out=world", *sizes)
     installed(
         "actial-build",

@@ -93,7 +93,8 @@ def test_every_choice_of_a_group_fits_its_schema(group: str) -> None:
                 continue
             typed(
                 hydra.compose(
-                    "train", ["run_dir=x", "stages=[sft,grpo]", *needed, f"{group}={path.stem}"]
+                    "train",
+                    ["run_dir=x", "stages=[sft,grpo]", *needed, f"{group}={path.stem}"],
                 )
             )
 
@@ -162,7 +163,10 @@ def test_the_committed_base_is_found_from_anywhere() -> None:
             "sampler.kind=scripted",
             "Invalid value 'scripted', expected one of [hf, vllm, vllm_server]",
         ),
-        ("trainer.strategy=deepspeed", "Invalid value 'deepspeed', expected one of [auto, ddp,"),
+        (
+            "trainer.strategy=deepspeed",
+            "Invalid value 'deepspeed', expected one of [auto, ddp,",
+        ),
         (
             "sft.batch_size=many",
             "sft.batch_size cannot be set: Value 'many' of type 'str' could not be",
@@ -183,7 +187,10 @@ SHARDED = {"trainer.strategy": "fsdp2", "stages": ["sft"]}
     [
         ({"stages": ["sft", "sft"]}, "stages=['sft', 'sft'] cannot be used"),
         ({"stages": []}, "stages=[] cannot be used"),
-        ({"cold_start.ratio": 1.5}, "cold_start.ratio=1.5 cannot be used: give a number in [0, 1]"),
+        (
+            {"cold_start.ratio": 1.5},
+            "cold_start.ratio=1.5 cannot be used: give a number in [0, 1]",
+        ),
         (
             {"sft.optim.lr": float("nan")},
             "sft.optim.lr=nan cannot be used: give a number in (0, 1]",
@@ -193,7 +200,10 @@ SHARDED = {"trainer.strategy": "fsdp2", "stages": ["sft"]}
             "sft.optim.betas=[0.9] cannot be used: AdamW takes two of them",
         ),
         ({"sft.optim.betas": [0.9, 1.0]}, "sft.optim.betas=1.0 cannot be used"),
-        ({"grpo.group_size": 1}, "grpo.group_size=1 cannot be used: give a number in [2, 4096]"),
+        (
+            {"grpo.group_size": 1},
+            "grpo.group_size=1 cannot be used: give a number in [2, 4096]",
+        ),
         (
             {"grpo.group_size": 5, "grpo.counterfactual": True},
             "grpo.group_size=5 cannot be used: grpo.counterfactual halves a group",
@@ -245,7 +255,10 @@ SHARDED = {"trainer.strategy": "fsdp2", "stages": ["sft"]}
             "cannot be used: name a reward term",
         ),
         ({"sampler.kind": "vllm_server"}, "sampler.url=None cannot be used"),
-        ({"trainer.devices": 2}, "trainer.strategy=auto cannot be used: name one for 2 devices"),
+        (
+            {"trainer.devices": 2},
+            "trainer.strategy=auto cannot be used: name one for 2 devices",
+        ),
         (
             {"model.min_pixels": 20000},
             "model.min_pixels=20000 cannot be used: it must not exceed model.max_pixels=16384",
@@ -300,7 +313,10 @@ def test_what_a_stage_needs_is_asked_for() -> None:
 def test_unused_stages_are_not_held_to_their_cross_checks() -> None:
     assert (
         compose(
-            "+experiment=smoke", "stages=[sft]", "~reward.terms.format", "~reward.terms.accuracy"
+            "+experiment=smoke",
+            "stages=[sft]",
+            "~reward.terms.format",
+            "~reward.terms.accuracy",
         ).reward.terms
         == {}
     )

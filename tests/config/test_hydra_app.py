@@ -74,12 +74,20 @@ def test_help_and_config_come_soon() -> None:
         seconds([sys.executable, "-c", "import hydra.main, hydra.compose"]) for _ in range(3)
     )
     assert (
-        min(seconds([sys.executable, "-m", "actial.train", "--help"]) for _ in range(3)) < 3 * bare
+        min(seconds([sys.executable, "-m", "actial.train", "--help"]) for _ in range(3))
+        < 3 * bare
     )
     assert (
         min(
             seconds(
-                [sys.executable, "-m", "actial.train", "--cfg", "job", "+experiment=quickstart"]
+                [
+                    sys.executable,
+                    "-m",
+                    "actial.train",
+                    "--cfg",
+                    "job",
+                    "+experiment=quickstart",
+                ]
             )
             for _ in range(3)
         )
@@ -135,7 +143,9 @@ def test_an_unknown_flag_exits_1() -> None:
     assert "unrecognized arguments: --quick" in done.stderr
 
 
-def test_a_missing_data_set_or_model_is_named_before_anything_is_written(tmp_path: Path) -> None:
+def test_a_missing_data_set_or_model_is_named_before_anything_is_written(
+    tmp_path: Path,
+) -> None:
     done = run("+experiment=smoke", f"run_dir={tmp_path / 'run'}", cwd=tmp_path)
     assert done.returncode == 1
     assert done.stderr.startswith(
@@ -162,7 +172,8 @@ def test_the_settings_of_a_sweep_are_not_one_run_s(tmp_path: Path) -> None:
     done = run("-m", "+experiment=ablate_reward", "--cfg", "job", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (1, "")
     assert (
-        done.stderr == "error: --cfg shows the settings of one run: leave out -m, and name one "
+        done.stderr
+        == "error: --cfg shows the settings of one run: leave out -m, and name one "
         "value of each swept setting.\n"
     )
 
@@ -170,7 +181,9 @@ def test_the_settings_of_a_sweep_are_not_one_run_s(tmp_path: Path) -> None:
 def test_a_failed_job_of_a_multirun_leaves_its_reason_and_does_not_stop_the_others(
     tmp_path: Path,
 ) -> None:
-    done = run("-m", "+experiment=smoke", "seed=3,4", f"run_dir={tmp_path / 'sweep'}", cwd=tmp_path)
+    done = run(
+        "-m", "+experiment=smoke", "seed=3,4", f"run_dir={tmp_path / 'sweep'}", cwd=tmp_path
+    )
     assert done.returncode == 1
     assert done.stderr.count("error: data.sets.sat.root=data/sat is no finished data set") == 2
     assert done.stderr.splitlines()[-1].startswith("error: a job of the sweep failed, see ")
@@ -204,8 +217,35 @@ def test_a_value_may_hold_an_equals_sign(word: str, value: str | None) -> None:
 
 
 PATHS = (
-    *("Möwe ü", "it's", "a(b)", "a,b", "a&b", "a#b", "a!b", "~x", "a{b}", "a[b]", 'a"b', "日本"),
-    *("a;b", "a\\b", "a:b", "a%b", "@a", "*", " a b ", "-x", "???", "null", "a\\", "a\\'", "(a"),
+    *(
+        "Möwe ü",
+        "it's",
+        "a(b)",
+        "a,b",
+        "a&b",
+        "a#b",
+        "a!b",
+        "~x",
+        "a{b}",
+        "a[b]",
+        'a"b',
+        "日本",
+    ),
+    *(
+        "a;b",
+        "a\\b",
+        "a:b",
+        "a%b",
+        "@a",
+        "*",
+        " a b ",
+        "-x",
+        "???",
+        "null",
+        "a\\",
+        "a\\'",
+        "(a",
+    ),
     *("a)", "[x", "{y", "`", "|<>", "^", "~", "a\nb", "a\udcffb", "$HOME", "a=b,c=d"),
 )
 
@@ -238,7 +278,8 @@ def test_the_choices_of_a_sweep_are_quoted_one_by_one() -> None:
 def test_every_job_of_a_sweep_has_a_folder_of_its_own() -> None:
     long = "model.path=" + 60 * "deep/"
     names = [
-        job_name(text) for text in ("data.root=a/b", "data.root=a_b", "x=[1,2]", long, long + "er")
+        job_name(text)
+        for text in ("data.root=a/b", "data.root=a_b", "x=[1,2]", long, long + "er")
     ]
     assert names[1] == "data.root=a_b"
     assert len({name.lower() for name in names}) == 5
@@ -255,7 +296,9 @@ def leave(error: BaseException, folder: list[Path]) -> int:
     return left.value.code
 
 
-def test_a_user_error_is_one_sentence(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_a_user_error_is_one_sentence(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     assert leave(UserError("seed=x cannot be used: give a number."), [tmp_path]) == 1
     assert capsys.readouterr().err == "error: seed=x cannot be used: give a number.\n"
     assert not list(tmp_path.iterdir())
@@ -272,13 +315,18 @@ def test_a_fault_of_ours_keeps_its_traceback_in_the_run_folder(
     assert "in leave" in (tmp_path / "error.txt").read_text()
 
 
-def test_without_a_run_folder_the_traceback_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_run_folder_the_traceback_is_printed(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     assert leave(ZeroDivisionError("division by zero"), []) == 2
     assert "in leave" in capsys.readouterr().err
 
 
 def test_a_full_disk_is_the_users_to_mend(capsys: pytest.CaptureFixture[str]) -> None:
-    assert leave(OSError(errno.ENOSPC, "No space left on device", "runs/a/metrics.jsonl"), []) == 1
+    assert (
+        leave(OSError(errno.ENOSPC, "No space left on device", "runs/a/metrics.jsonl"), [])
+        == 1
+    )
     assert (
         capsys.readouterr().err
         == "error: the disk is full (runs/a/metrics.jsonl): free some space and "

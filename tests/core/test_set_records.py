@@ -17,7 +17,9 @@ from actial.core.set_records import (
     stored_record,
 )
 
-IMAGE = StoredImage(name="f003.png", offset=512, size=90, sha256="ab" * 32, width=48, height=32)
+IMAGE = StoredImage(
+    name="f003.png", offset=512, size=90, sha256="ab" * 32, width=48, height=32
+)
 GEOMETRY = PairGeometry(
     alpha_deg=63.1218,
     yaw_right_deg=-67.5313,

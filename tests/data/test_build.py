@@ -105,7 +105,9 @@ def test_the_pictures_in_a_shard_are_the_frames_the_row_names(world, finished):
     row = train.records[-1]
     for name, pixels in zip(row.frame_names, train.images(row), strict=True):
         original, _ = decode(world / row.class_id / row.object_id / "images" / name)
-        assert np.array_equal(pixels, decode_bytes(encode(original, config(world, finished).image)))
+        assert np.array_equal(
+            pixels, decode_bytes(encode(original, config(world, finished).image))
+        )
 
 
 def test_several_processes_and_smaller_chunks_write_the_same_bytes(
@@ -190,7 +192,9 @@ def test_a_killed_build_resumes_to_the_same_bytes(world, finished, tmp_path):
     assert content(out) == content(finished)
 
 
-def test_finished_sets_are_kept_and_other_configurations_refused(world, finished, tmp_path, capsys):
+def test_finished_sets_are_kept_and_other_configurations_refused(
+    world, finished, tmp_path, capsys
+):
     before = content(finished)
     build(config(world, finished))
     assert "already built" in capsys.readouterr().out
@@ -267,7 +271,9 @@ def test_bad_captures_cost_only_themselves(world, tmp_path):
         == rejects["pairs"]["written"]
         == rejects["pairs"]["chosen"] - rejects["pairs"]["photo_unreadable"]
     )
-    assert not [row for row in rows if row.object_id == "00000001" and "005.jpg" in row.frame_names]
+    assert not [
+        row for row in rows if row.object_id == "00000001" and "005.jpg" in row.frame_names
+    ]
 
 
 def test_nothing_to_build_is_one_sentence_with_the_reasons(tmp_path):
@@ -306,7 +312,9 @@ def test_an_output_folder_that_cannot_be_made_is_the_user_s_to_mend(world, tmp_p
         assert "Traceback" not in message
 
 
-@pytest.mark.parametrize("name", ["Möwe ü", "it's (a) {b} [c], d & #e!", "seed=1", "~x", '"q"'])
+@pytest.mark.parametrize(
+    "name", ["Möwe ü", "it's (a) {b} [c], d & #e!", "seed=1", "~x", '"q"']
+)
 def test_a_source_folder_may_have_any_name(world, tmp_path, name):
     root = tmp_path / name
     root.symlink_to(world)
@@ -330,7 +338,8 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing_half_written(world, tmp_
     if (
         os.geteuid() != 0
         or subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", "size=192k", "tmpfs", str(disk)], capture_output=True
+            ["mount", "-t", "tmpfs", "-o", "size=192k", "tmpfs", str(disk)],
+            capture_output=True,
         ).returncode
     ):
         pytest.skip("mounting a tiny disk needs root")
@@ -410,7 +419,9 @@ def test_broken_photos_are_counted_alike_in_parts(world, tmp_path):
     build(config(root, tmp_path / "parts"))
     assert content(tmp_path / "whole") == content(tmp_path / "parts")
     assert (
-        json.loads((tmp_path / "parts" / "rejects.json").read_text())["pairs"]["photo_unreadable"]
+        json.loads((tmp_path / "parts" / "rejects.json").read_text())["pairs"][
+            "photo_unreadable"
+        ]
         > 0
     )
 
@@ -440,13 +451,20 @@ def test_split_caps_are_met_exactly_and_keep_angles_and_sides_even(world, tmp_pa
         there = bins[bins > 0]  # steps of this walk leave one bin empty
         assert there.max() - there.min() <= 2
     assert (
-        json.loads((tmp_path / "set" / "rejects.json").read_text())["pairs"]["over_cap"] == 96 - 48
+        json.loads((tmp_path / "set" / "rejects.json").read_text())["pairs"]["over_cap"]
+        == 96 - 48
     )
 
 
 def test_the_paper_s_config_asks_for_its_numbers(world, tmp_path, capsys):
     assert (
-        run("source=mvimgnet", f"source.root={world}", f"out={tmp_path / 'set'}", "--cfg", "job")
+        run(
+            "source=mvimgnet",
+            f"source.root={world}",
+            f"out={tmp_path / 'set'}",
+            "--cfg",
+            "job",
+        )
         == 0
     )
     shown = capsys.readouterr().out
@@ -460,12 +478,23 @@ def test_the_paper_s_config_asks_for_its_numbers(world, tmp_path, capsys):
 
 @pytest.mark.parametrize(
     "name",
-    ["viewpoint_100k", "viewpoint_300k", "viewpoint_degrees", "viewpoint_6dof", "viewpoint_views"],
+    [
+        "viewpoint_100k",
+        "viewpoint_300k",
+        "viewpoint_degrees",
+        "viewpoint_6dof",
+        "viewpoint_views",
+    ],
 )
 def test_every_data_set_config_composes(name, tmp_path, capsys):
     assert (
         run(
-            "source=mvimgnet", "source.root=.", f"out={tmp_path}", f"dataset={name}", "--cfg", "job"
+            "source=mvimgnet",
+            "source.root=.",
+            f"out={tmp_path}",
+            f"dataset={name}",
+            "--cfg",
+            "job",
         )
         == 0
     )
@@ -488,10 +517,14 @@ def test_still_pairs_show_a_crop_of_the_same_photo(world, tmp_path):
     for row in still:
         first, second = (pixels.astype(int) for pixels in train.images(row))
         assert first.shape == second.shape == (64, 96, 3)
-        assert 0 < np.abs(first - second).mean() < 40  # noise pictures: unrelated ones differ by 85
+        assert (
+            0 < np.abs(first - second).mean() < 40
+        )  # noise pictures: unrelated ones differ by 85
 
 
-REAL = Path(os.environ.get("ACTIAL_CAPTURES") or Path(__file__).parents[3] / "shared" / "captures")
+REAL = Path(
+    os.environ.get("ACTIAL_CAPTURES") or Path(__file__).parents[3] / "shared" / "captures"
+)
 
 
 @pytest.mark.skipif(
@@ -515,7 +548,10 @@ def test_real_photographs(tmp_path):
     assert len(found) == 7
     assert len(rows) == 84
     rejects = json.loads((tmp_path / "set" / "rejects.json").read_text())
-    assert rejects["examples"] == {"up_rolled": ["buddha_head"], "up_disagreement": ["buddha_head"]}
+    assert rejects["examples"] == {
+        "up_rolled": ["buddha_head"],
+        "up_disagreement": ["buddha_head"],
+    }
 
 
 def test_the_settings_of_earlier_versions_keep_their_names_and_hash(world, tmp_path):

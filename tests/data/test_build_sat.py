@@ -30,7 +30,9 @@ from actial.data.qa.sat_rows import Unusable, encoded_images, find_files, parse_
 from actial.data.shards import ShardSet
 
 
-def picture(seed: int, size: tuple[int, int] = (48, 32), orientation: int | None = None) -> bytes:
+def picture(
+    seed: int, size: tuple[int, int] = (48, 32), orientation: int | None = None
+) -> bytes:
     """A JPEG whose left half is bright; a careless reader would obey its EXIF `orientation`."""
     pixels = np.full((size[1], size[0], 3), seed % 100, np.uint8)
     pixels[:, : size[0] // 2] += 120
@@ -160,7 +162,10 @@ def test_pictures_come_as_bytes_as_hub_structs_and_as_pil() -> None:
 
 def verl(images: list[bytes], content: str, truth: str) -> dict:
     return {
-        "prompt": [{"role": "system", "content": "Think."}, {"role": "user", "content": content}],
+        "prompt": [
+            {"role": "system", "content": "Think."},
+            {"role": "user", "content": content},
+        ],
         "images": [{"bytes": data} for data in images],
         "data_source": "sat",
         "reward_model": {"ground_truth": truth},
@@ -171,7 +176,9 @@ def verl(images: list[bytes], content: str, truth: str) -> dict:
 @pytest.mark.parametrize("truth", ["B", "moved left"])
 def test_rows_of_verls_layout(truth: str) -> None:
     asked = parse_row(
-        verl([], "<image><image>How did it move? Options: A: moved right, B: moved left", truth)
+        verl(
+            [], "<image><image>How did it move? Options: A: moved right, B: moved left", truth
+        )
     )
     assert (asked.question, asked.options, asked.answer_index) == (
         "How did it move?",
@@ -192,7 +199,9 @@ def test_static_file_is_left_out_beside_train_and_an_empty_folder_is_refused(
         find_files(tmp_path)
     for name in ("SAT_static", "SAT_train", "SAT_test"):
         (tmp_path / f"{name}.parquet").touch()
-    assert {split: [p.name for p in paths] for split, paths in find_files(tmp_path).items()} == {
+    assert {
+        split: [p.name for p in paths] for split, paths in find_files(tmp_path).items()
+    } == {
         "train": ["SAT_train.parquet"],
         "test": ["SAT_test.parquet"],
     }
@@ -262,7 +271,10 @@ def test_a_row_with_an_empty_field_is_counted(
 
 
 def test_foreign_columns_end_in_one_sentence(tmp_path: Path) -> None:
-    write(tmp_path / "sat" / "SAT_train.parquet", [{"image_bytes": [picture(1)], "question": "q"}])
+    write(
+        tmp_path / "sat" / "SAT_train.parquet",
+        [{"image_bytes": [picture(1)], "question": "q"}],
+    )
     with pytest.raises(UserError, match="SAT's columns or verl's"):
         build(configured(tmp_path / "sat", tmp_path / "out"))
     assert not (tmp_path / "out").exists()
@@ -278,7 +290,13 @@ def release(root: Path) -> None:
         v1([picture(0)], "which is closer, a or b?", ["a", "b"], "a")
     ]  # a second question about the first picture
     train += [
-        v1([picture(i), picture(i + 1)], "moved?", ["left", "right"], "left", "action_sequence")
+        v1(
+            [picture(i), picture(i + 1)],
+            "moved?",
+            ["left", "right"],
+            "left",
+            "action_sequence",
+        )
         for i in (10, 20, 30)
     ]
     train += [v1([picture(90)], "leak?", ["left", "right"], "left", "goal_aim")]
@@ -299,7 +317,9 @@ def test_a_release_becomes_shards(tmp_path: Path) -> None:
     release(tmp_path / "sat")
     build(configured(tmp_path / "sat", tmp_path / "out"))
     train = ShardSet(tmp_path / "out", "train")
-    assert sorted(row.uid for row in train.records) == sorted(f"sat:train:{i}" for i in range(10))
+    assert sorted(row.uid for row in train.records) == sorted(
+        f"sat:train:{i}" for i in range(10)
+    )
     first = next(row for row in train.records if row.uid == "sat:train:0")
     again = next(row for row in train.records if row.uid == "sat:train:6")
     assert isinstance(first, QuestionRecord)
@@ -359,7 +379,9 @@ def test_hub_shards_are_one_split_and_give_the_rows_of_the_single_file(tmp_path:
 
 
 def test_verl_files_build_too(tmp_path: Path) -> None:
-    rows = [verl([picture(1), picture(2)], "<image><image>Moved? Options: A: left, B: right", "B")]
+    rows = [
+        verl([picture(1), picture(2)], "<image><image>Moved? Options: A: left, B: right", "B")
+    ]
     write(tmp_path / "sat" / "train-00000-of-00001.parquet", rows)
     build(configured(tmp_path / "sat", tmp_path / "out"))
     (row,) = ShardSet(tmp_path / "out", "train").records
@@ -416,7 +438,9 @@ def test_shares_down_weight_static_rows_and_the_scarcest_type_decides() -> None:
 def test_a_cap_draws_from_the_whole_ordered_file() -> None:
     counts = kept(max_rows=65)
     assert sum(counts.values()) == 65
-    assert counts["ego_motion"] + counts["goal_aim"] > 8  # the head of the file would give none
+    assert (
+        counts["ego_motion"] + counts["goal_aim"] > 8
+    )  # the head of the file would give none
 
 
 def test_a_share_for_a_type_that_is_not_there_is_refused() -> None:
@@ -428,7 +452,11 @@ def test_a_bad_share_leaves_nothing_behind_and_can_be_mended(tmp_path: Path) -> 
     release(tmp_path / "sat")
     with pytest.raises(UserError, match="perspective"):
         build(configured(tmp_path / "sat", tmp_path / "out", shares={"perspective": 1.0}))
-    build(configured(tmp_path / "sat", tmp_path / "out", shares={"static": 1.0, "ego_motion": 1.0}))
+    build(
+        configured(
+            tmp_path / "sat", tmp_path / "out", shares={"static": 1.0, "ego_motion": 1.0}
+        )
+    )
     assert (
         sorted(row.type for row in ShardSet(tmp_path / "out", "train").records)
         == ["ego_motion"] * 3 + ["static"] * 3
@@ -451,4 +479,6 @@ def test_a_killed_build_is_taken_up_and_ends_with_the_same_bytes(
     names = sorted(path.name for path in (tmp_path / "whole").iterdir())
     assert names == sorted(path.name for path in (tmp_path / "cut").iterdir())
     for name in names:
-        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "cut" / name).read_bytes()
+        assert (tmp_path / "whole" / name).read_bytes() == (
+            tmp_path / "cut" / name
+        ).read_bytes()

@@ -163,7 +163,9 @@ def test_a_text_model_is_read_as_the_binary_one(cup, newline):
         assert pytest.approx(expected.R, abs=1e-9) == view.R
         assert view.t == pytest.approx(expected.t, abs=1e-9)
         assert view.distortion == expected.distortion
-    assert sorted(map(tuple, text.points.round(6))) == sorted(map(tuple, binary.points.round(6)))
+    assert sorted(map(tuple, text.points.round(6))) == sorted(
+        map(tuple, binary.points.round(6))
+    )
     assert text.reprojection_error_px == pytest.approx(binary.reprojection_error_px)
 
 
@@ -188,7 +190,9 @@ def test_an_image_that_sees_no_point_and_a_broken_line_in_text_models(tmp_path):
 def test_every_camera_model_of_the_installed_pycolmap_is_read(cup, model):
     name, count = camera_models()[model]
     camera = pycolmap.Camera.create_from_model_name(1, name, FOCAL, *SIZE)
-    packed = struct.pack("<QIiQQ", 1, 1, model, *SIZE) + struct.pack(f"<{count}d", *camera.params)
+    packed = struct.pack("<QIiQQ", 1, 1, model, *SIZE) + struct.pack(
+        f"<{count}d", *camera.params
+    )
     (cup / "sparse" / "0" / "cameras.bin").write_bytes(packed)
     capture = only(cup.parent)
     assert len(capture.frames) == N
@@ -212,7 +216,9 @@ def test_a_model_without_points_passes_where_no_points_are_required(cup):
         (points.parent / name).write_bytes(data)
     capture = only(cup.parent)
     assert capture.reprojection_error_px is None
-    assert judge_capture(capture, GateConfig(min_points=0), ordered=False).center_method == "axes"
+    assert (
+        judge_capture(capture, GateConfig(min_points=0), ordered=False).center_method == "axes"
+    )
     with pytest.raises(Rejected, match="few_points"):
         judge_capture(capture, GateConfig(), ordered=False)
 
@@ -375,7 +381,9 @@ def test_masks_follow_the_folders_of_their_photos(cup):
         Image.new("L", SIZE).save(mask)
     capture, counts = source(cup.parent).read("cup")
     assert counts == {"with_mask": N // 2, "without_mask": N // 2}
-    assert all(frame.name.startswith("cam1") == bool(frame.mask_path) for frame in capture.frames)
+    assert all(
+        frame.name.startswith("cam1") == bool(frame.mask_path) for frame in capture.frames
+    )
 
 
 def test_a_mistyped_folder_of_masks_is_said(cup, tmp_path):

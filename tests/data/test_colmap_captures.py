@@ -23,7 +23,9 @@ def source(root, kind=SourceKind.mvimgnet, **settings):
 
 @pytest.fixture
 def root(tmp_path):
-    write_capture(tmp_path / "7" / "0000abcd", arc(**random_similarity(np.random.default_rng(5))))
+    write_capture(
+        tmp_path / "7" / "0000abcd", arc(**random_similarity(np.random.default_rng(5)))
+    )
     return tmp_path
 
 
@@ -159,7 +161,11 @@ def _corruptions():
     yield "repeated name", "images.bin", images.replace(b"1.jpg", b"0.jpg")
     yield "point count", "points3D.bin", huge + points[8:]
     yield "track length", "points3D.bin", points[:51] + huge + points[59:]
-    yield "track to nowhere", "points3D.bin", points[:59] + struct.pack("<ii", 1, 77) + points[67:]
+    yield (
+        "track to nowhere",
+        "points3D.bin",
+        points[:59] + struct.pack("<ii", 1, 77) + points[67:],
+    )
     yield (
         "track to another point",
         "points3D.bin",

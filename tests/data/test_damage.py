@@ -76,7 +76,9 @@ def read_all(root: Path) -> None:
 
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("name", FINISHED)
-def test_a_damaged_file_of_a_finished_set_is_named_and_not_read(questions, tmp_path, name, damage):
+def test_a_damaged_file_of_a_finished_set_is_named_and_not_read(
+    questions, tmp_path, name, damage
+):
     root = tmp_path / "set"
     shutil.copytree(questions, root)
     damage(root / name)
@@ -152,7 +154,9 @@ def test_damaged_work_of_a_killed_build_is_named_or_done_again(
     work = unfinished(world, tmp_path / "set", monkeypatch)
     damage(work / name)
     if damage is not delete:
-        with pytest.raises(UserError, match=r"is damaged .*: remove it, and run the same command"):
+        with pytest.raises(
+            UserError, match=r"is damaged .*: remove it, and run the same command"
+        ):
             build(config(world, tmp_path / "set"))
         (work / name).unlink()
     build(config(world, tmp_path / "set"))
@@ -184,7 +188,9 @@ def test_a_flipped_bit_in_packed_images_is_named(world, tmp_path):
         divided.build.shard = shard
         build(divided)
     flip(tmp_path / "set" / ".build" / "pictures-000000.bin")
-    with pytest.raises(UserError, match=r"pictures-000000\.bin is damaged \(image .* is not what"):
+    with pytest.raises(
+        UserError, match=r"pictures-000000\.bin is damaged \(image .* is not what"
+    ):
         build(config(world, tmp_path / "set"))
 
 

@@ -136,7 +136,9 @@ def test_the_mixture_is_a_function_of_the_position(world):
 
 def test_a_mixture_over_an_unknown_set_is_refused(world):
     with pytest.raises(UserError, match=r"names c, but data.sets has only a"):
-        Mixture({"a": open_task(world, Task.viewpoint)}, MixConfig(weights={"a": 1.0, "c": 1.0}), 0)
+        Mixture(
+            {"a": open_task(world, Task.viewpoint)}, MixConfig(weights={"a": 1.0, "c": 1.0}), 0
+        )
 
 
 def test_weights_are_shares_of_the_draws_and_the_epoch_rule_says_what_an_epoch_is(world):
@@ -157,7 +159,11 @@ def test_weights_are_shares_of_the_draws_and_the_epoch_rule_says_what_an_epoch_i
     counted = Mixture(
         sets, MixConfig(weights=weights, epoch_rule=EpochRule.draws, epoch_draws=250), 0
     ).schedule(1000)
-    assert (counted["epoch_rule"], counted["epoch_draws"], counted["epochs"]) == ("draws", 250, 4.0)
+    assert (counted["epoch_rule"], counted["epoch_draws"], counted["epochs"]) == (
+        "draws",
+        250,
+        4.0,
+    )
     mixture = Mixture(sets, MixConfig(weights=weights), 0)
     drawn = [mixture.example(p).task for p in range(1000)]
     assert drawn.count("qa") / 1000 == pytest.approx(0.9, abs=0.03)
@@ -173,21 +179,28 @@ def test_both_id_lists_are_what_the_library_makes_of_the_prompt(world, renderer)
     processor = AutoProcessor.from_pretrained(world / "model")
     images = [Image.fromarray(image) for image in example.images]
     assert (
-        prompt.input_ids == processor(text=[text], images=images, do_resize=False)["input_ids"][0]
+        prompt.input_ids
+        == processor(text=[text], images=images, do_resize=False)["input_ids"][0]
     )
     assert prompt.engine_ids.count(renderer.image_token_id) == 2
     assert prompt.input_ids.count(renderer.image_token_id) == 2 * 4
 
 
 @pytest.mark.parametrize("ratio", [0.0, 1.0])
-def test_trunk_and_branch_join_to_the_prompt_and_only_the_answer_is_scored(world, renderer, ratio):
+def test_trunk_and_branch_join_to_the_prompt_and_only_the_answer_is_scored(
+    world, renderer, ratio
+):
     example = open_task(world, Task.viewpoint, ratio=ratio, questions_per_pair=3).example(1, 0)
     prefix_group = renderer.supervised_group(example, first_image=4)
     assert prefix_group.images == [4, 5]
-    for question, continuation in zip(example.questions, prefix_group.continuations, strict=True):
+    for question, continuation in zip(
+        example.questions, prefix_group.continuations, strict=True
+    ):
         answer = [
             token
-            for token, scored in zip(continuation.input_ids, continuation.loss_mask, strict=True)
+            for token, scored in zip(
+                continuation.input_ids, continuation.loss_mask, strict=True
+            )
             if scored
         ]
         prompt = renderer.prompt(example, question).input_ids
@@ -253,7 +266,9 @@ def test_supervised_questions_need_a_target(world, renderer):
         )
 
 
-def test_training_can_be_kept_to_some_angles_and_questions_while_scoring_sees_all(tiny_set) -> None:
+def test_training_can_be_kept_to_some_angles_and_questions_while_scoring_sees_all(
+    tiny_set,
+) -> None:
     def opened(split: str, **settings):
         config = SetConfig(task=Task.viewpoint, root=str(tiny_set), **settings)
         return open_set(
@@ -269,7 +284,9 @@ def test_training_can_be_kept_to_some_angles_and_questions_while_scoring_sees_al
     assert len(opened("test", angles=[20, 50])) == len(opened("test"))
     turning = opened("train", types=["ego_rotation"])
     assert {
-        question.type for i in range(len(turning)) for question in turning.example(i, 0).questions
+        question.type
+        for i in range(len(turning))
+        for question in turning.example(i, 0).questions
     } == {"ego_rotation"}
     assert len(opened("test", types=["ego_rotation"]).example(0, 0).questions) == 3
     with pytest.raises(UserError, match="no pair 170 to 175 degrees apart"):

@@ -40,7 +40,12 @@ def upright_photo(i: int, size: tuple[int, int]) -> np.ndarray:
 
 
 def write(
-    root, tags: list[int], *, posed_on: str, rig: Rig | None = None, size: tuple[int, int] = SIZE
+    root,
+    tags: list[int],
+    *,
+    posed_on: str,
+    rig: Rig | None = None,
+    size: tuple[int, int] = SIZE,
 ) -> None:
     """A capture "cup" of upright photos of `size`, stored turned with the tags that undo it.
 
@@ -86,7 +91,9 @@ def turned_axes(rows: np.ndarray, turns: int) -> np.ndarray:
     return np.array([[c, s, 0], [-s, c, 0], [0, 0, 1.0]]) @ rows
 
 
-def read(root, exif: ExifRule = ExifRule.auto) -> tuple[Capture, Counter[str], list[np.ndarray]]:
+def read(
+    root, exif: ExifRule = ExifRule.auto
+) -> tuple[Capture, Counter[str], list[np.ndarray]]:
     source = open_source(SourceConfig(kind=SourceKind.colmap, root=str(root), exif=exif))
     capture, counts = source.read("cup")
     return capture, counts, [source.pixels("cup", frame.name) for frame in capture.frames]
@@ -108,7 +115,9 @@ def check_upright(capture: Capture, photos: list[np.ndarray], size: tuple[int, i
 @pytest.mark.parametrize("tag", [6, 8])
 @pytest.mark.parametrize("posed_on", ["stored", "turned"])
 @pytest.mark.parametrize("size", [SIZE, SIZE[::-1]])
-def test_photos_on_their_side_are_turned_with_or_without_their_poses(tmp_path, tag, posed_on, size):
+def test_photos_on_their_side_are_turned_with_or_without_their_poses(
+    tmp_path, tag, posed_on, size
+):
     write(tmp_path, [tag] * N, posed_on=posed_on, size=size)
     capture, counts, photos = read(tmp_path)
     check_upright(capture, photos, size)
@@ -149,7 +158,9 @@ def test_photos_all_upside_down_with_level_poses_are_dropped_unless_the_user_say
 
 def test_a_build_says_which_photos_it_turned_and_which_it_dropped(tmp_path, capsys):
     write(tmp_path / "level", [3] * N, posed_on="turned")
-    with pytest.raises(UserError, match=r"frame_orientation 16 times.*set source\.exif=stored"):
+    with pytest.raises(
+        UserError, match=r"frame_orientation 16 times.*set source\.exif=stored"
+    ):
         build(config(tmp_path / "level", tmp_path / "out"))
     write(tmp_path / "sideways", [6] * N, posed_on="stored")
     build(config(tmp_path / "sideways", tmp_path / "out"))

@@ -27,7 +27,9 @@ def test_16_bit_grays_keep_their_high_byte(tmp_path, scale):
 
 def test_32_bit_integers_are_taken_for_8_or_16_bits_and_others_are_refused(tmp_path):
     assert np.array_equal(photo_rgb(Image.fromarray(GRAY.astype(np.int32))), as_gray(GRAY))
-    assert np.array_equal(photo_rgb(Image.fromarray(GRAY.astype(np.int32) * 257)), as_gray(GRAY))
+    assert np.array_equal(
+        photo_rgb(Image.fromarray(GRAY.astype(np.int32) * 257)), as_gray(GRAY)
+    )
     for values in (GRAY.astype(np.int32) * 10**6, GRAY.astype(np.float32) / 255):
         Image.fromarray(values).save(tmp_path / "a.tif")
         with pytest.raises(Rejected, match="no known range"):
@@ -57,7 +59,9 @@ def test_half_transparent_edges_are_mixed_with_the_background(tmp_path):
 
 @pytest.mark.parametrize("name", ["a.bmp", "a.tif", "a.ppm", "a.webp", "a.png"])
 def test_lossless_formats_keep_every_pixel(tmp_path, name):
-    Image.fromarray(COLOR).save(tmp_path / name, **({"lossless": True} if "webp" in name else {}))
+    Image.fromarray(COLOR).save(
+        tmp_path / name, **({"lossless": True} if "webp" in name else {})
+    )
     assert np.array_equal(decode(tmp_path / name)[0], COLOR)
     assert read_header(tmp_path / name) == PhotoHeader(4, 3, 1)
 

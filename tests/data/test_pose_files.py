@@ -107,7 +107,12 @@ def write_uco3d(root: Path) -> None:
     folder.mkdir(parents=True)
     with av.open(str(folder / "rgb_video.mp4"), "w") as video:
         stream = video.add_stream("mpeg4", rate=10)
-        stream.width, stream.height, stream.pix_fmt, stream.bit_rate = W, H, "yuv420p", 4_000_000
+        stream.width, stream.height, stream.pix_fmt, stream.bit_rate = (
+            W,
+            H,
+            "yuv420p",
+            4_000_000,
+        )
         for i in range(2 * N):
             video.mux(stream.encode(av.VideoFrame.from_image(photo(i // 2))))
         video.mux(stream.encode())
@@ -152,14 +157,18 @@ def write_wildrgbd(root: Path) -> None:
     (scene / "metadata").write_text(json.dumps({"w": W, "h": H, "K": K.T.ravel().tolist()}))
     poses = [to_camera_to_world(R, t) for R, t in zip(*RIG.poses(), strict=True)]
     (scene / "cam_poses.txt").write_text(
-        "".join(f"{i} {' '.join(map(repr, map(float, p.ravel())))}\n" for i, p in enumerate(poses))
+        "".join(
+            f"{i} {' '.join(map(repr, map(float, p.ravel())))}\n" for i, p in enumerate(poses)
+        )
     )
     (root / "apple" / "scenes" / "scene_3" / "rgb").mkdir(parents=True)
     (root / "apple" / "types.json").write_text('{"scene_257": "single", "scene_3": "hand"}')
 
 
 def transforms(names: list[str]) -> dict:
-    poses = [to_camera_to_world(R, t, g.OPENGL_AXES) for R, t in zip(*RIG.poses(), strict=True)]
+    poses = [
+        to_camera_to_world(R, t, g.OPENGL_AXES) for R, t in zip(*RIG.poses(), strict=True)
+    ]
     return {
         "frames": [
             {"file_path": name, "transform_matrix": p.tolist()}
@@ -241,7 +250,10 @@ def test_the_same_cameras_give_the_same_labels_through_every_layout(layout, tmp_
     if kind not in (SourceKind.mvimgnet, SourceKind.mvimgnet2):
         for i in (3, 11, 4):  # back in a video too
             pixels = source.pixels(reference, capture.frames[i].name)
-            assert np.abs(pixels.reshape(-1, 3).mean(axis=0) - [10 * i, 255 - 10 * i, 40]).max() < 4
+            assert (
+                np.abs(pixels.reshape(-1, 3).mean(axis=0) - [10 * i, 255 - 10 * i, 40]).max()
+                < 4
+            )
 
 
 @pytest.mark.parametrize("layout", ["co3d", "uco3d", "wildrgbd", "nerfstudio", "blender"])
@@ -259,7 +271,11 @@ def test_every_layout_builds_by_the_command(layout, tmp_path, monkeypatch):
     monkeypatch.setattr(
         sys,
         "argv",
-        ["actial.build", *words, *(f"source.{key}={value}" for key, value in settings.items())],
+        [
+            "actial.build",
+            *words,
+            *(f"source.{key}={value}" for key, value in settings.items()),
+        ],
     )
     command_line.main()
     built = ShardSet(tmp_path / "set", "test")
@@ -267,7 +283,10 @@ def test_every_layout_builds_by_the_command(layout, tmp_path, monkeypatch):
     for row in built.records:
         for name, pixels in zip(row.frame_names, built.images(row), strict=True):
             i = int("".join(c for c in Path(name).stem if c.isdigit()))
-            assert np.abs(pixels.reshape(-1, 3).mean(axis=0) - [10 * i, 255 - 10 * i, 40]).max() < 4
+            assert (
+                np.abs(pixels.reshape(-1, 3).mean(axis=0) - [10 * i, 255 - 10 * i, 40]).max()
+                < 4
+            )
 
 
 def test_mvimgnet2_names_classes_by_its_json(tmp_path):
@@ -297,7 +316,9 @@ def test_annotations_that_are_cut_short_or_no_array_are_one_sentence(tmp_path):
     write_co3d(tmp_path)
     path = tmp_path / "apple" / "frame_annotations.jgz"
     path.write_bytes(path.read_bytes()[:-200])
-    with pytest.raises(Rejected, match=r"category_unreadable.*frame_annotations\.jgz cannot be"):
+    with pytest.raises(
+        Rejected, match=r"category_unreadable.*frame_annotations\.jgz cannot be"
+    ):
         source_of(tmp_path, SourceKind.co3d).read("apple/110_13051")
     with gzip.open(path, "wt") as file:
         file.write('[{"sequence_name": "a", ')
@@ -337,7 +358,12 @@ def test_bad_fields_cost_one_capture(tmp_path):
     mirrored = " ".join(["2", *map(str, np.diag([-1.0, 1, 1, 1]).ravel())])
     (scene / "cam_poses.txt").write_text(
         "\n".join(
-            [*poses[:2], mirrored, *poses[3:-1], poses[-1].replace(poses[-1].split()[1], "nan", 1)]
+            [
+                *poses[:2],
+                mirrored,
+                *poses[3:-1],
+                poses[-1].replace(poses[-1].split()[1], "nan", 1),
+            ]
         )
     )
     (scene / "rgb" / "00005.png").unlink()
@@ -412,5 +438,7 @@ def test_names_may_not_leave_the_capture_and_a_missing_video_rejects_it(tmp_path
     ],
 )
 def test_an_empty_root_names_the_layout_it_wants(tmp_path, kind):
-    with pytest.raises(UserError, match=rf"holds no capture: expected .* \(source={kind.value}\)"):
+    with pytest.raises(
+        UserError, match=rf"holds no capture: expected .* \(source={kind.value}\)"
+    ):
         source_of(tmp_path, kind).captures()

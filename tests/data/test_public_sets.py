@@ -51,7 +51,9 @@ RECORDS = {
         image=["a.png", "b.png"],
         type="rotation",
     ),
-    "vsi_590k": llava(f"<image>{ASKED}", "B. Right", id=7, image="a.png", question_type="rotation"),
+    "vsi_590k": llava(
+        f"<image>{ASKED}", "B. Right", id=7, image="a.png", question_type="rotation"
+    ),
     "vsi_100k": llava(f"<image>{ASKED}", "B", id=7, image="a.png", question_type="rotation"),
     "multispa": llava(
         f"<image><image>{ASKED}",
@@ -82,7 +84,11 @@ RECORDS = {
     "molmo2_er_vst_p": llava(ASKED, "B", id="v", images=[{"bytes": b"..."}], type="rotation"),
     "sensenova_si_8m": llava(f"<image>\n{ASKED}", "B", id=4, image="a.png", type="rotation"),
     "llava": llava(
-        f"<image>\n<image>\n{ASKED}", "B. Right", id=4, image=["a.png", "b.png"], type="rotation"
+        f"<image>\n<image>\n{ASKED}",
+        "B. Right",
+        id=4,
+        image=["a.png", "b.png"],
+        type="rotation",
     ),
     "joyai_openspatial": llava(ASKED, "B", id="j", image=["a.png"], task="rotation"),
     "mulset": {
@@ -151,9 +157,9 @@ def test_several_turns_are_several_questions():
 
 def png(seed: int) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(
-        buffer, "PNG"
-    )
+    Image.fromarray(
+        np.random.default_rng(seed).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    ).save(buffer, "PNG")
     return buffer.getvalue()
 
 
@@ -251,14 +257,18 @@ def test_records_of_one_id_are_questions_of_their_own_and_the_license_is_the_set
     (folder / "a.png").write_bytes(png(1))
     asked = ("A. Left B. Right", "A. Up B. Down", "A. In B. Out")
     records = [
-        llava(f"Which way? {options}", "AB"[i % 2], id="scene0000_00", image=["a.png"], type="x")
+        llava(
+            f"Which way? {options}", "AB"[i % 2], id="scene0000_00", image=["a.png"], type="x"
+        )
         for i, options in enumerate(asked)
     ]
     (folder / "train.json").write_text(json.dumps(records))
     build(config(folder, tmp_path / "out", "spar_7m"))
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert manifest["licence"] == NAMED["spar_7m"].license != "unknown"
-    rows = [row for split in manifest["rows"] for row in ShardSet(tmp_path / "out", split).records]
+    rows = [
+        row for split in manifest["rows"] for row in ShardSet(tmp_path / "out", split).records
+    ]
     assert {row.uid: row.options for row in rows} == {
         "spar_7m:train:scene0000_00": ("Left", "Right"),
         "spar_7m:train:scene0000_00~2": ("Up", "Down"),
@@ -266,7 +276,8 @@ def test_records_of_one_id_are_questions_of_their_own_and_the_license_is_the_set
     }
     (folder / "train.jsonl").write_text("")
     with pytest.raises(
-        UserError, match=r"train\.json and .*train\.jsonl would give their questions the same ids"
+        UserError,
+        match=r"train\.json and .*train\.jsonl would give their questions the same ids",
     ):
         build(config(folder, tmp_path / "again", "spar_7m"))
 
@@ -280,7 +291,9 @@ def test_parquet_with_pictures_inside(tmp_path):
         for i in range(6)
     ]
     (tmp_path / "set" / "data").mkdir(parents=True)
-    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "set" / "data" / "train-00000.parquet")
+    pq.write_table(
+        pa.Table.from_pylist(rows), tmp_path / "set" / "data" / "train-00000.parquet"
+    )
     build(config(tmp_path / "set", tmp_path / "out", "molmo2_er_vst_p"))
     assert sum(len(ShardSet(tmp_path / "out", split)) for split in ("train", "val")) == 6
 

@@ -19,7 +19,11 @@ from actial.viewpoint.wording import read_wording
 
 PROMPT = "|\nActial thinks: <think> it </think><answer> it </answer>"
 STEMS = {
-    "ego_translation": ("It stood still. Where did the camera go?", "Move to the", "No movement"),
+    "ego_translation": (
+        "It stood still. Where did the camera go?",
+        "Move to the",
+        "No movement",
+    ),
     "object_translation": (
         "It stood still. From the object, where did the camera go?",
         "Move to the",
@@ -37,7 +41,9 @@ def text_of(kind: str) -> str:
 
 def rows_in(form: str) -> list[dict]:
     if form == "conversations":
-        return [{"conversations": [{"from": "human", "value": text_of(kind)}]} for kind in STEMS]
+        return [
+            {"conversations": [{"from": "human", "value": text_of(kind)}]} for kind in STEMS
+        ]
     system = {"role": "system", "content": "x"}
     return [{form: [system, {"role": "user", "content": text_of(kind)}]} for kind in STEMS]
 
@@ -47,12 +53,16 @@ def release(tmp_path: Path) -> Path:
     (tmp_path / "clone" / "run").mkdir(parents=True)
     script = f'python -m trainer data.system_prompt="{PROMPT}" data.lr=1'
     (tmp_path / "clone" / "run" / "train.sh").write_text(script)
-    (tmp_path / "clone" / "config.py").write_text('X = "Actial <think></think><answer></answer>"')
+    (tmp_path / "clone" / "config.py").write_text(
+        'X = "Actial <think></think><answer></answer>"'
+    )
     return tmp_path / "clone"
 
 
 @pytest.mark.parametrize("form", ["messages", "conversations", "prompt"])
-def test_texts_are_taken_and_asked_as_they_stand(form: str, release: Path, tmp_path: Path) -> None:
+def test_texts_are_taken_and_asked_as_they_stand(
+    form: str, release: Path, tmp_path: Path
+) -> None:
     rows = tmp_path / "rows.parquet"
     pq.write_table(pa.Table.from_pylist(rows_in(form)), rows)
     out = tmp_path / "release"
@@ -85,6 +95,8 @@ def test_rows_of_another_form_are_refused_with_their_columns(tmp_path: Path) -> 
 def test_rows_that_lack_a_question_are_refused(release: Path, tmp_path: Path) -> None:
     path = tmp_path / "rows.json"
     path.write_text(json.dumps(rows_in("messages")[:1]))
-    config = ImportReleaseConfig(release=str(release), rows=str(path), out=str(tmp_path / "out"))
+    config = ImportReleaseConfig(
+        release=str(release), rows=str(path), out=str(tmp_path / "out")
+    )
     with pytest.raises(UserError, match="do not show the three questions"):
         import_release(config)

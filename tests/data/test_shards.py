@@ -40,7 +40,10 @@ def samples(count: int, split: str = "train") -> list[Sample]:
 @pytest.fixture
 def built(tmp_path):
     write_set(
-        tmp_path / "set", {"train": samples(3), "val": samples(1, "val")}, 2, {"licence": "none"}
+        tmp_path / "set",
+        {"train": samples(3), "val": samples(1, "val")},
+        2,
+        {"licence": "none"},
     )
     return tmp_path / "set"
 
@@ -94,7 +97,10 @@ def test_plain_webdataset_reads_the_same(built):
 
 def test_bytes_depend_on_the_content_alone(built, tmp_path):
     write_set(
-        tmp_path / "again", {"train": samples(3), "val": samples(1, "val")}, 2, {"licence": "none"}
+        tmp_path / "again",
+        {"train": samples(3), "val": samples(1, "val")},
+        2,
+        {"licence": "none"},
     )
     names = sorted(path.name for path in built.iterdir())
     assert names == [

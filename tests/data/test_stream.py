@@ -55,7 +55,9 @@ def server(pairs):
     httpd.server_close()
 
 
-def mixture(root: Path | str, *, seed: int = 0, buffer: int = 16, **settings) -> StreamedMixture:
+def mixture(
+    root: Path | str, *, seed: int = 0, buffer: int = 16, **settings
+) -> StreamedMixture:
     sets = {"pairs": SetConfig(task=Task.viewpoint, root=str(root), **settings)}
     return open_mixture(sets, {"pairs": 1.0}, seed=seed, buffer=buffer)
 
@@ -64,7 +66,9 @@ def open_mixture(
     sets: dict[str, SetConfig], weights: dict[str, float], *, seed: int = 0, buffer: int = 16
 ) -> StreamedMixture:
     data = DataConfig(questions_per_pair=3, shuffle_buffer=buffer)
-    return open_streamed_mixture(sets, MixConfig(weights=weights), data, ColdStartConfig(), seed)
+    return open_streamed_mixture(
+        sets, MixConfig(weights=weights), data, ColdStartConfig(), seed
+    )
 
 
 def uids(streamed: StreamedMixture, count: int, position: ReaderPosition = ALONE) -> list[str]:

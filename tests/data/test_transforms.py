@@ -107,7 +107,8 @@ def test_byte_order_marks_are_not_json(tmp_path, encoding):
 
 
 @pytest.mark.parametrize(
-    "matrix", [None, [], [[1, 2], [3]], "x", np.full((4, 4), np.nan).tolist(), np.eye(3).tolist()]
+    "matrix",
+    [None, [], [[1, 2], [3]], "x", np.full((4, 4), np.nan).tolist(), np.eye(3).tolist()],
 )
 def test_a_frame_without_a_matrix_costs_itself(tmp_path, matrix):
     write(tmp_path / "cup", change=lambda f: f["frames"][3].update(transform_matrix=matrix))
@@ -185,7 +186,8 @@ def test_lenses_are_those_that_the_file_names(tmp_path, fields, model):
 
 
 @pytest.mark.parametrize(
-    "fields", [{"camera_model": "EQUIRECTANGULAR"}, {"fl_x": None}, {"fl_x": "x"}, {"w": "wide"}]
+    "fields",
+    [{"camera_model": "EQUIRECTANGULAR"}, {"fl_x": None}, {"fl_x": "x"}, {"w": "wide"}],
 )
 def test_frames_without_a_lens_are_counted(tmp_path, fields):
     write(tmp_path / "cup", change=lambda f: f["frames"][3].update(fields))

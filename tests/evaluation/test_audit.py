@@ -22,7 +22,8 @@ def picture(generator, size=(160, 120)):
     """A picture with structure at several scales, unlike any other."""
     height, width = size[1], size[0]
     layers = [
-        gaussian_filter(generator.normal(size=(height, width, 3)), (s, s, 0)) for s in (3, 9, 20)
+        gaussian_filter(generator.normal(size=(height, width, 3)), (s, s, 0))
+        for s in (3, 9, 20)
     ]
     field = sum(layer / layer.std() for layer in layers)
     return Image.fromarray(np.clip(127 + 40 * field, 0, 255).astype(np.uint8))
@@ -48,7 +49,9 @@ COPIES = {
     "cropped on one side": lambda image: encoded(crop(image, 0.1, 0, 1, 1)),
     "cropped all around": lambda image: encoded(crop(image, 0.05, 0.05, 0.95, 0.95)),
     "cropped in a corner": lambda image: encoded(crop(image, 0, 0.1, 0.9, 1)),
-    "mirrored and small": lambda image: encoded(ImageOps.mirror(image).resize((80, 60)), "JPEG"),
+    "mirrored and small": lambda image: encoded(
+        ImageOps.mirror(image).resize((80, 60)), "JPEG"
+    ),
 }
 
 
@@ -124,7 +127,12 @@ def test_the_blind_solver_learns_from_words_of_the_question():
 
 
 def test_scenes_and_questions_that_two_sets_share_are_found(tmp_path):
-    names = ("scans/scene0011_00/1.jpg", "co3d/106_12650_23736/2.jpg", "lab-7/a.jpg", "x/3.jpg")
+    names = (
+        "scans/scene0011_00/1.jpg",
+        "co3d/106_12650_23736/2.jpg",
+        "lab-7/a.jpg",
+        "x/3.jpg",
+    )
     texts = [f"what stands beside object {i}?" for i in range(4)]
     one, other = (
         AuditSet(

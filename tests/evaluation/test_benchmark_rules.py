@@ -20,7 +20,11 @@ from actial.grading.open_ended import grade_open
 CATEGORIES_3DSR = {
     "height": ["height_higher"],
     "location": ["location_above", "location_closer_to_camera", "location_next_to"],
-    "orientation": ["orientation_in_front_of", "orientation_on_the_left", "orientation_viewpoint"],
+    "orientation": [
+        "orientation_in_front_of",
+        "orientation_on_the_left",
+        "orientation_viewpoint",
+    ],
     "multi_object": [
         "multi_object_closer_to",
         "multi_object_facing",
@@ -66,7 +70,9 @@ def oracle_3dsr(frame: pd.DataFrame, key) -> dict[str, float]:
     result = {"overall": grouped.hit.mean()}
     for kind, members in CATEGORIES_3DSR.items():
         result[kind] = grouped[grouped.category.isin(members)].hit.mean()
-        result |= {member: grouped[grouped.category == member].hit.mean() for member in members}
+        result |= {
+            member: grouped[grouped.category == member].hit.mean() for member in members
+        }
     return result
 
 
@@ -78,7 +84,9 @@ def test_3dsrbench_agrees_with_its_rules():
     keys = {
         "vanilla": lambda q: q,
         "flip": lambda q: q.replace("-flip", ""),
-        "circ": lambda q: q[:-2] if q[-2] == "-" else q,  # the authors' own: cut a trailing -digit
+        "circ": lambda q: (
+            q[:-2] if q[-2] == "-" else q
+        ),  # the authors' own: cut a trailing -digit
         "flip_circ": lambda q: q[:8],
     }
     got = BENCHMARKS["3dsrbench"].score(
@@ -104,7 +112,9 @@ def test_cv_bench_agrees_with_its_rules():
     for i in range(2638):
         task = ["Count", "Relation", "Depth", "Distance"][int(draw(i, "t") * 4)]
         source = (
-            "Omni3D" if task in ("Depth", "Distance") else ["ADE20K", "COCO"][int(draw(i, "s") * 2)]
+            "Omni3D"
+            if task in ("Depth", "Distance")
+            else ["ADE20K", "COCO"][int(draw(i, "s") * 2)]
         )
         rows.append((task, source, draw(i, "h") < 0.7))
     frame = pd.DataFrame(rows, columns=["task", "source", "hit"])
@@ -147,7 +157,9 @@ def test_sat_agrees_with_circular_evaluation():
         for r in range(2 + (i % 7 == 0))
     ]
     frame = pd.DataFrame(rows, columns=["item", "rotation", "type", "hit"])
-    group = {i: {"base": str(i), "rotations": 2 + (i % 7 == 0), "flip": False} for i in range(1500)}
+    group = {
+        i: {"base": str(i), "rotations": 2 + (i % 7 == 0), "flip": False} for i in range(1500)
+    }
     got = BENCHMARKS["sat"].score(
         [prediction(f"{i}#{r}", h, t, group=group[i] | {"rotation": r}) for i, r, t, h in rows]
     )
@@ -170,7 +182,9 @@ def test_vsi_and_spar_means():
         "object_counting",
         "route_planning",
     ]
-    hits = {name: [draw(name, i) < 0.5 for i in range(40 + 10 * k)] for k, name in enumerate(names)}
+    hits = {
+        name: [draw(name, i) < 0.5 for i in range(40 + 10 * k)] for k, name in enumerate(names)
+    }
     got = BENCHMARKS["vsi"].score(
         [prediction(f"{n}{i}", h, n) for n, rows in hits.items() for i, h in enumerate(rows)]
     )
@@ -207,7 +221,12 @@ def test_vsi_and_spar_means():
         ("from 3 to 10", "mra_last", "10", (1.0, "10")),
         ("none", "mra_first", "10", (0.0, None)),
         ("<think>7</think><answer>10</answer>", "mra_first", "10", (1.0, "10")),
-        ("10.5", "mra_strict", "10", (0.9, "10.5")),  # an error of exactly 0.05 is not below 0.05
+        (
+            "10.5",
+            "mra_strict",
+            "10",
+            (0.9, "10.5"),
+        ),  # an error of exactly 0.05 is not below 0.05
         ("3", "count", "3", (1.0, "3")),
         ("3.0", "count", "3", (0.0, None)),
         ("<ans>Yes, it is</ans>", "yes_no", "yes", (1.0, "yes")),
@@ -295,7 +314,9 @@ def test_cv_bench_rows_of_the_paper(model):
         "Distance": row["CV Distance"],
     }
     printed = [Fraction(str(row[f"CV {t}"])) for t in sizes]
-    assert trunc1(sum(printed) / 4 / 100) == row["CV avg"]  # the paper averages its printed figures
+    assert (
+        trunc1(sum(printed) / 4 / 100) == row["CV avg"]
+    )  # the paper averages its printed figures
     assert abs(float(got["macro4"].value) * 100 - row["CV avg"]) < 0.15
 
 
@@ -334,7 +355,10 @@ def test_height_scores_of_the_paper_are_multiples_of_1_in_690():
         ]
         rows = [
             prediction(
-                f"{i}-{turn}", turn or i < hits, group=g, categories={"category": "height_higher"}
+                f"{i}-{turn}",
+                turn or i < hits,
+                group=g,
+                categories={"category": "height_higher"},
             )
             for i, turn, g in turns
         ]

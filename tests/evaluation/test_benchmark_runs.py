@@ -8,7 +8,13 @@ from support.benchmark_files import WRITERS
 from support.fake_server import FakeServer
 from support.predictions import prediction
 
-from actial.config import BenchmarkConfig, EvaluateConfig, ModelConfig, ScoreConfig, ServerConfig
+from actial.config import (
+    BenchmarkConfig,
+    EvaluateConfig,
+    ModelConfig,
+    ScoreConfig,
+    ServerConfig,
+)
 from actial.evaluate import evaluate
 from actial.evaluation.benchmark_results import PAPER_COLUMNS, notes, open_benchmark
 from actial.evaluation.benchmarks import BENCHMARKS
@@ -18,7 +24,9 @@ from actial.score import score
 
 
 def settings(name, root, **options):
-    return BenchmarkConfig(name=name, root=str(root), split="s" if name == "tsv" else "", **options)
+    return BenchmarkConfig(
+        name=name, root=str(root), split="s" if name == "tsv" else "", **options
+    )
 
 
 def requested(name, root, out, content="<answer>B</answer>", **options):
@@ -27,7 +35,10 @@ def requested(name, root, out, content="<answer>B</answer>", **options):
         model = ModelConfig(path="unused", min_pixels=256, max_pixels=4096)
         evaluate(
             EvaluateConfig(
-                out=str(out), model=model, benchmark=settings(name, root, **options), server=server
+                out=str(out),
+                model=model,
+                benchmark=settings(name, root, **options),
+                server=server,
             )
         )
     return fake.bodies
@@ -75,7 +86,11 @@ def test_asked_scored_and_scored_again(name, tmp_path):
     # The server is asked with small images: no published row stands beside its figures.
     assert ("no published figures beside images of at most" in page) == (name in PAPER_COLUMNS)
     assert '<th scope="row">Actial-7B' not in page
-    again = ScoreConfig(out=str(tmp_path / "again"), benchmark=settings(name, tmp_path / "files"))
+    again = ScoreConfig(
+        out=str(tmp_path / "again"), benchmark=settings(name, tmp_path / "files")
+    )
     again.predictions = str(tmp_path / "out/predictions.jsonl")
     score(again)
-    assert json.loads((tmp_path / "again/scores.json").read_text())["scores"] == scores["scores"]
+    assert (
+        json.loads((tmp_path / "again/scores.json").read_text())["scores"] == scores["scores"]
+    )

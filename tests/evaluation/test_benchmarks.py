@@ -11,7 +11,14 @@ import numpy as np
 import pytest
 from PIL import Image
 from support import benchmark_files as files
-from support.benchmark_files import EN, b64, threedsr_rows, write_json, write_parquet, write_tsv
+from support.benchmark_files import (
+    EN,
+    b64,
+    threedsr_rows,
+    write_json,
+    write_parquet,
+    write_tsv,
+)
 
 from actial.config import BenchmarkConfig, ModelConfig, PromptConfig
 from actial.core.errors import UserError
@@ -31,7 +38,10 @@ from actial.modeling.prompt_renderer import PromptRenderer
 def load(name, root, **options):
     benchmark = BENCHMARKS[name]
     source = Source(
-        name=name, hub=benchmark.hub, root=Path(root), split=options.pop("split", benchmark.split)
+        name=name,
+        hub=benchmark.hub,
+        root=Path(root),
+        split=options.pop("split", benchmark.split),
     )
     return benchmark.load(source), source
 
@@ -208,7 +218,9 @@ def test_threedsrbench_without_rotations_has_no_circular_figure(tmp_path):
             if circular
             else len(plain)
         )
-        assert len({(item.circular["base"], item.circular["flip"]) for item in items}) == len(plain)
+        assert len({(item.circular["base"], item.circular["flip"]) for item in items}) == len(
+            plain
+        )
         examples = BenchmarkExamples(
             items, Style.VLMEVAL, multiple=28, min_pixels=784, max_pixels=100_000
         )
@@ -346,7 +358,9 @@ def test_video_sets(tmp_path):
         "039.jpg",
     )
     assert second.open == {"metric": "mra_token", "answer": "4"}
-    assert prompt_text(second, Style.FRAMES).startswith("These are frames of a video.\nHow many?\n")
+    assert prompt_text(second, Style.FRAMES).startswith(
+        "These are frames of a video.\nHow many?\n"
+    )
     assert (right(speed), speed.question, len(speed.images)) == (
         "2 m/s",
         "From 1 seconds to 3 seconds. How fast?",
@@ -388,7 +402,16 @@ def test_missing_file_and_changed_columns(tmp_path):
         load("cv_bench", tmp_path)
     write_tsv(
         tmp_path / "s.tsv",
-        [{"index": 1, "question": "?", "A": "x", "answer": "A", "category": "c", "image": b64()}],
+        [
+            {
+                "index": 1,
+                "question": "?",
+                "A": "x",
+                "answer": "A",
+                "category": "c",
+                "image": b64(),
+            }
+        ],
     )
     with pytest.raises(UserError, match="lacks the columns B"):
         load("tsv", tmp_path, split="s")
@@ -422,7 +445,9 @@ def test_a_line_of_json_ends_where_the_file_says_so(tmp_path):
 
 @pytest.mark.parametrize("name", sorted(BENCHMARKS))
 def test_a_missing_file_is_refused_with_its_columns(name, tmp_path):
-    with pytest.raises(UserError, match=rf"^{name}: .* has none of .* \(columns .*\): download it"):
+    with pytest.raises(
+        UserError, match=rf"^{name}: .* has none of .* \(columns .*\): download it"
+    ):
         load(name, tmp_path)
 
 
@@ -463,7 +488,9 @@ def test_groups_of_a_circular_tsv(tmp_path):
     with pytest.raises(UserError, match="group 0 lacks its first row"):
         load("tsv", tmp_path, split="s")
     write_tsv(tmp_path / "s.tsv", [row | {"C": "w"} for row in rows])
-    with pytest.raises(UserError, match="group 0 has 2 rows for the 3 rotations of its options"):
+    with pytest.raises(
+        UserError, match="group 0 has 2 rows for the 3 rotations of its options"
+    ):
         load("tsv", tmp_path, split="s")
 
 
@@ -471,7 +498,8 @@ def test_the_text_may_come_before_the_pictures(tmp_path, untrained_model):
     files.write_blink(tmp_path)
     items, _ = load("blink", tmp_path)
     renderer = PromptRenderer.load(
-        ModelConfig(path=str(untrained_model), min_pixels=256, max_pixels=16384), PromptConfig()
+        ModelConfig(path=str(untrained_model), min_pixels=256, max_pixels=16384),
+        PromptConfig(),
     )
     limits = renderer.limits
     requested = {}
@@ -485,7 +513,10 @@ def test_the_text_may_come_before_the_pictures(tmp_path, untrained_model):
             part["type"]
             for part in chat_messages(example, example.questions[0], None)[0]["content"]
         ]
-        requested[style] = (text.index(items[0].raw_prompt) < text.index("<|image_pad|>"), kinds)
+        requested[style] = (
+            text.index(items[0].raw_prompt) < text.index("<|image_pad|>"),
+            kinds,
+        )
         assert text.count("<|image_pad|>") == len(items[0].images)
     pictures = ["image_url"] * len(items[0].images)
     assert requested == {
@@ -544,7 +575,10 @@ def test_hub_ids_are_read_from_the_hubs_own_cache(tmp_path):
     )
 
     def opened(name, revision=""):
-        environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(tmp_path / "hub")}
+        environment = os.environ | {
+            "HF_HUB_OFFLINE": "1",
+            "HF_HUB_CACHE": str(tmp_path / "hub"),
+        }
         done = subprocess.run(
             [sys.executable, "-c", code, name, revision],
             env=environment,

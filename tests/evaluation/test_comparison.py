@@ -38,7 +38,9 @@ def write_predictions(folder, correct, kinds=("turn", "move")):
         prediction(f"u{i}", score, kinds[i % 2], example=f"e{i // 2}").to_json()
         for i, score in enumerate(correct)
     ]
-    (folder / "predictions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (folder / "predictions.jsonl").write_text(
+        "".join(json.dumps(line) + "\n" for line in lines)
+    )
 
 
 def test_discordant_items_are_tested_exactly():
@@ -121,7 +123,9 @@ def test_seeds_widen_the_interval():
 def test_sign_flips_swap_whole_clusters():
     deltas = np.array([1.0, 1.0, 1.0, 1.0])
     together, apart = np.zeros(4, int), np.arange(4)
-    assert sign_flip_test(deltas, together, 1000) == 1.0  # one cluster: both signs are as likely
+    assert (
+        sign_flip_test(deltas, together, 1000) == 1.0
+    )  # one cluster: both signs are as likely
     assert sign_flip_test(deltas, apart, 4000) == pytest.approx(2 / 16, abs=0.02)
 
 
@@ -154,7 +158,12 @@ def test_samples_of_lmms_eval_are_scored_as_it_scores_them(tmp_path):
 def test_the_command_writes_table_json_and_figure(tmp_path, monkeypatch, capsys):
     write_predictions(tmp_path / "a", [1, 0, 1, 1] * 20)
     write_predictions(tmp_path / "b", [1, 0, 0, 1] * 20)
-    words = [str(tmp_path / "a"), str(tmp_path / "b"), f"out={tmp_path / 'out'}", "resamples=200"]
+    words = [
+        str(tmp_path / "a"),
+        str(tmp_path / "b"),
+        f"out={tmp_path / 'out'}",
+        "resamples=200",
+    ]
     monkeypatch.setattr(sys, "argv", ["actial.compare", *words])
     actial.compare.__main__.main()
     assert "items show a gain of 2 points" in capsys.readouterr().out

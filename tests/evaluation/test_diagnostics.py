@@ -55,13 +55,21 @@ def pairs(n=120, leak=False):
             places[0][0] *= 0.4
             places[1][0] = places[0][0] - np.sign(alpha) * 0.4
         side, other = ("right", "left") if alpha > 0 else ("left", "right")
-        labels = MotionLabels(ego_translation=side, object_translation=other, ego_rotation=other)
-        row = view_pair(alpha, uid=f"p{i}", labels=labels, object_id=f"o{i // 2}", class_name="box")
+        labels = MotionLabels(
+            ego_translation=side, object_translation=other, ego_rotation=other
+        )
+        row = view_pair(
+            alpha, uid=f"p{i}", labels=labels, object_id=f"o{i // 2}", class_name="box"
+        )
         # the azimuth is stored at a third of its size, so that it fits the brightness range
         images = [photo(first / 3, *places[0]), photo((first + alpha) / 3, *places[1])]
-        questions = [viewpoint_question(row, kind, AnswerMode.DIRECT) for kind in PAPER_QUESTIONS]
+        questions = [
+            viewpoint_question(row, kind, AnswerMode.DIRECT) for kind in PAPER_QUESTIONS
+        ]
         actual.append(
-            Example(uid=row.uid, images=images, questions=questions, task="viewpoint", record=row)
+            Example(
+                uid=row.uid, images=images, questions=questions, task="viewpoint", record=row
+            )
         )
     return actual
 
@@ -137,9 +145,13 @@ def test_answer_prior_policy_is_exposed():
     assert report["shortcuts"]["blind"]["value"] == report["accuracy"]["value"]
     assert report["above best shortcut"]["value"] <= 0
     report = run(lambda images, text: reply(text, "left"), pairs())
-    assert report["swap"]["consistent"]["value"] == report["mirror"]["consistent"]["value"] == 0
+    assert (
+        report["swap"]["consistent"]["value"] == report["mirror"]["consistent"]["value"] == 0
+    )
     assert report["three questions"]["consistent"]["value"] == 1
-    assert report["three questions"]["consistent_correct"]["value"] == pytest.approx(0.5, abs=0.1)
+    assert report["three questions"]["consistent_correct"]["value"] == pytest.approx(
+        0.5, abs=0.1
+    )
 
 
 def test_inconsistent_types_are_exposed():
@@ -217,7 +229,9 @@ def test_questions_that_do_not_turn_are_left_out():
     )
     assert not answer_turns(requested)
     assert (
-        run(honest, [Example(uid="e", images=example.images, questions=[requested], task="qa")])
+        run(
+            honest, [Example(uid="e", images=example.images, questions=[requested], task="qa")]
+        )
         == {}
     )
 
@@ -229,7 +243,9 @@ def test_published_sets_are_diagnosed_in_every_style(tmp_path, style):
     _, _, items = open_benchmark(BenchmarkConfig(name="blink", root=str(tmp_path)))
     if style != "dataset":
         items = [replace(item, raw_prompt=None) for item in items]
-    examples = BenchmarkExamples(items, Style(style), multiple=16, min_pixels=256, max_pixels=4096)
+    examples = BenchmarkExamples(
+        items, Style(style), multiple=16, min_pixels=256, max_pixels=4096
+    )
     assert [answer_turns(e.questions[0]) for e in examples] == [
         True,
         False,

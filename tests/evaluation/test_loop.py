@@ -73,7 +73,12 @@ def test_killed_run_continues_without_loss_or_repeat(tmp_path):
     path.write_bytes(path.read_bytes()[:-7])  # the kill fell into the last write
     sampler = FunctionSampler(always_left)
     rows = evaluate_examples(
-        sampler, ByteRenderer(), examples(), PARAMS, log=PredictionLog(tmp_path, {}), batch_size=3
+        sampler,
+        ByteRenderer(),
+        examples(),
+        PARAMS,
+        log=PredictionLog(tmp_path, {}),
+        batch_size=3,
     )
     assert rows == whole
     assert sampler.prompts == 15 - 5
@@ -107,7 +112,14 @@ def test_foreign_line_is_named(tmp_path):
 
 @pytest.mark.parametrize(
     ("degrees", "name"),
-    [(20, "20-40"), (39.9, "20-40"), (40, "40-60"), (100, "80-100"), (19, "other"), (101, "other")],
+    [
+        (20, "20-40"),
+        (39.9, "20-40"),
+        (40, "40-60"),
+        (100, "80-100"),
+        (19, "other"),
+        (101, "other"),
+    ],
 )
 def test_angle_bin(degrees, name):
     assert angle_bin(degrees) == name
@@ -158,13 +170,19 @@ def test_next_examples_are_read_while_the_model_answers():
             return super().generate(prompts, n, params)
 
     assert (
-        len(evaluate_examples(Watching(always_left), ByteRenderer(), rows, PARAMS, batch_size=6))
+        len(
+            evaluate_examples(
+                Watching(always_left), ByteRenderer(), rows, PARAMS, batch_size=6
+            )
+        )
         == 24
     )
     assert read == [4, 6, 8, 8]  # one batch of two examples ahead, and no more
 
 
-def test_pictures_bound_a_batch_and_unreadable_ones_keep_what_was_answered(tmp_path, monkeypatch):
+def test_pictures_bound_a_batch_and_unreadable_ones_keep_what_was_answered(
+    tmp_path, monkeypatch
+):
     monkeypatch.setattr(
         "actial.evaluation.loop.BATCH_BYTES", 3 * 4 * 4 * 3
     )  # more than an example's two pictures, less than two examples'

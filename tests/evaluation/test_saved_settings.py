@@ -56,7 +56,9 @@ def sizes(body: dict[str, Any]) -> list[tuple[int, int]]:
     """Sizes in pixels of the images in a chat request, as they arrive."""
     parts = body["messages"][-1]["content"]
     urls = [part["image_url"]["url"] for part in parts if part["type"] == "image_url"]
-    return [Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))).size for url in urls]
+    return [
+        Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))).size for url in urls
+    ]
 
 
 def checkpoint(folder: Path, **changes: Any) -> Path:
@@ -67,11 +69,15 @@ def checkpoint(folder: Path, **changes: Any) -> Path:
     return folder
 
 
-def test_named_model_is_asked_with_photos_of_the_papers_size(photos: Path, tmp_path: Path) -> None:
+def test_named_model_is_asked_with_photos_of_the_papers_size(
+    photos: Path, tmp_path: Path
+) -> None:
     with FakeServer() as server:
         words = (f"server.url={server.url}", "server.model=m", "model=qwen2_5_vl_7b")
         out = f"out={tmp_path / 'out'}"
-        evaluate(compose("evaluate", "benchmark=cv_bench", f"benchmark.root={photos}", *words, out))
+        evaluate(
+            compose("evaluate", "benchmark=cv_bench", f"benchmark.root={photos}", *words, out)
+        )
     assert {size for body in server.bodies for size in sizes(body)} == {PAPER_SIZE}
     assert {body["max_tokens"] for body in server.bodies} == {4096}
 
@@ -95,12 +101,16 @@ def test_report_has_the_papers_rows_only_under_their_prompt(
     assert "GPT-4o" in rows
 
 
-def test_served_checkpoint_is_asked_under_its_saved_settings(photos: Path, tmp_path: Path) -> None:
+def test_served_checkpoint_is_asked_under_its_saved_settings(
+    photos: Path, tmp_path: Path
+) -> None:
     folder = checkpoint(tmp_path / "model", max_pixels=100_352, system_prompt="Look.")
     with FakeServer() as server:
         words = (f"server.url={server.url}", "server.model=m", f"model.path={folder}")
         out = f"out={tmp_path / 'out'}"
-        evaluate(compose("evaluate", "benchmark=cv_bench", f"benchmark.root={photos}", *words, out))
+        evaluate(
+            compose("evaluate", "benchmark=cv_bench", f"benchmark.root={photos}", *words, out)
+        )
     areas = {width * height for body in server.bodies for width, height in sizes(body)}
     assert max(areas) <= 100_352
     assert min(areas) > 80_000
@@ -126,19 +136,24 @@ def test_model_of_unknown_settings_is_refused(words: tuple[str, ...], sentence: 
 
 def test_settings_of_the_command_win_over_saved_ones() -> None:
     path = f"model.path={ASSETS / 'tiny_base'}"
-    config = compose("evaluate", "out=x", path, "model.max_pixels=4096", "benchmark.max_tokens=9")
+    config = compose(
+        "evaluate", "out=x", path, "model.max_pixels=4096", "benchmark.max_tokens=9"
+    )
     resolved = with_saved_settings(config)
     assert (resolved.model.min_pixels, resolved.model.max_pixels) == (256, 4096)
     assert resolved.benchmark.max_tokens == 9
     assert resolved.prompt.system_prompt.startswith("text:Reason inside")
 
 
-def test_checkpoint_without_the_file_is_read_from_the_config_of_its_run(tmp_path: Path) -> None:
+def test_checkpoint_without_the_file_is_read_from_the_config_of_its_run(
+    tmp_path: Path,
+) -> None:
     sample = next((ROOT / "notebooks" / "sample").glob("*seed=1"))
     (tmp_path / "grpo" / "model").mkdir(parents=True)
     shutil.copy(sample / "config.yaml", tmp_path)
     saved, base = (
-        SavedSettings.read(folder) for folder in (tmp_path / "grpo/model", ASSETS / "tiny_base")
+        SavedSettings.read(folder)
+        for folder in (tmp_path / "grpo/model", ASSETS / "tiny_base")
     )
     assert saved is not None
     assert base is not None
@@ -169,7 +184,9 @@ def documented_commands() -> list[str]:
     for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
         for block in re.findall(r"```sh\n(.*?)```", page.read_text(), re.DOTALL):
             lines = block.replace("\\\n", " ").splitlines()
-            commands += [line for line in lines if line.startswith("python -m actial.evaluate ")]
+            commands += [
+                line for line in lines if line.startswith("python -m actial.evaluate ")
+            ]
     return commands
 
 
@@ -182,7 +199,9 @@ def test_documented_command_names_or_finds_its_models_settings(
     given = dict(word.split("=", 1) for word in words if word != "-m")
     given["benchmark"] = given.get("benchmark", "world").partition(",")[0]
     folder = checkpoint(tmp_path / "model", max_pixels=518_400)
-    given = {key: str(folder) if key == "model.path" else value for key, value in given.items()}
+    given = {
+        key: str(folder) if key == "model.path" else value for key, value in given.items()
+    }
     config: EvaluateConfig = compose("evaluate", *[f"{k}={v}" for k, v in given.items()])
     resolved = with_saved_settings(config)
     assert resolved.model.max_pixels == 518_400

@@ -146,7 +146,11 @@ def test_refused_questions_do_not_stop_the_others(tmp_path):
 
 @pytest.mark.parametrize(
     ("status", "match"),
-    [(401, "does not accept the key"), (403, "does not accept the key"), (404, "has no model m")],
+    [
+        (401, "does not accept the key"),
+        (403, "does not accept the key"),
+        (404, "has no model m"),
+    ],
 )
 def test_wrong_key_and_model_end_at_once(tmp_path, status, match):
     with FakeServer(

@@ -32,7 +32,8 @@ def questions(tmp_path):
         "difficulty": "",
     }
     rows = [
-        base | {"id": i, "images": [picture(i + k) for k in range(2 + i % 4)]} for i in range(8)
+        base | {"id": i, "images": [picture(i + k) for k in range(2 + i % 4)]}
+        for i in range(8)
     ]
     write_parquet(tmp_path / "files/MMSI_Bench.parquet", rows)
     return tmp_path / "files"
@@ -98,5 +99,7 @@ def test_settings_that_do_not_fit_are_one_sentence(questions, untrained_model, t
         match=r"mmsi/2 has 4 images, but the engine takes 3: set sampler\.engine\.limit_mm_per_prompt\.image=4",
     ):
         evaluate(
-            config(questions, untrained_model, tmp_path / "y", kind=SamplerKind.vllm, engine=small)
+            config(
+                questions, untrained_model, tmp_path / "y", kind=SamplerKind.vllm, engine=small
+            )
         )

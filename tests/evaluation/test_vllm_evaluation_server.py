@@ -43,7 +43,13 @@ def model(tmp_path_factory):
     ] * 40
     path = tmp_path_factory.mktemp("served") / "tiny"
     save_untrained(
-        path, train_tokenizer(corpus, 400), 0, width=64, layers=2, vision_width=64, vision_layers=2
+        path,
+        train_tokenizer(corpus, 400),
+        0,
+        width=64,
+        layers=2,
+        vision_width=64,
+        vision_layers=2,
     )
     return path
 
@@ -112,7 +118,9 @@ def url(served, monkeypatch):
 
 def _healthy(port):
     try:
-        return urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2).status == 200
+        return (
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2).status == 200
+        )
     except (urllib.error.URLError, TimeoutError, ConnectionError):
         return False
 
@@ -216,7 +224,9 @@ def test_killed_and_continued_without_a_doubled_or_lost_answer(url, questions, t
     counts = Counter(p.uid for p in read_predictions(log))
     assert counts == Counter(f"tsv/{i}" for i in range(REQUESTS))
     assert json.loads((out / "scores.json").read_text())["n"] == REQUESTS
-    print(f"killed after {saved} of {REQUESTS}, the rest took {time.monotonic() - began:.0f} s")
+    print(
+        f"killed after {saved} of {REQUESTS}, the rest took {time.monotonic() - began:.0f} s"
+    )
 
 
 CHAINS = 24
@@ -235,7 +245,13 @@ def test_chains_killed_and_continued_are_those_of_one_run(url, tiny_set, tmp_pat
             f"limit={CHAINS}",
             "attempts=2",
         ]
-        words += ["max_tokens=24", "temperature=0", "concurrency=4", "price_in=1", "price_out=5"]
+        words += [
+            "max_tokens=24",
+            "temperature=0",
+            "concurrency=4",
+            "price_in=1",
+            "price_out=5",
+        ]
         return [sys.executable, "-m", "actial.chains", *words]
 
     assert subprocess.run(command("whole")).returncode == 0

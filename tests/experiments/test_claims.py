@@ -38,7 +38,8 @@ claims = driver()
 
 def test_the_supervised_models_come_first_and_no_sweep_is_run_twice() -> None:
     sweeps = [
-        sweep.experiment for sweep in claims.needed([claims.load(name) for name in claims.names()])
+        sweep.experiment
+        for sweep in claims.needed([claims.load(name) for name in claims.names()])
     ]
     assert sweeps[0] == "ablate_start"
     assert len(sweeps) == len(set(sweeps)) == 10
@@ -66,7 +67,8 @@ def test_checks_are_about_arms_models_and_sets_of_their_sweep(name: str) -> None
     for check in claim.content["checks"]:
         sweep = claim.sweeps[check.get("sweep", first)]
         jobs = [
-            {word for word in job if not word.startswith("seed=")} for job in claims.jobs(sweep)
+            {word for word in job if not word.startswith("seed=")}
+            for job in claims.jobs(sweep)
         ]
         conditions = {",".join(sorted(job - set.intersection(*jobs))) for job in jobs}
         assert sweep.against is None or sweep.against in conditions
@@ -101,7 +103,8 @@ def test_committed_tables_are_of_this_version(path: Path) -> None:
 def test_rewards_beyond_the_paper_are_compared_at_equal_numbers_of_prompts() -> None:
     """Each of them sets its own batch_size, which a word of the claim would override."""
     assert "grpo.batch_size" not in {
-        claims.key_of(word) for word in claims.load("viewpoint_kept").sweeps["ablate_beyond"].words
+        claims.key_of(word)
+        for word in claims.load("viewpoint_kept").sweeps["ablate_beyond"].words
     }
 
 
@@ -153,7 +156,8 @@ def test_student_s_interval_is_the_textbook_s() -> None:
     """Three differences 1, 2, 3: mean 2, standard error 1 / sqrt 3, 4.303 of them to each side."""
     where = {"model": "sft", "set": "s", "metric": "accuracy"}
     rows = [
-        {"run": str(i), "condition": "a", "seed": i, "value": float(i), **where} for i in (1, 2, 3)
+        {"run": str(i), "condition": "a", "seed": i, "value": float(i), **where}
+        for i in (1, 2, 3)
     ]
     actual = seed_statistics.compare(pd.DataFrame(rows), where)
     assert (actual["t_low"], actual["t_high"]) == (
@@ -166,7 +170,9 @@ def test_figures_are_compared_at_equal_seeds() -> None:
     table = analysis.tidy(run_index.load_runs(SAMPLE))
     where = {"model": "last", "set": "viewpoint", "metric": "accuracy"}
     actual = seed_statistics.compare(
-        table, where | {"condition": "cold_start=hybrid"}, where | {"condition": "cold_start=none"}
+        table,
+        where | {"condition": "cold_start=hybrid"},
+        where | {"condition": "cold_start=none"},
     )
     paired = seed_statistics.paired(table, "cold_start=none")
     row = paired[
@@ -182,7 +188,12 @@ def test_figures_are_compared_at_equal_seeds() -> None:
     )
     alone = seed_statistics.compare(
         table,
-        {"condition": "cold_start=none", "model": "sft", "set": "viewpoint", "metric": "accuracy"},
+        {
+            "condition": "cold_start=none",
+            "model": "sft",
+            "set": "viewpoint",
+            "metric": "accuracy",
+        },
     )
     results = [
         json.loads((SAMPLE / f"cold_start=none,seed={seed}" / "results.json").read_text())
@@ -260,7 +271,12 @@ def test_a_claim_with_runs_gets_its_verdicts_and_remarks(
     assert [line.rsplit("|", 2)[1].strip() for line in lines][-1] == "not run yet"
     difference = seed_statistics.compare(
         table,
-        {"condition": "cold_start=hybrid", "model": "last", "set": "sat", "metric": "accuracy"},
+        {
+            "condition": "cold_start=hybrid",
+            "model": "last",
+            "set": "sat",
+            "metric": "accuracy",
+        },
         {"condition": "cold_start=none", "model": "last", "set": "sat", "metric": "accuracy"},
     )
     assert (

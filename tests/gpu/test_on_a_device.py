@@ -120,8 +120,20 @@ def test_a_bf16_engine_passes_100_probes_sleeps_and_wakes(measured):
 
 def train(run: Path, data: Path, *settings: str) -> subprocess.Popen[bytes]:
     roots = [f"data.sets.{name}.root={data}" for name in ("viewpoint", "sat")]
-    common = ["trainer=gpu", "mix@grpo.mix=viewpoint", "benchmark=viewpoint", "benchmark.limit=4"]
-    arguments = ["+experiment=smoke", f"run_dir={run}", *common, "logger=none", *roots, *settings]
+    common = [
+        "trainer=gpu",
+        "mix@grpo.mix=viewpoint",
+        "benchmark=viewpoint",
+        "benchmark.limit=4",
+    ]
+    arguments = [
+        "+experiment=smoke",
+        f"run_dir={run}",
+        *common,
+        "logger=none",
+        *roots,
+        *settings,
+    ]
     return subprocess.Popen(
         [sys.executable, "-m", "actial.train", *arguments], start_new_session=True
     )

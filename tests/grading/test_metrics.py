@@ -131,7 +131,11 @@ def test_threedsr_types_pool_their_groups():
     ]
     cells = published_formulas.threedsr(rows)["circ"]
     assert (cells["location"].n, cells["location"].value) == (4, F(3, 4))
-    assert (cells["location_above"].value, cells["location_next_to"].value, cells["height"].n) == (
+    assert (
+        cells["location_above"].value,
+        cells["location_next_to"].value,
+        cells["height"].n,
+    ) == (
         1,
         0,
         0,

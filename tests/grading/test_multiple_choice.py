@@ -37,7 +37,12 @@ LADDER = [
     ("a chair, so B", AB, "B", "sole_letter"),
     # unwrapping
     ("<think>A or B? A.</think><answer>B</answer>", ABC, "B", "whole"),
-    ("<think>it says <answer>answer here</answer></think> <answer>C</answer>", ABC, "C", "whole"),
+    (
+        "<think>it says <answer>answer here</answer></think> <answer>C</answer>",
+        ABC,
+        "C",
+        "whole",
+    ),
     ("<answer>A</answer> wait <answer>B</answer>", ABC, "B", "whole"),
     ("<THINK>x</THINK><ANSWER>c</ANSWER>", ABC, "C", "whole"),
     ("<think>A</think> so it is C", ABC, "C", "sole_letter"),

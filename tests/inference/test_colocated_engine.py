@@ -99,7 +99,11 @@ def test_a_run_ends_before_it_has_begun(
         "mix@grpo.mix=viewpoint",
         "benchmark=viewpoint",
     ]
-    settings += [f"run_dir={tmp_path / 'run'}", f"model.path={untrained_model}", "sampler=vllm"]
+    settings += [
+        f"run_dir={tmp_path / 'run'}",
+        f"model.path={untrained_model}",
+        "sampler=vllm",
+    ]
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         config = typed(hydra.compose("train", ["+experiment=smoke", *settings]))
     with pytest.raises(UserError, match="which is not installed"):
@@ -153,7 +157,9 @@ def test_keys_and_values_wake_only_behind_the_transfer_and_memory_is_noted_at_ea
     monkeypatch,
 ) -> None:
     used = iter([1, 18, 50])  # GiB
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: ((80 - next(used)) * 2**30, 80 * 2**30))
+    monkeypatch.setattr(
+        torch.cuda, "mem_get_info", lambda: ((80 - next(used)) * 2**30, 80 * 2**30)
+    )
     monkeypatch.setattr(
         torch.cuda, "empty_cache", lambda: engine.llm.calls.append("empty allocator")
     )

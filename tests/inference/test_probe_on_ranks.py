@@ -24,7 +24,13 @@ PROMPTS = [Prompt(uid="a", engine_ids=[5, 6], input_ids=[5, 6], images=[])]
 class OffsetEngine:
     """Samples token 7 and reports the trainer's log-probability of it plus `offset`."""
 
-    max_model_len, synced_to, background, pending, shows_weights = 4096, None, None, None, False
+    max_model_len, synced_to, background, pending, shows_weights = (
+        4096,
+        None,
+        None,
+        None,
+        False,
+    )
 
     def __init__(self, logprob: float, offset: float, expanded: list[int] | None) -> None:
         self.logprob = logprob + offset
@@ -41,7 +47,9 @@ class OffsetEngine:
             output = Output(token_ids=[7], logprobs=[self.logprob], stopped=False)
             prompt_ids = self.expanded or request.prompt_ids
             first = dict.fromkeys(ids, 0.0)
-            replies.append(Reply(prompt_ids=prompt_ids, outputs=[output], first_logprobs=first))
+            replies.append(
+                Reply(prompt_ids=prompt_ids, outputs=[output], first_logprobs=first)
+            )
         return replies
 
     def reset_prefix_cache(self) -> None:

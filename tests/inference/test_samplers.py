@@ -82,7 +82,8 @@ def test_logprobs_equal_the_policys_scores(family, temperature):
         prompts, 5, SamplingParams(temperature=temperature, max_tokens=12)
     )
     scored = policy.token_logprobs(
-        pack_completions(policy, prompts, groups, 256), SamplingDistribution(temperature, BANNED)
+        pack_completions(policy, prompts, groups, 256),
+        SamplingDistribution(temperature, BANNED),
     )
     sampled = torch.tensor([value for group in groups for c in group for value in c.logprobs])
     assert (sampled - scored.logprobs).abs().max() < 1e-5
@@ -100,7 +101,9 @@ def test_greedy_equals_generate(family):
         ids = torch.tensor([prompt.input_ids])
         inputs = {"input_ids": ids, "mm_token_type_ids": (ids == IMAGE).int()}
         if prompt.images:
-            inputs["pixel_values"], inputs["image_grid_thw"] = patchify(prompt.images, policy.spec)
+            inputs["pixel_values"], inputs["image_grid_thw"] = patchify(
+                prompt.images, policy.spec
+            )
         policy.core.model.rope_deltas = None
         out = policy.core.generate(
             **inputs,
@@ -119,7 +122,8 @@ def test_a_sample_does_not_depend_on_its_neighbors():
     params = SamplingParams(max_tokens=8, seed=3)
     together = make_sampler(policy).generate(prompts, 4, params)
     assert [
-        c.token_ids for c in make_sampler(policy, batch_size=4).generate(prompts[2:], 4, params)[0]
+        c.token_ids
+        for c in make_sampler(policy, batch_size=4).generate(prompts[2:], 4, params)[0]
     ] == [c.token_ids for c in together[2]]
     other = make_sampler(policy).generate(prompts, 4, SamplingParams(max_tokens=8, seed=4))
     assert [c.token_ids for c in other[0]] != [c.token_ids for c in together[0]]
@@ -180,7 +184,9 @@ def test_adapters_dropout_is_off_while_sampling_and_the_mode_returns():
                 parameter.add_(0.1)
     policy.train()
     sampler, prompts = make_sampler(policy), make_prompts(policy)
-    first, second = (sampler.generate(prompts, 2, SamplingParams(max_tokens=6)) for _ in range(2))
+    first, second = (
+        sampler.generate(prompts, 2, SamplingParams(max_tokens=6)) for _ in range(2)
+    )
     assert first == second
     assert policy.training
 

@@ -35,7 +35,12 @@ from actial.inference.engine import EngineFault
 from actial.inference.engine_sampler import EngineSampler
 from actial.inference.open_sampler import open_folder_sampler
 from actial.inference.samplers import HFSampler
-from actial.inference.weight_sync import check_coverage, engine_name, trainer_names, weights_version
+from actial.inference.weight_sync import (
+    check_coverage,
+    engine_name,
+    trainer_names,
+    weights_version,
+)
 from actial.modeling.policy import Policy
 from actial.modeling.prompt_renderer import PromptRenderer
 from actial.modeling.token_scoring import SamplingDistribution
@@ -86,7 +91,10 @@ def test_the_name_table_and_its_inverse() -> None:
 
 
 def test_coverage_names_what_is_missing_and_what_is_unknown() -> None:
-    engine = ["visual.merger.ln_q.weight", "language_model.model.layers.0.mlp.gate_up_proj.weight"]
+    engine = [
+        "visual.merger.ln_q.weight",
+        "language_model.model.layers.0.mlp.gate_up_proj.weight",
+    ]
     whole = ["model.visual.merger.ln_q.weight", *trainer_names(engine[1])]
     check_coverage(engine, whole)
     with pytest.raises(
@@ -95,7 +103,8 @@ def test_coverage_names_what_is_missing_and_what_is_unknown() -> None:
     ):
         check_coverage(engine, [*whole[:2]])
     with pytest.raises(
-        EngineFault, match=r"no parameter for 1 of the trainer's weights, first lm_head\.weight"
+        EngineFault,
+        match=r"no parameter for 1 of the trainer's weights, first lm_head\.weight",
     ):
         check_coverage(engine, [*whole, "lm_head.weight"])
 
@@ -211,7 +220,9 @@ def test_our_part_costs_at_most_a_twentieth_of_the_engine_s(
     A; other load can only add to it.
     """
     prompts, params = prompts_of(renderer, 32, seed=5), SamplingParams(max_tokens=24, seed=1)
-    sampler.engine.synced_to = None  # an earlier test may have left these very weights in place
+    sampler.engine.synced_to = (
+        None  # an earlier test may have left these very weights in place
+    )
     sampler.generate(prompts, 8, params)
     llm, final = sampler.engine.llm, sampler.engine.final_only
     images = [[Image.fromarray(image) for image in p.images] for p in prompts]
@@ -220,7 +231,9 @@ def test_our_part_costs_at_most_a_twentieth_of_the_engine_s(
         for p, views in zip(prompts, images, strict=True)
     ]
     sampling = [
-        sampler.engine.sampling_params(**sampler.requests.sampling(p, 8, params), output_kind=final)
+        sampler.engine.sampling_params(
+            **sampler.requests.sampling(p, 8, params), output_kind=final
+        )
         for p in prompts
     ]
 
@@ -240,7 +253,8 @@ def test_our_part_costs_at_most_a_twentieth_of_the_engine_s(
     order = [through_us, as_they_are, as_they_are, through_us] * 3
     took = [(run, seconds(run)) for run in order]
     ours, engine = (
-        min(second for run, second in took if run is kind) for kind in (through_us, as_they_are)
+        min(second for run, second in took if run is kind)
+        for kind in (through_us, as_they_are)
     )
     print(
         f"sampler {ours:.3f} s, bare engine {engine:.3f} s: {ours / engine:.3f}; one sync {sampler.figures['sync_seconds']:.3f} s"

@@ -64,9 +64,17 @@ def test_vllm_s_own_server_agrees_before_and_after_a_sync_and_after_its_death(
         beside = began.result()
         policy.core.load_state_dict(before)
         reported = np.array(
-            [value for group in beside for completion in group for value in completion.logprobs]
+            [
+                value
+                for group in beside
+                for completion in group
+                for value in completion.logprobs
+            ]
         )
-        assert np.abs(reported - trainer_logprobs(policy, many, beside, distribution)).max() <= 1e-5
+        assert (
+            np.abs(reported - trainer_logprobs(policy, many, beside, distribution)).max()
+            <= 1e-5
+        )
 
         first, answer = engine.server.process.pid, engine._try
 
@@ -82,10 +90,16 @@ def test_vllm_s_own_server_agrees_before_and_after_a_sync_and_after_its_death(
         survived = sampler.generate(many, 4, params)
         assert engine.server.process.pid != first
         reported = np.array(
-            [value for group in survived for completion in group for value in completion.logprobs]
+            [
+                value
+                for group in survived
+                for completion in group
+                for value in completion.logprobs
+            ]
         )
         assert (
-            np.abs(reported - trainer_logprobs(policy, many, survived, distribution)).max() <= 1e-5
+            np.abs(reported - trainer_logprobs(policy, many, survived, distribution)).max()
+            <= 1e-5
         )
         assert [[c.token_ids for c in group] for group in survived] == [
             [c.token_ids for c in group] for group in beside

@@ -53,7 +53,9 @@ def source(tmp_path: Path) -> Path:
 def start(tmp_path: Path, source: Path) -> Iterator[Callable[..., ServerEngine]]:
     engines: list[ServerEngine] = []
 
-    def make(command: list[str] | None = None, port: int | None = None, **settings) -> ServerEngine:
+    def make(
+        command: list[str] | None = None, port: int | None = None, **settings
+    ) -> ServerEngine:
         port = port or free_port()
         settings = {
             "folder": str(tmp_path / "shared"),
@@ -86,7 +88,9 @@ def samples(engine: ServerEngine, count: int = 6) -> list[list[int]]:
     ]
 
 
-@pytest.mark.parametrize("sampled", [1, 7], ids=["an asked id is sampled", "another id is sampled"])
+@pytest.mark.parametrize(
+    "sampled", [1, 7], ids=["an asked id is sampled", "another id is sampled"]
+)
 def test_every_asked_log_probability_comes_back(start, sampled: int) -> None:
     asked = request(sampled)
     asked.sampling |= {"logprobs": 3, "logprob_token_ids": [1, 2, 3]}
@@ -124,7 +128,9 @@ def test_a_joined_server_that_went_away_is_not_asked_again_with_other_weights(
 
 def test_a_second_run_cannot_join_the_server_of_a_run(start) -> None:
     owner = start()
-    with pytest.raises(UserError, match="serves another run, whose weights this one would replace"):
+    with pytest.raises(
+        UserError, match="serves another run, whose weights this one would replace"
+    ):
         ServerEngine(replace(owner.config, start=False), owner.source)
     owner.close()
     assert samples(start(port=int(owner.url.rpartition(":")[2]))) == samples(start())
@@ -133,7 +139,9 @@ def test_a_second_run_cannot_join_the_server_of_a_run(start) -> None:
 def test_a_server_that_dies_again_and_again_is_given_up(start, tmp_path: Path) -> None:
     engine = start(restarts=0)
     (tmp_path / "die").touch()
-    with pytest.raises(UserError, match=r"died 1 times on the same prompts \(sampler\.restarts\)"):
+    with pytest.raises(
+        UserError, match=r"died 1 times on the same prompts \(sampler\.restarts\)"
+    ):
         samples(engine, 1)
 
 
@@ -167,7 +175,8 @@ def test_a_stalled_generation_times_out(start, tmp_path: Path) -> None:
     engine = start(timeout_s=1.0)
     (tmp_path / "sleep").write_text("5")
     with pytest.raises(
-        UserError, match=r"gave no answer to /inference/v1/generate within sampler\.timeout_s=1 s"
+        UserError,
+        match=r"gave no answer to /inference/v1/generate within sampler\.timeout_s=1 s",
     ):
         samples(engine, 1)
 
@@ -178,8 +187,13 @@ def test_weights_go_through_the_folder_and_a_restart_takes_them(start, tmp_path:
     for step in range(2):
         engine.load([("model.visual.merger.ln_q.weight", weight + step)])
     (pushed,) = (tmp_path / "shared").glob("weights-*")  # the one before is gone
-    assert sorted(file.name for file in pushed.iterdir()) == ["config.json", "model.safetensors"]
-    assert load_file(pushed / "model.safetensors")["model.visual.merger.ln_q.weight"].tolist() == [
+    assert sorted(file.name for file in pushed.iterdir()) == [
+        "config.json",
+        "model.safetensors",
+    ]
+    assert load_file(pushed / "model.safetensors")[
+        "model.visual.merger.ln_q.weight"
+    ].tolist() == [
         1.0,
         2.0,
         3.0,
@@ -203,7 +217,9 @@ def test_weights_go_through_the_folder_and_a_restart_takes_them(start, tmp_path:
         engine.load([])
 
 
-def test_no_room_for_the_weights_is_named_and_the_old_ones_stay(start, small_disk: Path) -> None:
+def test_no_room_for_the_weights_is_named_and_the_old_ones_stay(
+    start, small_disk: Path
+) -> None:
     engine = start(folder=str(small_disk))
     engine.load([("model.visual.merger.ln_q.weight", torch.arange(4.0))])
     (before,) = small_disk.glob("weights-*")

@@ -37,7 +37,11 @@ def test_a_grpo_stage_trains_on_vllm_s_samples(
     )  # the other tests' engine serves this run too
     settings += ["stages=[grpo]", "sampler.kind=vllm", f"+sampler.engine={{{engine}}}"]
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        train(typed(hydra.compose("train", ["+experiment=smoke", *settings, "grpo.optim.lr=1e-3"])))
+        train(
+            typed(
+                hydra.compose("train", ["+experiment=smoke", *settings, "grpo.optim.lr=1e-3"])
+            )
+        )
     rows = [
         row
         for row in StepLog(tmp_path / "run" / "metrics.jsonl").entries()
@@ -82,11 +86,19 @@ def test_quickstart_s_grpo_stage_earns_the_same_reward_with_either_sampler(
     for kind in ("hf", "vllm"):
         run = tmp_path / kind
         with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-            chosen = [f"run_dir={run}", f"sampler.kind={kind}", f"+sampler.engine={{{engine}}}"]
-            train(typed(hydra.compose("train", ["+experiment=quickstart", *settings, *chosen])))
+            chosen = [
+                f"run_dir={run}",
+                f"sampler.kind={kind}",
+                f"+sampler.engine={{{engine}}}",
+            ]
+            train(
+                typed(hydra.compose("train", ["+experiment=quickstart", *settings, *chosen]))
+            )
         table = pd.read_parquet(run / "rollouts.parquet")
         rewards[kind] = table.groupby(["step", "uid"])["reward"].mean()
-        rows = [row for row in StepLog(run / "metrics.jsonl").entries() if row["stage"] == "grpo"]
+        rows = [
+            row for row in StepLog(run / "metrics.jsonl").entries() if row["stage"] == "grpo"
+        ]
         assert all(row["sampling/sampling_logp_difference/mean"] <= 1e-5 for row in rows)
         assert all(
             row["sampling/sampling_logp_difference/max"] <= 5e-5 for row in rows
@@ -100,7 +112,10 @@ def test_quickstart_s_grpo_stage_earns_the_same_reward_with_either_sampler(
         by_step = found.groupby("step").mean()
         assert by_step.loc[5:].mean() > by_step.loc[1] + 0.1
     print(
-        {kind: found.groupby("step").mean().round(3).tolist() for kind, found in rewards.items()},
+        {
+            kind: found.groupby("step").mean().round(3).tolist()
+            for kind, found in rewards.items()
+        },
         difference.mean(),
         late.mean(),
     )

@@ -158,7 +158,10 @@ def test_images_in_another_order_are_named(plant, sampler, renderer, monkeypatch
     def swapped(prompt: Prompt, sampling: dict) -> Request:
         made = request(prompt, sampling)
         return Request(
-            uid=made.uid, prompt_ids=made.prompt_ids, images=made.images[::-1], sampling=sampling
+            uid=made.uid,
+            prompt_ids=made.prompt_ids,
+            images=made.images[::-1],
+            sampling=sampling,
         )
 
     monkeypatch.setattr(sampler.requests, "request", swapped)
@@ -178,7 +181,9 @@ def test_other_pixel_limits_are_named(plant, sampler, monkeypatch) -> None:
     run = sampler.engine.run
 
     def smaller(requests):
-        return run([replace(r, images=[image[::2, ::2] for image in r.images]) for r in requests])
+        return run(
+            [replace(r, images=[image[::2, ::2] for image in r.images]) for r in requests]
+        )
 
     monkeypatch.setattr(sampler.engine, "run", smaller)
     message = plant()

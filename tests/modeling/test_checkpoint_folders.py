@@ -79,10 +79,14 @@ def test_a_think_tag_of_the_template_counts_as_said(folder: Path) -> None:
     assert direct.endswith("<think>\n\n</think>\n\nA<|im_end|>")
 
 
-def test_a_template_in_chat_template_json_is_read_and_a_missing_one_is_named(folder: Path) -> None:
+def test_a_template_in_chat_template_json_is_read_and_a_missing_one_is_named(
+    folder: Path,
+) -> None:
     text = renderer_of(folder).fingerprint["chat_template"]
     template = folder / "chat_template.jinja"
-    (folder / "chat_template.json").write_text(json.dumps({"chat_template": template.read_text()}))
+    (folder / "chat_template.json").write_text(
+        json.dumps({"chat_template": template.read_text()})
+    )
     template.unlink()
     assert renderer_of(folder).fingerprint["chat_template"] == text
     (folder / "chat_template.json").unlink()
@@ -129,5 +133,7 @@ def test_lora_targets_may_have_spaces(folder: Path) -> None:
     lora = LoraConfig(enabled=True, rank=2, target="q_proj, v_proj")
     policy = Policy.load(ModelConfig(path=str(folder), lora=lora))
     trained = {name for name, p in policy.named_parameters() if p.requires_grad}
-    adapted = {name.split(".lora_")[0].rsplit(".", 1)[-1] for name in trained if "lora_" in name}
+    adapted = {
+        name.split(".lora_")[0].rsplit(".", 1)[-1] for name in trained if "lora_" in name
+    }
     assert adapted == {"q_proj", "v_proj"}

@@ -18,7 +18,10 @@ from actial.modeling.cost_model import Load, load_of, step_flops, step_memory
 from actial.modeling.policy import Policy
 from actial.modeling.prefix_packing import Continuation, PrefixGroup, pack
 
-FROZEN_VISION = {"vision": ModuleGroupConfig(train=False), "merger": ModuleGroupConfig(train=False)}
+FROZEN_VISION = {
+    "vision": ModuleGroupConfig(train=False),
+    "merger": ModuleGroupConfig(train=False),
+}
 CPU_ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 
 
@@ -48,7 +51,8 @@ def counted_flops(policy, batch) -> tuple[float, float]:
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, {"gradient_checkpointing": True}, {"head_chunk_tokens": 10_000}, FROZEN_VISION]
+    "settings",
+    [{}, {"gradient_checkpointing": True}, {"head_chunk_tokens": 10_000}, FROZEN_VISION],
 )
 @pytest.mark.parametrize("family", FAMILIES)
 def test_operations_are_those_of_a_counted_step(family, settings):
@@ -90,7 +94,8 @@ class Live(TorchDispatchMode):
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, {"gradient_checkpointing": True}, {"precision": Precision.bf16}, FROZEN_VISION]
+    "settings",
+    [{}, {"gradient_checkpointing": True}, {"precision": Precision.bf16}, FROZEN_VISION],
 )
 @pytest.mark.parametrize("family", FAMILIES)
 def test_memory_is_near_what_a_step_holds(family, settings):
@@ -109,7 +114,9 @@ def test_memory_is_near_what_a_step_holds(family, settings):
     with Live(held) as live:
         policy.token_logprobs(batch).logprobs.sum().backward()
     estimate = step_memory(policy, load_of(groups, images, policy))
-    casts = estimate.state - 4 * sum(p.numel() * (4 if p.requires_grad else 1) for p in weights)
+    casts = estimate.state - 4 * sum(
+        p.numel() * (4 if p.requires_grad else 1) for p in weights
+    )
     assert 0.95 < live.peak / (estimate.activations + estimate.head + casts) < 1.35
 
 
@@ -134,14 +141,16 @@ def test_state_of_adapters_copies_and_shards():
 def test_the_papers_model_fits_eight_ranks_and_not_one():
     """8.29 B parameters, 133 GB of state in full training, 83 TFLOP forward of a shared group."""
     policy = Policy.from_config(
-        qwen2_5_vl("7b"), ModelConfig(path="7b", sequence_tokens=8192, gradient_checkpointing=True)
+        qwen2_5_vl("7b"),
+        ModelConfig(path="7b", sequence_tokens=8192, gradient_checkpointing=True),
     )
     assert sum(p.numel() for p in policy.parameters()) == pytest.approx(8.29e9, rel=2e-3)
     prompt, completion, group, image = 1520, 250, 16, 2640
     load = Load(
         tokens=prompt + group * completion,
         longest_group=prompt + group * completion,
-        attention_pairs=prompt * prompt // 2 + group * (prompt * completion + completion**2 // 2),
+        attention_pairs=prompt * prompt // 2
+        + group * (prompt * completion + completion**2 // 2),
         gathered_keys=group * (prompt + completion),
         supervised_tokens=group * completion,
         patches=[image, image],

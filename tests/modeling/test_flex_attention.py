@@ -113,7 +113,12 @@ def test_any_length_and_gradient_mode_need_few_variants():
         plan = flatten_batch(pack([group] * 2, [], tiny_policy().spec, 1))
         for grad_mode in (True, False):
             with torch.set_grad_enabled(grad_mode):
-                attend(*random_heads(plan.length), block_mask=plan.mask, scale=0.3, enable_gqa=True)
+                attend(
+                    *random_heads(plan.length),
+                    block_mask=plan.mask,
+                    scale=0.3,
+                    enable_gqa=True,
+                )
     assert 2 <= variants <= 8
 
 
@@ -146,7 +151,9 @@ def test_every_family_equals_its_padded_forward(policies, family):
     torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
     weights = torch.randn(len(actual), generator=torch.Generator().manual_seed(0))
     assert_same_gradients(
-        gradients(policy.core, actual, weights), gradients(policy.core, expected, weights), 1e-5
+        gradients(policy.core, actual, weights),
+        gradients(policy.core, expected, weights),
+        1e-5,
     )
 
 
@@ -184,7 +191,11 @@ def test_settings_of_the_7b_model_load_and_train_a_folder(tmp_path):
     groups, images = random_batch(6, policy, counts=(2, 1))
     batch = pack(groups, images, policy.spec, 96)
     scored = policy.token_logprobs(batch, compare=Compare.logprobs)
-    torch.testing.assert_close(scored.logprobs, scored.reference_logprobs, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        scored.logprobs, scored.reference_logprobs, rtol=1e-5, atol=1e-5
+    )
     scored.logprobs.sum().backward()
-    missing = [n for n, p in policy.core.named_parameters() if p.requires_grad and p.grad is None]
+    missing = [
+        n for n, p in policy.core.named_parameters() if p.requires_grad and p.grad is None
+    ]
     assert not missing

@@ -275,7 +275,10 @@ def test_full_logits_never_exist():
 def test_temperature_bans_and_entropy_match_the_definition(policies, banned):
     policy = policies["qwen2_5_vl"]
     batch = pack(
-        [PrefixGroup("t", [1, 2], [], [Continuation([3, 4], [True, True])])], [], policy.spec, 8
+        [PrefixGroup("t", [1, 2], [], [Continuation([3, 4], [True, True])])],
+        [],
+        policy.spec,
+        8,
     )
     scored = policy.token_logprobs(batch, SamplingDistribution(0.7, banned), entropy=True)
     logits = policy.core(torch.tensor([[1, 2, 3, 4]])).logits[0, 1:3] / 0.7
@@ -288,7 +291,9 @@ def test_temperature_bans_and_entropy_match_the_definition(policies, banned):
 
 
 def test_bf16_autocast_stays_near_fp32(policies):
-    groups, images = random_batch(6, policy := tiny_policy(precision=Precision.bf16), counts=(2,))
+    groups, images = random_batch(
+        6, policy := tiny_policy(precision=Precision.bf16), counts=(2,)
+    )
     batch = pack(groups, images, policy.spec, 96)
     actual = policy.token_logprobs(batch).logprobs
     expected = policies["qwen2_5_vl"].token_logprobs(batch).logprobs
@@ -338,7 +343,9 @@ def test_each_module_group_trains_alone_with_exact_gradients(policies, trained):
     assert sum(len(group["params"]) for group in groups) == sum(
         len(policy.module_group_parameters(part)) for part in trained
     )
-    assert all(p.ndim > 1 for group in groups if group["weight_decay"] for p in group["params"])
+    assert all(
+        p.ndim > 1 for group in groups if group["weight_decay"] for p in group["params"]
+    )
 
 
 def test_training_nothing_is_refused():
@@ -354,7 +361,9 @@ def test_lora_trains_adapters_and_its_reference_is_the_base():
     base = tiny_policy()
     groups, images = random_batch(8, policy, counts=(2, 1))
     batch = pack(groups, images, policy.spec, 96)
-    trained = [name for name, parameter in policy.named_parameters() if parameter.requires_grad]
+    trained = [
+        name for name, parameter in policy.named_parameters() if parameter.requires_grad
+    ]
     assert trained
     assert all("lora_" in name for name in trained)
     with torch.no_grad():
@@ -393,7 +402,10 @@ def test_full_vocabulary_kl_matches_the_definition(banned):
         policy.core.lm_head.weight.mul_(1.2)
         policy.core.model.language_model.norm.weight.mul_(0.9)
     batch = pack(
-        [PrefixGroup("t", [1, 2], [], [Continuation([3, 4, 5], [True] * 3)])], [], policy.spec, 8
+        [PrefixGroup("t", [1, 2], [], [Continuation([3, 4, 5], [True] * 3)])],
+        [],
+        policy.spec,
+        8,
     )
     actual = policy.token_logprobs(
         batch, SamplingDistribution(1.0, banned), compare=Compare.full_kl
@@ -450,7 +462,9 @@ def test_saved_folder_is_a_plain_checkpoint(tmp_path, lora):
     assert torch.equal(policy.token_logprobs(batch).logprobs, before)
     assert (tmp_path / "out" / "tokenizer.json").exists()
     again = Policy.load(ModelConfig(path=str(tmp_path / "out")))
-    torch.testing.assert_close(again.token_logprobs(batch).logprobs, before, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        again.token_logprobs(batch).logprobs, before, rtol=1e-5, atol=1e-5
+    )
 
 
 def test_meta_policy_counts_parameters_without_weights(policies):
@@ -476,7 +490,9 @@ def test_gradients_of_many_head_chunks_add_up_in_float32():
     def gradient(chunk: int) -> torch.Tensor:
         head.weight.grad = None
         with torch.autocast("cpu", torch.bfloat16):
-            logprobs, _, _ = score_tokens(head, hidden, target_ids, FULL_DISTRIBUTION, chunk=chunk)
+            logprobs, _, _ = score_tokens(
+                head, hidden, target_ids, FULL_DISTRIBUTION, chunk=chunk
+            )
         logprobs.sum().backward()
         return head.weight.grad
 
@@ -491,10 +507,14 @@ def test_frozen_blocks_in_bf16_change_no_log_probability():
     halved = [n for n, p in policy.core.named_parameters() if p.dtype is torch.bfloat16]
     assert any("self_attn.q_proj.base_layer" in name for name in halved)
     assert any("visual.blocks" in name for name in halved)
-    assert not any("norm" in name or "embed_tokens" in name or "lora_" in name for name in halved)
+    assert not any(
+        "norm" in name or "embed_tokens" in name or "lora_" in name for name in halved
+    )
     full = tiny_policy(precision=Precision.bf16)
     batch = pack(*random_batch(6, policy, counts=(2, 1)), policy.spec, 96)
-    assert torch.equal(policy.token_logprobs(batch).logprobs, full.token_logprobs(batch).logprobs)
+    assert torch.equal(
+        policy.token_logprobs(batch).logprobs, full.token_logprobs(batch).logprobs
+    )
 
 
 def test_a_frozen_copy_in_bf16_scores_as_the_policy_it_was_made_of():
@@ -506,4 +526,6 @@ def test_a_frozen_copy_in_bf16_scores_as_the_policy_it_was_made_of():
     assert sum(p.numel() for p in copies if p.dtype is torch.bfloat16) > 0.5 * sum(
         p.numel() for p in copies
     )
-    assert not {p.data_ptr() for p in copies} & {p.data_ptr() for p in policy.core.parameters()}
+    assert not {p.data_ptr() for p in copies} & {
+        p.data_ptr() for p in policy.core.parameters()
+    }

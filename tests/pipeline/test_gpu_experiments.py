@@ -59,7 +59,9 @@ def command(experiment: str, run: Path, checkpoint: Path, data: Path, *more: str
 
 def start(arguments: list[str]) -> subprocess.Popen[str]:
     """The command as a user types it: Lightning starts the other ranks."""
-    environment = {name: v for name, v in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    environment = {
+        name: v for name, v in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"
+    }
     environment["OMP_NUM_THREADS"] = "1"
     return subprocess.Popen(
         arguments,
@@ -120,10 +122,14 @@ def test_actial_7b_lora_runs_in_one_process(
 
 
 @pytest.mark.slow
-def test_actial_7b_lora_runs_on_a_server(checkpoint: Path, tiny_set: Path, tmp_path: Path) -> None:
+def test_actial_7b_lora_runs_on_a_server(
+    checkpoint: Path, tiny_set: Path, tmp_path: Path
+) -> None:
     """sampler=vllm_server, started by the run."""
     run = tmp_path / "run"
     server = ["sampler=vllm_server", f"sampler.url=http://127.0.0.1:{free_port()}"]
-    arguments = command("actial_7b_lora_1gpu", run, checkpoint, tiny_set, "stages=[grpo]", *server)
+    arguments = command(
+        "actial_7b_lora_1gpu", run, checkpoint, tiny_set, "stages=[grpo]", *server
+    )
     finish(start(arguments), run)
     assert grpo_steps(run) == [1, 2]

@@ -73,7 +73,13 @@ def test_logged_steps_read_as_one_table(batch: RolloutBatch, tmp_path: Path) -> 
     table = pd.read_parquet(tmp_path / "rollouts.parquet")
     assert table["step"].tolist() == [10] * 4 + [20] * 4
     row = table.iloc[2]
-    assert (row.uid, row.member, row.reward, row.advantage, row.letter) == ("b", 0, 1.0, 0.5, "A")
+    assert (row.uid, row.member, row.reward, row.advantage, row.letter) == (
+        "b",
+        0,
+        1.0,
+        0.5,
+        "A",
+    )
     assert dict(row.terms) == {"accuracy": 1.0, "format": None}
     assert (row.token_ids.tolist(), row.sampler_logprobs.tolist()) == ([5, 6], [-0.5, -0.6])
     views = [np.asarray(Image.open(io.BytesIO(png))) for png in row.images]

@@ -43,7 +43,9 @@ def test_epochs_become_steps_of_whole_batches(
     pairs = len(ShardSet(str(tiny_set), "train").records)
     steps = -(-2 * pairs // 5)
     assert resolve_steps(config).sft.steps == steps
-    assert capsys.readouterr().out == (f"sft: 2 epochs of {pairs} draws are {steps} steps of 5\n")
+    assert capsys.readouterr().out == (
+        f"sft: 2 epochs of {pairs} draws are {steps} steps of 5\n"
+    )
 
 
 def test_epoch_rule_changes_the_number_of_steps(config: TrainConfig) -> None:

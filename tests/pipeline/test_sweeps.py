@@ -38,7 +38,9 @@ def points(experiment: str) -> tuple[tuple[str, ...], ...]:
     """The overrides of each job of `-m +experiment=NAME`, one seed."""
     params = compose_hydra(experiment)["sweeper"]["params"]
     words = [f"{key}={value}" for key, value in params.items() if key != "seed"] + ["seed=1"]
-    (jobs,) = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(words), None)
+    (jobs,) = BasicSweeper.split_arguments(
+        OverridesParser.create().parse_overrides(words), None
+    )
     return tuple(tuple(job) for job in jobs)
 
 
@@ -47,7 +49,9 @@ def compose_hydra(experiment: str) -> dict:
     register()
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         return dict(
-            hydra.compose("train", [f"+experiment={experiment}"], return_hydra_config=True).hydra
+            hydra.compose(
+                "train", [f"+experiment={experiment}"], return_hydra_config=True
+            ).hydra
         )
 
 
@@ -114,7 +118,8 @@ def test_every_ablation_sweeps_what_its_name_says() -> None:
 
 def test_the_points_are_what_they_are_called() -> None:
     ratios = [
-        compose("ablate_cold_start", *job).cold_start.ratio for job in points("ablate_cold_start")
+        compose("ablate_cold_start", *job).cold_start.ratio
+        for job in points("ablate_cold_start")
     ]
     assert ratios == [0, 0.02, 0.05, 0.1, 0.2, 0.5, 1]
     rewards = [compose("ablate_reward", *job).reward for job in points("ablate_reward")]
@@ -158,7 +163,8 @@ def test_the_points_are_what_they_are_called() -> None:
     ]
     assert [config.grpo.counterfactual for config in beyond] == [False] * 5 + [True]
     prompts = [
-        c.grpo.batch_size * (0.5 + 0.5 * (c.data.questions_per_pair if c.grpo.all_questions else 1))
+        c.grpo.batch_size
+        * (0.5 + 0.5 * (c.data.questions_per_pair if c.grpo.all_questions else 1))
         for c in beyond
     ]
     assert set(prompts) == {16.0}  # on average, pairs being half of the mix
@@ -246,7 +252,9 @@ def test_a_failed_job_does_not_lose_the_others_and_a_second_try_runs_what_is_mis
     again = run_index.load_runs(tmp_path / "sweep")
     assert [run.state for run in again] == ["finished", "finished"]
     assert not list((tmp_path / "sweep").glob("*/error.txt"))
-    one, other = (load_file(run.folder / "sft" / "model" / "model.safetensors") for run in again)
+    one, other = (
+        load_file(run.folder / "sft" / "model" / "model.safetensors") for run in again
+    )
     assert any(
         not one[name].equal(other[name]) for name in one
     )  # another source of chains is another model
@@ -274,7 +282,9 @@ def test_several_experiments_are_one_sweep_each(tiny_set: Path, tmp_path: Path) 
     assert done.returncode == 1
     swept = {folder.parent.name: [] for folder in tmp_path.glob("both/*/*")}
     for note in sorted(tmp_path.glob("both/*/*/error.txt")):
-        assert note.read_text().startswith("error: model.path=nowhere/sft/model does not exist")
+        assert note.read_text().startswith(
+            "error: model.path=nowhere/sft/model does not exist"
+        )
         swept[note.parent.parent.name].append(note.parent.name)
     assert swept["ablate_reward"] == ["reward=actial,seed=1", "reward=gated,seed=1"]
     assert len(swept["ablate_stages"]) == 8  # four stages, as its file says, at two rewards
@@ -301,7 +311,14 @@ def test_a_wrong_name_among_several_experiments_is_refused_before_any_is_run(
 
 @pytest.mark.parametrize(
     ("cores", "memory", "threads", "expected"),
-    [(16, 64, 1, 16), (16, 64, 4, 4), (16, 10, 1, 4), (2, 64, 8, 1), (1, 0.5, 1, 1), (8, 64, 0, 1)],
+    [
+        (16, 64, 1, 16),
+        (16, 64, 4, 4),
+        (16, 10, 1, 4),
+        (2, 64, 8, 1),
+        (1, 0.5, 1, 1),
+        (8, 64, 0, 1),
+    ],
 )
 def test_jobs_at_once_keep_to_cores_and_memory(
     cores: int, memory: float, threads: int, expected: int

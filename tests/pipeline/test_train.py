@@ -83,7 +83,9 @@ def test_a_later_stage_s_data_are_looked_at_before_the_first_one_trains(
 
 
 @pytest.mark.slow
-def test_of_several_ranks_one_scores(untrained_model: Path, tiny_set: Path, tmp_path: Path) -> None:
+def test_of_several_ranks_one_scores(
+    untrained_model: Path, tiny_set: Path, tmp_path: Path
+) -> None:
     words = [
         "+experiment=smoke",
         "stages=[sft]",
@@ -128,7 +130,9 @@ def test_two_stages_leave_what_they_promise_twice_the_same(
     train(compose(first, "logger=wandb", "grpo.eval_every=2"))
     train(compose(second, "logger=none", "grpo.eval_every=2"))
     assert (first / "metrics.jsonl").read_bytes() == (second / "metrics.jsonl").read_bytes()
-    assert [(row["stage"], row["step"]) for row in StepLog(first / "metrics.jsonl").entries()] == [
+    assert [
+        (row["stage"], row["step"]) for row in StepLog(first / "metrics.jsonl").entries()
+    ] == [
         *[("sft", step) for step in (1, 2, 3, 4)],
         *[("grpo", 1), ("grpo", 2), ("grpo", 2)],
     ]
@@ -189,7 +193,9 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(compose, tmp_path: Path) ->
     train(compose(tmp_path / "straight", *overrides))
     config = compose(tmp_path / "stopped", *overrides)
     threading.Thread(
-        target=terminate_after_row, args=(tmp_path / "stopped" / "metrics.jsonl", 2), daemon=True
+        target=terminate_after_row,
+        args=(tmp_path / "stopped" / "metrics.jsonl", 2),
+        daemon=True,
     ).start()
     with pytest.raises(Exit) as left:
         train(config)
@@ -198,7 +204,9 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(compose, tmp_path: Path) ->
     assert not (tmp_path / "stopped" / "sft" / "model").exists()
     train(config)
     straight, stopped = tmp_path / "straight", tmp_path / "stopped"
-    assert (straight / "metrics.jsonl").read_bytes() == (stopped / "metrics.jsonl").read_bytes()
+    assert (straight / "metrics.jsonl").read_bytes() == (
+        stopped / "metrics.jsonl"
+    ).read_bytes()
     one, other = (
         load_file(run / "sft" / "model" / "model.safetensors") for run in (straight, stopped)
     )
@@ -241,13 +249,17 @@ def test_a_run_is_not_continued_on_other_data(compose, tiny_set: Path, tmp_path:
     assert provenance["sft_mix"]["sets"]["viewpoint"] == {
         "share": 1.0,
         "rows": provenance["data"]["viewpoint"]["rows"]["train"],
-        "passes": pytest.approx(8 / provenance["data"]["viewpoint"]["rows"]["train"], abs=1e-3),
+        "passes": pytest.approx(
+            8 / provenance["data"]["viewpoint"]["rows"]["train"], abs=1e-3
+        ),
     }
     (tmp_path / "run" / "results.json").unlink()  # as if it had been stopped before its scores
     lines = (mine / INDEX).read_bytes().splitlines(keepends=True)
     (mine / INDEX).write_bytes(b"".join(reversed(lines)))
     manifest = json.loads((mine / MANIFEST).read_text())
-    (mine / MANIFEST).write_text(json.dumps(manifest | {"index_sha256": file_sha256(mine / INDEX)}))
+    (mine / MANIFEST).write_text(
+        json.dumps(manifest | {"index_sha256": file_sha256(mine / INDEX)})
+    )
     with pytest.raises(UserError, match="started with another data set viewpoint"):
         train(compose(tmp_path / "run", *overrides))
     (mine / INDEX).write_bytes(b"".join(lines))
@@ -303,11 +315,17 @@ def test_a_run_reuses_what_another_has_computed_and_ends_with_the_same_bytes(
         assert (shared / name).read_bytes() == (alone / name).read_bytes(), name
     for path in alone.glob("scores/*/*/predictions.jsonl"):
         assert (shared / path.relative_to(alone)).read_bytes() == path.read_bytes(), path
-    assert json.loads((shared / "provenance.json").read_text())["sft"]["reused_from"] == str(first)
+    assert json.loads((shared / "provenance.json").read_text())["sft"]["reused_from"] == str(
+        first
+    )
 
     train(
         compose(
-            other, "logger=none", f"stage_cache_dir={runs}", "sft.optim.lr=2e-3", "stages=[sft]"
+            other,
+            "logger=none",
+            f"stage_cache_dir={runs}",
+            "sft.optim.lr=2e-3",
+            "stages=[sft]",
         )
     )  # another setting: another stage
     assert "reused" not in capsys.readouterr().out
@@ -324,7 +342,9 @@ def test_a_run_reuses_what_another_has_computed_and_ends_with_the_same_bytes(
 
 
 def test_sharing_between_jobs_of_several_devices_is_refused(compose, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"stage_cache_dir=.*several devices.*stage_cache_dir=null"):
+    with pytest.raises(
+        UserError, match=r"stage_cache_dir=.*several devices.*stage_cache_dir=null"
+    ):
         compose(
             tmp_path / "run",
             "trainer.devices=2",

@@ -57,7 +57,10 @@ def test_bootstrap_of_many_seeds_is_close_to_the_normal_interval() -> None:
     mean, low, high = seed_statistics.bootstrap(values)
     half = 1.96 * values.std() / math.sqrt(40)
     assert mean == pytest.approx(0.5)
-    assert (low, high) == (pytest.approx(0.5 - half, abs=0.01), pytest.approx(0.5 + half, abs=0.01))
+    assert (low, high) == (
+        pytest.approx(0.5 - half, abs=0.01),
+        pytest.approx(0.5 + half, abs=0.01),
+    )
     assert seed_statistics.bootstrap(values) == (mean, low, high)
 
 
@@ -79,7 +82,13 @@ def frame(values: dict[tuple[str, int], float]) -> pd.DataFrame:
     where = {"model": "sft", "set": "s", "metric": "accuracy"}
     return pd.DataFrame(
         [
-            {"run": f"{condition}{seed}", "condition": condition, "seed": seed, "value": v, **where}
+            {
+                "run": f"{condition}{seed}",
+                "condition": condition,
+                "seed": seed,
+                "value": v,
+                **where,
+            }
             for (condition, seed), v in values.items()
         ]
     )
@@ -94,7 +103,9 @@ def test_differences_are_taken_at_equal_seeds() -> None:
     (a, b) = seed_statistics.summary(table).to_dict("records")
     assert (a["seeds"], b["seeds"]) == (2, 3)
     assert b["mean"] == pytest.approx(1 / 3)
-    with pytest.raises(UserError, match="against=c is no condition of these runs: use one of a; b"):
+    with pytest.raises(
+        UserError, match="against=c is no condition of these runs: use one of a; b"
+    ):
         seed_statistics.paired(table, "c")
 
 
@@ -143,7 +154,8 @@ def test_the_sudden_drop_is_found_behind_the_first_fall() -> None:
     assert drop.after == pytest.approx(0.2)
     assert sudden_drop(pd.DataFrame({"loss": np.linspace(1.0, 0.9, 100)}, index=steps)) is None
     smooth = {
-        tau: 0.1 + 3 * np.exp(-steps / tau) * (1 + 0.1 * (-1.0) ** steps) for tau in (5, 20, 80)
+        tau: 0.1 + 3 * np.exp(-steps / tau) * (1 + 0.1 * (-1.0) ** steps)
+        for tau in (5, 20, 80)
     }
     assert [
         tau
@@ -207,9 +219,9 @@ def test_the_tidy_table_says_what_the_results_say() -> None:
         & (table["set"] == "viewpoint")
         & (table["model"] == "sft")
     ]
-    cell = json.loads((SAMPLE / "cold_start=none,seed=2" / "results.json").read_text())["sets"][
-        "viewpoint"
-    ]["sft"]["overall"]
+    cell = json.loads((SAMPLE / "cold_start=none,seed=2" / "results.json").read_text())[
+        "sets"
+    ]["viewpoint"]["sft"]["overall"]
     row = one[one["metric"] == "accuracy"].iloc[0]
     assert (row["value"], row["low"], row["high"], row["n"]) == (
         cell["value"],
@@ -229,7 +241,9 @@ def test_collect_writes_one_row_per_run_and_lists_the_others(
 ) -> None:
     out = tmp_path / "out"
     collect(CollectConfig(runs=str(sweep), out=str(out), against="cold_start=none"))
-    assert capsys.readouterr().out == f"3 runs, 2 unfinished or failed: {out / 'ablation.md'}\n"
+    assert (
+        capsys.readouterr().out == f"3 runs, 2 unfinished or failed: {out / 'ablation.md'}\n"
+    )
     written = pd.read_csv(out / "ablation.csv")
     assert list(written["run"]) == [
         "cold_start=none,seed=1",
@@ -249,7 +263,9 @@ def test_collect_writes_one_row_per_run_and_lists_the_others(
     assert "| `cold_start=all,seed=1` | failed | the disk is full: free some space. |" in text
     assert "| `cold_start=hybrid,seed=2` | unfinished |" in text
     assert "## Differences from cold_start=none, at equal seeds" in text
-    assert "| *paper, 7B, its own data* | accuracy | \N{EN DASH} | 12.9 | 92.2 | 81.4 |" in text
+    assert (
+        "| *paper, 7B, its own data* | accuracy | \N{EN DASH} | 12.9 | 92.2 | 81.4 |" in text
+    )
     for name in ("accuracy", "training_sft", "training_grpo"):
         assert (out / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
         assert f"(figures/{name}.png)" in text
@@ -272,7 +288,10 @@ def test_an_arm_may_be_given_as_it_is_written(tmp_path: Path) -> None:
 
 
 def test_figures_in_text() -> None:
-    assert figure_text({"mean": 0.0056, "low": 0.001, "high": 0.01}, 1) == "0.0056 [0.0010, 0.0100]"
+    assert (
+        figure_text({"mean": 0.0056, "low": 0.001, "high": 0.01}, 1)
+        == "0.0056 [0.0010, 0.0100]"
+    )
     assert (
         figure_text({"mean": -0.00001, "low": -0.05, "high": 0.101}, 100, signed=True)
         == "+0.0 [\N{MINUS SIGN}5.0, +10.1]"

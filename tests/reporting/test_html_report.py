@@ -34,7 +34,9 @@ def run_folder(tmp_path, texts):
 
     def ask(text):
         sampler = FunctionSampler(lambda _, requested: text or letter_of(requested, "left"))
-        return evaluate_examples(sampler, ByteRenderer(), examples, SamplingParams(max_tokens=9999))
+        return evaluate_examples(
+            sampler, ByteRenderer(), examples, SamplingParams(max_tokens=9999)
+        )
 
     rows = {model: ask(text) for model, text in texts.items()}
     results = Results(
@@ -46,7 +48,9 @@ def run_folder(tmp_path, texts):
         examples={"held out": sample_answers(tmp_path, "held out", examples, rows, count=2)},
     )
     results.write(tmp_path)
-    metrics = [{"stage": "sft", "step": s, "loss": 1 / (s + 1), "note": "x"} for s in range(20)]
+    metrics = [
+        {"stage": "sft", "step": s, "loss": 1 / (s + 1), "note": "x"} for s in range(20)
+    ]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in metrics))
     return results
 
@@ -153,5 +157,7 @@ def test_curves_sort_metrics_into_panels():
             "accuracy by question type",
         )
     )
-    assert not any(word in stage["svg"] for word in ("loss", "accuracy and format", "reward_std"))
+    assert not any(
+        word in stage["svg"] for word in ("loss", "accuracy and format", "reward_std")
+    )
     assert curves([{"stage": "x", "step": 1, "lr": 1.0}]) == []

@@ -60,7 +60,9 @@ def test_cells_are_the_scores_of_the_sets(scores: Path, tmp_path: Path) -> None:
     assert len(cells) == 2 * sum(len(PAPER_COLUMNS[name]) for name in SETS)
 
 
-def test_other_conditions_and_differing_intervals_are_marked(scores: Path, tmp_path: Path) -> None:
+def test_other_conditions_and_differing_intervals_are_marked(
+    scores: Path, tmp_path: Path
+) -> None:
     collect(CollectConfig(runs=str(scores), out=str(tmp_path), paper_table=True))
     text = (tmp_path / "table.md").read_text()
     assert "grpo on blink:" in text

@@ -140,12 +140,21 @@ def test_the_split_into_micro_batches_changes_nothing(tmp_path):
     ]
     rows = [
         fit(
-            grpo_module(tmp_path, policy=policy, kl=KLConfig(beta=0.1), steps=2, optim={"lr": 1e-3})
+            grpo_module(
+                tmp_path, policy=policy, kl=KLConfig(beta=0.1), steps=2, optim={"lr": 1e-3}
+            )
         )
         for policy in policies
     ]
     for step, (split, whole) in enumerate(zip(*rows, strict=True)):
-        for name in ("loss", "kl", "entropy", "grad_norm", "sampling/logp_correlation", "reward"):
+        for name in (
+            "loss",
+            "kl",
+            "entropy",
+            "grad_norm",
+            "sampling/logp_correlation",
+            "reward",
+        ):
             assert split[name] == pytest.approx(
                 whole[name], rel=(1e-4, 1e-2)[step > 0], abs=1e-5
             ), name  # Adam amplifies rounding
@@ -165,14 +174,18 @@ def test_several_updates_go_off_policy_and_are_clipped(tmp_path):
     assert row["importance_ratio/mean"] != pytest.approx(1.0, abs=1e-3)
     assert row["clip_ratio/region_mean"] > 0.1
     gaps = {
-        name: row[name] for name in row if name.startswith("sampling/sampling_logp_difference/")
+        name: row[name]
+        for name in row
+        if name.startswith("sampling/sampling_logp_difference/")
     }
     assert len(gaps) >= 3
     assert (
         max(gaps.values()) < 1e-4
     )  # between the weights that sampled and the sampler, not the updated ones
     assert row["sampling/logp_correlation"] == pytest.approx(1.0)
-    (state,) = {int(s["step"]) for s in module.trainer.optimizers[0].state.values() if "step" in s}
+    (state,) = {
+        int(s["step"]) for s in module.trainer.optimizers[0].state.values() if "step" in s
+    }
     assert state == 4
 
 
@@ -182,11 +195,15 @@ def test_kl_starts_at_zero_and_grows(tmp_path, estimator, lora):
     reference = Reference.adapter_off if lora else Reference.frozen_copy
     policy = tiny_policy(reference=reference, lora=LoraConfig(enabled=lora, rank=4))
     module = grpo_module(
-        tmp_path, policy=policy, kl=KLConfig(beta=0.05, estimator=estimator, reference=reference)
+        tmp_path,
+        policy=policy,
+        kl=KLConfig(beta=0.05, estimator=estimator, reference=reference),
     )
     rows = fit(module)
     assert rows[0]["kl"] == pytest.approx(0.0, abs=1e-6)
-    assert rows[2]["kl"] > 1e-5 or estimator is KLEstimator.k1  # k1 may be negative on few samples
+    assert (
+        rows[2]["kl"] > 1e-5 or estimator is KLEstimator.k1
+    )  # k1 may be negative on few samples
     assert rows[2]["kl"] != rows[0]["kl"]
 
 
@@ -202,7 +219,9 @@ def test_kl_in_the_reward_is_charged_to_the_completions(tmp_path):
     costs = [t - s.reward for t, s in zip(task, batch.samples, strict=True)]
     with torch.no_grad():
         now, then = (
-            padded_logprobs(m, batch.prefix_groups, batch.images, module.policy.spec, banned=BANNED)
+            padded_logprobs(
+                m, batch.prefix_groups, batch.images, module.policy.spec, banned=BANNED
+            )
             for m in (module.policy.core, module.policy.reference)
         )
     k3 = ((then - now).exp() - (then - now) - 1).clamp(max=kl.cap)
@@ -245,7 +264,11 @@ def test_completions_of_no_and_one_token_count_as_they_are(tmp_path, loss):
 
 # ---------------------------------------------------------------- one step off
 
-OFF = {"one_step_off": True, "importance": ImportanceSampling.token_truncate, "importance_cap": 1e6}
+OFF = {
+    "one_step_off": True,
+    "importance": ImportanceSampling.token_truncate,
+    "importance_cap": 1e6,
+}
 
 
 class Watch(lightning.Callback):
@@ -290,7 +313,9 @@ def test_samples_drawn_ahead_are_one_update_old_and_weighed_by_it(tmp_path, upda
         assert torch.allclose(drawn, drawn_by, atol=1e-5)
         halves = [torch.arange(len(now))] if updates == 1 else _halves(batch)
         weight = sum(float((now - drawn)[half].exp().mean()) for half in halves) / updates
-        assert row["sampling/importance_sampling_ratio/mean"] == pytest.approx(weight, abs=1e-4)
+        assert row["sampling/importance_sampling_ratio/mean"] == pytest.approx(
+            weight, abs=1e-4
+        )
         assert row["sampling/sampling_logp_difference/mean"] == pytest.approx(
             sum(float((now - drawn)[half].abs().mean()) for half in halves) / updates, abs=1e-5
         )
@@ -338,7 +363,10 @@ def test_a_mismatched_sampler_is_reported_or_stops_the_run(tmp_path):
     ):
         fit(
             grpo_module(
-                tmp_path, sampler_class=SkewedSampler, steps=1, max_sampling_logp_difference=0.01
+                tmp_path,
+                sampler_class=SkewedSampler,
+                steps=1,
+                max_sampling_logp_difference=0.01,
             )
         )
 
@@ -356,7 +384,9 @@ def test_a_step_whose_groups_are_all_uniform_changes_no_weight(tmp_path):
     module.rollouts.sampler.banned_ids = tuple(i for i in range(VOCAB) if i != EOS)
     before = [p.clone() for p in module.policy.parameters()]
     (row,) = fit(module)
-    assert all(torch.equal(a, b) for a, b in zip(before, module.policy.parameters(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(before, module.policy.parameters(), strict=True)
+    )
     assert (
         row["dynamic_sampling/accepted_ratio"],
         row["dynamic_sampling/rounds"],
@@ -381,7 +411,9 @@ def test_non_finite_rollout_batches_are_saved(tmp_path):
 
     with pytest.raises(NonFiniteError, match="step 0"):
         make_trainer().fit(module, step_loader(spoil, 0, 1))
-    pending_state = json.loads((tmp_path / "nonfinite-step-0-rank-0" / "batch.json").read_text())
+    pending_state = json.loads(
+        (tmp_path / "nonfinite-step-0-rank-0" / "batch.json").read_text()
+    )
     assert pending_state["samples"][0]["question"] == "?"
 
 
@@ -442,7 +474,9 @@ def in_process(*arguments) -> int:
 
 
 def metrics_by_step(folder) -> dict[str, str]:
-    return dict(line.split(" ", 1) for line in (folder / "losses.txt").read_text().splitlines())
+    return dict(
+        line.split(" ", 1) for line in (folder / "losses.txt").read_text().splitlines()
+    )
 
 
 @pytest.mark.parametrize("values", [{}, OFF], ids=["on policy", "one step off"])

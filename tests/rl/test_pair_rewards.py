@@ -54,7 +54,11 @@ def pair_at(position: int) -> Example:
         for kind in PAPER_QUESTIONS
     ]
     return Example(
-        uid=f"pair{position}", images=images, questions=questions, task="viewpoint", record=PAIR
+        uid=f"pair{position}",
+        images=images,
+        questions=questions,
+        task="viewpoint",
+        record=PAIR,
     )
 
 
@@ -64,7 +68,9 @@ def mixed_at(position: int) -> Example:
 
 
 def letter_of(question: Any, side: str) -> str:
-    return "ABC"[next(i for i, option in enumerate(question.options) if side in option.lower())]
+    return "ABC"[
+        next(i for i, option in enumerate(question.options) if side in option.lower())
+    ]
 
 
 def roll_out(
@@ -199,7 +205,9 @@ def test_the_variance_filter_counts_examples():
         spread = uid == "pair0/ego_rotation@0" or uid.endswith("@2")
         return "no " if spread and member == 0 else SIDES[kind_of(uid)]
 
-    batch = roll_out(says, all_questions=True, dynamic_sampling=DynamicSamplingConfig(enabled=True))
+    batch = roll_out(
+        says, all_questions=True, dynamic_sampling=DynamicSamplingConfig(enabled=True)
+    )
     assert [prefix_group.uid for prefix_group in batch.prefix_groups] == [
         "pair0/ego_rotation@0",
         *(f"pair2/{kind.value}@2" for kind in PAPER_QUESTIONS),
@@ -240,7 +248,10 @@ def test_a_counterfactual_half_is_consistent_when_its_answer_turns():
     )
     assert [sample.terms["consistency"] for sample in batch.samples] == [1.0] * 4
     stubborn = roll_out(
-        lambda uid, member: "left", terms={"consistency": 1.0}, counterfactual=True, batch_size=1
+        lambda uid, member: "left",
+        terms={"consistency": 1.0},
+        counterfactual=True,
+        batch_size=1,
     )
     assert [sample.terms["consistency"] for sample in stubborn.samples] == [0.0] * 4
 
@@ -258,7 +269,12 @@ def test_a_question_that_does_not_turn_keeps_its_photos():
 
 def test_kept_halves_come_back():
     config = GRPOConfig(
-        steps=1, batch_size=3, group_size=4, max_tokens=10, counterfactual=True, all_questions=True
+        steps=1,
+        batch_size=3,
+        group_size=4,
+        max_tokens=10,
+        counterfactual=True,
+        all_questions=True,
     )
     sampler = ScriptedSampler(
         lambda prompt, member: [10 + len(prompt.uid) % 7, EOS], stop_ids=[EOS]
@@ -274,7 +290,9 @@ def test_kept_halves_come_back():
     begun = rollouts.begin(1, 5)
     again = rollouts.restore_pending(1, 5, rollouts.pending_state(begun))
     assert again.completions.result() == begun.completions.result()
-    assert [one.prompt.uid for one in again.requests] == [one.prompt.uid for one in begun.requests]
+    assert [one.prompt.uid for one in again.requests] == [
+        one.prompt.uid for one in begun.requests
+    ]
 
 
 def test_swapping_a_pair_reverses_its_labels_angle_and_views():
@@ -286,7 +304,9 @@ def test_swapping_a_pair_reverses_its_labels_angle_and_views():
     example = swap_views(pair_at(0))
     assert example.record == back
     for kind, question in zip(PAPER_QUESTIONS, example.questions, strict=True):
-        assert back.labels.sides()[kind.value] in question.options[question.answer_index].lower()
+        assert (
+            back.labels.sides()[kind.value] in question.options[question.answer_index].lower()
+        )
     other = question_record()
     turned = replace(pair_at(0), record=other)
     assert swap_views(turned).record is other
@@ -317,7 +337,9 @@ def test_a_chain_earns_the_share_of_matters_that_fit_the_poses(chain, expected):
     }
     assert rewards.terms(GradedCompletion.of(question, text, FinishReason.STOP)) == {"v": None}
     direct = replace(question, mode=AnswerMode.DIRECT)
-    assert rewards.terms(GradedCompletion.of(direct, "A", FinishReason.STOP, PAIR)) == {"v": None}
+    assert rewards.terms(GradedCompletion.of(direct, "A", FinishReason.STOP, PAIR)) == {
+        "v": None
+    }
 
 
 def test_grounded_chains_of_a_set_are_verified_and_those_of_the_reversed_pair_are_not(
@@ -341,7 +363,10 @@ def test_grounded_chains_of_a_set_are_verified_and_those_of_the_reversed_pair_ar
             ) == {"v": 1.0}
             lost = rewards.terms(
                 GradedCompletion.of(
-                    question, str(question.target), FinishReason.STOP, swapped_pair(example.record)
+                    question,
+                    str(question.target),
+                    FinishReason.STOP,
+                    swapped_pair(example.record),
                 )
             )["v"]
             assert lost is not None

@@ -50,7 +50,8 @@ def grpo_config(**values) -> GRPOConfig:
 def rollouts_of(script, config, *, reward=None, example=example_at) -> Rollouts:
     """`script(position, member)` -> token ids."""
     sampler = ScriptedSampler(
-        lambda prompt, member: script(int(prompt.uid.rpartition("@")[2]), member), stop_ids=[EOS]
+        lambda prompt, member: script(int(prompt.uid.rpartition("@")[2]), member),
+        stop_ids=[EOS],
     )
     return Rollouts(
         example, WordRenderer(4), sampler, reward or RewardConfig(terms=PARTS), config, seed=0
@@ -106,7 +107,11 @@ def test_faithful_accuracy_is_as_strict_as_the_release():
 def test_a_number_earns_its_relative_accuracy(said, value):
     rewards = Rewards(RewardConfig(terms=PARTS))
     question = replace(
-        example_at(0).questions[0], options=(), answer_index=-1, number=40.0, type="rotation_number"
+        example_at(0).questions[0],
+        options=(),
+        answer_index=-1,
+        number=40.0,
+        type="rotation_number",
     )
     graded = GradedCompletion.of(
         question, f"<think>x</think><answer>{said}</answer>", FinishReason.STOP
@@ -120,7 +125,9 @@ def test_every_part_that_a_config_may_name_is_there():
     assert tuple(REWARD_FUNCTIONS) == REWARDS
 
 
-@pytest.mark.parametrize(("length", "penalty"), [(80, 0.0), (90, -0.5), (100, -1.0), (79, 0.0)])
+@pytest.mark.parametrize(
+    ("length", "penalty"), [(80, 0.0), (90, -0.5), (100, -1.0), (79, 0.0)]
+)
 def test_over_long_penalty(length, penalty):
     assert overlong_penalty(length, 100) == pytest.approx(penalty)
 
@@ -136,7 +143,16 @@ def test_batch_of_two_prompts_in_worked_numbers():
     batch = rollouts_of(lambda position, member: replies[member], grpo_config()).make(
         step=0, position=0
     )
-    assert [sample.reward for sample in batch.samples] == [1.0, 0.5, 0.5, 0.0, 0.5, 1.0, 0.0, 0.0]
+    assert [sample.reward for sample in batch.samples] == [
+        1.0,
+        0.5,
+        0.5,
+        0.0,
+        0.5,
+        1.0,
+        0.0,
+        0.0,
+    ]
     assert batch.advantages == [0.5, 0.0, 0.0, -0.5, 0.125, 0.625, -0.375, -0.375]
     assert [
         continuation.input_ids for continuation in batch.prefix_groups[0].continuations
@@ -252,7 +268,8 @@ def test_cut_answers_are_kept_masked_or_charged():
     """
     script = lambda position, member: [11] * 12 if member == 0 else GOOD  # noqa: E731
     by_policy = {
-        p: rollouts_of(script, grpo_config(overlong=p, batch_size=1)).make(0, 0) for p in Overlong
+        p: rollouts_of(script, grpo_config(overlong=p, batch_size=1)).make(0, 0)
+        for p in Overlong
     }
     rewards = {p: batch.samples[0].reward for p, batch in by_policy.items()}
     assert rewards == {Overlong.keep: 0.0, Overlong.mask: 0.0, Overlong.soft_penalty: -1.0}
@@ -311,7 +328,8 @@ def test_a_length_penalty_does_not_make_a_group_of_wrong_answers_informative():
 
     for overlong in (Overlong.keep, Overlong.soft_penalty):
         config = grpo_config(
-            overlong=overlong, dynamic_sampling=DynamicSamplingConfig(enabled=True, max_rounds=0)
+            overlong=overlong,
+            dynamic_sampling=DynamicSamplingConfig(enabled=True, max_rounds=0),
         )
         batch = rollouts_of(script, config).make(0, 0)
         assert batch.prefix_groups == []

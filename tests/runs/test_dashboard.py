@@ -23,7 +23,9 @@ SAMPLE = Path(__file__).resolve().parents[2] / "notebooks" / "sample"
 
 def test_the_workspace_holds_every_panel_and_groups_by_a_setting() -> None:
     view = (
-        workspace(DashboardConfig(entity="team", group="cold_start.ratio"))._to_model().model_dump()
+        workspace(DashboardConfig(entity="team", group="cold_start.ratio"))
+        ._to_model()
+        .model_dump()
     )
     sections = view["spec"]["section"]["panel_bank_config"]["sections"]
     assert [section["name"] for section in sections] == list(PANELS)
@@ -76,7 +78,11 @@ def test_every_metric_of_the_panels_is_one_that_runs_log() -> None:
     logged = {"sft/tokens_per_second", "grpo/tokens_per_second"}  # in timings.jsonl
     for run in run_index.load_runs(SAMPLE):
         logged |= {
-            f"{stage}/{name}" for stage in ("sft", "grpo") for name in run.metrics(stage).columns
+            f"{stage}/{name}"
+            for stage in ("sft", "grpo")
+            for name in run.metrics(stage).columns
         }
-    named = {metric for panels in PANELS.values() for _, metrics, _ in panels for metric in metrics}
+    named = {
+        metric for panels in PANELS.values() for _, metrics, _ in panels for metric in metrics
+    }
     assert named <= logged

@@ -39,5 +39,7 @@ def test_metrics_of_an_old_run_have_todays_names(tmp_path: Path) -> None:
 
 
 def test_todays_names_stay_as_they_are() -> None:
-    today = dict.fromkeys([*RENAMED_METRICS.values(), "reward/format/mean", "kl", "tokens"], 1.0)
+    today = dict.fromkeys(
+        [*RENAMED_METRICS.values(), "reward/format/mean", "kl", "tokens"], 1.0
+    )
     assert with_current_names(today) == today

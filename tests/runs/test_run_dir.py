@@ -32,7 +32,9 @@ def config_text(run: Run) -> str:
 def config(folder: Path, *overrides: str) -> TrainConfig:
     register()
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        return typed(hydra.compose("train", ["+experiment=smoke", f"run_dir={folder}", *overrides]))
+        return typed(
+            hydra.compose("train", ["+experiment=smoke", f"run_dir={folder}", *overrides])
+        )
 
 
 def test_a_new_folder_holds_the_resolved_config(tmp_path: Path) -> None:
@@ -44,7 +46,8 @@ def test_a_new_folder_holds_the_resolved_config(tmp_path: Path) -> None:
     assert written.seed == 3
     assert "${" not in config_text(run)
     assert (
-        OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TrainConfig), written)) == wanted
+        OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TrainConfig), written))
+        == wanted
     )
 
 
@@ -74,7 +77,8 @@ def test_another_config_is_refused_with_the_key(tmp_path: Path) -> None:
     with open_run(config(tmp_path / "run")):
         pass
     with pytest.raises(
-        UserError, match=r"holds a run with seed=0 where this command has 1: give another run_dir"
+        UserError,
+        match=r"holds a run with seed=0 where this command has 1: give another run_dir",
     ):
         open_run(config(tmp_path / "run", "seed=1"))
     with pytest.raises(
@@ -179,7 +183,10 @@ def test_two_processes_cannot_write_one_run(tmp_path: Path) -> None:
 
 
 def test_entries_after_a_rewind_are_those_of_an_uninterrupted_run(tmp_path: Path) -> None:
-    straight, resumed = StepLog(tmp_path / "straight.jsonl"), StepLog(tmp_path / "resumed.jsonl")
+    straight, resumed = (
+        StepLog(tmp_path / "straight.jsonl"),
+        StepLog(tmp_path / "resumed.jsonl"),
+    )
     for log in (straight, resumed):
         log.write("sft", 1, {"loss": 1.5})
         log.write("grpo", 1, {"reward": 0.1})

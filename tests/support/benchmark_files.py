@@ -53,14 +53,18 @@ def write_parquet(path: Path, rows) -> None:
 def write_json(path: Path, rows) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(
-        "".join(json.dumps(r) + "\n" for r in rows) if path.suffix == ".jsonl" else json.dumps(rows)
+        "".join(json.dumps(r) + "\n" for r in rows)
+        if path.suffix == ".jsonl"
+        else json.dumps(rows)
     )
 
 
 def write_pictures(root: Path, *names: str) -> None:
     for level, name in enumerate(names):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes(picture(level, form="PNG" if name.endswith("png") else "JPEG"))
+        (root / name).write_bytes(
+            picture(level, form="PNG" if name.endswith("png") else "JPEG")
+        )
 
 
 # ---------------------------------------------------------------- one each
@@ -115,7 +119,11 @@ def write_cv_bench(root: Path) -> None:
             "prompt": f"{question} Select from the following choices.\n{lines}",
         }
 
-    count = row | asked("How many?", ["2", "1", "4"]) | {"idx": 0, "task": "Count", "answer": "(C)"}
+    count = (
+        row
+        | asked("How many?", ["2", "1", "4"])
+        | {"idx": 0, "task": "Count", "answer": "(C)"}
+    )
     relation = (
         row
         | asked("Where?", ["above", "below"])
@@ -196,7 +204,8 @@ def write_sat(root: Path) -> None:
     }
     rows = [
         base | {"answers": ["moved left", "moved right"]},
-        base | {"answers": ["same", "moved left in the first frame"], "question_type": "goal_aim"},
+        base
+        | {"answers": ["same", "moved left in the first frame"], "question_type": "goal_aim"},
         base | {"answers": ["moved left", "Moved Left"]},
         base
         | {
@@ -210,14 +219,17 @@ def write_sat(root: Path) -> None:
 
 def write_viewpoint(root: Path) -> None:
     """A three-option row, and one in the older joint form."""
-    asked = (
-        "<image><image>The object is static. From the object's view, where did the camera move?\n"
-    )
+    asked = "<image><image>The object is static. From the object's view, where did the camera move?\n"
     asked += "A: Move to the right B: No movement C: Move to the left\nLetter only."
     photos = {"images": ["a.png", "b.png"]}
     rows = [
         photos
-        | {"messages": [{"role": "user", "content": asked}, {"role": "assistant", "content": "C"}]},
+        | {
+            "messages": [
+                {"role": "user", "content": asked},
+                {"role": "assistant", "content": "C"},
+            ]
+        },
         photos
         | {
             "conversations": [
@@ -293,7 +305,12 @@ def write_spatialeval(root: Path) -> None:
 
 
 def write_omni3d(root: Path) -> None:
-    kinds = [("0", "yes", "str"), ("1", "chair", "str"), ("2", "3", "int"), ("3", "1.5", "float")]
+    kinds = [
+        ("0", "yes", "str"),
+        ("1", "chair", "str"),
+        ("2", "3", "int"),
+        ("3", "1.5", "float"),
+    ]
     rows = [
         {"index": i, "image": b64(), "question": "?", "answer": a, "answer_type": t}
         for i, a, t in kinds
@@ -338,8 +355,14 @@ def write_spar(root: Path) -> None:
     motion = "move_right:1.0,rotate_left:20"
     rows = [
         photos
-        | {"id": "a", "task": "depth_prediction_oc_mv", "question": "How deep?", "answer": "2.5"},
-        photos | {"id": "b", "task": "view_change_infer", "question": "Motion?", "answer": motion},
+        | {
+            "id": "a",
+            "task": "depth_prediction_oc_mv",
+            "question": "How deep?",
+            "answer": "2.5",
+        },
+        photos
+        | {"id": "b", "task": "view_change_infer", "question": "Motion?", "answer": motion},
         photos
         | {
             "id": "c",

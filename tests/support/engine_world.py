@@ -37,7 +37,9 @@ def shake(policy: Policy, seed: int, scale: float) -> None:
 
 
 def load_policy(folder: Path, **settings) -> Policy:
-    return Policy.load(ModelConfig(path=str(folder), min_pixels=256, max_pixels=16384, **settings))
+    return Policy.load(
+        ModelConfig(path=str(folder), min_pixels=256, max_pixels=16384, **settings)
+    )
 
 
 def open_renderer(folder: Path) -> PromptRenderer:
@@ -86,7 +88,9 @@ def trainer_logprobs(
 ) -> np.ndarray:
     prefixes, images = as_prefix_groups(prompts)
     for prefix, group in zip(prefixes, groups, strict=True):
-        prefix.continuations = [Continuation(c.token_ids, [True] * len(c.token_ids)) for c in group]
+        prefix.continuations = [
+            Continuation(c.token_ids, [True] * len(c.token_ids)) for c in group
+        ]
     return (
         policy.eval()
         .token_logprobs(pack(prefixes, images, policy.spec, 512), distribution)
@@ -120,6 +124,7 @@ def first_token_logprobs(
     """(V,) the trainer's, by one continuation for every id."""
     ids = range(sampler.source.policy.core.lm_head.out_features)
     every = [
-        Completion(token_ids=[token], logprobs=[0.0], finish=FinishReason.LENGTH) for token in ids
+        Completion(token_ids=[token], logprobs=[0.0], finish=FinishReason.LENGTH)
+        for token in ids
     ]
     return trainer_logprobs(sampler.source.policy, [prompt], [every], distribution)

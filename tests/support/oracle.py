@@ -35,11 +35,19 @@ def padded_logprobs(
             encoded += [images[index] for index in group.images]
             supervised = [j for j, scored in enumerate(continuation.loss_mask) if scored]
             targets.append(
-                (len(group.input_ids), supervised, [continuation.input_ids[j] for j in supervised])
+                (
+                    len(group.input_ids),
+                    supervised,
+                    [continuation.input_ids[j] for j in supervised],
+                )
             )
     ids = pad_sequence(sequences, batch_first=True)
     mask = pad_sequence([torch.ones_like(s) for s in sequences], batch_first=True)
-    inputs = {"input_ids": ids, "attention_mask": mask, "mm_token_type_ids": (ids == IMAGE).int()}
+    inputs = {
+        "input_ids": ids,
+        "attention_mask": mask,
+        "mm_token_type_ids": (ids == IMAGE).int(),
+    }
     if encoded:
         inputs["pixel_values"], inputs["image_grid_thw"] = patchify(encoded, spec)
     logits = model(**inputs).logits

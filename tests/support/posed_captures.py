@@ -112,7 +112,11 @@ def pack_triple(
     for k in range(points):
         cloud.append(struct.pack("<Q3d3BdQ", k + 1, *world[k], 90, 90, 90, 0.3, len(names)))
         cloud += [struct.pack("<ii", i + 1, k) for i in range(len(names))]
-    return {"cameras.bin": cameras, "images.bin": b"".join(images), "points3D.bin": b"".join(cloud)}
+    return {
+        "cameras.bin": cameras,
+        "images.bin": b"".join(images),
+        "points3D.bin": b"".join(cloud),
+    }
 
 
 def write_capture(
@@ -154,7 +158,9 @@ def to_pytorch3d(R: np.ndarray, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.swapaxes(g.PYTORCH3D_AXES @ R, -1, -2), t @ g.PYTORCH3D_AXES
 
 
-def to_camera_to_world(R: np.ndarray, t: np.ndarray, axes: np.ndarray | None = None) -> np.ndarray:
+def to_camera_to_world(
+    R: np.ndarray, t: np.ndarray, axes: np.ndarray | None = None
+) -> np.ndarray:
     """OpenCV (R, t) as a camera-to-world matrix (4, 4) whose camera axes are `axes`."""
     pose = np.eye(4)
     pose[:3, :3] = R.T @ (np.eye(3) if axes is None else axes)

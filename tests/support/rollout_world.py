@@ -39,7 +39,9 @@ class WordRenderer:
         self.visual_tokens = visual_tokens
 
     def prompt(self, example: Example, question: Question) -> Prompt:
-        pictures = [VISION_START, *[IMAGE] * self.visual_tokens, VISION_END] * len(example.images)
+        pictures = [VISION_START, *[IMAGE] * self.visual_tokens, VISION_END] * len(
+            example.images
+        )
         ids = [*pictures, 20 + question.answer_index, 30]
         return Prompt(uid=question.uid, engine_ids=[], input_ids=ids, images=example.images)
 
@@ -47,11 +49,15 @@ class WordRenderer:
         return " ".join(WORDS.get(i, str(i)) for i in token_ids if i != EOS)
 
 
-def example_at(position: int, *, size: int = 32, mode: AnswerMode = AnswerMode.THINK) -> Example:
+def example_at(
+    position: int, *, size: int = 32, mode: AnswerMode = AnswerMode.THINK
+) -> Example:
     """Every third example has no image; the answer cycles through the options."""
     rng = random.Random(position)
     noise = np.random.RandomState(rng.randrange(2**31))
-    images = [noise.randint(0, 256, (size, size, 3), dtype=np.uint8) for _ in range(position % 3)]
+    images = [
+        noise.randint(0, 256, (size, size, 3), dtype=np.uint8) for _ in range(position % 3)
+    ]
     question = Question(
         uid=f"q{position}",
         type=("turn", "move")[position % 2],

@@ -40,7 +40,8 @@ class FunctionSampler:
         self.prompts += len(prompts)
         texts = [self.answer(p.images, bytes(p.engine_ids).decode()) for p in prompts]
         finish = [
-            FinishReason.LENGTH if len(t) > params.max_tokens else FinishReason.STOP for t in texts
+            FinishReason.LENGTH if len(t) > params.max_tokens else FinishReason.STOP
+            for t in texts
         ]
         ids = [list(t.encode())[: params.max_tokens] for t in texts]
         return [

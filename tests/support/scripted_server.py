@@ -32,7 +32,8 @@ def generate(body: dict) -> dict:
     ]  # as vLLM cuts it
     top = [{"token_id": token, "logprob": -float(token)} for token in listed]
     content = [
-        {"token_id": seed + step, "logprob": -0.5 - step, "top_logprobs": top} for step in range(2)
+        {"token_id": seed + step, "logprob": -0.5 - step, "top_logprobs": top}
+        for step in range(2)
     ]
     choices = [
         {
@@ -50,7 +51,9 @@ ANSWERS = {
     "/health": lambda _: {},
     "/v1/models": lambda _: {"data": [{"max_model_len": 128}]},
     "/inference/v1/generate": generate,
-    "/weight_checker": lambda _: {"checksums": {"dp0:pp0:pcp0:tp0:visual.merger.ln_q.weight": "x"}},
+    "/weight_checker": lambda _: {
+        "checksums": {"dp0:pp0:pcp0:tp0:visual.merger.ln_q.weight": "x"}
+    },
     "/collective_rpc": lambda _: {"results": []},
     "/reset_prefix_cache": lambda _: {"success": True},
     "/reset_encoder_cache": lambda _: {},

@@ -9,7 +9,12 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from transformers import AutoModelForImageTextToText, Qwen2_5_VLConfig, Qwen2VLConfig, Qwen3VLConfig
+from transformers import (
+    AutoModelForImageTextToText,
+    Qwen2_5_VLConfig,
+    Qwen2VLConfig,
+    Qwen3VLConfig,
+)
 
 from actial.config import ModelConfig, Reference
 from actial.modeling.image_patches import num_features, patch_grid
@@ -28,7 +33,11 @@ _TEXT = {
     "num_key_value_heads": 2,
     "bos_token_id": None,
     "eos_token_id": EOS,
-    "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]},
+    "rope_parameters": {
+        "rope_type": "default",
+        "rope_theta": 10000.0,
+        "mrope_section": [2, 3, 3],
+    },
 }
 _IDS = {
     "image_token_id": IMAGE,
@@ -132,7 +141,9 @@ def make_group(
     return PrefixGroup(uid, [*ids, *text], list(indices), continuations)
 
 
-def random_continuation(rng: random.Random, length: int, *, stray: bool = False) -> Continuation:
+def random_continuation(
+    rng: random.Random, length: int, *, stray: bool = False
+) -> Continuation:
     """`stray` puts an image placeholder among the sampled tokens."""
     ids = [rng.randrange(ALIAS) for _ in range(length)]
     if stray and length:

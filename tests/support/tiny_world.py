@@ -46,7 +46,8 @@ def write_pairs(out: Path, objects: int = 6) -> ShardSet:
 def pair_row(uid: str, name: str, attributes: dict, azimuths: np.ndarray, first: int) -> dict:
     """The camera goes 60 degrees counter-clockwise about the object: to its right."""
     views = tuple(
-        ViewDirection(azimuth_deg=float(a), elevation_deg=15.0) for a in azimuths[first : first + 2]
+        ViewDirection(azimuth_deg=float(a), elevation_deg=15.0)
+        for a in azimuths[first : first + 2]
     )
     pair = view_pair(uid=uid, class_name=name, attributes=attributes, views=views)
     return pair.to_json() | {"images": [f"f{first:03d}.png", f"f{first + 1:03d}.png"]}

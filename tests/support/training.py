@@ -41,7 +41,9 @@ def sft_batch(step: int, policy, *, size: int = 3, with_images: bool = True) -> 
 def sft_module(folder: Path, *, steps: int = 6, policy=None, **optim) -> SFTModule:
     policy = policy or tiny_policy()
     stage = SFTConfig(
-        steps=steps, batch_size=3, optim=OptimConfig(**{"lr": 1e-2, "warmup_steps": 2, **optim})
+        steps=steps,
+        batch_size=3,
+        optim=OptimConfig(**{"lr": 1e-2, "warmup_steps": 2, **optim}),
     )
     return SFTModule(policy, stage, policy.config, crash_folder=folder)
 

@@ -26,7 +26,9 @@ UP = np.array([0.0, 0.0, 1.0])
 @cache
 def questions_of(kind: str) -> list[SceneQuestion]:
     return [
-        item for i in range(16 if kind == "static" else 40) for item in ask(kind, ("test", i), SIZE)
+        item
+        for i in range(16 if kind == "static" else 40)
+        for item in ask(kind, ("test", i), SIZE)
     ]
 
 
@@ -68,7 +70,9 @@ def test_the_vocabulary_is_small() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_neither_the_place_nor_the_text_of_the_answer_gives_it_away(kind: str) -> None:
     """Each place, and each of two opposite answers, is right equally often (4 deviations)."""
-    items = [item for item in questions_of(kind) if item.kind != "count" and len(item.answers) == 2]
+    items = [
+        item for item in questions_of(kind) if item.kind != "count" and len(item.answers) == 2
+    ]
     n = len(items)
     margin = 2.0 / np.sqrt(n)
     assert abs(np.mean([item.answers[0] == item.correct for item in items]) - 0.5) < margin
@@ -205,7 +209,9 @@ def test_perspective_is_told_by_the_standing_objects_own_axes() -> None:
         if vertices is not None:
             # drawn with that very heading, the mesh's foremost vertex is the world's
             foremost = np.argmax(spec.mesh.vertices[:, 0])
-            assert vertices[foremost, :2] @ front == pytest.approx((vertices[:, :2] @ front).max())
+            assert vertices[foremost, :2] @ front == pytest.approx(
+                (vertices[:, :2] @ front).max()
+            )
         to = item.scene.centers[0, b, :2] - item.scene.centers[0, a, :2]
         if "ahead" in item.answers:
             assert item.correct == ("ahead" if to @ front > 0 else "behind")
@@ -270,7 +276,12 @@ def test_parquet_is_in_sats_schema_and_builds_into_shards(tmp_path: Path) -> Non
         assert (
             sum(
                 write_sat(
-                    tmp_path / f"SAT_{split}.parquet", split, rows, seed=3, size=SIZE, workers=1
+                    tmp_path / f"SAT_{split}.parquet",
+                    split,
+                    rows,
+                    seed=3,
+                    size=SIZE,
+                    workers=1,
                 )
             )
             == rows
@@ -304,7 +315,12 @@ def test_parquet_bytes_do_not_depend_on_the_workers(tmp_path: Path) -> None:
     for workers in (1, 2):
         list(
             write_sat(
-                tmp_path / f"{workers}.parquet", "train", 20, seed=3, size=SIZE, workers=workers
+                tmp_path / f"{workers}.parquet",
+                "train",
+                20,
+                seed=3,
+                size=SIZE,
+                workers=workers,
             )
         )
     assert (tmp_path / "1.parquet").read_bytes() == (tmp_path / "2.parquet").read_bytes()

@@ -64,7 +64,9 @@ def test_the_z_buffer_fills_exactly_the_covered_pixels_and_keeps_the_nearest() -
         np.c_[2 + 3 * square, np.full(4, 1.0)],
         np.c_[5 * square, np.full(4, 0.5)],
     ]
-    towards = np.array([(0, 2, 1), (0, 3, 2)])  # counter-clockwise for a viewer whose y points down
+    towards = np.array(
+        [(0, 2, 1), (0, 3, 2)]
+    )  # counter-clockwise for a viewer whose y points down
     faces = np.concatenate([towards, 4 + towards, 8 + towards[:, ::-1]])
     seen = visible_faces(np.concatenate(corners)[None], faces, np.eye(3)[None], 6, 5)[0] // 2
     expected = np.full((5, 6), EMPTY)
@@ -185,7 +187,8 @@ def test_a_probe_that_sees_both_centroids_is_at_chance() -> None:
         _, cameras = render_views(spec, orbit_cameras(around, 32, draw), 32, seed)
         covered = silhouette(spec, cameras, 32) != EMPTY
         centroids = (
-            np.array([[np.mean(axis) for axis in np.nonzero(mask)[::-1]] for mask in covered]) / 64
+            np.array([[np.mean(axis) for axis in np.nonzero(mask)[::-1]] for mask in covered])
+            / 64
         )
         for i in range(0, 8, 2):
             swap = draw.pick((0, 1))
@@ -209,7 +212,10 @@ def test_a_probe_that_sees_both_centroids_is_at_chance() -> None:
 @pytest.fixture(scope="module")
 def captures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("world")
-    assert sum(write_captures(root, capture_jobs(16, 14, 64, 5, list(CATEGORIES)), workers=1)) == 16
+    assert (
+        sum(write_captures(root, capture_jobs(16, 14, 64, 5, list(CATEGORIES)), workers=1))
+        == 16
+    )
     return root
 
 
@@ -247,7 +253,9 @@ def test_pycolmap_reads_the_triple_and_its_points_reproject(captures: Path) -> N
                         )
                     )
         assert 0.2 < np.mean(errors) < 0.6
-        assert model.compute_mean_reprojection_error() == pytest.approx(np.mean(errors), abs=0.05)
+        assert model.compute_mean_reprojection_error() == pytest.approx(
+            np.mean(errors), abs=0.05
+        )
 
 
 def test_world_frames_are_turned_and_scaled_at_random(captures: Path) -> None:
@@ -278,7 +286,8 @@ def test_sidecar_front_gives_the_azimuth_the_picture_was_taken_from(captures: Pa
         images = pycolmap.Reconstruction(str(folder / "sparse" / "0")).images.values()
         for image in images:
             angle = (
-                float(azimuth(image.projection_center(), k["centre"], k["up"], k["front"])) % 360
+                float(azimuth(image.projection_center(), k["centre"], k["up"], k["front"]))
+                % 360
             )
             pixels = np.asarray(Image.open(folder / "images" / image.name), float)
             hue = (pixels @ mark) / np.maximum(
@@ -336,4 +345,6 @@ def test_the_command_resumes_its_own_world_and_refuses_another(tmp_path: Path) -
 
 
 def test_the_build_preset_holds_out_the_unseen_categories() -> None:
-    assert tuple(OmegaConf.load(CONF / "dataset" / "world.yaml").pairs.unseen_classes) == UNSEEN
+    assert (
+        tuple(OmegaConf.load(CONF / "dataset" / "world.yaml").pairs.unseen_classes) == UNSEEN
+    )

@@ -85,7 +85,9 @@ def truthful(prompt: str) -> str:
     letter = re.search(rf"([A-C]): \w+ to the {side}", question.group(2)).group(1)
     text = f"Both photos show a mug. The camera clearly moved to its own {ego}."
     text += f" It rotated to the {turn.group(1)} by {turn.group(2)} degrees."
-    return f"{text} From the object's point of view, it went to the {seen}.\n\nAnswer: {letter}"
+    return (
+        f"{text} From the object's point of view, it went to the {seen}.\n\nAnswer: {letter}"
+    )
 
 
 class Server(ThreadingHTTPServer):
@@ -148,7 +150,9 @@ class Handler(BaseHTTPRequestHandler):
         elif fault == "garbage":
             self.send(200, b"<html>not json</html>")
         elif fault:
-            said = json.dumps({"error": {"message": f"Incorrect API key provided: {KEY}"}}).encode()
+            said = json.dumps(
+                {"error": {"message": f"Incorrect API key provided: {KEY}"}}
+            ).encode()
             self.send(fault, said, **({"Retry_After": "0"} if fault == 429 else {}))
         else:
             text = (
@@ -234,7 +238,8 @@ def test_every_pair_gets_a_verified_chain(data, serve, tmp_path, monkeypatch):
     assert 1 < server.most_busy <= 4
     sent = server.bodies[0]["messages"][0]["content"]
     pictures = [
-        decode_bytes(base64.b64decode(part["image_url"]["url"].split(",")[1])) for part in sent[:2]
+        decode_bytes(base64.b64decode(part["image_url"]["url"].split(",")[1]))
+        for part in sent[:2]
     ]
     assert any(
         all(
@@ -244,7 +249,9 @@ def test_every_pair_gets_a_verified_chain(data, serve, tmp_path, monkeypatch):
         for row in rows.values()
     )
     assert server.headers_seen[0]["authorization"] == f"Bearer {KEY}"
-    assert not [path for path in (tmp_path / "out").iterdir() if KEY.encode() in path.read_bytes()]
+    assert not [
+        path for path in (tmp_path / "out").iterdir() if KEY.encode() in path.read_bytes()
+    ]
 
 
 def test_faults_are_retried_to_the_same_chains(data, serve, tmp_path, uninterrupted):
@@ -259,7 +266,13 @@ def test_a_killed_run_resumes_to_the_same_chains_and_asks_nothing_twice(
 ):
     server = serve(delay=0.3)
     out = tmp_path / "out"
-    words = [f"pairs={data}", f"out={out}", f"url={server.url}", "teacher=tutor", "concurrency=2"]
+    words = [
+        f"pairs={data}",
+        f"out={out}",
+        f"url={server.url}",
+        "teacher=tutor",
+        "concurrency=2",
+    ]
     process = subprocess.Popen(
         [sys.executable, "-m", "actial.chains", *words], stderr=subprocess.PIPE
     )
@@ -283,7 +296,9 @@ def test_a_killed_run_resumes_to_the_same_chains_and_asks_nothing_twice(
     assert len(server.bodies) == asked
 
 
-def test_chains_that_contradict_the_geometry_are_rejected_with_the_reason(data, serve, tmp_path):
+def test_chains_that_contradict_the_geometry_are_rejected_with_the_reason(
+    data, serve, tmp_path
+):
     def slips(prompt, turn):
         said = truthful(prompt)
         swap = {"left": "right", "right": "left"}
@@ -395,7 +410,10 @@ def test_replies_are_read_in_any_dress():
         "C",
     )
     assert read_reply("It moved.\n**Answer:** A.") == ("It moved.", "A")
-    assert read_reply("The answer: a matter of taste") == ("The answer: a matter of taste", None)
+    assert read_reply("The answer: a matter of taste") == (
+        "The answer: a matter of taste",
+        None,
+    )
 
 
 TOY_CAR = view_pair(50.0, None, class_name="toy car")
@@ -414,7 +432,10 @@ TOY_CAR = view_pair(50.0, None, class_name="toy car")
             "Seen from the toy, the camera moved to the left; from the camera it moved to the right.",
             [],
         ),
-        ("The camera passes from the car's left side to its right side.", ["object_translation"]),
+        (
+            "The camera passes from the car's left side to its right side.",
+            ["object_translation"],
+        ),
         ("It went anticlockwise, about 50°, from 10 degrees of elevation.", []),
         ("The camera orbits clockwise.", ["turn"]),
         ("The camera turned left by 80 degrees.", ["degrees"]),
@@ -425,7 +446,9 @@ def test_the_verifier_reads_free_prose(prose, reasons):
     assert [c.reason for c in contradictions(prose, TOY_CAR)] == reasons
 
 
-def test_no_environment_variable_is_needed_for_a_local_server(data, serve, tmp_path, monkeypatch):
+def test_no_environment_variable_is_needed_for_a_local_server(
+    data, serve, tmp_path, monkeypatch
+):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     assert "OPENAI_API_KEY" not in os.environ
     teach(config(serve(), data, tmp_path / "out", limit=1))

@@ -44,7 +44,9 @@ class KillAt(lightning.Callback):
             os.kill(os.getpid(), self.number)
 
 
-def run(folder, kill_step: int = -1, number: int = signal.SIGKILL, dropout: float = 0.0) -> None:
+def run(
+    folder, kill_step: int = -1, number: int = signal.SIGKILL, dropout: float = 0.0
+) -> None:
     """One process's life: resume, train, write losses; the signal comes from itself after
     `kill_step`.
     """
@@ -106,7 +108,10 @@ def test_sigterm_saves_the_step_it_falls_into(tmp_path):
 
 def test_only_the_newest_two_are_kept_and_nothing_is_pickled(tmp_path):
     fit_sft(new_module(tmp_path), CheckpointCallback(tmp_path, 2, FINGERPRINT))
-    assert sorted(p.name for p in tmp_path.glob("step-*")) == ["step-00000006", "step-00000007"]
+    assert sorted(p.name for p in tmp_path.glob("step-*")) == [
+        "step-00000006",
+        "step-00000007",
+    ]
     files = sorted(path.name for path in latest(tmp_path).iterdir())
     assert files == ["SHA256SUMS", "state.json", "state.safetensors"]
 
@@ -149,15 +154,27 @@ def reshape(tensors: dict[str, torch.Tensor]) -> None:
 
 
 DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
-    "tensors cut": (lambda p: os.truncate(p / "state.safetensors", 1000), "differs from its check"),
-    "tensors empty": (lambda p: os.truncate(p / "state.safetensors", 0), "differs from its check"),
+    "tensors cut": (
+        lambda p: os.truncate(p / "state.safetensors", 1000),
+        "differs from its check",
+    ),
+    "tensors empty": (
+        lambda p: os.truncate(p / "state.safetensors", 0),
+        "differs from its check",
+    ),
     "bit flipped": (lambda p: flip_bit(p / "state.safetensors"), "differs from its checksum"),
     "state cut": (lambda p: os.truncate(p / "state.json", 40), "cannot be read"),
     "state of another run": (lambda p: flip_bit(p / "state.json"), "state.json"),
-    "tensors deleted": (lambda p: (p / "state.safetensors").unlink(), "safetensors is missing"),
+    "tensors deleted": (
+        lambda p: (p / "state.safetensors").unlink(),
+        "safetensors is missing",
+    ),
     "state deleted": (lambda p: (p / "state.json").unlink(), "state.json is missing"),
     "checksums deleted": (lambda p: (p / "SHA256SUMS").unlink(), "SHA256SUMS is missing"),
-    "checksums empty": (lambda p: os.truncate(p / "SHA256SUMS", 0), "differs from its checksum"),
+    "checksums empty": (
+        lambda p: os.truncate(p / "SHA256SUMS", 0),
+        "differs from its checksum",
+    ),
     "moments missing": (lambda p: rewritten(p, drop_moments), "exp_avg_sq"),
     "optimizer missing": (lambda p: rewritten(p, drop_optimizer), "no optimizer state"),
     "another shape": (lambda p: rewritten(p, reshape), "has shape"),
@@ -167,7 +184,9 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
 @pytest.fixture(scope="module")
 def two_checkpoints(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("two")
-    fit_sft(sft_module(folder, steps=4), CheckpointCallback(folder / "checkpoints", 2, FINGERPRINT))
+    fit_sft(
+        sft_module(folder, steps=4), CheckpointCallback(folder / "checkpoints", 2, FINGERPRINT)
+    )
     return folder / "checkpoints"
 
 

@@ -70,7 +70,9 @@ def sft_run(folder):
 
     def make(step: int) -> TrainBatch:
         whole = sft_batch(step, module.policy)
-        return share(without_images(whole) if step == 1 else whole, module.global_rank, num_ranks())
+        return share(
+            without_images(whole) if step == 1 else whole, module.global_rank, num_ranks()
+        )
 
     return module, make
 
@@ -153,7 +155,9 @@ def process(build, folder, strategy: str, stop: int, rank: int, ranks: int, port
         rows.append(
             {
                 **done.metrics,
-                "weights": float(whole(done.policy.core.lm_head.weight.detach()).double().sum()),
+                "weights": float(
+                    whole(done.policy.core.lm_head.weight.detach()).double().sum()
+                ),
             }
         )
 
@@ -168,13 +172,18 @@ def run_ranks(
 ) -> list[list[dict[str, float]]]:
     """Rows of each rank."""
     folder.mkdir(exist_ok=True)
-    run_processes(process, [(build, folder, strategy, stop, rank, ranks) for rank in range(ranks)])
+    run_processes(
+        process, [(build, folder, strategy, stop, rank, ranks) for rank in range(ranks)]
+    )
     return [
-        json.loads((folder / f"rows-{rank}-of-{ranks}.json").read_text()) for rank in range(ranks)
+        json.loads((folder / f"rows-{rank}-of-{ranks}.json").read_text())
+        for rank in range(ranks)
     ]
 
 
-@pytest.mark.parametrize(("build", "compared"), [(sft_run, STEPS), (grpo_run, 1), (batch_run, 1)])
+@pytest.mark.parametrize(
+    ("build", "compared"), [(sft_run, STEPS), (grpo_run, 1), (batch_run, 1)]
+)
 def test_two_ranks_equal_one(tmp_path, build, compared):
     """Rollouts are compared in the first step only: later a rounding error may tip a sample
     over.
@@ -214,7 +223,13 @@ PROBED = Prompt(uid="a", engine_ids=[5, 6], input_ids=[5, 6], images=[])
 class CountingEngine:
     """Counts the weights it is sent; samples token 7 and reports what the trainer gives it."""
 
-    max_model_len, synced_to, background, pending, shows_weights = 4096, None, None, None, False
+    max_model_len, synced_to, background, pending, shows_weights = (
+        4096,
+        None,
+        None,
+        None,
+        False,
+    )
 
     def __init__(self, trainer_logprobs) -> None:
         self.trainer_logprobs = trainer_logprobs
@@ -226,12 +241,15 @@ class CountingEngine:
 
     def run(self, requests) -> list[Reply]:
         prompts = [
-            Prompt(uid=r.uid, engine_ids=[], input_ids=r.prompt_ids, images=[]) for r in requests
+            Prompt(uid=r.uid, engine_ids=[], input_ids=r.prompt_ids, images=[])
+            for r in requests
         ]
         if "logprob_token_ids" not in requests[0].sampling:
             return [Reply(prompt_ids=r.prompt_ids, outputs=[]) for r in requests]
         # a probe: this forward pass needs every rank, as the trainer's own does
-        scored = self.trainer_logprobs([ProbeSample(prompt, [7], [], []) for prompt in prompts])
+        scored = self.trainer_logprobs(
+            [ProbeSample(prompt, [7], [], []) for prompt in prompts]
+        )
         return [
             Reply(
                 prompt_ids=request.prompt_ids,

@@ -32,7 +32,14 @@ NO_KL = KLConfig(estimator=KLEstimator.none)
 
 def grpo_config(**values) -> GRPOConfig:
     return GRPOConfig(
-        **{"steps": 1, "batch_size": 1, "kl": NO_KL, "dual_clip": None, "max_tokens": 10, **values}
+        **{
+            "steps": 1,
+            "batch_size": 1,
+            "kl": NO_KL,
+            "dual_clip": None,
+            "max_tokens": 10,
+            **values,
+        }
     )
 
 
@@ -40,7 +47,11 @@ def scores_of(
     ratios: list[list[float]], advantages: list[float], groups: list[int], **extra
 ) -> Scores:
     """Completions given by their tokens' probability ratios; old log-probabilities are zero."""
-    flat = torch.tensor([r for continuation in ratios for r in continuation]).log().requires_grad_()
+    flat = (
+        torch.tensor([r for continuation in ratios for r in continuation])
+        .log()
+        .requires_grad_()
+    )
     index = torch.tensor([b for b, continuation in enumerate(ratios) for _ in continuation])
     return Scores(
         logprobs=flat,
@@ -98,7 +109,9 @@ def test_aggregation_of_each_variant_on_policy(variant, expected):
 )
 def test_asymmetric_and_dual_clip(ratio, advantage, dual_clip, value):
     config = grpo_config(loss=LossType.dapo, clip_low=0.2, clip_high=0.3, dual_clip=dual_clip)
-    assert loss_of(scores_of([[ratio]], [advantage], [0]), config) == pytest.approx(value, rel=1e-6)
+    assert loss_of(scores_of([[ratio]], [advantage], [0]), config) == pytest.approx(
+        value, rel=1e-6
+    )
 
 
 def test_clip_fraction_counts_held_tokens():
@@ -207,7 +220,10 @@ def test_unbiased_form_has_the_gradient_of_the_exact_kl(estimator, off_policy):
     ("estimator", "function"),
     [
         (KLEstimator.k1, lambda log_p: (log_p * 0).sum()),  # the score has mean zero
-        (KLEstimator.abs, lambda log_p: (log_p.exp() - REFERENCE.exp()).abs().sum()),  # L1 distance
+        (
+            KLEstimator.abs,
+            lambda log_p: (log_p.exp() - REFERENCE.exp()).abs().sum(),
+        ),  # L1 distance
         (KLEstimator.k2, exact_kl),
         (
             KLEstimator.k3,
@@ -246,7 +262,9 @@ def test_a_token_made_improbable_does_not_take_the_whole_step():
 def test_full_kl_passes_the_exact_values_through():
     scores = scores_of([[1.0, 1.0]], [0.0], [0], exact_kl=torch.tensor([0.5, 1.5]))
     config = grpo_config(kl=KLConfig(beta=0.1, estimator=KLEstimator.full))
-    loss, metrics = policy_gradient(scores, config, Denominators(tokens=2, sequences=1, groups=1))
+    loss, metrics = policy_gradient(
+        scores, config, Denominators(tokens=2, sequences=1, groups=1)
+    )
     assert float(loss) == pytest.approx(0.1)
     assert float(metrics["kl"]) == 1.0
 
@@ -254,7 +272,9 @@ def test_full_kl_passes_the_exact_values_through():
 def test_kl_in_the_reward_leaves_the_loss_alone():
     scores = scores_of([[1.0]], [1.0], [0], reference_logprobs=torch.tensor([-1.0]))
     config = grpo_config(kl=KLConfig(beta=0.5, estimator=KLEstimator.k1, place=KLPlace.reward))
-    loss, metrics = policy_gradient(scores, config, Denominators(tokens=1, sequences=1, groups=1))
+    loss, metrics = policy_gradient(
+        scores, config, Denominators(tokens=1, sequences=1, groups=1)
+    )
     assert float(loss) == -1.0
     assert float(metrics["kl"]) == 1.0
 
@@ -285,9 +305,15 @@ def test_importance_weights(kind, expected):
 def test_importance_correction_weighs_the_surrogate():
     scores = scores_of([[1.0]], [1.0], [0], sampler_logprobs=torch.tensor([2.0]).log())
     config = grpo_config(importance=ImportanceSampling.token_truncate)
-    loss, metrics = policy_gradient(scores, config, Denominators(tokens=1, sequences=1, groups=1))
-    assert float(loss) == pytest.approx(-0.5)  # sampled twice as likely as the trainer holds it
-    assert float(metrics["sampling/sampling_logp_difference/mean"]) == pytest.approx(math.log(2.0))
+    loss, metrics = policy_gradient(
+        scores, config, Denominators(tokens=1, sequences=1, groups=1)
+    )
+    assert float(loss) == pytest.approx(
+        -0.5
+    )  # sampled twice as likely as the trainer holds it
+    assert float(metrics["sampling/sampling_logp_difference/mean"]) == pytest.approx(
+        math.log(2.0)
+    )
 
 
 # ---------------------------------------------------------------- independence of the split
@@ -340,7 +366,9 @@ def test_gradients_do_not_depend_on_the_split(variant, importance):
         group_of_sequence=groups,
         advantages=torch.randn(8, generator=generator, dtype=torch.float64),
     )
-    config = grpo_config(loss=variant, importance=importance, dual_clip=3.0, kl=KLConfig(beta=0.1))
+    config = grpo_config(
+        loss=variant, importance=importance, dual_clip=3.0, kl=KLConfig(beta=0.1)
+    )
     found = []
     for parts in ([[0, 1, 2, 3]], [[0], [1], [2], [3]], [[3, 0], [2, 1]]):
         total = sum(

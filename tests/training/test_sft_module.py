@@ -39,7 +39,9 @@ def test_steps_equal_a_plain_adamw_loop_on_the_padded_forward(tmp_path):
         for group in optimizer.param_groups:
             group["lr"] = 1e-2 * min(1.0, (step + 1) / 2)
         optimizer.zero_grad()
-        loss = -padded_logprobs(model, batch.prefix_groups, batch.images, module.policy.spec).mean()
+        loss = -padded_logprobs(
+            model, batch.prefix_groups, batch.images, module.policy.spec
+        ).mean()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5)
         optimizer.step()
@@ -58,7 +60,9 @@ def test_loss_by_tag_is_the_mean_over_its_tokens(tmp_path):
     module = sft_module(tmp_path, steps=1, policy=tiny_policy(micro_batch_tokens=40))
     fit_sft(module)
     batch = sft_batch(0, module.policy)
-    logprobs = padded_logprobs(tiny_model(), batch.prefix_groups, batch.images, module.policy.spec)
+    logprobs = padded_logprobs(
+        tiny_model(), batch.prefix_groups, batch.images, module.policy.spec
+    )
     continuations = [
         continuation
         for prefix_group in batch.prefix_groups
@@ -71,13 +75,17 @@ def test_loss_by_tag_is_the_mean_over_its_tokens(tmp_path):
     ]
     for name in ("left", "right"):
         expected = -logprobs[[i for i, t in enumerate(tag) if t == name]].mean()
-        assert module.metrics[f"loss/{name}"] == pytest.approx(float(expected.detach()), rel=1e-5)
+        assert module.metrics[f"loss/{name}"] == pytest.approx(
+            float(expected.detach()), rel=1e-5
+        )
     assert module.metrics["tokens"] == len(tag)
     assert module.timings["tokens_per_second"] > 0
 
 
 def test_a_step_without_supervised_tokens_is_refused(tmp_path):
-    empty = TrainBatch(prefix_groups=[PrefixGroup("t", [1], [], [Continuation([], [])])], images=[])
+    empty = TrainBatch(
+        prefix_groups=[PrefixGroup("t", [1], [], [Continuation([], [])])], images=[]
+    )
     with pytest.raises(UserError, match="no supervised token"):
         fit_sft(sft_module(tmp_path, steps=1), batch=lambda step, policy: empty)
 
@@ -124,7 +132,9 @@ def test_a_crash_is_replayed_from_its_folder(tmp_path):
     with pytest.raises(NonFiniteError) as second:
         fit_sft(
             again,
-            batch=lambda step, policy: TrainBatch.load(tmp_path / f"nonfinite-step-{step}-rank-0"),
+            batch=lambda step, policy: TrainBatch.load(
+                tmp_path / f"nonfinite-step-{step}-rank-0"
+            ),
         )
     assert str(second.value) == str(first.value)
     assert "step 2: " in str(first.value)
@@ -135,12 +145,17 @@ def test_a_crash_is_replayed_from_its_folder(tmp_path):
     [
         (Schedule.constant, [0.5, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]),
         (Schedule.linear, [0.5, 1.0, 1.0, 1.0, 1.0, 1.0, 0.8, 0.6, 0.4, 0.2]),
-        (Schedule.cosine, [0.5, 1.0, 1.0, 0.9619, 0.8536, 0.6913, 0.5, 0.3087, 0.1464, 0.0381]),
+        (
+            Schedule.cosine,
+            [0.5, 1.0, 1.0, 0.9619, 0.8536, 0.6913, 0.5, 0.3087, 0.1464, 0.0381],
+        ),
     ],
 )
 def test_schedules(schedule, expected):
     optim = OptimConfig(schedule=schedule, warmup_steps=2, decay_from=0.5)
-    assert [lr_factor(step, 10, optim) for step in range(10)] == pytest.approx(expected, abs=1e-4)
+    assert [lr_factor(step, 10, optim) for step in range(10)] == pytest.approx(
+        expected, abs=1e-4
+    )
 
 
 def test_separate_rates_of_the_parts(tmp_path):

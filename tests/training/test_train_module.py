@@ -35,7 +35,9 @@ def test_a_sized_loader_is_read_after_the_update_before_it(tmp_path, sized):
     loader = (
         step_loader(fetch, 0, 3)
         if sized
-        else torch.utils.data.DataLoader(Unsized(fetch), batch_size=None, collate_fn=lambda b: b)
+        else torch.utils.data.DataLoader(
+            Unsized(fetch), batch_size=None, collate_fn=lambda b: b
+        )
     )
     make_trainer().fit(module, loader)
     assert completed_when_fetched == ([0, 1, 2] if sized else [0, 0, 1])
@@ -47,10 +49,12 @@ def test_a_loader_that_starts_late_delivers_what_an_uninterrupted_one_would(tmp_
     """
     module = sft_module(tmp_path)
     whole = [
-        b.prefix_groups[0].uid for b in step_loader(lambda s: sft_batch(s, module.policy), 0, 6)
+        b.prefix_groups[0].uid
+        for b in step_loader(lambda s: sft_batch(s, module.policy), 0, 6)
     ]
     assert [
-        b.prefix_groups[0].uid for b in step_loader(lambda s: sft_batch(s, module.policy), 4, 6)
+        b.prefix_groups[0].uid
+        for b in step_loader(lambda s: sft_batch(s, module.policy), 4, 6)
     ] == whole[4:]
     assert whole[4] == "4/0"
 

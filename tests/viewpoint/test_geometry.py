@@ -21,7 +21,9 @@ def camera(position, target=ORIGIN, *, roll=0.0, turn=0.0, up=UP):
     forward = Rotation.from_rotvec(-np.radians(turn) * up).apply(forward)
     right = g.unit(np.cross(forward, up))
     R = np.stack([right, np.cross(forward, right), forward])
-    return Rotation.from_euler("z", roll, degrees=True).as_matrix() @ R, np.asarray(position, float)
+    return Rotation.from_euler("z", roll, degrees=True).as_matrix() @ R, np.asarray(
+        position, float
+    )
 
 
 def on_orbit(angle, *, elevation=0.0, rho=1.0, **held):
@@ -62,7 +64,9 @@ CAMERA_AXIS_YAW = {
 def test_t2_elevation_leaves_gravity_yaw_and_shrinks_the_yaw_about_the_camera_axis(elevation):
     for theta, shrunk in zip((20, 60, 100), CAMERA_AXIS_YAW[elevation], strict=True):
         p = pair(on_orbit(0, elevation=elevation), on_orbit(theta, elevation=elevation))
-        assert [p.alpha, p.yaw, p.s] == pytest.approx([theta, -theta, np.sin(np.radians(theta))])
+        assert [p.alpha, p.yaw, p.s] == pytest.approx(
+            [theta, -theta, np.sin(np.radians(theta))]
+        )
         assert p.yaw_camera_axis == pytest.approx(-shrunk, abs=0.06)
         assert p.rotation_full <= theta + 1e-9
 
@@ -98,7 +102,9 @@ def test_t7_any_similarity_leaves_the_labels():
     for _ in range(50):
         angles = np.sort(rng.uniform(0, 150, 30))
         cams = [
-            on_orbit(a, elevation=rng.uniform(5, 35), roll=rng.normal(0, 2), turn=rng.normal(0, 4))
+            on_orbit(
+                a, elevation=rng.uniform(5, 35), roll=rng.normal(0, 2), turn=rng.normal(0, 4)
+            )
             for a in angles
         ]
         rotation, scale, shift = (
@@ -135,7 +141,9 @@ def test_t8_mean_up_is_biased_by_the_arc_and_svd_right_is_not(pitch):
         R, _ = orbit(arc, n=721, elevation=pitch)
         half = np.radians(arc) / 2
         expected = np.degrees(np.arctan(np.tan(np.radians(pitch)) * np.sin(half) / half))
-        assert g.angle_between(-R[:, 1, :].mean(axis=0), UP) == pytest.approx(expected, abs=0.15)
+        assert g.angle_between(-R[:, 1, :].mean(axis=0), UP) == pytest.approx(
+            expected, abs=0.15
+        )
         assert g.angle_between(g.up_svd_right(R)[0], UP) < 1e-3
 
 
@@ -165,7 +173,9 @@ def test_t11_t19_sideways_and_upside_down_pictures(roll, levels):
     right, down = R[:, 0, :].mean(axis=0) @ up.axis, R[:, 1, :].mean(axis=0) @ up.axis
     assert (abs(right), down) == pytest.approx(levels, abs=0.01)
     assert up.sideways == (abs(roll) == 90)
-    if roll == 180:  # indistinguishable from upright: the sides seen in the pictures stay right
+    if (
+        roll == 180
+    ):  # indistinguishable from upright: the sides seen in the pictures stay right
         assert up.up == pytest.approx(-UP)
 
 
@@ -191,11 +201,14 @@ def test_t12_axes_instead_of_masks_turn_80_into_76():
     """
     target, aim = ORIGIN, np.array([0.0, 0.25, 0.0])
     cams = [
-        camera(np.array([np.sin(np.radians(a)), -np.cos(np.radians(a)), 0]), aim) for a in (-40, 40)
+        camera(np.array([np.sin(np.radians(a)), -np.cos(np.radians(a)), 0]), aim)
+        for a in (-40, 40)
     ]
     assert pair(*cams, target=target).alpha == pytest.approx(80)
     axes = g.focus_of_rays(np.stack([c[1] for c in cams]), np.stack([c[0][2] for c in cams]))
-    expected = 2 * np.degrees(np.arctan(np.sin(np.radians(40)) / (np.cos(np.radians(40)) + 0.25)))
+    expected = 2 * np.degrees(
+        np.arctan(np.sin(np.radians(40)) / (np.cos(np.radians(40)) + 0.25))
+    )
     assert pair(*cams, target=axes.point).alpha == pytest.approx(expected)
 
 
@@ -259,7 +272,9 @@ def test_view_geometry_signs():
 def test_azimuth_about_the_front_is_counter_clockwise_from_above():
     front = np.array([0.0, -1.0, 0.3])  # the object faces (0, -1, 0); its own left is +x
     positions = np.array([[0, -2, 1], [3, 0, 0], [0, 1, 0], [-1, 0, 5.0]])
-    assert np.mod(g.azimuth(positions, ORIGIN, UP, front), 360) == pytest.approx([0, 90, 180, 270])
+    assert np.mod(g.azimuth(positions, ORIGIN, UP, front), 360) == pytest.approx(
+        [0, 90, 180, 270]
+    )
 
 
 def test_focus_shrugs_off_one_stray_ray():

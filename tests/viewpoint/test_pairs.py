@@ -58,13 +58,17 @@ def test_views_are_named_from_the_object_s_front():
     for row in rows:
         for view, name in zip(row.views, row.frame_names, strict=True):
             expected = np.linspace(0, 230, 24)[int(name[:3])]
-            assert (view.azimuth_deg - expected + 180) % 360 - 180 == pytest.approx(0, abs=1e-3)
+            assert (view.azimuth_deg - expected + 180) % 360 - 180 == pytest.approx(
+                0, abs=1e-3
+            )
         assert row.attributes == {"body_colour": "red"}
 
 
 def test_angles_are_spread_evenly_and_photos_pair_once():
     rows = rows_of(arc(60, span=300.0), PairConfig(per_object=16))
-    bins = np.bincount([int((abs(r.geometry.alpha_deg) - 21) / 78 * 8) for r in rows], minlength=8)
+    bins = np.bincount(
+        [int((abs(r.geometry.alpha_deg) - 21) / 78 * 8) for r in rows], minlength=8
+    )
     assert (bins == 2).all()
     assert len({frozenset(r.frame_names) for r in rows}) == 16
 
@@ -116,9 +120,9 @@ def test_splits_are_disjoint_over_groups_and_near_their_shares():
     splits = [split_of(replace(base, group_id=f"7/{i}"), config) for i in range(2000)]
     assert splits.count("test") / 2000 == pytest.approx(0.2, abs=0.03)
     assert splits.count("val") / 2000 == pytest.approx(0.1, abs=0.02)
-    assert {split_of(replace(base, group_id="7/3", object_id=o), config) for o in "abcdef"} == {
-        splits[3]
-    }
+    assert {
+        split_of(replace(base, group_id="7/3", object_id=o), config) for o in "abcdef"
+    } == {splits[3]}
 
 
 def test_unseen_classes_form_their_own_split():
@@ -132,7 +136,10 @@ def test_a_fraction_of_the_classes_is_unseen_whole():
     base = capture_of(arc())
     config = PairConfig(unseen_class_fraction=0.2)
     drawn = {
-        c: {split_of(replace(base, class_id=str(c), group_id=f"{c}/{i}"), config) for i in range(5)}
+        c: {
+            split_of(replace(base, class_id=str(c), group_id=f"{c}/{i}"), config)
+            for i in range(5)
+        }
         for c in range(300)
     }
     unseen = [c for c, splits in drawn.items() if "test_unseen" in splits]
@@ -157,7 +164,11 @@ WIDER = [
 
 def test_further_motions_bring_their_own_rows_and_questions():
     config = PairConfig(
-        per_object=4, vertical_per_object=6, depth_per_object=6, still_per_object=3, questions=WIDER
+        per_object=4,
+        vertical_per_object=6,
+        depth_per_object=6,
+        still_per_object=3,
+        questions=WIDER,
     )
     rows = rows_of(GRID, config)
     motions = [row.motion for row in rows]
@@ -186,7 +197,10 @@ def test_further_motions_bring_their_own_rows_and_questions():
             assert {row.labels.side(kind) for kind in row.questions} == {"none"}
             assert row.geometry.alpha_deg == row.geometry.s_rel == 0
         assert row.question_type in row.questions
-    for motion, sides in {"vertical": ("up", "down"), "depth": ("forward", "backward")}.items():
+    for motion, sides in {
+        "vertical": ("up", "down"),
+        "depth": ("forward", "backward"),
+    }.items():
         answers = [row.labels.first_side() for row in rows if row.motion == motion]
         assert [answers.count(side) for side in sides] == [3, 3]
 
@@ -211,7 +225,8 @@ def test_rows_of_more_than_two_photos_ask_about_the_first_and_last():
 def test_degrees_are_asked_only_where_they_are_sure():
     rolled = arc(16, roll=11.0 * np.resize([1, -1], 16))
     assert all(
-        row.questions == PAPER_QUESTIONS for row in rows_of(rolled, PairConfig(questions=WIDER))
+        row.questions == PAPER_QUESTIONS
+        for row in rows_of(rolled, PairConfig(questions=WIDER))
     )
     assert rows_of(rolled, PairConfig(questions=["rotation_number"])) == []
 

@@ -150,7 +150,9 @@ def masked(tmp_path, rig: Rig, target: np.ndarray, radius: float = 0.5) -> Captu
         x, y = project(frame, target[None])[0]
         mask = Image.new("L", SIZE)
         r = FOCAL * radius / 4
-        ImageDraw.Draw(mask).ellipse([x - r - 0.5, y - r - 0.5, x + r - 0.5, y + r - 0.5], fill=255)
+        ImageDraw.Draw(mask).ellipse(
+            [x - r - 0.5, y - r - 0.5, x + r - 0.5, y + r - 0.5], fill=255
+        )
         frame.mask_path = tmp_path / f"{frame.name}.png"
         mask.save(frame.mask_path)
     return capture
@@ -229,7 +231,9 @@ def test_t3_pure_rotation_and_t4_strafe_are_turned_away():
     assert {"angle", "small_motion", "up_free"} <= pair_failures(
         {}, {"azimuth": 0, "turn": 40}, max_off_axis=90.0
     )
-    sideways = np.degrees(np.arctan(0.5))  # moved by rho / 2 to the right, looking ahead as before
+    sideways = np.degrees(
+        np.arctan(0.5)
+    )  # moved by rho / 2 to the right, looking ahead as before
     failed = pair_failures(
         {"elevation": 0.0},
         {"elevation": 0.0, "azimuth": sideways, "rho": 4 * np.hypot(1, 0.5), "turn": sideways},
@@ -256,7 +260,9 @@ def test_each_pair_gate_by_its_name():
     assert "distance" in pair_failures({}, {**far, "rho": 1.9})
     assert pair_failures({}, {**far, "roll": 15.5}) == {"roll"}
     assert pair_failures({}, {"azimuth": 25, "elevation": 43.0}) == {"vertical"}
-    assert "small_motion" in pair_failures({}, {"azimuth": 21, "rho": 2.05, "turn": 0}, min_s=0.2)
+    assert "small_motion" in pair_failures(
+        {}, {"azimuth": 21, "rho": 2.05, "turn": 0}, min_s=0.2
+    )
 
 
 def kinds(first: dict, second: dict) -> set[str]:
@@ -301,7 +307,9 @@ def test_an_off_center_principal_point_puts_the_object_out_of_the_middle():
 
 def read_back(folder, rig: Rig) -> Capture:
     """The rig as COLMAP's files tell of it."""
-    for name, data in pack_triple(rig, [f"{i:03d}.jpg" for i in range(len(rig.azimuth))]).items():
+    for name, data in pack_triple(
+        rig, [f"{i:03d}.jpg" for i in range(len(rig.azimuth))]
+    ).items():
         (folder / name).write_bytes(data)
     model = read_model(folder)
     frames = [
@@ -368,7 +376,8 @@ def test_two_hundred_noisy_captures_under_random_similarities_are_labelled_witho
             (motion.yaw, turned),
         )
         wrong += sum(
-            int((np.sign(values) != np.sign(truth))[accepted].sum()) for values, truth in truths
+            int((np.sign(values) != np.sign(truth))[accepted].sum())
+            for values, truth in truths
         )
         errors += list(np.abs(motion.alpha - true)[accepted])
         turns += list(np.abs(np.abs(motion.yaw) - np.abs(turned))[accepted])

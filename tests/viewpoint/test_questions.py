@@ -59,7 +59,8 @@ def test_the_answer_letter_names_the_true_option(kind):
         question = viewpoint_question(row, kind, AnswerMode.DIRECT, epoch=epoch)
         assert row.labels.sides()[kind.value] in question.options[question.answer_index]
         assert (
-            f"{question.answer_letter}: {question.options[question.answer_index]}" in question.text
+            f"{question.answer_letter}: {question.options[question.answer_index]}"
+            in question.text
         )
         assert question.text.endswith(LETTER_ONLY)
         letters.add(question.answer_letter)
@@ -74,7 +75,9 @@ def test_a_choice_of_degrees_has_one_option_within_five(degrees):
     assert len(values) == 4
     assert min(abs(a - b) for i, a in enumerate(values) for b in values[:i]) >= 20
     assert abs(values[question.answer_index] - degrees) <= 5
-    assert abs(values[question.answer_index] - degrees) == min(abs(v - degrees) for v in values)
+    assert abs(values[question.answer_index] - degrees) == min(
+        abs(v - degrees) for v in values
+    )
 
 
 def test_a_number_of_degrees_is_answered_by_the_number():
@@ -145,7 +148,9 @@ def test_qa_rows_keep_their_answer_through_the_shuffle():
 def test_grounded_rationales_pass_their_own_verifier_and_fail_the_opposite_truth(alpha, kind):
     row = view_pair(alpha, (15.0, 15.0 + alpha))
     question = viewpoint_question(row, kind, AnswerMode.THINK)
-    text = think_target(grounded_rationale(row, question), question.answer_letter, question.options)
+    text = think_target(
+        grounded_rationale(row, question), question.answer_letter, question.options
+    )
     assert text.count("is it.") == 1
     assert contradictions(text, row, question.answer_letter, question) == []
     opposite = view_pair(-alpha, (15.0, 15.0 - alpha))
@@ -233,7 +238,8 @@ def test_pick_exercises_weigh_the_options_up_to_the_right_one():
 
 def test_the_walk_lists_the_four_hours_that_follow():
     assert (
-        clock_walk(10, 1) == "The clock from ten on: eleven, twelve, one, two. one is on this way."
+        clock_walk(10, 1)
+        == "The clock from ten on: eleven, twelve, one, two. one is on this way."
     )
     assert clock_walk(1, 10).endswith("ten is not on this way.")
 

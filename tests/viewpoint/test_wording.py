@@ -44,7 +44,9 @@ def test_questions_are_asked_in_the_words_of_the_file(tiny_set: Path, tmp_path: 
         ours.example(0, 0).questions, theirs.example(0, 0).questions, strict=True
     ):
         assert other.answer_index == own.answer_index
-        assert other.text.startswith(("Camera from 1 to 2?", "Object from", "Turn from 1 to 2?"))
+        assert other.text.startswith(
+            ("Camera from 1 to 2?", "Object from", "Turn from 1 to 2?")
+        )
         assert other.text.endswith("Letter, please.")
         assert ("turned left" in other.options) == (other.type == "ego_rotation")
         assert "\n" not in other.text
@@ -54,7 +56,10 @@ def test_questions_are_asked_in_the_words_of_the_file(tiny_set: Path, tmp_path: 
     ("text", "reason"),
     [
         ("colors: {}", "its keys must be among questions, options"),
-        ("options: {ego_rotation: {left: a}}", "options of ego_rotation must be left, none, right"),
+        (
+            "options: {ego_rotation: {left: a}}",
+            "options of ego_rotation must be left, none, right",
+        ),
         (
             "options: {ego_rotation: {left: a, right: right, none: no}}",
             "the option 'a' of ego_rotation does not say left",
@@ -62,7 +67,9 @@ def test_questions_are_asked_in_the_words_of_the_file(tiny_set: Path, tmp_path: 
         ("questions: {sideways: x}", "'sideways' is not a valid QuestionType"),
     ],
 )
-def test_other_files_are_refused_with_the_reason(text: str, reason: str, tmp_path: Path) -> None:
+def test_other_files_are_refused_with_the_reason(
+    text: str, reason: str, tmp_path: Path
+) -> None:
     path = tmp_path / "wording.yaml"
     path.write_text(text)
     with pytest.raises(UserError, match=reason):

@@ -145,7 +145,9 @@ def sampled_pairs(
             candidates.sort(key=_draw)
             del candidates[2 * per_class :]
     drawn = sorted(by_class, key=lambda name: hash_int("audit class", name))[:classes]
-    return {name: _balanced(sorted(by_class[name], key=_draw), per_class) for name in sorted(drawn)}
+    return {
+        name: _balanced(sorted(by_class[name], key=_draw), per_class) for name in sorted(drawn)
+    }
 
 
 def _draw(pair: ViewPair) -> int:
@@ -176,14 +178,18 @@ def write_audit(
         for pair in pairs():
             if pair.motion is Motion.HORIZONTAL:
                 angles[int(abs(pair.geometry.alpha_deg) // 10)] += 1
-            labels.update((pair.split, kind, side) for kind, side in pair.labels.sides().items())
+            labels.update(
+                (pair.split, kind, side) for kind, side in pair.labels.sides().items()
+            )
             yield pair
 
     drawn = sampled_pairs(counted(), per_class, classes)
     shards = ShardFiles(out)
     checks = check_set(pairs, shards)
     write_json(out / "audit.json", checks.as_dict())
-    by_angle = {f"{ten * 10} to {ten * 10 + 10} degrees": n for ten, n in sorted(angles.items())}
+    by_angle = {
+        f"{ten * 10} to {ten * 10 + 10} degrees": n for ten, n in sorted(angles.items())
+    }
     sections = [
         Section(
             text="Red: where the camera moved, seen from the camera. Blue: how it turned. "
@@ -191,7 +197,9 @@ def write_audit(
         ),
         Section(heading="Checks", lines=_check_lines(checks), warnings=checks.warnings()),
         Section(heading="Angle between the images", counts=by_angle),
-        Section(heading="Labels", head=("split", "question", "answers"), rows=_label_rows(labels)),
+        Section(
+            heading="Labels", head=("split", "question", "answers"), rows=_label_rows(labels)
+        ),
         Section(heading="Position of the correct answer"),
         *(Section(text=kind, counts=counts) for kind, counts in letter_table(checks.letters)),
         *_reject_sections(rejects),
@@ -222,7 +230,9 @@ def _label_rows(labels: Mapping[tuple[str, str, str], int]) -> list[tuple[str, s
     """Return (split, question type, answers with their counts and shares)."""
     rows = []
     for split, kind in sorted({(split, kind) for split, kind, _ in labels}):
-        sides = {side: n for (s, k, side), n in sorted(labels.items()) if (s, k) == (split, kind)}
+        sides = {
+            side: n for (s, k, side), n in sorted(labels.items()) if (s, k) == (split, kind)
+        }
         total = sum(sides.values())
         shares = [f"{side} {n} ({n / total:.3f})" for side, n in sides.items()]
         rows.append((split, kind, ", ".join(shares)))

@@ -100,7 +100,10 @@ def _pack_all(
 
 
 def _write_all(
-    config: BuildConfig, labels: Sequence[Path], pool: ProcessPoolExecutor | None, rejects: Rejects
+    config: BuildConfig,
+    labels: Sequence[Path],
+    pool: ProcessPoolExecutor | None,
+    rejects: Rejects,
 ) -> list[Path]:
     """Plan and write the shards; return the parts of the index, in order."""
     out = Path(config.out)

@@ -38,8 +38,12 @@ class Checks:
 
     shared_groups: int  # objects that occur in more than one split
     shared_pictures: int  # images, to the byte
-    near_duplicates: list[tuple[str, str]]  # uids of a training and a held-out pair, of a sample
-    letters: Counter[tuple[str, str]] = field(default_factory=Counter)  # (type, letter) -> pairs
+    near_duplicates: list[
+        tuple[str, str]
+    ]  # uids of a training and a held-out pair, of a sample
+    letters: Counter[tuple[str, str]] = field(
+        default_factory=Counter
+    )  # (type, letter) -> pairs
     prior: Cell  # the most frequent answer of each question type: all that the question tells
     centroids: Cell  # from where the object stands in both images
 
@@ -97,7 +101,9 @@ def check_set(pairs: Pairs, shards: ShardFiles) -> Checks:
     )
 
 
-def _counted(pairs: Iterable[ViewPair], letters: Counter[tuple[str, str]]) -> Iterator[ViewPair]:
+def _counted(
+    pairs: Iterable[ViewPair], letters: Counter[tuple[str, str]]
+) -> Iterator[ViewPair]:
     """Yield the pairs and count the right letter of the question each was built for."""
     for pair in pairs:
         if pair.question_type is not None:
@@ -118,9 +124,8 @@ def _leaks(pairs: Iterable[ViewPair]) -> tuple[int, int]:
             db.execute("INSERT INTO g VALUES (?,?)", (group, pair.split))
             digests = [int(image.sha256[:15], 16) for image in pair.images]
             db.executemany("INSERT INTO p VALUES (?,?)", [(h, pair.split) for h in digests])
-        shared = (
-            "SELECT COUNT(*) FROM (SELECT 1 FROM {} GROUP BY h HAVING COUNT(DISTINCT split) > 1)"
-        )
+        split_values = "SELECT 1 FROM {} GROUP BY h HAVING COUNT(DISTINCT split) > 1"
+        shared = f"SELECT COUNT(*) FROM ({split_values})"
         groups, pictures = (db.execute(shared.format(table)).fetchone()[0] for table in "gp")
         return groups, pictures
 
@@ -190,7 +195,9 @@ def near_duplicates(pairs: Pairs, shards: ShardFiles) -> list[tuple[str, str]]:
     return list(duplicates)
 
 
-def letter_table(letters: Mapping[tuple[str, str], int]) -> Sequence[tuple[str, dict[str, int]]]:
+def letter_table(
+    letters: Mapping[tuple[str, str], int],
+) -> Sequence[tuple[str, dict[str, int]]]:
     """Return per question type how often each letter is right, in the order of the letters."""
     table = []
     for kind in sorted({kind for kind, _ in letters}):

@@ -89,10 +89,16 @@ def claimed(out: Path, claim: Mapping[str, str], shard: int | None = None) -> It
         UserError: the folder holds anything else, or another process writes to it.
     """
     work, marker = out / WORK, out / WORK / CLAIM
-    if not marker.is_file() and out.is_dir() and any(path.name != WORK for path in out.iterdir()):
+    if (
+        not marker.is_file()
+        and out.is_dir()
+        and any(path.name != WORK for path in out.iterdir())
+    ):
         raise UserError(f"out={out} holds other files: give a new folder.")
     work.mkdir(parents=True, exist_ok=True)
-    in_use = f"out={out} is being written by another build: wait for it, or give another folder."
+    in_use = (
+        f"out={out} is being written by another build: wait for it, or give another folder."
+    )
     with (
         lock_file(work / "lock", in_use, shared=shard is not None),
         lock_file(work / f"lock-{shard}", in_use),
@@ -118,7 +124,9 @@ def _read_claim(marker: Path) -> dict[str, Any]:
         ) from error
 
 
-def _refuse_other_claim(out: Path, written: Mapping[str, Any], claim: Mapping[str, str]) -> None:
+def _refuse_other_claim(
+    out: Path, written: Mapping[str, Any], claim: Mapping[str, str]
+) -> None:
     refuse_other_config(written, claim["config_hash"], out, "unfinished")
     if written["captures"] != claim["captures"]:
         raise UserError(

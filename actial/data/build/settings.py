@@ -29,7 +29,9 @@ def fixed_settings(config: BuildConfig) -> dict[str, Any]:
 
     Places on this machine are no part of them.
     """
-    settings = {key: value for key, value in asdict(config).items() if key not in FREE_SETTINGS}
+    settings = {
+        key: value for key, value in asdict(config).items() if key not in FREE_SETTINGS
+    }
     del settings["source"]["root"]
     stored: dict[str, Any] = _stored(settings)
     for key, value in ADDED.items():

@@ -123,7 +123,9 @@ class Plan:
         self.base = base
 
     def _query(self, query: str, *values: object) -> Iterator[tuple[Any, ...]]:
-        with closing(sqlite3.connect(f"{self.base.absolute().as_uri()}?mode=ro", uri=True)) as db:
+        with closing(
+            sqlite3.connect(f"{self.base.absolute().as_uri()}?mode=ro", uri=True)
+        ) as db:
             yield from db.execute(query, values)
 
     def shards(self) -> Iterator[tuple[str, int, int]]:

@@ -115,7 +115,9 @@ def _label_capture(
 
 def _failed_pairs(judged: Counter[str]) -> str:
     """Return how many pairs failed which gates; a pair can fail several."""
-    failed = Counter({gate: n for gate, n in judged.items() if gate not in ("judged", "accepted")})
+    failed = Counter(
+        {gate: n for gate, n in judged.items() if gate not in ("judged", "accepted")}
+    )
     gates = ", ".join(f"{gate} {count}" for gate, count in failed.most_common(4))
     return f"none of {judged['judged']} pairs passes all gates, failed: {gates}"
 

@@ -19,7 +19,9 @@ from actial.core.json_lines import json_line
 CHECKSUM = "sha256"  # of all lines behind the first
 
 
-def write_work(path: Path, counts: Mapping[str, Any], records: Iterable[Mapping[str, Any]]) -> None:
+def write_work(
+    path: Path, counts: Mapping[str, Any], records: Iterable[Mapping[str, Any]]
+) -> None:
     """Write counts and records; the file appears when it is complete."""
     lines = [json_line(record) for record in records]
     digest = sha256(b"".join(lines)).hexdigest()

@@ -233,7 +233,9 @@ def build_named(config: BuildConfig, settings: Mapping[str, Any], identity: str)
     )
 
 
-def _selected(config: BuildConfig, scans: Sequence[Path]) -> tuple[list[Question], Counter[str]]:
+def _selected(
+    config: BuildConfig, scans: Sequence[Path]
+) -> tuple[list[Question], Counter[str]]:
     counts: Counter[str] = Counter()
     questions: list[Question] = []
     for scan in scans:

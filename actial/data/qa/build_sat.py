@@ -99,7 +99,9 @@ def _question(row: Mapping[str, Any], split: str, number: int) -> Question:
     }
 
 
-def select(scans: Sequence[Path], config: QuestionConfig) -> tuple[list[Question], Counter[str]]:
+def select(
+    scans: Sequence[Path], config: QuestionConfig
+) -> tuple[list[Question], Counter[str]]:
     """Return the questions to write, in the order of the files, and the counts so far."""
     counts: Counter[str] = Counter()
     questions: list[Question] = []

@@ -103,7 +103,9 @@ NAMED: dict[str, NamedSet] = {
     "mulset": NamedSet(_fields("answer"), "task", "Apache-2.0"),
     # as JSON lines: one image as a text, several as a list
     "sensenova_si_8m": NamedSet(_conversations, "type", "Apache-2.0", "image"),
-    "llava": NamedSet(_conversations, "type", "unknown", "image"),  # any other set in this form
+    "llava": NamedSet(
+        _conversations, "type", "unknown", "image"
+    ),  # any other set in this form
 }
 
 

@@ -147,7 +147,9 @@ def write_shards(
     out, shards = Path(config.out), plan(questions, config.groups_per_shard)
     indices = {name: out / WORK / f"{name}.jsonl" for name in shards}
     tasks = [
-        Task(indices[name], write_part, (config, groups, out / name, indices[name]), len(groups))
+        Task(
+            indices[name], write_part, (config, groups, out / name, indices[name]), len(groups)
+        )
         for name, groups in shards.items()
     ]
     run_tasks(pool, "shards", tasks, "groups")
@@ -195,7 +197,9 @@ def write_audit(
     for entry in entries:
         groups.setdefault((entry["split"], entry["subtype"]), []).append(entry)
     totals = dict(sorted(counts.items()))
-    totals |= {f"{split} {kind}": len(members) for (split, kind), members in sorted(groups.items())}
+    totals |= {
+        f"{split} {kind}": len(members) for (split, kind), members in sorted(groups.items())
+    }
     sections = [Section(rows=list(totals.items()))]
     for (split, kind), members in sorted(groups.items()):
         drawn = sorted(members, key=lambda entry: hash_int("audit", entry["uid"]))[:per_type]
@@ -205,7 +209,9 @@ def write_audit(
 
 
 def _card(entry: Mapping[str, Any], shards: ShardFiles) -> Card:
-    images = [Image.fromarray(pixels) for pixels in shards.images(QuestionRecord.from_json(entry))]
+    images = [
+        Image.fromarray(pixels) for pixels in shards.images(QuestionRecord.from_json(entry))
+    ]
     return Card(
         images=[image_url(image, quality=90) for image in images],
         text=entry["question"],

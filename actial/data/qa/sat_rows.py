@@ -144,7 +144,9 @@ def parse_row(row: Mapping[str, Any]) -> SatQuestion:
 
 def _parse_verl(row: Mapping[str, Any]) -> SatQuestion:
     user_turns = [
-        message["content"] or "" for message in row["prompt"] or () if message["role"] == "user"
+        message["content"] or ""
+        for message in row["prompt"] or ()
+        if message["role"] == "user"
     ]
     prompt = user_turns[-1].replace("<image>", "").strip() if user_turns else ""
     question, options = inline_options(prompt)
@@ -154,11 +156,17 @@ def _parse_verl(row: Mapping[str, Any]) -> SatQuestion:
         answer = answer_position(row["reward_model"]["ground_truth"], options, "row")
     except UserError as error:
         raise Unusable("answer is not exactly one option") from error
-    kind = (row.get("extra_info") or {}).get("question_type") or row.get("data_source") or "unknown"
+    kind = (
+        (row.get("extra_info") or {}).get("question_type")
+        or row.get("data_source")
+        or "unknown"
+    )
     return _checked(question, options, answer, str(kind))
 
 
-def _checked(question: Any, options: tuple[str, ...], answer: int, raw_type: str) -> SatQuestion:
+def _checked(
+    question: Any, options: tuple[str, ...], answer: int, raw_type: str
+) -> SatQuestion:
     if not isinstance(question, str) or not question.strip():
         raise Unusable("no question")
     if not 2 <= len(options) <= len(LETTERS):

@@ -64,7 +64,13 @@ class Source(ABC):
 
 def inside(folder: Path, name: str) -> Path:
     """Return folder / name when the name stays inside; raises Rejected("frame_name")."""
-    if not name or name.startswith("/") or "\\" in name or "\0" in name or ".." in name.split("/"):
+    if (
+        not name
+        or name.startswith("/")
+        or "\\" in name
+        or "\0" in name
+        or ".." in name.split("/")
+    ):
         raise Rejected("frame_name", detail=name)
     return folder / name
 

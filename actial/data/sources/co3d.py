@@ -18,7 +18,9 @@ from actial.data.sources.frame_counts import FrameCounts
 from actial.data.sources.pose_files import PosedSource, make_frame
 from actial.viewpoint import geometry as g
 
-BOUNDS_FORMAT = "ndc_norm_image_bounds"  # one unit is half the width in x and half the height in y
+BOUNDS_FORMAT = (
+    "ndc_norm_image_bounds"  # one unit is half the width in x and half the height in y
+)
 UNREADABLE_CATEGORY = "?"  # in place of a sequence's name, of a category that cannot be read
 
 
@@ -125,7 +127,8 @@ class Co3dSource(PosedSource):
         R, T, focal, principal, form = item.view
         lens = ndc_lens(item.size, focal, principal, form)
         pose = g.from_pytorch3d(
-            np.array(R, dtype=np.float64).reshape(3, 3), np.array(T, dtype=np.float64).reshape(3)
+            np.array(R, dtype=np.float64).reshape(3, 3),
+            np.array(T, dtype=np.float64).reshape(3),
         )
         mask = None if item.mask is None else inside(self.root, item.mask)
         if mask is not None and not mask.is_file():

@@ -156,7 +156,9 @@ def read_categories(path: Path) -> dict[str, str]:
         pairs = (line.partition(",") for line in text.splitlines() if line.strip())
         return {number.strip(): name.strip() for number, _, name in pairs}
     try:
-        names = {str(key).strip(): str(value).strip() for key, value in json.loads(text).items()}
+        names = {
+            str(key).strip(): str(value).strip() for key, value in json.loads(text).items()
+        }
     except (ValueError, AttributeError) as error:
         raise UserError(
             f"source.category_file={path} is not a JSON object of class ids and names: give "

@@ -28,7 +28,9 @@ def read_cameras(path: Path) -> dict[int, RawCamera]:
         key, model, width, height, *params = line.split()
         name = model.decode()
         if name not in counts or len(params) != counts[name]:
-            raise corrupt(path, f"camera model {name} with {len(params)} parameters is not known")
+            raise corrupt(
+                path, f"camera model {name} with {len(params)} parameters is not known"
+            )
         lens = (name, tuple(float(value) for value in params))
         cameras[int(key)] = RawCamera(int(width), int(height), lens)
     return cameras
@@ -70,7 +72,8 @@ def read_points(path: Path) -> RawPoints:
         errors.append(float(error))
         lengths.append(len(track) // 2)
         tracks += [
-            [int(image), int(number)] for image, number in zip(track[::2], track[1::2], strict=True)
+            [int(image), int(number)]
+            for image, number in zip(track[::2], track[1::2], strict=True)
         ]
     return RawPoints(
         id=np.array(ids, dtype=np.int64),

@@ -201,7 +201,9 @@ def transforms_lens(fields: Mapping[str, Any], size: tuple[int, int]) -> Lens:
     return ("OPENCV", (*focal, *distortion)) if any(distortion) else ("PINHOLE", focal)
 
 
-def _focal(fields: Mapping[str, Any], size: tuple[int, int]) -> tuple[float, float, float, float]:
+def _focal(
+    fields: Mapping[str, Any], size: tuple[int, int]
+) -> tuple[float, float, float, float]:
     """Return (fx, fy, cx, cy); a missing fy is fx, a missing center is the photo's."""
     width, height = size
     if fields.get("fl_x") is not None:

@@ -36,7 +36,9 @@ class VideoFrames:
             return pixels
         except (av.FFmpegError, StopIteration, OSError) as error:
             self._path = None
-            raise Rejected("frame_unreadable", detail=f"{path} at {number}: {error}") from error
+            raise Rejected(
+                "frame_unreadable", detail=f"{path} at {number}: {error}"
+            ) from error
 
     def _open(self, path: Path) -> None:
         import av
@@ -50,7 +52,9 @@ class VideoFrames:
         rate = container.streams.video[0].average_rate
         self._half_interval = 0.5 / float(rate) if rate else 0.0
 
-    def _is_ahead(self, time_s: float | None, number: int, *, or_current: bool = False) -> bool:
+    def _is_ahead(
+        self, time_s: float | None, number: int, *, or_current: bool = False
+    ) -> bool:
         """Return whether the requested frame comes after the current one (or is it)."""
         if self._current is None:
             return True

@@ -82,9 +82,13 @@ def describe(audited: AuditSet, workers: int, *, crops: bool) -> Descriptors:
     with ThreadPoolExecutor(workers) as pool:
         for chunk in _chunks(audited):
             part = [pictures for _, pictures in chunk]
-            futures = [pool.submit(_thumbnails, part[i::workers], crops) for i in range(workers)]
+            futures = [
+                pool.submit(_thumbnails, part[i::workers], crops) for i in range(workers)
+            ]
             for i, future in enumerate(futures):
-                for (uid, _), described in zip(chunk[i::workers], future.result(), strict=True):
+                for (uid, _), described in zip(
+                    chunk[i::workers], future.result(), strict=True
+                ):
                     uids += [uid] * len(described)
                     thumbs.append(described)
                     whole += [True, *[False] * len(CROP_BOXES)][: len(described)]
@@ -111,8 +115,12 @@ def _thumbnails(pictures: Iterable[Picture], crops: bool) -> list[np.ndarray]:
 def _thumbnails_of(picture: Picture, crops: bool) -> np.ndarray:
     """Return (K, THUMB, THUMB) float32; none for a flat picture."""
     try:
-        with Image.open(picture if isinstance(picture, Path) else io.BytesIO(picture)) as opened:
-            opened.draft("L", (2 * SIDE, 2 * SIDE))  # a JPEG is decoded at a fraction of its size
+        with Image.open(
+            picture if isinstance(picture, Path) else io.BytesIO(picture)
+        ) as opened:
+            opened.draft(
+                "L", (2 * SIDE, 2 * SIDE)
+            )  # a JPEG is decoded at a fraction of its size
             gray = opened.convert("L").resize((SIDE, SIDE), Image.Resampling.BOX)
     except UNREADABLE as error:
         raise UserError(f"an image cannot be read ({error}): fetch the file again.") from None

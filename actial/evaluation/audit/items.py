@@ -49,7 +49,9 @@ class AuditSet:
 
     name: str
     items: tuple[AuditItem, ...]
-    images: Callable[[int], list[Picture]]  # position of an item -> its encoded images or files
+    images: Callable[
+        [int], list[Picture]
+    ]  # position of an item -> its encoded images or files
 
     def scene_ids(self, given: frozenset[str] = frozenset()) -> dict[str, set[str]]:
         """Return identifier -> uids of the items that name it.
@@ -77,7 +79,9 @@ def read_identifiers(path: str) -> frozenset[str]:
     if not path:
         return frozenset()
     if not Path(path).is_file():
-        raise UserError(f"identifiers={path} is no file: give a list with one identifier a line.")
+        raise UserError(
+            f"identifiers={path} is no file: give a list with one identifier a line."
+        )
     lines = Path(path).read_text(encoding="utf-8").splitlines()
     return frozenset(line.strip() for line in lines if line.strip())
 
@@ -139,7 +143,11 @@ def _built_item(record: StoredRecord) -> AuditItem:
     else:
         posed = viewpoint_question(record, question_types(record, 1)[0], AnswerMode.DIRECT)
         names = (record.object_id, record.group, *record.frame_names)
-        question, options, position = posed.text.splitlines()[0], posed.options, posed.answer_index
+        question, options, position = (
+            posed.text.splitlines()[0],
+            posed.options,
+            posed.answer_index,
+        )
         kind = posed.type
     return AuditItem(
         uid=record.uid,
@@ -155,7 +163,9 @@ def _built_item(record: StoredRecord) -> AuditItem:
 def _open_images(folder: Path) -> AuditSet:
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_NAMES)
     if not paths:
-        raise UserError(f"{folder} holds no image: give a folder with {', '.join(IMAGE_NAMES)}.")
+        raise UserError(
+            f"{folder} holds no image: give a folder with {', '.join(IMAGE_NAMES)}."
+        )
     names = [str(path.relative_to(folder)) for path in paths]
     items = tuple(AuditItem(uid=name, names=(name,)) for name in names)
     return AuditSet(folder.name, items, lambda i: [paths[i]])

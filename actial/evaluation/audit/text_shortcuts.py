@@ -117,7 +117,12 @@ def _features(item: AuditItem) -> csr_array:
     rows, columns = [], []
     for row, option in enumerate(item.options):
         text = " ".join(WORD.findall(option.lower()))
-        own = [f"o:{text}", f"p:{row}", f"k:{item.kind}:{text}", *(f"w:{w}" for w in text.split())]
+        own = [
+            f"o:{text}",
+            f"p:{row}",
+            f"k:{item.kind}:{text}",
+            *(f"w:{w}" for w in text.split()),
+        ]
         crossed = [f"x:{word}:{text}" for word in context]
         for name in {*own, *crossed}:
             rows.append(row)

@@ -65,8 +65,12 @@ class Source:
     root: Path | None = None
     revision: str | None = None
     split: str = ""
-    pinned: dict[str, str] = field(default_factory=dict)  # file name -> the sha256 it must have
-    hashes: dict[str, str] = field(default_factory=dict)  # file name -> sha256, of everything read
+    pinned: dict[str, str] = field(
+        default_factory=dict
+    )  # file name -> the sha256 it must have
+    hashes: dict[str, str] = field(
+        default_factory=dict
+    )  # file name -> sha256, of everything read
     dropped: Counter[str] = field(default_factory=Counter)  # rows left out, by reason
 
     def file(self, *names: str, columns: Sequence[str] = ()) -> Path:
@@ -116,12 +120,16 @@ class Source:
         for name in names:
             try:
                 return name, Path(
-                    hf_hub_download(self.hub, name, repo_type="dataset", revision=self.revision)
+                    hf_hub_download(
+                        self.hub, name, repo_type="dataset", revision=self.revision
+                    )
                 )
             except EntryNotFoundError as error:
                 summary = str(error).splitlines()[0].rstrip(". ")
             except OSError as error:
-                raise self._unfetched(names, str(error).splitlines()[0].rstrip(". ")) from error
+                raise self._unfetched(
+                    names, str(error).splitlines()[0].rstrip(". ")
+                ) from error
         raise self._unfetched(names, summary)
 
     def _unfetched(self, names: Sequence[str], reason: str) -> UserError:

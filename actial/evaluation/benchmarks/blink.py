@@ -23,7 +23,11 @@ COLUMNS = (
     "answer",
     "prompt",
 )
-SPATIAL = ("Multi-view_Reasoning", "Relative_Depth", "Spatial_Relation")  # the three of the paper
+SPATIAL = (
+    "Multi-view_Reasoning",
+    "Relative_Depth",
+    "Spatial_Relation",
+)  # the three of the paper
 SUBTASKS = (
     "Art_Style",
     "Counting",
@@ -68,7 +72,9 @@ def load(source: Source, subtasks: Sequence[str] = SPATIAL) -> list[Item]:
                     ],
                     question=row["question"],
                     options=options,
-                    answer_index=answer_position(row["answer"], options, f"{path} {row['idx']}"),
+                    answer_index=answer_position(
+                        row["answer"], options, f"{path} {row['idx']}"
+                    ),
                     type=row["sub_task"],
                     categories={"sub_task": row["sub_task"]},
                     raw_prompt=row["prompt"],

@@ -7,7 +7,12 @@ from collections.abc import Sequence
 from actial.core.errors import UserError
 from actial.core.multiple_choice_format import answer_position, inline_options
 from actial.evaluation.benchmarks.base import Benchmark, Item, Scores, Source, Style
-from actial.evaluation.benchmarks.tables import parquet_rows, picture_bytes, tsv_pictures, tsv_rows
+from actial.evaluation.benchmarks.tables import (
+    parquet_rows,
+    picture_bytes,
+    tsv_pictures,
+    tsv_rows,
+)
 from actial.grading import metrics
 from actial.grading.metrics import Prediction
 
@@ -15,7 +20,9 @@ from actial.grading.metrics import Prediction
 def load(source: Source) -> list[Item]:
     """The parquet file, or the TSV of the same release."""
     columns = ("id", "images", "question_type", "question", "answer")
-    path = source.file("MMSI_Bench.parquet", "MMSI_bench.tsv", "MMSI_Bench.tsv", columns=columns)
+    path = source.file(
+        "MMSI_Bench.parquet", "MMSI_bench.tsv", "MMSI_Bench.tsv", columns=columns
+    )
     if path.suffix == ".parquet":
         rows = list(parquet_rows(path, columns))
         pictures = [[picture_bytes(cell) for cell in row["images"]] for row in rows]

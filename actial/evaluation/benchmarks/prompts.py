@@ -20,7 +20,9 @@ VIEWSPATIAL_REQUEST = "Reply only to the corresponding option.\nAnswer:"
 
 def prompt_text(item: Item, style: Style) -> str:
     """Raises UserError when the data set has no prompt of its own and style asks for it."""
-    lettered = [f"{letter}. {text}" for letter, text in zip(LETTERS, item.options, strict=False)]
+    lettered = [
+        f"{letter}. {text}" for letter, text in zip(LETTERS, item.options, strict=False)
+    ]
     if style in (Style.DATASET, Style.DATASET_TEXT_FIRST):
         if item.raw_prompt is None:
             raise UserError(
@@ -49,5 +51,7 @@ def prompt_text(item: Item, style: Style) -> str:
     if style is Style.FRAMES:
         return f"{question}\nOptions:\n" + "\n".join(lettered) + f"\n{DIRECT_REQUEST}"
     return multiple_choice_text(
-        question, item.options, AnswerMode.DIRECT if style is Style.LETTER else AnswerMode.THINK
+        question,
+        item.options,
+        AnswerMode.DIRECT if style is Style.LETTER else AnswerMode.THINK,
     )

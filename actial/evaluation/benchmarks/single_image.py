@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from actial.core.multiple_choice_format import answer_position, clean_options
-from actial.evaluation.benchmarks.base import Benchmark, Item, Scores, Source, Style, score_types
+from actial.evaluation.benchmarks.base import (
+    Benchmark,
+    Item,
+    Scores,
+    Source,
+    Style,
+    score_types,
+)
 from actial.evaluation.benchmarks.tables import (
     json_rows,
     parquet_rows,
@@ -34,7 +41,10 @@ def load_omnispatial(source: Source) -> list[Item]:
                 options=options,
                 answer_index=answer_position(row["answer"], options, f"{path} {row['id']}"),
                 type=row["task_type"],
-                categories={"task_type": row["task_type"], "sub_task_type": row["sub_task_type"]},
+                categories={
+                    "task_type": row["task_type"],
+                    "sub_task_type": row["sub_task_type"],
+                },
                 source_index=row["id"],
             )
         )
@@ -46,7 +56,8 @@ def score_omnispatial(predictions: Sequence[Prediction]) -> Scores:
         "overall": metrics.accuracy(predictions),
         "task_type": metrics.accuracy_by(predictions, "task_type"),
         "sub_task_type": metrics.accuracy_by(
-            predictions, lambda p: f"{p.categories['task_type']}/{p.categories['sub_task_type']}"
+            predictions,
+            lambda p: f"{p.categories['task_type']}/{p.categories['sub_task_type']}",
         ),
     }
 
@@ -55,7 +66,9 @@ def load_spatialeval(source: Source) -> list[Item]:
     """Read vqa, tqa or vtqa (`split`); an output that contains the answer's text is correct."""
     columns = ("id", "text", "oracle_answer")
     path = source.file(
-        f"{source.split}/test-00000-of-00001.parquet", f"{source.split}.parquet", columns=columns
+        f"{source.split}/test-00000-of-00001.parquet",
+        f"{source.split}.parquet",
+        columns=columns,
     )
     items = []
     for row in parquet_rows(path, columns):

@@ -108,7 +108,9 @@ def mcq_items(
                 images=images,
                 question=row["question"],
                 options=options,
-                answer_index=answer_position(row["answer"], options, f"{path} row {row['index']}"),
+                answer_index=answer_position(
+                    row["answer"], options, f"{path} row {row['index']}"
+                ),
                 type=row[type_from],
                 categories={name: row[name] for name in categories},
                 circular=groups.get(row["index"], {}),
@@ -127,7 +129,8 @@ def _groups(rows: Sequence[dict[str, str]], path: Path) -> dict[str, dict[str, A
     """
     groups: dict[int, list[int]] = {}
     options = {
-        row["index"]: len(clean_options(row.get(letter) for letter in LETTERS[:6])) for row in rows
+        row["index"]: len(clean_options(row.get(letter) for letter in LETTERS[:6]))
+        for row in rows
     }
     for row in rows if rows and "g_index" in rows[0] else ():
         try:

@@ -15,7 +15,14 @@ import numpy as np
 
 from actial.core.errors import UserError
 from actial.core.multiple_choice_format import answer_position, clean_options, inline_options
-from actial.evaluation.benchmarks.base import Benchmark, Item, Scores, Source, Style, score_types
+from actial.evaluation.benchmarks.base import (
+    Benchmark,
+    Item,
+    Scores,
+    Source,
+    Style,
+    score_types,
+)
 from actial.evaluation.benchmarks.prompts import NUMBER_REQUEST
 from actial.evaluation.benchmarks.tables import json_rows, parquet_rows, picture_bytes
 from actial.grading import metrics
@@ -59,7 +66,9 @@ def frames(source: Source, folder: str, count: int) -> list[Path]:
         raise UserError(
             f"{source.name}: no frames in {path}: extract the video's frames there as .jpg or .png."
         )
-    return [names[i] for i in np.linspace(0, len(names) - 1, min(count, len(names))).astype(int)]
+    return [
+        names[i] for i in np.linspace(0, len(names) - 1, min(count, len(names))).astype(int)
+    ]
 
 
 def load_vsi(source: Source) -> list[Item]:
@@ -74,11 +83,17 @@ def load_vsi(source: Source) -> list[Item]:
     )
     path = source.file("test.jsonl", "test.parquet", "test_debiased.parquet", columns=columns)
     items = []
-    for row in json_rows(path, columns) if path.suffix == ".jsonl" else parquet_rows(path, columns):
-        options = clean_options(text.partition(". ")[2] or text for text in row["options"] or [])
+    for row in (
+        json_rows(path, columns) if path.suffix == ".jsonl" else parquet_rows(path, columns)
+    ):
+        options = clean_options(
+            text.partition(". ")[2] or text for text in row["options"] or []
+        )
         item = Item(
             uid=f"{source.name}/{row['id']}",
-            images=list(frames(source, f"{row['dataset']}/{row['scene_name']}", FRAMES["vsi"])),
+            images=list(
+                frames(source, f"{row['dataset']}/{row['scene_name']}", FRAMES["vsi"])
+            ),
             question=row["question"],
             options=options,
             type=row["question_type"],
@@ -86,7 +101,9 @@ def load_vsi(source: Source) -> list[Item]:
             source_index=row["id"],
         )
         if options:
-            item.answer_index = answer_position(row["ground_truth"], options, f"{path} {row['id']}")
+            item.answer_index = answer_position(
+                row["ground_truth"], options, f"{path} {row['id']}"
+            )
         else:
             item.open = {"metric": "mra_token", "answer": str(row["ground_truth"])}
             item.raw_prompt = f"{VIDEO_NOTE}\n{row['question']}\n{NUMBER_REQUEST}"
@@ -106,7 +123,16 @@ def score_vsi(predictions: Sequence[Prediction]) -> Scores:
 
 def load_sti(source: Source) -> list[Item]:
     """Read qa.parquet: Candidates maps letters to texts, or is a list written as text."""
-    columns = ("Video", "ID", "Question", "Candidates", "Answer", "Task", "time_start", "time_end")
+    columns = (
+        "Video",
+        "ID",
+        "Question",
+        "Candidates",
+        "Answer",
+        "Task",
+        "time_start",
+        "time_end",
+    )
     path = source.file("qa.parquet", columns=columns)
     items = []
     for number, row in enumerate(parquet_rows(path, columns)):
@@ -138,7 +164,8 @@ def load_spar(source: Source) -> list[Item]:
     columns = ("task", "question", "answer", "image")
     path = source.file("data/test-00000-of-00001.parquet", "test.parquet", columns=columns)
     return [
-        _spar_item(source, number, row) for number, row in enumerate(parquet_rows(path, columns))
+        _spar_item(source, number, row)
+        for number, row in enumerate(parquet_rows(path, columns))
     ]
 
 
@@ -156,7 +183,10 @@ def _spar_item(source: Source, number: int, row: dict) -> Item:
         metric = "mra_last" if task.endswith("_mv") else "mra_first"
         item.open = {"metric": metric, "answer": answer}
     elif task == "view_change_infer":
-        item.open, item.raw_prompt = {"metric": "view_change", "answer": answer}, row["question"]
+        item.open, item.raw_prompt = (
+            {"metric": "view_change", "answer": answer},
+            row["question"],
+        )
     else:
         item.question, item.options = inline_options(row["question"])
         item.answer_index = answer_position(answer, item.options, item.uid)
@@ -170,11 +200,14 @@ def score_spar(predictions: Sequence[Prediction]) -> Scores:
     tasks = metrics.accuracy_by(predictions, "type")
     levels = {"Low": SPAR_NUMERIC, "Middle": SPAR_MIDDLE, "High": SPAR_HIGH}
     by_level = {
-        level: [tasks[name] for name in names if name in tasks] for level, names in levels.items()
+        level: [tasks[name] for name in names if name in tasks]
+        for level, names in levels.items()
     }
     return {
         "overall": metrics.macro(list(tasks.values())),
-        "level": {level: metrics.macro(members) for level, members in by_level.items() if members},
+        "level": {
+            level: metrics.macro(members) for level, members in by_level.items() if members
+        },
         "type": tasks,
     }
 

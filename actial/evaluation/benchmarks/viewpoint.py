@@ -36,9 +36,12 @@ def _item(source: Source, number: int, row: dict[str, Any]) -> Item:
             "the published one."
         )
     texts = {
-        turn.get("role", turn.get("from")): turn.get("content", turn.get("value")) for turn in turns
+        turn.get("role", turn.get("from")): turn.get("content", turn.get("value"))
+        for turn in turns
     }
-    question_text = (texts.get("user") or texts.get("human") or "").replace("<image>", "").strip()
+    question_text = (
+        (texts.get("user") or texts.get("human") or "").replace("<image>", "").strip()
+    )
     answer = (texts.get("assistant") or texts.get("gpt") or "").strip()
     images = [
         source.picture(cell) if isinstance(cell, str) else picture_bytes(cell)
@@ -71,7 +74,9 @@ def _kind(text: str) -> QuestionType:
     if "rotat" in words or "turn" in words:
         return QuestionType.EGO_ROTATION
     seen_from_object = "object's" in words or "from the object" in words
-    return QuestionType.OBJECT_TRANSLATION if seen_from_object else QuestionType.EGO_TRANSLATION
+    return (
+        QuestionType.OBJECT_TRANSLATION if seen_from_object else QuestionType.EGO_TRANSLATION
+    )
 
 
 def score(predictions: Sequence[Prediction]) -> Scores:

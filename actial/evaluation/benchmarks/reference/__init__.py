@@ -21,7 +21,9 @@ class Table:
     def row(self, model: str) -> dict[str, float | None]:
         """Raises UserError for a model that is not in the table."""
         if model not in self.rows:
-            raise UserError(f"table {self.name} has no row {model}: it has {', '.join(self.rows)}.")
+            raise UserError(
+                f"table {self.name} has no row {model}: it has {', '.join(self.rows)}."
+            )
         return self.rows[model]
 
 
