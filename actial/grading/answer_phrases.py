@@ -126,11 +126,13 @@ REJECTED_AFTER = re.compile(
 REJECTING_LABEL = re.compile(
     r"\b(?:wrong|incorrect|false|invalid|eliminated|rejected|excluded|not(?:\s(?:the\s)?(?:answer"
     r"|correct|right|it))?)"
-    r"(?:\s(?:answer|option|choice)s?)?\s?:\s?[\"'`*(\[]{0,3}(?:(?:option|choice|the)\s)?[\"'`*(\[]{0,3}\Z|~~[*_(\[]{0,3}\Z",
+    r"(?:\s(?:answer|option|choice)s?)?\s?:\s?[\"'`*(\[]{0,3}(?:(?:option|choice|the)\s)?"
+    r"[\"'`*(\[]{0,3}\Z|~~[*_(\[]{0,3}\Z",
     re.IGNORECASE,
 )
 HEDGED_AFTER = re.compile(
-    r"""[\])}"'`*_]{0,4}\s(?:(?:is|are|was|seems?|looks?)\s(?:also\s|both\s|equally\s|still\s|all\s)*
+    r"""[\])}"'`*_]{0,4}\s(?:(?:is|are|was|seems?|looks?)\s
+       (?:also\s|both\s|equally\s|still\s|all\s)*
        (?:possible|plausible|conceivable|acceptable|likely\b)
      |(?:could|might|may|would)\s(?:both\s|also\s|all\s|still\s)*(?:be\s(?:right|correct|possible
      |acceptable|true)|fit|work)
@@ -138,7 +140,8 @@ HEDGED_AFTER = re.compile(
     re.IGNORECASE | re.VERBOSE,
 )
 HEDGED_BEFORE = re.compile(
-    r"\b(?:could|might|may|can)\s(?:also\s|well\s|just\s|even\s|then\s)?be\s(?:(?:option|choice|the)\s)?"
+    r"\b(?:could|might|may|can)\s(?:also\s|well\s|just\s|even\s|then\s)?be\s"
+    r"(?:(?:option|choice|the)\s)?"
     r"[\"'`*(\[]{0,3}\Z",
     re.IGNORECASE,
 )
