@@ -386,3 +386,21 @@ def test_two_hundred_noisy_captures_under_random_similarities_are_labelled_witho
     assert total >= 0.7 * good
     assert np.percentile(errors, 95) <= 3
     assert np.percentile(turns, 95) <= 3
+
+
+def test_a_rejected_center_names_what_fails_in_each_method():
+    """All cameras look the same way: their axes are parallel and meet nowhere."""
+    capture = capture_of(arc(24, span=200.0, elevation=15.0))
+    with pytest.raises(Rejected) as error:
+        judge_capture(capture, GateConfig(max_center_condition=1.0001), ordered=False)
+    assert error.value.reasons == ("centre",)
+    assert error.value.detail.startswith("axes: rays are nearly parallel (condition ")
+    assert error.value.detail.endswith("gates.max_center_condition=1.0001)")
+
+
+def test_a_rejected_capture_names_measure_and_gate():
+    capture = capture_of(arc(14, span=30.0))
+    with pytest.raises(Rejected) as error:
+        judge_capture(capture, GateConfig(), ordered=True)
+    assert error.value.reasons == ("up_short_arc",)
+    assert "gates.min_up_sv2=0.17" in error.value.detail

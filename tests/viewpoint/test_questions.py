@@ -7,6 +7,7 @@ from support.records import RIGHT, question_record, view_pair
 
 from actial.core.records import AnswerMode
 from actial.core.set_records import PAPER_QUESTIONS, Motion, MotionLabels, QuestionType
+from actial.teacher.prompt import read_reply
 from actial.viewpoint.perception_exercises import (
     KINDS,
     clock_question,
@@ -250,3 +251,20 @@ def test_perception_draws_differ_by_epoch():
     assert [q.uid for q in perception_questions(row, "0", names, 4)] != [
         q.uid for q in perception_questions(row, "1", names, 4)
     ]
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    "text",
+    [
+        "7" * 300_000,
+        "1." * 150_000,
+        "it moved " * 50_000,
+        "answer:" + ":" * 300_000,
+        "\n" * 300_000,
+    ],
+)
+def test_long_replies_are_read_in_linear_time(text):
+    """A regular expression that is quadratic in the length takes many minutes here."""
+    assert contradictions(text, view_pair()) == []
+    assert read_reply(text)[1] is None

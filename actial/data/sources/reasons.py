@@ -44,6 +44,52 @@ REMEDIES = {
     ),
     "camera_model": "camera_model: panoramas have no lens: undistort them to PINHOLE views",
     "category_unreadable": "category_unreadable: fetch the category's annotations again",
+    "sparse_corrupt": (
+        "sparse_corrupt: the COLMAP model is cut short or contradicts itself: write it again "
+        "(colmap model_converter), or remove the capture"
+    ),
+    "sparse_too_large": "sparse_too_large: a file of the model is above 1 GiB: reduce its points",
+    "no_poses": "no_poses: the capture lacks its pose file: fetch or export it again",
+    "poses_corrupt": (
+        "poses_corrupt: the pose file lacks a field or holds something else in its place: export "
+        "it again"
+    ),
+    "sidecar": "sidecar: object.json is damaged: write the capture again, or remove the file",
+    "no_video": "no_video: the sequence's video is missing: fetch it",
+    "few_registered": (
+        "few_registered: too few photos can be used: see the reasons of photos, or lower "
+        "gates.min_registered"
+    ),
+    "few_registered_share": (
+        "few_registered_share: most photos have no pose: align the capture again, or lower "
+        "gates.min_registered_share"
+    ),
+    "few_points": "few_points: the model is thin: align again, or lower gates.min_points",
+    "reprojection_error": (
+        "reprojection_error: the poses are inexact: align again, or raise gates.max_reprojection_px"
+    ),
+    "sideways": "sideways: photos lie on their side: turn photos and poses, or set source.exif",
+    "up_short_arc": (
+        "up_short_arc: the camera turns too little to tell which way is up: walk further around "
+        "the object, or lower gates.min_up_sv2"
+    ),
+    "up_rolled": "up_rolled: the camera is held askew: raise gates.max_roll at the cost of angles",
+    "up_disagreement": (
+        "up_disagreement: which way is up is in doubt: raise gates.max_up_axis_angle if the poses "
+        "are right"
+    ),
+    "arc": "arc: the camera walks too little around the object: lower gates.min_arc",
+    "continuity_step": (
+        "continuity_step: photos are not in the order of a walk: set source.ordered=false"
+    ),
+    "continuity_jump": (
+        "continuity_jump: photos are not in the order of a walk: set source.ordered=false"
+    ),
+    "centre": (
+        "centre: no method places the object: give masks (masks/ or source.mask_root), or loosen "
+        "the gate that the example names"
+    ),
+    "no_pair": "no_pair: loosen the gates that the example names, or take photos further apart",
     "no_images": "no_images: the capture has a model but no folder images/",
     "no_sparse": (
         "no_sparse: no COLMAP model (cameras, images and points3D, .bin or .txt) in sparse/ or "
