@@ -56,8 +56,8 @@ def test_flex_equals_the_cpu_form_forward_and_backward(family, measured):
     gap = float((actual.cpu() - logprobs).abs().max())
     measured[f"flex against CPU, {family}: largest log-probability difference"] = gap
     assert gap < 1e-4
-    found = gradients(on_device.core, actual, weights.to("cuda"))
-    assert_same_gradients({n: g.cpu() for n, g in found.items()}, expected, 1e-3)
+    device_gradients = gradients(on_device.core, actual, weights.to("cuda"))
+    assert_same_gradients({n: g.cpu() for n, g in device_gradients.items()}, expected, 1e-3)
 
 
 def test_lengths_and_gradient_modes_need_few_kernels(measured):

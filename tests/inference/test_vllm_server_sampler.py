@@ -92,9 +92,9 @@ def samples(engine: ServerEngine, count: int = 6) -> list[list[int]]:
     "sampled", [1, 7], ids=["an asked id is sampled", "another id is sampled"]
 )
 def test_every_asked_log_probability_comes_back(start, sampled: int) -> None:
-    asked = request(sampled)
-    asked.sampling |= {"logprobs": 3, "logprob_token_ids": [1, 2, 3]}
-    (reply,) = start().run([asked])
+    requested = request(sampled)
+    requested.sampling |= {"logprobs": 3, "logprob_token_ids": [1, 2, 3]}
+    (reply,) = start().run([requested])
     assert {token: reply.first_logprobs[token] for token in (2, 3)} == {2: -2.0, 3: -3.0}
     assert 1 in reply.first_logprobs
 
@@ -199,15 +199,15 @@ def test_weights_go_through_the_folder_and_a_restart_takes_them(start, tmp_path:
         3.0,
         4.0,
     ]
-    asked = [json.loads(line) for line in (tmp_path / "asked").read_text().splitlines()]
-    paths = [path for path, _ in asked if path != "/weight_checker"]
+    requested = [json.loads(line) for line in (tmp_path / "asked").read_text().splitlines()]
+    paths = [path for path, _ in requested if path != "/weight_checker"]
     assert paths[-4:] == [
         "/collective_rpc",
         "/reset_encoder_cache",
         "/reset_mm_cache",
         "/reset_prefix_cache",
     ]
-    assert asked[-4][1] == {"weights_path": str(pushed)}
+    assert requested[-4][1] == {"weights_path": str(pushed)}
     command = engine._command()
     assert command[command.index("--model") + 1] == str(pushed)
     with pytest.raises(

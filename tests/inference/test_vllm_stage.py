@@ -86,13 +86,17 @@ def test_quickstart_s_grpo_stage_earns_the_same_reward_with_either_sampler(
     for kind in ("hf", "vllm"):
         run = tmp_path / kind
         with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-            chosen = [
+            own_settings = [
                 f"run_dir={run}",
                 f"sampler.kind={kind}",
                 f"+sampler.engine={{{engine}}}",
             ]
             train(
-                typed(hydra.compose("train", ["+experiment=quickstart", *settings, *chosen]))
+                typed(
+                    hydra.compose(
+                        "train", ["+experiment=quickstart", *settings, *own_settings]
+                    )
+                )
             )
         table = pd.read_parquet(run / "rollouts.parquet")
         rewards[kind] = table.groupby(["step", "uid"])["reward"].mean()
@@ -108,13 +112,13 @@ def test_quickstart_s_grpo_stage_earns_the_same_reward_with_either_sampler(
     for part in (difference, late):
         assert part.notna().all()
         assert abs(part.mean()) <= 2.58 * part.std() / np.sqrt(len(part))
-    for found in rewards.values():
-        by_step = found.groupby("step").mean()
+    for by_prompt in rewards.values():
+        by_step = by_prompt.groupby("step").mean()
         assert by_step.loc[5:].mean() > by_step.loc[1] + 0.1
     print(
         {
-            kind: found.groupby("step").mean().round(3).tolist()
-            for kind, found in rewards.items()
+            kind: by_prompt.groupby("step").mean().round(3).tolist()
+            for kind, by_prompt in rewards.items()
         },
         difference.mean(),
         late.mean(),

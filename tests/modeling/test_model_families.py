@@ -17,7 +17,7 @@ from actial.config import ModuleGroupConfig
 from actial.modeling.prefix_packing import pack
 from actial.modeling.trainable_modules import MODULE_GROUPS, module_group_of
 
-TRAINED_GROUPS = [chosen for size in (1, 2, 3) for chosen in combinations(MODULE_GROUPS, size)]
+TRAINED_GROUPS = [groups for size in (1, 2, 3) for groups in combinations(MODULE_GROUPS, size)]
 
 
 @cache

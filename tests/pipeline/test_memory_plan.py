@@ -61,9 +61,9 @@ def plan(config: TrainConfig, stage: StageName) -> MemoryPlan:
 def test_shipped_gpu_experiments_fit_their_devices(experiment, limit, tmp_path):
     config = compose(experiment, tmp_path)
     for stage in config.stages:
-        found = plan(config, stage)
-        print(experiment, stage.name, found.describe())
-        assert found.peak <= limit, found.describe()
+        phases = plan(config, stage)
+        print(experiment, stage.name, phases.describe())
+        assert phases.peak <= limit, phases.describe()
 
 
 def test_what_does_not_fit_is_refused_with_settings_that_do(tmp_path):

@@ -62,7 +62,7 @@ def question(
     answer_index=0,
     kind="ego_translation",
 ) -> Question:
-    shown = (
+    rendered = (
         text
         + "\n"
         + " ".join(f"{letter}: {o}" for letter, o in zip("ABCDEF", options, strict=False))
@@ -70,7 +70,7 @@ def question(
     return Question(
         uid=uid,
         type=kind,
-        text=shown,
+        text=rendered,
         options=tuple(options),
         answer_index=answer_index,
         mode=AnswerMode.DIRECT,

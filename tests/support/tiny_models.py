@@ -1,6 +1,4 @@
-"""Random-weight models of each family and random trunk batches, small enough to differentiate many
-times.
-"""
+"""Random-weight models of each family and their inputs, small enough to differentiate often."""
 
 from __future__ import annotations
 
