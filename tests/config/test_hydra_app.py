@@ -75,7 +75,7 @@ def test_help_and_config_come_soon() -> None:
     )
     assert (
         min(seconds([sys.executable, "-m", "actial.train", "--help"]) for _ in range(3))
-        < 3 * bare
+        < 6 * bare
     )
     assert (
         min(
@@ -91,7 +91,7 @@ def test_help_and_config_come_soon() -> None:
             )
             for _ in range(3)
         )
-        < 4 * bare
+        < 8 * bare
     )
 
 
