@@ -75,7 +75,7 @@ def test_help_and_config_come_soon() -> None:
     )
     assert (
         min(seconds([sys.executable, "-m", "actial.train", "--help"]) for _ in range(3))
-        < 6 * bare
+        < 3 * bare
     )
     assert (
         min(
@@ -91,7 +91,7 @@ def test_help_and_config_come_soon() -> None:
             )
             for _ in range(3)
         )
-        < 8 * bare
+        < 4 * bare
     )
 
 
