@@ -5,7 +5,6 @@ resume to the bit.
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import signal
 
@@ -14,6 +13,7 @@ import pytest
 import torch
 from support.grpo_settings import ACCURACY, BANNED
 from support.oracle import assert_same_gradients, gradients, padded_logprobs
+from support.processes import exit_code
 from support.rollout_world import WordRenderer, example_at
 from support.scripted import ScriptedSampler
 from support.tiny_models import EOS, VOCAB, tiny_model, tiny_policy
@@ -466,13 +466,6 @@ def run(folder, kill_step: int = -1, values: dict | None = None) -> None:
         make_trainer(Recorder(note), saver).fit(module, loader)
 
 
-def in_process(*arguments) -> int:
-    process = multiprocessing.get_context("fork").Process(target=run, args=arguments)
-    process.start()
-    process.join()
-    return process.exitcode
-
-
 def metrics_by_step(folder) -> dict[str, str]:
     return dict(
         line.split(" ", 1) for line in (folder / "losses.txt").read_text().splitlines()
@@ -485,8 +478,8 @@ def test_killed_and_resumed_rollouts_and_losses_are_bit_identical(tmp_path, valu
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     whole.mkdir()
     broken.mkdir()
-    assert in_process(whole, -1, values) == 0
-    assert in_process(broken, 3, values) == -signal.SIGKILL
-    assert in_process(broken, -1, values) == 0
+    assert exit_code(run, whole, -1, values) == 0
+    assert exit_code(run, broken, 3, values) == -signal.SIGKILL
+    assert exit_code(run, broken, -1, values) == 0
     assert metrics_by_step(broken) == metrics_by_step(whole)
     assert len(metrics_by_step(whole)) == 5

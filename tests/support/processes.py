@@ -27,3 +27,14 @@ def run_processes(target, arguments: list[tuple], *, timeout_s: float = 300) -> 
         child.kill()
     assert not hung, "a rank hung"
     assert [child.exitcode for child in children] == [0] * len(children)
+
+
+def exit_code(target, *arguments) -> int:
+    """Run `target` in a process of its own; its exit code, -N where signal N ended it.
+
+    The process is spawned: autograd refuses to work in a fork of a process that has used it.
+    """
+    process = multiprocessing.get_context("spawn").Process(target=target, args=arguments)
+    process.start()
+    process.join()
+    return process.exitcode

@@ -5,7 +5,6 @@ prompt is refused.
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import shutil
 import signal
@@ -17,6 +16,7 @@ import lightning
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from support.processes import exit_code
 from support.tiny_models import tiny_policy
 from support.training import Recorder, fit_sft, make_trainer, sft_batch, sft_module
 
@@ -67,13 +67,6 @@ def run(
         make_trainer(Recorder(note), KillAt(kill_step, number), saver).fit(module, loader)
 
 
-def in_process(*arguments) -> int:
-    process = multiprocessing.get_context("fork").Process(target=run, args=arguments)
-    process.start()
-    process.join()
-    return process.exitcode
-
-
 def losses(folder) -> dict[int, str]:
     """Last loss written for each step."""
     return dict(line.split() for line in (folder / "losses.txt").read_text().splitlines())
@@ -84,7 +77,7 @@ def uninterrupted(request, tmp_path_factory):
     """(dropout, losses) of a run that nothing stopped."""
     folder = tmp_path_factory.mktemp("whole")
     new_module(folder, request.param)  # so that children find every import done
-    assert in_process(folder, -1, signal.SIGKILL, request.param) == 0
+    assert exit_code(run, folder, -1, signal.SIGKILL, request.param) == 0
     found = losses(folder)
     assert len(set(found.values())) == len(found) == STEPS
     return request.param, found
@@ -93,16 +86,16 @@ def uninterrupted(request, tmp_path_factory):
 @pytest.mark.parametrize("kill_step", [1, 3, 4])
 def test_killed_and_resumed_losses_are_bit_identical(tmp_path, uninterrupted, kill_step):
     dropout, expected = uninterrupted
-    assert in_process(tmp_path, kill_step, signal.SIGKILL, dropout) == -signal.SIGKILL
-    assert in_process(tmp_path, -1, signal.SIGKILL, dropout) == 0
+    assert exit_code(run, tmp_path, kill_step, signal.SIGKILL, dropout) == -signal.SIGKILL
+    assert exit_code(run, tmp_path, -1, signal.SIGKILL, dropout) == 0
     assert losses(tmp_path) == expected
 
 
 def test_sigterm_saves_the_step_it_falls_into(tmp_path):
-    code = in_process(tmp_path, 3, signal.SIGTERM)
+    code = exit_code(run, tmp_path, 3, signal.SIGTERM)
     assert code != -signal.SIGTERM
     assert latest(tmp_path / "checkpoints").name == "step-00000003"
-    assert in_process(tmp_path) == 0
+    assert exit_code(run, tmp_path) == 0
     assert sorted(map(int, losses(tmp_path))) == list(range(1, STEPS + 1))
 
 
