@@ -22,7 +22,8 @@ def launched(config: TrainConfig) -> Iterator[None]:
 
     The engine of a single process outlives it: the next job of a sweep uses it again.
     """
-    with launch_environment(job_overrides(config), keep_group=has_colocated_engine(config)):
+    has_engine = config.sampler.kind is SamplerKind.vllm
+    with launch_environment(job_overrides(config), keep_group=has_engine):
         try:
             yield
         finally:

@@ -123,16 +123,17 @@ def launch_environment(
     `overrides` are the job's own command line: Lightning starts ranks with that of this process,
     which in a sweep would run every job of it. Without the end of the process group and its
     variables, the next job would take itself for a rank that another process has started.
-    `keep_group` leaves the process group to an engine that lives in it until the process ends.
+    `keep_group` leaves the process group to an engine that lives in it until the process ends; a
+    group that was there before the block is left to whoever started it.
     """
+    earlier_group = dist.is_available() and dist.is_initialized()
     before = {name: os.environ.get(name) for name in LAUNCH_VARIABLES}
     arguments = sys.argv[1:]
     sys.argv[1:] = overrides or arguments
     try:
         yield
     finally:
-        # A group of one rank is vLLM's own, which serves the next engine of this process too.
-        if num_ranks() > 1 and not keep_group:
+        if dist.is_available() and dist.is_initialized() and not (keep_group or earlier_group):
             dist.destroy_process_group()
         sys.argv[1:] = arguments
         for name, value in before.items():

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from lightning.fabric.plugins.environments import LightningEnvironment
+from support.processes import exit_code
 
 from actial.config import TrainerConfig
 from actial.training.distributed import (
@@ -39,12 +41,29 @@ def test_the_next_job_of_a_sweep_sees_nothing_of_the_ranks_before_it(
     assert not set(LAUNCH_VARIABLES) & set(os.environ)
 
 
-def test_the_process_group_ends_with_the_job(tmp_path) -> None:
+def start_group(store: Path) -> None:
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{store}", rank=0, world_size=1
+    )
+
+
+def group_of_the_job(folder: Path) -> None:
     with launch_environment([]):
-        torch.distributed.init_process_group(
-            "gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1
-        )
+        start_group(folder / "own")
     assert not torch.distributed.is_initialized()
+
+
+def group_of_an_engine(folder: Path) -> None:
+    with launch_environment([], keep_group=True):
+        start_group(folder / "engine")
+    with launch_environment([]):
+        pass
+    assert torch.distributed.is_initialized()
+
+
+@pytest.mark.parametrize("job", [group_of_the_job, group_of_an_engine])
+def test_a_process_group_ends_with_the_job_that_started_it(tmp_path: Path, job) -> None:
+    assert exit_code(job, tmp_path) == 0
 
 
 def test_one_process_exports_no_rank() -> None:
