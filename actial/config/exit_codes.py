@@ -69,7 +69,7 @@ def errors_reported(folder: list[Path]) -> Iterator[None]:
     except BrokenPipeError:
         # The reader of a pipe has ended (`| head`): send what Python still flushes nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except Exception as error:
+    except Exception as error:  # the outermost place: whatever is left becomes an exit code
         if disk_full(error):
             name = getattr(error, "filename", None)
             where = f" ({name})" if name else ""

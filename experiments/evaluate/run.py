@@ -162,7 +162,7 @@ def server_passes(
     runner = open_runner(config)
     (task,) = open_tasks(config, runner.limits)
     system = runner.settings["system_prompt"]
-    asked = {
+    request_fields = {
         "model": "m",
         "temperature": config.temperature,
         "top_p": 1.0,
@@ -170,7 +170,9 @@ def server_passes(
         "seed": config.seed,
     }
     bodies = [
-        json.dumps(asked | {"messages": chat_messages(e, e.questions[0], system)}).encode()
+        json.dumps(
+            request_fields | {"messages": chat_messages(e, e.questions[0], system)}
+        ).encode()
         for e in task.examples
     ]
     asyncio.run(send(url, bodies[:WARM_UP], config.server.concurrency))

@@ -184,10 +184,12 @@ def test_a_killed_build_resumes_to_the_same_bytes(world, finished, tmp_path):
     (out / ".train-000009.tar.77.tmp").write_bytes(
         b"half a shard"
     )  # what a kill during a write leaves
-    kept = {path: path.stat().st_mtime_ns for path in out.glob("*.tar")}
+    mtimes = {path: path.stat().st_mtime_ns for path in out.glob("*.tar")}
     assert run(*command(world, out)) == 0
     assert all(
-        path.stat().st_mtime_ns == kept[path] for path in kept if (path.name != max(kept).name)
+        path.stat().st_mtime_ns == mtimes[path]
+        for path in mtimes
+        if (path.name != max(mtimes).name)
     )
     assert content(out) == content(finished)
 
@@ -544,8 +546,8 @@ def test_real_photographs(tmp_path):
         )
     )
     rows = ShardSet(tmp_path / "set", "test").records
-    found = {row.class_id for row in rows}
-    assert len(found) == 7
+    class_ids = {row.class_id for row in rows}
+    assert len(class_ids) == 7
     assert len(rows) == 84
     rejects = json.loads((tmp_path / "set" / "rejects.json").read_text())
     assert rejects["examples"] == {

@@ -78,8 +78,10 @@ def configured(root: Path, out: Path, **qa: object) -> BuildConfig:
 
 
 def test_the_answer_is_a_text_and_letter_case_does_not_matter() -> None:
-    asked = parse_row(v1([], " Which side? ", ["Left", "no, it would stay the same"], "left"))
-    assert (asked.question, asked.options, asked.answer_index) == (
+    sat_question = parse_row(
+        v1([], " Which side? ", ["Left", "no, it would stay the same"], "left")
+    )
+    assert (sat_question.question, sat_question.options, sat_question.answer_index) == (
         "Which side?",
         ("Left", "no, it would stay the same"),
         0,
@@ -88,15 +90,15 @@ def test_the_answer_is_a_text_and_letter_case_does_not_matter() -> None:
 
 @pytest.mark.parametrize("correct", ["the chair", "the chair in the first frame"])
 def test_the_stray_first_frame_goes_from_options_and_answer(correct: str) -> None:
-    asked = parse_row(
+    sat_question = parse_row(
         v1([], "q", ["the lamp in the first frame", "the chair in the first frame"], correct)
     )
-    assert (asked.options, asked.answer_index) == (("the lamp", "the chair"), 1)
+    assert (sat_question.options, sat_question.answer_index) == (("the lamp", "the chair"), 1)
 
 
 def test_equal_distractors_become_one_option() -> None:
-    asked = parse_row(v1([], "q", ["right", "left", "Right"], "left"))
-    assert (asked.options, asked.answer_index) == (("right", "left"), 1)
+    sat_question = parse_row(v1([], "q", ["right", "left", "Right"], "left"))
+    assert (sat_question.options, sat_question.answer_index) == (("right", "left"), 1)
 
 
 @pytest.mark.parametrize(
@@ -175,12 +177,12 @@ def verl(images: list[bytes], content: str, truth: str) -> dict:
 
 @pytest.mark.parametrize("truth", ["B", "moved left"])
 def test_rows_of_verls_layout(truth: str) -> None:
-    asked = parse_row(
+    sat_question = parse_row(
         verl(
             [], "<image><image>How did it move? Options: A: moved right, B: moved left", truth
         )
     )
-    assert (asked.question, asked.options, asked.answer_index) == (
+    assert (sat_question.question, sat_question.options, sat_question.answer_index) == (
         "How did it move?",
         ("moved right", "moved left"),
         1,

@@ -179,7 +179,7 @@ def transforms(names: list[str]) -> dict:
 
 def write_nerfstudio(root: Path) -> None:
     names = save_photos(root / "cup" / "images", "frame_{:05d}.png")
-    known = {
+    expected_fields = {
         "camera_model": "OPENCV",
         "fl_x": FOCAL,
         "fl_y": FOCAL,
@@ -190,15 +190,15 @@ def write_nerfstudio(root: Path) -> None:
         "k1": 0.01,
     }
     (root / "cup" / "transforms.json").write_text(
-        json.dumps({**known, **transforms([f"images/{name}" for name in names])})
+        json.dumps({**expected_fields, **transforms([f"images/{name}" for name in names])})
     )
 
 
 def write_blender(root: Path) -> None:
     save_photos(root / "cup" / "train", "r_{:02d}.png")
-    known = {"camera_angle_x": 2 * np.arctan(W / 2 / FOCAL)}
+    expected_fields = {"camera_angle_x": 2 * np.arctan(W / 2 / FOCAL)}
     (root / "cup" / "transforms_train.json").write_text(
-        json.dumps({**known, **transforms([f"./train/r_{i:02d}" for i in range(N)])})
+        json.dumps({**expected_fields, **transforms([f"./train/r_{i:02d}" for i in range(N)])})
     )
 
 
@@ -392,9 +392,9 @@ def test_a_photo_without_stored_size_costs_itself_and_an_impossible_lens_its_cap
     )
 
     poses = tmp_path / "root" / "bowl" / "transforms_train.json"
-    known = json.loads(poses.read_text())
+    expected_fields = json.loads(poses.read_text())
     for broken in ({"camera_angle_x": 0}, {"w": math.inf, "h": 4}):
-        poses.write_text(json.dumps(known | broken))
+        poses.write_text(json.dumps(expected_fields | broken))
         out = tmp_path / f"set{len(broken)}"
         words = [
             "source=blender",

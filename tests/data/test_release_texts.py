@@ -75,8 +75,8 @@ def test_texts_are_taken_and_asked_as_they_stand(
         assert wording.questions[QuestionType(kind)] == stem
         options = f"A: {verb} left B: {none} C: {verb} right"
         for mode in AnswerMode:
-            asked = wording.text(stem, options, mode, "ours")
-            assert asked == text_of(kind).removeprefix("<image><image>")
+            question_text = wording.text(stem, options, mode, "ours")
+            assert question_text == text_of(kind).removeprefix("<image><image>")
     assert set(json.loads((out / "release.json").read_text())) == {"system_prompt", "wording"}
 
 

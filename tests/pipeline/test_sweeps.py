@@ -67,12 +67,12 @@ def chains(tiny_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What a teacher might have said about the pairs of the small set."""
     path = tmp_path_factory.mktemp("chains") / "chains.jsonl"
     rows = [json.loads(line) for line in (tiny_set / "index.jsonl").open()]
-    told = [
+    chain_rows = [
         {"uid": row["uid"], "type": "ego_rotation", "chain": "I see it."}
         for row in rows
         if row["split"] == "train"
     ]
-    path.write_text("".join(json.dumps(row) + "\n" for row in told))
+    path.write_text("".join(json.dumps(row) + "\n" for row in chain_rows))
     return path
 
 
@@ -232,16 +232,18 @@ def test_a_failed_job_does_not_lose_the_others_and_a_second_try_runs_what_is_mis
     ]
     first = train(*words)
     assert first.returncode == 1, first.stderr
-    found = {
+    runs_by_source = {
         run.settings.get("cold_start.source"): run
         for run in run_index.load_runs(tmp_path / "sweep")
     }
-    assert {name: run.state for name, run in found.items()} == {
+    assert {name: run.state for name, run in runs_by_source.items()} == {
         str(missing): "failed",
         "grounded": "finished",
     }
-    assert found[str(missing)].reason.startswith(f"cold_start.source={missing} does not exist")
-    done = found["grounded"].folder
+    assert runs_by_source[str(missing)].reason.startswith(
+        f"cold_start.source={missing} does not exist"
+    )
+    done = runs_by_source["grounded"].folder
     before = (done / "results.json").stat().st_mtime_ns
 
     missing.write_bytes(chains.read_bytes())

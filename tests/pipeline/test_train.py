@@ -171,7 +171,7 @@ def test_two_stages_leave_what_they_promise_twice_the_same(
 
 def test_two_threads_give_one_result(compose, tmp_path: Path, threads) -> None:
     threads(2)
-    found = set()
+    model_bytes = set()
     for number in range(3):
         folder = tmp_path / str(number)
         train(
@@ -184,8 +184,8 @@ def test_two_threads_give_one_result(compose, tmp_path: Path, threads) -> None:
                 "trainer.threads=2",
             )
         )
-        found.add((folder / "sft/model/model.safetensors").read_bytes())
-    assert len(found) == 1
+        model_bytes.add((folder / "sft/model/model.safetensors").read_bytes())
+    assert len(model_bytes) == 1
 
 
 def test_a_stopped_run_goes_on_as_if_it_had_not_been(compose, tmp_path: Path) -> None:

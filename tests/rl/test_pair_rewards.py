@@ -80,20 +80,20 @@ def roll_out(
     right form.
     """
     renderer = WordRenderer(4)
-    asked: dict[str, Any] = {}
+    questions_by_uid: dict[str, Any] = {}
 
     def prompt(example: Example, question: Any) -> Prompt:
-        asked[question.uid] = question
+        questions_by_uid[question.uid] = question
         return WordRenderer.prompt(renderer, example, question)
 
     renderer.prompt = prompt  # type: ignore[method-assign]
 
     def script(given: Prompt, member: int) -> list[int]:
-        question = asked[given.uid.rpartition("@")[0]]
+        question = questions_by_uid[given.uid.rpartition("@")[0]]
         side = says(given.uid, member)
         return reply(side if side in "ABC" else letter_of(question, side))
 
-    kept = {
+    settings = {
         "steps": 1,
         "batch_size": 2,
         "group_size": 4,
@@ -112,7 +112,7 @@ def roll_out(
         renderer,
         ScriptedSampler(script, stop_ids=[EOS]),
         reward,
-        GRPOConfig(**kept),
+        GRPOConfig(**settings),
         seed=0,
     ).make(0, 0)
 
@@ -155,8 +155,8 @@ def test_answers_that_tell_one_motion_are_consistent_right_or_wrong():
     batch = roll_out(
         says, terms={"consistency": 1.0, "joint": 1.0}, all_questions=True, batch_size=1
     )
-    found = [sample.terms["consistency"] for sample in batch.samples]
-    assert found == [7 / 8] * 8 + [1.0] * 3 + [0.0]
+    consistency_rewards = [sample.terms["consistency"] for sample in batch.samples]
+    assert consistency_rewards == [7 / 8] * 8 + [1.0] * 3 + [0.0]
     assert [sample.terms["joint"] for sample in batch.samples] == [0.0] * 12
 
 

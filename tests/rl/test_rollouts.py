@@ -187,17 +187,17 @@ def test_batch_of_two_prompts_in_worked_numbers():
 
 
 def test_what_is_prepared_beside_the_update_is_what_would_be_asked():
-    asked: list[int] = []
+    positions_asked: list[int] = []
     rollouts = rollouts_of(
         lambda position, member: GOOD,
         grpo_config(),
-        example=lambda p: (asked.append(p), example_at(p))[1],
+        example=lambda p: (positions_asked.append(p), example_at(p))[1],
     )
     rollouts.prepare(2)
     batch = rollouts.make(step=1, position=2)
     again = rollouts_of(lambda position, member: GOOD, grpo_config()).make(step=1, position=2)
     assert batch.prefix_groups == again.prefix_groups
-    assert asked == [2, 3]
+    assert positions_asked == [2, 3]
     assert [
         prefix_group.uid for prefix_group in rollouts.make(step=2, position=7).prefix_groups
     ] == [

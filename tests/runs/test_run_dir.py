@@ -230,9 +230,9 @@ def test_the_provenance_of_an_old_run_is_read_and_carried_over(tmp_path: Path) -
 
 
 def test_provenance_names_what_decides_the_numbers() -> None:
-    facts = software_versions()
-    assert facts["packages"]["torch"].startswith("2.14")
-    assert facts["commit"] is None or len(facts["commit"]) == 40
+    versions = software_versions()
+    assert versions["packages"]["torch"].startswith("2.14")
+    assert versions["commit"] is None or len(versions["commit"]) == 40
 
 
 def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path) -> None:

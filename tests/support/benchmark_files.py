@@ -109,7 +109,7 @@ def write_cv_bench(root: Path) -> None:
     """One question of each task."""
     row = {"type": "2D", "image": cell(), "source": "COCO", "filename": "f", "answer": "(A)"}
 
-    def asked(question, choices):
+    def user_text(question, choices):
         lines = "\n".join(
             f"({letter}) {text}" for letter, text in zip("ABCDEF", choices, strict=False)
         )
@@ -121,16 +121,16 @@ def write_cv_bench(root: Path) -> None:
 
     count = (
         row
-        | asked("How many?", ["2", "1", "4"])
+        | user_text("How many?", ["2", "1", "4"])
         | {"idx": 0, "task": "Count", "answer": "(C)"}
     )
     relation = (
         row
-        | asked("Where?", ["above", "below"])
+        | user_text("Where?", ["above", "below"])
         | {"idx": 1, "task": "Relation", "source": "ADE20K"}
     )
     write_parquet(root / "test_2d.parquet", [count, relation])
-    deep = row | asked("Which is closer?", ["a", "b"]) | {"type": "3D", "source": "Omni3D"}
+    deep = row | user_text("Which is closer?", ["a", "b"]) | {"type": "3D", "source": "Omni3D"}
     write_parquet(
         root / "test_3d.parquet",
         [deep | {"idx": 2, "task": "Depth"}, deep | {"idx": 3, "task": "Distance"}],
@@ -219,14 +219,14 @@ def write_sat(root: Path) -> None:
 
 def write_viewpoint(root: Path) -> None:
     """A three-option row, and one in the older joint form."""
-    asked = "<image><image>The object is static. From the object's view, where did the camera move?\n"
-    asked += "A: Move to the right B: No movement C: Move to the left\nLetter only."
+    user_text = "<image><image>The object is static. From the object's view, where did the camera move?\n"
+    user_text += "A: Move to the right B: No movement C: Move to the left\nLetter only."
     photos = {"images": ["a.png", "b.png"]}
     rows = [
         photos
         | {
             "messages": [
-                {"role": "user", "content": asked},
+                {"role": "user", "content": user_text},
                 {"role": "assistant", "content": "C"},
             ]
         },

@@ -26,12 +26,12 @@ def capture_of(rig: Rig, **facts) -> Capture:
         )
         for i in range(len(R))
     ]
-    known = {"reprojection_error_px": 0.5, "files_total": len(frames), "group_id": "a/b"}
+    defaults = {"reprojection_error_px": 0.5, "files_total": len(frames), "group_id": "a/b"}
     return Capture(
         source="test",
         class_id="a",
         class_name="a",
         object_id="b",
         frames=frames,
-        **{**known, **facts},
+        **{**defaults, **facts},
     )

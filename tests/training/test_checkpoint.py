@@ -78,9 +78,9 @@ def uninterrupted(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
     new_module(folder, request.param)  # so that children find every import done
     assert exit_code(run, folder, -1, signal.SIGKILL, request.param) == 0
-    found = losses(folder)
-    assert len(set(found.values())) == len(found) == STEPS
-    return request.param, found
+    step_losses = losses(folder)
+    assert len(set(step_losses.values())) == len(step_losses) == STEPS
+    return request.param, step_losses
 
 
 @pytest.mark.parametrize("kill_step", [1, 3, 4])
@@ -255,8 +255,8 @@ def test_frozen_weights_are_not_stored(tmp_path):
         tmp_path, steps=2, policy=tiny_policy(vision=ModuleGroupConfig(train=False))
     )
     fit_sft(module, CheckpointCallback(tmp_path, 2, FINGERPRINT))
-    facts = json.loads((latest(tmp_path) / "state.json").read_text())
-    assert facts["step"] == 2
+    saved_state = json.loads((latest(tmp_path) / "state.json").read_text())
+    assert saved_state["step"] == 2
     header = (latest(tmp_path) / "state.safetensors").read_bytes()
     assert b"lm_head" in header
     assert b"visual.blocks" not in header

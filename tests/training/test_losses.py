@@ -212,8 +212,8 @@ def test_unbiased_form_has_the_gradient_of_the_exact_kl(estimator, off_policy):
         if off_policy
         else LOGITS.log_softmax(-1)
     )
-    found = expected_gradient(estimator, KLGradient.unbiased, behaviour)
-    torch.testing.assert_close(found, exact_gradient(exact_kl))
+    actual = expected_gradient(estimator, KLGradient.unbiased, behaviour)
+    torch.testing.assert_close(actual, exact_gradient(exact_kl))
 
 
 @pytest.mark.parametrize(
@@ -232,8 +232,8 @@ def test_unbiased_form_has_the_gradient_of_the_exact_kl(estimator, off_policy):
     ],
 )
 def test_plain_form_has_this_other_gradient(estimator, function):
-    found = expected_gradient(estimator, KLGradient.plain, LOGITS.log_softmax(-1))
-    torch.testing.assert_close(found, exact_gradient(function))
+    actual = expected_gradient(estimator, KLGradient.plain, LOGITS.log_softmax(-1))
+    torch.testing.assert_close(actual, exact_gradient(function))
 
 
 @pytest.mark.parametrize("estimator", [KLEstimator.k1, KLEstimator.k3])
@@ -296,10 +296,10 @@ def test_kl_in_the_reward_leaves_the_loss_alone():
 )
 def test_importance_weights(kind, expected):
     gap = torch.tensor([4.0, 0.25, 1.0]).log()
-    found = importance_weights(
+    actual = importance_weights(
         gap, torch.tensor([0, 0, 1]), grpo_config(importance=kind, importance_cap=2.0)
     )
-    torch.testing.assert_close(found, torch.tensor(expected))
+    torch.testing.assert_close(actual, torch.tensor(expected))
 
 
 def test_importance_correction_weighs_the_surrogate():
@@ -369,7 +369,7 @@ def test_gradients_do_not_depend_on_the_split(variant, importance):
     config = grpo_config(
         loss=variant, importance=importance, dual_clip=3.0, kl=KLConfig(beta=0.1)
     )
-    found = []
+    actual = []
     for parts in ([[0, 1, 2, 3]], [[0], [1], [2], [3]], [[3, 0], [2, 1]]):
         total = sum(
             (
@@ -382,11 +382,11 @@ def test_gradients_do_not_depend_on_the_split(variant, importance):
         results = [policy_gradient(s, config, total) for s in micro_batches(scores, parts)]
         loss = sum(result[0] for result in results)
         metrics = {name: sum(float(m[name]) for _, m in results) for name in results[0][1]}
-        found.append((loss, torch.autograd.grad(loss, scores.logprobs)[0], metrics))
-    for loss, gradient, metrics in found[1:]:
-        torch.testing.assert_close(loss, found[0][0])
-        torch.testing.assert_close(gradient, found[0][1])
-        assert metrics == pytest.approx(found[0][2])
+        actual.append((loss, torch.autograd.grad(loss, scores.logprobs)[0], metrics))
+    for loss, gradient, metrics in actual[1:]:
+        torch.testing.assert_close(loss, actual[0][0])
+        torch.testing.assert_close(gradient, actual[0][1])
+        assert metrics == pytest.approx(actual[0][2])
 
 
 # ---------------------------------------------------------------- advantages
@@ -420,9 +420,11 @@ def test_advantages(scale, expected):
 
 
 def test_batch_scale_divides_by_the_deviation_of_all_rewards():
-    found = compute_advantages(REWARDS, AdvantageScale.batch)
+    actual = compute_advantages(REWARDS, AdvantageScale.batch)
     centered = REWARDS - REWARDS.mean(1, keepdim=True)
-    torch.testing.assert_close(found, centered / REWARDS.flatten().std(), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        actual, centered / REWARDS.flatten().std(), rtol=1e-5, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("scale", list(AdvantageScale))

@@ -15,8 +15,8 @@ from actial.viewpoint.lens import project
 from actial.viewpoint.quality_gates import judge_capture, judge_pairs
 
 
-def judged(rig: Rig, *, ordered=True, gates=None, **facts):
-    return judge_capture(capture_of(rig, **facts), gates or GateConfig(), ordered=ordered)
+def judged(rig: Rig, *, ordered=True, gates=None, **fields):
+    return judge_capture(capture_of(rig, **fields), gates or GateConfig(), ordered=ordered)
 
 
 def reasons(rig: Rig, **options) -> tuple[str, ...]:
@@ -326,14 +326,14 @@ def read_back(folder, rig: Rig) -> Capture:
         )
         for i, v in enumerate(model.views)
     ]
-    found = capture_of(
+    noisy_capture = capture_of(
         rig,
         points=model.points,
         point_tracks=model.tracks,
         reprojection_error_px=model.reprojection_error_px,
     )
-    found.frames = frames
-    return found
+    noisy_capture.frames = frames
+    return noisy_capture
 
 
 def wrapped(degrees: np.ndarray) -> np.ndarray:

@@ -59,7 +59,7 @@ def _completed(pool: ProcessPoolExecutor | None, tasks: Sequence[Task]) -> Itera
         for future in as_completed(futures):
             future.result()
             yield futures[future]
-    except BaseException:
+    except BaseException:  # Ctrl-C too: tasks that have not begun must not keep the process
         pool.shutdown(cancel_futures=True)
         raise
 
