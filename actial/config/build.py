@@ -22,18 +22,16 @@ class SourceKind(Enum):
     nerfstudio = "nerfstudio"  # ROOT/NAME/transforms.json (instant-ngp too)
     blender = "blender"  # ROOT/NAME/transforms_train.json, of the NeRF synthetic set
     llff = "llff"  # ROOT/NAME/{images,poses_bounds.npy}
-    named = (
-        "named"  # a published set of questions, named by source.name: no captures, no pairs
-    )
+    # a published set of questions, named by source.name: no captures, no pairs
+    named = "named"
     sat = "sat"  # parquet files of multiple-choice questions: no captures, no pairs
 
 
 class ExifRule(Enum):
     """What the EXIF orientation of a photo means for its pose (data/sources/orientation.py)."""
 
-    auto = (
-        "auto"  # sizes and the cameras' roll decide; photos that neither decides are dropped
-    )
+    # sizes and the cameras' roll decide; photos that neither decides are dropped
+    auto = "auto"
     stored = "stored"  # poses belong to the pixels as stored, and the tag is stale
     both = "both"  # poses belong to the pixels as stored: turn photo and pose
     photos = "photos"  # poses were made on turned pixels: turn the photo alone

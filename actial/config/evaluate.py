@@ -148,9 +148,8 @@ class AuditConfig:
 
     sets: list[str] = MISSING  # benchmark:NAME:FOLDER, FOLDER:SPLIT of a built set, or images
     out: str = MISSING  # folder for certificate.json and audit.html
-    identifiers: str = (
-        ""  # file with identifiers of scenes, one a line, beside the known forms
-    )
+    # file with identifiers of scenes, one a line, beside the known forms
+    identifiers: str = ""
     workers: int = num(2, "[1, 256]")  # threads that decode images
 
 
@@ -158,15 +157,13 @@ class AuditConfig:
 class CompareConfig:
     """`python -m actial.compare A B [C ...]`: models on the same items."""
 
-    models: list[str] = (
-        MISSING  # files or folders of predictions; commas join the seeds of one
-    )
+    # files or folders of predictions; commas join the seeds of one
+    models: list[str] = MISSING
     out: str = ""  # folder for comparison.json, .md and .png; "" = only print
     task: str = "type"  # category by which figures are split
     cluster: str = "example"  # items that share it are resampled together; "item" = none do
-    items: str = (
-        "same"  # same: refuse files that differ in their items; common: compare the others
-    )
+    # same: refuse files that differ in their items; common: compare the others
+    items: str = "same"
     resamples: int = num(10_000, "[100, 1000000]")
 
     def check(self, path: str) -> None:

@@ -96,9 +96,8 @@ class BenchmarkConfig:
     root: str | None = None  # folder of its files; None = the hub
     revision: str | None = None  # of the hub data set
     split: str = ""  # "" = the one that papers report
-    style: str = (
-        ""  # prompt style (actial/evaluation/benchmarks/base.py); "" = the benchmark's own
-    )
+    # prompt style (actial/evaluation/benchmarks/base.py); "" = the benchmark's own
+    style: str = ""
     circular: bool = False  # ask every rotation of the options
     sha256: dict[str, str] = field(default_factory=dict)  # file name -> the hash it must have
     # tests that tell geometry from shortcuts, on sets of view pairs

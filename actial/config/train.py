@@ -68,9 +68,8 @@ class TrainConfig:
     Each stage starts from the model that the one before it saved.
     """
 
-    run_dir: str = (
-        MISSING  # resumed when it holds the same config, refused when it holds another
-    )
+    # resumed when it holds the same config, refused when it holds another
+    run_dir: str = MISSING
     # a folder of runs whose finished stages and answers are taken over where all that decides
     # them is equal
     stage_cache_dir: str | None = None

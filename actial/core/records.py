@@ -69,9 +69,8 @@ class Capture:
     point_tracks: np.ndarray | None = None  # (N,) number of frames that see each point
     reprojection_error_px: float | None = None  # mean
     up_prior: np.ndarray | None = None  # (3,) unit, world
-    front_prior: np.ndarray | None = (
-        None  # (3,) unit, world: where the object's semantic front points (procedural only)
-    )
+    # (3,) unit, world: where the object's semantic front points (procedural only)
+    front_prior: np.ndarray | None = None
     center_prior: np.ndarray | None = None  # (3,)
     attributes: dict[str, str] = field(default_factory=dict)  # e.g. colors; procedural only
     license: str = ""

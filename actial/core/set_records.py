@@ -72,9 +72,8 @@ class PairGeometry:
     yaw_right_deg: float = math.nan  # about gravity, positive to the right
     yaw_cam_axis_deg: float = math.nan  # the same about the first camera's own vertical axis
     rot_full_deg: float = math.nan  # the whole rotation, unsigned
-    s_rel: float = (
-        math.nan
-    )  # translation to the camera's right over the distance to the object
+    # translation to the camera's right over the distance to the object
+    s_rel: float = math.nan
     t_rel: tuple[float, ...] = (math.nan,) * 3  # (right, down, forward) over the same distance
     elev_deg: tuple[float, ...] = (math.nan,) * 2  # of the camera above the object's horizon
     roll_deg: tuple[float, ...] = (math.nan,) * 2

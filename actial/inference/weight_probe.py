@@ -29,9 +29,8 @@ from actial.modeling.policy import Policy
 from actial.modeling.prefix_packing import Continuation, as_prefix_groups, pack
 from actial.modeling.token_scoring import SamplingDistribution
 
-PROBE_TOKENS = (
-    16  # sampled behind each prompt; as many fixed ids are read at the first position
-)
+# sampled behind each prompt; as many fixed ids are read at the first position
+PROBE_TOKENS = 16
 PROBE_TEMPERATURE = 0.7  # other than 1, so that unscaled log-probabilities are noticed
 TOLERANCE = {Precision.fp32: 1e-4, Precision.bf16: 0.1}  # nats
 # An explanation names the cause only if it makes the difference this many times smaller.

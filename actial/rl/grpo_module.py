@@ -259,8 +259,7 @@ def _turn_dropout_off(policy: Policy) -> None:
             module.p = 0.0
 
 
-# ---------------------------------------------------------------- lists in the order of a
-# micro-batch
+# ---------------- lists in the order of a micro-batch
 
 
 def _continuations(

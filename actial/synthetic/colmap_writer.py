@@ -44,9 +44,8 @@ def write_sparse_model(folder: Path, model: SparseModel) -> None:
     seen = np.isfinite(model.uv[..., 0])
     tracked = np.flatnonzero(seen.sum(0) >= 2)
     seen, uv = seen[:, tracked], model.uv[:, tracked]
-    observation = (
-        np.cumsum(seen, 1) - 1
-    )  # index of a point among the observations of one photo
+    # index of a point among the observations of one photo
+    observation = np.cumsum(seen, 1) - 1
     for name, data in (
         ("cameras.bin", _cameras(model)),
         ("images.bin", _images(model, seen, uv)),

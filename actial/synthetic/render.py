@@ -93,9 +93,8 @@ def render_views(
     raster = size * SAMPLES
     K = cameras.K.copy()
     ahead = cameras.t[:, :2] / cameras.t[:, 2:]
-    K[:, :2, 2] = (
-        size / 2 - K[:, (0, 1), (0, 1)] * ahead
-    )  # the origin in the middle, so that nothing is cut before the crop
+    # the origin in the middle, so that nothing is cut before the crop
+    K[:, :2, 2] = size / 2 - K[:, (0, 1), (0, 1)] * ahead
     seen = visible_faces(
         to_camera(spec.mesh.vertices, cameras), spec.mesh.faces, scaled(K), raster, raster
     )
@@ -106,9 +105,10 @@ def render_views(
         goal = draw.uniforms(0.5 - SPREAD, 0.5 + SPREAD, 2) * raster
         dx, dy = round(goal[0] - columns.mean() - 0.5), round(goal[1] - rows.mean() - 0.5)
         K[i, :2, 2] += (dx / SAMPLES, dy / SAMPLES)
+        # above and behind the photographer
         lamp = (
             np.array([draw.uniform(-0.9, 0.9), draw.uniform(-1.0, -0.4), -1.0]) @ cameras.R[i]
-        )  # above and behind the photographer
+        )
         shading = shaded(spec.mesh.colors, normals, lamp, draw.uniform(0.45, 0.65))
         images[i] = develop(shifted(faces, dx, dy), shading, backdrop(size, draw))
     return images, replace(cameras, K=K)

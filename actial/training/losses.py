@@ -76,9 +76,8 @@ class Scores:
     old_logprobs: torch.Tensor | None = None
     sampler_logprobs: torch.Tensor | None = None  # (N,) the engine's own
     reference_logprobs: torch.Tensor | None = None  # (N,)
-    exact_kl: torch.Tensor | None = (
-        None  # (N,) full-vocabulary KL to the reference, with gradient
-    )
+    # (N,) full-vocabulary KL to the reference, with gradient
+    exact_kl: torch.Tensor | None = None
 
 
 def masked_nll(logprobs: torch.Tensor, tokens: float) -> torch.Tensor:

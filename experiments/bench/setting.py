@@ -46,9 +46,8 @@ class Work:
     bf16: bool = False  # autocast, together with gradient checkpointing
     # TRL with its fused head bypassed: the model's own forward, logits of the completions only
     plain_peer: bool = False
-    all_positions: bool = (
-        False  # our head also scores every position that TRL's scores, with weight zero
-    )
+    # our head also scores every position that TRL's scores, with weight zero
+    all_positions: bool = False
 
     @property
     def samples(self) -> int:

@@ -57,9 +57,8 @@ def side_by_side(cell: Cell, models: Path) -> dict[str, Any]:
         }
         blocks: dict[str, list[Any]] = {"peer": [], "ours": []}
         for name in ORDER if cell.blocks == 2 else ORDER[:2]:
-            repeats = (
-                cell.steps if name == "peer" or not blocks[name] else cell.steps + 2
-            )  # ours is cheap: some steps more
+            # ours is cheap: some steps more
+            repeats = cell.steps if name == "peer" or not blocks[name] else cell.steps + 2
             blocks[name].append(sides[name].run(cell.warm_up + repeats))
     return {
         "parity": parity(blocks["peer"][0], blocks["ours"][0]),

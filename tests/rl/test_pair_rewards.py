@@ -121,8 +121,7 @@ def kind_of(uid: str) -> str:
     return uid.partition("@")[0].partition("#")[0].rpartition("/")[2]
 
 
-# ---------------------------------------------------------------- all questions of a pair in one
-# step
+# ---------------- all questions of a pair in one step
 
 
 def test_a_pair_is_asked_all_of_its_questions_behind_the_same_photos():

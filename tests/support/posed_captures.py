@@ -29,9 +29,8 @@ class Rig:
     rotation: np.ndarray = field(default_factory=lambda: np.eye(3))
     scale: float = 1.0
     shift: np.ndarray = field(default_factory=lambda: np.zeros(3))
-    pose_noise: float = (
-        0.0  # of the reconstruction: degrees of each rotation, percent of rho of each centre
-    )
+    # of the reconstruction: degrees of each rotation, percent of rho of each centre
+    pose_noise: float = 0.0
 
     def poses(self) -> tuple[np.ndarray, np.ndarray]:
         """(R (n, 3, 3), t (n, 3)) world -> camera in the transformed world."""

@@ -141,9 +141,8 @@ def process(build, folder, strategy: str, stop: int, rank: int, ranks: int, port
         RANK=str(rank),
         LOCAL_RANK=str(rank),
     )
-    os.environ["TORCHELASTIC_RUN_ID"] = (
-        "test"  # Lightning then takes the processes as started from outside
-    )
+    # Lightning then takes the processes as started from outside
+    os.environ["TORCHELASTIC_RUN_ID"] = "test"
     module, make = build(folder)
     module.policy.config.path = str(folder)
     rows: list[dict[str, float]] = []

@@ -18,9 +18,8 @@ from actial.data.sources.frame_counts import FrameCounts
 from actial.data.sources.pose_files import PosedSource, make_frame
 from actial.viewpoint import geometry as g
 
-BOUNDS_FORMAT = (
-    "ndc_norm_image_bounds"  # one unit is half the width in x and half the height in y
-)
+# one unit is half the width in x and half the height in y
+BOUNDS_FORMAT = "ndc_norm_image_bounds"
 UNREADABLE_CATEGORY = "?"  # in place of a sequence's name, of a category that cannot be read
 
 

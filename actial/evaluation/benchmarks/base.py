@@ -30,9 +30,8 @@ class Style(StrEnum):
     LETTER = "letter"  # the same with a request for the letter alone
     VLMEVAL = "vlmeval"  # VLMEvalKit's multiple-choice form
     DATASET = "dataset"  # the prompt column of the data set (CV-Bench, BLINK)
-    DATASET_TEXT_FIRST = (
-        "dataset_text_first"  # the same before the images, as BLINK's own runner sends it
-    )
+    # the same before the images, as BLINK's own runner sends it
+    DATASET_TEXT_FIRST = "dataset_text_first"
     MMSI = "mmsi"
     VIEWSPATIAL = "viewspatial"
     FRAMES = "frames"  # VSI-Bench, STI-Bench, SPAR-Bench
@@ -177,8 +176,7 @@ def require(table: str, columns: Iterable[str], expected: Sequence[str]) -> None
         )
 
 
-# ---------------------------------------------------------------- one form for every answer
-# convention
+# ---------------- one form for every answer convention
 
 
 def rotated(items: Iterable[Item]) -> list[Item]:
