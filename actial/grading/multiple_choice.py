@@ -30,6 +30,7 @@ from actial.grading.answer_phrases import (
     REJECTED_AFTER,
 )
 from actial.grading.answer_text import answer_region, format_ok
+from actial.grading.easi_readers import EASI_READERS
 from actial.grading.mention import Mention
 from actial.grading.option_mentions import clause_rejects
 from actial.grading.option_texts import bare_number, foreign_numbers
@@ -42,7 +43,9 @@ class Compat(StrEnum):
     LADDER = "ladder"  # ours
     ACTIAL = "actial"  # the release's reward
     ACTIAL_EVAL = "actial_eval"  # the release's evaluation client
-    VLMEVAL_EXACT = "vlmeval_exact"  # VLMEvalKit without a judge
+    VLMEVAL_EXACT = "vlmeval_exact"  # VLMEvalKit without a judge, as the release froze it
+    EASI = "easi"  # EASI's own matching
+    VLMEVAL_2026 = "vlmeval_2026"  # VLMEvalKit without a judge, as EASI runs it
 
 
 def grade(
@@ -79,8 +82,9 @@ def grade(
         modes = ", ".join(m.value for m in Compat)
         raise UserError(f"compat={compat} is unknown: use one of {modes}.") from None
     unfinished = finish is FinishReason.LENGTH
-    if mode.value in READERS:
-        letter, rule = READERS[mode.value](text, options)
+    readers = READERS | EASI_READERS
+    if mode.value in readers:
+        letter, rule = readers[mode.value](text, options)
     else:
         region = answer_region(text)
         letter, rule = None, "none"

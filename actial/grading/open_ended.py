@@ -12,6 +12,7 @@ from collections.abc import Callable
 from actial.core.errors import UserError
 from actial.core.records import FinishReason, Grade, Outcome
 from actial.grading.answer_text import answer_region, format_ok
+from actial.grading.easi_readers import easi_number
 from actial.grading.metrics import mra
 
 NUMBER = re.compile(r"(?<!\^)\d+\.\d+|(?<!\^)\d+")
@@ -50,7 +51,7 @@ def grade_open(
         raise UserError(
             f"metric {metric} of an open answer is unknown: use one of {', '.join(METRICS)}."
         )
-    body = body_of(text)
+    body = text if metric in WHOLE_TEXT else body_of(text)
     value, read = (0.0, None) if body is None else METRICS[metric](body, answer)
     outcome = Outcome.PARSED
     if read is None:
@@ -96,6 +97,11 @@ def _mra_token(text: str, answer: str) -> Result:
     """VSI-Bench: the first word is the number, or there is none."""
     word = next(iter(text.split()), "").rstrip(".")
     return _mra_of(word if WHOLE_NUMBER.fullmatch(word) else None, answer)
+
+
+def _mra_easi(text: str, answer: str) -> Result:
+    """EASI's reading of VSI-Bench: the number of the answer tag, else the last one."""
+    return _mra_of(easi_number(text), answer)
 
 
 def _mra_strict(text: str, answer: str) -> Result:
@@ -169,6 +175,7 @@ METRICS: dict[str, Callable[[str, str], Result]] = {
     "mra_token": _mra_token,
     "mra_last": _mra_last,
     "mra_strict": _mra_strict,
+    "mra_easi": _mra_easi,
     "count": _count,
     "yes_no": _yes_no,
     "exact": _exact,
@@ -176,3 +183,4 @@ METRICS: dict[str, Callable[[str, str], Result]] = {
     "joint": _joint,
     "view_change": _view_change,
 }
+WHOLE_TEXT = ("mra_easi",)  # metrics that look for the answer's tags themselves

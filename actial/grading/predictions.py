@@ -67,10 +67,13 @@ def read_answer(
         question: the question that was answered.
         text: decoded completion.
         finish: why sampling stopped.
-        compat: reader of multiple-choice answers, a `Compat` value.
+        compat: reader of the answers, a `Compat` value; numbers are read anew by EASI's only.
     """
     if not question.options:
-        return grade_open(text, *open_metric(record, question), finish)
+        metric, answer = open_metric(record, question)
+        if compat == Compat.EASI and metric == "mra_token":
+            metric = "mra_easi"
+        return grade_open(text, metric, answer, finish)
     result = grade(text, question.options, question.answer_index, finish, compat)
     choice = question.options[LETTERS.index(result.letter)] if result.letter else None
     return result, choice
