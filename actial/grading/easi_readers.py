@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from actial.core.multiple_choice_format import LETTERS
 from actial.grading.published_readers import REFUSALS, Reading
 
+# Full-width and Chinese signs are written as escapes: brackets, stops, "option", "answer", "so".
 ZERO_WIDTH = re.compile("[\u200b\u200c\u200d\ufeff]")
 TAIL = 800  # characters at the end in which a letter before a closing tag counts
 LINES = 6  # lines at the end that are searched
@@ -23,21 +24,23 @@ CLOSED_THINK = re.compile(r"</\s*think\s*>", re.IGNORECASE)
 OPENED_THINK = re.compile(r"<\s*think\s*>", re.IGNORECASE)
 BEFORE_TAGS = tuple(
     re.compile(
-        rf"(?<![A-Za-z])([A-F])\s*(?:[\)\]\}}）】]\s*)?</\s*{name}\s*>",
+        rf"(?<![A-Za-z])([A-F])\s*(?:[\)\]\}}\uff09\u3011]\s*)?</\s*{name}\s*>",
         re.IGNORECASE,
     )
     for name in ("answer", "think")
 )
-LABELED_OPTION = re.compile(r"[*_>\-\s]*(?:option|选项)\s+[A-J]\s*[:：]", re.IGNORECASE)
-LETTER_LINE = re.compile(r"[*_`>（）\[\]【】()]*\s*([A-Fa-f])\s*[*_`（）\[\]【】()]*")
-LETTERED_LINE = re.compile(r"([A-F])\s*[.．:：)\]】、-]\s+", re.IGNORECASE)
-LETTER_IN_LINE = re.compile(
-    r"(?<![A-Za-z])([A-F])(?=[*_`}]*(?:$|[\s.,:;!?)\]】》」』，。；、：）]))"
+LABELED_OPTION = re.compile(
+    r"[*_>\-\s]*(?:option|\u9009\u9879)\s+[A-J]\s*[:\uff1a]", re.IGNORECASE
 )
+MARKS = r"*_`\uff08\uff09\[\]\u3010\u3011()"
+LETTER_LINE = re.compile(rf"[>{MARKS}]*\s*([A-Fa-f])\s*[{MARKS}]*")
+LETTERED_LINE = re.compile(r"([A-F])\s*[.\uff0e:\uff1a)\]\u3011\u3001-]\s+", re.IGNORECASE)
+ENDS = r"\s.,:;!?)\]\u3011\u300b\u300d\u300f\uff0c\u3002\uff1b\u3001\uff1a\uff09"
+LETTER_IN_LINE = re.compile(rf"(?<![A-Za-z])([A-F])(?=[*_`}}]*(?:$|[{ENDS}]))")
 LETTER_ALONE = re.compile(r"(?<![A-Za-z])([A-F])(?![A-Za-z])")
 STATED = re.compile(
-    r"(?:answer(?:\s*is)?|答案|结论|所以|因此|选择?)"
-    r"\s*(?:[:：>＝=]\s*)?(?:[(\[{（【]\s*)?([A-F])(?!\w)",
+    r"(?:answer(?:\s*is)?|\u7b54\u6848|\u7ed3\u8bba|\u6240\u4ee5|\u56e0\u6b64|\u9009\u62e9?)"
+    r"\s*(?:[:\uff1a>\uff1d=]\s*)?(?:[(\[{\uff08\u3010]\s*)?([A-F])(?!\w)",
     re.IGNORECASE,
 )
 
@@ -102,10 +105,13 @@ ANY_NUMBER = re.compile(NUMBER)
 TAGGED_NUMBER = re.compile(
     rf"<\s*answer\b[^<>]*>\s*({NUMBER})(?:[^\d<][^<]*)?<\s*/\s*answer\s*>", re.IGNORECASE
 )
-NUMBER_WORDS = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen "
-    "fifteen sixteen seventeen eighteen nineteen twenty"
-).split()
+# fmt: off
+NUMBER_WORDS = [
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten",
+    "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen",
+    "nineteen", "twenty",
+]
+# fmt: on
 NUMBER_WORD = re.compile(rf"\b({'|'.join(NUMBER_WORDS)})\b", re.IGNORECASE)
 
 

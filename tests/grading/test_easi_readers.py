@@ -29,7 +29,7 @@ FOUR = ("left", "right", "up", "no movement")
         ("answer: (b) or C,", "C", "easi_line"),
         ("A, B: answer c\u00e9, answer d!", "D", "easi_stated"),
         ("\u6240\u4ee5c\u3001", "C", "easi_stated"),
-        ("AB, answer D2", None, "none"),
+        ("AB, answer D2 or C3", None, "none"),
         ("\u200bB\ufeff", "B", "easi_line"),
         ("no letter at all", None, "none"),
     ],
@@ -78,7 +78,7 @@ def test_modes_grade_with_these_readers():
     text = "<answer>Because I saw A or D</answer>"
     assert grade(text, FOUR, 2).outcome is Outcome.NO_ANSWER
     assert grade(text, FOUR, 2, compat="easi").letter == "B"
-    assert grade(text, FOUR, 2, compat="vlmeval_2026").letter is None
+    assert grade(text, FOUR, 2, compat="vlmeval_2026").letter == "A"
 
 
 def test_the_number_is_looked_for_in_the_whole_text():
@@ -91,8 +91,16 @@ def test_the_number_is_looked_for_in_the_whole_text():
 
 @pytest.mark.parametrize(
     "text",
-    ["<answer" * 20_000, "*" * 100_000, "answer" + " " * 100_000, "<answer>A" * 10_000]
-    + ["(" * 100_000, "A " * 50_000, "9" * 100_000, "<answer>1" + " " * 100_000],
+    [
+        "<answer" * 20_000,
+        "*" * 100_000,
+        "answer" + " " * 100_000,
+        "<answer>A" * 10_000,
+        "(" * 100_000,
+        "A " * 50_000,
+        "9" * 100_000,
+        "<answer>1" + " " * 100_000,
+    ],
 )
 def test_long_answers_take_linear_time(text):
     start = time.process_time()
