@@ -1,10 +1,11 @@
-"""Published formulas of benchmarks that average in their own way: 3DSRBench and CV-Bench."""
+"""Published formulas of benchmarks that average in their own way: 3DSRBench, CV-Bench, SITE."""
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import replace
 from fractions import Fraction
 
 from actial.grading.metrics import (
@@ -114,3 +115,24 @@ def cvbench(predictions: Sequence[Prediction]) -> dict[str, Cell]:
         members = [sources[name] for name in ("ADE20K", "COCO", "Omni3D")]
         cells["cambrian"] = macro(members, [Fraction(1, 4), Fraction(1, 4), Fraction(1, 2)])
     return cells
+
+
+def chance_adjusted(predictions: Sequence[Prediction]) -> Cell:
+    """Score SITE-Bench's chance-adjusted accuracy (arXiv 2505.05456): 0 is guessing, 1 perfect.
+
+    (correct - S) / (n - S), where S sums 1 / options over the questions. Needs
+    categories["options"], the number of options. The interval is that of the accuracy, adjusted
+    alike.
+    """
+    cell = accuracy(predictions)
+    guessed = sum(
+        (Fraction(1, int(p.categories["options"])) for p in predictions), Fraction(0)
+    )
+    if not cell.n - guessed:
+        return cell
+
+    def adjusted(share: Fraction) -> Fraction:
+        return (share * cell.n - guessed) / (cell.n - guessed)
+
+    limits = [float(adjusted(Fraction(limit))) for limit in (cell.low, cell.high)]
+    return replace(cell, value=adjusted(cell.value), low=limits[0], high=limits[1])

@@ -374,6 +374,83 @@ def write_spar(root: Path) -> None:
     write_parquet(root / "test.parquet", rows)
 
 
+def write_embspatial(root: Path) -> None:
+    row = {"index": 0, "question": "How are the chair and the table placed?", "answer": "C"}
+    row |= {"options": '["above", "below", "left", "right"]', "data_source": "mp3d"}
+    write_tsv(root / "EmbSpatialBench.tsv", [row | {"image": b64()}])
+
+
+def write_site(root: Path) -> None:
+    """A question on two photos, one on a single photo with two options, one on a video."""
+    row = {"index": 0, "category": "counting & existence", "answer": "B"}
+    photos = [
+        row
+        | {
+            "question": "Does <image> show what <image> shows?",
+            "options": "['yes', 'no', 'part']",
+        }
+        | {"image_path": "['photos/a.jpg', 'photos/b.jpg']"},
+        row
+        | {"index": 1, "question": "Is it there?", "options": "['yes', \"it isn't\"]"}
+        | {"image_path": "photos/a.jpg", "category": "3d information understanding"},
+    ]
+    video = row | {
+        "question": "Where does it go?",
+        "candidates": "['left', 'right', 'up', 'on']",
+    }
+    write_tsv(root / "SiteBenchImage.tsv", photos)
+    write_tsv(root / "SiteBenchVideo.tsv", [video | {"video_path": "clips/v1.mp4"}])
+    write_pictures(root, "photos/a.jpg", "photos/b.jpg")
+    write_pictures(root, *[f"frames/clips/v1/{i:03d}.jpg" for i in range(40)])
+
+
+ERQA_QUESTION = (
+    "Which gripper holds the cup? Choices: A. The left one. B. The right one. C. Both. D. None "
+    "of the above. Please answer directly with only the letter of the correct option and nothing "
+    "else."
+)
+
+
+def write_erqa(root: Path) -> None:
+    row = {"index": 0, "question": ERQA_QUESTION, "answer": "B", "visual_indices": "[0, 0]"}
+    images = {"image": str([b64(), b64(1)])}
+    write_tsv(root / "ERQA.tsv", [row | images | {"question_type": "State Estimation"}])
+
+
+def write_spbench(root: Path) -> None:
+    direction = {"index": 0, "question": "Where?", "candidates": "['A. left', 'B. right']"}
+    direction |= {"question_type": "object_rel_direction", "answer": "B"}
+    count = {"index": 1, "question": "How many?", "candidates": "", "answer": "4"}
+    count |= {"question_type": "object_counting"}
+    write_tsv(root / "SPBench-SI.tsv", [direction | {"image_path": "images/a.jpg"}])
+    write_tsv(
+        root / "SPBench-MV.tsv", [count | {"image_path": "['images/a.jpg', 'images/b.jpg']"}]
+    )
+    write_pictures(root, "images/a.jpg", "images/b.jpg")
+
+
+def write_vsi_debiased(root: Path) -> None:
+    write_vsi(root)
+    (root / "test.jsonl").rename(root / "test_debiased.jsonl")
+
+
+def write_mmsi_video(root: Path) -> None:
+    """Two clips of 60 and 20 frames and a reference image."""
+    clips = [
+        [f"frames/{clip}/{i:03d}.jpg" for i in range(n)] for clip, n in (("a", 60), ("b", 20))
+    ]
+    row = {
+        "index": 0,
+        "system_prompt": "Watch.",
+        "task_prompt": "Clips: <video> and <video>. ",
+    }
+    row |= {"user_prompt": "Is <image> there? Options: A. yes B. no C. partly ", "answer": "B"}
+    row |= {"format_prompt": "Answer with a letter.", "image_path": str(clips)}
+    row |= {"ref_images": "['ref_images/r.jpg']", "task_type": "Planning"}
+    write_tsv(root / "MMSIVideoBench.tsv", [row | {"sub_task_type": "Planning"}])
+    write_pictures(root, "ref_images/r.jpg", *clips[0], *clips[1])
+
+
 def write_any_tsv(root: Path) -> None:
     row = {
         "index": 1,
@@ -406,5 +483,11 @@ WRITERS: dict[str, Callable[[Path], None]] = {
     "vsi": write_vsi,
     "sti": write_sti,
     "spar": write_spar,
+    "vsi_debiased": write_vsi_debiased,
+    "mmsi_video": write_mmsi_video,
+    "embspatial": write_embspatial,
+    "site": write_site,
+    "erqa": write_erqa,
+    "spbench": write_spbench,
     "tsv": write_any_tsv,
 }

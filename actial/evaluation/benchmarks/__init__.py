@@ -3,7 +3,9 @@
 from actial.evaluation.benchmarks import (
     blink,
     cv_bench,
+    easi_tables,
     mmsi,
+    mmsi_video,
     sat,
     single_image,
     threedsr,
@@ -33,6 +35,12 @@ BENCHMARKS: dict[str, Benchmark] = {
         video.VSI,
         video.STI,
         video.SPAR,
+        video.VSI_DEBIASED,
+        mmsi_video.BENCHMARK,
+        easi_tables.EMBSPATIAL,
+        easi_tables.SITE,
+        easi_tables.ERQA,
+        easi_tables.SPBENCH,
         tsv.BENCHMARK,
     )
 }

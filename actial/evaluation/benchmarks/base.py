@@ -35,6 +35,7 @@ class Style(StrEnum):
     MMSI = "mmsi"
     VIEWSPATIAL = "viewspatial"
     FRAMES = "frames"  # VSI-Bench, STI-Bench, SPAR-Bench
+    SITE = "site"  # SITE-Bench and EmbSpatial-Bench, as EASI asks them
 
 
 @dataclass(slots=True, kw_only=True)

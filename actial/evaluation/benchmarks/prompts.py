@@ -15,6 +15,7 @@ MMSI_REQUEST = (
 DIRECT_REQUEST = "Answer with the option's letter from the given choices directly."
 NUMBER_REQUEST = "Please answer the question using a single word or phrase."
 VLMEVAL_REQUEST = "Please select the correct answer from the options above. \n"
+SITE_REQUEST = "Give me the answer letter directly. The best answer is:"
 VIEWSPATIAL_REQUEST = "Reply only to the corresponding option.\nAnswer:"
 
 
@@ -46,6 +47,12 @@ def prompt_text(item: Item, style: Style) -> str:
             f"{letter}: {text}" for letter, text in zip(LETTERS, item.options, strict=False)
         )
         return f"{question}\nOptions: {options}\n{MMSI_REQUEST}"
+    if style is Style.SITE:
+        options = "\n".join(
+            f"{letter}: {text}" for letter, text in zip(LETTERS, item.options, strict=False)
+        )
+        before = f"{item.hint}\n" if item.hint else ""
+        return f"{before}Question: {item.question}\nOptions:\n{options}\n{SITE_REQUEST}"
     if style is Style.VIEWSPATIAL:
         return f"{question}\n" + "\n".join(lettered) + f"\n{VIEWSPATIAL_REQUEST}"
     if style is Style.FRAMES:

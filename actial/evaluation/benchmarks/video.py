@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,10 @@ from actial.grading import metrics
 from actial.grading.metrics import Prediction
 
 FRAMES = {"vsi": 32, "sti": 30}
+VSI_FILES = {
+    "test": ("test.jsonl", "test.parquet"),
+    "debiased": ("test_debiased.jsonl", "test_debiased.parquet"),
+}
 VIDEO_NOTE = "These are frames of a video."
 BOX_NOTE = (
     "The values represent the bounding box coordinates normalized to a 0-1000 scale, "
@@ -72,6 +77,7 @@ def frames(source: Source, folder: str, count: int) -> list[Path]:
 
 
 def load_vsi(source: Source) -> list[Item]:
+    """Read VSI-Bench, whole or debiased."""
     columns = (
         "id",
         "dataset",
@@ -81,7 +87,8 @@ def load_vsi(source: Source) -> list[Item]:
         "options",
         "ground_truth",
     )
-    path = source.file("test.jsonl", "test.parquet", "test_debiased.parquet", columns=columns)
+    names = VSI_FILES["debiased" if source.split == "debiased" else "test"]
+    path = source.file(*names, columns=columns)
     items = []
     for row in (
         json_rows(path, columns) if path.suffix == ".jsonl" else parquet_rows(path, columns)
@@ -221,6 +228,7 @@ VSI = Benchmark(
     license="Apache-2.0",
     paper="https://arxiv.org/abs/2412.14171",
 )
+VSI_DEBIASED = replace(VSI, name="vsi_debiased", split="debiased")
 STI = Benchmark(
     name="sti",
     hub="MINT-SJTU/STI-Bench",
