@@ -180,6 +180,8 @@ class DashboardConfig:
     name: str = "actial"  # of the workspace
     # a setting whose values make the groups, such as cold_start.ratio; "" = single runs
     group: str = ""
+    # sets whose final scores have panels; those of conf/benchmark/world.yaml
+    sets: list[str] = field(default_factory=lambda: ["viewpoint", "perception"])
 
 
 @dataclass(kw_only=True, slots=True)

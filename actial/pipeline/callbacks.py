@@ -177,11 +177,12 @@ class Evaluator(lightning.Callback):
 class SampleTable(lightning.Callback):
     """Logs the completions of a GRPO batch as a table each time a checkpoint is due.
 
-    A row holds the images, the reward terms and the advantage.
+    A row holds the images, the reward terms and the advantage. The table is STAGE/samples.
     """
 
-    def __init__(self, tracker: Tracker) -> None:
+    def __init__(self, tracker: Tracker, stage: str) -> None:
         self.tracker = tracker
+        self.stage = stage
 
     def on_train_batch_end(
         self,
@@ -192,9 +193,11 @@ class SampleTable(lightning.Callback):
         batch_index: int,
     ) -> None:
         assert isinstance(module, StepModule)
-        if module.completed_steps % module.stage.save_every == 0:
+        step = module.completed_steps
+        if step % module.stage.save_every == 0:
             columns, rows = sample_table(batch)
-            self.tracker.table(f"samples/{module.completed_steps}", columns, rows)
+            axis = {f"{self.stage}/step": step}
+            self.tracker.table(f"{self.stage}/samples", columns, rows, axis)
 
 
 def sample_table(batch: RolloutBatch) -> tuple[list[str], Sequence[Sequence[Any]]]:

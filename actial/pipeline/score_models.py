@@ -66,6 +66,7 @@ def score_models(
     for name, of_set in examples.items():
         columns, rows = answer_table(of_set, answers[name], tracker.max_table_rows)
         tracker.table(f"answers/{name}", columns, rows)
+    tracker.scores(results)
     run.add_provenance({"answers": keys})
     results.write(run.folder)
 

@@ -143,7 +143,7 @@ def _callbacks(
     ]
     if stage is StageName.grpo:
         rollouts = run.folder / "rollouts.parquet"
-        callbacks.append(SampleTable(tracker))
+        callbacks.append(SampleTable(tracker, stage.name))
         callbacks.append(RolloutLog(rollouts, stage.name, settings.save_every))
     if settings.eval_every:
         sampler = open_sampler(config.sampler, job.module.policy, job.renderer)

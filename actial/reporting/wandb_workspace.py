@@ -1,4 +1,4 @@
-"""Return the wandb workspace of a project's runs: one section per stage."""
+"""Return the wandb workspace of a project's runs: final scores, and one section per stage."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from actial.core.errors import UserError
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Workspace
 
+SCORES = "Scores"
 PANELS = {  # section -> (title, metrics as the trackers name them, what the axis says)
     "SFT": [
         ("loss", ["sft/loss"], "nats per token"),
@@ -78,6 +79,9 @@ def workspace(config: DashboardConfig) -> Workspace:
         )
         for name, panels in PANELS.items()
     ]
+    sections.insert(
+        0, workspaces.Section(name=SCORES, panels=score_panels(config), is_open=True)
+    )
     grouped: list[Any] = [workspaces.Config(config.group)] if config.group else []
     runs = workspaces.RunsetSettings(groupby=grouped)
     return workspaces.Workspace(
@@ -87,6 +91,32 @@ def workspace(config: DashboardConfig) -> Workspace:
         sections=sections,
         runset_settings=runs,
     )
+
+
+def score_panels(config: DashboardConfig) -> list[Any]:
+    """Return the panels of final scores: bars of each set, and settings against scores.
+
+    Runs of a sweep are compared by final/SET/FIGURE, the scores of their last model.
+    """
+    from wandb_workspaces.reports import v2
+
+    accuracies = [f"final/{name}/accuracy" for name in config.sets]
+    panels: list[Any] = [
+        v2.BarPlot(title=f"accuracy on {name}", metrics=[metric], groupby_rangefunc="minmax")
+        for name, metric in zip(config.sets, accuracies, strict=True)
+    ]
+    panels.append(
+        v2.BarPlot(
+            title="format compliance",
+            metrics=[f"final/{name}/format_compliance" for name in config.sets],
+        )
+    )
+    axes: list[Any] = [v2.SummaryMetric(metric) for metric in accuracies]
+    if config.group:
+        axes.insert(0, v2.Config(config.group))
+    columns = [v2.ParallelCoordinatesPlotColumn(metric=axis) for axis in axes]
+    panels.append(v2.ParallelCoordinatesPlot(title="settings and scores", columns=columns))
+    return panels
 
 
 def _panel(plot: type, title: str, metrics: list[str], unit: str) -> Any:

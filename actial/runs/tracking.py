@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
@@ -14,7 +15,21 @@ import wandb
 from actial.config import LoggerConfig, TrainConfig, WandbMode
 from actial.core.errors import UserError
 from actial.core.process import is_main_process
+from actial.evaluation.results import Results, SetResult
 from actial.runs.run_dir import Run, read_settings
+
+SCORE_COLUMNS = (
+    "model",
+    "set",
+    "questions",
+    "accuracy",
+    "low",
+    "high",
+    "all_correct",
+    "unparsed",
+    "truncated",
+    "format_compliance",
+)
 
 
 class Tracker:
@@ -44,12 +59,65 @@ class Tracker:
             numbers = {k: v for k, v in values.items() if k not in ("stage", "step")}
             self.log(stage, step, {k: v for k, v in numbers.items() if v is not None})
 
-    def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-        """Log a table; uint8 (H, W, 3) arrays appear as images."""
+    def table(
+        self,
+        name: str,
+        columns: Sequence[str],
+        rows: Sequence[Sequence[Any]],
+        axis: Mapping[str, int] | None = None,
+    ) -> None:
+        """Log a table; uint8 (H, W, 3) arrays appear as images.
+
+        A name logged again is a new version of one table; `axis`, such as {"grpo/step": 40}, tells
+        the versions apart.
+        """
         if self.wandb is None or not rows:
             return
         cells = [[_cell(value) for value in row] for row in rows[: self.max_table_rows]]
-        self.wandb.log({name: wandb.Table(columns=list(columns), data=cells)})
+        table = wandb.Table(columns=list(columns), data=cells)
+        self.wandb.log({name: table, **(axis or {})})
+
+    def scores(self, results: Results) -> None:
+        """Log the final scores: one table `final_scores`, and figures in the run's summary.
+
+        The summary has scores/SET/MODEL/FIGURE of every model, and final/SET/FIGURE of the last
+        one, which has the same name in every run of a sweep.
+        """
+        rows = []
+        figures: dict[str, float] = {}
+        for name, by_model in results.sets.items():
+            for model, result in by_model.items():
+                cells = _score_cells(model, name, result)
+                rows.append([cells[column] for column in SCORE_COLUMNS])
+                figures |= _summary_figures(f"scores/{name}/{model}", cells)
+                if model == results.models[-1]:
+                    figures |= _summary_figures(f"final/{name}", cells)
+        self.table("final_scores", SCORE_COLUMNS, rows)
+        if self.wandb is not None:
+            self.wandb.summary.update(figures)
+
+
+def _score_cells(model: str, name: str, result: SetResult) -> dict[str, Any]:
+    """Return the values of one line of the table `final_scores` by column."""
+    overall, pairs = result.overall, result.all_correct
+    return {
+        "model": model,
+        "set": name,
+        "questions": overall.n,
+        "accuracy": float(overall.value),
+        "low": overall.low,
+        "high": overall.high,
+        "all_correct": None if pairs is None else float(pairs.value),
+        "unparsed": result.unparsed,
+        "truncated": result.truncated,
+        "format_compliance": result.format_compliance,
+    }
+
+
+def _summary_figures(prefix: str, cells: Mapping[str, Any]) -> dict[str, float]:
+    """Return {"PREFIX/accuracy": 0.81, ...} of the shares that the set has."""
+    shares = ("accuracy", "all_correct", "unparsed", "truncated", "format_compliance")
+    return {f"{prefix}/{name}": cells[name] for name in shares if cells[name] is not None}
 
 
 def _cell(value: Any) -> Any:
@@ -62,14 +130,31 @@ def tracking(config: TrainConfig, run: Run) -> Iterator[Tracker]:
 
     A block that ends in an exception is recorded as exit code 1, not as a success.
     """
-    tracker = Tracker(config, run)
-    exit_code = 1
+    with _artifacts_in(run.folder / "wandb"):
+        tracker = Tracker(config, run)
+        exit_code = 1
+        try:
+            yield tracker
+            exit_code = 0
+        finally:
+            if tracker.wandb is not None:
+                tracker.wandb.finish(exit_code=exit_code)
+
+
+@contextmanager
+def _artifacts_in(folder: Path) -> Iterator[None]:
+    """Have wandb keep the tables' photos below `folder`, not in the user's home.
+
+    A WANDB_DATA_DIR of the user's own is respected. wandb reads it at every table.
+    """
+    if "WANDB_DATA_DIR" in os.environ:
+        yield
+        return
+    os.environ["WANDB_DATA_DIR"] = str(folder.resolve())
     try:
-        yield tracker
-        exit_code = 0
+        yield
     finally:
-        if tracker.wandb is not None:
-            tracker.wandb.finish(exit_code=exit_code)
+        del os.environ["WANDB_DATA_DIR"]
 
 
 def _enabled(config: LoggerConfig) -> bool:

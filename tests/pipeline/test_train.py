@@ -28,6 +28,7 @@ from actial.core.errors import UserError
 from actial.core.paths import CONF
 from actial.data.shards import INDEX, MANIFEST
 from actial.pipeline.stages import make_trainer
+from actial.reporting.offline_wandb import read_offline
 from actial.runs.run_dir import Run
 from actial.runs.step_log import StepLog
 from actial.train import train
@@ -150,7 +151,12 @@ def test_two_stages_leave_what_they_promise_twice_the_same(
         described.count("<|im_start|>assistant\n[[") == described.count("<|im_end|>]]\n") == 6
     )  # answers scored, questions not
     assert "<html" in (first / "report.html").read_text()
-    assert list((first / "wandb").glob("offline-run-*"))
+    (logged,) = (first / "wandb").glob("offline-run-*")
+    summary = read_offline(logged).summary
+    for model, figures in results["sets"]["viewpoint"].items():
+        key = f"scores/viewpoint/{model}/accuracy"
+        assert summary[key] == pytest.approx(figures["overall"]["value"])
+    assert summary["final/viewpoint/accuracy"] == summary["scores/viewpoint/grpo/accuracy"]
     assert not (second / "wandb").exists()
     before = load_file(untrained_model / "model.safetensors")
     for stage in ("sft", "grpo"):

@@ -13,7 +13,7 @@ import hydra
 from actial.config import DashboardConfig, register
 from actial.config.hydra_app import typed
 from actial.core.paths import CONF
-from actial.reporting.wandb_workspace import PANELS, workspace
+from actial.reporting.wandb_workspace import PANELS, SCORES, workspace
 from actial.runs import run_index
 from actial.runs.run_dir import open_run
 from actial.runs.tracking import tracking
@@ -28,9 +28,16 @@ def test_the_workspace_holds_every_panel_and_groups_by_a_setting() -> None:
         .model_dump()
     )
     sections = view["spec"]["section"]["panel_bank_config"]["sections"]
-    assert [section["name"] for section in sections] == list(PANELS)
-    assert [len(section["panels"]) for section in sections] == [3, 6, 2]
-    assert sections[1]["panels"][2]["config"]["metrics"] == ["grpo/kl"]
+    assert [section["name"] for section in sections] == [SCORES, *PANELS]
+    assert [len(section["panels"]) for section in sections] == [4, 3, 6, 2]
+    bars, parallel = sections[0]["panels"][0]["config"], sections[0]["panels"][3]["config"]
+    assert bars["metrics"] == ["final/viewpoint/accuracy"]
+    assert [column["accessor"] for column in parallel["columns"]] == [
+        "config:cold_start.value.ratio",
+        "summary:final/viewpoint/accuracy",
+        "summary:final/perception/accuracy",
+    ]
+    assert sections[2]["panels"][2]["config"]["metrics"] == ["grpo/kl"]
     grouping = view["spec"]["section"]["run_sets"][0]["grouping"]
     assert grouping == [
         {"section": "config", "name": "cold_start.value.ratio"}

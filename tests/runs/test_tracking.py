@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import struct
+import os
 import time
-from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 
 import hydra
+import numpy as np
 import pytest
-from wandb.proto import wandb_internal_pb2
 
 from actial.config import TrainConfig, register
 from actial.config.hydra_app import typed
 from actial.core.paths import CONF
+from actial.evaluation.results import Results, SetResult
+from actial.grading.metrics import Cell
+from actial.reporting.offline_wandb import OfflineRun, read_offline, records
 from actial.runs.run_dir import open_run
 from actial.runs.tracking import tracking
-
-HEADER, BLOCK, CHUNK = 7, 32768, struct.Struct("<IHB")
-FULL, LAST = 1, 4
 
 
 def config(folder: Path) -> TrainConfig:
@@ -26,25 +26,6 @@ def config(folder: Path) -> TrainConfig:
     words = ["+experiment=smoke", f"run_dir={folder}", "logger=wandb"]
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         return typed(hydra.compose("train", words))
-
-
-def records(path: Path) -> Iterator[wandb_internal_pb2.Record]:
-    """Read wandb's file: chunks in blocks of 32 KiB, each after (checksum, length, kind)."""
-    content, at, data = path.read_bytes(), HEADER, b""
-    while at + CHUNK.size <= len(content):
-        block_rest = BLOCK - at % BLOCK
-        if block_rest < CHUNK.size:
-            at += block_rest
-            continue
-        _, length, kind = CHUNK.unpack_from(content, at)
-        at += CHUNK.size
-        data += content[at : at + length]
-        at += length
-        if kind in (FULL, LAST):
-            record = wandb_internal_pb2.Record()
-            record.ParseFromString(data)
-            yield record
-            data = b""
 
 
 def exit_codes(path: Path) -> list[int]:
@@ -83,3 +64,55 @@ def test_a_resumed_run_leaves_one_offline_file_with_all_steps(tmp_path: Path) ->
         if (item.key or "/".join(item.nested_key)) == "sft/step"
     ]
     assert steps == [1, 2, 3]
+
+
+def finished(run_folder: Path) -> OfflineRun:
+    """The only offline run below a run folder, once wandb's own process has written its end."""
+    (folder,) = (run_folder / "wandb").glob("offline-run-*")
+    (path,) = folder.glob("*.wandb")
+    assert exit_codes(path) == [0]
+    return read_offline(folder)
+
+
+def result(hundredths: int) -> SetResult:
+    share = Fraction(hundredths, 100)
+    cell = Cell(n=100, value=share, low=0.1, high=0.9, unparsed=0.25, truncated=0.0)
+    return SetResult(overall=cell, unparsed=0.25, format_compliance=0.5)
+
+
+def test_final_scores_are_in_the_summary_and_in_one_table(tmp_path: Path) -> None:
+    wanted = config(tmp_path / "run")
+    sets = {"viewpoint": {"base": result(33), "sft": result(80)}}
+    scores = Results(models=["base", "sft"], set_names=list(sets), sets=sets)
+    with open_run(wanted) as run, tracking(wanted, run) as tracker:
+        tracker.scores(scores)
+    logged = finished(run.folder)
+    assert logged.summary["scores/viewpoint/base/accuracy"] == 0.33
+    assert logged.summary["scores/viewpoint/sft/unparsed"] == 0.25
+    assert logged.summary["final/viewpoint/accuracy"] == 0.8
+    assert "final/viewpoint/all_correct" not in logged.summary  # a set without pairs
+    columns, rows = logged.table("final_scores")
+    assert [dict(zip(columns, row, strict=True))["accuracy"] for row in rows] == [0.33, 0.8]
+
+
+def test_samples_are_versions_of_one_table_with_photos_inside_the_run_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("WANDB_DATA_DIR", raising=False)
+    wanted = config(tmp_path / "run")
+    photo = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
+    with open_run(wanted) as run, tracking(wanted, run) as tracker:
+        for step in (2, 4):
+            axis = {"grpo/step": step}
+            tracker.table("grpo/samples", ["photo 1", "reward"], [[photo + step, 0.5]], axis)
+    logged = finished(run.folder)
+    versions = [line for line in logged.history if "grpo/samples/path" in line]
+    assert [line["grpo/step"] for line in versions] == [2, 4]
+    tables = {key for line in logged.history for key in line if key.endswith("_type")}
+    assert tables == {"grpo/samples/_type"}  # not a key per step
+    staged = (run.folder / "wandb" / "artifacts" / "staging").iterdir()
+    photos = [file for file in staged if file.read_bytes().startswith(b"\x89PNG")]
+    assert len(photos) == 2
+    assert not (tmp_path / "home").exists()
+    assert "WANDB_DATA_DIR" not in os.environ
