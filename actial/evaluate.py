@@ -65,7 +65,7 @@ def evaluate(config: EvaluateConfig) -> None:
     print(f"finished: {write_report(out)}")
 
 
-@hydra_command("evaluate", folder_key="out")
+@hydra_command("evaluate", folder_key="out", plus=("paper_model",))
 def main(config: EvaluateConfig) -> None:
     """python -m actial.evaluate benchmark=NAME model=NAME out=DIR [key=value ...]
 

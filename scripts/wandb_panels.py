@@ -7,7 +7,7 @@ from pathlib import Path
 
 from actial.reporting.offline_wandb import draw_sweep, read_offline
 
-SETS = ["viewpoint", "sat"]
+SETS = ["viewpoint", "sat"]  # of conf/benchmark/world_val.yaml
 
 if __name__ == "__main__":
     sweep, out = Path(sys.argv[1]), Path(sys.argv[2])

@@ -17,6 +17,7 @@ from actial.evaluation.set_results import format_compliance
 from actial.grading import metrics
 from actial.grading.metrics import Prediction
 
+NOT_ALL_QUESTIONS = "not comparable with published figures"  # ends a note
 # printed column -> (path in the scores, display form that the paper used)
 PAPER_COLUMNS: dict[str, dict[str, tuple[str, str]]] = {
     "3dsrbench": {
@@ -153,7 +154,7 @@ def notes(
     if published_split and benchmark.questions not in (0, len(questions)):
         remarks.append(
             f"{len(questions)} questions were asked, {benchmark.questions} are published: "
-            "not comparable with published figures"
+            f"{NOT_ALL_QUESTIONS}"
         )
     paths = [path for path, _ in PAPER_COLUMNS.get(benchmark.name, {}).values()]
     published_circular = any(path.startswith("circ/") for path in paths)

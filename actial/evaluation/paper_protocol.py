@@ -24,29 +24,45 @@ def comparable_rows(
     if paper is None:
         return None
     notes, rows = list(paper.notes), dict(paper.rows)
-    differing = []
-    if config.model.max_pixels != PAPER_MAX_PIXELS:
-        differing.append(
-            f"images of at most {config.model.max_pixels} pixels ({PAPER_MAX_PIXELS})"
-        )
-    if style is not benchmark.style:
-        differing.append(f"prompt style {style} ({benchmark.style})")
-    if config.benchmark.circular:
-        differing.append("options in every rotation (in one order)")
+    differing = _differing(config, benchmark, style)
+    other_prompt = _rows_with_other_prompt(paper, config)
     if differing:
         rows = {}
-        notes.append(f"no published figures beside {', '.join(differing)}")
+        notes.append(f"no published figures beside {', '.join(differing.values())}")
     else:
-        prompt = system_prompt_text(config.prompt)
-        asked_as_actial = prompt not in SYSTEM_PROMPTS.values()
-        asked_as_base = prompt is None
-        hidden = {BASE_MODEL: not asked_as_base}
-        for model in paper.rows:
-            if hidden.get(model, model.startswith("Actial") and not asked_as_actial):
-                del rows[model]
-        if not asked_as_actial:
+        rows = {name: row for name, row in rows.items() if name not in other_prompt}
+        if system_prompt_text(config.prompt) in SYSTEM_PROMPTS.values():
             notes.append(
                 "Actial's own figures need the release's system prompt: "
                 "prompt.system_prompt=file:PATH"
             )
-    return replace(paper, rows=rows, notes=notes)
+    return replace(
+        paper, rows=rows, notes=notes, conditions=list(differing), other_prompt=other_prompt
+    )
+
+
+def _differing(config: EvaluateConfig, benchmark: Benchmark, style: Style) -> dict[str, str]:
+    """Return the conditions that are not the paper's: a word -> ours, and the paper's."""
+    differing = {}
+    max_pixels = config.model.max_pixels
+    if max_pixels != PAPER_MAX_PIXELS:
+        differing["image size"] = f"images of at most {max_pixels} pixels ({PAPER_MAX_PIXELS})"
+    if style is not benchmark.style:
+        differing["prompt style"] = f"prompt style {style} ({benchmark.style})"
+    if config.benchmark.circular:
+        differing["rotations"] = "options in every rotation (in one order)"
+    if config.temperature:
+        differing["temperature"] = f"temperature {config.temperature:g} (0)"
+    return differing
+
+
+def _rows_with_other_prompt(paper: PaperComparison, config: EvaluateConfig) -> list[str]:
+    """Return the rows of the paper's own models that were asked with another system prompt."""
+    prompt = system_prompt_text(config.prompt)
+    asked_as_actial = prompt not in SYSTEM_PROMPTS.values()
+    differs = {BASE_MODEL: prompt is not None}
+    return [
+        row
+        for row in paper.rows
+        if differs.get(row, row.startswith("Actial") and not asked_as_actial)
+    ]

@@ -196,6 +196,10 @@ class PaperComparison:
     rows: dict[str, list[float | None]]  # model -> a figure per column
     ours: list[float | None]
     notes: list[str] = field(default_factory=list)
+    # of ours, where they are not the paper's: image size, prompt style, rotations, temperature
+    conditions: list[str] = field(default_factory=list)
+    # rows of the paper that were asked with another system prompt
+    other_prompt: list[str] = field(default_factory=list)
 
 
 # ---------------------------------------------------------------- results.json

@@ -92,21 +92,21 @@ def _values(items: Any) -> dict[str, Any]:
 
 
 def draw_sweep(runs: Mapping[str, OfflineRun], sets: list[str], out: Path) -> None:
-    """Draw the panels of actial.dashboard for labeled runs: final scores, and curves by step."""
+    """Draw panels of actial.dashboard for labeled runs: scores on two sets, curves by step."""
     # matplotlib is imported only where something is drawn.
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 6), dpi=110, layout="constrained")
     axes = figure.subplots(2, 3)
     colors = {label: f"C{number}" for number, label in enumerate(runs)}
-    for axis, name in zip(axes[0], sets, strict=False):
-        scores = [run.summary.get(f"final/{name}/accuracy", 0.0) for run in runs.values()]
+    bars = [(f"final/{name}/accuracy", f"accuracy on {name}") for name in sets[:2]]
+    bars.append((f"final/{sets[0]}/format_compliance", f"format compliance on {sets[0]}"))
+    for axis, (metric, title) in zip(axes[0], bars, strict=True):
+        scores = [run.summary[metric] for run in runs.values()]
         axis.barh(list(runs), scores, color=list(colors.values()))
-        axis.set_title(f"accuracy on {name}", fontsize=9)
+        axis.set_title(title, fontsize=9)
         axis.set_xlim(0, 1)
         axis.invert_yaxis()
-    for axis in axes[0][len(sets) :]:
-        axis.axis("off")
     for axis, (step, metric) in zip(axes[1], CURVES, strict=True):
         for label, run in runs.items():
             points = [(line[step], line[metric]) for line in run.history if metric in line]

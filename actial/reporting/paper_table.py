@@ -9,28 +9,51 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from actial.core.atomic_io import write_text
 from actial.core.errors import UserError
-from actial.evaluation.benchmark_results import PAPER_COLUMNS
+from actial.evaluation.benchmark_results import NOT_ALL_QUESTIONS, PAPER_COLUMNS
 from actial.evaluation.benchmarks import BENCHMARKS
 from actial.evaluation.benchmarks.reference import table
 from actial.reporting.sweep_report import markdown
 
+# folder of a model -> its row in the paper; also the order of our columns
 PUBLISHED_AS = {
     "base": "Qwen2.5-VL-7B-Instruct",
     "grpo": "Actial-7B",
     "grpo_only": "Actial-7B without K.I.",
     "sft": "Actial-7B without G.E.",
 }
+# heading -> the benchmarks whose figures stand below it
+TABLES = {
+    "Table 1": ("3dsrbench", "cv_bench", "blink", "blink_all"),
+    "Table A1 (MMSI-Bench)": ("mmsi",),
+    "Viewpoint-100K test": ("viewpoint_100k",),
+}
+FORMS = ("trunc1", "round1")
 LEGEND = (
-    "Percent in the paper's own rounding (truncated for BLINK and CV-Bench, rounded elsewhere), in "
-    "brackets the 95 % interval over questions; `paper` is the published figure. `!`: the interval "
-    "excludes it. `~`: asked under other conditions, see the notes."
+    "Percent, truncated/rounded (the paper truncates BLINK and CV-Bench and rounds the others), in "
+    "brackets the 95 % interval over questions, then the paper's figure. `!`: the interval "
+    "excludes the paper's figure. `~`: asked under other conditions than the paper's, which are "
+    "named; the notes say more."
+)
+CSV_COLUMNS = (
+    "model",
+    "benchmark",
+    "column",
+    "ours",
+    "truncated",
+    "rounded",
+    "low",
+    "high",
+    "paper",
+    "differs",
+    "comparable",
+    "conditions",
 )
 
 
@@ -41,11 +64,18 @@ class Figure:
     model: str
     benchmark: str
     column: str
-    ours: float | None
+    ours: float | None  # in the form that the paper prints
+    truncated: float | None
+    rounded: float | None
     low: float | None
     high: float | None
     paper: float | None
-    comparable: bool
+    conditions: tuple[str, ...]  # in which ours was measured otherwise than the paper's
+
+    @property
+    def comparable(self) -> bool:
+        """Whether ours was measured as the paper's was."""
+        return not self.conditions
 
     @property
     def differs(self) -> bool:
@@ -55,12 +85,20 @@ class Figure:
         return not self.low <= self.paper <= self.high
 
     def text(self) -> str:
+        """Return "83.1/83.2 [81.7, 84.6], paper 83.5 ! ~image size"."""
         if self.ours is None:
             return "-"
-        interval = "" if self.low is None else f" [{self.low:.1f}, {self.high:.1f}]"
-        paper = "" if self.paper is None else f", paper {self.paper:g}"
-        marks = "!" * self.differs + "~" * (not self.comparable)
-        return f"{self.ours:.1f}{interval}{paper}{' ' if marks else ''}{marks}"
+        words = [f"{self.truncated:.1f}/{self.rounded:.1f}"]
+        if self.low is not None:
+            words.append(f"[{self.low:.1f}, {self.high:.1f}]")
+        if self.paper is not None:
+            words[-1] += ","
+            words.append(f"paper {self.paper:.1f}")
+        if self.differs:
+            words.append("!")
+        if self.conditions:
+            words.append(f"~{', '.join(self.conditions)}")
+        return " ".join(words)
 
 
 def write_paper_table(scores: Path, out: Path) -> str:
@@ -68,16 +106,17 @@ def write_paper_table(scores: Path, out: Path) -> str:
 
     Raises UserError where `scores` holds no evaluation of a set that the paper reports.
     """
-    figures, notes = [], {}
+    figures: list[Figure] = []
+    notes: dict[str, list[str]] = {}
     for path in sorted(scores.glob("*/*/scores.json")):
         model, name = path.parent.parent.name, _benchmark_of(path)
         if name not in PAPER_COLUMNS:
             continue
-        remarks = _notes(path.parent, name)
-        if remarks:
-            notes[f"{model} on {name}"] = remarks
-        comparable = not any("no published figures" in remark for remark in remarks)
-        figures += _figures(json.loads(path.read_text()), model, name, comparable)
+        paper = _comparison(path.parent, name)
+        if paper.get("notes"):
+            notes[f"{model} on {name}"] = paper["notes"]
+        content = json.loads(path.read_text())
+        figures += _figures(content, model, name, _conditions(paper, model))
     if not figures:
         sets = ", ".join(PAPER_COLUMNS)
         raise UserError(
@@ -85,13 +124,14 @@ def write_paper_table(scores: Path, out: Path) -> str:
             f"out={scores}/MODEL/BENCHMARK first (docs/reproduce.md)."
         )
     text = _markdown(figures, notes)
+    out.mkdir(parents=True, exist_ok=True)
     write_text(out / "table.md", text)
     write_text(out / "table.csv", _csv(figures))
     return text
 
 
 def _figures(
-    content: Mapping[str, Any], model: str, name: str, comparable: bool
+    content: Mapping[str, Any], model: str, name: str, conditions: tuple[str, ...]
 ) -> list[Figure]:
     published = table(BENCHMARKS[name].reference).rows.get(PUBLISHED_AS.get(model, ""), {})
     figures = []
@@ -100,16 +140,19 @@ def _figures(
         measured = bool(cell.get("n"))
         bounds = [cell.get(bound) if measured else None for bound in ("low", "high")]
         low, high = (None if bound is None else 100 * bound for bound in bounds)
+        truncated, rounded = (cell[each] if measured else None for each in FORMS)
         figures.append(
             Figure(
                 model=model,
                 benchmark=name,
                 column=column,
                 ours=cell[form] if measured else None,
+                truncated=truncated,
+                rounded=rounded,
                 low=low,
                 high=high,
                 paper=published.get(column),
-                comparable=comparable,
+                conditions=conditions,
             )
         )
     return figures
@@ -129,48 +172,73 @@ def _benchmark_of(path: Path) -> str:
     )
 
 
-def _notes(folder: Path, name: str) -> list[str]:
+def _comparison(folder: Path, name: str) -> dict[str, Any]:
+    """Return what an evaluation's results.json says of the paper's figures; {} without one."""
     results = folder / "results.json"
     if not results.is_file():
-        return []
-    paper = json.loads(results.read_text()).get("paper", {}).get(name) or {}
-    return list(paper.get("notes", []))
+        return {}
+    return dict(json.loads(results.read_text()).get("paper", {}).get(name) or {})
+
+
+def _conditions(paper: Mapping[str, Any], model: str) -> tuple[str, ...]:
+    """Return the conditions in which a model was asked otherwise than its row of the paper."""
+    conditions = list(paper.get("conditions", []))
+    if PUBLISHED_AS.get(model) in paper.get("other_prompt", []):
+        conditions.append("prompt")
+    if any(NOT_ALL_QUESTIONS in note for note in paper.get("notes", [])):
+        conditions.append("questions")
+    return tuple(conditions)
+
+
+# ---------------------------------------------------------------- Markdown and CSV
 
 
 def _markdown(figures: list[Figure], notes: Mapping[str, list[str]]) -> str:
     sections = []
-    for name in dict.fromkeys(figure.benchmark for figure in figures):
-        mine = [figure for figure in figures if figure.benchmark == name]
-        columns = list(PAPER_COLUMNS[name])
-        cells = {(figure.model, figure.column): figure.text() for figure in mine}
-        models = list(dict.fromkeys(figure.model for figure in mine))
-        rows = [[model, *(cells[model, column] for column in columns)] for model in models]
-        for label, published in table(BENCHMARKS[name].reference).rows.items():
-            values = [published.get(column) for column in columns]
-            if any(value is not None for value in values):
-                texts = ["-" if value is None else f"{value:g}" for value in values]
-                rows.append([f"*{label}* (published)", *texts])
-        sections.append(f"## {name}\n\n{markdown(['model', *columns], rows)}")
+    for heading, benchmarks in TABLES.items():
+        own = [figure for figure in figures if figure.benchmark in benchmarks]
+        if own:
+            sections.append(f"## {heading}\n\n{_beside(own)}\n\n{_published(own)}")
     if notes:
         lines = [f"* {subject}: {'; '.join(remarks)}" for subject, remarks in notes.items()]
         sections.append("## Notes\n\n" + "\n".join(lines))
     return f"# Tables of the paper\n\n{LEGEND}\n\n" + "\n\n".join(sections) + "\n"
 
 
+def _beside(figures: Sequence[Figure]) -> str:
+    """Return the table of our models: a line per figure, a column per model."""
+    names = {figure.model for figure in figures}
+    models = [name for name in PUBLISHED_AS if name in names]
+    models += sorted(names - set(models))
+    cells = {(figure.column, figure.model): figure.text() for figure in figures}
+    columns = list(dict.fromkeys(figure.column for figure in figures))
+    lines = [[column, *(cells.get((column, m), "-") for m in models)] for column in columns]
+    return markdown(["figure", *(_heading(model) for model in models)], lines)
+
+
+def _heading(model: str) -> str:
+    published = PUBLISHED_AS.get(model)
+    return model if published is None else f"{model}: {published}"
+
+
+def _published(figures: Sequence[Figure]) -> str:
+    """Return the paper's own table, in its orientation, of the figures that we have."""
+    columns = list(dict.fromkeys(figure.column for figure in figures))
+    reference = table(BENCHMARKS[figures[0].benchmark].reference)
+    lines = []
+    for label, published in reference.rows.items():
+        values = [published.get(column) for column in columns]
+        if any(value is not None for value in values):
+            lines.append([label, *("-" if v is None else f"{v:.1f}" for v in values)])
+    return markdown(["published", *columns], lines)
+
+
 def _csv(figures: list[Figure]) -> str:
     buffer = io.StringIO()
-    names = (
-        "model",
-        "benchmark",
-        "column",
-        "ours",
-        "low",
-        "high",
-        "paper",
-        "differs",
-        "comparable",
-    )
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(names)
-    writer.writerows([getattr(figure, name) for name in names] for figure in figures)
+    writer.writerow(CSV_COLUMNS)
+    for figure in figures:
+        values = {name: getattr(figure, name) for name in CSV_COLUMNS}
+        values["conditions"] = "; ".join(figure.conditions)
+        writer.writerow(values.values())
     return buffer.getvalue()

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 
 import hydra
 import pytest
+from support.documented import commands
 
 from actial.config import register
 from actial.config.command_line import parse_command_line
@@ -24,16 +24,9 @@ POSITIONAL = {
 }
 
 
-def commands() -> list[str]:
-    """The command lines in the shell blocks of the pages, without comments."""
-    lines = []
-    for page in PAGES:
-        for block in re.findall(
-            r"```(?:sh|console|bash)\n(.*?)```", page.read_text(), re.DOTALL
-        ):
-            text = block.replace("\\\n", " ")
-            lines += re.findall(r"^python -m actial\.[^\n]+", text, re.MULTILINE)
-    return sorted(set(lines))
+def all_commands() -> list[str]:
+    """The command lines of all pages, each once."""
+    return sorted({line for page in PAGES for line in commands(page)})
 
 
 def first_choices(overrides: tuple[str, ...]) -> list[str]:
@@ -47,10 +40,10 @@ def first_choices(overrides: tuple[str, ...]) -> list[str]:
 
 
 def test_pages_hold_commands() -> None:
-    assert len(commands()) > 10
+    assert len(all_commands()) > 10
 
 
-@pytest.mark.parametrize("command", commands())
+@pytest.mark.parametrize("command", all_commands())
 def test_command_composes(command: str) -> None:
     register()
     module, *words = shlex.split(command, comments=True)[2:]

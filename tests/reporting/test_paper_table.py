@@ -69,7 +69,12 @@ def test_other_conditions_and_differing_intervals_are_marked(
     assert "images of at most 4096 pixels (518400)" in text
     with (tmp_path / "table.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert {row["model"] for row in rows if row["comparable"] == "False"} == {"grpo"}
+    # Few questions were asked of either model; one saw smaller images, without the prompt.
+    assert {(row["model"], row["conditions"]) for row in rows} == {
+        ("base", "questions"),
+        ("grpo", "image size; prompt; questions"),
+    }
+    assert "~image size, prompt, questions" in text
     for row in rows:
         if row["paper"] and row["low"]:
             inside = float(row["low"]) <= float(row["paper"]) <= float(row["high"])

@@ -16,7 +16,7 @@ from actial.config.hydra_app import typed
 from actial.core.paths import CONF
 from actial.evaluation.results import Results, SetResult
 from actial.grading.metrics import Cell
-from actial.reporting.offline_wandb import OfflineRun, read_offline, records
+from actial.reporting.offline_wandb import OfflineRun, draw_sweep, read_offline, records
 from actial.runs.run_dir import open_run
 from actial.runs.tracking import tracking
 
@@ -82,7 +82,10 @@ def result(hundredths: int) -> SetResult:
 
 def test_final_scores_are_in_the_summary_and_in_one_table(tmp_path: Path) -> None:
     wanted = config(tmp_path / "run")
-    sets = {"viewpoint": {"base": result(33), "sft": result(80)}}
+    sets = {
+        "viewpoint": {"base": result(33), "sft": result(80)},
+        "sat": {"base": result(40), "sft": result(60)},
+    }
     scores = Results(models=["base", "sft"], set_names=list(sets), sets=sets)
     with open_run(wanted) as run, tracking(wanted, run) as tracker:
         tracker.scores(scores)
@@ -92,7 +95,14 @@ def test_final_scores_are_in_the_summary_and_in_one_table(tmp_path: Path) -> Non
     assert logged.summary["final/viewpoint/accuracy"] == 0.8
     assert "final/viewpoint/all_correct" not in logged.summary  # a set without pairs
     columns, rows = logged.table("final_scores")
-    assert [dict(zip(columns, row, strict=True))["accuracy"] for row in rows] == [0.33, 0.8]
+    assert [dict(zip(columns, row, strict=True))["accuracy"] for row in rows] == [
+        0.33,
+        0.8,
+        0.4,
+        0.6,
+    ]
+    draw_sweep({"one": logged}, list(sets), tmp_path / "panels.png")
+    assert (tmp_path / "panels.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_samples_are_versions_of_one_table_with_photos_inside_the_run_folder(

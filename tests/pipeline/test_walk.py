@@ -1,0 +1,213 @@
+"""docs/reproduce.md from nothing to Table 1: its commands, in its order, at tiny scale.
+
+The procedural world stands in for MVImgNet and SAT, questions about its scenes for the four
+benchmarks, and the package's tiny base for the 7B, all under the names that the page uses.
+"""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import json
+import shlex
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from support.documented import commands
+from support.walk_sets import WRITERS, read_scenes, write_walk_sets
+
+from actial.core.paths import ASSETS, CONF
+from actial.data.shards import ShardSet
+from actial.evaluation.benchmark_results import PAPER_COLUMNS
+
+PAGE = CONF.parent / "docs" / "reproduce.md"
+BASE = "Qwen/Qwen2.5-VL-7B-Instruct"  # a folder of this name comes before the hub
+MODELS = ("base", "sft", "grpo", "grpo_only")
+# words of the page -> what stands for them here
+NAMED = {
+    "source.root=MVIMGNET": "source.root=world/captures",
+    "source.root=SAT": "source.root=world/sat",
+    "CLONE": "clone",
+    "rows=ROWS.parquet": "rows=rows.json",
+}
+IMAGES = ("image.multiple=16", "image.max_pixels=4096", "image.format=png", "workers=1")
+SCALE = {
+    "source=mvimgnet": (
+        *IMAGES,
+        "source.kind=procedural",
+        "pairs.per_object=6",
+        "pairs.test_fraction=0.2",
+    ),
+    "source=sat": IMAGES,
+    "actial.train": (
+        "trainer=cpu",
+        "sampler=hf",
+        "logger=none",
+        "data.workers=0",
+        "sft.steps=2",
+        "sft.epochs=0",
+        "sft.batch_size=4",
+        "sft.optim.lr=1e-3",
+        "sft.optim.warmup_steps=0",
+        "grpo.steps=1",
+        "grpo.batch_size=2",
+        "grpo.group_size=2",
+        "grpo.num_mini_batches=1",
+        "grpo.max_tokens=8",
+        "benchmark.limit=2",
+        "benchmark.max_tokens=4",
+    ),
+    "actial.evaluate": (
+        "sampler.kind=hf",
+        "accelerator=cpu",
+        "benchmark.max_tokens=32",
+        "benchmark.root=benchmarks/${benchmark.name}",
+    ),
+}
+# The teacher is a server that costs money, the doctor asks for eight GPUs; both have other tests.
+LEFT_OUT = ("actial.chains", "actial.doctor")
+
+
+def scaled(command: str) -> list[str]:
+    """The words of a command of the page, at tiny scale and with this test's folders."""
+    module, *words = [NAMED.get(word, word) for word in shlex.split(command)[2:]]
+    more = [word for key, words_of in SCALE.items() if key in command for word in words_of]
+    return [module, *words, *more]
+
+
+@pytest.fixture(scope="module")
+def call() -> Callable[..., None]:
+    """Runs `python -m MODULE WORDS` in this process."""
+
+    def run(module: str, *words: str) -> None:
+        name = f"{module}.__main__" if module == "actial.import_release" else module
+        main = importlib.import_module(name).main
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", [module, *words])
+            main()
+
+    return run
+
+
+def write_release(root: Path) -> None:
+    """What a user has of the release: a clone with the system prompt, rows with the wording."""
+    (root / "clone").mkdir()
+    prompt = "Actial thinks: <think> it </think><answer> it </answer>"
+    (root / "clone" / "train.sh").write_text(f'run data.system_prompt="{prompt}"')
+    stems = {
+        "Where did the camera go?": ("Move to the", "No movement"),
+        "From the object, where did the camera go?": ("Move to the", "No movement"),
+        "How did it turn?": ("Rotate to the", "No rotation"),
+    }
+    texts = [
+        f"<image><image>{stem} A: {verb} left B: {none} C: {verb} right\nThe letter alone."
+        for stem, (verb, none) in stems.items()
+    ]
+    rows = [{"messages": [{"role": "user", "content": text}]} for text in texts]
+    (root / "rows.json").write_text(json.dumps(rows))
+
+
+def write_chains(pairs: Path, out: Path) -> None:
+    """Chains of thought for the training pairs, as actial.chains writes them."""
+    out.mkdir(parents=True)
+    entries = []
+    for pair in ShardSet(pairs, "train").view_pairs():
+        side = pair.labels.ego_translation
+        chain = f"The camera moved to its {side}."
+        entries.append({"uid": pair.uid, "type": "ego_translation", "chain": chain})
+    (out / "chains.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+
+
+@pytest.fixture(scope="module")
+def walked(tmp_path_factory: pytest.TempPathFactory, call: Callable[..., None]) -> Path:
+    """The folder in which the page's commands were run."""
+    root = tmp_path_factory.mktemp("walk")
+    threads = torch.get_num_threads()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        shutil.copytree(ASSETS / "tiny_base", root / BASE)
+        write_release(root)
+        sizes = ("objects=8", "unseen_objects=0", "frames=12", "size=64", "scene_size=64")
+        rows = ("sat_train=24", "sat_val=0", "sat_test=12")
+        call("actial.world", "out=world", *sizes, *rows, "workers=1")
+        scenes = read_scenes(root / "world" / "sat" / "SAT_test.parquet")
+        write_walk_sets(root / "benchmarks", scenes, count=6)
+        for command in commands(PAGE):
+            module, *words = scaled(command)
+            if module == "actial.chains":
+                write_chains(root / "data" / "viewpoint_100k", root / "data" / "chains")
+            if module not in LEFT_OUT:
+                call(module, *words)
+    torch.set_num_threads(threads)
+    return root
+
+
+def cells_of(folder: Path) -> dict[tuple[str, str, str], dict[str, str]]:
+    with (folder / "table.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    return {(row["model"], row["benchmark"], row["column"]): row for row in rows}
+
+
+def score_at(scores: dict, path: str) -> dict:
+    """The cell "category/MSR" of nested scores whose names hold slashes themselves."""
+    if path in scores:
+        return scores[path]
+    head, _, rest = path.partition("/")
+    return score_at(scores[head], rest)
+
+
+@pytest.mark.slow
+def test_cells_of_the_table_are_the_scores_of_the_sets(walked: Path) -> None:
+    cells = cells_of(walked / "tables")
+    for model in MODELS:
+        for benchmark in WRITERS:
+            folder = walked / "scores" / model / f"benchmark={benchmark}"
+            scores = json.loads((folder / "scores.json").read_text())["scores"]
+            for column, (path, form) in PAPER_COLUMNS[benchmark].items():
+                ours = cells[model, benchmark, column]["ours"]
+                if ours:
+                    assert float(ours) == score_at(scores, path)[form]
+    measured = [cell for cell in cells.values() if cell["ours"]]
+    # MMSI's sets hold six of its twelve figures: five kinds and MSR have no question here.
+    assert len(measured) == len(MODELS) * (5 + 5 + 4 + 7)
+    assert len({cell["ours"] for cell in measured}) > 3
+
+
+@pytest.mark.slow
+def test_models_of_the_table_are_four(walked: Path) -> None:
+    fingerprints = set()
+    for model in MODELS:
+        scores = walked / "scores" / model / "benchmark=blink" / "scores.json"
+        fingerprints.add(json.loads(scores.read_text())["settings"]["model"])
+    assert len(fingerprints) == 4
+
+
+@pytest.mark.slow
+def test_the_page_s_own_conditions_are_the_paper_s(walked: Path) -> None:
+    """Only the number of questions differs; the prompt of each row is the paper's."""
+    cells = cells_of(walked / "tables")
+    assert {cell["conditions"] for cell in cells.values()} == {"questions"}
+    text = (walked / "tables" / "table.md").read_text()
+    assert text.index("## Table 1") < text.index("## Table A1")
+    assert "| base: Qwen2.5-VL-7B-Instruct | grpo: Actial-7B |" in text
+
+
+@pytest.mark.slow
+def test_changed_prompt_and_image_size_are_flagged_in_the_cell(
+    walked: Path, call: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(walked)
+    changed = ("prompt.system_prompt=clean", "model.max_pixels=4096")
+    asked = ("+paper_model=grpo", "benchmark=blink", "out=changed/grpo/blink")
+    call("actial.evaluate", *asked, *SCALE["actial.evaluate"], *changed)
+    call("actial.collect", "changed", "out=changed_tables", "paper_table=true")
+    cells = cells_of(walked / "changed_tables")
+    assert cells["grpo", "blink", "BLINK avg"]["conditions"] == "image size; prompt; questions"
+    text = (walked / "changed_tables" / "table.md").read_text()
+    assert "paper 87.6" in text
+    assert "~image size, prompt, questions" in text
+    assert "images of at most 4096 pixels (518400)" in text
