@@ -61,6 +61,23 @@ STATEMENT = re.compile(
     """,
     re.IGNORECASE | re.VERBOSE,
 )
+# "Hence A." at the end of an answer
+CONCLUDED = re.compile(
+    r"\b(?:hence|therefore|thus|so|finally|in conclusion)\b[\s,:*_]{1,4}"
+    r"(?:(?:it is|it's|it must be) )?(?:(?:option|choice) )?"
+    r"[\"'`*(\[]{0,3}(?-i:(?P<letter>[A-Z]))[\"'`*)\]]{0,3}[.!]?\s?\Z",
+    re.IGNORECASE,
+)
+# "The options are A: .." lists the options
+LISTING = re.compile(r"(?:options|choices)\Z", re.IGNORECASE)
+# "the answer would be B if the camera had moved"
+CONDITIONED = re.compile(
+    r"""[\])}"'`*_]{0,4}(?:\s(?:would|could|might|may)\sbe\s(?:the\s|my\s)?
+    (?:correct|right|true|best|answer|choice)(?:\s(?:answer|choice|option))?)?
+    \s(?:if|unless|provided|assuming|had)\b(?!\si\b)""",
+    re.IGNORECASE | re.VERBOSE,
+)
+OPTION_LETTER = re.compile(r"(?<!\w)[a-h](?= )")  # a letter in an option's text
 NEEDS_GAP = re.compile(
     r"(?:options?|choices?|selection|solution|answers|回答)\Z", re.IGNORECASE
 )
@@ -76,6 +93,7 @@ PREDICATE = re.compile(
        |more\splausible
           |true|proper|valid)(?!\s(?:of|hand|side|in\sfront|behind|above|below))|answer\b|choice\b
           |one\b)
+     |\s?[\u2705\u2713\u2714]
      |(?:是)?(?:正确|正確|对的|對的))""",
     re.IGNORECASE | re.VERBOSE,
 )
@@ -97,19 +115,20 @@ REJECTED_BEFORE = re.compile(
 )
 REJECTED_AFTER = re.compile(
     r"""[\])}"'`*_]{0,4}
-    (?:(?:,\s?|\s)?(?:which\s|that\s|it\s|this\s|also\s|both\s|all\s)?
+    (?:(?:,\s?|\s)?(?:but\s)?(?:which\s|that\s|it\s|this\s|also\s|both\s|all\s)?
        (?:is|was|are|were|be|can|could|does|do|did|would|will|should|must|seems?|looks?|appears?
        |has|have
          |might|may|gets?|got)\s?
        (?:to\sbe\s|be\s|been\s|also\s|all\s|both\s|therefore\s|thus\s|clearly\s|definitely\s
        |obviously\s
-          |completely\s|simply\s|just\s|probably\s|likely\s|safely\s|easily\s|the\s|an?\s)*
+          |completely\s|simply\s|just\s|probably\s|likely\s|safely\s|easily\s|common\s|the\s
+          |an?\s)*
        (?:not\b|n't\b|never\b|no\b|incorrect|wrong|false|impossible|invalid|unlikely|implausible
        |untrue
           |inconsistent|out\b|ruled\sout|eliminated|excluded|discarded|dismissed|rejected
           |less\slikely
           |least\slikely|avoided|hardly|scarcely|far\sfrom|contradict\w*|(?:common\s|likely\s
-          |plausible\s)?distractor|worse|worst|mistaken
+          |plausible\s)?distractor|worse|worst|mistake|mistaken|error|trap\b
           |neither)
      |(?:,\s?|\s)?(?:which\s|that\s|it\s)?(?:cannot|can't|isn't|wasn't|aren't|doesn't|didn't
      |couldn't|wouldn't
@@ -118,8 +137,8 @@ REJECTED_AFTER = re.compile(
      |(?:\s|\s?[:\u2013\u2014-]\s?|\s?\()(?:incorrect|wrong|false|impossible
      |not\b(?!\s[\[("'`*]{0,3}[A-Z]\b)|ruled\sout|eliminated
           |no\b(?!\s?(?:movement|motion|change|object)))
-     |不对|不對|不正确|不正確|错|錯|是错|不是|不可能|ではない|ではありません|じゃない|아니
-     |\sfalsch|\sist\snicht|\sn'est\spas
+     |\s?[\u274c\u2717\u2718]|不对|不對|不正确|不正確|错|錯|是错|不是|不可能|ではない|ではありません
+     |じゃない|[이가는은]?\s?아[니닌닙]|\sfalsch|\sist\snicht|\sn'est\spas
      |\sno\ses)""",
     re.IGNORECASE | re.VERBOSE,
 )
@@ -136,6 +155,8 @@ HEDGED_AFTER = re.compile(
        (?:possible|plausible|conceivable|acceptable|likely\b)
      |(?:could|might|may|would)\s(?:both\s|also\s|all\s|still\s)*(?:be\s(?:right|correct|possible
      |acceptable|true)|fit|work)
+     |(?:seemed|looked|appeared|sounded|was\smy)\b
+     |(?:says|states|claims|reads|means|implies|would\smean|would\simply)\b|or\snot\b
      |if\b(?!\si\shad)|otherwise\b|unless\b|both\s(?:fit|work|seem|are))""",
     re.IGNORECASE | re.VERBOSE,
 )
@@ -180,13 +201,17 @@ CONDITION = re.compile(
     r"|may think"
     r"|could think|one might|some might|you might|tempt\w{0,3}|at first|initially|first thought"
     r"|thought"
-    r"|consider\w{0,3}|seemed|looked like)\b|如果|假如|是否",
+    r"|consider\w{0,3}|seemed|looked like|almost|nearly|was (?:going|about) to|mistake"
+    r"|naive\w{0,2}|careless\w{0,2}|(?:some|any|every)one who|those who|people who"
+    r"|(?:many|most|some|others|people) (?:people |readers )?(?:would|will|might))\b"
+    r"|如果|假如|是否",
     re.IGNORECASE,
 )
 CLAUSE_START = re.compile(
     r"[.,;:!?\n。、;]|[-\u2013\u2014](?=\s)"
     r"|\b(?:(?<!anything )(?<!everything )(?<!nothing )(?<!all )but|so|therefore|thus|hence"
     r"|because|since|however|although"
+    r"|leaves(?= (?:us with |only )?(?:option )?[\"'`*(\[]{0,3}\Z)"
     r"|while|whereas|then|though|yet|leaving|which leaves|only|(?<!no )means?|making"
     r"|instead(?! of)|sondern|mais|sino|因为|所以"
     r"|而是|而)\b|因为|所以|而是|因此|故",
@@ -238,7 +263,7 @@ _AFTER_A = (
     r"|instead|rather|with high|for the|due|given|where|which|then|therefore|so|here|makes"
     r"|contradicts|fails"
     r"|on the grounds|oder|und|ou|et|it|vs|versus|both|remains?|fits?|match|seem|look|appear|are"
-    r"|were|against|too|alone|only"
+    r"|were|against|too|alone|only|to be"
 )
 ARTICLE = re.compile(rf"(?:\s(?!(?:{_AFTER_A})\b)[a-z\d])")
 # What makes a letter of "A" and "I" whatever follows: "option A", "B or A".
@@ -248,8 +273,8 @@ NAMED_BEFORE = re.compile(
     r"(?:(?:perhaps|maybe|possibly)\s)?)[\"'`*(\[]{0,3}\Z"
 )
 AFTER_I = re.compile(
-    r"[\"'`*)\]]{0,3}(?:\Z|\n|[.;:!?]|[)\]\"'`*]\s?|\s\(|\sis\b|,\s(?:maybe|perhaps|possibly|it)\b"
-    r"|,?\s\(?(?:or|nor|and|versus|vs|but|both)\b|\s?[/&]|,?\s?(?:and\s)?"
+    r"[\"'`*)\]]{0,3}(?:\Z|\n|[.;:!?]|[)\]\"'`*]\s?|\s\(|\s(?:is|are)\b|,\s(?:maybe|perhaps|possibly|it)\b"
+    r"|,?\s\(?(?:or|nor|and|as well as|versus|vs|but|both)\b|\s?[/&]|,?\s?(?:and\s)?"
     r"(?:[Oo]ption\s|[Cc]hoice\s)?[\"'`*(\[]{0,3}[A-Z](?![A-Za-z])|或|和|、|不|错)"
 )
 MENTION = re.compile(
@@ -295,4 +320,9 @@ REFUSAL = re.compile(
     r"|conclud|know)|\b(?:don't know|do not know|not sure|unclear|insufficient"
     r"|not enough information|no idea|not visible|no image)"
 )
+UNDERSCORED = re.compile(
+    r"(?<!\w)__?(?=\S)([^_\n]{1,40})(?<=\S)__?(?!\w)"
+)  # Markdown emphasis
+# "No, it is not.": the first clause is the answer
+VERDICT = re.compile(r"(?:yes|no|true|false)(?=[.,;:!\n])")
 NOT_APPLICABLE = re.compile(r"\b[nN]/[aA]\b")

@@ -13,15 +13,16 @@ from dataclasses import dataclass
 # Tags around a chain of thought, as models write them.
 _THINK = (
     r"<{0}think>|<{0}thinking>|<{0}thought>|<{0}reasoning>|<{0}seed:think>"
-    r"|◁{0}think▷|\[{0}think\]|<\|{1}_of_thought\|>"
+    r"|◁{0}think▷|\[{0}think\]|<\|{1}_of_thought\|>|<\|channel\|>{2}<\|message\|>"
 )
-THINK_OPEN = re.compile(_THINK.format("", "begin"), re.IGNORECASE)
-THINK_CLOSE = re.compile(_THINK.format("/", "end"), re.IGNORECASE)
+THINK_OPEN = re.compile(_THINK.format("", "begin", "analysis"), re.IGNORECASE)
+THINK_CLOSE = re.compile(_THINK.format("/", "end", "final"), re.IGNORECASE)
 ANSWER_TAG = re.compile(r"<(/?)answer>|<\|(begin|end)_of_box\|>", re.IGNORECASE)
 FORMAT_JOINT = re.compile(r"</think>\s*<answer>", re.IGNORECASE)
 
 INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u2060\ufeff]")
 SPACES = re.compile(r"[^\S\n]+")
+DEGREE_SIGN = re.compile(r"\^ ?(?:\\circ\b|\{\s?\\circ\s?\})")
 LINE_BREAKS = re.compile(r"\s*\n\s*")
 
 
@@ -91,4 +92,5 @@ def normalized(text: str) -> str:
         text = text.replace("\N{RIGHT SINGLE QUOTATION MARK}", "'").replace(
             "\N{MINUS SIGN}", "-"
         )
+    text = DEGREE_SIGN.sub("\N{DEGREE SIGN}", text)
     return LINE_BREAKS.sub("\n", SPACES.sub(" ", text)).strip()

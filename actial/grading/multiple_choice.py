@@ -18,6 +18,7 @@ from actial.core.records import FinishReason, Grade, Outcome
 from actial.grading.answer import Answer, Decision
 from actial.grading.answer_phrases import (
     BOX,
+    CONCLUDED,
     CONCLUSION,
     CORRECTION,
     ENUMERATION,
@@ -28,6 +29,7 @@ from actial.grading.answer_phrases import (
     LISTED,
     REFUSAL,
     REJECTED_AFTER,
+    VERDICT,
 )
 from actial.grading.answer_text import answer_region, format_ok
 from actial.grading.easi_readers import EASI_READERS
@@ -325,7 +327,13 @@ def _only(letters: set[str]) -> Decision | None:
 def _sole_letter(answer: Answer) -> Decision | None:
     """The only letter that is neither rejected nor an aside: "I think A is wrong, so B"."""
     groups = [group for group in answer.groups if group.letters and not group.by_text]
-    return _only({letter for group in groups for letter in group.letters})
+    letters = {letter for group in groups for letter in group.letters}
+    concluded = CONCLUDED.search(answer.text, max(0, len(answer.text) - 80))
+    if len(letters) > 1 and concluded is not None:
+        last = groups[-1]
+        if last.letters == {concluded["letter"]} and last.start == concluded.start("letter"):
+            return Decision(concluded["letter"])  # "A fits, B does not fit. Hence A."
+    return _only(letters)
 
 
 # ---------------------------------------------------------------- rules: option texts
@@ -336,6 +344,9 @@ BARE_VERDICTS = ("yes", "no", "true", "false")
 def _option_text(answer: Answer) -> Decision | None:
     """The only option whose text occurs, not rejected: "The camera moved to the right."."""
     mentions = [m for group in answer.groups for m in group.mentions]
+    verdict = _leading_verdict(answer, mentions)
+    if verdict is not None:
+        return verdict
     named = {m.letter for m in mentions if m.by_text}
     if not named:
         return None
@@ -353,6 +364,18 @@ def _option_text(answer: Answer) -> Decision | None:
     if text in BARE_VERDICTS and any(not m.by_text for m in mentions):
         return UNDECIDED  # "No, not B" rejects B and does not answer "no"
     return Decision(letter)
+
+
+def _leading_verdict(answer: Answer, mentions: Sequence[Mention]) -> Decision | None:
+    """Return the verdict that the text starts with, where no other option is mentioned."""
+    match = VERDICT.match(answer.plain)
+    if match is None or answer.plain_options.count(match[0]) != 1:
+        return None
+    letter = LETTERS[answer.plain_options.index(match[0])]
+    only = all(m.by_text and m.letter == letter for m in mentions)
+    taken_back = CORRECTION.search(answer.plain, match.end())
+    unsure = taken_back or _refuses(answer, match[0])
+    return Decision(letter) if only and not unsure else None
 
 
 def _refuses(answer: Answer, option: str) -> bool:

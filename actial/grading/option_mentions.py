@@ -25,6 +25,7 @@ from actial.grading.answer_phrases import (
     COMPARED,
     COMPARISON,
     CONDITION,
+    CONDITIONED,
     COPULA,
     HEDGED_AFTER,
     HEDGED_BEFORE,
@@ -33,10 +34,12 @@ from actial.grading.answer_phrases import (
     LETTER,
     LIST_BREAK,
     LIST_END,
+    LISTING,
     MENTION,
     NAMED_BEFORE,
     NAMED_LOWER,
     NEEDS_GAP,
+    OPTION_LETTER,
     PLURAL,
     PREDICATE,
     QUESTION,
@@ -87,7 +90,7 @@ def _mentions(text: str, options: tuple[str, ...]) -> list[Mention]:
     texts = occurrences(text, options)
     if len(texts) > MAX_MENTIONS:
         return [Mention("?", t.start, t.end) for t in texts]
-    by_start = {m.start: m for m in _merged(text, letters, texts)}
+    by_start = {m.start: m for m in _merged(text, letters, texts, options)}
     for start in _stated_positions(text, by_start):
         if start not in by_start:
             by_start[start] = Mention(text[start].upper(), start, start + 1)
@@ -129,10 +132,16 @@ def _letters(text: str) -> list[Mention]:
 
 
 def _merged(
-    text: str, letters: Sequence[Mention], texts: Sequence[Occurrence]
+    text: str,
+    letters: Sequence[Mention],
+    texts: Sequence[Occurrence],
+    options: Sequence[str],
 ) -> list[Mention]:
     """Join letters with the option texts beside them: "B. right", "right (B)"."""
     inside = [m for m in letters if not any(t.start <= m.start < t.end for t in texts)]
+    if texts and any(OPTION_LETTER.search(option) for option in options):
+        # "A is closer" as an option: letters beside such texts name points, not options
+        inside = [m for m in inside if text[max(0, m.start - 1) : m.start] in tuple("([{`*")]
     merged = {m.start: m for m in inside}
     ordered = sorted(inside, key=lambda m: m.start)
     for occurrence in texts:
@@ -167,6 +176,8 @@ def _stated_positions(text: str, mentions: Mapping[int, Mention]) -> list[int]:
     """Return where options stand that a phrase such as "the answer is" announces."""
     positions = []
     for cue in STATEMENT.finditer(text):
+        if LISTING.search(cue["cue"]):
+            continue
         if NEEDS_GAP.search(cue["cue"]) and not _has_copula(cue["gap"]):
             continue  # "option B" mentions B; "the right option is B" states it
         position = _announced(text, cue, mentions)
@@ -289,7 +300,8 @@ def _judge(text: str, group: Group) -> None:
     rejected = rejected or REJECTED_AFTER.match(text, last.end) is not None
     window = text[max(0, first.start - 40) : first.start]
     rejected = rejected or REJECTING_LABEL.search(window) is not None
-    hedged = HEDGED_AFTER.match(text, last.end) is not None and not last.stated
+    hedged = CONDITIONED.match(text, last.end) is not None
+    hedged |= HEDGED_AFTER.match(text, last.end) is not None and not last.stated
     aside = (
         hedged
         or COMPARISON.search(clause) is not None

@@ -14,7 +14,9 @@ from functools import lru_cache
 from actial.grading.answer_text import normalized
 
 THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
-TRAILING_ZEROS = re.compile(r"(?<=\d)\.0+(?![\d.])")
+TRAILING_ZEROS = re.compile(r"(?<=\d)(?:\.0+|(\.\d{0,8}[1-9])0+)(?![\d.])")
+METERS = re.compile(r"(?<=\d )(?:m|meter|metres?)\b")
+MINUS = re.compile(r"\b(?:minus|negative) (?=\d)")
 NO_LEADING_ZERO = re.compile(r"(?<!\d)\.(?=\d)")
 DIGIT_THEN_UNIT = re.compile(r"(?<=\d)(?=[a-z°%])")
 DEGREES = re.compile(r" ?(?:°|\bdeg\b|\bdegree\b)")
@@ -33,8 +35,10 @@ def plain_option(text: str) -> str:
 def plain(text: str) -> str:
     """Return a normalized text in the form that is compared: lower case, units apart, one space."""
     text = NO_LEADING_ZERO.sub("0.", text.casefold())
-    text = TRAILING_ZEROS.sub("", THOUSANDS.sub("", text))
+    text = MINUS.sub("-", THOUSANDS.sub("", text))
+    text = TRAILING_ZEROS.sub(r"\1", text)
     text = DEGREES.sub(" degrees", DIGIT_THEN_UNIT.sub(" ", text))
+    text = METERS.sub("meters", text)
     return " ".join(HYPHEN.sub(" ", text).split()).strip(EDGES)
 
 
@@ -77,9 +81,11 @@ def _pattern(option: str) -> str:
     for i, token in enumerate(tokens):
         after_number = i > 0 and tokens[i - 1][-1].isdigit()
         if i:
-            pattern += r"\s?" if after_number else r"[\s\u2010-\u2015-]{1,2}"
+            pattern += r"[\s-]?" if after_number else r"[\s\u2010-\u2015-]{1,2}"
         if token == "degrees":
             pattern += r"(?:°|degrees?|deg\b)"
+        elif token == "meters" and after_number:
+            pattern += r"m(?:eters?|etres?)?"
         elif NUMBER.fullmatch(token):
             pattern += _number_pattern(token)
         else:
@@ -95,7 +101,7 @@ def _number_pattern(token: str) -> str:
         for i, digit in enumerate(digits)
     )
     sign = re.escape(whole[0]) if whole[0] in "+-" else ""
-    return sign + grouped + (rf"\.{decimals}" if point else r"(?:\.0+(?!\d))?")
+    return sign + grouped + (rf"\.{decimals}0*" if point else r"(?:\.0+(?!\d))?")
 
 
 def _free_on_the_left(text: str, start: int) -> bool:
@@ -109,6 +115,8 @@ def _free_on_the_left(text: str, start: int) -> bool:
             return False
         # A sign belongs to the number unless it joins two words or numbers.
         if before in "-+" and (start == 1 or not _is_word(text[start - 2])):
+            return False
+        if MINUS.search(text[max(0, start - 9) : start] + "0"):
             return False
         return not (before == "." and (start == 1 or text[start - 2] == " "))
     return True

@@ -6,6 +6,7 @@ import time
 import pytest
 from support.answer_cases import unanswered
 from support.answers_as_written import ANSWERS
+from support.further_answers import FURTHER_ANSWERS
 
 from actial.core.errors import UserError
 from actial.core.records import FinishReason, Outcome
@@ -159,7 +160,7 @@ def test_bad_arguments():
         grade("A", ABC, 0, compat="judge")
 
 
-@pytest.mark.parametrize(("text", "options", "letter"), ANSWERS)
+@pytest.mark.parametrize(("text", "options", "letter"), [*ANSWERS, *FURTHER_ANSWERS])
 def test_answers_are_read_as_a_person_reads_them(text, options, letter):
     assert grade(text, options, 0).letter == letter
 

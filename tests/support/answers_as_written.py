@@ -332,7 +332,7 @@ NUMBERS = [
     ("12.5 meters", METERS, None),
     ("12.5", METERS, None),
     ("2.5 meters", METERS, "A"),
-    ("2.5 m", METERS, None),
+    ("2.5 m", METERS, "A"),
     ("2.5", METERS, "A"),
     ("about 5 meters", METERS, "B"),
     ("5meters", METERS, "B"),
