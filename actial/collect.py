@@ -16,6 +16,11 @@ def collect(config: CollectConfig) -> None:
 
         print(write_paper_table(Path(config.runs), Path(config.out)))
         return
+    if config.submission.model_name:
+        from actial.evaluation.easi_submission import write_submission
+
+        print(write_submission(Path(config.runs), Path(config.out), config.submission))
+        return
     from actial.reporting.sweep_report import write_sweep_report
 
     print(write_sweep_report(config))
@@ -27,7 +32,8 @@ def main(config: CollectConfig) -> None:
 
     Turns the runs of a sweep into ablation.md, ablation.csv (one line per run), tidy.csv (one line
     per figure) and figures. With paper_table=true RUNS_DIR holds evaluations, MODEL/BENCHMARK, and
-    table.md has them beside the paper's tables 1 and A1.
+    table.md has them beside the paper's tables 1 and A1. With submission.model_name=ORG/MODEL
+    RUNS_DIR holds evaluations of EASI-8's sets, and easi_results.json and .zip are written.
     """
     collect(config)
 

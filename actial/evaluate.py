@@ -14,11 +14,16 @@ from actial.core.atomic_io import write_json
 def evaluate(config: EvaluateConfig) -> None:
     """Answer the questions and write predictions.jsonl, scores.json, results.json and report.html.
 
+    A suite has a folder per set, and EASI's submission files where `config.submission` names a
+    model.
+
     Raises:
         UserError: the benchmark's files, the model or the server are not what the config says.
     """
     # torch is imported only once the config is known to be right.
     from actial.evaluation.diagnostics import diagnose
+    from actial.evaluation.easi import total_text
+    from actial.evaluation.easi_submission import write_easi_answers, write_suite
     from actial.evaluation.results import BenchmarkScores, Results
     from actial.evaluation.runners import open_runner
     from actial.evaluation.set_results import sample_answers, set_results
@@ -46,6 +51,8 @@ def evaluate(config: EvaluateConfig) -> None:
         if isinstance(task_scores, BenchmarkScores):
             task_scores = task_scores.to_json()
         scores[task.name] = task_scores | {"settings": settings}
+        if answers := task.easi(predictions):
+            write_easi_answers(folder, answers)
         results.sets[task.name] = {model: set_results(predictions)}
         if task.chance:
             results.chance[task.name] = task.chance
@@ -60,6 +67,10 @@ def evaluate(config: EvaluateConfig) -> None:
             report = diagnose(ask, task.examples[:count], score=runner.score)
             results.diagnostics[task.name] = {model: report} if report else {}
     published = config.benchmark.name
+    if config.benchmark.suite:
+        total = write_suite(out, scores, config.submission)
+        scores[config.benchmark.suite] = total
+        results.meta["EASI-8"] = total_text(total)
     write_json(out / "scores.json", scores[published] if published else scores)
     results.write(out)
     print(f"finished: {write_report(out)}")

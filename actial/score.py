@@ -26,6 +26,8 @@ def score(config: ScoreConfig) -> None:
         open_benchmark,
     )
     from actial.evaluation.benchmarks.base import Style
+    from actial.evaluation.easi import easi_answers, easi_scores
+    from actial.evaluation.easi_submission import write_easi_answers
     from actial.evaluation.harness_io import read_answers
     from actial.evaluation.results import Results
     from actial.evaluation.set_results import set_results
@@ -43,6 +45,8 @@ def score(config: ScoreConfig) -> None:
     ]
     partial = bool(config.benchmark.limit)
     scores = benchmark_scores(benchmark, source, predictions, partial=partial)
+    if not (partial or config.benchmark.circular):
+        scores.easi = easi_scores(benchmark.name, items, predictions)
     paper = beside_paper(benchmark.name, scores)
     title = f"{path.name} on {benchmark.name}"
     results = Results(
@@ -53,6 +57,8 @@ def score(config: ScoreConfig) -> None:
         paper={benchmark.name: paper} if paper else {},
     )
     out.mkdir(parents=True, exist_ok=True)
+    if scores.easi:
+        write_easi_answers(out, easi_answers(benchmark.name, items, predictions))
     write_json(out / "scores.json", scores.to_json() | {"compat": config.compat})
     results.write(out)
     print(f"finished: {write_report(out)}")

@@ -43,9 +43,11 @@ from actial.config.evaluate import (
     ExportConfig,
     ExportFormat,
     ImportReleaseConfig,
+    ModelType,
     PassRatesConfig,
     ScoreConfig,
     ServerConfig,
+    SubmissionConfig,
 )
 from actial.config.inference import (
     Accelerator,
@@ -130,6 +132,7 @@ __all__ = [
     "LossType",
     "MixConfig",
     "ModelConfig",
+    "ModelType",
     "ModuleGroupConfig",
     "OptimConfig",
     "Overlong",
@@ -154,6 +157,7 @@ __all__ = [
     "StageConfig",
     "StageName",
     "Strategy",
+    "SubmissionConfig",
     "Task",
     "TinyConfig",
     "TrainConfig",

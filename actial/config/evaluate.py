@@ -31,6 +31,35 @@ class ServerConfig:
             reject(f"{path}model", "", "name the model that the server offers")
 
 
+class ModelType(Enum):
+    """How EASI's leaderboard sorts models."""
+
+    pretrained = "pretrained"
+    finetuned = "finetuned"
+    instruction = "instruction"
+    rl = "rl"
+
+
+@dataclass(kw_only=True, slots=True)
+class SubmissionConfig:
+    """Who submits what to EASI's leaderboard; without `model_name` no file is written."""
+
+    model_name: str = ""  # of the hub, as org/model
+    model_type: ModelType = ModelType.rl
+    precision: str = "bfloat16"  # bfloat16, float16, float32 or int8
+    revision: str = "main"
+    weight_type: str = "Original"  # Original, Delta or Adapter
+    base_model: str = ""  # of Delta and Adapter weights
+    remarks: str = ""
+
+    def check(self, path: str) -> None:
+        precisions = ("bfloat16", "float16", "float32", "int8")
+        if self.model_name and "/" not in self.model_name.strip("/"):
+            reject(f"{path}model_name", self.model_name, "give it as org/model")
+        if self.precision not in precisions:
+            reject(f"{path}precision", self.precision, f"use one of {', '.join(precisions)}")
+
+
 @dataclass(kw_only=True, slots=True)
 class EvaluateConfig:
     """`python -m actial.evaluate benchmark=NAME model=NAME out=DIR`: answers, scores and a report
@@ -49,13 +78,23 @@ class EvaluateConfig:
     server: ServerConfig = field(default_factory=ServerConfig)
     accelerator: Accelerator = Accelerator.auto
     temperature: float = num(0.0, "[0, inf)")
+    submission: SubmissionConfig = field(default_factory=SubmissionConfig)
 
     def check(self, path: str) -> None:
-        if bool(self.benchmark.name) == bool(self.benchmark.sets):
+        benchmark = self.benchmark
+        if [bool(benchmark.name), bool(benchmark.suite), bool(benchmark.sets)].count(
+            True
+        ) != 1:
             reject(
                 "benchmark.name",
-                self.benchmark.name,
-                "give either a published benchmark or sets of data.sets",
+                benchmark.name,
+                "give either a published benchmark, a suite, or sets of data.sets",
+            )
+        if self.submission.model_name and not benchmark.suite:
+            reject(
+                "submission.model_name",
+                self.submission.model_name,
+                "a submission has all sets of a suite: use benchmark=easi_8",
             )
         for name, source in self.benchmark.sets.items():
             if source.partition(":")[0] not in self.data.sets:
@@ -114,6 +153,10 @@ class ScoreConfig:
     predictions: str = MISSING
     compat: str = "ladder"  # how answers are read (actial/grading/multiple_choice.py)
 
+    def check(self, path: str) -> None:
+        if self.benchmark.suite:
+            reject("benchmark.suite", self.benchmark.suite, "score its sets one by one")
+
 
 class ExportFormat(Enum):
     vlmeval = "vlmeval"  # OUT/NAME.tsv for VLMEvalKit's $LMUData
@@ -140,6 +183,8 @@ class CollectConfig:
     # tables 1 and A1 of the paper from evaluations in RUNS/MODEL/BENCHMARK, instead of a sweep's
     paper_table: bool = False
     against: str = ""  # the condition that the others are compared with; "" = the first
+    # EASI's submission files from evaluations in RUNS/BENCHMARK, instead of a sweep's
+    submission: SubmissionConfig = field(default_factory=SubmissionConfig)
 
 
 @dataclass(kw_only=True, slots=True)

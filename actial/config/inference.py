@@ -93,7 +93,10 @@ class BenchmarkConfig:
     batch_size: int = num(128, "[1, 1e6]")
     # a published benchmark, for actial.evaluate, actial.score and actial.export
     name: str = ""  # one of actial/evaluation/benchmarks
-    root: str | None = None  # folder of its files; None = the hub
+    suite: str = ""  # several of them with one total (actial/evaluation/easi.py)
+    # folder of its files, of a suite's sets root/NAME; None = the hub
+    root: str | None = None
+    roots: dict[str, str] = field(default_factory=dict)  # of a suite: name -> folder
     revision: str | None = None  # of the hub data set
     split: str = ""  # "" = the one that papers report
     # prompt style (actial/evaluation/benchmarks/base.py); "" = the benchmark's own

@@ -307,6 +307,9 @@ class BenchmarkScores:
     license: str
     paper: str
     scores: Json  # names -> cells in JSON form, nested
+    easi: Json = field(
+        default_factory=dict
+    )  # figures of EASI's leaderboard, if it has the set
 
     def to_json(self) -> Json:
         return asdict(self)
@@ -316,4 +319,4 @@ class BenchmarkScores:
         """Read scores.json; "format" and "licence" are the older names, other keys are ignored."""
         renamed = {"format": "format_compliance", "licence": "license"}
         named = {renamed.get(key, key): value for key, value in entry.items()}
-        return cls(**{key: named[key] for key in cls.__dataclass_fields__})
+        return cls(**{key: named[key] for key in cls.__dataclass_fields__ if key in named})

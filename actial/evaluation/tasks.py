@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from actial.config import ColdStartConfig, EvaluateConfig
@@ -18,6 +18,7 @@ from actial.evaluation.benchmark_results import (
     open_benchmark,
     style_of,
 )
+from actial.evaluation.easi import easi_answers, easi_scores, suite_members
 from actial.evaluation.paper_protocol import comparable_rows
 from actial.evaluation.results import BenchmarkScores, PaperComparison
 from actial.evaluation.set_results import set_results
@@ -37,12 +38,17 @@ class Task:
     score: Callable[[Sequence[Prediction]], Scores]
     chance: float  # accuracy of guessing, over the questions with options; 0 without any
     paper: Callable[[Scores], PaperComparison | None] = lambda scores: None
+    # the answers as EASI reads them; none for sets that its leaderboard does not have
+    easi: Callable[[Sequence[Prediction]], list[Prediction]] = lambda predictions: []
 
 
 def open_tasks(config: EvaluateConfig, limits: ImageLimits) -> list[Task]:
     """Return the tasks of a configuration; raises UserError for missing or changed files."""
     if config.benchmark.name:
         return [_published_task(config, limits)]
+    if config.benchmark.suite:
+        members = suite_members(config.benchmark)
+        return [_published_task(replace(config, benchmark=m), limits) for m in members]
     return [
         _built_task(config, name, address) for name, address in config.benchmark.sets.items()
     ]
@@ -68,8 +74,17 @@ def _published_task(config: EvaluateConfig, limits: ImageLimits) -> Task:
         "files": source.hashes,
     }
 
+    published_items = not (options.limit or options.circular)
+
+    def easi(predictions: Sequence[Prediction]) -> list[Prediction]:
+        return easi_answers(benchmark.name, items, predictions) if published_items else []
+
     def score(predictions: Sequence[Prediction]) -> Scores:
-        return benchmark_scores(benchmark, source, predictions, partial=bool(options.limit))
+        partial = bool(options.limit)
+        scores = benchmark_scores(benchmark, source, predictions, partial=partial)
+        if published_items:
+            scores.easi = easi_scores(benchmark.name, items, predictions)
+        return scores
 
     def paper(scores: Scores) -> PaperComparison | None:
         assert isinstance(scores, BenchmarkScores)
@@ -82,6 +97,7 @@ def _published_task(config: EvaluateConfig, limits: ImageLimits) -> Task:
         score=score,
         chance=_chance([len(item.options) for item in items]),
         paper=paper,
+        easi=easi,
     )
 
 

@@ -113,7 +113,8 @@ def evaluation(config: TrainConfig, path: str) -> EvaluateConfig:
 
 def has_benchmark(config: TrainConfig) -> bool:
     """Return whether the run scores its models on anything."""
-    return bool(config.benchmark.sets or config.benchmark.name)
+    benchmark = config.benchmark
+    return bool(benchmark.sets or benchmark.name or benchmark.suite)
 
 
 def accuracies(
