@@ -25,6 +25,7 @@ from actial.config.build import (
     SourceKind,
 )
 from actial.config.data import (
+    ChainForm,
     ColdStartConfig,
     DataConfig,
     EpochRule,
@@ -105,6 +106,7 @@ __all__ = [
     "BuildConfig",
     "BuildShardConfig",
     "CameraAxes",
+    "ChainForm",
     "ChainsConfig",
     "ColdStartConfig",
     "CollectConfig",

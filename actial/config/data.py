@@ -41,12 +41,23 @@ class MixConfig:
             )
 
 
+class ChainForm(Enum):
+    """How long a chain of thought from the geometry is (actial/viewpoint/rationales.py)."""
+
+    short = "short"  # about 40 words and the options weighed, for the tiny model
+    sections = (
+        "sections"  # the paper's sections: both images, both views, scale, all axes, path
+    )
+
+
 @dataclass(kw_only=True, slots=True)
 class ColdStartConfig:
-    # share of viewpoint draws answered with a chain of thought (paper 4.3)
+    # share of the draws of a set answered with a chain of thought (paper 4.3); a question set
+    # without chains of its own is answered with letters alone
     ratio: float = num(0.1, "[0, 1]")
-    # grounded = written from the known geometry; otherwise a chains.jsonl file
+    # view pairs: grounded = written from the known geometry; otherwise a chains.jsonl file
     source: str = "grounded"
+    form: ChainForm = ChainForm.short  # of grounded chains
 
 
 class Task(Enum):
@@ -69,6 +80,9 @@ class SetConfig:
     types: list[str] = field(default_factory=list)
     # viewpoint: smallest and largest angle of the pairs trained on; empty = all
     angles: list[float] = num([], "[0, 180]")
+    # qa: share of the supervised answers that weigh option after option before the letter, for a
+    # tiny model without a teacher; None = letters, and the chains of thought that the set has
+    weighed_share: float | None = num(None, "[0, 1]")
     # qa, viewpoint: passrates.jsonl of actial.passrates; questions outside pass_rate_range are
     # not trained on
     pass_rates: str | None = None

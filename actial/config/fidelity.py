@@ -63,6 +63,7 @@ VALUES = (
         "grounded",
         "written from the poses: no teacher, no contradiction with the geometry",
     ),
+    same("cold_start.form", "sections", PAPER),
     same("sft.epochs", 2.0, PAPER),
     same("sft.batch_size", 128, PAPER),
     same("sft.optim.lr", 5e-6, PAPER),

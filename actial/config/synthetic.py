@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from omegaconf import MISSING
 
@@ -65,6 +66,9 @@ class ChainsConfig:
     teacher: str = MISSING  # the model's name on that server
     # environment variable that holds the key; a local server needs none
     key_variable: str = "OPENAI_API_KEY"
+    # text of the request: sections (ours, in the paper's sections, with an example), short, or
+    # file:PATH with {answers}, {question} and {closing} (conf/teacher_template/sections.md)
+    template: str = "sections"
     limit: int = num(1000, "[1, inf)")  # pairs, drawn by hash (paper: about 1,000)
     attempts: int = num(
         2, "[1, 100]"
@@ -75,9 +79,13 @@ class ChainsConfig:
     )  # of a request that met a fault of the server or the line
     backoff_s: float = num(1.0, "[0, 3600]")  # before the first retry; doubles each time
     max_backoff_s: float = num(60.0, "[0, 3600]")
-    timeout_s: float = num(180.0, "(0, 1e6]")
-    max_tokens: int = num(1500, "[1, 1e6]")
+    timeout_s: float = num(600.0, "(0, 1e6]")
+    # of a reply, with the teacher's own thinking before it
+    max_tokens: int = num(16_000, "[1, 1e6]")
     temperature: float = num(0.7, "[0, 10]")
+    # further fields of a request, and null to leave one out, such as
+    # {max_tokens: null, max_completion_tokens: 16000, reasoning_effort: high}
+    request: dict[str, Any] = field(default_factory=dict)
     # per million prompt tokens, in any currency; for the ledger
     price_in: float = num(0.0, "[0, inf)")
     price_out: float = num(0.0, "[0, inf)")

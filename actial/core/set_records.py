@@ -234,7 +234,10 @@ class ViewPair:
 
 @dataclass(slots=True, frozen=True, kw_only=True)
 class QuestionRecord:
-    """One multiple-choice question of a question set (SAT, a published set) about its images."""
+    """One question of a question set (SAT, a published set) about its images.
+
+    A question without options is answered by a number.
+    """
 
     uid: str
     split: str = "train"
@@ -247,7 +250,9 @@ class QuestionRecord:
     ] = ()  # all of them, of a question that has several; `type` is the first
     question: str
     options: tuple[str, ...]
-    answer_index: int
+    answer_index: int  # -1 without options
+    number: float | None = None  # the answer without options
+    chain: str = ""  # chain of thought that the set has for this question
     group: str = ""  # questions about the same images share it; splits are disjoint over it
     images: tuple[StoredImage, ...] = ()
     shard: str = ""
@@ -264,6 +269,8 @@ class QuestionRecord:
             question=fields["question"],
             options=tuple(fields["options"]),
             answer_index=fields["answer_index"],
+            number=fields.get("number"),
+            chain=fields.get("chain", ""),
             images=tuple(StoredImage.from_json(image) for image in fields.get("images", ())),
         )
 
@@ -281,6 +288,8 @@ class QuestionRecord:
             "question": self.question,
             "options": list(self.options),
             "answer_index": self.answer_index,
+            **({} if self.number is None else {"number": self.number}),
+            **({"chain": self.chain} if self.chain else {}),
             "group": self.group,
         }
         return fields | _place(self)

@@ -9,19 +9,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from actial.config import ColdStartConfig, DataConfig, SetConfig, Task
+from actial.config import ChainForm, ColdStartConfig, DataConfig, SetConfig, Task
 from actial.core.errors import UserError
 from actial.core.records import AnswerMode, Example, Question
 from actial.core.seeding import hash_int, hash_unit
 from actial.core.set_records import QuestionRecord, QuestionType, StoredRecord, ViewPair
+from actial.data.question_set import QuestionSet
 from actial.data.shards import RecordSource, ShardSet
+from actial.data.teacher_chains import TeacherRationale, read_rationales
 from actial.viewpoint.perception_exercises import perception_questions, word_question
-from actial.viewpoint.questions import qa_question, question_types, viewpoint_question
+from actial.viewpoint.questions import question_types, viewpoint_question
 from actial.viewpoint.rationales import grounded_rationale, think_target
+from actial.viewpoint.section_rationales import sections_rationale
 from actial.viewpoint.wording import read_wording
 
 CLOCK_QUESTIONS_PER_EXAMPLE = 4
@@ -37,14 +40,6 @@ class TaskSet(Protocol):
 
 
 # ---------------------------------------------------------------- view pairs
-
-
-@dataclass(slots=True, frozen=True)
-class TeacherRationale:
-    """A verified chain of thought that a teacher wrote about one question of a pair."""
-
-    type: QuestionType
-    text: str
 
 
 class ViewpointSet:
@@ -67,7 +62,7 @@ class ViewpointSet:
         self.wording = read_wording(data.wording)
         self.rationales: dict[str, TeacherRationale] = {}
         if supervised and mode is not AnswerMode.DIRECT and cold_start.source != "grounded":
-            self.rationales = read_rationales(Path(cold_start.source))
+            self.rationales = read_rationales(Path(cold_start.source), shards.root)
             self.taught_pairs = [pair for pair in self.pairs if pair.uid in self.rationales]
             if not self.taught_pairs:
                 raise UserError(
@@ -119,91 +114,17 @@ class ViewpointSet:
             return question
         target = question.answer
         if question.mode is AnswerMode.THINK:
-            rationale = grounded_rationale(pair, question)
-            target = think_target(rationale, question.answer, question.options)
+            target = self._grounded_target(pair, question)
         return replace(question, target=target)
 
-
-def read_rationales(path: Path) -> dict[str, TeacherRationale]:
-    """Return pair id -> rationale, as `python -m actial.chains` wrote them; raises UserError."""
-    if not path.is_file():
-        raise UserError(
-            f"cold_start.source={path} does not exist: give chains.jsonl of "
-            "`python -m actial.chains`, or grounded."
-        )
-    try:
-        return {
-            entry["uid"]: TeacherRationale(QuestionType(entry["type"]), entry["chain"])
-            for entry in _json_lines(path)
-        }
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"cold_start.source={path} is not what `python -m actial.chains` writes ({error!r}): "
-            "make it again."
-        ) from error
+    def _grounded_target(self, pair: ViewPair, question: Question) -> str:
+        if self.cold_start.form is ChainForm.sections:
+            return think_target(sections_rationale(pair, question), question.answer)
+        rationale = grounded_rationale(pair, question)
+        return think_target(rationale, question.answer, question.options)
 
 
 # ---------------------------------------------------------------- other sets
-
-
-class QASet:
-    """Multiple-choice questions of a question set.
-
-    Up to `together` of those about the same images become one example.
-    """
-
-    def __init__(
-        self,
-        shards: RecordSource,
-        types: Sequence[str],
-        *,
-        supervised: bool,
-        mode: AnswerMode | None,
-        together: int = 1,
-    ) -> None:
-        self.shards, self.supervised, self.mode = shards, supervised, mode
-        records = shards.question_records()
-        by_images: dict[tuple[str, ...], list[QuestionRecord]] = {}
-        for record in records:
-            if not types or {record.type, *record.types} & set(types):
-                key = (record.shard, record.key) if together > 1 else (record.uid,)
-                by_images.setdefault(key, []).append(record)
-        self.scenes: list[list[QuestionRecord]] = []
-        for scene in by_images.values():
-            self.scenes += [scene[i : i + together] for i in range(0, len(scene), together)]
-        if not self.scenes:
-            present = sorted(
-                {kind for record in records for kind in (record.type, *record.types)}
-            )
-            raise UserError(
-                f"set {shards.root} has no question of type {', '.join(types)}: "
-                f"its types are {present}."
-            )
-
-    def __len__(self) -> int:
-        return len(self.scenes)
-
-    def example(self, index: int, epoch: int) -> Example:
-        scene = self.scenes[index]
-        return Example(
-            uid=scene[0].uid,
-            images=self.shards.images(scene[0]),
-            questions=[self._question(record, epoch) for record in scene],
-            task="qa",
-            record=scene[0],
-        )
-
-    def _question(self, record: QuestionRecord, epoch: int) -> Question:
-        thinks = hash_unit("mode", record.uid, epoch) < 0.5
-        drawn = AnswerMode.THINK if thinks else AnswerMode.DIRECT
-        question = qa_question(record, self.mode or drawn, epoch=epoch)
-        if not self.supervised:
-            return question
-        letter, answer = question.answer_letter, question.options[question.answer_index]
-        target = letter
-        if question.mode is AnswerMode.THINK:
-            target = think_target(f"So {answer}.", letter, question.options)
-        return replace(question, target=target)
 
 
 class PerceptionSet:
@@ -367,11 +288,5 @@ def task_set(
     if config.task is Task.viewpoint:
         return ViewpointSet(shards, data, cold_start, supervised=supervised, mode=mode)
     if config.task is Task.qa:
-        return QASet(
-            shards,
-            config.types,
-            supervised=supervised,
-            mode=mode,
-            together=data.questions_per_pair if supervised else 1,
-        )
+        return QuestionSet(shards, config, data, cold_start, supervised=supervised, mode=mode)
     return PerceptionSet(shards, data.exercises_per_pair)

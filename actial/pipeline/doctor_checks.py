@@ -26,7 +26,12 @@ from actial.core.errors import UserError
 from actial.data.shards import INDEX, read_manifest
 from actial.data.urls import is_url
 from actial.inference.vllm_version import check_vllm
-from actial.pipeline.preflight import check_data_sets, check_model_path, used_sets
+from actial.pipeline.preflight import (
+    chains_of_thought,
+    check_data_sets,
+    check_model_path,
+    used_sets,
+)
 from actial.runs.run_dir import resumes_run
 
 if TYPE_CHECKING:
@@ -98,6 +103,8 @@ def check_run_folder(config: TrainConfig) -> Lines:
 
 def check_data(config: TrainConfig) -> Lines:
     check_data_sets(config)
+    for name, chains in chains_of_thought(config).items():
+        yield Status.PASS, f"{name}: its chains of thought are {chains}"
     for name, source in used_sets(config).items():
         manifest, root = read_manifest(name, source), Path(source.root)
         sizes = [f"{records} {split}" for split, records in manifest["rows"].items()]

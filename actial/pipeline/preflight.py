@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
 
-from actial.config import SetConfig, Task, TrainConfig
+from actial.config import ColdStartConfig, SetConfig, StageName, Task, TrainConfig
 from actial.core.atomic_io import file_sha256
 from actial.core.errors import UserError
 from actial.data.shards import read_manifest
+from actial.data.teacher_chains import check_chains_file
 from actial.runs.provenance import read_provenance
 
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -72,7 +74,8 @@ def _differs(recorded: Any, present: Any) -> bool:
 
 
 def check_data_sets(config: TrainConfig) -> None:
-    """Raise UserError for a data set or a split that does not exist."""
+    """Raise UserError for a data set, a split or a file of chains that does not exist."""
+    check_chains(config)
     manifests = {
         name: read_manifest(name, source) for name, source in used_sets(config).items()
     }
@@ -92,6 +95,48 @@ def check_data_sets(config: TrainConfig) -> None:
                 f"data.sets.{name}.root={config.data.sets[name].root} has no training examples: "
                 f"its splits are {rows}. Build it with a train split, or set its weight to 0."
             )
+
+
+def check_chains(config: TrainConfig) -> None:
+    """Raise UserError when SFT wants a teacher's chains of thought that are not there."""
+    source = config.cold_start.source
+    if source == "grounded" or StageName.sft not in config.stages:
+        return
+    for name, weight in config.sft.mix.weights.items():
+        data_set = config.data.sets[name]
+        if weight and data_set.task is Task.viewpoint:
+            check_chains_file(Path(source), data_set.root)
+
+
+def chains_of_thought(config: TrainConfig) -> dict[str, str]:
+    """Return SFT set -> who wrote its chains of thought, such as "grounded, sections"."""
+    if StageName.sft not in config.stages:
+        return {}
+    weights = config.sft.mix.weights
+    sets = {name: config.data.sets[name] for name, weight in weights.items() if weight}
+    return {
+        name: _chains_of_set(name, source, config.cold_start)
+        for name, source in sets.items()
+        if source.task in (Task.viewpoint, Task.qa)
+    }
+
+
+def _chains_of_set(name: str, source: SetConfig, cold_start: ColdStartConfig) -> str:
+    if source.task is Task.qa:
+        if own := read_manifest(name, source).get("chains", 0) if cold_start.ratio else 0:
+            return f"{own} of its own"
+        if source.weighed_share:
+            return f"options weighed in {source.weighed_share:.0%} of the answers"
+        return "none"
+    if not cold_start.ratio:
+        return "none"
+    if cold_start.source == "grounded":
+        return f"grounded, {cold_start.form.value}"
+    ledger = Path(cold_start.source).with_name("ledger.json")
+    if not ledger.is_file():
+        return f"of {cold_start.source}"
+    content = json.loads(ledger.read_text(encoding="utf-8"))
+    return f"{content['accepted']} by the teacher {content['model']}"
 
 
 def check_model_path(config: TrainConfig) -> None:

@@ -27,7 +27,7 @@ from actial.pipeline.callbacks import (
     StepRecorder,
 )
 from actial.pipeline.jobs import Job, make_job, open_mixture
-from actial.pipeline.preflight import data_identity
+from actial.pipeline.preflight import chains_of_thought, data_identity
 from actial.pipeline.rollout_log import RolloutLog
 from actial.pipeline.score_models import accuracies, tasks_of
 from actial.pipeline.stage_cache import reuse_cached_stage, stage_key
@@ -65,6 +65,8 @@ def prepare(config: TrainConfig, run: Run) -> None:
     prompts = PromptRenderer.load(config.model, config.prompt).fingerprint
     identity = {"seed": config.seed, "prompts": prompts, "data": data_identity(config)}
     run.add_provenance({**software_versions(), **identity})
+    if chains := chains_of_thought(config):
+        run.add_provenance({"chains_of_thought": chains})
     if config.fidelity:
         differing = list(deviations(config))
         run.add_provenance({"fidelity": {"named": config.fidelity, "deviations": differing}})

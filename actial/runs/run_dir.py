@@ -217,7 +217,10 @@ def _refuse_other_settings(folder: Path, config: TrainConfig) -> None:
             OmegaConf.create(OmegaConf.to_yaml(OmegaConf.structured(TrainConfig)))
         )
     )
-    stored |= {key: defaults.get(key) for key in given.keys() - stored.keys()}
+    newer = given.keys() - stored.keys()
+    stored |= {key: defaults.get(key) for key in newer}
+    # Runs older than this setting weighed half of the answers, whatever the base's now says.
+    stored |= {key: given[key] for key in newer if key.endswith(".weighed_share")}
     ignored = NOT_COMPARED + RESUMABLE_CHANGES + settings_of_absent_stages(config)
     if config.data.reader is Reader.stream:  # each worker reads a stream of its own
         ignored = tuple(key for key in ignored if key != "data.workers")

@@ -13,7 +13,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from hashlib import blake2b
+from hashlib import blake2b, sha256
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from actial.core.seeding import hash_int
 from actial.core.set_records import ViewPair
 from actial.data.shards import ShardSet
 from actial.inference.openai_retries import RetryPolicy, send_with_retries
-from actial.teacher.prompt import STAGES, chat_request, read_reply
+from actial.teacher.prompt import SHORT, STAGES, chat_request, read_reply, read_template
 from actial.viewpoint.questions import question_types, viewpoint_question
 from actial.viewpoint.rationale_verifier import contradictions
 from actial.viewpoint.rationales import THINK
@@ -98,6 +98,7 @@ class Teacher:
         from openai import AsyncOpenAI
 
         self.config, self.replies = config, replies
+        self.template = read_template(config.template)
         self.failed: Counter[str] = Counter()
         self._failures_in_a_row = 0
         key = os.environ.get(config.key_variable) or "none"
@@ -116,8 +117,10 @@ class Teacher:
     def key(self, question: Question, digests: list[str], attempt: int) -> str:
         """Return the hash of everything that a request depends on."""
         c = self.config
-        identity = (
-            STAGES,
+        # The short template is identified by its head, so that older replies are still found.
+        template = STAGES if self.template == SHORT else self.template
+        identity: tuple[Any, ...] = (
+            template,
             c.teacher,
             question.uid,
             question.text,
@@ -127,6 +130,8 @@ class Teacher:
             c.seed,
             attempt,
         )
+        if c.request:
+            identity += (c.request,)
         return blake2b(json.dumps(identity).encode(), digest_size=16).hexdigest()
 
     async def reply(
@@ -140,7 +145,8 @@ class Teacher:
         key = self.key(question, [image.sha256 for image in pair.images], attempt)
         if key in self.replies.by_key:
             return self.replies.by_key[key]
-        answer = await self._request(chat_request(pair, question, images), key)
+        request = chat_request(pair, question, images, self.template)
+        answer = await self._request(request, key)
         if answer is None:
             self._count_failure()
             return None
@@ -172,14 +178,18 @@ class Teacher:
         import openai
 
         c = self.config
+        body = {
+            "max_tokens": c.max_tokens,
+            "temperature": c.temperature,
+            "seed": hash_int(c.seed, key) % 2**31,
+            **c.request,
+        }
 
         async def send() -> Any:
             return await self._client.chat.completions.create(
                 model=c.teacher,
                 messages=request,  # type: ignore[arg-type]
-                max_tokens=c.max_tokens,
-                temperature=c.temperature,
-                seed=hash_int(c.seed, key) % 2**31,
+                extra_body={name: v for name, v in body.items() if v is not None},
             )
 
         def count(problem: str) -> None:
@@ -216,7 +226,7 @@ def reasons_to_reject(
         return chain, [{"reason": "cut", "claim": ""}]
     if answer is None or not chain:
         return chain, [{"reason": "no_answer", "claim": ""}]
-    denied = contradictions(chain, pair, answer, question)
+    denied = contradictions(chain, pair, answer, question, all_axes=True)
     return chain, [{"reason": claim.reason, "claim": claim.claim} for claim in denied]
 
 
@@ -282,6 +292,12 @@ def teach(config: ChainsConfig) -> None:
         f"{out}: {len(accepted)} chains for {len(pairs)} pairs, {len(rejected)} rejected, "
         f"cost {teacher.cost():.2f}"
     )
+    cut = sum(reason["reason"] == "cut" for entry in rejected for reason in entry["reasons"])
+    if cut:
+        print(
+            f"{cut} replies were cut at max_tokens={config.max_tokens}: a teacher that thinks "
+            "first needs more."
+        )
 
 
 async def _teach_all(
@@ -314,6 +330,8 @@ def _ledger(
     reasons = Counter(reason["reason"] for entry in rejected for reason in entry["reasons"])
     return {
         "model": teacher.config.teacher,
+        "template": teacher.config.template,
+        "template_sha256": sha256(teacher.template.encode()).hexdigest(),
         "pairs": pairs,
         "accepted": accepted,
         "rejected_replies": len(rejected),

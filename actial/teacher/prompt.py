@@ -1,12 +1,19 @@
-"""The request to a teacher: the stages of a chain of thought and the right answers (paper 4)."""
+"""The request to a teacher: a template with the right answers, and what its reply says (paper 4).
+
+A template is a text with {answers}, {question} and {closing} where these go. `sections` is ours in
+the paper's sections, with an example (conf/teacher_template/sections.md); `short` has no example.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+from actial.core.errors import UserError
 from actial.core.image_codec import data_url
+from actial.core.paths import CONF
 from actial.core.records import Question
 from actial.core.set_records import ViewPair
 
@@ -30,11 +37,49 @@ STAGES = (
     "stands in the flat picture: a camera can aim anywhere. Do not mention that you were "
     "told the answers."
 )
+SHORT = "\n\n".join(
+    [
+        STAGES,
+        "Question: {question}",
+        "The right answers for this pair: {answers}.",
+        'Close with a line of its own: "Answer: " and the {closing}, nothing behind it.',
+    ]
+)
+FIELDS = ("{answers}", "{question}", "{closing}")
 # Runs of signs are bounded: "answer" with thousands of colons must not take quadratic time.
 CLOSING = re.compile(
     r"^[^\w\n]{0,20}answer\W{0,20}[:=]\W{0,20}\(?([A-Fa-f]|\d+(?:\.\d+)?)\)?\W*$",
     re.IGNORECASE | re.MULTILINE,
 )
+END_OF_THINKING = "</think>"
+WORDS_OF_A_CHAIN = 12  # fewer behind a teacher's own thinking are an answer alone
+
+
+def read_template(setting: str) -> str:
+    """Return the template that `template=` names: sections, short, or file:PATH.
+
+    Raises UserError for a file that is missing or lacks a field.
+    """
+    if setting == "short":
+        return SHORT
+    path = CONF / "teacher_template" / "sections.md"
+    if setting.startswith("file:"):
+        path = Path(setting.removeprefix("file:"))
+    elif setting != "sections":
+        raise UserError(f"template={setting} is unknown: give sections, short, or file:PATH.")
+    if not path.is_file():
+        raise UserError(
+            f"template={setting} does not exist: give a text with {', '.join(FIELDS)}, such as "
+            "conf/teacher_template/sections.md."
+        )
+    template = path.read_text(encoding="utf-8").strip()
+    missing = [field for field in FIELDS if field not in template]
+    if missing:
+        raise UserError(
+            f"template={setting} lacks {', '.join(missing)}: the question, the right answers and "
+            "what the last line must hold go there."
+        )
+    return template
 
 
 def right_answers(pair: ViewPair) -> str:
@@ -52,33 +97,35 @@ def right_answers(pair: ViewPair) -> str:
 
 
 def chat_request(
-    pair: ViewPair, question: Question, images: Sequence[bytes], example: str | None = None
+    pair: ViewPair, question: Question, images: Sequence[bytes], template: str = SHORT
 ) -> list[dict[str, Any]]:
     """Return the messages of one chat request.
 
     Args:
         images: the encoded photos, in order.
-        example: a chain of thought for another pair that shows the form.
+        template: a text with the fields of this module.
     """
     photos = [{"type": "image_url", "image_url": {"url": data_url(data)}} for data in images]
     closing = "letter of its option" if question.options else "number"
-    paragraphs = [STAGES]
-    if example:
-        paragraphs.append(f"A chain for another pair, for its form only:\n{example}")
-    paragraphs += [
-        f"Question: {question.text}",
-        f"The right answers for this pair: {right_answers(pair)}.",
-        f'Close with a line of its own: "Answer: " and the {closing}, nothing behind it.',
-    ]
-    text = {"type": "text", "text": "\n\n".join(paragraphs)}
-    return [{"role": "user", "content": [*photos, text]}]
+    values = (right_answers(pair), question.text, closing)
+    text = template
+    # Not str.format: a template of the user's may hold braces.
+    for field, value in zip(FIELDS, values, strict=True):
+        text = text.replace(field, value)
+    return [{"role": "user", "content": [*photos, {"type": "text", "text": text}]}]
 
 
 def read_reply(text: str) -> tuple[str, str | None]:
     """Return (chain of thought, closing letter or number) of a teacher's reply.
 
-    Think and answer tags of its own are taken off; the answer is None where no line closes so.
+    Think and answer tags are taken off. A teacher that thinks by itself first, in tags, and then
+    writes the chain is read behind its thinking. The answer is None where no line closes so.
     """
+    _, tag, written = text.rpartition(END_OF_THINKING)
+    if tag and (closings := list(CLOSING.finditer(written))):
+        chain = written[: closings[-1].start()].strip()
+        if len(chain.split()) >= WORDS_OF_A_CHAIN:
+            return chain, closings[-1].group(1).upper()
     bare = re.sub(r"</?think>|</?answer>", "", text, flags=re.IGNORECASE).strip()
     closings = list(CLOSING.finditer(bare))
     if not closings:

@@ -50,10 +50,12 @@ OPTIONS = {  # side word of the labels -> text of the option
         "none": "No movement",
     },
 }
+VIEWPOINT_TYPES = frozenset(kind.value for kind in QuestionType)
 DEGREE_STEP = 20  # between the options of a question about degrees
 DEGREE_RANGE = (20, 100)
 LETTER_ONLY = "Reply with the option letter only."
 NUMBER_ONLY = "Reply with the number of degrees only."
+ANY_NUMBER_ONLY = "Reply with the number only."
 
 
 def options_line(options: Sequence[str]) -> str:
@@ -159,15 +161,49 @@ def _degrees(pair: ViewPair) -> float:
     return float(degrees)
 
 
-def qa_question(record: QuestionRecord, mode: AnswerMode, *, epoch: int = 0) -> Question:
-    """Return a question of a question set with its options shuffled by hash of (uid, epoch)."""
-    order = hash_shuffle(range(len(record.options)), "options", record.uid, epoch)
+def qa_question(
+    record: QuestionRecord,
+    mode: AnswerMode,
+    *,
+    epoch: int = 0,
+    wording: Wording | None = None,
+    shuffled: bool = True,
+) -> Question:
+    """Return a question of a question set, without a target.
+
+    Args:
+        epoch: the options are shuffled by hash of (uid, epoch).
+        wording: lays out text and options of viewpoint questions in place of ours.
+        shuffled: False leaves the options in the set's order, which a stored chain of thought
+            refers to.
+    """
+    if record.number is not None:
+        return _number_record_question(record, mode)
+    order = list(range(len(record.options)))
+    if shuffled:
+        order = hash_shuffle(order, "options", record.uid, epoch)
     options = tuple(record.options[i] for i in order)
+    text = multiple_choice_text(record.question, options, mode)
+    if wording is not None and record.type in VIEWPOINT_TYPES:
+        text = wording.text(record.question, options_line(options), mode, LETTER_ONLY)
     return Question(
         uid=record.uid,
         type=record.type,
-        text=multiple_choice_text(record.question, options, mode),
+        text=text,
         options=options,
         answer_index=order.index(record.answer_index),
         mode=mode,
+    )
+
+
+def _number_record_question(record: QuestionRecord, mode: AnswerMode) -> Question:
+    text = record.question
+    return Question(
+        uid=record.uid,
+        type=record.type,
+        text=text if mode is AnswerMode.THINK else f"{text}\n{ANY_NUMBER_ONLY}",
+        options=(),
+        answer_index=-1,
+        mode=mode,
+        number=record.number,
     )

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from actial.core.records import Question
 from actial.core.set_records import QuestionType, ViewPair
 from actial.viewpoint.rationales import HOURS, view_hours
+from actial.viewpoint.section_rationales import Displacement
 
 
 @dataclass(slots=True, frozen=True)
@@ -39,6 +40,23 @@ _TURNED = (
 )
 _MOVE_CLAIM = re.compile(rf"\b{_SUBJECT} {_WORDS}{_MOVED} {_WORDS}{_SIDE}")
 _TURN_CLAIM = re.compile(rf"\b{_SUBJECT} {_WORDS}{_TURNED} {_WORDS}{_SIDE}")
+_AXIS_CLAIM = re.compile(
+    rf"\b{_SUBJECT} {_WORDS}{_MOVED} {_WORDS}"
+    r"(up|down|forward|backward|closer|nearer|further|farther)(?:wards?|s)?\b(?! or\b)"
+)
+# word -> (what it is about, whether the measured value must be positive)
+_AXES = {
+    "up": ("rise", True),
+    "down": ("rise", False),
+    "forward": ("forward", True),
+    "backward": ("forward", False),
+    "closer": ("distance", False),
+    "nearer": ("distance", False),
+    "further": ("distance", True),
+    "farther": ("distance", True),
+}
+_CLEAR = 0.1  # of the first distance: a smaller movement denies no claim
+_HARDLY = re.compile(r"\b(?:hardly|barely|scarcely|no longer)\b")
 _DENIED = re.compile(r"\b(?:not|never|neither|rather than|instead of)\b")
 _VIEW = r"(?:view|perspective|point of view)"
 _CAMERA_VIEW = re.compile(
@@ -61,15 +79,19 @@ def contradictions(
     question: Question | None = None,
     *,
     degrees_tolerance: float = 15.0,
+    all_axes: bool = False,
 ) -> list[Contradiction]:
     """Return every claim of a rationale that the pair's geometry denies; none accepts it.
 
     Side words are read per frame of reference (camera, object, rotation), every occurrence: a
     rationale that derives "right" and closes with "left" contradicts the truth in one of the two
     places (the slips of paper 4.1). With `letter` and `question`, the closing letter must name
-    the true option too.
+    the true option too. `all_axes` also reads up and down, forward and backward, nearer and
+    further, where the pair's poses tell them clearly.
     """
-    read = claims(text, pair, degrees_tolerance=degrees_tolerance)
+    read = list(claims(text, pair, degrees_tolerance=degrees_tolerance))
+    if all_axes:
+        read += axis_claims(text, pair)
     denied = [Contradiction(claim.reason, claim.claim) for claim in read if not claim.holds]
     if letter is not None and question is not None and letter != question.answer:
         denied.append(Contradiction("letter", letter))
@@ -97,6 +119,28 @@ def claims(text: str, pair: ViewPair, *, degrees_tolerance: float = 15.0) -> Ite
     hours = view_hours(pair) or ()
     for claimed, true in zip(_HOURS.findall(low), hours, strict=False):
         yield Claim("hour", f"{claimed} o'clock", claimed == HOURS[true])
+
+
+def axis_claims(text: str, pair: ViewPair) -> Iterator[Claim]:
+    """Yield the statements that the camera moved up, down, forward, backward, nearer or further.
+
+    One holds unless the poses show a clear movement the other way.
+    """
+    moved = Displacement.of(pair)
+    nearer = 1 - moved.distance_ratio
+    # "Forward" is said of the first line of sight and of coming nearer: one of them is enough.
+    measured = {
+        "rise": (moved.rise, moved.rise),
+        "forward": (moved.forward, nearer),
+        "distance": (-nearer, -nearer),
+    }
+    for match in _AXIS_CLAIM.finditer(text.lower()):
+        if _DENIED.search(match.group(0)) or _HARDLY.search(match.group(0)):
+            continue
+        axis, positive = _AXES[match.group(1)]
+        lengths = [length if positive else -length for length in measured[axis]]
+        opposite = all(length < -_CLEAR for length in lengths)  # NaN denies nothing
+        yield Claim(axis, match.group(0), not opposite)
 
 
 def _degree_claims(sentence: str, truth: float, tolerance: float) -> Iterator[Claim]:

@@ -103,7 +103,7 @@ def clock_walk(first: int, second: int) -> str:
 def grounded_rationale(pair: ViewPair, question: Question) -> str:
     """Return the rationale for one question of a pair, written from its labels and geometry."""
     kind = QuestionType(question.type)
-    return f"{describe_views(pair)}\n{_movement(pair)}\nSo {_conclusion(pair, kind)}."
+    return f"{describe_views(pair)}\n{_movement(pair)}\nSo {conclusion(pair, kind)}."
 
 
 def _movement(pair: ViewPair) -> str:
@@ -126,7 +126,8 @@ def _movement(pair: ViewPair) -> str:
     return walk if hours is None else f"{clock_walk(*hours)}\n{walk}"
 
 
-def _conclusion(pair: ViewPair, kind: QuestionType) -> str:
+def conclusion(pair: ViewPair, kind: QuestionType) -> str:
+    """Return the answer to a question of this kind, as a clause without a subject in front."""
     if kind in (QuestionType.ROTATION_DEGREES, QuestionType.ROTATION_NUMBER):
         degrees = round((pair.labels.ego_rotation_deg or 0.0) / 10) * 10
         return (

@@ -17,7 +17,9 @@ from actial.config.fidelity import (
     settings_of,
 )
 from actial.config.hydra_app import typed
+from actial.core.errors import UserError
 from actial.core.paths import CONF
+from actial.pipeline.preflight import check_chains
 
 PAGE = CONF.parent / "docs" / "fidelity.md"
 
@@ -65,3 +67,12 @@ def test_recommended_deviates_from_the_paper_where_the_table_says_so() -> None:
 
 def test_values_of_the_table_are_settings() -> None:
     assert all(value is not None for value in settings_of(compose()).values())
+
+
+def test_paper_wants_a_teachers_file_and_says_which_command_writes_it() -> None:
+    config = compose("fidelity=paper", "cold_start.source=/none/chains/chains.jsonl")
+    with pytest.raises(UserError) as refused:
+        check_chains(config)
+    assert "python -m actial.chains pairs=data/viewpoint_100k " in str(refused.value)
+    assert "out=/none/chains" in str(refused.value)
+    check_chains(compose())  # recommended writes them from the poses

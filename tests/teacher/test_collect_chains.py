@@ -453,3 +453,71 @@ def test_no_environment_variable_is_needed_for_a_local_server(
     assert "OPENAI_API_KEY" not in os.environ
     teach(config(serve(), data, tmp_path / "out", limit=1))
     assert len(lines(tmp_path / "out" / "chains.jsonl")) == 1
+
+
+# ---------------------------------------------------------------- the request
+
+
+def test_the_template_is_a_file_and_the_ledger_names_it(data, serve, tmp_path):
+    server = serve()
+    path = tmp_path / "mine.md"
+    path.write_text(
+        "Think of {braces}. {answers}; Question: {question}\nEnd with the {closing}."
+    )
+    teach(config(server, data, tmp_path / "out", limit=2, template=f"file:{path}", attempts=1))
+    prompt = server.bodies[0]["messages"][0]["content"][-1]["text"]
+    assert prompt.startswith("Think of {braces}. seen from the camera, it moved: ")
+    assert prompt.endswith("End with the letter of its option.")
+    ledger = json.loads((tmp_path / "out" / "ledger.json").read_text())
+    assert ledger["template"] == f"file:{path}"
+    asked = len(server.bodies)
+    path.write_text(path.read_text() + " Please.")
+    teach(config(server, data, tmp_path / "out", limit=2, template=f"file:{path}", attempts=1))
+    assert len(server.bodies) == 2 * asked  # another text is another request
+
+
+def test_the_default_template_has_the_papers_sections_and_no_letters_in_its_answers(
+    data, serve, tmp_path
+):
+    server = serve()
+    teach(config(server, data, tmp_path / "out", limit=1))
+    prompt = server.bodies[0]["messages"][0]["content"][-1]["text"]
+    for section in (
+        "Images",
+        "Visual analysis",
+        "Specific movements",
+        "Trajectory",
+        "Answer on",
+    ):
+        assert f". {section}" in prompt
+    assert server.bodies[0]["max_tokens"] == 16_000  # room for a teacher that thinks first
+
+
+@pytest.mark.parametrize(
+    ("template", "reason"),
+    [
+        ("long", r"template=long is unknown: give sections, short"),
+        ("file:/none.md", r"template=file:/none.md does not exist"),
+        ("file:{folder}/bare.md", r"lacks \{answers\}, \{question\}, \{closing\}"),
+    ],
+)
+def test_a_template_without_its_fields_is_refused(data, serve, tmp_path, template, reason):
+    (tmp_path / "bare.md").write_text("Think.")
+    setting = template.replace("{folder}", str(tmp_path))
+    with pytest.raises(UserError, match=reason):
+        teach(config(serve(), data, tmp_path / "out", template=setting))
+
+
+def test_fields_of_a_request_can_be_added_and_left_out(data, serve, tmp_path):
+    server = serve()
+    request = {"max_tokens": None, "max_completion_tokens": 9000, "reasoning_effort": "high"}
+    teach(config(server, data, tmp_path / "out", limit=1, request=request))
+    body = server.bodies[0]
+    assert "max_tokens" not in body
+    assert (body["max_completion_tokens"], body["reasoning_effort"]) == (9000, "high")
+
+
+def test_a_teacher_that_thinks_first_is_read_behind_its_thinking():
+    thought = "<think>Let me see, left or right?</think>\n"
+    chain = "The far side comes into view at the right edge, so the camera moved to its right."
+    assert read_reply(f"{thought}{chain}\nAnswer: B") == (chain, "B")

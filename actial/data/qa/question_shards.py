@@ -179,6 +179,8 @@ def finish_questions(
         "licence": license,
         "rejects": rejects,
     }
+    if chains := sum("chain" in entry for entry in entries):
+        description["chains"] = chains  # questions with a chain of thought of the set's own
     finish_set(out, entries, description)
 
 
@@ -212,9 +214,13 @@ def _card(entry: Mapping[str, Any], shards: ShardFiles) -> Card:
     images = [
         Image.fromarray(pixels) for pixels in shards.images(QuestionRecord.from_json(entry))
     ]
+    numbered = "number" in entry
+    text = entry["question"]
+    if "chain" in entry:
+        text += f"\n\n{entry['chain']}"
     return Card(
         images=[image_url(image, quality=90) for image in images],
-        text=entry["question"],
-        choices=entry["options"],
-        highlighted=entry["answer_index"],
+        text=text,
+        choices=[f"{entry['number']:g}"] if numbered else entry["options"],
+        highlighted=0 if numbered else entry["answer_index"],
     )
