@@ -172,7 +172,7 @@ def finish_questions(
     rejects = {"questions": dict(sorted(counts.items()))}
     write_json(out / "rejects.json", rejects)
     write_audit(out, entries, counts, config.audit_pairs)
-    description = {
+    description: dict[str, Any] = {
         "config_hash": identity,
         "config": dict(settings),
         "source": config.source.name or "sat",
