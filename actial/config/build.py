@@ -55,6 +55,7 @@ class SourceConfig:
     # file names follow time, as in a video: large steps between neighbors reject the capture
     ordered: bool = True
     name: str | None = None  # named: which set
+    numbers: bool = False  # named: keep the questions that are answered by a number
     # co3d, uco3d: least viewpoint quality score of a sequence; None = all
     min_quality: float | None = None
     license: str = "unknown"

@@ -83,6 +83,12 @@ RECORDS = {
     },
     "molmo2_er_vst_p": llava(ASKED, "B", id="v", images=[{"bytes": b"..."}], type="rotation"),
     "sensenova_si_8m": llava(f"<image>\n{ASKED}", "B", id=4, image="a.png", type="rotation"),
+    "viewpoint_100k": llava(
+        f"<image><image>{ASKED}\nPlease output only the letter of the option.",
+        "<think>It went to its right.</think><answer>B</answer>",
+        image=["a.png", "b.png"],
+        question_type="rotation",
+    ),
     "llava": llava(
         f"<image>\n<image>\n{ASKED}",
         "B. Right",
@@ -110,7 +116,9 @@ def test_each_schema_becomes_the_same_question(name):
         ("Left", "Right"),
         1,
     )
-    assert (row.answer_kind, row.types) == ("mcq", ("rotation",))
+    # a release's own types are ours, read off the wording
+    kind = "ego_translation" if NAMED[name].released else "rotation"
+    assert (row.answer_kind, row.types) == ("mcq", (kind,))
     assert len(row.images) in (1, 2)
 
 

@@ -21,7 +21,7 @@ STORED_NAMES = {
     "min_center_in_front": "min_centre_in_front",
 }
 # Settings that earlier versions did not have, and the value that means what those versions did.
-ADDED = {"exif": "auto", "axes": "opengl"}
+ADDED: dict[str, Any] = {"exif": "auto", "axes": "opengl", "numbers": False}
 
 
 def fixed_settings(config: BuildConfig) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -37,9 +38,12 @@ from actial.data.qa.question_shards import (
     without_leaks,
     write_shards,
 )
+from actial.data.qa.released_rows import UnknownColumns
 from actial.data.qa.sat_rows import Unusable, encoded_images
 from actial.data.sources.base import inside
 
+HELD_OUT = re.compile(r"(?<![a-z])(test|val|validation|eval)(?![a-z])", re.IGNORECASE)
+DESCRIPTIONS = ("dataset_info.json", "state.json")  # of LLaMA-Factory and datasets: no records
 SUFFIXES = (".jsonl", ".json", ".parquet")
 
 
@@ -51,7 +55,8 @@ def find_records(root: Path) -> list[Path]:
     folders = [folder for folder in (root, root / "data") if folder.is_dir()]
     paths = []
     for folder in folders:
-        paths += [path for path in folder.iterdir() if path.suffix in SUFFIXES]
+        files = [path for path in folder.iterdir() if path.suffix in SUFFIXES]
+        paths += [path for path in files if path.name not in DESCRIPTIONS]
     if not paths:
         raise UserError(
             f"source.root={root} holds no {', '.join(SUFFIXES)} file: give the folder of the set's "
@@ -93,13 +98,18 @@ def adapt_file(config: BuildConfig, path: Path, out: Path) -> None:
     ids: Counter[str] = Counter()
     for number, record in enumerate(records(path)):
         counts["seen"] += 1
-        for adapted in _adapted(config, record, number, counts):
+        try:
+            adapted_questions = _adapted(config, record, number, counts)
+        except UnknownColumns as error:
+            raise UserError(f"{path}, row {number}, {error}.") from error
+        for adapted in adapted_questions:
             # some sets name a record by its scene, and have several of one
             ids[adapted.id] += 1
             repeat = f"~{ids[adapted.id]}" if ids[adapted.id] > 1 else ""
             uid = f"{path.stem}:{adapted.id}{repeat}"
             question = _question(config, adapted, uid, out.parent / IMAGES, blacklist, counts)
             if question is not None:
+                question["split"] = _split(config, question["group"], path)
                 questions.append(question)
     write_work(out, counts, questions)
 
@@ -136,7 +146,8 @@ def _question(
     counts: Counter[str],
 ) -> Question | None:
     """Store the images of a question and return its fields, or None, counted."""
-    if adapted.answer_kind not in ("mcq", "yesno"):
+    kinds = ("mcq", "yesno", "number") if config.source.numbers else ("mcq", "yesno")
+    if adapted.answer_kind not in kinds:
         counts[f"{adapted.answer_kind} answer"] += 1
         return None
     if any(isinstance(i, str) and blacklist & set(Path(i).parts) for i in adapted.images):
@@ -151,16 +162,22 @@ def _question(
         counts["no picture (a video?)"] += 1
         return None
     group = sha256("".join(hashes).encode()).hexdigest()[:16]
-    several = {"types": list(adapted.types)} if len(adapted.types) > 1 else {}
+    more: dict[str, Any] = {}
+    if len(adapted.types) > 1:
+        more["types"] = list(adapted.types)
+    if adapted.answer_kind == "number":
+        more["number"] = float(adapted.answer)
+    if adapted.chain:
+        more["chain"] = adapted.chain
     return {
         "uid": f"{_name(config)}:{uid}",
         "kind": "qa",
         "source": _name(config),
-        "split": _split(config, group),
+        "split": "train",  # decided by the file and the group
         "type": adapted.types[0],
         "subtype": adapted.types[0],
         "raw_type": ", ".join(adapted.types),
-        **several,
+        **more,
         "question": adapted.question,
         "options": list(adapted.options),
         "answer_index": adapted.answer_index,
@@ -169,7 +186,11 @@ def _question(
     }
 
 
-def _split(config: BuildConfig, group: str) -> str:
+def _split(config: BuildConfig, group: str, path: Path) -> str:
+    """Return the split by hash of the images; of a release's test file that of its name."""
+    held_out = HELD_OUT.search(path.stem) if NAMED[_name(config)].released else None
+    if held_out:
+        return "test" if held_out[1] == "test" else "val"
     draw = hash_unit("split", config.pairs.seed, group)
     return "val" if draw < config.pairs.val_fraction else "train"
 

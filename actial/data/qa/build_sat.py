@@ -74,8 +74,8 @@ def scan_file(path: Path, split: str, first: int, out: Path) -> None:
             counts[str(reason)] += 1
         except (KeyError, TypeError) as error:
             raise UserError(
-                f"{path}, row {number}: {error!r} is missing: give files with SAT's columns or "
-                "verl's."
+                f"{path}, row {number}, has the columns {', '.join(sorted(row))} ({error!r}): "
+                "give files with SAT's columns or verl's."
             ) from error
     write_work(out, counts, questions)
 

@@ -1,8 +1,8 @@
 """The published sets that a mixture may name, each read into one form.
 
 A set is described by where its images, texts and types stand in a record. Questions with options,
-and those answered yes or no, can be trained on; numbers and open answers are counted, and so are
-records whose images lie in a video.
+those answered yes or no, and numbers (source.numbers) can be trained on; open answers are counted,
+and so are records whose images lie in a video. An answer in tags brings its chain of thought along.
 """
 
 from __future__ import annotations
@@ -14,12 +14,21 @@ from typing import Any
 
 from actial.core.errors import UserError
 from actial.core.multiple_choice_format import LETTERS, answer_position, inline_options
+from actial.data.qa.released_rows import (
+    released_images,
+    released_turns,
+    split_chain,
+    split_options,
+)
+from actial.viewpoint.questions import VIEWPOINT_TYPES
+from actial.viewpoint.recognized_types import recognize_type
 
 MARKS = re.compile(r"<(?:image|video)>\s*")
 ASKS_LETTER = re.compile(
     r"\s*(?:please )?(?:answer|reply|respond|select)[^.\n]*(?:letter|option)[^.\n]*\.?\s*$",
     re.IGNORECASE,
 )
+JOINT = re.compile(r"[lrn],\s*[A-F]")  # the older form of Viewpoint-100K's answers
 YES_NO = ("Yes", "No")
 UNKNOWN_TYPE = "unknown"
 
@@ -37,7 +46,8 @@ class AdaptedQuestion:
     options: tuple[str, ...]  # empty for numbers and open answers
     answer: str
     answer_index: int  # -1 without options
-    answer_kind: str  # mcq | yesno | number | open
+    answer_kind: str  # mcq | yesno | number | joint | open
+    chain: str = ""  # chain of thought before the answer
     types: tuple[str, ...]  # at least one; some sets give a question several
 
 
@@ -49,6 +59,8 @@ class NamedSet:
     type: str
     license: str
     images: str = "images"
+    # rows in any layout of a release: types come from the wording, test rows from files so named
+    released: bool = False
 
 
 def _conversations(record: SetRecord) -> Iterator[Turn]:
@@ -103,6 +115,9 @@ NAMED: dict[str, NamedSet] = {
     "mulset": NamedSet(_fields("answer"), "task", "Apache-2.0"),
     # as JSON lines: one image as a text, several as a list
     "sensenova_si_8m": NamedSet(_conversations, "type", "Apache-2.0", "image"),
+    "viewpoint_100k": NamedSet(
+        released_turns, "question_type", "see INno0o/Viewpoint-100K", released=True
+    ),
     "llava": NamedSet(
         _conversations, "type", "unknown", "image"
     ),  # any other set in this form
@@ -116,13 +131,13 @@ def adapt(name: str, record: SetRecord, number: int) -> Iterator[AdaptedQuestion
     that is not one of the options.
     """
     layout = NAMED[name]
-    images = record.get(layout.images) or record.get("images") or record.get("image") or ()
-    images = tuple(images) if isinstance(images, (list, tuple)) else (images,)
     turns = list(layout.turns(record))
+    images = _images(layout, record)
     types = types_of_turns(record.get(layout.type), len(turns))
     for turn, (question, answer) in enumerate(turns):
         text = ASKS_LETTER.sub("", MARKS.sub("", question)).strip()
-        stem, options = inline_options(text)
+        chain, answer = split_chain(answer) if layout.released else _split_tags(answer)
+        stem, options = split_options(text) if layout.released else inline_options(text)
         kind, options, index = _read_answer(options, answer.strip())
         yield AdaptedQuestion(
             id=f"{record.get('id', number)}" + (f"/{turn}" if turn else ""),
@@ -132,8 +147,32 @@ def adapt(name: str, record: SetRecord, number: int) -> Iterator[AdaptedQuestion
             answer=answer.strip(),
             answer_index=index,
             answer_kind=kind,
-            types=types[turn],
+            types=_released_types(stem, options, types[turn])
+            if layout.released
+            else types[turn],
+            chain=chain,
         )
+
+
+def _images(layout: NamedSet, record: SetRecord) -> tuple[Any, ...]:
+    if layout.released:
+        return tuple(released_images(record))
+    images = record.get(layout.images) or record.get("images") or record.get("image") or ()
+    return tuple(images) if isinstance(images, (list, tuple)) else (images,)
+
+
+def _split_tags(answer: str) -> tuple[str, str]:
+    return split_chain(answer) if "<answer>" in answer else ("", answer)
+
+
+def _released_types(
+    question: str, options: tuple[str, ...], written: tuple[str, ...]
+) -> tuple[str, ...]:
+    """Return our name of a question's type where the row writes it or its wording tells it."""
+    if set(written) <= VIEWPOINT_TYPES:
+        return written
+    recognized = recognize_type(question, options)
+    return written if recognized is None else (recognized.value,)
 
 
 def types_of_turns(field: Any, turns: int) -> list[tuple[str, ...]]:
@@ -152,6 +191,8 @@ def types_of_turns(field: Any, turns: int) -> list[tuple[str, ...]]:
 
 def _read_answer(options: tuple[str, ...], answer: str) -> tuple[str, tuple[str, ...], int]:
     """Return the kind of answer, the options, and the index of the correct one."""
+    if JOINT.fullmatch(answer):
+        return "joint", (), -1
     if len(options) >= 2:
         try:
             return "mcq", options, answer_position(answer, options, "row")

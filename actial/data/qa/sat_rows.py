@@ -29,6 +29,15 @@ TYPES = {  # the names differ between the splits
     "goal_aim": "goal_aim",
     "perspective": "perspective",
 }
+# Words of the dynamic questions and the type they mean, the last that occurs; from how SAT's own
+# generator names its questions. Anything else is static.
+WORDINGS = {
+    "action_sequence": r"how did the camera|is the camera moving|did the camera move",
+    "goal_aim": r"need to go|direction should i turn|need to pick ?up",
+    "obj_movement": r"of the objects in the initial|objects? .*\boriginal positions?",
+    "action_consequence": r"\bif i\b",
+    "perspective": r"if i (?:move|go) to the|for someone at the|if i (?:was|were) ",
+}
 # slipped into some options, not into their answers
 FIRST_FRAME = re.compile(r"\s*in the first frame\.?$", re.IGNORECASE)
 LETTERS = "ABCDEF"
@@ -156,12 +165,17 @@ def _parse_verl(row: Mapping[str, Any]) -> SatQuestion:
         answer = answer_position(row["reward_model"]["ground_truth"], options, "row")
     except UserError as error:
         raise Unusable("answer is not exactly one option") from error
-    kind = (
-        (row.get("extra_info") or {}).get("question_type")
-        or row.get("data_source")
-        or "unknown"
-    )
-    return _checked(question, options, answer, str(kind))
+    written = (row.get("extra_info") or {}).get("question_type") or row.get("data_source")
+    return _checked(question, options, answer, _raw_type(written, question))
+
+
+def _raw_type(written: Any, question: str) -> str:
+    """Return the type that a row names, or else the one that its wording has."""
+    if written in TYPES:
+        return str(written)
+    words = question.lower()
+    named = [kind for kind, pattern in WORDINGS.items() if re.search(pattern, words)]
+    return named[-1] if named else "other"
 
 
 def _checked(

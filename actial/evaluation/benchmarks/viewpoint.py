@@ -7,76 +7,63 @@ from collections.abc import Sequence
 from typing import Any
 
 from actial.core.errors import UserError
-from actial.core.multiple_choice_format import answer_position, inline_options
-from actial.core.set_records import QuestionType
+from actial.core.multiple_choice_format import answer_position
+from actial.data.qa.released_rows import (
+    UnknownColumns,
+    released_images,
+    released_turns,
+    split_chain,
+    split_options,
+)
 from actial.evaluation.benchmarks.base import Benchmark, Item, Scores, Source, Style
 from actial.evaluation.benchmarks.tables import json_rows, parquet_rows, picture_bytes
 from actial.grading import metrics
 from actial.grading.metrics import Prediction
+from actial.viewpoint.recognized_types import recognize_type
 
 JOINT = re.compile(r"([lrn]),\s*([A-F])")
 
 
 def load(source: Source) -> list[Item]:
     """Read rows of chat messages and images; a joint answer such as "r,A" makes an open item."""
-    columns: tuple[str, ...] = ("images",)
     names = ("test.parquet", "viewpoint_test.parquet", "test.json", "test.jsonl")
     path = source.file(*names, columns=("images", "messages or conversations"))
-    rows: Any = (
-        parquet_rows(path, columns) if path.suffix == ".parquet" else json_rows(path, columns)
-    )
-    return [_item(source, number, row) for number, row in enumerate(rows)]
+    rows: Any = parquet_rows(path, ()) if path.suffix == ".parquet" else json_rows(path, ())
+    try:
+        return [_item(source, number, row) for number, row in enumerate(rows)]
+    except UnknownColumns as error:
+        raise UserError(f"{path}: a row {error}.") from error
 
 
 def _item(source: Source, number: int, row: dict[str, Any]) -> Item:
-    turns = row.get("messages") or row.get("conversations")
-    if not turns:
+    uid = f"{source.name}/{number}"
+    question, answer = next(released_turns(row), ("", ""))
+    if not answer:
         raise UserError(
-            f"{source.name} row {number} has neither messages nor conversations: the file is not "
-            "the published one."
+            f"{source.name} row {number} has no answered turn: the file is not the published one."
         )
-    texts = {
-        turn.get("role", turn.get("from")): turn.get("content", turn.get("value"))
-        for turn in turns
-    }
-    question_text = (
-        (texts.get("user") or texts.get("human") or "").replace("<image>", "").strip()
-    )
-    answer = (texts.get("assistant") or texts.get("gpt") or "").strip()
+    text = question.replace("<image>", "").strip()
     images = [
         source.picture(cell) if isinstance(cell, str) else picture_bytes(cell)
-        for cell in row["images"]
+        for cell in released_images(row)
     ]
     item = Item(
-        uid=f"{source.name}/{number}",
+        uid=uid,
         images=images,
-        question=question_text,
+        question=text,
         type="joint",
-        raw_prompt=question_text,
+        raw_prompt=text,
         source_index=number,
     )
-    if joint := JOINT.fullmatch(answer):
+    _, letter = split_chain(answer)
+    if joint := JOINT.fullmatch(letter):
         item.open = {"metric": "joint", "answer": f"{joint[1]},{joint[2]}"}
         return item
-    stem, options = inline_options(
-        question_text.splitlines()[0]
-        if "\n" not in question_text
-        else question_text.rpartition("\n")[0]
-    )
-    options = tuple(option.splitlines()[0].strip() for option in options)
-    item.question, item.options, item.type = stem, options, _kind(question_text).value
-    item.answer_index = answer_position(answer, options, item.uid)
+    item.question, item.options = split_options(text)
+    kind = recognize_type(item.question, item.options)
+    item.type = kind.value if kind else "unknown"
+    item.answer_index = answer_position(letter, item.options, item.uid)
     return item
-
-
-def _kind(text: str) -> QuestionType:
-    words = text.lower()
-    if "rotat" in words or "turn" in words:
-        return QuestionType.EGO_ROTATION
-    seen_from_object = "object's" in words or "from the object" in words
-    return (
-        QuestionType.OBJECT_TRANSLATION if seen_from_object else QuestionType.EGO_TRANSLATION
-    )
 
 
 def score(predictions: Sequence[Prediction]) -> Scores:
