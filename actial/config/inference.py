@@ -37,6 +37,9 @@ class SamplerConfig:
     start_timeout_s: float = num(900.0, "(0, inf)")
     timeout_s: float = num(1800.0, "(0, inf)")  # vllm_server: of one request
     restarts: int = num(2, "[0, 100]")  # vllm_server: restarts allowed on the same prompts
+    # vllm: send adapters alone, not the merged model; needs model.lora.enabled, and no training of
+    # the vision encoder and merger
+    adapter_sync: bool = False
     # the check of an engine against the trainer after each transfer of weights: prompts, and the
     # mean difference in nats over sampled tokens that is allowed; None = 1e-4 in fp32, 0.1 in bf16
     probe_prompts: int = num(4, "[1, 256]")
@@ -49,6 +52,12 @@ class SamplerConfig:
             remedy = "the trainer needs log-probabilities at the sampling temperature: "
             remedy += "set processed_logprobs"
             reject(f"{path}engine.logprobs_mode", mode, remedy)
+        if self.adapter_sync and self.kind is not SamplerKind.vllm:
+            reject(
+                f"{path}adapter_sync",
+                True,
+                "only sampler.kind=vllm takes adapters: use sampler=vllm",
+            )
         if self.kind is not SamplerKind.vllm_server:
             return
         if not self.url:

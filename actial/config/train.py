@@ -194,8 +194,26 @@ class TrainConfig:
                 f"give a set of data.sets a weight above 0: {', '.join(self.data.sets)}",
             )
 
+    def _check_adapter_sync(self) -> None:
+        """Refuse to send adapters alone where they are not all that trains in vLLM's reach."""
+        switches = {name: getattr(self.model, name).train for name in ("vision", "merger")}
+        trained = [name for name, trains in switches.items() if trains]
+        if self.grpo.train_modules is not None:
+            trained = [name for name in self.grpo.train_modules if name in switches]
+        if not self.model.lora.enabled:
+            reject("sampler.adapter_sync", True, "there are none: set model.lora.enabled=true")
+        if trained:
+            reject(
+                "sampler.adapter_sync",
+                True,
+                f"vLLM takes adapters of the language model alone, and {' and '.join(trained)} "
+                "would have some: set grpo.train_modules=[language]",
+            )
+
     def _check_grpo(self) -> None:
         reference, lora = self.grpo.kl.reference, self.model.lora.enabled
+        if self.sampler.adapter_sync:
+            self._check_adapter_sync()
         if not any(term.weight for term in self.reward.terms.values()):
             reject(
                 "reward.terms",

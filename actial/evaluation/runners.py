@@ -15,6 +15,7 @@ from actial.core.records import Example, SamplingParams
 from actial.evaluation.diagnostics import Score
 from actial.grading.metrics import Prediction
 from actial.grading.predictions import PredictionLog
+from actial.modeling.adapter_folder import FOLDER
 from actial.modeling.hf_checkpoint import fingerprint
 from actial.modeling.prompt_renderer import ImageLimits, PromptRenderer
 from actial.modeling.saved_settings import with_saved_settings
@@ -158,7 +159,7 @@ def _local_runner(
 
     name = (
         Path(model.path).parent.name
-        if Path(model.path).name == "model"
+        if Path(model.path).name in ("model", FOLDER)
         else Path(model.path).name
     )
     batch = config.benchmark.batch_size * (

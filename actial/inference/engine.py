@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -66,6 +67,12 @@ class Engine(Protocol):
         """Put new weights in place and reset every cache computed from the old ones.
 
         Consumes all of `weights`, which may gather shards. Raises EngineFault when one is missing.
+        """
+
+    def use_adapter(self, folder: Path) -> None:
+        """Answer with the adapter of a PEFT folder over the weights the engine was started from.
+
+        It replaces the adapter in use. Raises UserError where the engine takes none.
         """
 
     def reset_prefix_cache(self) -> None:

@@ -7,9 +7,11 @@ was sampled from.
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future, wait
+from pathlib import Path
 from typing import Protocol
 
 import torch.distributed as dist
@@ -28,6 +30,8 @@ from actial.inference.weight_sync import (
     named_weights,
     weights_version,
 )
+from actial.modeling.adapter_folder import is_adapter
+from actial.modeling.adapters import save_adapter
 from actial.modeling.dtensor import gather_objects
 from actial.modeling.policy import Policy
 
@@ -68,13 +72,17 @@ class PolicyWeights:
         """Load the policy's weights; an error of one rank is raised on all. A collective."""
         failure: Exception | None = None
         try:
-            weights = named_weights(self.policy)
-            engine.load(in_precision(weights, self.policy.config.precision))
+            self.transfer(engine)
         except (UserError, EngineFault) as error:
             failure = error
         for raised in gather_objects(failure):
             if raised is not None:
                 raise raised
+
+    def transfer(self, engine: Engine) -> None:
+        """Load the weights into this rank's engine. A collective."""
+        weights = named_weights(self.policy)
+        engine.load(in_precision(weights, self.policy.config.precision))
 
     def check(self, engine: Engine, prompts: Sequence[Prompt]) -> dict[str, float]:
         self.probe.choose(prompts)
@@ -105,6 +113,51 @@ class FolderWeights:
     def check(self, engine: Engine, prompts: Sequence[Prompt]) -> dict[str, float]:
         if wrong := first_wrong_weight(engine, folder_weights(self.folder)):
             raise EngineFault(f"the engine does not hold {self.folder}: {wrong}")
+        return {}
+
+
+class AdapterUpdates(PolicyWeights):
+    """The adapters of a policy in training, over the frozen weights the engine started from.
+
+    A transfer takes megabytes in place of the whole model. The probe is that of full weights.
+    """
+
+    def __init__(self, policy: Policy, probe: WeightProbe) -> None:
+        super().__init__(policy, probe)
+        self.folder = tempfile.TemporaryDirectory(prefix="actial-adapter-")
+
+    def transfer(self, engine: Engine) -> None:
+        source = self.policy.config.path
+        folder = Path(self.folder.name) / "adapter"
+        save_adapter(
+            self.policy.model,
+            folder,
+            source=source,
+            first=Path(source) if is_adapter(source) else None,
+            every_rank=True,
+        )
+        engine.use_adapter(folder)
+
+
+class AdapterFolder:
+    """The adapter of a PEFT folder over its base, which the engine itself has read."""
+
+    def __init__(self, folder: str, fingerprint: str) -> None:
+        self.folder = Path(folder)
+        self.fingerprint = fingerprint
+
+    @property
+    def collective(self) -> bool:
+        return False
+
+    def version(self) -> Hashable:
+        return self.fingerprint
+
+    def send(self, engine: Engine) -> None:
+        engine.use_adapter(self.folder)
+
+    def check(self, engine: Engine, prompts: Sequence[Prompt]) -> dict[str, float]:
+        """Nothing to compare with: no policy is loaded, and the engine shows no weights."""
         return {}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from transformers import AutoConfig
@@ -11,11 +12,18 @@ from transformers import AutoConfig
 from actial.config import ModelConfig, SamplerConfig, SamplerKind
 from actial.inference.engine import Engine
 from actial.inference.engine_requests import EngineRequests
-from actial.inference.engine_sampler import EngineSampler, FolderWeights, PolicyWeights
+from actial.inference.engine_sampler import (
+    AdapterFolder,
+    AdapterUpdates,
+    EngineSampler,
+    FolderWeights,
+    PolicyWeights,
+)
 from actial.inference.samplers import HFSampler, RolloutSampler
-from actial.inference.vllm_engine import VLLMEngine
+from actial.inference.vllm_engine import VLLMEngine, adapter_arguments
 from actial.inference.vllm_server import ServerEngine
 from actial.inference.weight_probe import WeightProbe
+from actial.modeling.adapter_folder import adapter_settings, base_of, is_adapter
 from actial.modeling.hf_checkpoint import fingerprint
 from actial.modeling.policy import Policy
 from actial.modeling.prompt_renderer import PromptRenderer
@@ -48,6 +56,13 @@ def open_engine_sampler(
     probe = WeightProbe(
         policy, requests, num_prompts=config.probe_prompts, tolerance=config.probe_tolerance
     )
+    if config.adapter_sync:
+        rank = policy.config.lora.rank
+        first = policy.config.path
+        rank += adapter_settings(first)["r"] if is_adapter(first) else 0
+        with_adapters = _with_adapters(config, rank)
+        open_engine = _shared_engine(with_adapters, policy.config, policy.hf_config)
+        return EngineSampler(open_engine, AdapterUpdates(policy, probe), requests)
     open_engine = _shared_engine(config, policy.config, policy.hf_config)
     return EngineSampler(open_engine, PolicyWeights(policy, probe), requests)
 
@@ -55,8 +70,17 @@ def open_engine_sampler(
 def open_folder_sampler(
     config: SamplerConfig, model: ModelConfig, renderer: PromptRenderer
 ) -> EngineSampler:
-    """A sampler on an engine with the weights of the folder `model.path`, without a policy."""
-    hf_config = AutoConfig.from_pretrained(model.path, revision=model.revision)
+    """A sampler on an engine with the weights of the folder `model.path`, without a policy.
+
+    An adapter is not merged: the engine holds its base and applies it.
+    """
+    base, revision = base_of(model.path, model.revision)
+    hf_config = AutoConfig.from_pretrained(base, revision=revision)
+    if is_adapter(model.path):
+        config = _with_adapters(config, adapter_settings(model.path)["r"])
+        adapter = AdapterFolder(model.path, fingerprint(model))
+        open_engine = _shared_engine(config, model, hf_config)
+        return EngineSampler(open_engine, adapter, _requests(renderer))
     source = FolderWeights(model.path, fingerprint(model), model.precision)
     open_engine = _shared_engine(config, model, hf_config)
     return EngineSampler(open_engine, source, _requests(renderer))
@@ -76,13 +100,23 @@ def _requests(renderer: PromptRenderer) -> EngineRequests:
     )
 
 
+def _with_adapters(config: SamplerConfig, rank: int) -> SamplerConfig:
+    return replace(config, engine={**config.engine, **adapter_arguments(rank)})
+
+
 def _shared_engine(
     config: SamplerConfig, model: ModelConfig, hf_config: Any
 ) -> Callable[[], Engine]:
-    """Opens one engine for all models of an architecture, started with the first use."""
+    """Opens one engine for all models of an architecture, started with the first use.
+
+    One with adapters keeps the weights that it was started from, so it serves one base.
+    """
+    path, revision = base_of(model.path, model.revision)
+    model = replace(model, path=path, revision=revision)
     architecture = json.dumps(_architecture(hf_config.to_dict()), sort_keys=True, default=str)
     limits = (model.min_pixels, model.max_pixels, model.precision)
-    key = repr((config, architecture, limits))
+    base = fingerprint(model) if config.engine.get("enable_lora") else ""
+    key = repr((config, architecture, limits, base))
 
     def open_engine() -> Engine:
         if key not in _ENGINES:

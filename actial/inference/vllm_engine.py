@@ -9,11 +9,13 @@ import logging
 import os
 from collections.abc import Hashable, Iterable, Iterator
 from concurrent.futures import Executor, Future
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from PIL import Image
+from safetensors import safe_open
 from torch import Tensor
 
 from actial.config import ModelConfig, Precision, SamplerConfig
@@ -21,6 +23,7 @@ from actial.core.errors import UserError
 from actial.inference.engine import EngineFault, Output, Reply, Request
 from actial.inference.vllm_version import REMEDY, check_vllm
 from actial.inference.weight_sync import check_coverage
+from actial.modeling.adapter_folder import WEIGHTS
 
 ENVIRONMENT = {
     # in this process: weights need not be copied to another
@@ -32,7 +35,13 @@ ENVIRONMENT = {
 }
 IMAGES_PER_PROMPT = 4
 # `load` checks better than the first; threads are put back after the second
-QUIET_LOGGERS = ("model_executor.model_loader.reload.layerwise", "v1.worker.cpu_worker")
+QUIET_LOGGERS = (
+    "model_executor.model_loader.reload.layerwise",
+    "v1.worker.cpu_worker",
+    "lora.model_manager",  # names each layer of the vision encoder, which gets no adapter
+    "v1.engine.input_processor",  # warns of an adapter's own tokenizer; ours have none
+)
+LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM has kernels for
 
 
 def engine_arguments(config: SamplerConfig, model: ModelConfig) -> dict[str, Any]:
@@ -59,6 +68,20 @@ def engine_arguments(config: SamplerConfig, model: ModelConfig) -> dict[str, Any
         "seed": 0,
         **given,
     }
+
+
+def adapter_arguments(rank: int) -> dict[str, Any]:
+    """Further arguments of an engine that answers with one adapter of this rank at a time.
+
+    Raises UserError for a rank above vLLM's largest.
+    """
+    fitting = [size for size in LORA_RANKS if size >= rank]
+    if not fitting:
+        raise UserError(
+            f"the adapter has rank {rank}, and vLLM takes {LORA_RANKS[-1]} at most: merge it with "
+            "python -m actial.export format=merged."
+        )
+    return {"enable_lora": True, "max_lora_rank": fitting[0], "max_loras": 1}
 
 
 def import_vllm(config: SamplerConfig) -> Any:
@@ -98,11 +121,14 @@ class VLLMEngine:
     With `sampler.engine.enable_sleep_mode` (CUDA) it gives its memory back between rollouts.
     """
 
-    shows_weights = True
-
     def __init__(self, config: SamplerConfig, model: ModelConfig) -> None:
         vllm = import_vllm(config)
         arguments = engine_arguments(config, model)
+        self.takes_adapters = bool(arguments.get("enable_lora"))
+        # adapters wrap the layers, whose weights then have other names
+        self.shows_weights = not self.takes_adapters
+        self.adapter: Any = None  # vLLM's LoRARequest
+        self.adapters_used = 0
         if dist.is_initialized() and dist.get_world_size() > 1:
             export_ranks()
             # one engine per trainer rank
@@ -153,9 +179,10 @@ class VLLMEngine:
             prompts.append(prompt)
             settings = self.sampling_params(**request.sampling, output_kind=self.final_only)
             sampling.append(settings)
-        return [
-            _reply(answer) for answer in self.llm.generate(prompts, sampling, use_tqdm=False)
-        ]
+        answers = self.llm.generate(
+            prompts, sampling, lora_request=self.adapter, use_tqdm=False
+        )
+        return [_reply(answer) for answer in answers]
 
     # ------------------------------------------------------------ weights
 
@@ -177,6 +204,28 @@ class VLLMEngine:
         recorded = _recorded(weights, sent)
         self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": recorded})
         check_coverage(self.parameter_names(), sent)
+        self._wake("kv_cache")
+        self.asleep = False
+        self.reset_encoder_cache()
+        self.reset_prefix_cache()
+
+    def use_adapter(self, folder: Path) -> None:
+        """As `Engine.use_adapter`; caches of the last adapter are reset.
+
+        Raises UserError for an engine without enable_lora, and for an adapter of the vision
+        encoder, which vLLM would leave out.
+        """
+        _check_adapter(folder, self.takes_adapters)
+        from vllm.lora.request import LoRARequest
+
+        self._wake("weights")
+        if self.adapter is not None:
+            self.llm.llm_engine.remove_lora(self.adapter.lora_int_id)
+        # A new number each time: vLLM takes a number that it knows for the same adapter.
+        self.adapters_used += 1
+        number = self.adapters_used
+        self.adapter = LoRARequest(f"adapter-{number}", number, str(folder.resolve()))
+        self.llm.llm_engine.add_lora(self.adapter)
         self._wake("kv_cache")
         self.asleep = False
         self.reset_encoder_cache()
@@ -205,7 +254,8 @@ class VLLMEngine:
         """Give weights and key-value memory to the trainer; nothing without enable_sleep_mode."""
         if self.sleeps and not self.asleep:
             # Level 2 drops the weights: the next sync sends them whether they changed or not.
-            self.llm.sleep(level=2)
+            # Level 1 keeps them in host memory, for a sync that sends an adapter alone.
+            self.llm.sleep(level=1 if self.takes_adapters else 2)
             self.asleep, self.synced_to = True, None
             self._note_memory("asleep")
 
@@ -218,6 +268,22 @@ class VLLMEngine:
     def _note_memory(self, stage: str) -> None:
         free, total = torch.cuda.mem_get_info()
         self.memory[stage] = (total - free) / 2**30
+
+
+def _check_adapter(folder: Path, takes_adapters: bool) -> None:
+    if not takes_adapters:
+        raise UserError(
+            f"the engine was started without adapters, so it cannot answer with {folder}: set "
+            "sampler.engine.enable_lora=true."
+        )
+    with safe_open(folder / WEIGHTS, framework="pt") as tensors:
+        names = list(tensors.keys())
+    if in_vision := [name for name in names if ".visual." in name]:
+        raise UserError(
+            f"{folder} adapts the vision encoder ({in_vision[0]}), which vLLM does not: merge it "
+            "with python -m actial.export format=merged, or train with model.vision.train=false "
+            "model.merger.train=false."
+        )
 
 
 def _first_reason(error: ValueError) -> str:

@@ -249,6 +249,14 @@ class ServerEngine:
             shutil.copy2(file, folder / file.name)
         save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
+    def use_adapter(self, folder: Path) -> None:
+        """Not available: raises UserError."""
+        raise UserError(
+            f"{folder} is an adapter, which sampler=vllm_server does not take: use sampler=vllm, "
+            "merge it with python -m actial.export format=merged, or serve it yourself with "
+            f"--enable-lora --lora-modules NAME={folder} and give server.url."
+        )
+
     def reset_prefix_cache(self) -> None:
         """Drop cached keys and values. Raises EngineFault while requests are running."""
         if not self._post("/reset_prefix_cache", {})["success"]:

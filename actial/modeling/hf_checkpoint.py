@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from transformers.image_processing_base import ImageProcessingMixin
 from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from actial.config import ModelConfig
+from actial.modeling.adapter_folder import adapter_settings, base_of, is_adapter
 from actial.modeling.dtensor import whole_state
 
 FINGERPRINT_SAMPLES = 16  # of each weight file
@@ -33,7 +36,7 @@ Channels = tuple[float, float, float]
 def fingerprint(model: ModelConfig) -> str:
     """ "path@hash", which tells two checkpoints under one path apart; "path@revision" of a hub id.
 
-    The hash is over samples of the folder's weight files.
+    The hash is over samples of the folder's weight files; of an adapter, over its base's too.
     """
     folder = Path(model.path)
     if not folder.is_dir():
@@ -46,6 +49,11 @@ def fingerprint(model: ModelConfig) -> str:
             for sample in range(FINGERPRINT_SAMPLES):
                 file.seek(last_start * sample // (FINGERPRINT_SAMPLES - 1))
                 digest.update(file.read(FINGERPRINT_BYTES))
+    if is_adapter(folder):
+        base, revision = base_of(folder)
+        scale = [adapter_settings(folder).get(name) for name in ("r", "lora_alpha")]
+        whole_model = fingerprint(replace(model, path=base, revision=revision))
+        digest.update(f"{scale} {whole_model.rpartition('@')[2]}".encode())
     return f"{model.path}@{digest.hexdigest()[:16]}"
 
 
@@ -76,20 +84,27 @@ def save_checkpoint(
     """
     state = whole_state(model)
     if not dist.is_initialized() or dist.get_rank() == 0:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as name:
-            fresh = Path(name) / "model"
+        with complete_folder(folder) as fresh:
             _make_saveable(model.generation_config)
             model.save_pretrained(fresh, state_dict=state)
-            _copy_companions(source, revision, fresh)
-            for name_of_file, text in (extra or {}).items():
-                (fresh / name_of_file).write_text(text, encoding="utf-8")
-            _use_default_permissions(fresh)
-            if folder.exists():
-                os.replace(folder, Path(name) / "replaced")
-            os.replace(fresh, folder)
+            _copy_companions(*base_of(source, revision), fresh)
+            for name, text in (extra or {}).items():
+                (fresh / name).write_text(text, encoding="utf-8")
     if dist.is_initialized():
         dist.barrier()
+
+
+@contextmanager
+def complete_folder(folder: Path) -> Iterator[Path]:
+    """Yield a path to fill; what is there at the end replaces `folder` in one step."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as name:
+        fresh = Path(name) / "fresh"
+        yield fresh
+        _use_default_permissions(fresh)
+        if folder.exists():
+            os.replace(folder, Path(name) / "replaced")
+        os.replace(fresh, folder)
 
 
 def _copy_companions(source: str, revision: str | None, folder: Path) -> None:

@@ -22,6 +22,8 @@ from transformers import AutoConfig, AutoModelForImageTextToText, PretrainedConf
 
 from actial.config import ModelConfig, Precision, Reference
 from actial.core.errors import UserError
+from actial.modeling.adapter_folder import base_of, first_adapter, is_adapter
+from actial.modeling.adapters import merged, save_adapter
 from actial.modeling.hf_checkpoint import image_normalization, save_checkpoint
 from actial.modeling.image_patches import PackingSpec
 from actial.modeling.prefix_packing import PackedBatch
@@ -129,21 +131,24 @@ class Policy(nn.Module):
     def load(cls, config: ModelConfig, *, reference: Reference = Reference.none) -> Policy:
         """The policy of a Hugging Face folder or id, weights in float32 (bf16 is autocast).
 
-        Raises UserError when `config.path` cannot be read.
+        The folder of an adapter gives its base with the adapter merged. Raises UserError when
+        `config.path` cannot be read.
         """
+        base, revision = base_of(config.path, config.revision)
         try:
             model = AutoModelForImageTextToText.from_pretrained(
-                config.path,
-                revision=config.revision,
+                base,
+                revision=revision,
                 dtype=torch.float32,
                 attn_implementation="sdpa",
             )
         except OSError as error:
             raise UserError(
-                f"model.path={config.path} cannot be loaded ({error}): "
-                "give a model folder or hub id."
+                f"model.path={base} cannot be loaded ({error}): give a model folder or hub id."
             ) from error
-        mean, std = image_normalization(config.path, config.revision)
+        if is_adapter(config.path):
+            model = merged(model, config.path)
+        mean, std = image_normalization(base, revision)
         return cls(model, config, image_mean=mean, image_std=std, reference=reference)
 
     @classmethod
@@ -159,7 +164,8 @@ class Policy(nn.Module):
     @classmethod
     def from_hub_config(cls, config: ModelConfig, *, device: str = "meta") -> Policy:
         """`from_config` with the configuration that `config.path` holds."""
-        hf_config = AutoConfig.from_pretrained(config.path, revision=config.revision)
+        base, revision = base_of(config.path, config.revision)
+        hf_config = AutoConfig.from_pretrained(base, revision=revision)
         return cls.from_config(hf_config, config, device=device)
 
     # ------------------------------------------------------------ structure
@@ -320,6 +326,21 @@ class Policy(nn.Module):
             Path(folder),
             source=self.config.path,
             revision=self.config.revision,
+            extra=extra,
+        )
+
+    def save_adapter(self, folder: Path, extra: Mapping[str, str] | None = None) -> None:
+        """Write the adapters as a PEFT folder, joined with those that the start already held.
+
+        It is an adapter of the first full model, whatever number of stages lie between. A
+        collective where weights are sharded.
+        """
+        save_adapter(
+            self.model,
+            folder,
+            source=self.config.path,
+            revision=self.config.revision,
+            first=first_adapter(self.config.path),
             extra=extra,
         )
 

@@ -23,6 +23,7 @@ from transformers.utils.hub import cached_file
 from actial.config import ModelConfig, PromptConfig
 from actial.core.errors import UserError
 from actial.core.records import Example, Prompt, Question
+from actial.modeling.adapter_folder import base_of
 from actial.modeling.prefix_packing import Continuation, PrefixGroup
 from actial.modeling.system_prompts import system_prompt_text
 
@@ -87,8 +88,8 @@ class PromptRenderer:
 
         Raises UserError when the folder cannot be read.
         """
-        folder = path or model.path
-        revision = (model.revision if path is None else None) or "main"
+        folder, revision = base_of(path or model.path, None if path else model.revision)
+        revision = revision or "main"
         try:
             tokenizer = AutoTokenizer.from_pretrained(folder, revision=revision)
             processor = Qwen2VLImageProcessor.from_pretrained(folder, revision=revision)

@@ -12,6 +12,7 @@ from actial.core.atomic_io import file_sha256
 from actial.core.errors import UserError
 from actial.data.shards import read_manifest
 from actial.data.teacher_chains import check_chains_file
+from actial.modeling.adapter_folder import base_of, is_adapter
 from actial.runs.provenance import read_provenance
 
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -142,7 +143,9 @@ def _chains_of_set(name: str, source: SetConfig, cold_start: ColdStartConfig) ->
 def check_model_path(config: TrainConfig) -> None:
     """Raise UserError for a model path that is neither a model folder nor a hub id."""
     folder = Path(config.model.path)
-    if folder.is_dir():
+    if is_adapter(folder):
+        base_of(folder)  # names what is wrong with it
+    elif folder.is_dir():
         if not (folder / "config.json").is_file():
             raise UserError(
                 f"model.path={folder} is no Hugging Face model folder (it has no config.json): "

@@ -17,6 +17,7 @@ from actial.evaluation.set_results import sample_answers, set_results
 from actial.evaluation.tasks import Task, open_tasks
 from actial.grading.metrics import Prediction, accuracy
 from actial.grading.predictions import PredictionLog, truth
+from actial.inference.open_sampler import close_engines
 from actial.inference.samplers import Sampler
 from actial.modeling.prompt_renderer import ImageLimits, PromptRenderer
 from actial.pipeline.stage_cache import answers_key, reuse_cached_answers
@@ -33,6 +34,8 @@ def score_models(
 
     results.json marks the run as finished, so it is written last.
     """
+    if config.sampler.adapter_sync:
+        close_engines()  # one with adapters cannot take the merged models' weights
     tasks: list[Task] = []
     answers: Answers = {}
     diagnostics: dict[str, dict[str, Diagnostics]] = {}

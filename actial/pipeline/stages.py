@@ -17,6 +17,7 @@ from actial.config.exit_codes import STOPPED, Exit
 from actial.config.fidelity import deviations
 from actial.core.process import is_main_process
 from actial.inference.open_sampler import open_sampler
+from actial.modeling.adapter_folder import FOLDER
 from actial.modeling.prompt_renderer import PromptRenderer
 from actial.modeling.saved_settings import saved_file
 from actial.pipeline.callbacks import (
@@ -103,6 +104,9 @@ def train_stage(
         raise Exit(STOPPED)
     outcome = {"steps": module.completed_steps, "last_metrics": module.metrics, "key": key}
     run.add_provenance({stage.name: outcome})
+    if config.model.lora.enabled:
+        # before the merged model, whose folder marks the stage as done
+        module.policy.save_adapter(run.stage_folder(stage.name) / FOLDER, saved_file(config))
     module.policy.save_pretrained(model_folder, saved_file(config))
     # Trainer, module and optimizer refer to each other: only a collection frees their memory.
     del job, module
