@@ -1,4 +1,4 @@
-"""Write a benchmark in another harness's form, or a run as a model card."""
+"""Write a benchmark in another harness's form, a run as a model card, an adapter as a model."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ from actial.runs.run_dir import CONFIG, read_settings
 
 
 def export(config: ExportConfig) -> None:
-    """Write OUT/NAME.tsv, the task folder OUT, or OUT/README.md.
+    """Write OUT/NAME.tsv, the task folder OUT, OUT/README.md, or the model folder OUT.
 
     Raises:
-        UserError: the benchmark or the run is not there, or has open answers that the form cannot
-            hold.
+        UserError: the benchmark, run or adapter is not there, or has open answers that the form
+            cannot hold.
     """
     if config.format is ExportFormat.model_card:
         _export_model_card(Path(config.run_dir), Path(config.out))
+    elif config.format is ExportFormat.merged:
+        _export_merged(config.adapter, Path(config.out))
     else:
         _export_benchmark(config, Path(config.out))
 
@@ -27,14 +29,35 @@ def export(config: ExportConfig) -> None:
 def _export_model_card(run_dir: Path, out: Path) -> None:
     from actial.evaluation.model_card import model_card
     from actial.evaluation.results import Results
+    from actial.modeling.adapter_folder import base_of, is_adapter
 
     if not (run_dir / "results.json").is_file():
         raise UserError(f"run_dir={run_dir} has no results.json: give a finished run.")
     results = Results.read(run_dir)
+    stage = out.resolve().parent.name  # of RUN/sft/model and RUN/sft/adapter
+    model = stage if stage in results.models else results.models[-1]
+    if is_adapter(out):
+        card = model_card(results, model, base_of(out)[0], "peft")
+    else:
+        card = model_card(results, model, _base_model(run_dir))
     out.mkdir(parents=True, exist_ok=True)
-    write_text(
-        out / "README.md", model_card(results, results.models[-1], _base_model(run_dir))
-    )
+    write_text(out / "README.md", card)
+
+
+def _export_merged(adapter: str, out: Path) -> None:
+    """Write the adapter's base with the adapter merged, float32, and its actial.json."""
+    from actial.config import ModelConfig
+    from actial.modeling.adapter_folder import is_adapter
+    from actial.modeling.policy import Policy
+    from actial.modeling.saved_settings import FILE
+
+    if not is_adapter(adapter):
+        raise UserError(f"adapter={adapter} has no adapter_config.json: give a PEFT folder.")
+    if out.exists():
+        raise UserError(f"out={out} exists: give a new folder.")
+    saved = Path(adapter) / FILE
+    extra = {FILE: saved.read_text(encoding="utf-8")} if saved.is_file() else None
+    Policy.load(ModelConfig(path=adapter)).save_pretrained(out, extra)
 
 
 def _base_model(run_dir: Path) -> str | None:
@@ -62,6 +85,8 @@ def main(config: ExportConfig) -> None:
     """python -m actial.export benchmark=NAME benchmark.root=DIR format=vlmeval|lmms_eval out=DIR
 
     python -m actial.export format=model_card run_dir=RUN out=DIR
+
+    python -m actial.export format=merged adapter=RUN/grpo/adapter out=DIR
     """
     export(config)
 

@@ -162,6 +162,7 @@ class ExportFormat(Enum):
     vlmeval = "vlmeval"  # OUT/NAME.tsv for VLMEvalKit's $LMUData
     lmms_eval = "lmms_eval"  # a task folder for --include_path
     model_card = "model_card"  # README.md of a model from a run's results
+    merged = "merged"  # a model folder of an adapter and its base
 
 
 @dataclass(kw_only=True, slots=True)
@@ -172,6 +173,7 @@ class ExportConfig:
     format: ExportFormat = MISSING
     benchmark: BenchmarkConfig = field(default_factory=BenchmarkConfig)
     run_dir: str = ""  # model_card: the finished run
+    adapter: str = ""  # merged: a PEFT folder, such as RUN/grpo/adapter
 
 
 @dataclass(kw_only=True, slots=True)

@@ -10,13 +10,16 @@ from actial.evaluation.results import Results
 from actial.grading.metrics import Cell
 
 
-def model_card(results: Results, model: str, base: str | None) -> str:
+def model_card(
+    results: Results, model: str, base: str | None, library: str = "transformers"
+) -> str:
     """Return README.md of a model: front matter, and a table with each set's figure and interval.
 
     Args:
         results: figures of a finished run.
         model: one of its models.
         base: hub id or folder of the model that it was made from, if that is known.
+        library: that loads it: transformers, or peft for an adapter.
 
     Raises:
         UserError: the run has no figures of the model.
@@ -30,7 +33,7 @@ def model_card(results: Results, model: str, base: str | None) -> str:
         )
     front_matter = [
         "---",
-        "library_name: transformers",
+        f"library_name: {library}",
         "pipeline_tag: image-text-to-text",
         *([f"base_model: {_yaml_scalar(base)}"] if base else []),
         "model-index:",

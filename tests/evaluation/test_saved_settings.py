@@ -199,10 +199,13 @@ def test_documented_command_names_or_finds_its_models_settings(
     given = dict(word.split("=", 1) for word in words if word != "-m")
     given["benchmark"] = given.get("benchmark", "world").partition(",")[0]
     folder = checkpoint(tmp_path / "model", max_pixels=518_400)
-    given = {
-        key: str(folder) if key == "model.path" else value for key, value in given.items()
-    }
-    config: EvaluateConfig = compose("evaluate", *[f"{k}={v}" for k, v in given.items()])
-    resolved = with_saved_settings(config)
-    assert resolved.model.max_pixels == 518_400
-    assert resolved.benchmark.max_tokens >= 128
+    for model in given.pop("+paper_model", "").split(","):
+        choice = [f"+paper_model={model}"] if model else []
+        config: EvaluateConfig = compose(
+            "evaluate", *choice, *[f"{key}={value}" for key, value in given.items()]
+        )
+        if config.model.path.startswith("runs/"):
+            config = replace(config, model=replace(config.model, path=str(folder)))
+        resolved = with_saved_settings(config)
+        assert resolved.model.max_pixels == 518_400
+        assert resolved.benchmark.max_tokens >= 128
