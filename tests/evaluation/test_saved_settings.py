@@ -204,7 +204,7 @@ def test_documented_command_names_or_finds_its_models_settings(
         config: EvaluateConfig = compose(
             "evaluate", *choice, *[f"{key}={value}" for key, value in given.items()]
         )
-        if config.model.path.startswith("runs/"):
+        if "model.path" in given or config.model.path.startswith("runs/"):
             config = replace(config, model=replace(config.model, path=str(folder)))
         resolved = with_saved_settings(config)
         assert resolved.model.max_pixels == 518_400
