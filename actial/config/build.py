@@ -181,12 +181,14 @@ class ImageFormat(Enum):
 
 @dataclass(kw_only=True, slots=True)
 class ImageConfig:
-    """Photos are shrunk once, to the size the model sees: aspect kept, never enlarged or
-    cropped.
+    """Photos are shrunk once, to the size the model sees: never enlarged or cropped.
+
+    The aspect is kept, but for `square`.
     """
 
     max_pixels: int = num(518_400, "[1, inf)")  # 960 x 540, paper release
     multiple: int = num(28, "[1, inf)")  # of both sides; patch size x merge size of the model
+    square: bool = False  # equal sides, for SmolVLM and InternVL, as their own processors do
     format: ImageFormat = ImageFormat.jpg
     quality: int = num(90, "[1, 100]")  # jpg
 

@@ -15,8 +15,12 @@ def fitted_size(width: int, height: int, config: ImageConfig) -> tuple[int, int]
     """Return the largest (width, height) of about the same aspect that fits.
 
     Both sides are multiples of `multiple`, the area is at most `max_pixels`; never enlarged.
+    `square` gives equal sides.
     """
     m = config.multiple
+    if config.square:
+        side = min(width, height, math.isqrt(config.max_pixels))
+        return (max(m, side // m * m),) * 2
     scale = min(1.0, math.sqrt(config.max_pixels / (width * height)))
     w, h = (max(m, round(side * scale / m) * m) for side in (width, height))
     while w * h > config.max_pixels and max(w, h) > m:

@@ -32,9 +32,11 @@ class BenchmarkExamples(Sequence[Example]):
         multiple: int,
         min_pixels: int,
         max_pixels: int,
+        square: bool = False,
     ) -> None:
         self.items, self.style = items, style
-        self.multiple, self.min_pixels, self.max_pixels = multiple, min_pixels, max_pixels
+        self.min_pixels = min_pixels
+        self.sizes = ImageConfig(multiple=multiple, max_pixels=max_pixels, square=square)
 
     def __len__(self) -> int:
         return len(self.items)
@@ -48,7 +50,7 @@ class BenchmarkExamples(Sequence[Example]):
             return [self[i] for i in range(*index.indices(len(self)))]
         item = self.items[index]
         images = [
-            fit(decode(picture, item.uid), self.multiple, self.min_pixels, self.max_pixels)
+            fit(decode(picture, item.uid), self.sizes, self.min_pixels)
             for picture in item.images
         ]
         return as_example(item, self.style, images)
@@ -99,18 +101,22 @@ def decode(picture: Picture, name: str) -> np.ndarray:
         ) from None
 
 
-def fit(pixels: np.ndarray, multiple: int, min_pixels: int, max_pixels: int) -> np.ndarray:
-    """Resize to sides in multiples of `multiple` and an area within the limits.
+def fit(pixels: np.ndarray, sizes: ImageConfig, min_pixels: int) -> np.ndarray:
+    """Resize to a size that `sizes` allows, of at least `min_pixels`.
 
-    The aspect ratio stays about the same; only images below the minimum are enlarged.
+    The aspect ratio stays about the same, but for `sizes.square`; only images below the minimum
+    are enlarged.
     """
     image = Image.fromarray(pixels)
-    width, height = fitted_size(
-        image.width, image.height, ImageConfig(multiple=multiple, max_pixels=max_pixels)
-    )
+    width, height = fitted_size(image.width, image.height, sizes)
     if width * height < min_pixels:
-        scale = math.sqrt(min_pixels / (image.width * image.height))
-        width, height = (math.ceil(side * scale / multiple) * multiple for side in image.size)
+        scale = math.sqrt(min_pixels / (width * height))
+        wanted = (width, height)
+        if not sizes.square:
+            scale = math.sqrt(min_pixels / (image.width * image.height))
+            wanted = image.size
+        multiple = sizes.multiple
+        width, height = (math.ceil(side * scale / multiple) * multiple for side in wanted)
     if (width, height) == image.size:
         return pixels
     return np.asarray(image.resize((width, height), Image.Resampling.LANCZOS))

@@ -64,6 +64,7 @@ def _published_task(config: EvaluateConfig, limits: ImageLimits) -> Task:
         multiple=limits.multiple,
         min_pixels=limits.min_pixels,
         max_pixels=limits.max_pixels,
+        square=limits.square,
     )
     settings = {
         "benchmark": benchmark.name,

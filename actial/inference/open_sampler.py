@@ -10,6 +10,7 @@ from typing import Any
 from transformers import AutoConfig
 
 from actial.config import ModelConfig, SamplerConfig, SamplerKind
+from actial.core.errors import UserError
 from actial.inference.engine import Engine
 from actial.inference.engine_requests import EngineRequests
 from actial.inference.engine_sampler import (
@@ -24,6 +25,7 @@ from actial.inference.vllm_engine import VLLMEngine, adapter_arguments
 from actial.inference.vllm_server import ServerEngine
 from actial.inference.weight_probe import WeightProbe
 from actial.modeling.adapter_folder import adapter_settings, base_of, is_adapter
+from actial.modeling.families import TILED
 from actial.modeling.hf_checkpoint import fingerprint
 from actial.modeling.policy import Policy
 from actial.modeling.prompt_renderer import PromptRenderer
@@ -109,8 +111,14 @@ def _shared_engine(
 ) -> Callable[[], Engine]:
     """Opens one engine for all models of an architecture, started with the first use.
 
-    One with adapters keeps the weights that it was started from, so it serves one base.
+    One with adapters keeps the weights that it was started from, so it serves one base. Raises
+    UserError for a family whose images an engine would cut otherwise than the trainer.
     """
+    if hf_config.model_type in TILED:
+        raise UserError(
+            f"sampler.kind={config.kind.value} with model.path={model.path}, a "
+            f"{hf_config.model_type}: vLLM resizes and tiles its images by itself. Use sampler=hf."
+        )
     path, revision = base_of(model.path, model.revision)
     model = replace(model, path=path, revision=revision)
     architecture = json.dumps(_architecture(hf_config.to_dict()), sort_keys=True, default=str)

@@ -36,13 +36,16 @@ PREFIXES = (
 FUSED = {
     "self_attn.qkv_proj": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
     "mlp.gate_up_proj": ("mlp.gate_proj", "mlp.up_proj"),
+    # Qwen3.5's recurrent layers
+    "linear_attn.in_proj_qkvz": ("linear_attn.in_proj_qkv", "linear_attn.in_proj_z"),
+    "linear_attn.in_proj_ba": ("linear_attn.in_proj_b", "linear_attn.in_proj_a"),
 }
 EMBEDDING, HEAD = "model.language_model.embed_tokens.weight", "lm_head.weight"
 NAME_TABLE = "add it to the name table in actial/inference/weight_sync.py"
 
 _FUSED_INTO = {part: fused for fused, parts in FUSED.items() for part in parts}
-_PART = re.compile("|".join(re.escape(part) for part in _FUSED_INTO))
-_FUSED = re.compile("|".join(re.escape(fused) for fused in FUSED))
+_PART = re.compile("|".join(rf"{re.escape(part)}(?=\.)" for part in _FUSED_INTO))
+_FUSED = re.compile("|".join(rf"{re.escape(fused)}(?=\.)" for fused in FUSED))
 
 
 def current_name(name: str) -> str:

@@ -69,7 +69,7 @@ def attention_layout(batch: PackedBatch, heads_per_key: int) -> AttentionLayout:
     offset = 0
     for key in torch.unique(bucket_key[occupied], dim=0):
         members = ((bucket_key == key).all(dim=1) & occupied).nonzero()[:, 0]
-        query, valid = _positions(starts[members], lengths[members])  # (n, Q) each
+        query, valid = segment_positions(starts[members], lengths[members])  # (n, Q) each
         slots = (torch.arange(query.numel()) + offset).view(query.shape)
         back[query[valid]] = slots[valid]
         offset += query.numel()
@@ -87,7 +87,7 @@ def _continuation_bucket(
 ) -> Bucket:
     """Queries (n, Q) over keys (n, K = P + Q): prefixes at `starts` (n,) of `lengths` (n,)."""
     count, width = query.shape
-    prefix, present = _positions(starts, lengths)  # (n, P)
+    prefix, present = segment_positions(starts, lengths)  # (n, P)
     # Every query of a continuation sees its whole prefix (padding of shorter
     # prefixes excepted), and of itself a lower triangle: (n, Q, P) beside (n, Q,
     # Q).
@@ -105,7 +105,7 @@ def _on_device(bucket: Bucket, device: torch.device) -> Bucket:
     return Bucket(bucket.query.to(device), bucket.key.to(device), mask)
 
 
-def _positions(starts: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+def segment_positions(starts: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
     """(n, longest) positions start, start + 1, ..., and which of them are no padding.
 
     Padding repeats a segment's last position.

@@ -7,7 +7,7 @@ are nearly all of the work.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,12 @@ from torch import nn
 from actial.config import Attention, Precision
 from actial.modeling.policy import Policy
 from actial.modeling.prefix_packing import PrefixGroup
+from actial.modeling.recurrent_cost import (
+    chunks_of,
+    layer_counts,
+    recurrence_flops,
+    recurrent_floats,
+)
 from actial.modeling.trainable_modules import (
     MODULE_GROUPS,
     frozen_copy_bytes,
@@ -37,6 +43,7 @@ class Load:
     gathered_keys: int  # keys that SDPA's continuations gather: their prefix and their own
     supervised_tokens: int
     patches: list[int]  # of each distinct image
+    recurrent_chunks: int = 0  # of 64 tokens, in which recurrent layers compute segments
 
 
 def load_of(
@@ -57,10 +64,12 @@ def load_of(
         load.tokens += group.num_tokens
         load.longest_group = max(load.longest_group, group.num_tokens)
         load.attention_pairs += prefix * (prefix + 1) // 2
+        load.recurrent_chunks += chunks_of(prefix)
         for continuation in group.continuations:
             own = len(continuation.input_ids)
             load.attention_pairs += own * prefix + own * (own + 1) // 2
             load.gathered_keys += prefix + own
+            load.recurrent_chunks += chunks_of(own)
             load.supervised_tokens += sum(continuation.loss_mask)
         used |= dict.fromkeys(group.images)
     for index in used:
@@ -128,11 +137,14 @@ def _forward_flops(policy: Policy, load: Load) -> dict[str, float]:
     # with a value
     vision_pairs = 4.0 * _vision_width(policy) * _vision_pairs(policy, load.patches)
     query_width = text.num_attention_heads * _head_dim(text)
-    text_pairs = 4.0 * query_width * text.num_hidden_layers * load.attention_pairs
+    attending, recurrent = layer_counts(text)
+    mixing = 4.0 * query_width * attending * load.attention_pairs
+    if recurrent:
+        mixing += recurrent * recurrence_flops(text, load.recurrent_chunks)
     return {
         "vision": 2.0 * weights["vision"] * patches + vision_pairs,
         "merger": 2.0 * weights["merger"] * visual_tokens,
-        "language": 2.0 * weights["language"] * load.tokens + text_pairs,
+        "language": 2.0 * weights["language"] * load.tokens + mixing,
         "head": 2.0 * text.hidden_size * text.vocab_size * load.supervised_tokens,
     }
 
@@ -142,7 +154,7 @@ def _matrix_sizes(policy: Policy) -> dict[str, int]:
     sizes = dict.fromkeys(MODULE_GROUPS, 0)
     for name, module in policy.core.named_modules():
         if (
-            isinstance(module, nn.Linear | nn.Conv3d)
+            isinstance(module, nn.Linear | nn.Conv2d | nn.Conv3d)
             and name != "lm_head"
             and "lora_" not in name
         ):
@@ -166,12 +178,17 @@ def _vision_pairs(policy: Policy, patches: Sequence[int]) -> int:
     """(query, key) pairs of all blocks: a patch sees its image, in windowed blocks its window."""
     vision = policy.hf_config.vision_config
     full_blocks = getattr(vision, "fullatt_block_indexes", None)
-    full = vision.depth if full_blocks is None else len(full_blocks)
-    window = (getattr(vision, "window_size", 0) // vision.patch_size) ** 2
+    depth = _vision_depth(vision)
+    full = depth if full_blocks is None else len(full_blocks)
+    window = (getattr(vision, "window_size", 0) // policy.spec.patch_size) ** 2
     pairs = 0
     for count in patches:
-        pairs += full * count**2 + (vision.depth - full) * count * min(count, window)
+        pairs += full * count**2 + (depth - full) * count * min(count, window)
     return pairs
+
+
+def _vision_depth(vision: Any) -> int:
+    return int(getattr(vision, "depth", None) or vision.num_hidden_layers)
 
 
 # ---------------------------------------------------------------- memory
@@ -253,16 +270,25 @@ def _text_activations(policy: Policy, load: Load) -> float:
         keys=2 * text.num_key_value_heads * _head_dim(text),
         inner=text.intermediate_size,
         gated=True,
-        normed_keys=policy.hf_config.model_type == "qwen3_vl",
+        normed_keys=text.model_type.startswith("qwen3"),
         half=config.precision is Precision.bf16,
     )
     keys = load.gathered_keys if config.attention is Attention.sdpa else load.tokens
-    return block.saved_bytes(
-        load.tokens,
-        block.keys * keys,
-        text.num_hidden_layers,
-        checkpointed=config.gradient_checkpointing,
+    attending, recurrent = layer_counts(text)
+    total = block.saved_bytes(
+        load.tokens, block.keys * keys, attending, checkpointed=config.gradient_checkpointing
     )
+    if not recurrent:
+        return total
+    mixing = FP32_BYTES * recurrent_floats(text, load.tokens, load.recurrent_chunks)
+    # A recurrent layer's norms and MLP are those of a block without attention.
+    mlp = replace(block, heads=0, keys=0, normed_keys=False)
+    layer = mixing + mlp.saved_bytes(load.tokens, 0.0, 1, checkpointed=False)
+    if not config.gradient_checkpointing:
+        return total + recurrent * layer
+    inputs = float(FP32_BYTES * load.tokens * text.hidden_size * recurrent)
+    of_one_block = block.saved_bytes(load.tokens, block.keys * keys, 1, checkpointed=False)
+    return total + inputs + max(0.0, layer - of_one_block)
 
 
 def _vision_activations(policy: Policy, load: Load) -> float:
@@ -285,7 +311,7 @@ def _vision_activations(policy: Policy, load: Load) -> float:
     return pixels + block.saved_bytes(
         patches,
         block.keys * patches,
-        vision.depth,
+        _vision_depth(vision),
         checkpointed=config.gradient_checkpointing,
     )
 

@@ -17,8 +17,10 @@ from transformers import AttentionInterface
 
 from actial.config import Attention
 from actial.modeling.attention import SHARED_PREFIX_ATTENTION
+from actial.modeling.families import encode_images, text_model, text_positions
+from actial.modeling.gated_delta import DeltaStates
 from actial.modeling.prefix_packing import PAD_SEGMENT, PackedBatch
-from actial.modeling.vlm_forward import embed_packed, encode_images, no_mask, plan_attention
+from actial.modeling.vlm_forward import embed_packed, no_mask, plan_attention
 
 GROUP_ATTENTION = "actial_group"
 
@@ -29,11 +31,12 @@ class PrefillCache:
     """A cache, as transformers calls it, that stores the prompts' keys and values by layer."""
 
     def __init__(self) -> None:
-        self.layers: list[LayerCache] = []
+        self.layers: dict[int, LayerCache] = {}
+        self.delta_states: dict[int, DeltaStates] = {}  # of recurrent layers, by prompt
 
     def update(self, keys: Tensor, values: Tensor, layer: int, *_: Any) -> LayerCache:
         """Store and return the (R, K, L, D) keys and values of a layer."""
-        self.layers.append((keys, values))
+        self.layers[layer] = (keys, values)
         return keys, values
 
 
@@ -41,14 +44,24 @@ class GroupCache:
     """Keys and values of P prompts, and of what their G samples have added so far."""
 
     def __init__(
-        self, prefix: list[LayerCache], prefix_mask: Tensor, group: int, capacity: int
+        self,
+        prefix: dict[int, LayerCache],
+        prefix_mask: Tensor,
+        group: int,
+        capacity: int,
+        delta_states: dict[int, DeltaStates],
     ) -> None:
         self.prefix = prefix  # per layer: 2 x (P, K, T, D)
         self.prefix_mask = prefix_mask  # (P, 1, 1, T), 0 or -inf
-        self.samples: list[LayerCache] = []  # per layer: 2 x (P, G, K, S, D)
-        for keys, values in prefix:
+        self.group = group
+        self.samples: dict[int, LayerCache] = {}  # per layer: 2 x (P, G, K, S, D)
+        for layer, (keys, values) in prefix.items():
             shape = (keys.shape[0], group, keys.shape[1], capacity, keys.shape[3])
-            self.samples.append((keys.new_empty(shape), values.new_empty(shape)))
+            self.samples[layer] = (keys.new_empty(shape), values.new_empty(shape))
+        # Every sample starts from a copy of its prompt's states, (P * G, ..).
+        owner = torch.arange(len(prefix_mask), device=prefix_mask.device)
+        owner = owner.repeat_interleave(group)
+        self.delta_states = {layer: states.of(owner) for layer, states in delta_states.items()}
         self.length = 0  # sampled tokens so far
 
     def update(self, keys: Tensor, values: Tensor, layer: int, *_: Any) -> LayerCache:
@@ -86,12 +99,21 @@ class GroupCache:
 
     def keep(self, prompts: Tensor, members: Tensor) -> None:
         """Reduce to some prompts (P',) and some members of each (P', G')."""
-        self.prefix = [(keys[prompts], values[prompts]) for keys, values in self.prefix]
+        self.prefix = {
+            layer: (keys[prompts], values[prompts])
+            for layer, (keys, values) in self.prefix.items()
+        }
         self.prefix_mask = self.prefix_mask[prompts]
         rows = prompts[:, None]
-        self.samples = [
-            (keys[rows, members], values[rows, members]) for keys, values in self.samples
-        ]
+        self.samples = {
+            layer: (keys[rows, members], values[rows, members])
+            for layer, (keys, values) in self.samples.items()
+        }
+        flat = (rows * self.group + members).flatten()
+        self.delta_states = {
+            layer: states.of(flat) for layer, states in self.delta_states.items()
+        }
+        self.group = members.shape[1]
 
 
 def _by_sample(shared: Tensor, group: int) -> Tensor:
@@ -132,12 +154,15 @@ def prefill(
     """
     embeds, options = embed_packed(model, batch, encode_images(model, batch))
     cache = PrefillCache()
-    options["layout"] = plan_attention(model.config, batch, Attention.sdpa)
+    plan = plan_attention(model.config, batch, Attention.sdpa)
+    options["layout"] = plan.attention
+    if plan.delta is not None:
+        options["delta"] = plan.delta
     with _attention(model, SHARED_PREFIX_ATTENTION):
-        out = model.model.language_model(
+        out = text_model(model)(
             inputs_embeds=embeds,
-            attention_mask=no_mask(embeds),
-            position_ids=batch.position_ids,
+            attention_mask=no_mask(model.config, embeds),
+            position_ids=text_positions(model.config, batch.position_ids),
             past_key_values=cache,
             use_cache=True,
             **options,
@@ -157,13 +182,17 @@ def prefill(
         return packed.transpose(1, 2).flatten(0, 1)[take].transpose(1, 2).contiguous()
 
     mask = torch.zeros(present.shape, device=order.device).masked_fill(~present, -torch.inf)
-    prefix = [(by_prompt(keys), by_prompt(values)) for keys, values in cache.layers]
+    prefix = {
+        layer: (by_prompt(keys), by_prompt(values))
+        for layer, (keys, values) in cache.layers.items()
+    }
     last = order[starts + lengths - 1]
     positions = batch.position_ids.flatten(1).amax(0)  # the largest of the three axes
     highest = torch.full_like(lengths, -1)
     highest = highest.scatter_reduce(0, group_of[order], positions[order], "amax")
     hidden = out.last_hidden_state.flatten(0, 1)[last]
-    return GroupCache(prefix, mask[:, None, None], group, capacity), hidden, highest + 1
+    group_cache = GroupCache(prefix, mask[:, None, None], group, capacity, cache.delta_states)
+    return group_cache, hidden, highest + 1
 
 
 def decode_step(model: Any, cache: GroupCache, tokens: Tensor, positions: Tensor) -> Tensor:
@@ -175,10 +204,10 @@ def decode_step(model: Any, cache: GroupCache, tokens: Tensor, positions: Tensor
     position_ids = (positions + cache.length)[:, None].expand_as(tokens)
     position_ids = position_ids.reshape(1, 1, -1).expand(3, 1, -1)
     with _attention(model, GROUP_ATTENTION):
-        out = model.model.language_model(
+        out = text_model(model)(
             inputs_embeds=embeds,
-            attention_mask=no_mask(embeds),
-            position_ids=position_ids,
+            attention_mask=no_mask(model.config, embeds),
+            position_ids=text_positions(model.config, position_ids),
             past_key_values=cache,
             use_cache=True,
             group_cache=cache,
@@ -191,7 +220,7 @@ def decode_step(model: Any, cache: GroupCache, tokens: Tensor, positions: Tensor
 @contextmanager
 def _attention(model: Any, name: str) -> Iterator[None]:
     """Set the text model's attention function for the time of a call."""
-    config = model.model.language_model.config
+    config = text_model(model).config
     usual = config._attn_implementation
     config._attn_implementation = name
     try:

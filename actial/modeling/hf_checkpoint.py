@@ -15,7 +15,12 @@ from typing import Any
 import torch.distributed as dist
 from transformers import AutoConfig, AutoProcessor, GenerationConfig
 from transformers.image_processing_base import ImageProcessingMixin
-from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+from transformers.utils.constants import (
+    IMAGENET_DEFAULT_MEAN,
+    IMAGENET_DEFAULT_STD,
+    OPENAI_CLIP_MEAN,
+    OPENAI_CLIP_STD,
+)
 
 from actial.config import ModelConfig
 from actial.modeling.adapter_folder import adapter_settings, base_of, is_adapter
@@ -61,8 +66,11 @@ def image_normalization(path: str, revision: str | None) -> tuple[Channels, Chan
     """(mean, std) the checkpoint was trained with; its family's without a processor file."""
     local = Path(path)
     if local.is_dir() and not any((local / name).exists() for name in PROCESSOR_FILES):
-        if AutoConfig.from_pretrained(path).model_type.startswith("qwen3"):
+        family = AutoConfig.from_pretrained(path).model_type
+        if family.startswith("qwen3") or family == "smolvlm":
             return (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
+        if family == "internvl":
+            return _channels(IMAGENET_DEFAULT_MEAN), _channels(IMAGENET_DEFAULT_STD)
         return _channels(OPENAI_CLIP_MEAN), _channels(OPENAI_CLIP_STD)
     settings, _ = ImageProcessingMixin.get_image_processor_dict(path, revision=revision)
     return _channels(settings["image_mean"]), _channels(settings["image_std"])

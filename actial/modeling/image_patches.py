@@ -20,6 +20,7 @@ class PackingSpec:
     temporal_patch_size: int
     image_mean: tuple[float, float, float]
     image_std: tuple[float, float, float]
+    tiled: bool = False  # square images only, and positions that count tokens
 
     @property
     def factor(self) -> int:
@@ -36,6 +37,8 @@ def patch_grid(image: np.ndarray, spec: PackingSpec) -> tuple[int, int]:
             f"image of shape {image.shape} and type {image.dtype}: need uint8 (H, W, 3) with sides "
             f"a multiple of {spec.factor}"
         )
+    if spec.tiled and height != width:
+        raise ValueError(f"image of shape {image.shape}: this model takes square images only")
     return height // spec.patch_size, width // spec.patch_size
 
 

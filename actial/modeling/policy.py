@@ -24,8 +24,8 @@ from actial.config import ModelConfig, Precision, Reference
 from actial.core.errors import UserError
 from actial.modeling.adapter_folder import base_of, first_adapter, is_adapter
 from actial.modeling.adapters import merged, save_adapter
+from actial.modeling.families import FAMILIES, encode_images, packing_spec
 from actial.modeling.hf_checkpoint import image_normalization, save_checkpoint
-from actial.modeling.image_patches import PackingSpec
 from actial.modeling.prefix_packing import PackedBatch
 from actial.modeling.token_scoring import FULL_DISTRIBUTION, SamplingDistribution, score_tokens
 from actial.modeling.trainable_modules import (
@@ -39,15 +39,8 @@ from actial.modeling.trainable_modules import (
 )
 from actial.modeling.vlm_forward import (
     AttentionPlan,
-    encode_images,
     hidden_states_at_targets,
     plan_attention,
-)
-
-FAMILIES = (
-    "qwen2_5_vl",
-    "qwen2_vl",
-    "qwen3_vl",
 )
 
 
@@ -117,15 +110,7 @@ class Policy(nn.Module):
             for name, parameter in self.core.named_parameters()
             if module_group_of(name) != "language"
         )
-        vision = self.hf_config.vision_config
-        self.spec = PackingSpec(
-            image_token_id=self.hf_config.image_token_id,
-            patch_size=vision.patch_size,
-            merge_size=vision.spatial_merge_size,
-            temporal_patch_size=vision.temporal_patch_size,
-            image_mean=image_mean,
-            image_std=image_std,
-        )
+        self.spec = packing_spec(self.hf_config, image_mean, image_std)
 
     @classmethod
     def load(cls, config: ModelConfig, *, reference: Reference = Reference.none) -> Policy:

@@ -221,6 +221,9 @@ def mrope_positions(
     # Text counts on by one in all three axes. The h x w merged tokens of an image
     # share the time c at which it starts, and spread over c + row and c + column;
     # the count goes on at c + max(h, w).
+    # Tiled families count tokens, whatever they are.
+    if spec.tiled:
+        return np.broadcast_to(np.arange(len(input_ids)), (3, len(input_ids)))
     positions = np.empty((3, len(input_ids)), dtype=np.int64)
     placeholders = np.flatnonzero(input_ids == spec.image_token_id)
     cursor = count = 0

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from transformers import AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer
 from transformers.models.qwen2_vl import Qwen2VLImageProcessor
 from transformers.utils.hub import cached_file
 
@@ -24,16 +24,11 @@ from actial.config import ModelConfig, PromptConfig
 from actial.core.errors import UserError
 from actial.core.records import Example, Prompt, Question
 from actial.modeling.adapter_folder import base_of
+from actial.modeling.families import TILED, packing_spec
+from actial.modeling.image_marks import QWEN_VL, ImageMarks, image_marks
 from actial.modeling.prefix_packing import Continuation, PrefixGroup
 from actial.modeling.system_prompts import system_prompt_text
 
-BANNED_TOKENS = (
-    "<|vision_start|>",
-    "<|vision_end|>",
-    "<|vision_pad|>",
-    "<|image_pad|>",
-    "<|video_pad|>",
-)
 MAX_CACHED_TEXTS = 4096
 THINK, END_THINK = "<think>", "</think>"
 
@@ -45,6 +40,7 @@ class ImageLimits:
     multiple: int
     min_pixels: int
     max_pixels: int
+    square: bool = False  # SmolVLM and InternVL take no other images
 
     def visual_tokens(self, image: np.ndarray, name: str) -> int:
         """Number of visual tokens of a uint8 (H, W, 3) image.
@@ -62,22 +58,35 @@ class ImageLimits:
                 f"image.max_pixels={self.max_pixels}, or change model.min_pixels / "
                 "model.max_pixels."
             )
+        if self.square and height != width:
+            raise UserError(
+                f"image of {name} is {width}x{height}, but the model takes square images only: "
+                "rebuild the data set with image.square=true."
+            )
         return (height // self.multiple) * (width // self.multiple)
 
 
 class PromptRenderer:
     """Builds prompts and supervised prefix groups for one model folder and one system prompt."""
 
-    def __init__(self, tokenizer: Any, limits: ImageLimits, system_prompt: str | None) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        limits: ImageLimits,
+        system_prompt: str | None,
+        marks: ImageMarks = QWEN_VL,
+    ) -> None:
         self.tokenizer = tokenizer
         self.limits = limits
         self.system_prompt = system_prompt
-        self.image_token = "<|image_pad|>"
+        self.image_token = marks.placeholder
         self.image_token_id = tokenizer.convert_tokens_to_ids(self.image_token)
-        self.stop_id = tokenizer.convert_tokens_to_ids("<|im_end|>")
+        self.ids_before_image = tokenizer.convert_tokens_to_ids(list(marks.before))
+        self.ids_after_image = tokenizer.convert_tokens_to_ids(list(marks.after))
+        self.stop_id = tokenizer.convert_tokens_to_ids(marks.end_of_turn)
         # Targets end with the first one; `load` adds those of generation_config.json.
         self.stop_ids = [self.stop_id]
-        self.banned_ids = [tokenizer.convert_tokens_to_ids(token) for token in BANNED_TOKENS]
+        self.banned_ids = [tokenizer.convert_tokens_to_ids(token) for token in marks.banned]
         self._cached_ids: dict[str, list[int]] = {}
 
     @classmethod
@@ -92,7 +101,8 @@ class PromptRenderer:
         revision = revision or "main"
         try:
             tokenizer = AutoTokenizer.from_pretrained(folder, revision=revision)
-            processor = Qwen2VLImageProcessor.from_pretrained(folder, revision=revision)
+            family = _model_file(folder, "config.json", revision).get("model_type", "")
+            multiple = _side_multiple(folder, revision, family)
         except OSError as error:
             reason = str(error).splitlines()[0].rstrip(".")
             raise UserError(
@@ -100,9 +110,10 @@ class PromptRenderer:
                 "give a model folder or hub id."
             ) from error
         tokenizer.chat_template = tokenizer.chat_template or _legacy_template(folder, revision)
-        multiple = processor.patch_size * processor.merge_size
-        limits = ImageLimits(multiple, model.min_pixels, model.max_pixels)
-        renderer = cls(tokenizer, limits, system_prompt_text(prompt))
+        square = family in TILED
+        limits = ImageLimits(multiple, model.min_pixels, model.max_pixels, square)
+        marks = image_marks(family)
+        renderer = cls(tokenizer, limits, system_prompt_text(prompt), marks)
         ends = _end_of_turn_ids(folder, revision)
         renderer.stop_ids += [token for token in ends if token != renderer.stop_id]
         return renderer
@@ -138,8 +149,11 @@ class PromptRenderer:
         counts = iter([self.limits.visual_tokens(image, name) for image in images])
         expanded: list[int] = []
         for token in ids:
-            repeats = next(counts) if token == self.image_token_id else 1
-            expanded += [token] * repeats
+            if token == self.image_token_id:
+                placeholders = [token] * next(counts)
+                expanded += [*self.ids_before_image, *placeholders, *self.ids_after_image]
+            else:
+                expanded.append(token)
         return expanded
 
     def prompt(self, example: Example, question: Question) -> Prompt:
@@ -235,6 +249,15 @@ def _model_file(folder: Path | str, name: str, revision: str) -> dict[str, Any]:
     )
     values: dict[str, Any] = json.loads(Path(path).read_text()) if path else {}
     return values
+
+
+def _side_multiple(folder: Path | str, revision: str, family: str) -> int:
+    """Return the pixels that one visual token covers along a side."""
+    if family in TILED:
+        config = AutoConfig.from_pretrained(folder, revision=revision)
+        return packing_spec(config, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)).factor
+    processor = Qwen2VLImageProcessor.from_pretrained(folder, revision=revision)
+    return int(processor.patch_size * processor.merge_size)
 
 
 def _legacy_template(folder: Path | str, revision: str) -> str:

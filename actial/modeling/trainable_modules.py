@@ -12,7 +12,16 @@ from torch import nn
 from actial.config import Attention, ModelConfig, ModuleGroupConfig
 from actial.core.errors import UserError
 from actial.modeling.attention import SHARED_PREFIX_ATTENTION, VISION_ATTENTION
+from actial.modeling.families import (
+    MERGER_NAMES,
+    TILED,
+    VISION_NAMES,
+    is_hybrid,
+    text_model,
+    vision_encoder,
+)
 from actial.modeling.flex_attention import FLEX_ATTENTION
+from actial.modeling.gated_delta import prepare_delta_layers
 
 MODULE_GROUPS = ("vision", "merger", "language")
 
@@ -23,9 +32,10 @@ def module_group_of(name: str) -> str:
     "vision" is the vision encoder without its merger, "language" the text model
     and its head.
     """
-    if ".visual." not in f".{name}":
-        return "language"
-    return "merger" if "merger" in name else "vision"
+    path = f".{name}"
+    if any(part in path for part in MERGER_NAMES):
+        return "merger"
+    return "vision" if any(part in path for part in VISION_NAMES) else "language"
 
 
 def group_settings(config: ModelConfig, group: str) -> ModuleGroupConfig:
@@ -49,12 +59,16 @@ def prepare(model: Any, attention: Attention) -> None:
     embedded by a matrix product: its Conv3d has stride = kernel, so the result is
     the same, several times faster on a CPU.
     """
-    model.model.language_model.config._attn_implementation = TEXT_ATTENTION[attention]
-    vision_encoder = model.model.visual
-    for module in vision_encoder.modules():
+    text_model(model).config._attn_implementation = TEXT_ATTENTION[attention]
+    if is_hybrid(model.config):
+        prepare_delta_layers(text_model(model))
+    if model.config.model_type in TILED:
+        return  # their images run as one batch already
+    encoder = vision_encoder(model)
+    for module in encoder.modules():
         if hasattr(module, "config"):
             module.config._attn_implementation = VISION_ATTENTION
-    embed = vision_encoder.patch_embed
+    embed = encoder.patch_embed
     embed.forward = MethodType(_embed_patches, embed)  # a bound method follows a deep copy
 
 
@@ -129,7 +143,7 @@ def halve_frozen_weights(model: Any) -> None:
 
 def in_block(name: str) -> bool:
     """Whether a parameter or module belongs to a transformer block: FSDP2 shards these apart."""
-    return ".layers." in name or ".blocks." in name
+    return any(blocks in name for blocks in (".layers.", ".blocks.", ".layer."))
 
 
 def frozen_copy_bytes(model: Any, *, half: bool) -> float:

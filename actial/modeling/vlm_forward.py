@@ -1,4 +1,4 @@
-"""Forward passes of a Hugging Face Qwen-VL model on packed sequences.
+"""Forward passes of a Hugging Face vision-language model on packed sequences.
 
 The vision encoder runs once per unique image, the text model once per packed
 sequence.
@@ -6,6 +6,7 @@ sequence.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,26 +15,33 @@ from torch.nn.functional import pad
 
 from actial.config import Attention
 from actial.modeling.attention import AttentionLayout, attention_layout
+from actial.modeling.families import is_hybrid, text_model, text_positions
 from actial.modeling.flex_attention import FlatSequence, flatten_batch, flatten_rows
+from actial.modeling.gated_delta import DeltaLayout, delta_layout
 from actial.modeling.prefix_packing import PackedBatch
 
 
-def encode_images(model: Any, batch: PackedBatch) -> Any:
-    """The vision encoder's output for the batch's unique images; None without images."""
-    if not len(batch.grid_thw):
-        return None
-    return model.model.get_image_features(batch.pixel_values, batch.grid_thw, return_dict=True)
+@dataclass(slots=True)
+class AttentionPlan:
+    """What the text model's layers need to know of a batch."""
 
-
-AttentionPlan = AttentionLayout | FlatSequence
+    attention: AttentionLayout | FlatSequence
+    delta: DeltaLayout | None  # of recurrent layers, where there are some
 
 
 def plan_attention(hf_config: Any, batch: PackedBatch, attention: Attention) -> AttentionPlan:
-    """What the text model's attention needs to know of a batch, for policy and reference."""
+    """The plan of a batch, for policy and reference."""
+    length = batch.input_ids.numel()
+    layout: AttentionLayout | FlatSequence
     if attention is Attention.flex:
-        return flatten_batch(batch)
-    text = hf_config.text_config
-    return attention_layout(batch, text.num_attention_heads // text.num_key_value_heads)
+        layout = flatten_batch(batch)
+        length = layout.length
+    else:
+        text = hf_config.text_config
+        heads_per_key = text.num_attention_heads // text.num_key_value_heads
+        layout = attention_layout(batch, heads_per_key)
+    delta = delta_layout(batch, length) if is_hybrid(hf_config) else None
+    return AttentionPlan(layout, delta)
 
 
 def hidden_states_at_targets(
@@ -41,25 +49,28 @@ def hidden_states_at_targets(
 ) -> Tensor:
     """(N, H) final hidden states that predict the supervised tokens.
 
-    `image_features` come from `encode_images`, `plan` from `plan_attention`.
+    `image_features` come from `families.encode_images`, `plan` from `plan_attention`.
     """
     embeds, options = embed_packed(model, batch, image_features)
-    position_ids = batch.position_ids
-    if isinstance(plan, FlatSequence):
+    position_ids = text_positions(model.config, batch.position_ids)
+    layout = plan.attention
+    if isinstance(layout, FlatSequence):
         # (R, L, ..) -> (1, S, ..): flat positions stay what they are
-        padding = plan.length - batch.input_ids.numel()
+        padding = layout.length - batch.input_ids.numel()
         embeds = pad(embeds.flatten(0, 1), (0, 0, 0, padding))[None]
-        position_ids = flatten_rows(position_ids, plan.length)
+        position_ids = flatten_rows(position_ids, layout.length)
         if "visual_pos_masks" in options:
             options["visual_pos_masks"] = flatten_rows(
-                options["visual_pos_masks"], plan.length
+                options["visual_pos_masks"], layout.length
             )
-        options["block_mask"] = plan.mask
+        options["block_mask"] = layout.mask
     else:
-        options["layout"] = plan
-    out = model.model.language_model(
+        options["layout"] = layout
+    if plan.delta is not None:
+        options["delta"] = plan.delta
+    out = text_model(model)(
         inputs_embeds=embeds,
-        attention_mask=no_mask(embeds),
+        attention_mask=no_mask(model.config, embeds),
         position_ids=position_ids,
         use_cache=False,
         **options,
@@ -68,9 +79,12 @@ def hidden_states_at_targets(
     return hidden.flatten(0, 1)[batch.source_position]
 
 
-def no_mask(embeds: Tensor) -> Tensor:
+def no_mask(hf_config: Any, embeds: Tensor) -> Any:
     """An empty 4-D mask, which keeps transformers from building one of its own."""
-    return embeds.new_empty(1, 1, 1, 1)
+    mask = embeds.new_empty(1, 1, 1, 1)
+    if not is_hybrid(hf_config):
+        return mask
+    return {"full_attention": mask, "linear_attention": None}
 
 
 def embed_packed(

@@ -20,7 +20,7 @@ from support.benchmark_files import (
     write_tsv,
 )
 
-from actial.config import BenchmarkConfig, ModelConfig, PromptConfig
+from actial.config import BenchmarkConfig, ImageConfig, ModelConfig, PromptConfig
 from actial.core.errors import UserError
 from actial.core.multiple_choice_format import answer_position, clean_options, inline_options
 from actial.evaluation.benchmark_examples import BenchmarkExamples, decode, fit
@@ -166,7 +166,8 @@ def test_exif_rotation_and_transparency():
 )
 def test_fit_respects_the_limits(size, limits, want):
     multiple, low, high = limits
-    got = fit(np.zeros((size[1], size[0], 3), np.uint8), *limits)
+    sizes = ImageConfig(multiple=multiple, max_pixels=high)
+    got = fit(np.zeros((size[1], size[0], 3), np.uint8), sizes, low)
     assert (got.shape[1], got.shape[0]) == want
     assert low <= got.shape[0] * got.shape[1] <= high
     assert got.shape[0] % multiple == got.shape[1] % multiple == 0

@@ -8,6 +8,7 @@ import random
 
 import pytest
 import torch
+from support.random_batches import FAMILIES, QWEN_VL
 from support.tiny_models import (
     EOS,
     IMAGE,
@@ -33,7 +34,6 @@ from actial.modeling.prefix_packing import (
 from actial.modeling.token_scoring import SamplingDistribution
 
 BANNED = (IMAGE, VIDEO, VISION_START, VISION_END)
-FAMILIES = ("qwen2_5_vl", "qwen2_vl", "qwen3_vl")
 
 
 def make_prompts(policy, counts=(2, 0, 1, 3), *, seed=0) -> list[Prompt]:
@@ -90,7 +90,7 @@ def test_logprobs_equal_the_policys_scores(family, temperature):
     assert len({tuple(c.token_ids) for c in groups[0]}) == 5
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", QWEN_VL)
 def test_greedy_equals_generate(family):
     policy = tiny_policy(family)
     prompts = make_prompts(policy)

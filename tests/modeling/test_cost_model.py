@@ -37,6 +37,7 @@ def test_load_of_a_small_batch():
         gathered_keys=9,
         supervised_tokens=2,
         patches=[],
+        recurrent_chunks=3,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from support.oracle import assert_same_gradients, gradients, padded_logprobs
-from support.random_batches import FAMILIES, random_batch, visible_pairs
+from support.random_batches import FAMILIES, GRADIENT_TOLERANCE, random_batch, visible_pairs
 from support.tiny_models import tiny_policy
 from torch._dynamo.exc import FailOnRecompileLimitHit
 from torch.nn.attention import flex_attention as torch_flex
@@ -153,7 +153,7 @@ def test_every_family_equals_its_padded_forward(policies, family):
     assert_same_gradients(
         gradients(policy.core, actual, weights),
         gradients(policy.core, expected, weights),
-        1e-5,
+        GRADIENT_TOLERANCE[family],
     )
 
 

@@ -46,11 +46,14 @@ def padded_logprobs(
     inputs = {
         "input_ids": ids,
         "attention_mask": mask,
-        "mm_token_type_ids": (ids == IMAGE).int(),
     }
-    if encoded:
-        inputs["pixel_values"], inputs["image_grid_thw"] = patchify(encoded, spec)
-    logits = model(**inputs).logits
+    if spec.tiled:
+        logits = _tiled_logits(model, inputs, encoded, spec)
+    else:
+        inputs["mm_token_type_ids"] = (ids == IMAGE).int()
+        if encoded:
+            inputs["pixel_values"], inputs["image_grid_thw"] = patchify(encoded, spec)
+        logits = model(**inputs).logits
     logits[:, :, list(banned)] = -torch.inf
     logits = logits.log_softmax(-1)
     rows = [
@@ -58,6 +61,27 @@ def padded_logprobs(
         for row, (start, supervised, tokens) in enumerate(targets)
     ]
     return torch.cat(rows)
+
+
+def _tiled_logits(model, inputs: dict, images: list[np.ndarray], spec: PackingSpec):
+    """Logits of a family of square images, which the library merges one size at a time."""
+    embeds = model.get_input_embeddings()(inputs["input_ids"])
+    if images:
+        mean, std = (
+            torch.tensor(values)[:, None, None] for values in (spec.image_mean, spec.image_std)
+        )
+        features = []
+        for image in images:
+            pixels = (torch.from_numpy(image).permute(2, 0, 1) / 255 - mean) / std
+            pixels = (
+                pixels[None, None] if model.config.model_type == "smolvlm" else pixels[None]
+            )
+            features.append(
+                model.model.get_image_features(pixels, return_dict=True).pooler_output[0]
+            )
+        marks = (inputs["input_ids"] == IMAGE)[..., None]
+        embeds = embeds.masked_scatter(marks, torch.cat(features))
+    return model(inputs_embeds=embeds, attention_mask=inputs["attention_mask"]).logits
 
 
 def gradients(model, logprobs: torch.Tensor, weights: torch.Tensor) -> dict[str, torch.Tensor]:

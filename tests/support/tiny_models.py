@@ -9,9 +9,12 @@ import numpy as np
 import torch
 from transformers import (
     AutoModelForImageTextToText,
+    InternVLConfig,
     Qwen2_5_VLConfig,
     Qwen2VLConfig,
+    Qwen3_5Config,
     Qwen3VLConfig,
+    SmolVLMConfig,
 )
 
 from actial.config import ModelConfig, Reference
@@ -68,6 +71,8 @@ def tiny_config(family: str = "qwen2_5_vl", *, patch: int = 8):
             "mlp_ratio": 2,
         }
         return Qwen2VLConfig(text_config=dict(_TEXT), vision_config=vision, **_IDS)
+    if family in ("smolvlm", "internvl"):
+        return _tiled_config(family, patch)
     vision = {
         "depth": 3,
         "hidden_size": 32,
@@ -85,7 +90,53 @@ def tiny_config(family: str = "qwen2_5_vl", *, patch: int = 8):
         "mrope_interleaved": True,
     }
     text = {**_TEXT, "head_dim": 16, "rope_parameters": rope, "pad_token_id": None}
+    if family == "qwen3_5":
+        del vision["deepstack_visual_indexes"]
+        return Qwen3_5Config(text_config=text | _HYBRID, vision_config=vision, **_IDS)
     return Qwen3VLConfig(text_config=text, vision_config=vision, **_IDS)
+
+
+# two recurrent layers for each of attention, query heads that share keys, rotation of a part
+_HYBRID = {
+    "num_hidden_layers": 3,
+    "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 12,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "rope_parameters": {
+        "rope_type": "default",
+        "rope_theta": 10000.0,
+        "mrope_section": [1, 2, 1],
+        "mrope_interleaved": True,
+        "partial_rotary_factor": 0.5,
+    },
+}
+
+
+def _tiled_config(family: str, patch: int):
+    """SmolVLM over a Llama, InternVL over a Qwen3; images of up to 8 x 8 patches."""
+    vision = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "image_size": 8 * patch,
+        "patch_size": patch,
+    }
+    text = {**_TEXT, "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}}
+    if family == "smolvlm":
+        text |= {"model_type": "llama", "pad_token_id": None}
+        return SmolVLMConfig(
+            text_config=text, vision_config=vision, image_token_id=IMAGE, pad_token_id=None
+        )
+    text |= {"model_type": "qwen3", "head_dim": 16}
+    return InternVLConfig(
+        text_config=text,
+        vision_config=vision,
+        image_token_id=IMAGE,
+        tie_word_embeddings=False,
+    )
 
 
 def tiny_model(family: str = "qwen2_5_vl", *, seed: int = 0, patch: int = 8):
@@ -118,7 +169,9 @@ def tiny_policy(
 
 
 def random_image(rng: random.Random, policy: Policy, rows: int, columns: int) -> np.ndarray:
+    """Noise of rows x columns visual tokens; a square of the rows where the family wants one."""
     factor = policy.spec.factor
+    columns = rows if policy.spec.tiled else columns
     noise = np.random.RandomState(rng.randrange(2**31))
     return noise.randint(0, 256, (rows * factor, columns * factor, 3), dtype=np.uint8)
 

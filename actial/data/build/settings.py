@@ -21,7 +21,10 @@ STORED_NAMES = {
     "min_center_in_front": "min_centre_in_front",
 }
 # Settings that earlier versions did not have, and the value that means what those versions did.
-ADDED: dict[str, Any] = {"exif": "auto", "axes": "opengl", "numbers": False}
+ADDED: dict[str, dict[str, Any]] = {
+    "source": {"exif": "auto", "axes": "opengl", "numbers": False},
+    "image": {"square": False},
+}
 
 
 def fixed_settings(config: BuildConfig) -> dict[str, Any]:
@@ -34,9 +37,10 @@ def fixed_settings(config: BuildConfig) -> dict[str, Any]:
     }
     del settings["source"]["root"]
     stored: dict[str, Any] = _stored(settings)
-    for key, value in ADDED.items():
-        if stored["source"][key] == value:
-            del stored["source"][key]
+    for section, defaults in ADDED.items():
+        for key, value in defaults.items():
+            if stored[section][key] == value:
+                del stored[section][key]
     return stored
 
 
