@@ -7,9 +7,11 @@ from functools import partial
 from typing import Any
 
 from actial.config import ColdStartConfig, DataConfig, MixConfig, SetConfig, Task
+from actial.core.errors import UserError
 from actial.core.records import Example
 from actial.data.datasets import TaskSet, open_set, select_pairs, task_set
 from actial.data.mixture import Mixture
+from actial.data.shards import load_manifest
 from actial.data.stream import (
     DelayedExample,
     ReaderPosition,
@@ -87,10 +89,16 @@ def open_streamed_mixture(
         if config.task is Task.clock:
             generated[name] = open_set(config, "train", data, cold_start, supervised=True)
             continue
+        label = f"data.sets.{name}.root={config.root}"
+        if cold_start.ratio and load_manifest(config.root, label).get("chains"):
+            raise UserError(
+                f"{label} has chains of thought, which are drawn by index: set "
+                "data.reader=index, or cold_start.ratio=0 to learn letters alone."
+            )
         streams[name] = open_stream(
             config.root,
             "train",
-            f"data.sets.{name}.root={config.root}",
+            label,
             seed=f"{seed}/{name}",
             shuffle_buffer=data.shuffle_buffer,
             examples_of=partial(_examples_of, config, data, cold_start),

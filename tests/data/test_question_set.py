@@ -15,6 +15,7 @@ from actial.data.datasets import open_set
 from actial.data.images import encode
 from actial.data.question_set import QuestionSet
 from actial.data.shards import Sample, write_set
+from actial.grading.predictions import read_answer
 
 
 def opened(
@@ -128,3 +129,7 @@ def test_numbers_are_learned_as_the_set_writes_them(taught: Path) -> None:
     prompts = drawn(opened(taught, supervised=False, types=["far"]), 1)
     assert [question.number for question in prompts] == [16.5, 17.5, 18.5, 19.5]
     assert all(question.target is None for question in prompts)
+    grade, _ = read_answer(None, prompts[0], "<think>Far.</think><answer>16.5</answer>")
+    assert grade.value == 1.0  # GRPO is paid by relative accuracy
+    grade, _ = read_answer(None, prompts[0], "<think>Far.</think><answer>12</answer>")
+    assert 0.0 < grade.value < 1.0

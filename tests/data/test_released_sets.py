@@ -26,6 +26,7 @@ from actial.config import (
     DataConfig,
     ImageConfig,
     ImageFormat,
+    MixConfig,
     PairConfig,
     SetConfig,
     SourceConfig,
@@ -39,6 +40,7 @@ from actial.data.qa.public_sets import adapt
 from actial.data.qa.released_rows import UnknownColumns, split_chain, split_options
 from actial.data.qa.sat_rows import parse_row
 from actial.data.shards import ShardSet
+from actial.data.streamed_mixture import open_streamed_mixture
 from actial.viewpoint.recognized_types import recognize_type
 
 MOVES = ("Move to the left", "Move to the right", "No movement")
@@ -277,6 +279,18 @@ def test_letters_and_chains_are_drawn_in_the_ratio(tmp_path: Path) -> None:
                 chain_of("right" if "right" in answer_text(question) else "left")
                 in question.target
             )
+
+
+def test_a_stream_refuses_chains_that_are_drawn_by_index(tmp_path: Path) -> None:
+    write_release(tmp_path / "set", "json", letters=4, chains=1, tests=0)
+    build(configured(tmp_path / "set", tmp_path / "out"))
+    sets = {"viewpoint": SetConfig(task=Task.qa, root=str(tmp_path / "out"))}
+    mix = MixConfig(weights={"viewpoint": 1.0})
+    with pytest.raises(UserError, match=r"root=.* has chains of thought.*data\.reader=index"):
+        open_streamed_mixture(sets, mix, DataConfig(), ColdStartConfig(ratio=0.1), 0)
+    letters = open_streamed_mixture(sets, mix, DataConfig(), ColdStartConfig(ratio=0.0), 0)
+    targets = [example.questions[0].target for example in letters.head(8)]
+    assert set(targets) <= {"A", "B", "C"}
 
 
 def answer_text(question: Any) -> str:

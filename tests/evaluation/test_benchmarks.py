@@ -320,6 +320,45 @@ def test_viewpoint_100k_in_both_forms(tmp_path):
         load("viewpoint_100k", tmp_path)
 
 
+ONE_LINE = "<image><image>Fixed. From the camera's perspective, how did it turn? A: Rotate to the left "
+ONE_LINE += "B: Rotate to the right C: No rotation. Please output only the option letter."
+
+
+def test_viewpoint_100k_on_one_line_is_asked_for_a_letter_once(tmp_path):
+    """The paper's wording has question, options and request on one line."""
+    files.write_pictures(tmp_path, "a.png", "b.png")
+    turns = [{"from": "human", "value": ONE_LINE}, {"from": "gpt", "value": "A"}]
+    rows = [{"image": ["a.png", "b.png"], "conversations": turns}]
+    files.write_json(tmp_path / "test.json", rows)
+    (item,), _ = load("viewpoint_100k", tmp_path)
+    assert item.options == ("Rotate to the left", "Rotate to the right", "No rotation")
+    assert (item.type, right(item)) == ("ego_rotation", "Rotate to the left")
+    text = prompt_text(item, Style.LETTER)
+    assert "output only" not in text
+    assert text.lower().count("letter") == 1
+    files.write_json(tmp_path / "test.json", [{"photo": "a.png", "text": "?"}])
+    with pytest.raises(
+        UserError, match=r"test\.json: a row has the columns photo, text: the turns"
+    ):
+        load("viewpoint_100k", tmp_path)
+
+
+def test_tables_of_the_release_have_options_in_columns_or_in_the_question(tmp_path):
+    files.write_omnispatial_release(tmp_path)
+    (item,), _ = load("omnispatial_release", tmp_path)
+    assert (item.options, right(item), len(item.images)) == (
+        ("left", "right", "behind"),
+        "right",
+        2,
+    )
+    assert (item.question, item.type) == ("Where is it?", "Perspective")
+    assert "Answer with the letter." in prompt_text(item, Style.DATASET)
+    assert "Answer with the letter." not in prompt_text(item, Style.VLMEVAL)
+    files.write_viewspatial_release(tmp_path)
+    (item,), _ = load("viewspatial_release", tmp_path)
+    assert (item.options, right(item)) == (("left", "right"), "right")
+
+
 def test_view_sets(tmp_path):
     for name in ("viewspatial", "mindcube", "all_angles"):
         files.WRITERS[name](tmp_path)

@@ -466,6 +466,20 @@ def write_any_tsv(root: Path) -> None:
     write_tsv(root / "s.tsv", [row])
 
 
+def write_omnispatial_release(root: Path) -> None:
+    """Options inside the question, two images in one cell."""
+    question = "Where is it? Options: A. left B. right C. behind\nAnswer with the letter."
+    row = {"index": 3, "question": question, "answer": "B", "task_type": "Perspective"}
+    write_tsv(root / "omni_spatial_bench.tsv", [row | {"image": json.dumps([b64(), b64()])}])
+
+
+def write_viewspatial_release(root: Path) -> None:
+    """Options in columns, the answer as an option's text."""
+    row = {"index": 0, "question": "Where?", "A": "left", "B": "right", "answer": "right"}
+    row |= {"category": "Camera perspective - Relative Direction", "image": b64()}
+    write_tsv(root / "view_spatial_bench.tsv", [row])
+
+
 WRITERS: dict[str, Callable[[Path], None]] = {
     "viewpoint_100k": write_viewpoint,
     "sat": write_sat,
@@ -489,5 +503,7 @@ WRITERS: dict[str, Callable[[Path], None]] = {
     "site": write_site,
     "erqa": write_erqa,
     "spbench": write_spbench,
+    "omnispatial_release": write_omnispatial_release,
+    "viewspatial_release": write_viewspatial_release,
     "tsv": write_any_tsv,
 }

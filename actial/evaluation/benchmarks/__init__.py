@@ -6,6 +6,7 @@ from actial.evaluation.benchmarks import (
     easi_tables,
     mmsi,
     mmsi_video,
+    release_tables,
     sat,
     single_image,
     threedsr,
@@ -41,6 +42,8 @@ BENCHMARKS: dict[str, Benchmark] = {
         easi_tables.SITE,
         easi_tables.ERQA,
         easi_tables.SPBENCH,
+        release_tables.OMNISPATIAL,
+        release_tables.VIEWSPATIAL,
         tsv.BENCHMARK,
     )
 }
