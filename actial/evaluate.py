@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +20,9 @@ def evaluate(config: EvaluateConfig) -> None:
         UserError: the benchmark's files, the model or the server are not what the config says.
     """
     # torch is imported only once the config is known to be right.
-    from actial.evaluation.diagnostics import diagnose
     from actial.evaluation.easi import total_text
     from actial.evaluation.easi_submission import write_easi_answers, write_suite
+    from actial.evaluation.probing import probe
     from actial.evaluation.results import BenchmarkScores, Results
     from actial.evaluation.runners import open_runner
     from actial.evaluation.set_results import sample_answers, set_results
@@ -61,11 +60,11 @@ def evaluate(config: EvaluateConfig) -> None:
         results.examples[task.name] = sample_answers(
             out, task.name, task.examples, {model: predictions}
         )
-        if count := config.benchmark.diagnostics:
-            probes = PredictionLog(folder / "diagnostics", settings)
-            ask = partial(runner.ask, label=f"diagnostics of {model}", log=probes)
-            report = diagnose(ask, task.examples[:count], score=runner.score)
-            results.diagnostics[task.name] = {model: report} if report else {}
+        probed = probe(runner, task, predictions, config.benchmark, folder)
+        if probed.controls:
+            results.controls[task.name] = {model: probed.controls}
+        if probed.diagnostics:
+            results.diagnostics[task.name] = {model: probed.diagnostics}
     published = config.benchmark.name
     if config.benchmark.suite:
         total = write_suite(out, scores, config.submission)

@@ -112,6 +112,9 @@ class BenchmarkConfig:
     style: str = ""
     circular: bool = False  # ask every rotation of the options
     sha256: dict[str, str] = field(default_factory=dict)  # file name -> the hash it must have
-    # tests that tell geometry from shortcuts, on sets of view pairs
-    # examples per set; costs about ten times the scoring of them
+    # questions per set that are asked again: to be answered directly, without images, and with
+    # the images in reverse order; 0 = none
+    controls: int = num(100, "[0, 1e9]")
+    # tests that tell geometry from shortcuts, on sets of view pairs: examples per set, and more
+    # until they hold 100 questions; costs about eight times the scoring of them
     diagnostics: int = num(0, "[0, 1e9]")

@@ -20,6 +20,8 @@ from actial.data.images import fitted_size
 from actial.evaluation.benchmarks.base import Item, Picture, Style
 from actial.evaluation.benchmarks.prompts import prompt_text
 
+EMPTY = np.zeros((0, 0, 3), np.uint8)
+
 
 class BenchmarkExamples(Sequence[Example]):
     """A lazily loaded sequence of one-question examples."""
@@ -48,12 +50,21 @@ class BenchmarkExamples(Sequence[Example]):
     def __getitem__(self, index: int | slice) -> Example | Sequence[Example]:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
+        return self.in_style(index, self.style)
+
+    def in_style(self, index: int, style: Style) -> Example:
+        """Return an item as an example whose question is put in a style."""
         item = self.items[index]
         images = [
             fit(decode(picture, item.uid), self.sizes, self.min_pixels)
             for picture in item.images
         ]
-        return as_example(item, self.style, images)
+        return as_example(item, style, images)
+
+    def outline(self, index: int) -> Example:
+        """Return an item as an example with empty images, which need no decoding."""
+        item = self.items[index]
+        return as_example(item, self.style, [EMPTY] * len(item.images))
 
     def __iter__(self) -> Iterator[Example]:
         return (self[i] for i in range(len(self)))

@@ -130,7 +130,7 @@ def _difference(
     index = {name: number for number, name in enumerate(sorted(names))}
     clusters = np.array([index[items[i].cluster] for i in members])
     deltas = first.mean(axis=0) - second.mean(axis=0)
-    low, high = _bootstrap_interval(first, second, clusters, resamples)
+    low, high = bootstrap_interval(first, second, clusters, resamples)
     binary = bool(np.isin(first, (0, 1)).all() and np.isin(second, (0, 1)).all())
     independent = len(names) == len(members) and len(first) == len(second) == 1
     only_a = int(((first[0] == 1) & (second[0] < 1)).sum())
@@ -224,7 +224,7 @@ def _correct_p_values(differences: Sequence[Difference]) -> None:
 # ---------------------------------------------------------------- intervals and sizes
 
 
-def _bootstrap_interval(
+def bootstrap_interval(
     first: np.ndarray, second: np.ndarray, clusters: np.ndarray, resamples: int
 ) -> tuple[float, float]:
     """Return the 95 % percentile interval of the mean difference.

@@ -22,6 +22,7 @@ import numpy as np
 
 from actial.core.records import Example
 from actial.core.seeding import hash_shuffle
+from actial.core.set_records import ViewPair
 from actial.evaluation.results import (
     Consistency,
     Diagnostics,
@@ -166,9 +167,10 @@ def visual_dependence(
 def diagnose(
     answer: Answer, examples: Sequence[Example], *, score: Score | None = None
 ) -> Diagnostics | None:
-    """Run every diagnostic of one model on one set of view pairs; asks the model about ten times.
+    """Run every diagnostic of one model on a set of view pairs; asks the model about eight times.
 
-    Questions whose answer does not turn with the images are left out.
+    Questions whose answer does not turn with the images are left out, and checks and shortcuts
+    that do not apply to the set.
 
     Args:
         answer: asks the model.
@@ -178,7 +180,7 @@ def diagnose(
     Returns:
         None where the set has no such question.
     """
-    pairs = _with_turning_questions(examples)
+    pairs = [part for part in map(turning_part, examples) if part]
     if not pairs:
         return None
     original = answer(pairs)
@@ -196,14 +198,12 @@ def diagnose(
     )
 
 
-def _with_turning_questions(examples: Sequence[Example]) -> list[Example]:
-    """Return multi-view examples, reduced to the questions whose answer turns with the images."""
-    pairs = []
-    for example in examples:
-        questions = [question for question in example.questions if answer_turns(question)]
-        if len(example.images) > 1 and questions:
-            pairs.append(replace(example, questions=questions))
-    return pairs
+def turning_part(example: Example) -> Example | None:
+    """Return an example of several views with those questions whose answer turns with them."""
+    questions = [question for question in example.questions if answer_turns(question)]
+    if len(example.images) < 2 or not questions:
+        return None
+    return replace(example, questions=questions)
 
 
 def _consistency_checks(
@@ -216,12 +216,13 @@ def _consistency_checks(
         answer([rotate_options(pair, shift) for pair in pairs])
         for shift in range(1, min(option_counts))
     ]
-    return {
+    checks = {
         "swap": consistency(original, [swapped], opposite),
         "mirror": consistency(original, [mirrored], opposite),
         "options": consistency(original, permuted, lambda choice: choice),
         "three questions": three_questions(original),
     }
+    return {name: check for name, check in checks.items() if check.consistent.n}
 
 
 def _shortcuts(answer: Answer, pairs: list[Example]) -> dict[str, Cell]:
@@ -233,7 +234,8 @@ def _shortcuts(answer: Answer, pairs: list[Example]) -> dict[str, Cell]:
             answer([masked(pair, [len(pair.images) - 1]) for pair in pairs])
         ),
         "wrong pair": accuracy(answer(wrong_pairs(pairs))),
-        "2-D centroid": centroid_probe(pairs),
+        # only photos of one object have one place in the frame
+        "2-D centroid": centroid_probe([p for p in pairs if isinstance(p.record, ViewPair)]),
         "answer prior": answer_prior(pairs),
     }
     return {name: cell for name, cell in shortcuts.items() if cell.n}

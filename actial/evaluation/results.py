@@ -185,6 +185,47 @@ class Diagnostics:
         )
 
 
+# ---------------------------------------------------------------- control conditions
+
+
+# under which the same questions are asked, in display order
+CONDITIONS = ("as scored", "thinking", "direct answer", "no image", "swapped images")
+
+
+@dataclass(slots=True, kw_only=True)
+class Gain:
+    """Difference of two accuracies on the same questions, with a 95 % interval."""
+
+    n: int
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(slots=True, kw_only=True)
+class Controls:
+    """A model's accuracy on the same questions under several conditions."""
+
+    accuracy: dict[str, Cell]  # condition, e.g. "direct answer" -> accuracy
+    tokens: dict[str, float]  # condition -> mean length of a completion
+    gains: dict[str, Gain]  # "thinking", "images" -> what it adds to the accuracy
+
+    def to_json(self) -> Json:
+        return {
+            "accuracy": cell_tree_to_json(self.accuracy),
+            "tokens": self.tokens,
+            "gains": {name: asdict(gain) for name, gain in self.gains.items()},
+        }
+
+    @classmethod
+    def from_json(cls, entry: Mapping[str, Any]) -> Controls:
+        return cls(
+            accuracy=_cells(entry["accuracy"]),
+            tokens=dict(entry["tokens"]),
+            gains={name: Gain(**gain) for name, gain in entry["gains"].items()},
+        )
+
+
 # ---------------------------------------------------------------- the paper's figures
 
 
@@ -214,6 +255,7 @@ class Results:
     set_names: list[str]  # in display order
     sets: dict[str, dict[str, SetResult]]  # set -> model -> figures
     chance: dict[str, float] = field(default_factory=dict)  # set -> accuracy of guessing
+    controls: dict[str, dict[str, Controls]] = field(default_factory=dict)  # set -> model
     diagnostics: dict[str, dict[str, Diagnostics]] = field(default_factory=dict)
     paper: dict[str, PaperComparison] = field(default_factory=dict)
     examples: dict[str, list[SampleCard]] = field(default_factory=dict)
@@ -225,6 +267,7 @@ class Results:
             "set_names": self.set_names,
             "sets": _map_models(self.sets, lambda result: result.to_json()),
             "chance": self.chance,
+            "controls": _map_models(self.controls, lambda entry: entry.to_json()),
             "diagnostics": _map_models(self.diagnostics, lambda entry: entry.to_json()),
             "paper": {name: asdict(figures) for name, figures in self.paper.items()},
             "examples": {
@@ -247,6 +290,7 @@ class Results:
             set_names=list(entry.get("set_names") or sets),
             sets=sets,
             chance=dict(entry.get("chance", {})),
+            controls=_map_models(entry.get("controls", {}), Controls.from_json),
             diagnostics=_map_models(diagnostics, Diagnostics.from_json),
             paper={
                 name: PaperComparison(**figures)

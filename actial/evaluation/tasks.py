@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 from actial.config import ColdStartConfig, EvaluateConfig
 from actial.core.records import AnswerMode, Example
-from actial.data.datasets import open_set
+from actial.core.seeding import hash_shuffle
+from actial.data.datasets import TaskSet, open_set
 from actial.data.sampling_order import epoch_order
 from actial.data.shards import read_manifest
 from actial.evaluation.benchmark_examples import BenchmarkExamples
@@ -18,6 +20,7 @@ from actial.evaluation.benchmark_results import (
     open_benchmark,
     style_of,
 )
+from actial.evaluation.benchmarks.base import Style
 from actial.evaluation.easi import easi_answers, easi_scores, suite_members
 from actial.evaluation.paper_protocol import comparable_rows
 from actial.evaluation.results import BenchmarkScores, PaperComparison
@@ -36,6 +39,10 @@ class Task:
     examples: Sequence[Example]
     settings: dict[str, Any]  # what the questions depend on
     score: Callable[[Sequence[Prediction]], Scores]
+    random_order: Sequence[int]  # indices of the examples, for samples of them
+    # example i, asked to think first or to answer directly
+    reworded: Callable[[int, AnswerMode], Example]
+    outline: Callable[[int], Example]  # example i, maybe with empty images
     chance: float  # accuracy of guessing, over the questions with options; 0 without any
     paper: Callable[[Scores], PaperComparison | None] = lambda scores: None
     # the answers as EASI reads them; none for sets that its leaderboard does not have
@@ -80,6 +87,10 @@ def _published_task(config: EvaluateConfig, limits: ImageLimits) -> Task:
     def easi(predictions: Sequence[Prediction]) -> list[Prediction]:
         return easi_answers(benchmark.name, items, predictions) if published_items else []
 
+    def reworded(index: int, mode: AnswerMode) -> Example:
+        style = Style.LETTER if mode is AnswerMode.DIRECT else Style.THINK
+        return examples.in_style(index, style)
+
     def score(predictions: Sequence[Prediction]) -> Scores:
         partial = bool(options.limit)
         scores = benchmark_scores(benchmark, source, predictions, partial=partial)
@@ -96,6 +107,9 @@ def _published_task(config: EvaluateConfig, limits: ImageLimits) -> Task:
         examples=examples,
         settings=settings,
         score=score,
+        random_order=hash_shuffle(range(len(items)), "sample", len(items)),
+        reworded=reworded,
+        outline=examples.outline,
         chance=_chance([len(item.options) for item in items]),
         paper=paper,
         easi=easi,
@@ -105,11 +119,16 @@ def _published_task(config: EvaluateConfig, limits: ImageLimits) -> Task:
 def _built_task(config: EvaluateConfig, name: str, address: str) -> Task:
     """Open the set and split of an address such as "viewpoint:test"."""
     data_set, _, split = address.partition(":")
-    mode = AnswerMode(config.benchmark.mode.value)
     source = config.data.sets[data_set]
-    dataset = open_set(
-        source, split, config.data, ColdStartConfig(), supervised=False, mode=mode
-    )
+
+    @cache
+    def opened(mode: AnswerMode) -> TaskSet:
+        return open_set(
+            source, split, config.data, ColdStartConfig(), supervised=False, mode=mode
+        )
+
+    mode = AnswerMode(config.benchmark.mode.value)
+    dataset = opened(mode)
     order = epoch_order(f"benchmark/{data_set}/{split}", 0, len(dataset))
     if limit := config.benchmark.limit:
         questions_per_example = len(dataset.example(int(order[0]), 0).questions)
@@ -129,6 +148,9 @@ def _built_task(config: EvaluateConfig, name: str, address: str) -> Task:
         examples=examples,
         settings=settings,
         score=_set_scores,
+        random_order=range(len(examples)),  # `order` is random
+        reworded=lambda index, mode: opened(mode).example(int(order[index]), 0),
+        outline=examples.__getitem__,
         chance=_chance([len(question.options) for question in questions]),
     )
 

@@ -273,7 +273,8 @@ NAMED_BEFORE = re.compile(
     r"(?:(?:perhaps|maybe|possibly)\s)?)[\"'`*(\[]{0,3}\Z"
 )
 AFTER_I = re.compile(
-    r"[\"'`*)\]]{0,3}(?:\Z|\n|[.;:!?]|[)\]\"'`*]\s?|\s\(|\s(?:is|are)\b|,\s(?:maybe|perhaps|possibly|it)\b"
+    r"[\"'`*)\]]{0,3}(?:\Z|\n|[.;:!?]|[)\]\"'`*]\s?|\s\(|\s(?:is|are)\b"
+    r"|,\s(?:maybe|perhaps|possibly|it)\b"
     r"|,?\s\(?(?:or|nor|and|as well as|versus|vs|but|both)\b|\s?[/&]|,?\s?(?:and\s)?"
     r"(?:[Oo]ption\s|[Cc]hoice\s)?[\"'`*(\[]{0,3}[A-Z](?![A-Za-z])|或|和|、|不|错)"
 )

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 from actial.config import EvaluateConfig, TrainConfig
 from actial.core.records import Example, SamplingParams
-from actial.evaluation.diagnostics import diagnose
 from actial.evaluation.loop import evaluate_examples
-from actial.evaluation.results import Diagnostics, Results, SetResult
+from actial.evaluation.probing import probe
+from actial.evaluation.results import Controls, Diagnostics, Results, SetResult
 from actial.evaluation.runners import Runner, open_runner
 from actial.evaluation.set_results import sample_answers, set_results
 from actial.evaluation.tasks import Task, open_tasks
@@ -38,6 +37,7 @@ def score_models(
         close_engines()  # one with adapters cannot take the merged models' weights
     tasks: list[Task] = []
     answers: Answers = {}
+    controls: dict[str, dict[str, Controls]] = {}
     diagnostics: dict[str, dict[str, Diagnostics]] = {}
     keys: dict[str, str] = {}
     for model, path in models.items() if has_benchmark(config) else ():
@@ -49,10 +49,12 @@ def score_models(
             keys[f"{model}/{task.name}"] = key
             predictions = _answers(runner, model, task, key, config, run)
             answers.setdefault(task.name, {})[model] = predictions
-            if config.benchmark.diagnostics:
-                report = _diagnostics(runner, model, task, config, run)
-                if report:
-                    diagnostics.setdefault(task.name, {})[model] = report
+            folder = run.folder / "scores" / model / task.name
+            probed = probe(runner, task, predictions, config.benchmark, folder)
+            if probed.controls:
+                controls.setdefault(task.name, {})[model] = probed.controls
+            if probed.diagnostics:
+                diagnostics.setdefault(task.name, {})[model] = probed.diagnostics
     examples = {task.name: task.examples for task in tasks}
     results = Results(
         meta={"title": run.folder.name, "seed": config.seed, "stages": ", ".join(models)},
@@ -60,6 +62,7 @@ def score_models(
         set_names=list(answers),
         sets={name: _set_results(by_model) for name, by_model in answers.items()},
         chance={name: chance(of_set) for name, of_set in examples.items()},
+        controls=controls,
         diagnostics=diagnostics,
         examples={
             name: sample_answers(run.folder, name, of_set, answers[name])
@@ -83,17 +86,6 @@ def _answers(
     reuse_cached_answers(folder, key, settings, config, run)
     log = PredictionLog(folder, settings)
     return runner.ask(task.examples, f"scoring {model} on {task.name}", log)
-
-
-def _diagnostics(
-    runner: Runner, model: str, task: Task, config: TrainConfig, run: Run
-) -> Diagnostics | None:
-    """Return the diagnostics of a model on the first examples of a set."""
-    folder = run.folder / "scores" / model / task.name / "diagnostics"
-    log = PredictionLog(folder, runner.settings | task.settings)
-    ask = partial(runner.ask, label=f"diagnostics of {model}", log=log)
-    examples = task.examples[: config.benchmark.diagnostics]
-    return diagnose(ask, examples, score=runner.score)
 
 
 def _set_results(by_model: dict[str, list[Prediction]]) -> dict[str, SetResult]:

@@ -116,6 +116,9 @@ def _score_figures(run: RunRecord) -> Iterator[Figure]:
             report = results.diagnostics.get(name, {}).get(model)
             if report:
                 cells |= _diagnostic_cells(report)
+            controls = results.controls.get(name, {}).get(model)
+            if controls:
+                cells |= dict(_named_cells(controls.to_json(), "controls"))
             for metric, cell in cells.items():
                 yield head | {"metric": metric} | cell
             for metric, value in _set_shares(result).items():

@@ -17,6 +17,7 @@ from actial.reporting import plots
 from actial.reporting.report_tables import (
     Head,
     Heads,
+    controls_table,
     diagnostics_table,
     paper_table,
     percent,
@@ -70,6 +71,9 @@ def render_report(results: Results, metrics: Sequence[dict[str, Any]], run_dir: 
         tables=[set_table(name, models, heads) for name, models in sets.items()],
         papers=[paper_table(name, figures) for name, figures in results.paper.items()],
         curves=plots.curves(metrics),
+        controls=[
+            controls_table(name, reports, heads) for name, reports in results.controls.items()
+        ],
         diagnostics=[
             diagnostics_table(name, reports, heads)
             for name, reports in results.diagnostics.items()

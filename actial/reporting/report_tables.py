@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from actial.evaluation.results import Diagnostics, PaperComparison, SetResult, ShortcutMargin
+from actial.evaluation.results import (
+    CONDITIONS,
+    Controls,
+    Diagnostics,
+    Gain,
+    PaperComparison,
+    SetResult,
+    ShortcutMargin,
+)
 from actial.grading.metrics import Cell
 
 ABSENT = "\N{EN DASH}"
@@ -93,6 +101,32 @@ def paper_table(name: str, figures: PaperComparison) -> PaperTable:
     return PaperTable(name, figures.columns, rows, "; ".join(figures.notes))
 
 
+GAIN_LABELS = {"thinking": "what thinking adds", "images": "what the images add"}
+
+
+def controls_table(name: str, reports: Mapping[str, Controls], heads: Heads) -> Table:
+    """Tabulate every model's accuracy under the control conditions, and what they show."""
+    columns = [reports.get(model) for model in heads]
+    rows = []
+    for condition in CONDITIONS:
+        cells = _pick(columns, lambda r, name=condition: r.accuracy.get(name))
+        if any(cells):
+            rows.append(_figure_row(condition, cells))
+    for gain, label in GAIN_LABELS.items():
+        gains = [r.gains.get(gain) if r else None for r in columns]
+        if any(gains):
+            counts = {str(g.n) for g in gains if g}
+            differences = [_difference_cell(g) for g in gains]
+            rows.append(TableRow(label, differences, "main", "/".join(sorted(counts))))
+    for condition in CONDITIONS:
+        lengths = [r.tokens.get(condition) if r else None for r in columns]
+        if not any(lengths):
+            continue
+        texts = [ABSENT if length is None else f"{length:.0f}" for length in lengths]
+        rows.append(_text_row(f"tokens per answer, {condition}", texts))
+    return Table(name, list(heads.values()), rows)
+
+
 CHECK_LABELS = {
     "swap": "swapped images",
     "mirror": "mirrored images",
@@ -114,7 +148,7 @@ def diagnostics_table(name: str, reports: Mapping[str, Diagnostics], heads: Head
             rows.append(_figure_row("… and correct", correct, "minor"))
     rows += _nested_rows("{} degrees apart", [r.by_angle if r else {} for r in columns])
     rows += _nested_rows("shortcut: {}", [r.shortcuts if r else {} for r in columns])
-    margins = [_margin_cell(r.margin if r else None) for r in columns]
+    margins = [_difference_cell(r.margin if r else None) for r in columns]
     rows.append(TableRow("accuracy above the best shortcut", margins, "main"))
     drops = [r.visual_dependence if r else None for r in columns]
     if any(drops):
@@ -148,10 +182,11 @@ def _table_cell(cell: Cell | None, present: Sequence[Cell]) -> TableCell:
     return TableCell(percent(float(cell.value)), _interval(cell.low, cell.high), best)
 
 
-def _margin_cell(margin: ShortcutMargin | None) -> TableCell:
-    if margin is None:
+def _difference_cell(difference: ShortcutMargin | Gain | None) -> TableCell:
+    if difference is None:
         return TableCell(ABSENT)
-    return TableCell(percent(margin.value), _interval(margin.low, margin.high))
+    interval = _interval(difference.low, difference.high)
+    return TableCell(percent(difference.value), interval)
 
 
 def _interval(low: float, high: float) -> str:

@@ -170,8 +170,19 @@ def test_diagnostics_of_a_built_set(tiny_set, untrained_model, tmp_path):
         "answer prior",
     }
     assert actual["visual dependence"]["n"] == actual["accuracy"]["n"] > 0
+    [controls] = results["controls"]["held out"].values()
+    assert set(controls["accuracy"]) == {
+        "thinking",
+        "direct answer",
+        "no image",
+        "swapped images",
+    }
+    assert set(controls["gains"]) == {"thinking", "images"}
+    answers = read_predictions(tmp_path / "out/held out/diagnostics/predictions.jsonl")
+    assert len({p.uid for p in answers}) == len(answers)
     page = (tmp_path / "out/report.html").read_text()
     assert "Geometry or shortcut?" in page
+    assert "what thinking adds" in page
     assert "all questions of a pair correct" in page
 
 
@@ -181,7 +192,10 @@ def test_evaluate_through_a_server(mcq, tmp_path):
         model = ModelConfig(path="unused", min_pixels=256, max_pixels=4096)
         evaluate(
             EvaluateConfig(
-                out=str(tmp_path / "out"), model=model, benchmark=benchmark(mcq), server=server
+                out=str(tmp_path / "out"),
+                model=model,
+                benchmark=benchmark(mcq, controls=0),
+                server=server,
             )
         )
         assert len(fake.bodies) == 6

@@ -29,7 +29,7 @@ def settings(name, root, **options):
     )
 
 
-def requested(name, root, out, content="<answer>B</answer>", **options):
+def requested(name, root, out, content="<answer>B</answer>", controls=0, **options):
     with FakeServer(content=content) as fake:
         server = ServerConfig(url=fake.url, model="m", multiple=16)
         model = ModelConfig(path="unused", min_pixels=256, max_pixels=4096)
@@ -37,7 +37,7 @@ def requested(name, root, out, content="<answer>B</answer>", **options):
             EvaluateConfig(
                 out=str(out),
                 model=model,
-                benchmark=settings(name, root, **options),
+                benchmark=settings(name, root, controls=controls, **options),
                 server=server,
             )
         )
