@@ -15,18 +15,19 @@ def export(config: ExportConfig) -> None:
     """Write OUT/NAME.tsv, the task folder OUT, OUT/README.md, or the model folder OUT.
 
     Raises:
-        UserError: the benchmark, run or adapter is not there, or has open answers that the form
-            cannot hold.
+        UserError: the benchmark, run, adapter or certificate is not there, or a benchmark has
+            open answers that the form cannot hold.
     """
     if config.format is ExportFormat.model_card:
-        _export_model_card(Path(config.run_dir), Path(config.out))
+        _export_model_card(Path(config.run_dir), Path(config.out), config.certificate)
     elif config.format is ExportFormat.merged:
         _export_merged(config.adapter, Path(config.out))
     else:
         _export_benchmark(config, Path(config.out))
 
 
-def _export_model_card(run_dir: Path, out: Path) -> None:
+def _export_model_card(run_dir: Path, out: Path, certificate: str) -> None:
+    from actial.evaluation.audit.certificate import Certificate
     from actial.evaluation.model_card import model_card
     from actial.evaluation.results import Results
     from actial.modeling.adapter_folder import base_of, is_adapter
@@ -36,10 +37,11 @@ def _export_model_card(run_dir: Path, out: Path) -> None:
     results = Results.read(run_dir)
     stage = out.resolve().parent.name  # of RUN/sft/model and RUN/sft/adapter
     model = stage if stage in results.models else results.models[-1]
+    audit = Certificate.read(Path(certificate)) if certificate else None
     if is_adapter(out):
-        card = model_card(results, model, base_of(out)[0], "peft")
+        card = model_card(results, model, base_of(out)[0], "peft", audit)
     else:
-        card = model_card(results, model, _base_model(run_dir))
+        card = model_card(results, model, _base_model(run_dir), audit=audit)
     out.mkdir(parents=True, exist_ok=True)
     write_text(out / "README.md", card)
 
@@ -84,7 +86,7 @@ def _export_benchmark(config: ExportConfig, out: Path) -> None:
 def main(config: ExportConfig) -> None:
     """python -m actial.export benchmark=NAME benchmark.root=DIR format=vlmeval|lmms_eval out=DIR
 
-    python -m actial.export format=model_card run_dir=RUN out=DIR
+    python -m actial.export format=model_card run_dir=RUN out=DIR [certificate=FILE]
 
     python -m actial.export format=merged adapter=RUN/grpo/adapter out=DIR
     """

@@ -174,6 +174,7 @@ class ExportConfig:
     benchmark: BenchmarkConfig = field(default_factory=BenchmarkConfig)
     run_dir: str = ""  # model_card: the finished run
     adapter: str = ""  # merged: a PEFT folder, such as RUN/grpo/adapter
+    certificate: str = ""  # model_card: certificate.json of an audit of its data, if any
 
 
 @dataclass(kw_only=True, slots=True)

@@ -6,20 +6,26 @@ import json
 import re
 
 from actial.core.errors import UserError
-from actial.evaluation.results import Results
+from actial.evaluation.audit.certificate import Certificate
+from actial.evaluation.results import CONDITIONS, Gain, Results
 from actial.grading.metrics import Cell
 
 
 def model_card(
-    results: Results, model: str, base: str | None, library: str = "transformers"
+    results: Results,
+    model: str,
+    base: str | None,
+    library: str = "transformers",
+    audit: Certificate | None = None,
 ) -> str:
-    """Return README.md of a model: front matter, and a table with each set's figure and interval.
+    """Return README.md of a model: front matter, each set's figures, controls, and the audit.
 
     Args:
         results: figures of a finished run.
         model: one of its models.
         base: hub id or folder of the model that it was made from, if that is known.
         library: that loads it: transformers, or peft for an adapter.
+        audit: of its training and test sets, if there was one.
 
     Raises:
         UserError: the run has no figures of the model.
@@ -48,7 +54,48 @@ def model_card(
         *(_table_row(name, cell) for name, cell in cells.items()),
     ]
     meta = [f"- {key}: {value}" for key, value in results.meta.items()]
-    return "\n".join([*front_matter, "", f"# {model}", "", *table, "", *meta, ""])
+    sections = [*_controls_section(results, model), *(_audit_section(audit) if audit else [])]
+    return "\n".join([*front_matter, "", f"# {model}", "", *table, "", *sections, *meta, ""])
+
+
+def _controls_section(results: Results, model: str) -> list[str]:
+    """Return a table of accuracies under control conditions; nothing without controls."""
+    by_set = {
+        name: models[model] for name, models in results.controls.items() if model in models
+    }
+    if not by_set:
+        return []
+    head = ["set", *CONDITIONS, "thinking adds", "images add"]
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    for name, controls in by_set.items():
+        cells = [controls.accuracy.get(condition) for condition in CONDITIONS]
+        figures = [f"{100 * float(cell.value):.1f}" if cell else "" for cell in cells]
+        gains = [_gain_text(controls.gains.get(gain)) for gain in ("thinking", "images")]
+        lines.append(f"| {' | '.join([name, *figures, *gains])} |")
+    title = (
+        "Accuracy (%) of the same questions under control conditions, differences in points:"
+    )
+    return ["## Controls", "", title, "", *lines, ""]
+
+
+def _gain_text(gain: Gain | None) -> str:
+    if gain is None:
+        return ""
+    return f"{100 * gain.value:+.1f} [{100 * gain.low:+.1f}, {100 * gain.high:+.1f}]"
+
+
+def _audit_section(audit: Certificate) -> list[str]:
+    """Return the audit's verdict and one line per check."""
+    sets = ", ".join(f"{name} ({n})" for name, n in audit.sets.items())
+    verdict = "clean" if audit.clean else "leaks"
+    lines = [
+        f"| {check.name} | {' and '.join(check.sets)} | {'clean' if check.clean else 'leak'} "
+        f"| {check.finding} |"
+        for check in audit.checks
+    ]
+    head = ["| check | sets | verdict | finding |", "|---|---|---|---|"]
+    text = f"`python -m actial.audit` over {sets}: **{verdict}**."
+    return ["## Audit of the data", "", text, "", *head, *lines, ""]
 
 
 def _yaml_scalar(text: str) -> str:

@@ -161,7 +161,8 @@ def diagnostics_table(name: str, reports: Mapping[str, Diagnostics], heads: Head
 
 
 def _pick(
-    columns: Sequence[SetResult | Diagnostics | None], figure: Callable[..., Cell | None]
+    columns: Sequence[SetResult | Controls | Diagnostics | None],
+    figure: Callable[..., Cell | None],
 ) -> list[Cell | None]:
     """Return one figure of every model; None where the model or the figure is absent."""
     return [figure(column) if column else None for column in columns]

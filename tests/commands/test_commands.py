@@ -32,6 +32,7 @@ from actial.config.hydra_app import typed
 from actial.core.errors import UserError
 from actial.core.paths import CONF
 from actial.evaluate import evaluate
+from actial.evaluation.audit.certificate import Certificate, Check
 from actial.evaluation.benchmark_results import open_benchmark
 from actial.evaluation.benchmarks import BENCHMARKS
 from actial.evaluation.benchmarks.base import Item
@@ -440,6 +441,13 @@ def test_open_answers_cannot_be_exported(tmp_path):
         )
 
 
+def test_a_missing_certificate_is_named(tmp_path):
+    (tmp_path / "results.json").write_text(json.dumps({"models": ["m"], "sets": {}}))
+    config = ExportConfig(out="x", format=ExportFormat.model_card, run_dir=str(tmp_path))
+    with pytest.raises(UserError, match=r"give the certificate\.json"):
+        export(replace(config, certificate=str(tmp_path / "none.json")))
+
+
 def test_model_card(tmp_path):
     cell = {"n": 4, "value": 0.75, "low": 0.3, "high": 0.95, "unparsed": 0.0}
     results = {
@@ -457,16 +465,35 @@ def test_model_card(tmp_path):
         "base_model" not in (tmp_path / "card/README.md").read_text()
     )  # an evaluation alone does not know
     (tmp_path / "config.yaml").write_text("model: {path: Qwen/Qwen2.5-VL-7B-Instruct}\n")
-    export(
-        ExportConfig(
-            out=str(tmp_path / "card"), format=ExportFormat.model_card, run_dir=str(tmp_path)
-        )
+    controls = {
+        "accuracy": {"thinking": cell, "direct answer": cell | {"value": 0.5}},
+        "tokens": {},
+        "gains": {"thinking": {"n": 4, "value": 0.25, "low": -0.05, "high": 0.6}},
+    }
+    with_controls = results | {"controls": {"held out": {"grpo": controls}}}
+    (tmp_path / "results.json").write_text(json.dumps(with_controls))
+    leak = Check(
+        name="near-duplicate images",
+        sets=["a", "b"],
+        clean=False,
+        finding="2 pairs of items share an image",
     )
+    audit = Certificate(sets={"a": 3, "b": 4}, checks=[leak])
+    (tmp_path / "certificate.json").write_text(json.dumps(audit.to_json()))
+    config = ExportConfig(
+        out=str(tmp_path / "card"), format=ExportFormat.model_card, run_dir=str(tmp_path)
+    )
+    export(replace(config, certificate=str(tmp_path / "certificate.json")))
     card = (tmp_path / "card/README.md").read_text()
     assert card.startswith("---\nlibrary_name: transformers\n")
     assert "\nbase_model: Qwen/Qwen2.5-VL-7B-Instruct\n" in card
     assert "value: 0.7500" in card
     assert "| held out | 4 | 75.0 | 30.0 to 95.0 | 0.0 |" in card
+    assert "| held out |  | 75.0 | 50.0 |  |  | +25.0 [-5.0, +60.0] |  |" in card
+    assert "`python -m actial.audit` over a (3), b (4): **leaks**." in card
+    assert (
+        "| near-duplicate images | a and b | leak | 2 pairs of items share an image |" in card
+    )
     read = ModelCard(card)  # as hubs read it
     [result] = read.data.eval_results
     assert (read.data.model_name, result.dataset_name, result.metric_value) == (

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
+from actial.core.errors import UserError
 from actial.evaluation.audit.image_matches import describe, matching_images
 from actial.evaluation.audit.items import AuditItem, AuditSet
 from actial.evaluation.audit.text_shortcuts import (
@@ -47,6 +50,23 @@ class Certificate:
 
     def to_json(self) -> dict[str, Any]:
         return {"clean": self.clean} | asdict(self)
+
+    @classmethod
+    def read(cls, path: Path) -> Certificate:
+        """Read certificate.json.
+
+        Raises:
+            UserError: it is missing or no certificate.
+        """
+        try:
+            entry = json.loads(path.read_text(encoding="utf-8"))
+            checks = [Check(**check) for check in entry["checks"]]
+            return cls(sets=entry["sets"], checks=checks)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"certificate={path} cannot be read ({error}): "
+                "give the certificate.json that `python -m actial.audit` wrote."
+            ) from None
 
 
 def audit_sets(
