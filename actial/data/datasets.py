@@ -20,7 +20,7 @@ from actial.core.seeding import hash_int, hash_unit
 from actial.core.set_records import QuestionRecord, QuestionType, StoredRecord, ViewPair
 from actial.data.question_set import QuestionSet
 from actial.data.shards import RecordSource, ShardSet
-from actial.data.teacher_chains import TeacherRationale, read_rationales
+from actial.data.teacher_chains import TeacherRationale, no_chain_for, read_rationales
 from actial.viewpoint.perception_exercises import perception_questions, word_question
 from actial.viewpoint.questions import question_types, viewpoint_question
 from actial.viewpoint.rationales import grounded_rationale, think_target
@@ -65,11 +65,7 @@ class ViewpointSet:
             self.rationales = read_rationales(Path(cold_start.source), shards.root)
             self.taught_pairs = [pair for pair in self.pairs if pair.uid in self.rationales]
             if not self.taught_pairs:
-                raise UserError(
-                    f"cold_start.source={cold_start.source} has no chain for a pair of "
-                    f"{shards.root}: make it from this set with `python -m actial.chains "
-                    f"pairs={shards.root} ...`."
-                )
+                raise UserError(no_chain_for(Path(cold_start.source), shards.root))
 
     def __len__(self) -> int:
         return len(self.pairs)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from actial.config import ColdStartConfig, DataConfig, SetConfig
 from actial.core.errors import UserError
@@ -10,7 +12,8 @@ from actial.core.records import AnswerMode, Example, Question
 from actial.core.seeding import hash_int, hash_unit
 from actial.core.set_records import QuestionRecord
 from actial.data.shards import RecordSource
-from actial.viewpoint.questions import qa_question
+from actial.data.teacher_chains import no_chain_for, read_rationales
+from actial.viewpoint.questions import VIEWPOINT_TYPES, qa_question
 from actial.viewpoint.rationales import think_target
 from actial.viewpoint.wording import read_wording
 
@@ -20,7 +23,8 @@ class QuestionSet:
 
     Up to `data.questions_per_pair` questions about the same images become one supervised example.
     `cold_start.ratio` is the share of supervised draws that are answered by a chain of thought
-    which the set has; nothing else thinks, unless `weighed_share` of the set says so.
+    which the set has, or a teacher wrote about its viewpoint questions (`cold_start.source`);
+    nothing else thinks, unless `weighed_share` of the set says so.
     """
 
     def __init__(
@@ -40,6 +44,8 @@ class QuestionSet:
         self.taught: list[QuestionRecord] = []
         if supervised and mode is not AnswerMode.DIRECT:
             self.taught = [record for record in records if record.chain]
+            if not self.taught and wants_teacher(cold_start, shards.question_records()):
+                self.taught = _taught_by(Path(cold_start.source), shards, records)
             # A set repeats questions of its letters with a chain: those are drawn by the ratio.
             records = [record for record in records if not record.chain] or records
         self.scenes = _together(records, data.questions_per_pair if supervised else 1)
@@ -87,6 +93,31 @@ class QuestionSet:
         if question.mode is AnswerMode.THINK:
             target = think_target(f"So {answer}.", letter, question.options)
         return replace(question, target=target)
+
+
+def wants_teacher(cold_start: ColdStartConfig, records: Iterable[QuestionRecord]) -> bool:
+    """Tell whether a question set without chains of its own learns those of a teacher's file.
+
+    Only viewpoint questions do: a file about them says nothing of SAT.
+    """
+    if cold_start.source == "grounded" or not cold_start.ratio:
+        return False
+    return any(record.type in VIEWPOINT_TYPES for record in records)
+
+
+def _taught_by(
+    path: Path, shards: RecordSource, records: Sequence[QuestionRecord]
+) -> list[QuestionRecord]:
+    """Return the records that a teacher wrote about, with its chains of thought."""
+    rationales = read_rationales(path, shards.root)
+    taught = [
+        replace(record, chain=rationales[record.uid].text)
+        for record in records
+        if record.uid in rationales
+    ]
+    if not taught:
+        raise UserError(no_chain_for(path, shards.root))
+    return taught
 
 
 def _of_types(shards: RecordSource, types: list[str]) -> list[QuestionRecord]:

@@ -28,6 +28,14 @@ def check_chains_file(path: Path, pairs: str | Path) -> None:
         )
 
 
+def no_chain_for(path: Path, pairs: str | Path) -> str:
+    """Return the message for a file without a chain of thought about the set `pairs`."""
+    return (
+        f"cold_start.source={path} has no chain for a pair of {pairs}: make it from this set with "
+        f"`python -m actial.chains pairs={pairs} ...`."
+    )
+
+
 def read_rationales(path: Path, pairs: str | Path) -> dict[str, TeacherRationale]:
     """Return pair id -> rationale, as `python -m actial.chains` wrote them; raises UserError."""
     check_chains_file(path, pairs)

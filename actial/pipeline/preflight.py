@@ -15,6 +15,7 @@ from actial.data.teacher_chains import check_chains_file
 from actial.modeling.adapter_folder import base_of, is_adapter
 from actial.runs.provenance import read_provenance
 
+VIEWPOINT_SOURCES = ("viewpoint_100k",)  # question sets that a teacher can write about
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -123,15 +124,18 @@ def chains_of_thought(config: TrainConfig) -> dict[str, str]:
 
 
 def _chains_of_set(name: str, source: SetConfig, cold_start: ColdStartConfig) -> str:
+    grounded = cold_start.source == "grounded"
     if source.task is Task.qa:
-        if own := read_manifest(name, source).get("chains", 0) if cold_start.ratio else 0:
-            return f"{own} of its own"
+        manifest = read_manifest(name, source)
+        if cold_start.ratio and manifest.get("chains"):
+            return f"{manifest['chains']} of its own"
         if source.weighed_share:
             return f"options weighed in {source.weighed_share:.0%} of the answers"
-        return "none"
+        if grounded or manifest.get("source") not in VIEWPOINT_SOURCES:
+            return "none"
     if not cold_start.ratio:
         return "none"
-    if cold_start.source == "grounded":
+    if grounded:
         return f"grounded, {cold_start.form.value}"
     ledger = Path(cold_start.source).with_name("ledger.json")
     if not ledger.is_file():

@@ -68,6 +68,8 @@ def prepare(config: TrainConfig, run: Run) -> None:
     run.add_provenance({**software_versions(), **identity})
     if chains := chains_of_thought(config):
         run.add_provenance({"chains_of_thought": chains})
+        listed = "; ".join(f"{name}: {writer}" for name, writer in chains.items())
+        print(f"chains of thought ({config.cold_start.ratio:.0%} of the draws): {listed}")
     if config.fidelity:
         differing = list(deviations(config))
         run.add_provenance({"fidelity": {"named": config.fidelity, "deviations": differing}})

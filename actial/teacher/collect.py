@@ -22,13 +22,13 @@ from actial.core.atomic_io import lock_file, write_json
 from actial.core.errors import UserError
 from actial.core.json_lines import append_lines, json_line, read_complete_lines, write_lines
 from actial.core.progress import Progress
-from actial.core.records import AnswerMode, Question
+from actial.core.records import Question
 from actial.core.seeding import hash_int
 from actial.core.set_records import ViewPair
 from actial.data.shards import ShardSet
 from actial.inference.openai_retries import RetryPolicy, send_with_retries
 from actial.teacher.prompt import SHORT, STAGES, chat_request, read_reply, read_template
-from actial.viewpoint.questions import question_types, viewpoint_question
+from actial.teacher.subjects import Subject, drawn_subjects
 from actial.viewpoint.rationale_verifier import contradictions
 from actial.viewpoint.rationales import THINK
 
@@ -217,30 +217,27 @@ class PairResult:
     rejected: list[dict[str, Any]]
 
 
-def reasons_to_reject(
-    pair: ViewPair, question: Question, reply: Reply
-) -> tuple[str, list[dict[str, str]]]:
+def reasons_to_reject(subject: Subject, reply: Reply) -> tuple[str, list[dict[str, str]]]:
     """Return the chain of thought of a reply, and why it is rejected; no reason accepts it."""
     chain, answer = read_reply(reply.text)
     if reply.finish == "length":
         return chain, [{"reason": "cut", "claim": ""}]
     if answer is None or not chain:
         return chain, [{"reason": "no_answer", "claim": ""}]
-    denied = contradictions(chain, pair, answer, question, all_axes=True)
+    denied = contradictions(
+        chain,
+        subject.pair,
+        answer,
+        subject.question,
+        degrees_tolerance=subject.degrees_tolerance,
+        all_axes=True,
+    )
     return chain, [{"reason": claim.reason, "claim": claim.claim} for claim in denied]
 
 
-def drawn_pairs(data: ShardSet, config: ChainsConfig) -> list[ViewPair]:
-    """Return the pairs that a teacher writes about, drawn by hash, in the order of the set."""
-    pairs = data.view_pairs()
-    by_draw = sorted(pairs, key=lambda pair: hash_int("chains", config.seed, pair.uid))
-    drawn = {pair.uid for pair in by_draw[: config.limit]}
-    return [pair for pair in pairs if pair.uid in drawn]
-
-
-async def _teach_pair(teacher: Teacher, data: ShardSet, pair: ViewPair) -> PairResult:
+async def _teach_pair(teacher: Teacher, data: ShardSet, subject: Subject) -> PairResult:
     """Ask about a pair until a chain of thought is accepted or the attempts are used up."""
-    question = viewpoint_question(pair, question_types(pair, 1)[0], AnswerMode.THINK)
+    pair, question = subject.pair, subject.question
     rejected: list[dict[str, Any]] = []
     for attempt in range(teacher.config.attempts):
         entry = {"uid": pair.uid, "question": question.uid, "attempt": attempt}
@@ -248,7 +245,7 @@ async def _teach_pair(teacher: Teacher, data: ShardSet, pair: ViewPair) -> PairR
         if reply is None:
             rejected.append(entry | {"reasons": [{"reason": "given_up"}]})
             break
-        chain, reasons = reasons_to_reject(pair, question, reply)
+        chain, reasons = reasons_to_reject(subject, reply)
         if not reasons:
             accepted = {
                 "uid": pair.uid,
@@ -273,7 +270,7 @@ def teach(config: ChainsConfig) -> None:
     """
     out = Path(config.out)
     data = ShardSet(config.pairs, config.split)
-    pairs = drawn_pairs(data, config)
+    pairs = drawn_subjects(data, config)
     replies = Replies(out / REPLIES)
     teacher = Teacher(config, replies)
     try:
@@ -301,11 +298,11 @@ def teach(config: ChainsConfig) -> None:
 
 
 async def _teach_all(
-    teacher: Teacher, data: ShardSet, pairs: list[ViewPair]
+    teacher: Teacher, data: ShardSet, pairs: list[Subject]
 ) -> dict[str, PairResult]:
     """Return pair id -> result, of the pairs that were asked about before the cost limit."""
     results: dict[str, PairResult] = {}
-    waiting: Iterator[ViewPair] = iter(pairs)
+    waiting: Iterator[Subject] = iter(pairs)
     limit = teacher.config.max_cost
 
     async def work(progress: Progress) -> None:

@@ -40,6 +40,10 @@ _TURNED = (
 )
 _MOVE_CLAIM = re.compile(rf"\b{_SUBJECT} {_WORDS}{_MOVED} {_WORDS}{_SIDE}")
 _TURN_CLAIM = re.compile(rf"\b{_SUBJECT} {_WORDS}{_TURNED} {_WORDS}{_SIDE}")
+# A second verb of the same subject: "the camera moved to its left and turned to its right".
+_JOINED = rf"\b{_SUBJECT} [^;:]{{0,80}}?\b(?:and|then) (?:then |also |clearly )?"
+_JOINED_MOVE = re.compile(rf"{_JOINED}{_MOVED} {_WORDS}{_SIDE}")
+_JOINED_TURN = re.compile(rf"{_JOINED}{_TURNED} {_WORDS}{_SIDE}")
 _AXIS_CLAIM = re.compile(
     rf"\b{_SUBJECT} {_WORDS}{_MOVED} {_WORDS}"
     r"(up|down|forward|backward|closer|nearer|further|farther)(?:wards?|s)?\b(?! or\b)"
@@ -87,9 +91,9 @@ def contradictions(
     rationale that derives "right" and closes with "left" contradicts the truth in one of the two
     places (the slips of paper 4.1). With `letter` and `question`, the closing letter must name
     the true option too. `all_axes` also reads up and down, forward and backward, nearer and
-    further, where the pair's poses tell them clearly.
+    further, where the pair's poses tell them clearly, and second verbs of one subject.
     """
-    read = list(claims(text, pair, degrees_tolerance=degrees_tolerance))
+    read = list(claims(text, pair, degrees_tolerance=degrees_tolerance, second_verbs=all_axes))
     if all_axes:
         read += axis_claims(text, pair)
     denied = [Contradiction(claim.reason, claim.claim) for claim in read if not claim.holds]
@@ -98,7 +102,13 @@ def contradictions(
     return denied
 
 
-def claims(text: str, pair: ViewPair, *, degrees_tolerance: float = 15.0) -> Iterator[Claim]:
+def claims(
+    text: str,
+    pair: ViewPair,
+    *,
+    degrees_tolerance: float = 15.0,
+    second_verbs: bool = False,
+) -> Iterator[Claim]:
     """Yield the statements of a rationale about sides, degrees, turn and hours of a pair.
 
     Sides and degrees come sentence by sentence, then the turns, then the hours.
@@ -106,7 +116,7 @@ def claims(text: str, pair: ViewPair, *, degrees_tolerance: float = 15.0) -> Ite
     low = text.lower().replace("\u2019", "'")
     alpha = pair.geometry.alpha_deg
     for sentence in _SENTENCE.split(low):
-        for kind, words, side in _sides(sentence, pair):
+        for kind, words, side in _sides(sentence, pair, second_verbs=second_verbs):
             truth = pair.labels.side(kind)
             if truth is not None:
                 yield Claim(kind.value, words, side == truth)
@@ -148,7 +158,9 @@ def _degree_claims(sentence: str, truth: float, tolerance: float) -> Iterator[Cl
         yield Claim("degrees", match.group(0), abs(float(match.group(1)) - truth) <= tolerance)
 
 
-def _sides(sentence: str, pair: ViewPair) -> Iterator[tuple[QuestionType, str, str]]:
+def _sides(
+    sentence: str, pair: ViewPair, *, second_verbs: bool
+) -> Iterator[tuple[QuestionType, str, str]]:
     """Yield (frame of reference, words, side) of every side given to the camera's motion or turn.
 
     A move belongs to the frame of reference that was named last before it, else to the camera.
@@ -161,7 +173,11 @@ def _sides(sentence: str, pair: ViewPair) -> Iterator[tuple[QuestionType, str, s
         rf"|\b(?:perspective|view|viewpoint) of (?:the )?{noun}\b"
         rf"|\b{noun}'s (?:own )?{_VIEW}"
     )
-    for match in _MOVE_CLAIM.finditer(sentence):
+    moves, turns = list(_MOVE_CLAIM.finditer(sentence)), list(_TURN_CLAIM.finditer(sentence))
+    if second_verbs:
+        moves += _JOINED_MOVE.finditer(sentence)
+        turns += _JOINED_TURN.finditer(sentence)
+    for match in moves:
         if _DENIED.search(match.group(0)):
             continue
         seen_by_object = _last_start(object_view, sentence, match.end())
@@ -170,7 +186,7 @@ def _sides(sentence: str, pair: ViewPair) -> Iterator[tuple[QuestionType, str, s
         if seen_by_object > seen_by_camera:
             kind = QuestionType.OBJECT_TRANSLATION
         yield kind, match.group(0), match.group(1)
-    for match in _TURN_CLAIM.finditer(sentence):
+    for match in turns:
         if not _DENIED.search(match.group(0)):
             yield QuestionType.EGO_ROTATION, match.group(0), match.group(1)
     passed = re.search(

@@ -17,14 +17,28 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 from support.records import view_pair
+from support.released import write_release
 
 import actial.chains as command_line
-from actial.config import ChainsConfig, ColdStartConfig, DataConfig, ImageConfig, ImageFormat
+from actial.build import build
+from actial.config import (
+    BuildConfig,
+    ChainsConfig,
+    ColdStartConfig,
+    DataConfig,
+    ImageConfig,
+    ImageFormat,
+    PairConfig,
+    SetConfig,
+    SourceConfig,
+    SourceKind,
+    Task,
+)
 from actial.core.errors import UserError
 from actial.core.image_codec import decode_bytes
 from actial.core.records import AnswerMode
 from actial.core.set_records import PAPER_QUESTIONS, MotionLabels
-from actial.data.datasets import ViewpointSet
+from actial.data.datasets import ViewpointSet, open_set
 from actial.data.images import encode
 from actial.data.shards import Sample, ShardSet, write_set
 from actial.teacher.collect import teach
@@ -521,3 +535,79 @@ def test_a_teacher_that_thinks_first_is_read_behind_its_thinking():
     thought = "<think>Let me see, left or right?</think>\n"
     chain = "The far side comes into view at the right edge, so the camera moved to its right."
     assert read_reply(f"{thought}{chain}\nAnswer: B") == (chain, "B")
+
+
+# ---------------------------------------------------------------- released questions
+
+
+def without_degrees(prompt: str) -> str:
+    """What a good teacher says of a pair whose angle is not known: about 70 degrees, it guesses."""
+    sides = re.search(
+        r"it moved: (\w+); seen from the object, the camera moved: (\w+); the camera turned: (\w+)\.",
+        prompt,
+    )
+    ego, seen, turn = sides.groups()
+    question = re.search(r"Question: (.*?)\n(A: .*?)\n", prompt, re.S)
+    side = ego
+    if "turn" in question.group(1):
+        side = turn
+    elif "object's" in question.group(1):
+        side = seen
+    letter = re.search(rf"([A-C]): \w+ to the {side}", question.group(2)).group(1)
+    return (
+        f"The camera moved to its {ego} and turned to its {turn} by about 70 degrees. "
+        f"From the object's point of view, it went to the {seen}.\n\nAnswer: {letter}"
+    )
+
+
+@pytest.fixture(scope="module")
+def released(tmp_path_factory):
+    """12 released questions with letters alone."""
+    root = tmp_path_factory.mktemp("released")
+    write_release(root / "release", "json", letters=12, chains=0, tests=0)
+    build(
+        BuildConfig(
+            source=SourceConfig(
+                kind=SourceKind.named, name="viewpoint_100k", root=str(root / "release")
+            ),
+            pairs=PairConfig(val_fraction=0.0),
+            image=ImageConfig(max_pixels=1024, multiple=16, format=ImageFormat.png),
+            out=str(root / "set"),
+            workers=1,
+        )
+    )
+    return root / "set"
+
+
+def test_a_teacher_writes_about_released_questions_by_the_sides_that_their_answers_tell(
+    released, serve, tmp_path
+):
+    out = tmp_path / "out"
+    teach(config(serve(says=without_degrees), released, out, limit=6))
+    chains = lines(out / "chains.jsonl")
+    assert len(chains) == 6
+    assert {chain["type"] for chain in chains} == {kind.value for kind in PAPER_QUESTIONS}
+    cold = ColdStartConfig(ratio=0.25, source=str(out / "chains.jsonl"))
+    source = SetConfig(task=Task.qa, root=str(released))
+    task = open_set(source, "train", DataConfig(), cold, supervised=True)
+    drawn = [task.example(i, epoch).questions[0] for epoch in range(60) for i in range(12)]
+    taught = [question for question in drawn if question.mode is AnswerMode.THINK]
+    assert len(taught) / len(drawn) == pytest.approx(0.25, abs=0.05)
+    assert {question.uid for question in taught} == {chain["uid"] for chain in chains}
+    assert all(
+        f"<answer>{question.answer_letter}</answer>" in question.target for question in taught
+    )
+    other = ColdStartConfig(ratio=0.25, source=str(tmp_path / "none.jsonl"))
+    with pytest.raises(UserError, match=rf"actial\.chains pairs={released} "):
+        open_set(source, "train", DataConfig(), other, supervised=True)
+
+
+def test_a_wrong_side_about_a_released_question_is_rejected(released, serve, tmp_path):
+    def slips(prompt: str) -> str:
+        swap = {"left": "right", "right": "left"}
+        said = without_degrees(prompt)
+        return re.sub(r"(turned to its )(\w+)", lambda m: m.group(1) + swap[m.group(2)], said)
+
+    teach(config(serve(says=slips), released, tmp_path / "out", limit=3, attempts=1))
+    ledger = json.loads((tmp_path / "out" / "ledger.json").read_text())
+    assert (ledger["accepted"], ledger["rejected_by"]) == (0, {"ego_rotation": 3})
