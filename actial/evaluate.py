@@ -23,6 +23,7 @@ def evaluate(config: EvaluateConfig) -> None:
     from actial.evaluation.easi import total_text
     from actial.evaluation.easi_submission import write_easi_answers, write_suite
     from actial.evaluation.probing import probe
+    from actial.evaluation.protocol import freeze_protocol, protocol_of, with_protocol
     from actial.evaluation.results import BenchmarkScores, Results
     from actial.evaluation.runners import open_runner
     from actial.evaluation.set_results import sample_answers, set_results
@@ -44,15 +45,17 @@ def evaluate(config: EvaluateConfig) -> None:
         folder = out if config.benchmark.name else out / task.name
         settings = runner.settings | task.settings
         log = PredictionLog(folder, settings)
+        protocol = protocol_of(settings, task.prompt)
+        freeze_protocol(folder, protocol)
         predictions = runner.ask(task.examples, f"{model} on {task.name}", log)
         task_scores = task.score(predictions)
         paper = task.paper(task_scores)
         if isinstance(task_scores, BenchmarkScores):
             task_scores = task_scores.to_json()
-        scores[task.name] = task_scores | {"settings": settings}
+        scores[task.name] = with_protocol(task_scores, protocol) | {"settings": settings}
         if answers := task.easi(predictions):
             write_easi_answers(folder, answers)
-        results.sets[task.name] = {model: set_results(predictions)}
+        results.sets[task.name] = {model: set_results(predictions, protocol=protocol)}
         if task.chance:
             results.chance[task.name] = task.chance
         if paper:

@@ -22,6 +22,7 @@ def score(config: ScoreConfig) -> None:
     from actial.evaluation.benchmark_examples import as_example
     from actial.evaluation.benchmark_results import (
         benchmark_scores,
+        benchmark_settings,
         beside_paper,
         open_benchmark,
     )
@@ -29,6 +30,7 @@ def score(config: ScoreConfig) -> None:
     from actial.evaluation.easi import easi_answers, easi_scores
     from actial.evaluation.easi_submission import write_easi_answers
     from actial.evaluation.harness_io import read_answers
+    from actial.evaluation.protocol import protocol_of_file, with_protocol
     from actial.evaluation.results import Results
     from actial.evaluation.set_results import set_results
     from actial.grading.predictions import predict
@@ -47,19 +49,22 @@ def score(config: ScoreConfig) -> None:
     scores = benchmark_scores(benchmark, source, predictions, partial=partial)
     if not (partial or config.benchmark.circular):
         scores.easi = easi_scores(benchmark.name, items, predictions)
+    settings = benchmark_settings(config.benchmark, benchmark, source)
+    protocol = protocol_of_file(path.parent, settings, config.compat)
     paper = beside_paper(benchmark.name, scores)
     title = f"{path.name} on {benchmark.name}"
     results = Results(
         meta={"title": title, "answers read as": config.compat},
         models=[path.stem],
         set_names=[benchmark.name],
-        sets={benchmark.name: {path.stem: set_results(predictions)}},
+        sets={benchmark.name: {path.stem: set_results(predictions, protocol=protocol)}},
         paper={benchmark.name: paper} if paper else {},
     )
     out.mkdir(parents=True, exist_ok=True)
     if scores.easi:
         write_easi_answers(out, easi_answers(benchmark.name, items, predictions))
-    write_json(out / "scores.json", scores.to_json() | {"compat": config.compat})
+    content = with_protocol(scores.to_json(), protocol)
+    write_json(out / "scores.json", content | {"compat": config.compat})
     results.write(out)
     print(f"finished: {write_report(out)}")
 

@@ -19,7 +19,8 @@ def compare(config: CompareConfig) -> None:
     from rich.table import Table
 
     from actial.evaluation.comparison import compare_models
-    from actial.evaluation.score_files import read_model
+    from actial.evaluation.protocol import protocol_remarks
+    from actial.evaluation.score_files import named_protocols, read_model
     from actial.reporting.comparison_report import HEAD, comparison_rows, write_comparison
 
     models = [read_model(word, config.task, config.cluster) for word in config.models]
@@ -33,8 +34,11 @@ def compare(config: CompareConfig) -> None:
         if not difference.task:
             needed = difference.items_needed["0.02"]
             print(f"{difference.a} and {difference.b}: {needed} items show a gain of 2 points")
+    remarks = protocol_remarks(named_protocols(models))
+    for remark in remarks:
+        print(f"warning: {remark}")
     if config.out:
-        write_comparison(differences, Path(config.out))
+        write_comparison(differences, Path(config.out), remarks)
         print(f"finished: {Path(config.out) / 'comparison.md'}")
 
 

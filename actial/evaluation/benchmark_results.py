@@ -98,6 +98,19 @@ def style_of(config: BenchmarkConfig, benchmark: Benchmark) -> Style:
         ) from None
 
 
+def benchmark_settings(
+    config: BenchmarkConfig, benchmark: Benchmark, source: Source
+) -> dict[str, Any]:
+    """Return which questions are asked, as settings.json beside their answers has it."""
+    return {
+        "benchmark": benchmark.name,
+        "split": source.split,
+        "circular": config.circular,
+        "limit": config.limit,
+        "files": source.hashes,
+    }
+
+
 def benchmark_scores(
     benchmark: Benchmark,
     source: Source,

@@ -48,6 +48,8 @@ class Difference:
     p_holm: float = 1.0  # corrected over tasks and pairs of models
     t_test: dict[str, float] = field(default_factory=dict)  # lmms-eval's paired test
     items_needed: dict[str, int] = field(default_factory=dict)  # gain -> items for 80 % power
+    protocols: list[str] = field(default_factory=list)  # hashes of A and B, "" if unknown
+    protocol_differences: list[str] = field(default_factory=list)  # names of what differs
 
     @property
     def verdict(self) -> str:
@@ -89,9 +91,20 @@ def compare_models(
         for one, other in combinations(models, 2)
         for task, members in groups.items()
     ]
+    _set_protocols(differences, models)
     _correct_p_values([d for d in differences if not d.task])
     _correct_p_values([d for d in differences if d.task])
     return differences
+
+
+def _set_protocols(differences: Sequence[Difference], models: Sequence[ScoredModel]) -> None:
+    """Set which protocols the two models of each comparison were scored under."""
+    protocols = {model.name: model.protocols[0] for model in models if model.protocols}
+    for d in differences:
+        first, second = protocols.get(d.a), protocols.get(d.b)
+        d.protocols = [protocol.hash if protocol else "" for protocol in (first, second)]
+        if first and second:
+            d.protocol_differences = first.differences(second)
 
 
 def _shared_items(models: Sequence[ScoredModel], common: bool) -> list[str]:

@@ -18,6 +18,7 @@ from actial.evaluation.benchmark_examples import as_example
 from actial.evaluation.benchmarks import BENCHMARKS
 from actial.evaluation.benchmarks.base import Item, Scores, Style
 from actial.evaluation.benchmarks.video import VSI_DIRECTIONS
+from actial.evaluation.protocol import short_hash
 from actial.grading.metrics import Cell, Prediction
 from actial.grading.multiple_choice import Compat
 from actial.grading.predictions import predict
@@ -239,7 +240,13 @@ def easi_total(figures: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
             mean = sum(float(entry[column]) for entry in sets.values()) / len(sets)
             totals[column] = round(mean, 4)
     columns = {entry["key"]: entry["overall"] for entry in sets.values() if entry}
-    return {**totals, "sets": columns, "missing": missing}
+    return {**totals, "sets": columns, "missing": missing, "protocol": suite_protocol(sets)}
+
+
+def suite_protocol(figures: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return one hash for the protocols of several sets; "" where one has none."""
+    hashes = sorted(str(entry.get("protocol", "")) for entry in figures.values())
+    return short_hash(" ".join(hashes))[:12] if all(hashes) else ""
 
 
 def total_text(total: Mapping[str, Any]) -> str:
@@ -247,4 +254,5 @@ def total_text(total: Mapping[str, Any]) -> str:
     if total["missing"]:
         return f"no total: {', '.join(total['missing'])} missing or asked in part"
     overall, own = total["overall"], total["own_reader"]
-    return f"{overall:.2f} % as EASI reads answers, {own:.2f} % as we do (mean of eight sets)"
+    text = f"{overall:.2f} % as EASI reads answers, {own:.2f} % as we do (mean of eight sets)"
+    return f"{text}, protocol {total['protocol']}" if total["protocol"] else text

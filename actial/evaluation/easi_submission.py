@@ -11,10 +11,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from actial import __version__
 from actial.config import SubmissionConfig
 from actial.core.atomic_io import atomic, write_json, write_text
 from actial.core.errors import UserError
-from actial.evaluation.easi import easi_total, total_text
+from actial.evaluation.easi import easi_total, suite_protocol, total_text
 from actial.grading.metrics import Prediction
 
 ANSWERS = "easi.jsonl"  # of an evaluation: every answer as EASI reads it
@@ -62,12 +63,17 @@ def payload(figures: Sequence[Mapping[str, Any]], config: SubmissionConfig) -> d
         "weightType": config.weight_type,
         "baseModel": config.base_model,
         "backend": "actial",
-        "remarks": config.remarks,
+        "remarks": config.remarks or _protocol_remark(figures),
         "scores": {entry["key"]: entry["overall"] for entry in figures},
         "subScores": {
             entry["key"]: dict(entry["sub_scores"]) for entry in figures if entry["sub_scores"]
         },
     }
+
+
+def _protocol_remark(figures: Sequence[Mapping[str, Any]]) -> str:
+    protocol = suite_protocol({entry["key"]: entry for entry in figures})
+    return f"actial {__version__}" + f", protocol {protocol}" * bool(protocol)
 
 
 def write_submission(scores: Path, out: Path, config: SubmissionConfig) -> str:

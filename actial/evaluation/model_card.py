@@ -30,9 +30,8 @@ def model_card(
     Raises:
         UserError: the run has no figures of the model.
     """
-    cells = {
-        name: models[model].overall for name, models in results.sets.items() if model in models
-    }
+    scored = {name: models for name, models in results.sets.items() if model in models}
+    cells = {name: models[model].overall for name, models in scored.items()}
     if not cells:
         raise UserError(
             f"the run has no scores of {model}: its models are {', '.join(results.models)}."
@@ -48,10 +47,13 @@ def model_card(
         *(line for name, cell in cells.items() for line in _index_entry(name, cell)),
         "---",
     ]
+    protocols = {
+        name: models[model].protocol.get("hash", "-") for name, models in scored.items()
+    }
     table = [
-        "| set | n | accuracy | 95 % interval | unparsed |",
-        "|---|---|---|---|---|",
-        *(_table_row(name, cell) for name, cell in cells.items()),
+        "| set | n | accuracy | 95 % interval | unparsed | protocol |",
+        "|---|---|---|---|---|---|",
+        *(_table_row(name, cell, protocols[name]) for name, cell in cells.items()),
     ]
     meta = [f"- {key}: {value}" for key, value in results.meta.items()]
     sections = [*_controls_section(results, model), *(_audit_section(audit) if audit else [])]
@@ -112,7 +114,7 @@ def _index_entry(name: str, cell: Cell) -> list[str]:
     ]
 
 
-def _table_row(name: str, cell: Cell) -> str:
+def _table_row(name: str, cell: Cell, protocol: str) -> str:
     interval = f"{100 * cell.low:.1f} to {100 * cell.high:.1f}"
     accuracy, unparsed = 100 * float(cell.value), 100 * cell.unparsed
-    return f"| {name} | {cell.n} | {accuracy:.1f} | {interval} | {unparsed:.1f} |"
+    return f"| {name} | {cell.n} | {accuracy:.1f} | {interval} | {unparsed:.1f} | {protocol} |"

@@ -36,6 +36,7 @@ class SetResult:
     truncated: float = 0.0
     format_compliance: float = 0.0  # one think block followed by one answer block
     tokens: float | None = None  # mean length of a completion
+    protocol: Json = field(default_factory=dict)  # hash, and what it stands for (protocol.py)
 
     def to_json(self) -> Json:
         entry: Json = {
@@ -51,6 +52,8 @@ class SetResult:
             entry["all_correct"] = self.all_correct.to_json()
         if self.tokens is not None:
             entry["tokens"] = self.tokens
+        if self.protocol:
+            entry["protocol"] = self.protocol
         return entry
 
     @classmethod
@@ -66,6 +69,7 @@ class SetResult:
             truncated=entry.get("truncated", overall.truncated),
             format_compliance=entry.get("format_compliance", entry.get("format", 0.0)),
             tokens=entry.get("tokens"),
+            protocol=dict(entry.get("protocol", {})),
         )
 
 

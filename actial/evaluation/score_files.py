@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from actial.core.errors import UserError
+from actial.evaluation.protocol import Protocol, read_protocol
 from actial.grading.predictions import read_predictions
 
 
@@ -28,6 +29,7 @@ class ScoredModel:
 
     name: str
     seeds: tuple[dict[str, ItemScore], ...]
+    protocols: tuple[Protocol | None, ...] = ()  # of each seed; None where it is not known
 
 
 def read_model(word: str, task: str, cluster: str) -> ScoredModel:
@@ -47,7 +49,22 @@ def read_model(word: str, task: str, cluster: str) -> ScoredModel:
         path.parent.name if path.name == "predictions.jsonl" else path.stem for path in paths
     ]
     seeds = tuple(_read_file(path, task, cluster) for path in paths)
-    return ScoredModel(name=",".join(names), seeds=seeds)
+    protocols = tuple(read_protocol(path.parent) for path in paths)
+    return ScoredModel(name=",".join(names), seeds=seeds, protocols=protocols)
+
+
+def named_protocols(models: Sequence[ScoredModel]) -> list[tuple[str, Protocol | None]]:
+    """Return the protocols of models by name; a seed stands for itself where it has another."""
+    named: list[tuple[str, Protocol | None]] = []
+    for model in models:
+        first, *others = model.protocols or (None,)
+        named.append((model.name, first))
+        named += [
+            (f"{model.name}, seed {number}", protocol)
+            for number, protocol in enumerate(others, 2)
+            if protocol != first
+        ]
+    return named
 
 
 def _predictions_path(path: Path) -> Path:

@@ -10,6 +10,7 @@ from PIL import Image
 from actial.core.atomic_io import atomic
 from actial.core.records import Example, Question
 from actial.core.seeding import hash_int
+from actial.evaluation.protocol import Protocol
 from actial.evaluation.results import SampleAnswer, SampleCard, SetResult
 from actial.grading import metrics
 from actial.grading.metrics import Prediction
@@ -19,13 +20,17 @@ MAX_CHARACTERS = 4000  # of one answer's text on a sample card
 
 
 def set_results(
-    predictions: Sequence[Prediction], *, questions_per_pair: int = 3
+    predictions: Sequence[Prediction],
+    *,
+    questions_per_pair: int = 3,
+    protocol: Protocol | None = None,
 ) -> SetResult:
     """Summarize one model's answers on one set.
 
     Args:
         predictions: graded answers.
         questions_per_pair: a view pair counts for `all_correct` only with so many questions.
+        protocol: under which the answers were made and read.
     """
     overall = metrics.accuracy(predictions)
     with_angle = [p for p in predictions if "angle" in p.categories]
@@ -40,6 +45,7 @@ def set_results(
         truncated=overall.truncated,
         format_compliance=format_compliance(predictions),
         tokens=sum(lengths) / len(lengths) if lengths else None,
+        protocol=protocol.to_json() if protocol else {},
     )
 
 

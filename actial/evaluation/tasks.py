@@ -16,11 +16,13 @@ from actial.data.shards import read_manifest
 from actial.evaluation.benchmark_examples import BenchmarkExamples
 from actial.evaluation.benchmark_results import (
     benchmark_scores,
+    benchmark_settings,
     beside_paper,
     open_benchmark,
     style_of,
 )
 from actial.evaluation.benchmarks.base import Style
+from actial.evaluation.benchmarks.prompts import sample_prompt
 from actial.evaluation.easi import easi_answers, easi_scores, suite_members
 from actial.evaluation.paper_protocol import comparable_rows
 from actial.evaluation.results import BenchmarkScores, PaperComparison
@@ -44,6 +46,7 @@ class Task:
     reworded: Callable[[int, AnswerMode], Example]
     outline: Callable[[int], Example]  # example i, maybe with empty images
     chance: float  # accuracy of guessing, over the questions with options; 0 without any
+    prompt: str  # a user's text that stands for those of all questions
     paper: Callable[[Scores], PaperComparison | None] = lambda scores: None
     # the answers as EASI reads them; none for sets that its leaderboard does not have
     easi: Callable[[Sequence[Prediction]], list[Prediction]] = lambda predictions: []
@@ -73,14 +76,7 @@ def _published_task(config: EvaluateConfig, limits: ImageLimits) -> Task:
         max_pixels=limits.max_pixels,
         square=limits.square,
     )
-    settings = {
-        "benchmark": benchmark.name,
-        "split": source.split,
-        "style": style.value,
-        "circular": options.circular,
-        "limit": options.limit,
-        "files": source.hashes,
-    }
+    settings = benchmark_settings(options, benchmark, source) | {"style": style.value}
 
     published_items = not (options.limit or options.circular)
 
@@ -111,6 +107,7 @@ def _published_task(config: EvaluateConfig, limits: ImageLimits) -> Task:
         reworded=reworded,
         outline=examples.outline,
         chance=_chance([len(item.options) for item in items]),
+        prompt=sample_prompt(style),
         paper=paper,
         easi=easi,
     )
@@ -152,6 +149,7 @@ def _built_task(config: EvaluateConfig, name: str, address: str) -> Task:
         reworded=lambda index, mode: opened(mode).example(int(order[index]), 0),
         outline=examples.__getitem__,
         chance=_chance([len(question.options) for question in questions]),
+        prompt=questions[0].text if questions else "",
     )
 
 

@@ -10,6 +10,7 @@ from actial.config import EvaluateConfig, TrainConfig
 from actial.core.records import Example, SamplingParams
 from actial.evaluation.loop import evaluate_examples
 from actial.evaluation.probing import probe
+from actial.evaluation.protocol import Protocol, protocol_of, write_protocol
 from actial.evaluation.results import Controls, Diagnostics, Results, SetResult
 from actial.evaluation.runners import Runner, open_runner
 from actial.evaluation.set_results import sample_answers, set_results
@@ -40,6 +41,7 @@ def score_models(
     controls: dict[str, dict[str, Controls]] = {}
     diagnostics: dict[str, dict[str, Diagnostics]] = {}
     keys: dict[str, str] = {}
+    protocols: dict[str, dict[str, Protocol]] = {}
     for model, path in models.items() if has_benchmark(config) else ():
         settings = evaluation(config, path)
         runner = open_runner(settings)
@@ -50,6 +52,9 @@ def score_models(
             predictions = _answers(runner, model, task, key, config, run)
             answers.setdefault(task.name, {})[model] = predictions
             folder = run.folder / "scores" / model / task.name
+            protocol = protocol_of(runner.settings | task.settings, task.prompt)
+            write_protocol(folder, protocol)
+            protocols.setdefault(task.name, {})[model] = protocol
             probed = probe(runner, task, predictions, config.benchmark, folder)
             if probed.controls:
                 controls.setdefault(task.name, {})[model] = probed.controls
@@ -60,7 +65,7 @@ def score_models(
         meta={"title": run.folder.name, "seed": config.seed, "stages": ", ".join(models)},
         models=list(models),
         set_names=list(answers),
-        sets={name: _set_results(by_model) for name, by_model in answers.items()},
+        sets={name: _set_results(answers[name], protocols[name]) for name in answers},
         chance={name: chance(of_set) for name, of_set in examples.items()},
         controls=controls,
         diagnostics=diagnostics,
@@ -88,8 +93,13 @@ def _answers(
     return runner.ask(task.examples, f"scoring {model} on {task.name}", log)
 
 
-def _set_results(by_model: dict[str, list[Prediction]]) -> dict[str, SetResult]:
-    return {model: set_results(predictions) for model, predictions in by_model.items()}
+def _set_results(
+    by_model: dict[str, list[Prediction]], protocols: dict[str, Protocol]
+) -> dict[str, SetResult]:
+    return {
+        model: set_results(predictions, protocol=protocols[model])
+        for model, predictions in by_model.items()
+    }
 
 
 def evaluation(config: TrainConfig, path: str) -> EvaluateConfig:

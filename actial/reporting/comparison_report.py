@@ -33,8 +33,11 @@ def _points(share: float) -> str:
     return f"{100 * share:+.1f}"
 
 
-def comparison_markdown(differences: Sequence[Difference]) -> str:
-    """Return the comparison as Markdown: the table, and how many items would show a gain."""
+def comparison_markdown(differences: Sequence[Difference], remarks: Sequence[str] = ()) -> str:
+    """Return the comparison as Markdown: the table, and how many items would show a gain.
+
+    `remarks` say which models were scored under different protocols.
+    """
     overall = [d for d in differences if not d.task]
     gains = list(overall[0].items_needed)
     needed = [[d.a, d.b, *[str(d.items_needed[gain]) for gain in gains]] for d in overall]
@@ -44,6 +47,7 @@ def comparison_markdown(differences: Sequence[Difference]) -> str:
             "# Comparison",
             "A minus B in points of percent, with the 95 % bootstrap interval over clusters of "
             "items. `tie`: the test, corrected by Holm's method, shows no difference.",
+            *[f"**{remark}**" for remark in remarks],
             markdown(HEAD, comparison_rows(differences)),
             "Items needed to show a gain with 80 % power at the 5 % level:",
             markdown(head, needed),
@@ -72,9 +76,11 @@ def comparison_figure(differences: Sequence[Difference]) -> Figure:
     return figure
 
 
-def write_comparison(differences: Sequence[Difference], out: Path) -> None:
+def write_comparison(
+    differences: Sequence[Difference], out: Path, remarks: Sequence[str] = ()
+) -> None:
     """Write comparison.json, comparison.md and comparison.png into `out`."""
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "comparison.json", [d.to_json() for d in differences])
-    write_text(out / "comparison.md", comparison_markdown(differences))
+    write_text(out / "comparison.md", comparison_markdown(differences, remarks))
     save(comparison_figure(differences), out / "comparison.png")

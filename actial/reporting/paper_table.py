@@ -19,6 +19,7 @@ from actial.core.errors import UserError
 from actial.evaluation.benchmark_results import NOT_ALL_QUESTIONS, PAPER_COLUMNS
 from actial.evaluation.benchmarks import BENCHMARKS
 from actial.evaluation.benchmarks.reference import table
+from actial.evaluation.protocol import Protocol, protocol_remarks
 from actial.reporting.sweep_report import markdown
 
 # folder of a model -> its row in the paper; also the order of our columns
@@ -108,6 +109,7 @@ def write_paper_table(scores: Path, out: Path) -> str:
     """
     figures: list[Figure] = []
     notes: dict[str, list[str]] = {}
+    protocols: dict[str, list[tuple[str, Protocol | None]]] = {}
     for path in sorted(scores.glob("*/*/scores.json")):
         model, name = path.parent.parent.name, _benchmark_of(path)
         if name not in PAPER_COLUMNS:
@@ -116,6 +118,11 @@ def write_paper_table(scores: Path, out: Path) -> str:
         if paper.get("notes"):
             notes[f"{model} on {name}"] = paper["notes"]
         content = json.loads(path.read_text())
+        entry = content.get("protocol")
+        protocol = Protocol.from_json(entry) if entry else None
+        protocols.setdefault(name, []).append((model, protocol))
+        if protocol:
+            notes.setdefault(f"{model} on {name}", []).append(f"protocol {protocol.hash}")
         figures += _figures(content, model, name, _conditions(paper, model))
     if not figures:
         sets = ", ".join(PAPER_COLUMNS)
@@ -123,6 +130,9 @@ def write_paper_table(scores: Path, out: Path) -> str:
             f"runs={scores} holds no SCORES/MODEL/BENCHMARK/scores.json of {sets}: evaluate with "
             f"out={scores}/MODEL/BENCHMARK first (docs/reproduce.md)."
         )
+    for name, scored in protocols.items():
+        if remarks := protocol_remarks(scored):
+            notes[name] = remarks
     text = _markdown(figures, notes)
     out.mkdir(parents=True, exist_ok=True)
     write_text(out / "table.md", text)

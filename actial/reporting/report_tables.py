@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from actial.evaluation.protocol import Protocol, protocol_remarks
 from actial.evaluation.results import (
     CONDITIONS,
     Controls,
@@ -47,6 +48,7 @@ class Table:
     name: str
     heads: list[Head]
     rows: list[TableRow]
+    notes: str = ""
 
 
 @dataclass(slots=True)
@@ -91,7 +93,16 @@ def set_table(name: str, results: Mapping[str, SetResult], heads: Heads) -> Tabl
     if any(length is not None for length in lengths):
         texts = [ABSENT if length is None else f"{length:.0f}" for length in lengths]
         rows.append(_text_row("tokens per answer", texts))
-    return Table(name, list(heads.values()), rows)
+    hashes = [r.protocol.get("hash", ABSENT) if r else ABSENT for r in columns]
+    if set(hashes) != {ABSENT}:
+        rows.append(_text_row("protocol", hashes))
+    protocols = {
+        head.label: Protocol.from_json(result.protocol) if result.protocol else None
+        for head, result in zip(heads.values(), columns, strict=True)
+        if result
+    }
+    notes = protocol_remarks(list(protocols.items()))
+    return Table(name, list(heads.values()), rows, "; ".join(notes))
 
 
 def paper_table(name: str, figures: PaperComparison) -> PaperTable:

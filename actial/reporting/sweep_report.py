@@ -12,6 +12,7 @@ from actial.config import CollectConfig
 from actial.core.atomic_io import write_text
 from actial.evaluation.benchmark_results import PAPER_COLUMNS
 from actial.evaluation.benchmarks.reference import table as reference_table
+from actial.evaluation.protocol import Protocol, protocol_remarks
 from actial.reporting import analysis, figures, seed_statistics
 from actial.reporting.figures import scale
 from actial.reporting.seed_statistics import TRAINING_SET
@@ -74,6 +75,7 @@ def write_sweep_report(config: CollectConfig) -> str:
         _difference_section(differences, against),
         _training_section(means),
         _run_section(table),
+        _protocol_section(done),
         _unfinished_section(runs),
         *[f"![{path.stem.replace('_', ' ')}](figures/{path.name})" for path in drawn],
     ]
@@ -248,6 +250,27 @@ def _run_section(table: pd.DataFrame) -> str:
         "then what each run rests on."
     )
     return f"## Runs\n\n{text}\n\n" + markdown(["run", "seed", *sets, *provenance], rows)
+
+
+def _protocol_section(runs: Sequence[RunRecord]) -> str:
+    """Tabulate the protocols of the scores, and name what differs within a set."""
+    protocols: dict[str, dict[str, Protocol]] = {}
+    for run in runs:
+        for name, models in run.results.sets.items():
+            for result in models.values():
+                if result.protocol:
+                    protocol = Protocol.from_json(result.protocol)
+                    protocols.setdefault(name, {}).setdefault(protocol.hash, protocol)
+    if not protocols:
+        return ""
+    rows = [[name, ", ".join(by_hash)] for name, by_hash in protocols.items()]
+    remarks = []
+    for name, by_hash in protocols.items():
+        labeled = [(f"scores on {name}", protocol) for protocol in by_hash.values()]
+        remarks += [f"* {remark}" for remark in protocol_remarks(labeled)]
+    text = "Figures of one set may be compared where their protocol is one."
+    parts = ["## Protocols", text, markdown(["set", "protocol"], rows), "\n".join(remarks)]
+    return "\n\n".join(part for part in parts if part)
 
 
 def _over_questions(row: pd.Series) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from actial.core.errors import UserError
 from actial.core.multiple_choice_format import LETTERS
 from actial.core.records import AnswerMode
@@ -17,6 +19,13 @@ NUMBER_REQUEST = "Please answer the question using a single word or phrase."
 VLMEVAL_REQUEST = "Please select the correct answer from the options above. \n"
 SITE_REQUEST = "Give me the answer letter directly. The best answer is:"
 VIEWSPATIAL_REQUEST = "Reply only to the corresponding option.\nAnswer:"
+
+
+def sample_prompt(style: Style) -> str:
+    """Return the texts of two made-up questions, which tell styles and their versions apart."""
+    item = Item(uid="sample", images=[], question="Where is it?", raw_prompt="Own prompt.")
+    closed = replace(item, options=("left", "right"), answer_index=0, hint="A hint.")
+    return f"{prompt_text(closed, style)}\n{prompt_text(replace(item, raw_prompt=''), style)}"
 
 
 def prompt_text(item: Item, style: Style) -> str:

@@ -1,0 +1,71 @@
+"""Tell two versions of an answer reader apart by what they read from fixed answers."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from hashlib import sha256
+
+from actial.core.records import FinishReason
+from actial.grading.multiple_choice import Compat, grade
+from actial.grading.open_ended import METRICS, grade_open
+
+# Answers on which readers differ: rejections, pairs, lists, tags, numbers, forms of a statement.
+PROBES = (
+    "B",
+    "(b)",
+    "B. right",
+    "right",
+    "not right",
+    "no movement",
+    "<think>A</think><answer>B</answer>",
+    "<answer>b. right</answer>",
+    "<answer>A</answer> no, <answer>B</answer>",
+    "<answer>Because</answer>",
+    "The answer is B.",
+    "The answer is not A.",
+    "Answer: A or B",
+    "A. left\nB. right\nThe answer is B.",
+    "A is wrong, so B",
+    "I looked at both images.\nB\nbecause of the chair, not A",
+    "**Answer**\n\n(B)\n\nThe wall is closer.",
+    "`B`",
+    "\\boxed{\\text{B}}",
+    "**B**",
+    "So **B** it is",
+    "I think it moved to the right, not to the left.",
+    "I cannot tell",
+    "Option B is correct",
+    "either A or B, but I choose B",
+    "image A shows the right side",
+    "\u7b54\u6848\uff1aB",
+    "<think>It may be A",
+    "12.5",
+    "12.5 meters",
+    "between 5 and 6 meters",
+    "1,200",
+    "-3e1",
+    "seven",
+    "3.0",
+    "yes, it is",
+    "r,A",
+    "move_right:1.0,rotate_left:20",
+)
+OPTION_SETS = (("left", "right", "no movement"), ("5 meters", "12.5 meters", "1200", "-30"))
+TRUTHS = {"yes_no": "yes", "exact": "right", "contains": "right", "joint": "r,A", "count": "3"}
+
+
+@cache
+def reader_fingerprint(compat: str) -> str:
+    """Return a hash of what a reader reads from the probes, numbers and texts included."""
+    readings: list[object] = []
+    for text in PROBES:
+        for options in OPTION_SETS:
+            for finish in (None, FinishReason.LENGTH):
+                result = grade(text, options, 0, finish, Compat(compat))
+                readings.append((result.letter, result.rule, result.outcome.value))
+        for metric in sorted(METRICS):
+            truth = TRUTHS.get(metric, "7")
+            result, read = grade_open(text, metric, truth)
+            readings.append((result.value, read))
+    return sha256(json.dumps(readings).encode()).hexdigest()[:12]
