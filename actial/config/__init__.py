@@ -25,6 +25,7 @@ from actial.config.build import (
     SourceKind,
 )
 from actial.config.data import (
+    WORDS_ONLY,
     ChainForm,
     ColdStartConfig,
     DataConfig,
@@ -85,7 +86,7 @@ from actial.config.stages import (
     SFTConfig,
     StageConfig,
 )
-from actial.config.synthetic import ChainsConfig, TinyConfig, WorldConfig
+from actial.config.synthetic import BaseScenesConfig, ChainsConfig, TinyConfig, WorldConfig
 from actial.config.train import (
     LoggerConfig,
     StageName,
@@ -97,11 +98,13 @@ from actial.config.train import (
 
 __all__ = [
     "SCHEMAS",
+    "WORDS_ONLY",
     "Accelerator",
     "AdvantageScale",
     "AnswerForm",
     "Attention",
     "AuditConfig",
+    "BaseScenesConfig",
     "BenchmarkConfig",
     "BuildConfig",
     "BuildShardConfig",
@@ -183,6 +186,7 @@ SCHEMAS: dict[str, type] = {
     "chains_schema": ChainsConfig,
     "world_schema": WorldConfig,
     "tiny_schema": TinyConfig,
+    "base_scenes_schema": BaseScenesConfig,
     "evaluate_schema": EvaluateConfig,
     "score_schema": ScoreConfig,
     "passrates_schema": PassRatesConfig,

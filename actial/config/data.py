@@ -68,6 +68,13 @@ class Task(Enum):
     # view pairs of the procedural world: questions about each photo, never about motion
     perception = "perception"
     clock = "clock"  # text only: the order of the hours; needs no root
+    # scenes of actial.synthetic.base_scenes: descriptions and questions about them, never motion
+    scenes = "scenes"
+    # text only: what follows from a described scene for a turn, a step or a walk; needs no root
+    rules = "rules"
+
+
+WORDS_ONLY = (Task.clock, Task.rules)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -114,7 +121,7 @@ class SetConfig:
         types = [kind.value for kind in QuestionType]
         if self.task is Task.viewpoint and not set(self.types) <= set(types):
             reject(f"{path}types", self.types, f"name some of {', '.join(types)}")
-        if self.task is not Task.clock and not self.root:
+        if self.task not in WORDS_ONLY and not self.root:
             reject(f"{path}root", "''", "give the folder that actial.build wrote")
 
 
@@ -147,11 +154,11 @@ class DataConfig:
         if self.reader is Reader.index:
             return
         for name, source in self.sets.items():
-            if source.task is Task.perception:
+            if source.task in (Task.perception, Task.scenes):
                 reject(
                     f"{path}sets.{name}.task",
-                    "perception",
-                    "its options name the classes of the whole set: set data.reader=index",
+                    source.task.value,
+                    "its exercises draw on the whole set: set data.reader=index",
                 )
             if source.pass_rates:
                 reject(

@@ -29,6 +29,17 @@ class WorldConfig:
 
 
 @dataclass(kw_only=True, slots=True)
+class BaseScenesConfig:
+    """`python -m actial.synthetic.base_scenes`: write the scenes that the tiny base model reads."""
+
+    out: str = MISSING
+    scenes: int = num(10_000, "[1, inf)")
+    size: int = num(96, "[32, 512]")  # pixels, both sides, of a photo
+    seed: int = 0
+    workers: int = num(0, "[0, inf)")  # processes; 0 = one per core
+
+
+@dataclass(kw_only=True, slots=True)
 class TinyConfig:
     """`python -m actial.synthetic.tiny_model`: write a tiny model with a pretrained vision encoder.
 

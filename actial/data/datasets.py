@@ -18,17 +18,14 @@ from actial.core.errors import UserError
 from actial.core.records import AnswerMode, Example, Question
 from actial.core.seeding import hash_int, hash_unit
 from actial.core.set_records import QuestionRecord, QuestionType, StoredRecord, ViewPair
+from actial.data.exercise_sets import ClockSet, PerceptionSet, RuleSet, SceneSet
 from actial.data.question_set import QuestionSet
 from actial.data.shards import RecordSource, ShardSet
 from actial.data.teacher_chains import TeacherRationale, no_chain_for, read_rationales
-from actial.viewpoint.perception_exercises import perception_questions, word_question
 from actial.viewpoint.questions import question_types, viewpoint_question
 from actial.viewpoint.rationales import grounded_rationale, think_target
 from actial.viewpoint.section_rationales import sections_rationale
 from actial.viewpoint.wording import read_wording
-
-CLOCK_QUESTIONS_PER_EXAMPLE = 4
-CLOCK_EXAMPLES = 1024
 
 
 class TaskSet(Protocol):
@@ -118,44 +115,6 @@ class ViewpointSet:
             return think_target(sections_rationale(pair, question), question.answer)
         rationale = grounded_rationale(pair, question)
         return think_target(rationale, question.answer, question.options)
-
-
-# ---------------------------------------------------------------- other sets
-
-
-class PerceptionSet:
-    """Pairs of the procedural world with exercises on what each photo shows."""
-
-    def __init__(self, shards: RecordSource, exercises: int) -> None:
-        self.shards, self.pairs, self.exercises = shards, shards.view_pairs(), exercises
-        self.names = sorted({pair.class_name.lower() for pair in self.pairs})
-
-    def __len__(self) -> int:
-        return len(self.pairs)
-
-    def example(self, index: int, epoch: int) -> Example:
-        pair = self.pairs[index]
-        return Example(
-            uid=pair.uid,
-            images=self.shards.images(pair),
-            questions=perception_questions(pair, str(epoch), self.names, self.exercises),
-            task="perception",
-            record=pair,
-        )
-
-
-class ClockSet:
-    """Text-only exercises: the order of the hours, the letters of options."""
-
-    def __len__(self) -> int:
-        return CLOCK_EXAMPLES
-
-    def example(self, index: int, epoch: int) -> Example:
-        draws = [f"{epoch}/{index}/{i}" for i in range(CLOCK_QUESTIONS_PER_EXAMPLE)]
-        questions = [word_question(draw) for draw in draws]
-        return Example(
-            uid=f"clock/{epoch}/{index}", images=[], questions=questions, task="clock"
-        )
 
 
 # ---------------------------------------------------------------- which records a stage trains on
@@ -257,6 +216,8 @@ def open_set(
     """
     if config.task is Task.clock:
         return ClockSet()
+    if config.task is Task.rules:
+        return RuleSet()
     shards = ShardSet(config.root, split)
     if split == "train":
         shards.records = learnable(shards.records, config)
@@ -285,4 +246,6 @@ def task_set(
         return ViewpointSet(shards, data, cold_start, supervised=supervised, mode=mode)
     if config.task is Task.qa:
         return QuestionSet(shards, config, data, cold_start, supervised=supervised, mode=mode)
+    if config.task is Task.scenes:
+        return SceneSet(shards, data.exercises_per_pair)
     return PerceptionSet(shards, data.exercises_per_pair)

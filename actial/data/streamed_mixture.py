@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
-from actial.config import ColdStartConfig, DataConfig, MixConfig, SetConfig, Task
+from actial.config import WORDS_ONLY, ColdStartConfig, DataConfig, MixConfig, SetConfig, Task
 from actial.core.errors import UserError
 from actial.core.records import Example
 from actial.data.datasets import TaskSet, open_set, select_pairs, task_set
@@ -25,7 +25,7 @@ class StreamedMixture(Mixture):
     """The shares and schedule of a `Mixture`, whose examples come from streams.
 
     Positions draw their set as in a `Mixture`; which example of the set that is depends on the
-    reader. Sets without files (task=clock) are read by position, the same as in a `Mixture`.
+    reader. Sets without files (task=clock, rules) are read by position, the same as in a `Mixture`.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ def open_streamed_mixture(
     streams: dict[str, StreamedSet] = {}
     generated: dict[str, TaskSet] = {}
     for name, config in sets.items():
-        if config.task is Task.clock:
+        if config.task in WORDS_ONLY:
             generated[name] = open_set(config, "train", data, cold_start, supervised=True)
             continue
         label = f"data.sets.{name}.root={config.root}"

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from actial.config import ColdStartConfig, SetConfig, StageName, Task, TrainConfig
+from actial.config import WORDS_ONLY, ColdStartConfig, SetConfig, StageName, Task, TrainConfig
 from actial.core.atomic_io import file_sha256
 from actial.core.errors import UserError
 from actial.data.shards import read_manifest
@@ -24,7 +24,7 @@ def used_sets(config: TrainConfig) -> dict[str, SetConfig]:
     names = _training_sets(config)
     names |= {source.partition(":")[0] for source in config.benchmark.sets.values()}
     sets = {name: config.data.sets[name] for name in sorted(names)}
-    return {name: source for name, source in sets.items() if source.task is not Task.clock}
+    return {name: source for name, source in sets.items() if source.task not in WORDS_ONLY}
 
 
 def _training_sets(config: TrainConfig) -> set[str]:

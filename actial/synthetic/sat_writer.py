@@ -86,13 +86,18 @@ def write_sat(
 
     The bytes do not depend on `workers`.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     table: list[dict] = []
     for scene_rows in in_processes(sat_rows, sat_jobs(split, rows, seed, size), workers):
         table += scene_rows
         yield len(scene_rows)
+    write_rows(path, table)
+
+
+def write_rows(path: Path, table: list[dict]) -> None:
+    """Write rows in SAT's schema as one parquet file with one row group."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     schema = pa.schema(
         [
             ("image_bytes", pa.list_(pa.binary())),

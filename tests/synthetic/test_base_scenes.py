@@ -1,0 +1,112 @@
+"""The scenes of the tiny base model: descriptions agree with the questions, no word of motion."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from actial.build import build
+from actial.config import (
+    BaseScenesConfig,
+    BuildConfig,
+    ColdStartConfig,
+    DataConfig,
+    ImageConfig,
+    ImageFormat,
+    SetConfig,
+    SourceConfig,
+    SourceKind,
+    Task,
+)
+from actial.core.errors import UserError
+from actial.core.records import AnswerMode, Example, Question
+from actial.data.datasets import open_set
+from actial.synthetic.base_scenes import write_scenes
+from actial.synthetic.sat_writer import write_sat
+
+SIZE = 64
+MOTION = re.compile(r"\b(moved?|turn\w*|step\w*|walk\w*|rotat\w*|went|will|if i|own front)\b")
+
+
+def built(folder: Path) -> Path:
+    source = SourceConfig(kind=SourceKind.sat, root=str(folder))
+    image = ImageConfig(max_pixels=SIZE * SIZE, multiple=16, format=ImageFormat.png)
+    build(BuildConfig(source=source, image=image, out=str(folder / "set"), workers=1))
+    return folder / "set"
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("scenes")
+    config = BaseScenesConfig(out=str(folder), scenes=24, size=SIZE, seed=5, workers=1)
+    assert sum(write_scenes(config)) == 24
+    return built(folder)
+
+
+def open_scenes(root: Path) -> list[Example]:
+    config = SetConfig(task=Task.scenes, root=str(root))
+    data = DataConfig(exercises_per_pair=5)
+    examples = open_set(config, "train", data, ColdStartConfig(), supervised=True)
+    return [examples.example(i, epoch) for epoch in range(2) for i in range(len(examples))]
+
+
+def described_questions(examples: list[Example]) -> list[Question]:
+    asked = [question for example in examples for question in example.questions]
+    return [question for question in asked if question.target.startswith("<think>\nthe")]
+
+
+def test_no_photo_exercise_speaks_of_motion(scenes):
+    for example in open_scenes(scenes):
+        for question in example.questions:
+            assert not MOTION.search(f"{question.text} {question.target}".lower())
+
+
+def test_the_facts_of_a_chain_give_its_answer(scenes):
+    checked = Counter()
+    for question in described_questions(open_scenes(scenes)):
+        chain = question.target.removeprefix("<think>\n").split("\nSo ")[0]
+        answer = question.options[question.answer_index]
+        if question.type == "depth" and "closer" in chain:
+            assert f"{answer} is closer." in chain
+        elif question.type == "relation" and "of the photo" in question.text:
+            assert f"is on the {answer}." in chain
+        elif question.type == "relation" and "to the" in chain:
+            a, b = re.search(
+                r"is (.*) to the left or .* of (the \w+ \w+)\?", question.text
+            ).groups()
+            mirrored = "right" if answer == "left" else "left"
+            assert f"{b} is to the {mirrored} of {a}." in chain
+        elif "which side" in question.text:
+            assert f"shows {answer}." in chain
+        checked[question.type] += 1
+    assert checked["depth"] > 5
+    assert checked["relation"] > 5
+    assert checked["count"] == 0
+
+
+def test_of_two_scenes_every_question_names_the_photo(scenes):
+    pairs = [example for example in open_scenes(scenes) if len(example.images) == 2]
+    assert pairs
+    for example in pairs:
+        assert not np.array_equal(example.images[0], example.images[1])
+        assert all(re.search(r"photo [12]", question.text) for question in example.questions)
+
+
+def test_answer_forms_are_a_letter_a_short_chain_and_one_with_the_description(scenes):
+    asked = [q for example in open_scenes(scenes) for q in example.questions]
+    direct = [q for q in asked if q.mode is AnswerMode.DIRECT]
+    described = described_questions(open_scenes(scenes))
+    assert 0.15 < len(direct) / len(asked) < 0.45
+    assert described
+    assert len(direct) + len(described) < len(asked)
+    assert all(q.target == q.answer_letter for q in direct)
+
+
+def test_a_set_without_descriptions_is_refused_with_the_remedy(tmp_path):
+    list(write_sat(tmp_path / "SAT_train.parquet", "train", 9, seed=3, size=SIZE, workers=1))
+    with pytest.raises(UserError, match=r"without a description: .*base_scenes"):
+        open_scenes(built(tmp_path))
