@@ -70,15 +70,15 @@ def _base_model(run_dir: Path) -> str | None:
 
 
 def _export_benchmark(config: ExportConfig, out: Path) -> None:
-    from actial.evaluation.benchmark_results import open_benchmark, style_of
-    from actial.evaluation.harness_io import export_lmms, export_vlmeval
+    from actial.evaluation.benchmark_results import open_benchmark
+    from actial.evaluation.harness_io import export_lmms, export_vlmeval, lmms_style
 
     benchmark, _, items = open_benchmark(config.benchmark)
     name = f"actial_{benchmark.name}"  # the harnesses download a registered name again
     if config.format is ExportFormat.vlmeval:
         export_vlmeval(items, out / f"{name}.tsv")
     else:
-        style = style_of(config.benchmark, benchmark)
+        style = lmms_style(config.benchmark, benchmark)
         export_lmms(items, out, name, style, config.benchmark.max_tokens)
 
 

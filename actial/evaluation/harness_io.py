@@ -16,11 +16,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from actial.config import BenchmarkConfig
 from actial.core.atomic_io import atomic, write_text
 from actial.core.errors import UserError
 from actial.core.multiple_choice_format import LETTERS, answer_position
 from actial.core.records import FinishReason
-from actial.evaluation.benchmarks.base import Item, Picture, Style
+from actial.evaluation.benchmark_results import style_of
+from actial.evaluation.benchmarks.base import Benchmark, Item, Picture, Style
 from actial.evaluation.benchmarks.prompts import prompt_text
 
 OPTION_COLUMNS = LETTERS[:6]
@@ -167,6 +169,15 @@ def process_results(doc, results):
     letters = re.findall(r"\\b([A-F])\\b", tags[-1] if tags else tail)
     return {"accuracy": float(bool(letters) and letters[-1] == doc["answer"])}
 '''
+
+
+def lmms_style(config: BenchmarkConfig, benchmark: Benchmark) -> Style:
+    """Return the style of exported prompts: one that asks for a letter, unless config says so.
+
+    The harness sends no system prompt, in which other styles ask for the form of the answer.
+    """
+    style = style_of(config, benchmark)
+    return Style.LETTER if style is Style.THINK and not config.style else style
 
 
 def export_lmms(

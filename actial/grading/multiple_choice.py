@@ -45,6 +45,7 @@ class Compat(StrEnum):
     LADDER = "ladder"  # ours
     ACTIAL = "actial"  # the release's reward
     ACTIAL_EVAL = "actial_eval"  # the release's evaluation client
+    ACTIAL_MMSI = "actial_mmsi"  # the same for MMSI-Bench and ViewSpatial-Bench
     VLMEVAL_EXACT = "vlmeval_exact"  # VLMEvalKit without a judge, as the release froze it
     EASI = "easi"  # EASI's own matching
     VLMEVAL_2026 = "vlmeval_2026"  # VLMEvalKit without a judge, as EASI runs it

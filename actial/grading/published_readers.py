@@ -1,7 +1,8 @@
 """Answer readers of others, imitated for comparison with published figures only.
 
-`actial` is the Actial release's reward, `actial_eval` its evaluation client, and `vlmeval_exact`
-VLMEvalKit's exact matching as the release froze it (Duan et al., arXiv 2407.11691).
+`actial` is the Actial release's reward, `actial_eval` its evaluation client, `actial_mmsi` the same
+with its own rule for MMSI-Bench and ViewSpatial-Bench, and `vlmeval_exact` VLMEvalKit's exact
+matching as the release froze it (Duan et al., arXiv 2407.11691).
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from actial.core.multiple_choice_format import LETTERS
 
 FIRST_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
 ANSWER_TAG = re.compile(r"<(/?)answer>")  # its tags are case-sensitive
+DOUBLE_BACKTICKS, BACKTICKS = re.compile("``([^`]*)``"), re.compile("`([^`]*)`")
+LONE_LETTER = re.compile(r"\b[A-D]\b(?!\s[a-zA-Z])")
 REFUSALS = (
     "Sorry, I can't help with images of people yet.",
     "I can't process this file.",
@@ -34,15 +37,33 @@ def read_actial(text: str, options: Sequence[str]) -> Reading:
 
 def read_actial_eval(text: str, options: Sequence[str]) -> Reading:
     """Unwrap the answer tag if there is exactly one, then read as VLMEvalKit does."""
+    return read_vlmeval(_unwrapped(text), options)
+
+
+def read_actial_mmsi(text: str, options: Sequence[str]) -> Reading:
+    """Unwrap the answer tag; take the first letter A to D in backticks, else in the whole text.
+
+    A letter before a space and a word, such as the article "A", does not count.
+    """
+    text = _unwrapped(text)
+    marked = DOUBLE_BACKTICKS.search(text) or BACKTICKS.search(text)
+    letter = LONE_LETTER.search(marked[1] if marked else text)
+    answer = letter[0] if letter else text.strip()
+    if len(answer) == 1 and answer in LETTERS[: len(options)]:
+        return answer, "backticks" if marked and letter else "lone_letter"
+    return None, "none"
+
+
+def _unwrapped(text: str) -> str:
     bodies = _answer_bodies(text)
-    return read_vlmeval(bodies[0].strip() if len(bodies) == 1 else text, options)
+    return bodies[0].strip() if len(bodies) == 1 else text
 
 
 def _answer_bodies(text: str) -> list[str]:
     bodies, start = [], None
     for tag in ANSWER_TAG.finditer(text):
         if not tag[1]:
-            start = tag.end()
+            start = tag.end() if start is None else start
         elif start is not None:
             bodies.append(text[start : tag.start()])
             start = None
@@ -66,5 +87,6 @@ def read_vlmeval(text: str, options: Sequence[str]) -> Reading:
 READERS = {
     "actial": read_actial,
     "actial_eval": read_actial_eval,
+    "actial_mmsi": read_actial_mmsi,
     "vlmeval_exact": read_vlmeval,
 }

@@ -135,6 +135,30 @@ def test_other_readers(text, actial, actial_eval, vlmeval):
 
 
 @pytest.mark.parametrize(
+    ("text", "actial_eval", "actial_mmsi"),
+    [
+        ("It is A, so ``B``", "A", "B"),
+        ("A or `B`", "A", "B"),
+        ("A house, then B", None, "B"),
+        ("A, B", None, "A"),
+        ("<answer>`B`</answer> A", None, "B"),
+        ("<answer>A</answer><answer>`B`</answer>", None, "B"),
+        ("<Answer>B</Answer>", None, "B"),
+        ("<ANSWER>A</ANSWER>, right", "B", "A"),
+        ("<answer>A<answer>B</answer>", None, "A"),
+        ("`right`, B", "B", None),
+        ("right", "B", None),
+        ("b", None, None),
+    ],
+)
+def test_the_releases_own_rule_for_mmsi(text, actial_eval, actial_mmsi):
+    """Its tags are case-sensitive, and letters in backticks come first."""
+    modes = ("actial_eval", "actial_mmsi")
+    read = [grade(text, AB, 1, compat=mode).letter for mode in modes]
+    assert read == [actial_eval, actial_mmsi]
+
+
+@pytest.mark.parametrize(
     ("text", "ok"),
     [
         ("<think>x</think><answer>B</answer>", True),
