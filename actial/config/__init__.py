@@ -86,7 +86,13 @@ from actial.config.stages import (
     SFTConfig,
     StageConfig,
 )
-from actial.config.synthetic import BaseScenesConfig, ChainsConfig, TinyConfig, WorldConfig
+from actial.config.synthetic import (
+    BaseScenesConfig,
+    ChainsConfig,
+    SceneVisionConfig,
+    TinyConfig,
+    WorldConfig,
+)
 from actial.config.train import (
     LoggerConfig,
     StageName,
@@ -153,6 +159,7 @@ __all__ = [
     "SFTConfig",
     "SamplerConfig",
     "SamplerKind",
+    "SceneVisionConfig",
     "Schedule",
     "ScoreConfig",
     "ServerConfig",
@@ -187,6 +194,7 @@ SCHEMAS: dict[str, type] = {
     "world_schema": WorldConfig,
     "tiny_schema": TinyConfig,
     "base_scenes_schema": BaseScenesConfig,
+    "scene_vision_schema": SceneVisionConfig,
     "evaluate_schema": EvaluateConfig,
     "score_schema": ScoreConfig,
     "passrates_schema": PassRatesConfig,

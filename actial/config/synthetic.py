@@ -40,6 +40,21 @@ class BaseScenesConfig:
 
 
 @dataclass(kw_only=True, slots=True)
+class SceneVisionConfig:
+    """`python -m actial.synthetic.scene_vision`: teach a vision encoder what stands where."""
+
+    start: str = MISSING  # folder of the model to go on from
+    scenes: str = MISSING  # set of actial.synthetic.base_scenes
+    pairs: str = MISSING  # pair set of the procedural world: photos of single objects
+    out: str = MISSING
+    steps: int = num(1200, "[1, inf)")
+    batch_size: int = num(32, "[1, 4096]")  # scenes a step
+    photo_batch: int = num(32, "[1, 4096]")  # photos of single objects a step
+    lr: float = num(1e-3, "(0, 1]")
+    seed: int = 0
+
+
+@dataclass(kw_only=True, slots=True)
 class TinyConfig:
     """`python -m actial.synthetic.tiny_model`: write a tiny model with a pretrained vision encoder.
 

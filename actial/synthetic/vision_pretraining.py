@@ -69,7 +69,7 @@ def _numbers(names: tuple[str, ...]) -> torch.Tensor:
     return torch.tensor([number[name] for name in names])
 
 
-def _shifted(images: np.ndarray, key: str) -> list[np.ndarray]:
+def shifted(images: np.ndarray, key: str) -> list[np.ndarray]:
     """Return each photo displaced by up to SHIFT pixels, its border repeated."""
     padded = np.pad(images, ((0, 0), (SHIFT, SHIFT), (SHIFT, SHIFT), (0, 0)), mode="edge")
     _, height, width, _ = images.shape
@@ -107,26 +107,35 @@ def pretrain_vision_encoder(
         index = torch.tensor(
             [int(epoch_order(f"{seed}/tower", epoch, size)[number]) for epoch, number in draws]
         )
-        pixels, grid = patchify(_shifted(photos.images[index], f"{seed}/{step}"), policy.spec)
+        pixels, grid = patchify(shifted(photos.images[index], f"{seed}/{step}"), policy.spec)
         features = torch.stack(
             tuple(
                 vision_encoder.get_image_features(pixels, grid, return_dict=True).pooler_output
             )
         ).mean(1)
-        bins, classes, colors = head(features).split([BINS, num_classes, num_colors], dim=1)
-        truth = photos.azimuth[index]
-        target = (truth / (2 * math.pi) * BINS).round().long() % BINS
-        loss = (
-            cross_entropy(bins, target)
-            + 0.3 * cross_entropy(classes, photos.classes[index])
-            + 0.3 * cross_entropy(colors, photos.colors[index])
-        )
+        loss, right = photo_loss(head(features), photos, index)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
-        off = (bins.argmax(1) - target + BINS // 2) % BINS - BINS // 2
-        yield {
-            "loss": float(loss.detach()),
-            "azimuth_within_one_bin": float((off.abs() <= 1).float().mean()),
-        }
+        yield {"loss": float(loss.detach()), "azimuth_within_one_bin": right}
+
+
+def photo_loss(
+    logits: torch.Tensor, photos: Photos, index: torch.Tensor
+) -> tuple[torch.Tensor, float]:
+    """Return the loss of (N, bins + classes + colors) logits about the photos at `index`.
+
+    Also the share of them whose azimuth is right within one bin.
+    """
+    num_colors = int(photos.colors.max()) + 1
+    num_classes = logits.shape[1] - BINS - num_colors
+    bins, classes, colors = logits.split([BINS, num_classes, num_colors], dim=1)
+    target = (photos.azimuth[index] / (2 * math.pi) * BINS).round().long() % BINS
+    loss = (
+        cross_entropy(bins, target)
+        + 0.3 * cross_entropy(classes, photos.classes[index])
+        + 0.3 * cross_entropy(colors, photos.colors[index])
+    )
+    off = (bins.argmax(1) - target + BINS // 2) % BINS - BINS // 2
+    return loss, float((off.abs() <= 1).float().mean())

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from support import tiny_world
 
 from actial.build import build
 from actial.config import (
@@ -17,6 +19,8 @@ from actial.config import (
     DataConfig,
     ImageConfig,
     ImageFormat,
+    ModelConfig,
+    SceneVisionConfig,
     SetConfig,
     SourceConfig,
     SourceKind,
@@ -25,8 +29,13 @@ from actial.config import (
 from actial.core.errors import UserError
 from actial.core.records import AnswerMode, Example, Question
 from actial.data.datasets import open_set
+from actial.data.shards import ShardSet
+from actial.modeling.policy import Policy
 from actial.synthetic.base_scenes import write_scenes
 from actial.synthetic.sat_writer import write_sat
+from actial.synthetic.scene_vision import WORDS, Scenes, column_labels, train_scene_vision
+from actial.synthetic.vision_pretraining import load_photos
+from actial.viewpoint.scene_rules import read_description
 
 SIZE = 64
 MOTION = re.compile(r"\b(moved?|turn\w*|step\w*|walk\w*|rotat\w*|went|will|if i|own front)\b")
@@ -110,3 +119,38 @@ def test_a_set_without_descriptions_is_refused_with_the_remedy(tmp_path):
     list(write_sat(tmp_path / "SAT_train.parquet", "train", 9, seed=3, size=SIZE, workers=1))
     with pytest.raises(UserError, match=r"without a description: .*base_scenes"):
         open_scenes(built(tmp_path))
+
+
+# ---------------------------------------------------------------- the vision encoder on scenes
+
+
+def test_a_thing_is_expected_in_the_column_of_tokens_that_shows_it():
+    lines = read_description("the red car 11 front.\nthe blue mug 85 back left.")
+    labels = column_labels(lines, 6)
+    red, mug, green = (WORDS.index(word) for word in ("red", "mug", "green"))
+    unclear = np.nan
+    np.testing.assert_equal(labels[:, red], [1, 1, unclear, 0, 0, 0])
+    np.testing.assert_equal(labels[:, mug], [0, 0, 0, unclear, 1, 1])
+    assert (labels[:, green] == 0).all()
+
+
+def test_scene_vision_lowers_the_loss_and_changes_the_vision_encoder_alone(scenes, tmp_path):
+    shards, pairs = ShardSet(scenes, "train"), tiny_world.write_pairs(tmp_path / "pairs")
+    tiny_world.write_model(
+        tmp_path / "model", pairs, tiny_world.write_questions(tmp_path / "sat")
+    )
+    policy = Policy.load(
+        ModelConfig(path=str(tmp_path / "model"), min_pixels=256, max_pixels=4096)
+    )
+    before = {name: value.detach().clone() for name, value in policy.named_parameters()}
+    config = SceneVisionConfig(start="", scenes="", pairs="", out="", steps=24, batch_size=8)
+    loaded = Scenes.load(shards)
+    steps = list(train_scene_vision(policy, loaded, load_photos(pairs), config))
+    assert steps[-1]["loss"] < 0.8 * steps[0]["loss"]
+    changed = {
+        name
+        for name, value in policy.named_parameters()
+        if not torch.equal(value, before[name])
+    }
+    assert changed
+    assert all("visual" in name for name in changed)
