@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 from scipy.stats import binomtest, norm, ttest_rel
+from scipy.stats import t as student_t
 
 from actial.core.errors import UserError
 from actial.core.seeding import hash_int
@@ -215,9 +216,11 @@ def paired_t_test(first: np.ndarray, second: np.ndarray) -> dict[str, float]:
         }
     mean, error = float(deltas.mean()), float(deltas.std(ddof=1) / math.sqrt(n))
     if error == 0:
-        return {"mean": mean, "se": 0.0, "t": math.inf, "p": 0.0, "low": mean, "high": mean}
+        infinite = math.copysign(math.inf, mean)
+        return {"mean": mean, "se": 0.0, "t": infinite, "p": 0.0, "low": mean, "high": mean}
     test = ttest_rel(first, second)
-    limits = {"low": mean - 1.96 * error, "high": mean + 1.96 * error}
+    half = float(student_t.ppf(0.975, n - 1)) * error
+    limits = {"low": mean - half, "high": mean + half}
     return {
         "mean": mean,
         "se": error,

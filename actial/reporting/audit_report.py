@@ -10,9 +10,15 @@ from actial.evaluation.audit.certificate import Certificate, Check
 
 
 def write_certificate(certificate: Certificate, out: Path) -> None:
-    """Write certificate.json and audit.html into `out`."""
+    """Write certificate.json, audit.html and leaked_images.tsv, every shared image, into `out`."""
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "certificate.json", certificate.to_json())
+    lines = ["set\tother set\titem\tother item\tcorrelation\tmirrored"]
+    for pair, matches in certificate.matches.items():
+        for m in matches:
+            cells = [*pair, m.uid, m.other_uid, f"{m.correlation:.4f}", str(m.mirrored)]
+            lines.append("\t".join(" ".join(cell.split("\t")) for cell in cells))
+    write_text(out / "leaked_images.tsv", "\n".join([*lines, ""]))
     sets = ", ".join(f"{name} ({n} items)" for name, n in certificate.sets.items())
     summary = Section(
         head=("check", "sets", "verdict", "finding"),

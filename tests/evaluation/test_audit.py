@@ -13,6 +13,7 @@ from scipy.ndimage import gaussian_filter
 
 import actial.audit.__main__
 from actial.core.errors import UserError
+from actial.evaluation.audit import image_matches
 from actial.evaluation.audit.certificate import audit_sets
 from actial.evaluation.audit.image_matches import describe, matching_images
 from actial.evaluation.audit.items import AuditItem, AuditSet, open_audit_set, read_identifiers
@@ -73,6 +74,42 @@ def test_planted_copies_are_found_and_no_others():
     planted = {(f"train/{i}", f"test/{i}") for i in range(160)}
     assert len(pairs & planted) >= 0.99 * len(planted), sorted(planted - pairs)[:5]
     assert len(pairs & planted) >= 0.99 * len(pairs), sorted(pairs - planted)[:5]
+
+
+def matches_of(one, other):
+    """Pairs of positions of images that two lists of encoded images share."""
+    described = [
+        describe(image_set(name, images), 2, crops=True)
+        for name, images in (("a", one), ("b", other))
+    ]
+    return {(m.uid, m.other_uid) for m in matching_images(*described)}
+
+
+def test_images_of_other_colors_are_no_copies_but_gray_ones_are():
+    original = picture(np.random.default_rng(2))
+    luma, blue, red = original.convert("YCbCr").split()
+    recolored = Image.merge("YCbCr", (luma, blue.point(lambda v: 255 - v // 2), red))
+    gray = original.convert("L")
+    others = [encoded(recolored.convert("RGB")), encoded(gray, "JPEG")]
+    assert matches_of([encoded(original)], others) == {("a/0", "b/1")}
+
+
+def test_blocks_of_images_find_what_one_block_finds(monkeypatch):
+    generator = np.random.default_rng(5)
+    originals = [picture(generator, (60, 45)) for _ in range(12)]
+    one = [encoded(image) for image in originals]
+    other = [encoded(ImageOps.mirror(image)) for image in originals[::-1]]
+    whole = matches_of(one, other)
+    assert whole == {(f"a/{i}", f"b/{11 - i}") for i in range(12)}
+    monkeypatch.setattr(image_matches, "BLOCK", 5)
+    monkeypatch.setattr(image_matches, "CHUNK", 4)
+    assert matches_of(one, other) == whole
+
+
+def test_flat_images_and_empty_sets_match_nothing():
+    flat = [encoded(Image.new("RGB", (40, 40), "red"))] * 2
+    assert matches_of(flat, flat) == set()
+    assert matches_of([], flat) == set()
 
 
 def questions(count, answer, options=("left", "right", "front"), seed=0):
@@ -180,6 +217,10 @@ def test_the_command_writes_a_certificate_and_a_page(tmp_path, monkeypatch, caps
     certificate = json.loads((tmp_path / "out/certificate.json").read_text())
     (images,) = [c for c in certificate["checks"] if c["name"] == "near-duplicate images"]
     assert images["examples"] == [["1.png", "copy <b>.jpg"]]
+    leaked = (tmp_path / "out/leaked_images.tsv").read_text().splitlines()
+    assert [line.split("\t")[:4] for line in leaked[1:]] == [
+        ["a", "b", "1.png", "copy <b>.jpg"]
+    ]
     assert "copy &lt;b&gt;.jpg" in (tmp_path / "out/audit.html").read_text()
 
 

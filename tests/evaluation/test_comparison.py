@@ -13,7 +13,7 @@ from support.predictions import prediction
 
 import actial.compare.__main__
 from actial.core.errors import UserError
-from actial.evaluation.comparison import compare_models, mcnemar, sign_flip_test
+from actial.evaluation.comparison import compare_models, mcnemar, paired_t_test, sign_flip_test
 from actial.evaluation.score_files import ItemScore, ScoredModel, read_model
 
 
@@ -81,6 +81,15 @@ def test_the_paired_t_test_is_that_over_items():
     expected = ttest_rel(a, b)
     assert difference.t_test["t"] == pytest.approx(expected.statistic)
     assert difference.t_test["p"] == pytest.approx(expected.pvalue)
+    interval = expected.confidence_interval(0.95)  # of Student's t, as lmms-eval's
+    limits = (difference.t_test["low"], difference.t_test["high"])
+    assert limits == pytest.approx((interval.low, interval.high))
+
+
+def test_the_paired_t_test_of_equal_differences_has_their_sign():
+    worse = paired_t_test(np.zeros(5), np.ones(5))
+    assert (worse["t"], worse["p"], worse["mean"]) == (-np.inf, 0, -1)
+    assert paired_t_test(np.ones(5), np.ones(5))["p"] == 1
 
 
 @pytest.mark.parametrize("clustered", [False, True])

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from actial.core.errors import UserError
-from actial.evaluation.audit.image_matches import describe, matching_images
+from actial.evaluation.audit.image_matches import ImageMatch, describe, matching_images
 from actial.evaluation.audit.items import AuditItem, AuditSet
 from actial.evaluation.audit.text_shortcuts import (
     Shortcut,
@@ -43,13 +43,16 @@ class Certificate:
 
     sets: dict[str, int]  # name -> items
     checks: list[Check]
+    # names of two sets -> every image that they share; not in certificate.json
+    matches: dict[tuple[str, str], list[ImageMatch]] = field(default_factory=dict)
 
     @property
     def clean(self) -> bool:
         return all(check.clean for check in self.checks)
 
     def to_json(self) -> dict[str, Any]:
-        return {"clean": self.clean} | asdict(self)
+        checks = [asdict(check) for check in self.checks]
+        return {"clean": self.clean, "sets": self.sets, "checks": checks}
 
     @classmethod
     def read(cls, path: Path) -> Certificate:
@@ -83,6 +86,7 @@ def audit_sets(
         UserError: an image cannot be read.
     """
     checks = [check for audited in sets for check in _text_checks(audited)]
+    all_matches: dict[tuple[str, str], list[ImageMatch]] = {}
     described = {}
     if len(sets) > 1:
         described = {s.name: describe(s, workers, crops=True) for s in sets}
@@ -90,6 +94,7 @@ def audit_sets(
         checks.append(_scene_check(one, other, identifiers))
         checks.append(_question_check(one, other))
         matches = matching_images(described[one.name], described[other.name])
+        all_matches[one.name, other.name] = matches
         pairs = [[match.uid, match.other_uid] for match in matches]
         checks.append(
             Check(
@@ -101,7 +106,8 @@ def audit_sets(
                 examples=pairs[:EXAMPLES],
             )
         )
-    return Certificate(sets={s.name: len(s.items) for s in sets}, checks=checks)
+    counts = {s.name: len(s.items) for s in sets}
+    return Certificate(sets=counts, checks=checks, matches=all_matches)
 
 
 # ---------------------------------------------------------------- one set
