@@ -113,102 +113,89 @@ class HFSampler(SynchronousSampler):
             batch = pack(micro_batch, images, self.policy.spec, config.sequence_tokens).to(
                 device
             )
-            cache, hidden, positions = prefill(self.policy.core, batch, n, params.max_tokens)
+            cache, hidden = prefill(self.policy.core, batch, n, params.max_tokens)
             noise = _noise([prompts[i].uid for i in members], n, params, device)
-            groups += self._decode(cache, hidden, positions, noise, params)
+            completions = self._decode(cache, hidden, noise, params)
+            groups += [completions[i : i + n] for i in range(0, len(completions), n)]
         return groups
 
     def _decode(
-        self,
-        cache: GroupCache,
-        hidden: Tensor,
-        positions: Tensor,
-        noise: Tensor,
-        params: SamplingParams,
-    ) -> Groups:
-        """Sample until every sequence has stopped, with `noise` (P, G, max_tokens)."""
-        # All results are (P, G, ..). The batch that is decoded shrinks: `rows` and `columns` hold,
-        # for each of its sequences, where in the results it belongs. Stopped sequences leave
-        # whenever that makes the batch a quarter smaller.
-        prompts, group, limit = noise.shape
-        device = noise.device
+        self, cache: GroupCache, hidden: Tensor, noise: Tensor, params: SamplingParams
+    ) -> list[Completion]:
+        """Sample until every sequence has stopped, with `noise` (max_tokens, P, G).
+
+        `hidden` (P, H) are the states that predict the first tokens of the prompts.
+        """
+        # Results are (max_tokens, P * G). `samples` (B,) are the sequences that go on and `rows`
+        # (B,) the rows of the cache that hold their histories: equal ones share a row.
+        limit, prompts, group = noise.shape
+        count, device = prompts * group, noise.device
         distribution = SamplingDistribution(params.temperature or 1.0, self.banned_ids)
-        token_ids = torch.zeros((prompts, group, limit), dtype=torch.long, device=device)
-        logprobs = torch.zeros((prompts, group, limit), device=device)
-        lengths = torch.full((prompts, group), limit, device=device)
+        token_ids = torch.zeros((limit, count), dtype=torch.long, device=device)
+        logprobs = torch.zeros((limit, count), device=device)
+        lengths = torch.full((count,), limit, device=device)
         stops = torch.tensor(self.stop_ids, device=device)
-        rows = torch.arange(prompts, device=device)[:, None].expand(prompts, group)
-        columns = torch.arange(group, device=device).expand(prompts, group)
-        live = torch.ones((prompts, group), dtype=torch.bool, device=device)
-        states = hidden[:, None].expand(-1, group, -1)
+        samples = torch.arange(count, device=device)
+        rows = samples // group
+        states = hidden
         for step in range(limit):
             logits = distribution.process_logits(self.policy.core.lm_head(states))
-            log_probs = logits.log_softmax(-1)
-            tokens = _draw(
-                log_probs, noise[rows, columns, step], greedy=params.temperature == 0
-            )
-            token_ids[rows, columns, step] = tokens
-            logprobs[rows, columns, step] = log_probs.gather(-1, tokens[..., None])[..., 0]
-            stopped = live & torch.isin(tokens, stops)
-            lengths[rows[stopped], columns[stopped]] = step + 1
-            live &= ~stopped
-            if not live.any() or step + 1 == limit:
+            log_probs = logits.log_softmax(-1)  # (N, V)
+            if params.temperature == 0:
+                tokens = log_probs.argmax(-1)[rows]
+            else:
+                drawn = _draw(log_probs, noise[step, cache.prompts[cache.prompt_of]])  # (N, G)
+                tokens = drawn[rows, samples % group]
+            token_ids[step, samples] = tokens
+            logprobs[step, samples] = log_probs[rows, tokens]
+            goes_on = (tokens[:, None] != stops).all(-1)
+            lengths[samples[~goes_on]] = step + 1
+            samples, rows, tokens = samples[goes_on], rows[goes_on], tokens[goes_on]
+            if not len(samples) or step + 1 == limit:
                 break
-            most = int(live.sum(1).max())
-            if int(live.any(1).sum()) * most <= 0.75 * live.numel():
-                remaining = live.any(1).nonzero()[
-                    :, 0
-                ]  # prompts that still have a live sample
-                by_life = live[remaining].int().argsort(dim=1, descending=True, stable=True)
-                members = by_life[:, :most]
-                cache.keep(remaining, members)
-                at = (remaining[:, None], members)
-                rows, columns, live, tokens = rows[at], columns[at], live[at], tokens[at]
-                positions = positions[remaining]
-            states = decode_step(self.policy.core, cache, tokens, positions)
-        return _completions(token_ids, logprobs, lengths, self.stop_ids)
+            rows, decoded = cache.branch(rows, tokens)
+            states = decode_step(self.policy.core, cache, decoded)
+        return _completions(token_ids.T, logprobs.T, lengths, self.stop_ids)
 
 
 def _noise(uids: list[str], n: int, params: SamplingParams, device: torch.device) -> Tensor:
-    """(P, G, max_tokens) uniform draws, one generator per sequence."""
+    """(max_tokens, P, n) uniform draws, one generator per sequence."""
+    shape = (params.max_tokens, len(uids), n)
     if params.temperature == 0:
-        return torch.zeros((len(uids), n, params.max_tokens), device=device)
+        return torch.zeros(shape, device=device)
     generator = torch.Generator()
 
     def draw(uid: str, member: int) -> Tensor:
         generator.manual_seed(hash_int("sample", params.seed, uid, member) >> 1)
         return torch.rand(params.max_tokens, generator=generator, dtype=torch.float64)
 
-    draws = [torch.stack([draw(uid, member) for member in range(n)]) for uid in uids]
-    return torch.stack(draws).to(device)
+    draws = torch.stack([draw(uid, member) for uid in uids for member in range(n)])
+    return draws.T.reshape(shape).to(device)
 
 
-def _draw(log_probs: Tensor, uniform: Tensor, *, greedy: bool) -> Tensor:
-    """(P, G) ids by inverting the cumulative distribution of (P, G, V) log-probabilities.
+def _draw(log_probs: Tensor, uniform: Tensor) -> Tensor:
+    """(N, G) ids by inverting the cumulative distribution of (N, V) log-probabilities.
 
     In double precision, so that no token of a large vocabulary is lost.
     """
-    if greedy:
-        return log_probs.argmax(-1)
-    cumulative = log_probs.double().exp().cumsum(-1)
-    threshold = uniform[..., None] * cumulative[..., -1:]
-    return (cumulative <= threshold).sum(-1).clamp(max=log_probs.shape[-1] - 1)
+    cumulative = log_probs.double().exp_().cumsum(-1)
+    threshold = uniform * cumulative[:, -1:]
+    ids = torch.searchsorted(cumulative, threshold, right=True)  # the first entry above
+    return ids.clamp(max=log_probs.shape[-1] - 1)
 
 
 def _completions(
     token_ids: Tensor, logprobs: Tensor, lengths: Tensor, stop_ids: tuple[int, ...]
-) -> Groups:
-    groups: Groups = []
-    for group in zip(token_ids.tolist(), logprobs.tolist(), lengths.tolist(), strict=True):
-        completions = []
-        for ids, scores, length in zip(*group, strict=True):
-            stopped = ids[length - 1] in stop_ids
-            completions.append(
-                Completion(
-                    token_ids=ids[:length],
-                    logprobs=scores[:length],
-                    finish=FinishReason.STOP if stopped else FinishReason.LENGTH,
-                )
-            )
-        groups.append(completions)
-    return groups
+) -> list[Completion]:
+    """The completions of (B, max_tokens) ids and log-probabilities, cut at `lengths` (B,)."""
+    completions = []
+    sequences = zip(token_ids.tolist(), logprobs.tolist(), lengths.tolist(), strict=True)
+    for ids, scores, length in sequences:
+        stopped = ids[length - 1] in stop_ids
+        completion = Completion(
+            token_ids=ids[:length],
+            logprobs=scores[:length],
+            finish=FinishReason.STOP if stopped else FinishReason.LENGTH,
+        )
+        completions.append(completion)
+    return completions

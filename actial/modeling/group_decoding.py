@@ -1,8 +1,12 @@
-"""Group decoding: keys and values of a prompt are computed once, however many samples continue it.
+"""Group decoding: what samples of one prompt have in common is computed once.
 
-Axes: P prompts, G samples of each, K key heads, Q query heads per key head, T
-prompt tokens, S sampled tokens, D head width. The text model is Hugging Face's
-own; only where its attention looks for keys and values is replaced.
+That is the prompt itself, and the tokens in which samples agree: samples with one
+history share a row of the batch until they draw different tokens.
+
+Axes: P prompts, N rows (distinct histories), M the most rows that one prompt has,
+K key heads, Q query heads per key head, T prompt tokens, S sampled tokens, D head
+width, H hidden width. The text model is Hugging Face's own; only where its attention
+looks for keys and values is replaced.
 """
 
 from __future__ import annotations
@@ -25,6 +29,7 @@ from actial.modeling.vlm_forward import embed_packed, no_mask, plan_attention
 GROUP_ATTENTION = "actial_group"
 
 LayerCache = tuple[Tensor, Tensor]  # keys and values
+WORTH_KEEPING = 0.8  # rows are moved together where at most this share of them is still in use
 
 
 class PrefillCache:
@@ -41,85 +46,145 @@ class PrefillCache:
 
 
 class GroupCache:
-    """Keys and values of P prompts, and of what their G samples have added so far."""
+    """Keys and values of P prompts, and of the N histories that samples have added so far.
+
+    `positions` (P,) are those of the first sampled tokens. Layers whose state is recurrent have
+    one state per row in `delta_states`.
+    """
 
     def __init__(
         self,
         prefix: dict[int, LayerCache],
         prefix_mask: Tensor,
+        positions: Tensor,
         group: int,
         capacity: int,
         delta_states: dict[int, DeltaStates],
     ) -> None:
-        self.prefix = prefix  # per layer: 2 x (P, K, T, D)
-        self.prefix_mask = prefix_mask  # (P, 1, 1, T), 0 or -inf
-        self.group = group
-        self.samples: dict[int, LayerCache] = {}  # per layer: 2 x (P, G, K, S, D)
-        for layer, (keys, values) in prefix.items():
-            shape = (keys.shape[0], group, keys.shape[1], capacity, keys.shape[3])
-            self.samples[layer] = (keys.new_empty(shape), values.new_empty(shape))
-        # Every sample starts from a copy of its prompt's states, (P * G, ..).
-        owner = torch.arange(len(prefix_mask), device=prefix_mask.device)
-        owner = owner.repeat_interleave(group)
-        self.delta_states = {layer: states.of(owner) for layer, states in delta_states.items()}
+        prompts = len(prefix_mask)
+        self.prefix = prefix  # per layer: (P, K, D, T) keys, (P, K, T, D) values
+        self.prefix_mask = prefix_mask  # (P, T), 0 or -inf
+        self.positions = positions
+        self.delta_states = delta_states  # per layer: (N, ..)
         self.length = 0  # sampled tokens so far
+        # The first N rows of each store are in use. Every sample may end with a row of its own.
+        self.key_heads = 1
+        self.stores: dict[int, LayerCache] = {}  # per layer: 2 x (P * group, K, capacity, D)
+        for layer, (_, values) in prefix.items():
+            self.key_heads, _, width = values.shape[1:]
+            shape = (prompts * group, self.key_heads, capacity, width)
+            self.stores[layer] = (values.new_empty(shape), values.new_empty(shape))
+        self.prompts = torch.arange(prompts, device=prefix_mask.device)  # (P,) that remain
+        self.prompt_of = self.prompts.clone()  # (N,) index into them
+        self._index_rows()
+
+    def _index_rows(self) -> None:
+        """Set the mask by key head, and the indices between rows and rows grouped by prompt.
+
+        `slot` (N * K,) is the place of row and head (n, k) in a rectangle (P, K, M); `member`
+        (P * K * M,) is the inverse, 0 where a prompt has fewer than M rows.
+        """
+        mask = self.prefix_mask.repeat_interleave(self.key_heads, dim=0)
+        self.mask_by_head = mask[:, None]  # (P * K, 1, T)
+        counts = self.prompt_of.bincount(minlength=len(self.prefix_mask))  # (P,)
+        starts = counts.cumsum(0) - counts
+        order = self.prompt_of.argsort(stable=True)
+        numbers = torch.arange(len(order), device=order.device)
+        rank = torch.empty_like(order)  # of a row among those of its prompt
+        rank[order] = numbers - starts[self.prompt_of[order]]
+        most = int(counts.max())
+        heads = torch.arange(self.key_heads, device=order.device)
+        by_prompt = self.prompt_of[:, None] * self.key_heads + heads  # (N, K)
+        self.slot = (by_prompt * most + rank[:, None]).flatten()
+        self.member = self.slot.new_zeros(len(counts) * self.key_heads * most)
+        self.member[self.slot] = torch.arange(len(self.slot), device=order.device)
 
     def update(self, keys: Tensor, values: Tensor, layer: int, *_: Any) -> LayerCache:
-        """Add one token per sample: (1, K, P * G, D) each."""
-        for store, new in zip(self.samples[layer], (keys, values), strict=True):
-            by_sample = new[0].transpose(0, 1).reshape(*store.shape[:3], -1)  # (P, G, K, D)
-            store[:, :, :, self.length] = by_sample
+        """Add one token per row: (1, K, N, D) each."""
+        for store, new in zip(self.stores[layer], (keys, values), strict=True):
+            store[: new.shape[2], :, self.length] = new[0].transpose(0, 1)
         return keys, values
 
     def attend(self, query: Tensor, layer: int, scaling: float) -> Tensor:
-        """(1, P * G, heads, D): queries (1, heads, P * G, D) over their prompt and their sample."""
-        prefix_keys, prefix_values = self.prefix[layer]
-        keys, values = (store[:, :, :, : self.length + 1] for store in self.samples[layer])
-        prompts, group, heads, _, width = keys.shape
-        # The samples of a prompt read its keys in one product: (G * Q, D) @ (D,
-        # T) for each P, K. Their scores join those over the sample's own keys in
-        # one softmax over T + S.
-        own = (query[0] * scaling).transpose(0, 1)
-        own = own.reshape(prompts, group, heads, -1, width)  # (P, G, K, Q, D)
-        shared = own.permute(0, 2, 1, 3, 4).flatten(2, 3)  # (P, K, G * Q, D)
-        on_prefix = (
-            shared @ prefix_keys.transpose(-1, -2) + self.prefix_mask
-        )  # (P, K, G * Q, T)
-        on_sample = own @ keys.transpose(-1, -2)  # (P, G, K, Q, S)
-        on_prefix = _by_sample(on_prefix, group)  # (P, G, K, Q, T)
-        tokens = on_prefix.shape[-1]
-        scores = torch.cat([on_prefix, on_sample], -1)
-        weights = scores.float().softmax(-1).to(values.dtype)
-        prefix_weights = (
-            weights[..., :tokens].transpose(1, 2).flatten(2, 3)
-        )  # (P, K, G * Q, T)
-        from_prefix = _by_sample(prefix_weights @ prefix_values, group)  # (P, G, K, Q, D)
-        out: Tensor = from_prefix + weights[..., tokens:] @ values
-        return out.flatten(2, 3).flatten(0, 1)[None]
+        """(1, N, heads, D): queries (1, heads, N, D) over their prompt and their history."""
+        count = query.shape[2]
+        prefix_keys, prefix_values = (x.flatten(0, 1) for x in self.prefix[layer])
+        keys, values = (
+            store[:count, :, : self.length + 1].flatten(0, 1) for store in self.stores[layer]
+        )
+        tokens, width = prefix_values.shape[1:]
+        # The rows of a prompt read its keys in one product: (M * Q, D) @ (D, T) for each P, K.
+        # Their scores join those over the row's own keys, (Q, D) @ (D, S) for each N, K, in one
+        # softmax over T + S.
+        own = (query[0].transpose(0, 1) * scaling).to(values.dtype)  # (N, heads, D)
+        own = own.reshape(len(keys), -1, width)  # (N * K, Q, D)
+        queries = own.shape[1]
+        shared = own.index_select(0, self.member).view(len(prefix_keys), -1, width)
+        on_prefix = torch.baddbmm(self.mask_by_head, shared, prefix_keys)
+        on_prefix = on_prefix.view(-1, queries, tokens).index_select(0, self.slot)
+        on_history = torch.bmm(own, keys.transpose(1, 2))  # (N * K, Q, S)
+        weights = torch.cat([on_prefix, on_history], -1).float().softmax(-1).to(values.dtype)
+        to_prefix = weights[..., :tokens].index_select(0, self.member)
+        to_prefix = to_prefix.view(len(prefix_keys), -1, tokens)  # (P * K, M * Q, T)
+        from_prefix = torch.bmm(to_prefix, prefix_values).view(-1, queries, width)
+        from_prefix = from_prefix.index_select(0, self.slot)  # (N * K, Q, D)
+        out = torch.baddbmm(from_prefix, weights[..., tokens:], values)
+        return out.view(1, count, -1, width)
 
-    def keep(self, prompts: Tensor, members: Tensor) -> None:
-        """Reduce to some prompts (P',) and some members of each (P', G')."""
-        self.prefix = {
-            layer: (keys[prompts], values[prompts])
-            for layer, (keys, values) in self.prefix.items()
-        }
-        self.prefix_mask = self.prefix_mask[prompts]
-        rows = prompts[:, None]
-        self.samples = {
-            layer: (keys[rows, members], values[rows, members])
-            for layer, (keys, values) in self.samples.items()
-        }
-        flat = (rows * self.group + members).flatten()
-        self.delta_states = {
-            layer: states.of(flat) for layer, states in self.delta_states.items()
-        }
-        self.group = members.shape[1]
+    def branch(self, rows: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Return each sample's next row (B,), and the token (N,) that is decoded in each row.
 
+        `rows` (B,) are those in which the samples that go on have drawn `tokens` (B,).
+        """
+        # One row per distinct (row, token). The first child of a row stays in it; further ones
+        # get a copy of its history, in a row that no sample uses any more or in a new one.
+        vocabulary = int(tokens.max()) + 1
+        distinct, child_of = torch.unique(rows * vocabulary + tokens, return_inverse=True)
+        parent = distinct // vocabulary
+        further = (parent[1:] == parent[:-1]).nonzero()[:, 0] + 1
+        row = parent.clone()  # of each child
+        if len(further):
+            row[further] = self._copy(parent, parent[further])
+        if len(row) <= WORTH_KEEPING * len(self.prompt_of):
+            order = row.argsort()
+            self._keep(row[order])
+            row[order] = torch.arange(len(row), device=row.device)
+        decoded = torch.zeros_like(self.prompt_of)
+        decoded[row] = distinct % vocabulary
+        return row[child_of], decoded
 
-def _by_sample(shared: Tensor, group: int) -> Tensor:
-    """(P, K, G * Q, X) -> (P, G, K, Q, X)"""
-    prompts, heads, _, width = shared.shape
-    return shared.reshape(prompts, heads, group, -1, width).transpose(1, 2)
+    def _copy(self, used: Tensor, sources: Tensor) -> Tensor:
+        """Copy the histories of rows `sources` to rows other than `used`, and return those."""
+        count = len(self.prompt_of)
+        unused = torch.ones(count + len(sources), dtype=torch.bool, device=used.device)
+        unused[used] = False
+        targets = unused.nonzero()[: len(sources), 0]
+        for stores in self.stores.values():
+            for store in stores:
+                store[targets, :, : self.length] = store[sources, :, : self.length]
+        # Of each row, the one that it was before.
+        before = torch.arange(max(count, int(targets[-1]) + 1), device=used.device)
+        before[targets] = sources
+        self.prompt_of = self.prompt_of[before]
+        self.delta_states = {k: states.of(before) for k, states in self.delta_states.items()}
+        self._index_rows()
+        return targets
+
+    def _keep(self, rows: Tensor) -> None:
+        """Reduce to some rows (N',), in ascending order, and to the prompts that they have."""
+        prompts, self.prompt_of = torch.unique(self.prompt_of[rows], return_inverse=True)
+        if len(prompts) < len(self.prefix_mask):
+            self.prefix = {
+                layer: (keys[prompts], values[prompts])
+                for layer, (keys, values) in self.prefix.items()
+            }
+            by_prompt = (self.prompts, self.prefix_mask, self.positions)
+            self.prompts, self.prefix_mask, self.positions = (x[prompts] for x in by_prompt)
+        for stores in self.stores.values():
+            for store in stores:
+                store[: len(rows), :, : self.length] = store[rows, :, : self.length]
+        self.delta_states = {k: states.of(rows) for k, states in self.delta_states.items()}
+        self._index_rows()
 
 
 def group_attention(
@@ -145,12 +210,11 @@ AttentionInterface.register(GROUP_ATTENTION, group_attention)
 
 def prefill(
     model: Any, batch: PackedBatch, group: int, capacity: int
-) -> tuple[GroupCache, Tensor, Tensor]:
+) -> tuple[GroupCache, Tensor]:
     """One packed forward over prompts without completions.
 
-    Returns the cache with room for `capacity` tokens in each of `group` samples,
-    the hidden state (P, H) that predicts each prompt's first sampled token, and
-    that token's position (P,).
+    Returns the cache, of one row per prompt, with room for `capacity` tokens in each of
+    `group` samples, and the hidden state (P, H) that predicts the first sampled token.
     """
     embeds, options = embed_packed(model, batch, encode_images(model, batch))
     cache = PrefillCache()
@@ -177,32 +241,33 @@ def prefill(
     present = steps < lengths[:, None]  # (P, T)
     take = order[(starts[:, None] + steps).clamp(max=len(order) - 1)]  # (P, T) flat positions
 
+    dtype = _compute_dtype(embeds)
+
     def by_prompt(packed: Tensor) -> Tensor:
         """(R, K, L, D) -> (P, K, T, D)"""
-        return packed.transpose(1, 2).flatten(0, 1)[take].transpose(1, 2).contiguous()
+        flat = packed.transpose(1, 2).flatten(0, 1)
+        return flat[take].transpose(1, 2).to(dtype).contiguous()
 
-    mask = torch.zeros(present.shape, device=order.device).masked_fill(~present, -torch.inf)
-    prefix = {
-        layer: (by_prompt(keys), by_prompt(values))
-        for layer, (keys, values) in cache.layers.items()
-    }
+    mask = torch.zeros(present.shape, dtype=dtype, device=order.device)
+    mask = mask.masked_fill(~present, -torch.inf)
+    prefix: dict[int, LayerCache] = {}
+    for layer, (keys, values) in cache.layers.items():
+        transposed = by_prompt(keys).transpose(-1, -2).contiguous()  # (P, K, D, T)
+        prefix[layer] = (transposed, by_prompt(values))
     last = order[starts + lengths - 1]
     positions = batch.position_ids.flatten(1).amax(0)  # the largest of the three axes
     highest = torch.full_like(lengths, -1)
     highest = highest.scatter_reduce(0, group_of[order], positions[order], "amax")
     hidden = out.last_hidden_state.flatten(0, 1)[last]
-    group_cache = GroupCache(prefix, mask[:, None, None], group, capacity, cache.delta_states)
-    return group_cache, hidden, highest + 1
+    states = cache.delta_states
+    return GroupCache(prefix, mask, highest + 1, group, capacity, states), hidden
 
 
-def decode_step(model: Any, cache: GroupCache, tokens: Tensor, positions: Tensor) -> Tensor:
-    """(P, G, H) hidden states after one token per sample, (P, G) ids.
-
-    `positions` (P,) are those of each prompt's first sampled token.
-    """
-    embeds = model.model.get_input_embeddings()(tokens.flatten())[None]  # (1, P * G, H)
-    position_ids = (positions + cache.length)[:, None].expand_as(tokens)
-    position_ids = position_ids.reshape(1, 1, -1).expand(3, 1, -1)
+def decode_step(model: Any, cache: GroupCache, tokens: Tensor) -> Tensor:
+    """(N, H) hidden states after one token in each row, (N,) ids."""
+    embeds = model.model.get_input_embeddings()(tokens)[None]  # (1, N, H)
+    positions = cache.positions[cache.prompt_of] + cache.length
+    position_ids = positions.expand(3, 1, -1)
     with _attention(model, GROUP_ATTENTION):
         out = text_model(model)(
             inputs_embeds=embeds,
@@ -214,7 +279,15 @@ def decode_step(model: Any, cache: GroupCache, tokens: Tensor, positions: Tensor
         )
     cache.length += 1
     hidden: Tensor = out.last_hidden_state[0]
-    return hidden.reshape(*tokens.shape, -1)
+    return hidden
+
+
+def _compute_dtype(like: Tensor) -> torch.dtype:
+    """The dtype to which autocast would cast keys and values at every step; else that of `like`."""
+    device = like.device.type
+    if torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return like.dtype
 
 
 @contextmanager

@@ -20,10 +20,12 @@ from support.tiny_models import (
     tiny_policy,
 )
 
-from actial.config import LoraConfig
+from actial.config import LoraConfig, Precision
 from actial.core.errors import UserError
 from actial.core.records import FinishReason, Prompt, SamplingParams
+from actial.inference import samplers
 from actial.inference.samplers import HFSampler
+from actial.modeling.group_decoding import decode_step
 from actial.modeling.image_patches import patchify
 from actial.modeling.prefix_packing import (
     Continuation,
@@ -150,6 +152,35 @@ def test_finished_samples_leave_the_batch_and_keep_their_tokens():
     ).logprobs
     sampled = torch.tensor([value for group in groups for c in group for value in c.logprobs])
     assert (sampled - scored).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("precision", [Precision.fp32, Precision.bf16])
+def test_equal_beginnings_are_decoded_once_and_change_no_draw(precision, monkeypatch):
+    """At a low temperature most samples of a prompt agree for many tokens."""
+    policy = tiny_policy(precision=precision)
+    prompts = make_prompts(policy)
+    params = SamplingParams(temperature=0.1, max_tokens=12, seed=1)
+    num_decoded = []
+
+    def counted(model, cache, tokens):
+        num_decoded.append(len(tokens))
+        return decode_step(model, cache, tokens)
+
+    monkeypatch.setattr(samplers, "decode_step", counted)
+    groups = make_sampler(policy).generate(prompts, 8, params)
+    num_rows = sum(num_decoded)
+    assert num_decoded[0] < 8 * len(prompts)
+    assert num_rows < 0.9 * sum(len(c.token_ids) - 1 for group in groups for c in group)
+    assert any(len({tuple(c.token_ids) for c in group}) > 1 for group in groups)
+    scored = policy.token_logprobs(
+        pack_completions(policy, prompts, groups, 256), SamplingDistribution(0.1, BANNED)
+    ).logprobs
+    sampled = torch.tensor([value for group in groups for c in group for value in c.logprobs])
+    assert (sampled - scored).abs().max() < (2e-5 if precision is Precision.fp32 else 1.0)
+    if precision is Precision.fp32:
+        # The noise of sample 0 does not depend on the size of its group.
+        alone = make_sampler(policy).generate(prompts, 1, params)
+        assert [g[0].token_ids for g in alone] == [g[0].token_ids for g in groups]
 
 
 def test_draws_follow_the_sampling_distribution():
