@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import hydra
 import pytest
 from support.benchmark_files import WRITERS
+from support.processes import free_port
 
 from actial.config import ExportConfig, ExportFormat, TrainConfig, register
 from actial.config.hydra_app import typed
@@ -16,6 +21,7 @@ from actial.core.paths import CONF
 from actial.evaluate import evaluate
 from actial.export import export
 from actial.grading.predictions import read_predictions
+from actial.inference.server_process import ServerProcess, server_command
 from actial.modeling.adapter_folder import WEIGHTS, adapter_settings
 from actial.train import train
 
@@ -92,6 +98,68 @@ def test_an_adapter_is_evaluated_as_its_merged_model(run: Path, tmp_path: Path) 
         evaluate(compose("evaluate", *words))
         texts[name] = [p.text for p in read_predictions(out / "predictions.jsonl")]
     assert texts["merged"] == texts["adapter"] == texts["vllm"]
+
+
+@pytest.fixture
+def served(run: Path, untrained_model: Path, tmp_path: Path) -> Iterator[str]:
+    """vLLM's own server of the base, with the run's adapter under the name "tuned"."""
+    url = f"http://127.0.0.1:{free_port()}"
+    arguments = {
+        **ENGINE,
+        "model": untrained_model,
+        "dtype": "float32",
+        "enforce_eager": True,
+        "limit_mm_per_prompt": {"image": 4, "video": 0},
+        "mm_processor_kwargs": {"size": {"shortest_edge": 256, "longest_edge": 16384}},
+        "generation_config": "vllm",
+        "enable_lora": True,
+        "max_lora_rank": 8,
+    }
+    command = [*server_command(url, arguments), "--lora-modules"]
+    command.append(f"tuned={run / 'grpo' / 'adapter'}")
+    environment = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1"}
+    environment.pop("VLLM_ENABLE_V1_MULTIPROCESSING", None)  # an engine of this process set it
+    server = ServerProcess.start(command, environment, tmp_path / "server.log")
+    try:
+        deadline = time.monotonic() + 300
+        while not healthy(url):
+            assert server.process.poll() is None, server.last_lines()
+            assert time.monotonic() < deadline, server.last_lines()
+            time.sleep(0.5)
+        yield f"{url}/v1"
+    finally:
+        server.stop()
+
+
+def healthy(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/health", timeout=5).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+@pytest.mark.slow
+def test_a_server_of_the_base_answers_with_the_adapter(
+    run: Path, served: str, tmp_path: Path
+) -> None:
+    """vllm --enable-lora --lora-modules tuned=FOLDER, asked under the folder's saved settings."""
+    WRITERS["mmsi"](tmp_path / "files")
+    asked = (
+        "benchmark=mmsi",
+        f"benchmark.root={tmp_path / 'files'}",
+        "benchmark.max_tokens=8",
+    )
+    texts = {}
+    for name, words in (
+        ("tuned", (f"server.url={served}", "server.model=tuned", "server.multiple=16")),
+        ("policy", (f"server.url={served}", "server.model=policy", "server.multiple=16")),
+        ("here", ()),
+    ):
+        out = tmp_path / name
+        path = f"model.path={run / 'grpo' / 'adapter'}"
+        evaluate(compose("evaluate", *asked, *words, path, f"out={out}"))
+        texts[name] = [p.text for p in read_predictions(out / "predictions.jsonl")]
+    assert texts["tuned"] == texts["here"] != texts["policy"]
 
 
 @pytest.mark.slow
