@@ -121,7 +121,7 @@ def served(run: Path, untrained_model: Path, tmp_path: Path) -> Iterator[str]:
     environment.pop("VLLM_ENABLE_V1_MULTIPROCESSING", None)  # an engine of this process set it
     server = ServerProcess.start(command, environment, tmp_path / "server.log")
     try:
-        deadline = time.monotonic() + 300
+        deadline = time.monotonic() + 600
         while not healthy(url):
             assert server.process.poll() is None, server.last_lines()
             assert time.monotonic() < deadline, server.last_lines()
