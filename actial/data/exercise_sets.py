@@ -77,8 +77,9 @@ class RuleSet:
 class SceneSet:
     """Scenes of `actial.synthetic.base_scenes`, asked what they show.
 
-    Some examples show two unrelated scenes, so that "photo 2" means something. Chains of thought
-    begin with facts about the things in question now and then; nothing speaks of motion.
+    Some examples show two unrelated scenes, so that "photo 2" means
+    something. Chains of thought begin with facts about the things in
+    question now and then; nothing speaks of motion.
     """
 
     def __init__(self, shards: RecordSource, exercises: int) -> None:
@@ -89,8 +90,8 @@ class SceneSet:
         self.scenes = list(scenes.values())
         if any(_description(records) is None for records in self.scenes):
             raise UserError(
-                f"set {shards.root} has scenes without a description: make it from the folder of "
-                "`python -m actial.synthetic.base_scenes`."
+                f"set {shards.root} has scenes without a description: make it "
+                "from the folder of `python -m actial.synthetic.base_scenes`."
             )
 
     def __len__(self) -> int:

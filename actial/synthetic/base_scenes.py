@@ -1,8 +1,8 @@
 """`python -m actial.synthetic.base_scenes out=DIR`: the scenes that the tiny base model reads.
 
-Each scene is asked what a photo alone answers (where things stand, which is closer, how many,
-which side is seen), and has a description in words (actial/viewpoint/scene_rules.py). No question
-speaks of motion.
+Each scene is asked what a photo alone answers (where things stand,
+which is closer, how many, which side is seen), and has a description in
+words (actial/viewpoint/scene_rules.py). No question speaks of motion.
 """
 
 from __future__ import annotations

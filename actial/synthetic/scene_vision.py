@@ -1,10 +1,12 @@
 """`python -m actial.synthetic.scene_vision`: teach a model's vision encoder what stands where.
 
-The encoder has no absolute positions (its rotary embedding is relative), so "left" has to be worked
-out from the borders of the photo; read through the language model, that stays at chance for tens of
-thousands of scenes. Here each visual token is supervised at once: its own row and column, and the
-color and category of what its column of tokens shows. Photos of single objects go on beside it, so
-that the sides of objects are not forgotten.
+The encoder has no absolute positions (its rotary embedding is
+relative), so "left" has to be worked out from the borders of the photo;
+read through the language model, that stays at chance for tens of
+thousands of scenes. Here each visual token is supervised at once: its
+own row and column, and the color and category of what its column of
+tokens shows. Photos of single objects go on beside it, so that the
+sides of objects are not forgotten.
 """
 
 from __future__ import annotations
@@ -48,27 +50,31 @@ class Scenes:
 
     @classmethod
     def load(cls, shards: ShardSet) -> Scenes:
-        records = [item for item in shards.question_records() if item.type == DESCRIPTION]
-        lines = [read_description(item.options[item.answer_index]) for item in records]
+        records = [
+            record for record in shards.question_records() if record.type == DESCRIPTION
+        ]
+        lines = [read_description(record.options[record.answer_index]) for record in records]
         return cls(shards, records, lines)
 
 
 def column_labels(lines: list[Line], columns: int) -> np.ndarray:
-    """Return (columns, words): 1 where a column of tokens shows a word, 0 where not, NaN unclear.
+    """Return (columns, words) of what the columns of visual tokens show.
 
-    Columns of descriptions and of tokens differ: those span the places where things can stand.
+    1 where a column shows a word, 0 where it does not, NaN between both.
+    The columns of a description are others: they span the places where
+    things can stand.
     """
     labels = np.zeros((columns, len(WORDS)), np.float32)
     for line in lines:
-        offset = ((line.column - 0.5) / COLUMNS * 2 - 1) * HALF_WIDTH
+        share = (line.column - 0.5) / COLUMNS
+        offset = (2 * share - 1) * HALF_WIDTH
         at = (0.5 + FOCAL * offset) * columns - 0.5
         _, color, category = line.phrase.split()
         for column in range(columns):
             distance = abs(column - at)
             if distance < CLEAR:
-                value = 1.0 if distance < NEAR else np.nan
-                for word in (color, category):
-                    labels[column, WORDS.index(word)] = value
+                words = [WORDS.index(color), WORDS.index(category)]
+                labels[column, words] = 1.0 if distance < NEAR else np.nan
     return labels
 
 
@@ -82,25 +88,32 @@ class SceneHead(nn.Module):
         self.words = nn.Linear(width, len(WORDS))
 
     def forward(self, features: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, float]]:
-        """Return the loss of (N, side * side, width) features, and what share is right.
+        """Return the loss and the shares of columns and words that are right.
 
+        features: (N, side * side, width).
         labels: (N, side, words), see `column_labels`.
         """
         count, side = len(features), self.side
         rows, columns = self.positions(features).split(side, dim=-1)
         number = torch.arange(side).repeat(count, side, 1)
-        column_loss = cross_entropy(columns.flatten(0, 1), number.flatten())
-        row_loss = cross_entropy(rows.flatten(0, 1), number.transpose(1, 2).flatten())
+        own_column = number.flatten()
+        own_row = number.transpose(1, 2).flatten()
+        position_loss = cross_entropy(columns.flatten(0, 1), own_column)
+        position_loss += cross_entropy(rows.flatten(0, 1), own_row)
         # (N, rows, columns, words): a column shows a word when one of its tokens does
         words = self.words(features).view(count, side, side, -1).logsumexp(1)
         clear = ~labels.isnan()
-        word_loss = binary_cross_entropy_with_logits(words[clear], labels[clear])
-        present = clear & (labels == 1)
+        word_loss = binary_cross_entropy_with_logits(
+            words[clear],
+            labels[clear],
+        )
+        right = columns.argmax(-1).flatten() == own_column
+        recalled = words[labels == 1] > 0
         seen = {
-            "column": float((columns.argmax(-1) == number.flatten(1)).float().mean()),
-            "recall": float((words[present] > 0).float().mean()),
+            "column": float(right.float().mean()),
+            "recall": float(recalled.float().mean()),
         }
-        return 20 * word_loss + 0.3 * (column_loss + row_loss), seen
+        return 20 * word_loss + 0.3 * position_loss, seen
 
 
 def train_scene_vision(
@@ -125,30 +138,48 @@ def train_scene_vision(
     for step in range(config.steps):
         for group in optimizer.param_groups:
             group["lr"] = config.lr * learning_rate_factor(step, config.steps)
-        numbers = _drawn(f"{config.seed}/scenes", step, config.batch_size, len(scenes.records))
+        numbers = _drawn(
+            f"{config.seed}/scenes",
+            step,
+            config.batch_size,
+            len(scenes.records),
+        )
         images = [scenes.shards.images(scenes.records[i])[0] for i in numbers]
         labels = np.stack([column_labels(scenes.lines[i], side) for i in numbers])
-        loss, metrics = scene_head(_features(policy, images), torch.from_numpy(labels))
-        index = torch.tensor(
-            _drawn(f"{config.seed}/photos", step, config.photo_batch, len(photos.images))
+        features = _features(policy, images)
+        loss, metrics = scene_head(features, torch.from_numpy(labels))
+        drawn = _drawn(
+            f"{config.seed}/photos",
+            step,
+            config.photo_batch,
+            len(photos.images),
         )
-        single = _features(policy, shifted(photos.images[index], f"{config.seed}/{step}"))
-        loss_of_photos, azimuth = photo_loss(photo_head(single.mean(1)), photos, index)
+        index = torch.tensor(drawn)
+        key = f"{config.seed}/{step}"
+        single = _features(policy, shifted(photos.images[index], key))
+        logits = photo_head(single.mean(1))
+        loss_of_photos, azimuth = photo_loss(logits, photos, index)
         optimizer.zero_grad()
         (loss + loss_of_photos).backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
-        yield {**metrics, "loss": float(loss.detach()), "azimuth_within_one_bin": azimuth}
+        yield {
+            **metrics,
+            "loss": float(loss.detach()),
+            "azimuth_within_one_bin": azimuth,
+        }
 
 
 def learning_rate_factor(step: int, steps: int) -> float:
     """Return the share of the full rate: a warm-up of 50 steps, then half a cosine."""
-    return min(1.0, (step + 1) / 50) * 0.5 * (1 + math.cos(math.pi * step / steps))
+    warmup = min(1.0, (step + 1) / 50)
+    return warmup * 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
 def _drawn(key: str, step: int, count: int, size: int) -> list[int]:
+    """Return `count` numbers below `size`: those of a step in the epochs' order."""
     positions = [divmod(step * count + i, size) for i in range(count)]
-    return [int(epoch_order(key, epoch, size)[number]) for epoch, number in positions]
+    return [int(epoch_order(key, epoch, size)[rank]) for epoch, rank in positions]
 
 
 def _features(policy: Policy, images: list[np.ndarray]) -> Tensor:

@@ -1,10 +1,12 @@
 """What the tiny base model knows of scenes in words: facts, and what follows from them.
 
-A fact tells what one photo shows: on which half a thing stands, which of two is further to the
-left, which is closer, which side of it is seen. A rule exercise gives such facts as text, without
-a photo, and asks what a turn, a step or a walk changes. The answer is computed on the ground plane
-of a scene drawn for the exercise. Photo exercises only ever ask for the facts themselves
-(actial/data/exercise_sets.py): putting both together is left to GRPO.
+A fact tells what one photo shows: on which half a thing stands, which
+of two is further to the left, which is closer, which side of it is
+seen. A rule exercise gives such facts as text, without a photo, and
+asks what a turn, a step or a walk changes. The answer is computed on
+the ground plane of a scene drawn for the exercise. Photo exercises only
+ever ask for the facts themselves (actial/data/exercise_sets.py):
+putting both together is left to GRPO.
 """
 
 from __future__ import annotations
@@ -109,7 +111,8 @@ def scene_question(
 ) -> Question:
     """Return a question with a drawn answer form: the letter alone, or a chain of thought.
 
-    Some of the chains begin with `statements`, which are empty where the question names no thing.
+    Some of the chains begin with `statements`, which are empty where the
+    question names no thing.
     """
     mode = AnswerMode.DIRECT if hash_unit("mode", uid, draw) < 0.3 else AnswerMode.THINK
     answer = options[answer_index]
@@ -296,7 +299,8 @@ RULES = {
 def rule_question(draw_key: str) -> Question:
     """Return a text-only exercise: some facts, and what a turn, a step or a walk changes.
 
-    It depends on `draw_key` alone. Raises RuntimeError when no scene with a clear answer is drawn.
+    It depends on `draw_key` alone. Raises RuntimeError when no scene with
+    a clear answer is drawn.
     """
     draw = Draw("rule", draw_key)
     kind = draw.pick(tuple(RULES))
