@@ -45,8 +45,7 @@ def evaluate(config: EvaluateConfig) -> None:
         folder = out if config.benchmark.name else out / task.name
         settings = runner.settings | task.settings
         log = PredictionLog(folder, settings)
-        protocol = protocol_of(settings, task.prompt)
-        freeze_protocol(folder, protocol)
+        protocol = freeze_protocol(folder, protocol_of(settings, task.prompt))
         predictions = runner.ask(task.examples, f"{model} on {task.name}", log)
         task_scores = task.score(predictions)
         paper = task.paper(task_scores)

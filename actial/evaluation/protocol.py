@@ -21,6 +21,7 @@ from actial.grading.multiple_choice import Compat
 from actial.grading.reader_probes import reader_fingerprint
 
 FILE = "protocol.json"  # beside predictions.jsonl
+OLDER = "of an older version"  # stands for the readings of answers without a protocol
 FIELDS = ("prompt", "resolution", "decoding", "reader", "data", "version")
 DATA = ("benchmark", "set", "split", "circular", "limit", "files", "index")
 
@@ -105,13 +106,18 @@ def with_protocol(entry: Mapping[str, Any], protocol: Protocol) -> dict[str, Any
 # ---------------------------------------------------------------- files
 
 
-def freeze_protocol(folder: Path, protocol: Protocol) -> None:
-    """Write protocol.json beside answers that are to be made under it.
+def freeze_protocol(folder: Path, protocol: Protocol) -> Protocol:
+    """Write protocol.json beside answers that are to be made under it, and return it.
+
+    Answers without a protocol were read by an unknown version of the reader, and stay so marked.
 
     Raises:
         UserError: the folder holds answers made, or read, under another protocol.
     """
     before = read_protocol(folder)
+    unknown = before is None and (folder / "predictions.jsonl").is_file()
+    if unknown or (before and before.values.get("reader.readings") == OLDER):
+        protocol = Protocol({**protocol.values, "reader.readings": OLDER})
     if before and (changed := before.differences(protocol)):
         name = changed[0]
         raise UserError(
@@ -120,6 +126,7 @@ def freeze_protocol(folder: Path, protocol: Protocol) -> None:
             "another output folder, or read those answers anew with actial.score."
         )
     write_protocol(folder, protocol)
+    return protocol
 
 
 def write_protocol(folder: Path, protocol: Protocol) -> None:

@@ -127,6 +127,13 @@ def test_answers_of_another_protocol_are_not_continued(tmp_path):
     assert read_protocol(tmp_path / "none") is None
 
 
+def test_answers_without_a_protocol_were_read_by_an_older_version(tmp_path):
+    (tmp_path / "predictions.jsonl").touch()
+    marked = freeze_protocol(tmp_path, frozen())
+    assert marked.differences(frozen()) == ["reader.readings"]
+    assert freeze_protocol(tmp_path, frozen()) == marked == read_protocol(tmp_path)
+
+
 def test_remarks_name_what_differs():
     other = frozen({**SETTINGS, "temperature": 0.6, "files": {"x": "1"}})
     (remark,) = protocol_remarks([("a", frozen()), ("b", other)])
