@@ -17,10 +17,14 @@ from actial.config.validation import num, reject
 class ServerConfig:
     """An OpenAI-compatible server; with `url` set it answers in place of an in-process model."""
 
-    url: str | None = None  # such as http://127.0.0.1:8000/v1
-    model: str = ""  # the name it serves the model under
-    key_env: str = "OPENAI_API_KEY"  # environment variable with the key; unset = "EMPTY"
-    concurrency: int = num(64, "[1, 4096]")  # examples in flight
+    # such as http://127.0.0.1:8000/v1
+    url: str | None = None
+    # the name it serves the model under
+    model: str = ""
+    # environment variable with the key; unset = "EMPTY"
+    key_env: str = "OPENAI_API_KEY"
+    # examples in flight
+    concurrency: int = num(64, "[1, 4096]")
     timeout_s: float = num(600.0, "(0, inf)")
     retries: int = num(6, "[0, 100]")
     # both sides of every image are multiples of it: patch size x merge size of the served model
@@ -46,9 +50,11 @@ class SubmissionConfig:
 
     model_name: str = ""  # of the hub, as org/model
     model_type: ModelType = ModelType.rl
-    precision: str = "bfloat16"  # bfloat16, float16, float32 or int8
+    # bfloat16, float16, float32 or int8
+    precision: str = "bfloat16"
     revision: str = "main"
-    weight_type: str = "Original"  # Original, Delta or Adapter
+    # Original, Delta or Adapter
+    weight_type: str = "Original"
     base_model: str = ""  # of Delta and Adapter weights
     remarks: str = ""
 
@@ -116,7 +122,8 @@ class PassRatesConfig:
     set: str = MISSING  # a name of data.sets
     # tries at each question; as many as GRPO's group tells what GRPO will meet
     samples: int = num(16, "[2, 4096]")
-    limit: int = num(0, "[0, 1e9]")  # examples, drawn by hash; 0 = all
+    # examples, drawn by hash; 0 = all
+    limit: int = num(0, "[0, 1e9]")
     temperature: float = num(1.0, "(0, inf)")
     # of a try; 0 = GRPO's own limit, saved with the checkpoint, or 4,096
     max_tokens: int = num(0, "[0, 1e6]")
@@ -151,7 +158,8 @@ class ScoreConfig:
     benchmark: BenchmarkConfig = field(default_factory=BenchmarkConfig)
     # ours (.jsonl), lmms-eval's samples (.jsonl) or VLMEvalKit's (.xlsx, .tsv, .json)
     predictions: str = MISSING
-    compat: str = "ladder"  # how answers are read (actial/grading/multiple_choice.py)
+    # how answers are read (actial/grading/multiple_choice.py)
+    compat: str = "ladder"
 
     def check(self, path: str) -> None:
         if self.benchmark.suite:
@@ -159,10 +167,14 @@ class ScoreConfig:
 
 
 class ExportFormat(Enum):
-    vlmeval = "vlmeval"  # OUT/NAME.tsv for VLMEvalKit's $LMUData
-    lmms_eval = "lmms_eval"  # a task folder for --include_path
-    model_card = "model_card"  # README.md of a model from a run's results
-    merged = "merged"  # a model folder of an adapter and its base
+    # OUT/NAME.tsv for VLMEvalKit's $LMUData
+    vlmeval = "vlmeval"
+    # a task folder for --include_path
+    lmms_eval = "lmms_eval"
+    # README.md of a model from a run's results
+    model_card = "model_card"
+    # a model folder of an adapter and its base
+    merged = "merged"
 
 
 @dataclass(kw_only=True, slots=True)
@@ -173,8 +185,10 @@ class ExportConfig:
     format: ExportFormat = MISSING
     benchmark: BenchmarkConfig = field(default_factory=BenchmarkConfig)
     run_dir: str = ""  # model_card: the finished run
-    adapter: str = ""  # merged: a PEFT folder, such as RUN/grpo/adapter
-    certificate: str = ""  # model_card: certificate.json of an audit of its data, if any
+    # merged: a PEFT folder, such as RUN/grpo/adapter
+    adapter: str = ""
+    # model_card: certificate.json of an audit of its data, if any
+    certificate: str = ""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -185,7 +199,8 @@ class CollectConfig:
     out: str = MISSING
     # tables 1 and A1 of the paper from evaluations in RUNS/MODEL/BENCHMARK, instead of a sweep's
     paper_table: bool = False
-    against: str = ""  # the condition that the others are compared with; "" = the first
+    # the condition that the others are compared with; "" = the first
+    against: str = ""
     # EASI's submission files from evaluations in RUNS/BENCHMARK, instead of a sweep's
     submission: SubmissionConfig = field(default_factory=SubmissionConfig)
 
@@ -194,11 +209,14 @@ class CollectConfig:
 class AuditConfig:
     """`python -m actial.audit SET [SET ...] out=DIR`: what sets leak, of each other and of text."""
 
-    sets: list[str] = MISSING  # benchmark:NAME:FOLDER, FOLDER:SPLIT of a built set, or images
-    out: str = MISSING  # folder for certificate.json and audit.html
+    # benchmark:NAME:FOLDER, FOLDER:SPLIT of a built set, or images
+    sets: list[str] = MISSING
+    # folder for certificate.json and audit.html
+    out: str = MISSING
     # file with identifiers of scenes, one a line, beside the known forms
     identifiers: str = ""
-    workers: int = num(2, "[1, 256]")  # threads that decode images
+    # threads that decode images
+    workers: int = num(2, "[1, 256]")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -207,9 +225,12 @@ class CompareConfig:
 
     # files or folders of predictions; commas join the seeds of one
     models: list[str] = MISSING
-    out: str = ""  # folder for comparison.json, .md and .png; "" = only print
-    task: str = "type"  # category by which figures are split
-    cluster: str = "example"  # items that share it are resampled together; "item" = none do
+    # folder for comparison.json, .md and .png; "" = only print
+    out: str = ""
+    # category by which figures are split
+    task: str = "type"
+    # items that share it are resampled together; "item" = none do
+    cluster: str = "example"
     # same: refuse files that differ in their items; common: compare the others
     items: str = "same"
     resamples: int = num(10_000, "[100, 1000000]")
@@ -237,5 +258,6 @@ class ImportReleaseConfig:
     """`python -m actial.import_release DIR`: texts of the release from the user's own copies."""
 
     release: str = MISSING  # a clone of the release
-    rows: str = ""  # a file of its viewpoint set; "" = only the system prompt
+    # a file of its viewpoint set; "" = only the system prompt
+    rows: str = ""
     out: str = "release"

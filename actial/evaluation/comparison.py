@@ -23,9 +23,11 @@ from actial.core.errors import UserError
 from actial.core.seeding import hash_int
 from actial.evaluation.score_files import ItemScore, ScoredModel
 
-GAINS = (0.01, 0.02, 0.05)  # differences for which the needed number of items is told
+# differences for which the needed number of items is told
+GAINS = (0.01, 0.02, 0.05)
 POWER = 0.8
-BLOCK = 200  # resamples drawn at once; bounds the memory
+# resamples drawn at once; bounds the memory
+BLOCK = 200
 
 
 @dataclass(slots=True, kw_only=True)
@@ -42,15 +44,21 @@ class Difference:
     value: float  # mean_a - mean_b
     low: float  # 95 % interval
     high: float
-    only_a: int  # items that only A has correct, in the first seed of each
+    # items that only A has correct, in the first seed of each
+    only_a: int
     only_b: int
     test: str  # "mcnemar" or "sign flips"
     p: float
-    p_holm: float = 1.0  # corrected over tasks and pairs of models
-    t_test: dict[str, float] = field(default_factory=dict)  # lmms-eval's paired test
-    items_needed: dict[str, int] = field(default_factory=dict)  # gain -> items for 80 % power
-    protocols: list[str] = field(default_factory=list)  # hashes of A and B, "" if unknown
-    protocol_differences: list[str] = field(default_factory=list)  # names of what differs
+    # corrected over tasks and pairs of models
+    p_holm: float = 1.0
+    # lmms-eval's paired test
+    t_test: dict[str, float] = field(default_factory=dict)
+    # gain -> items for 80 % power
+    items_needed: dict[str, int] = field(default_factory=dict)
+    # hashes of A and B, "" if unknown
+    protocols: list[str] = field(default_factory=list)
+    # names of what differs
+    protocol_differences: list[str] = field(default_factory=list)
 
     @property
     def verdict(self) -> str:

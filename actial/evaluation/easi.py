@@ -24,8 +24,6 @@ from actial.grading.multiple_choice import Compat
 from actial.grading.predictions import predict
 from actial.grading.published_formulas import THREEDSR_TYPES
 
-Figures = dict[str, float]  # sub-scores of the leaderboard, percent
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EasiSet:
@@ -33,7 +31,8 @@ class EasiSet:
 
     key: str  # the leaderboard's name of the set
     reader: Compat = Compat.EASI
-    overall: str = "overall"  # the scorer's figure that counts
+    # the scorer's figure that counts
+    overall: str = "overall"
     sub_scores: Callable[[Scores], Mapping[str, Cell]]
 
 
@@ -86,7 +85,8 @@ def _threedsr(scores: Scores) -> dict[str, Cell]:
     cells = {}
     for setting, prefix in (("vanilla", ""), ("circ", "circ_eval_")):
         for name, cell in scores.get(setting, {}).items():
-            if name not in THREEDSR_TYPES:  # EASI reports the subtypes only
+            # EASI reports the subtypes only
+            if name not in THREEDSR_TYPES:
                 cells[f"{prefix}{name}"] = cell
     return cells
 

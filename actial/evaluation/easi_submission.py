@@ -18,8 +18,10 @@ from actial.core.errors import UserError
 from actial.evaluation.easi import easi_total, suite_protocol, total_text
 from actial.grading.metrics import Prediction
 
-ANSWERS = "easi.jsonl"  # of an evaluation: every answer as EASI reads it
-UPLOAD_LIMIT = 4.5  # MB that the leaderboard's interface takes; larger files go by its page
+# of an evaluation: every answer as EASI reads it
+ANSWERS = "easi.jsonl"
+# MB that the leaderboard's interface takes; larger files go by its page
+UPLOAD_LIMIT = 4.5
 
 
 def write_easi_answers(folder: Path, answers: Sequence[Prediction]) -> None:

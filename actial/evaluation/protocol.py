@@ -21,14 +21,25 @@ from actial.grading.multiple_choice import Compat
 from actial.grading.reader_probes import reader_fingerprint
 
 FILE = "protocol.json"  # beside predictions.jsonl
-OLDER = "of an older version"  # stands for the readings of answers without a protocol
-FIELDS = ("prompt", "resolution", "decoding", "reader", "data", "version")
-DATA = ("benchmark", "set", "split", "circular", "limit", "files", "index")
+# stands for the readings of answers without a protocol
+OLDER = "of an older version"
+DATA = (
+    "benchmark",
+    "set",
+    "split",
+    "circular",
+    "limit",
+    "files",
+    "index",
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Protocol:
-    """Values of FIELDS under their full names, such as "decoding.max_tokens"."""
+    """Values by name: prompt, resolution, decoding, reader, data and version.
+
+    Names are full ones, such as "decoding.max_tokens".
+    """
 
     values: Mapping[str, Any]
 

@@ -27,16 +27,21 @@ class SetResult:
     """Figures of one model on one set."""
 
     overall: Cell
-    by_type: dict[str, Cell] = field(default_factory=dict)  # question type -> accuracy
+    # question type -> accuracy
+    by_type: dict[str, Cell] = field(default_factory=dict)
     by_angle: dict[str, Cell] = field(
         default_factory=dict
     )  # bin of the viewpoint angle -> accuracy
-    all_correct: Cell | None = None  # share of view pairs with every question correct
+    # share of view pairs with every question correct
+    all_correct: Cell | None = None
     unparsed: float = 0.0  # shares of the answers
     truncated: float = 0.0
-    format_compliance: float = 0.0  # one think block followed by one answer block
-    tokens: float | None = None  # mean length of a completion
-    protocol: Json = field(default_factory=dict)  # hash, and what it stands for (protocol.py)
+    # one think block followed by one answer block
+    format_compliance: float = 0.0
+    # mean length of a completion
+    tokens: float | None = None
+    # hash, and what it stands for (protocol.py)
+    protocol: Json = field(default_factory=dict)
 
     def to_json(self) -> Json:
         entry: Json = {
@@ -88,10 +93,12 @@ class SampleCard:
     """A question of the report with its images and every model's answer."""
 
     uid: str
-    images: list[str]  # PNG files, relative to the run folder
+    # PNG files, relative to the run folder
+    images: list[str]
     question: str
     answer: str  # the truth
-    answers: dict[str, SampleAnswer]  # model -> its answer
+    # model -> its answer
+    answers: dict[str, SampleAnswer]
 
     def to_json(self) -> Json:
         return asdict(self)
@@ -114,7 +121,8 @@ class Consistency:
     """How answers to transformed questions agree with the answers to the original ones."""
 
     consistent: Cell
-    consistent_correct: Cell  # consistent, and every answer is correct
+    # consistent, and every answer is correct
+    consistent_correct: Cell
 
     @classmethod
     def from_json(cls, entry: Mapping[str, Any]) -> Consistency:
@@ -159,7 +167,8 @@ class Diagnostics:
     """Consistency under transformations, and what shortcuts reach, of a model on a set."""
 
     accuracy: Cell
-    checks: dict[str, Consistency]  # a subset of CONSISTENCY_CHECKS
+    # a subset of CONSISTENCY_CHECKS
+    checks: dict[str, Consistency]
     by_angle: dict[str, Cell]
     shortcuts: dict[str, Cell]
     margin: ShortcutMargin
@@ -210,9 +219,12 @@ class Gain:
 class Controls:
     """A model's accuracy on the same questions under several conditions."""
 
-    accuracy: dict[str, Cell]  # condition, e.g. "direct answer" -> accuracy
-    tokens: dict[str, float]  # condition -> mean length of a completion
-    gains: dict[str, Gain]  # "thinking", "images" -> what it adds to the accuracy
+    # condition, e.g. "direct answer" -> accuracy
+    accuracy: dict[str, Cell]
+    # condition -> mean length of a completion
+    tokens: dict[str, float]
+    # "thinking", "images" -> what it adds to the accuracy
+    gains: dict[str, Gain]
 
     def to_json(self) -> Json:
         return {
@@ -238,7 +250,8 @@ class PaperComparison:
     """Published figures of a benchmark, and ours in the same display form (percent)."""
 
     columns: list[str]
-    rows: dict[str, list[float | None]]  # model -> a figure per column
+    # model -> a figure per column
+    rows: dict[str, list[float | None]]
     ours: list[float | None]
     notes: list[str] = field(default_factory=list)
     # of ours, where they are not the paper's: image size, prompt style, rotations, temperature
@@ -254,12 +267,17 @@ class PaperComparison:
 class Results:
     """All figures of one run: every model on every set."""
 
-    meta: Json = field(default_factory=dict)  # "title" and "subtitle" head the report
-    models: list[str]  # in display order, e.g. ["base", "sft", "grpo"]
+    # "title" and "subtitle" head the report
+    meta: Json = field(default_factory=dict)
+    # in display order, e.g. ["base", "sft", "grpo"]
+    models: list[str]
     set_names: list[str]  # in display order
-    sets: dict[str, dict[str, SetResult]]  # set -> model -> figures
-    chance: dict[str, float] = field(default_factory=dict)  # set -> accuracy of guessing
-    controls: dict[str, dict[str, Controls]] = field(default_factory=dict)  # set -> model
+    # set -> model -> figures
+    sets: dict[str, dict[str, SetResult]]
+    # set -> accuracy of guessing
+    chance: dict[str, float] = field(default_factory=dict)
+    # set -> model
+    controls: dict[str, dict[str, Controls]] = field(default_factory=dict)
     diagnostics: dict[str, dict[str, Diagnostics]] = field(default_factory=dict)
     paper: dict[str, PaperComparison] = field(default_factory=dict)
     examples: dict[str, list[SampleCard]] = field(default_factory=dict)
@@ -346,18 +364,19 @@ class BenchmarkScores:
     benchmark: str
     split: str
     n: int  # answers
-    notes: list[str]  # what a reader of the figures must know
+    # what a reader of the figures must know
+    notes: list[str]
     unparsed: float  # shares of the answers
     truncated: float
     format_compliance: float
     dropped: dict[str, int]  # reason -> items left out
-    sha256: dict[str, str]  # file of the benchmark -> its hash
+    # file of the benchmark -> its hash
+    sha256: dict[str, str]
     license: str
     paper: str
     scores: Json  # names -> cells in JSON form, nested
-    easi: Json = field(
-        default_factory=dict
-    )  # figures of EASI's leaderboard, if it has the set
+    # figures of EASI's leaderboard, if it has the set
+    easi: Json = field(default_factory=dict)
 
     def to_json(self) -> Json:
         return asdict(self)

@@ -30,7 +30,8 @@ from actial.evaluation.set_results import set_results
 from actial.grading.metrics import Prediction, confusion
 from actial.modeling.prompt_renderer import ImageLimits
 
-Scores = BenchmarkScores | dict[str, Any]  # of a published benchmark, or of a built set
+# of a published benchmark, or of a built set
+Scores = BenchmarkScores | dict[str, Any]
 
 
 @dataclass(slots=True)
@@ -39,14 +40,19 @@ class Task:
 
     name: str
     examples: Sequence[Example]
-    settings: dict[str, Any]  # what the questions depend on
+    # what the questions depend on
+    settings: dict[str, Any]
     score: Callable[[Sequence[Prediction]], Scores]
-    random_order: Sequence[int]  # indices of the examples, for samples of them
+    # indices of the examples, for samples of them
+    random_order: Sequence[int]
     # example i, asked to think first or to answer directly
     reworded: Callable[[int, AnswerMode], Example]
-    outline: Callable[[int], Example]  # example i, maybe with empty images
-    chance: float  # accuracy of guessing, over the questions with options; 0 without any
-    prompt: str  # a user's text that stands for those of all questions
+    # example i, maybe with empty images
+    outline: Callable[[int], Example]
+    # accuracy of guessing, over the questions with options; 0 without any
+    chance: float
+    # a user's text that stands for those of all questions
+    prompt: str
     paper: Callable[[Scores], PaperComparison | None] = lambda scores: None
     # the answers as EASI reads them; none for sets that its leaderboard does not have
     easi: Callable[[Sequence[Prediction]], list[Prediction]] = lambda predictions: []
@@ -145,7 +151,8 @@ def _built_task(config: EvaluateConfig, name: str, address: str) -> Task:
         examples=examples,
         settings=settings,
         score=_set_scores,
-        random_order=range(len(examples)),  # `order` is random
+        # `order` is random
+        random_order=range(len(examples)),
         reworded=lambda index, mode: opened(mode).example(int(order[index]), 0),
         outline=examples.__getitem__,
         chance=_chance([len(question.options) for question in questions]),

@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from actial.core.multiple_choice_format import LETTERS
 
 FIRST_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
-ANSWER_TAG = re.compile(r"<(/?)answer>")  # its tags are case-sensitive
+# its tags are case-sensitive
+ANSWER_TAG = re.compile(r"<(/?)answer>")
 DOUBLE_BACKTICKS, BACKTICKS = re.compile("``([^`]*)``"), re.compile("`([^`]*)`")
 LONE_LETTER = re.compile(r"\b[A-D]\b(?!\s[a-zA-Z])")
 REFUSALS = (
