@@ -7,14 +7,20 @@ from dataclasses import replace
 from actial.config import EvaluateConfig
 from actial.evaluation.benchmarks.base import Benchmark, Style
 from actial.evaluation.results import PaperComparison
-from actial.modeling.system_prompts import SYSTEM_PROMPTS, system_prompt_text
+from actial.modeling.system_prompts import (
+    SYSTEM_PROMPTS,
+    system_prompt_text,
+)
 
 PAPER_MAX_PIXELS = 518_400  # 960 x 540, release
 BASE_MODEL = "Qwen2.5-VL-7B-Instruct"
 
 
 def comparable_rows(
-    paper: PaperComparison | None, config: EvaluateConfig, benchmark: Benchmark, style: Style
+    paper: PaperComparison | None,
+    config: EvaluateConfig,
+    benchmark: Benchmark,
+    style: Style,
 ) -> PaperComparison | None:
     """Return the paper's figures without the rows that were measured under other conditions.
 
@@ -37,7 +43,11 @@ def comparable_rows(
                 "prompt.system_prompt=file:PATH"
             )
     return replace(
-        paper, rows=rows, notes=notes, conditions=list(differing), other_prompt=other_prompt
+        paper,
+        rows=rows,
+        notes=notes,
+        conditions=list(differing),
+        other_prompt=other_prompt,
     )
 
 

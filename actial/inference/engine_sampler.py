@@ -21,7 +21,11 @@ from actial.core.errors import UserError
 from actial.core.records import Completion, Prompt, SamplingParams
 from actial.inference.engine import Engine, EngineFault
 from actial.inference.engine_requests import EngineRequests
-from actial.inference.samplers import Groups, finished, refuse_truncated_distribution
+from actial.inference.samplers import (
+    Groups,
+    finished,
+    refuse_truncated_distribution,
+)
 from actial.inference.weight_probe import WeightProbe
 from actial.inference.weight_sync import (
     first_wrong_weight,
@@ -169,7 +173,10 @@ class EngineSampler:
     """
 
     def __init__(
-        self, open_engine: Callable[[], Engine], source: WeightSource, requests: EngineRequests
+        self,
+        open_engine: Callable[[], Engine],
+        source: WeightSource,
+        requests: EngineRequests,
     ) -> None:
         self.open_engine = open_engine
         self.source = source
@@ -212,7 +219,11 @@ class EngineSampler:
         return engine.pending
 
     def _sample(
-        self, engine: Engine, prompts: list[Prompt], n: int, params: SamplingParams
+        self,
+        engine: Engine,
+        prompts: list[Prompt],
+        n: int,
+        params: SamplingParams,
     ) -> Groups:
         requests = []
         for prompt in prompts:

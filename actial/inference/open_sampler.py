@@ -24,14 +24,23 @@ from actial.inference.samplers import HFSampler, RolloutSampler
 from actial.inference.vllm_engine import VLLMEngine, adapter_arguments
 from actial.inference.vllm_server import ServerEngine
 from actial.inference.weight_probe import WeightProbe
-from actial.modeling.adapter_folder import adapter_settings, base_of, is_adapter
+from actial.modeling.adapter_folder import (
+    adapter_settings,
+    base_of,
+    is_adapter,
+)
 from actial.modeling.families import TILED
 from actial.modeling.hf_checkpoint import fingerprint
 from actial.modeling.policy import Policy
 from actial.modeling.prompt_renderer import PromptRenderer
 
 # of a model's configuration, what two folders of one architecture may differ in
-NOT_ARCHITECTURE = ("_name_or_path", "dtype", "torch_dtype", "transformers_version")
+NOT_ARCHITECTURE = (
+    "_name_or_path",
+    "dtype",
+    "torch_dtype",
+    "transformers_version",
+)
 
 _ENGINES: dict[str, Engine] = {}
 
@@ -56,7 +65,10 @@ def open_engine_sampler(
     """A sampler on an engine that gets the weights of a policy."""
     requests = _requests(renderer)
     probe = WeightProbe(
-        policy, requests, num_prompts=config.probe_prompts, tolerance=config.probe_tolerance
+        policy,
+        requests,
+        num_prompts=config.probe_prompts,
+        tolerance=config.probe_tolerance,
     )
     if config.adapter_sync:
         rank = policy.config.lora.rank

@@ -41,7 +41,17 @@ QUIET_LOGGERS = (
     "lora.model_manager",  # names each layer of the vision encoder, which gets no adapter
     "v1.engine.input_processor",  # warns of an adapter's own tokenizer; ours have none
 )
-LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM has kernels for
+LORA_RANKS = (
+    1,
+    8,
+    16,
+    32,
+    64,
+    128,
+    256,
+    320,
+    512,
+)  # that vLLM has kernels for
 
 
 def engine_arguments(config: SamplerConfig, model: ModelConfig) -> dict[str, Any]:
@@ -61,7 +71,10 @@ def engine_arguments(config: SamplerConfig, model: ModelConfig) -> dict[str, Any
         "max_model_len": 4096,
         "limit_mm_per_prompt": {"image": IMAGES_PER_PROMPT, "video": 0},
         "mm_processor_kwargs": {
-            "size": {"shortest_edge": model.min_pixels, "longest_edge": model.max_pixels}
+            "size": {
+                "shortest_edge": model.min_pixels,
+                "longest_edge": model.max_pixels,
+            }
         },
         "logprobs_mode": "processed_logprobs",
         "generation_config": "vllm",  # not the checkpoint's: Qwen's has a repetition penalty
@@ -81,7 +94,11 @@ def adapter_arguments(rank: int) -> dict[str, Any]:
             f"the adapter has rank {rank}, and vLLM takes {LORA_RANKS[-1]} at most: merge it with "
             "python -m actial.export format=merged."
         )
-    return {"enable_lora": True, "max_lora_rank": fitting[0], "max_loras": 1}
+    return {
+        "enable_lora": True,
+        "max_lora_rank": fitting[0],
+        "max_loras": 1,
+    }
 
 
 def import_vllm(config: SamplerConfig) -> Any:
@@ -133,7 +150,10 @@ class VLLMEngine:
             export_ranks()
             # one engine per trainer rank
             arguments.setdefault("distributed_executor_backend", "external_launcher")
-        threads, set_num_threads = torch.get_num_threads(), torch.set_num_threads
+        threads, set_num_threads = (
+            torch.get_num_threads(),
+            torch.set_num_threads,
+        )
         self.sampling_params = vllm.SamplingParams
         self.final_only = vllm.sampling_params.RequestOutputKind.FINAL_ONLY
         # 999 is vLLM's own default
@@ -307,7 +327,9 @@ def _reply(answer: Any) -> Reply:
         )
     first = {token: entry.logprob for token, entry in answer.outputs[0].logprobs[0].items()}
     return Reply(
-        prompt_ids=list(answer.prompt_token_ids), outputs=outputs, first_logprobs=first
+        prompt_ids=list(answer.prompt_token_ids),
+        outputs=outputs,
+        first_logprobs=first,
     )
 
 

@@ -14,13 +14,23 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from actial.core.errors import UserError
-from actial.modeling.adapter_folder import CONFIG, WEIGHTS, adapter_settings, base_of
+from actial.modeling.adapter_folder import (
+    CONFIG,
+    WEIGHTS,
+    adapter_settings,
+    base_of,
+)
 from actial.modeling.dtensor import whole
 from actial.modeling.hf_checkpoint import complete_folder
 
 LORA_A, LORA_B = ".lora_A.weight", ".lora_B.weight"
 # variants whose update is not scaling * B @ A with one rank and one scaling for all layers
-NOT_JOINABLE = ("use_dora", "rank_pattern", "alpha_pattern", "modules_to_save")
+NOT_JOINABLE = (
+    "use_dora",
+    "rank_pattern",
+    "alpha_pattern",
+    "modules_to_save",
+)
 
 
 def save_adapter(
@@ -89,7 +99,9 @@ def adapter_tensors(model: Any) -> dict[str, Tensor]:
 
     Each linear layer has A (r, in) and B (out, r).
     """
-    from peft import get_peft_model_state_dict  # takes a second; most runs have no adapter
+    from peft import (
+        get_peft_model_state_dict,
+    )  # takes a second; most runs have no adapter
 
     state = {
         name: whole(parameter).detach().cpu().clone()
@@ -116,7 +128,10 @@ def joined(
                 f"{first} has {name}={earlier[name]}, so no second adapter can be joined to it: "
                 "merge it first with python -m actial.export format=merged."
             )
-    parts = [(load_file(first / WEIGHTS), earlier), (dict(tensors), dict(settings))]
+    parts = [
+        (load_file(first / WEIGHTS), earlier),
+        (dict(tensors), dict(settings)),
+    ]
     ranks = [int(part_settings["r"]) for _, part_settings in parts]
     layers = {
         name.removesuffix(LORA_A) for part, _ in parts for name in part if LORA_A in name
@@ -134,7 +149,12 @@ def joined(
         result[layer + LORA_B] = torch.cat(up, dim=1)
     names = sorted(set(_targets(earlier)) | set(_targets(settings)))
     total = sum(ranks)
-    changes = {"r": total, "lora_alpha": total, "use_rslora": False, "target_modules": names}
+    changes = {
+        "r": total,
+        "lora_alpha": total,
+        "use_rslora": False,
+        "target_modules": names,
+    }
     return result, {**settings, **changes}
 
 

@@ -17,7 +17,11 @@ from wandb.proto import wandb_internal_pb2
 from actial.core.atomic_io import atomic
 from actial.core.errors import UserError
 
-HEADER, BLOCK, CHUNK = 7, 32768, struct.Struct("<IHB")  # bytes; checksum, length, kind
+HEADER, BLOCK, CHUNK = (
+    7,
+    32768,
+    struct.Struct("<IHB"),
+)  # bytes; checksum, length, kind
 FULL, LAST = 1, 4  # kinds of chunk that end a record
 CURVES = (
     ("sft/step", "sft/loss"),
@@ -100,7 +104,12 @@ def draw_sweep(runs: Mapping[str, OfflineRun], sets: list[str], out: Path) -> No
     axes = figure.subplots(2, 3)
     colors = {label: f"C{number}" for number, label in enumerate(runs)}
     bars = [(f"final/{name}/accuracy", f"accuracy on {name}") for name in sets[:2]]
-    bars.append((f"final/{sets[0]}/format_compliance", f"format compliance on {sets[0]}"))
+    bars.append(
+        (
+            f"final/{sets[0]}/format_compliance",
+            f"format compliance on {sets[0]}",
+        )
+    )
     for axis, (metric, title) in zip(axes[0], bars, strict=True):
         scores = [run.summary[metric] for run in runs.values()]
         axis.barh(list(runs), scores, color=list(colors.values()))
@@ -111,7 +120,11 @@ def draw_sweep(runs: Mapping[str, OfflineRun], sets: list[str], out: Path) -> No
         for label, run in runs.items():
             points = [(line[step], line[metric]) for line in run.history if metric in line]
             if points:
-                axis.plot(*zip(*points, strict=True), color=colors[label], label=label)
+                axis.plot(
+                    *zip(*points, strict=True),
+                    color=colors[label],
+                    label=label,
+                )
         axis.set_title(metric, fontsize=9)
         axis.set_xlabel(step, fontsize=8)
     axes[1][0].legend(fontsize=7)

@@ -16,7 +16,10 @@ from typing import Any
 
 from actial.core.atomic_io import write_text
 from actial.core.errors import UserError
-from actial.evaluation.benchmark_results import NOT_ALL_QUESTIONS, PAPER_COLUMNS
+from actial.evaluation.benchmark_results import (
+    NOT_ALL_QUESTIONS,
+    PAPER_COLUMNS,
+)
 from actial.evaluation.benchmarks import BENCHMARKS
 from actial.evaluation.benchmarks.reference import table
 from actial.evaluation.protocol import Protocol, protocol_remarks
@@ -141,7 +144,10 @@ def write_paper_table(scores: Path, out: Path) -> str:
 
 
 def _figures(
-    content: Mapping[str, Any], model: str, name: str, conditions: tuple[str, ...]
+    content: Mapping[str, Any],
+    model: str,
+    name: str,
+    conditions: tuple[str, ...],
 ) -> list[Figure]:
     published = table(BENCHMARKS[name].reference).rows.get(PUBLISHED_AS.get(model, ""), {})
     figures = []

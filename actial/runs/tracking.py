@@ -57,7 +57,11 @@ class Tracker:
             step = entry["step"]
             values = {**entry, **timings.pop(step, {})}
             numbers = {k: v for k, v in values.items() if k not in ("stage", "step")}
-            self.log(stage, step, {k: v for k, v in numbers.items() if v is not None})
+            self.log(
+                stage,
+                step,
+                {k: v for k, v in numbers.items() if v is not None},
+            )
 
     def table(
         self,
@@ -116,7 +120,13 @@ def _score_cells(model: str, name: str, result: SetResult) -> dict[str, Any]:
 
 def _summary_figures(prefix: str, cells: Mapping[str, Any]) -> dict[str, float]:
     """Return {"PREFIX/accuracy": 0.81, ...} of the shares that the set has."""
-    shares = ("accuracy", "all_correct", "unparsed", "truncated", "format_compliance")
+    shares = (
+        "accuracy",
+        "all_correct",
+        "unparsed",
+        "truncated",
+        "format_compliance",
+    )
     return {f"{prefix}/{name}": cells[name] for name in shares if cells[name] is not None}
 
 
