@@ -21,7 +21,8 @@ _ADVERB = (
     r"|answer|the|as follows|given by|that of|选项|選項"
 )
 _COPULA = (
-    r"is|was|be|are|equals|would be|should be|must be|will be|has to be|might be|may be|could be"
+    r"is|was|be|are|equals|(?:must|should|would) therefore be"
+    r"|would be|should be|must be|will be|has to be|might be|may be|could be"
     r"|seems"
     r"|seems to be|appears to be|becomes|remains|est|es|ist|è|é|é a|这是|为|為|是|應為|应为|应是"
     r"|應是|は|が|은|는"
@@ -107,10 +108,10 @@ REJECTED_BEFORE = re.compile(
     r"|other than"
     r"|apart from|anything but|everything but|all but|unlike|cannot|avoid|against|incorrect|wrong"
     r"|false|invalid|untrue"
-    r"|unlikely|least|worst|impossible|unable|doubt|deny|denies|nicht|kein\w?|falsch|pas|jamais"
+    r"|unlikely|least|worst|impossible|unable|doubt|deny|denies|nicht|weder|ni|kein\w?|falsch|pas|jamais"
     r"|incorrecte"
     r"|incorrecta|nunca|не|нет|hardly|scarcely|nobody|no one|by no means|far from)\b"
-    r"|n't\b|不是|不为|不選|不选|并非|並非|排除|错误|錯誤|不对|不對|非选|ではなく|아니",
+    r"|n't\b|不是|不为|不選|不选|并非|並非|排除|错误|錯誤|不对|不對|非选|아니",
     re.IGNORECASE,
 )
 REJECTED_AFTER = re.compile(
@@ -137,7 +138,7 @@ REJECTED_AFTER = re.compile(
      |(?:\s|\s?[:\u2013\u2014-]\s?|\s?\()(?:incorrect|wrong|false|impossible
      |not\b(?!\s[\[("'`*]{0,3}[A-Z]\b)|ruled\sout|eliminated
           |no\b(?!\s?(?:movement|motion|change|object)))
-     |\s?[\u274c\u2717\u2718]|不对|不對|不正确|不正確|错|錯|是错|不是|不可能|ではない|ではありません
+     |\s?[\u274c\u2717\u2718]|不对|不對|不正确|不正確|错|錯|是错|不是|不可能|ではな[いく]|ではありません
      |じゃない|[이가는은]?\s?아[니닌닙]|\sfalsch|\sist\snicht|\sn'est\spas
      |\sno\ses)""",
     re.IGNORECASE | re.VERBOSE,
@@ -214,7 +215,7 @@ CLAUSE_START = re.compile(
     r"|leaves(?= (?:us with |only )?(?:option )?[\"'`*(\[]{0,3}\Z)"
     r"|while|whereas|then|though|yet|leaving|which leaves|only|(?<!no )means?|making"
     r"|instead(?! of)|sondern|mais|sino|因为|所以"
-    r"|而是|而)\b|因为|所以|而是|因此|故",
+    r"|而是|而|ではなく)\b|因为|所以|而是|因此|故",
     re.IGNORECASE,
 )
 SENTENCE_END = re.compile(r"[.!?;\n。](?=\s|\Z|[^\w.])")
@@ -265,7 +266,7 @@ _AFTER_A = (
     r"|on the grounds|oder|und|ou|et|it|vs|versus|both|remains?|fits?|match|seem|look|appear|are"
     r"|were|against|too|alone|only|to be"
 )
-ARTICLE = re.compile(rf"(?:\s(?!(?:{_AFTER_A})\b)[a-z\d])")
+ARTICLE = re.compile(rf"(?:[^\S\n](?!(?:{_AFTER_A})\b)[a-z\d])")
 # What makes a letter of "A" and "I" whatever follows: "option A", "B or A".
 NAMED_BEFORE = re.compile(
     r"(?:(?i:\b(?:option|choice|letter)\s)|[B-Z][\"'`*)\]]{0,3}\s?(?:,|/|&|\b(?:or|and|nor|vs\.?"

@@ -327,7 +327,8 @@ def _before(text: str, mention: Mention) -> tuple[str, str]:
     clause = sentence
     if mention.stated:
         # "The answer is:" and "answer - B" hold signs that end clauses elsewhere.
-        cues = [match.start() for match in STATEMENT.finditer(sentence)]
+        near = len(sentence) - NEXT_TO
+        cues = [m.start() for m in STATEMENT.finditer(sentence) if m.end() >= near]
         head = sentence[: cues[-1]] if cues else sentence
         starts = [match.end() for match in CLAUSE_START.finditer(head)]
         clause = sentence[starts[-1] :] if starts else sentence

@@ -29,6 +29,19 @@ DIM = ("2", "3", "2.5", "12")
 OBJ = ("the red cup", "the blue cup", "both are equally close")
 NEARER = ("closer to the camera", "farther from the camera")
 FIVE = ("kitchen", "bedroom", "bathroom", "hall", "office")
+ANGLES = ("30 degrees", "60 degrees")
+PRICES = ("$1,000", "$100")
+THOUSAND = ("1,000", "100")
+UNITS = ("3 meters", "3 feet")
+DECIMALS = ("0.5", "5")
+FRACTIONS = ("1/2", "2")
+CENTIMETERS = ("10 cm", "1 cm")
+FACTORS = ("2x", "4x")
+SIGNED = ("5", "-5")
+POINTS_2D = ("(3, 4)", "(4, 3)")
+ORDINALS = ("first image", "second image")
+VERTICAL = ("above", "below")
+DEPTHS = ("in front of", "behind")
 
 # LaTeX, JSON and code
 MARKED = [
@@ -68,6 +81,18 @@ MARKED = [
     ("A red and a green box", COLORS, None),
     ("```\nAnswer: B\n```", LR, "B"),
     ("The final answer is: $\\boxed{C}$", LR, "C"),
+    ("\\boxed{(B)}", LR, "B"),
+    ("\\boxed{\\mathbf{B}}", LR, "B"),
+    ("\\boxed{\\text{B: right}}", LR, "B"),
+    ("\\fbox{B}", LR, "B"),
+    ("\\boxed{A, B}", LR, None),
+    ("\\boxed{\\text{not } B}", LR, None),
+    ("\\boxed{D}", LR, None),
+    ('{"Answer": "B. right"}', LR, "B"),
+    ('{"answer": "b"}', LR, "B"),
+    ('{"answer": {"letter": "B"}}', LR, "B"),
+    ('{"A": 0.1, "B": 0.8, "C": 0.1}', LR, None),
+    ('{"answer": "B", "alternatives": ["A"]}', LR, "B"),
 ]
 
 # chains of thought and tags
@@ -123,6 +148,24 @@ CHAINS = [
     ("<strong>B</strong>", LR, "B"),
     ("B<|im_end|>", LR, "B"),
     ("B</s>", LR, "B"),
+    ("The answer is <B>.", LR, "B"),
+    ("<answer> A </answer>\n<answer> C </answer>", LR, "C"),
+    ("<answer>A or B</answer>", LR, None),
+    ("<answer>B?</answer>", LR, None),
+    ("<answer>unknown</answer>", LR, None),
+    ("<answer>I cannot determine</answer>", LR, None),
+    (
+        "<think>We must choose. A? no. B? yes.</think> <answer>B</answer> Explanation: A is not it.",
+        LR,
+        "B",
+    ),
+    ("<think>...</think>\n\nAnswer: **C. no movement**", LR, "C"),
+    (
+        "<|begin_of_thought|> A <|end_of_thought|> <|begin_of_solution|> B <|end_of_solution|>",
+        LR,
+        "B",
+    ),
+    ("<solution>B</solution>", LR, "B"),
 ]
 
 # other languages and signs
@@ -160,6 +203,26 @@ LANGUAGES = [
     ("🅱", LR, None),
     ("Б", LR, None),
     ("β", LR, None),
+    ("综上所述，答案为（B）。", LR, "B"),
+    ("综上，选 (C)。", LR, "C"),
+    ("我认为是B", LR, "B"),
+    ("我认为答案是A，而不是B。", LR, "A"),
+    ("答案：A或B", LR, None),
+    ("答案不是A", LR, None),
+    ("无法确定", LR, None),
+    ("正确选项是：Ｃ", LR, "C"),
+    ("所以正确的选项是B：right", LR, "B"),
+    ("B选项正确", LR, "B"),
+    ("选项B是正确的", LR, "B"),
+    ("选项B不正确", LR, None),
+    ("A错误，B正确", LR, "B"),
+    ("答え：B", LR, "B"),
+    ("答えはAではなくBです", LR, "B"),
+    ("BまたはC", LR, None),
+    ("정답은 C", LR, "C"),
+    ("B가 정답입니다", LR, "B"),
+    ("Правильный ответ — (B).", LR, "B"),
+    ("Я выбираю B", LR, "B"),
 ]
 
 # the options' own texts and numbers
@@ -269,6 +332,38 @@ TEXTS = [
     ("F", FIVE, None),
     ("Answer: E. office", FIVE, "E"),
     ("Answer: F", FIVE, None),
+    ("60", ANGLES, "B"),
+    ("60 deg", ANGLES, "B"),
+    ("60.0°", ANGLES, "B"),
+    ("sixty degrees", ANGLES, None),
+    ("approximately 60 degrees to the left", ANGLES, "B"),
+    ("It is 30 to 60 degrees", ANGLES, None),
+    ("600 degrees", ANGLES, None),
+    ("$1,000", PRICES, "A"),
+    ("1000", THOUSAND, "A"),
+    ("3 m", UNITS, "A"),
+    ("3 ft", UNITS, None),
+    ("3", UNITS, None),
+    ("0.50", DECIMALS, "A"),
+    ("5.0", DECIMALS, "B"),
+    ("1/2", FRACTIONS, "A"),
+    ("2", FRACTIONS, "B"),
+    ("10 cm", CENTIMETERS, "A"),
+    ("1 cm", CENTIMETERS, "B"),
+    ("110 cm", CENTIMETERS, None),
+    ("2x", FACTORS, "A"),
+    ("-5", SIGNED, "B"),
+    ("5", SIGNED, "A"),
+    ("(3, 4)", POINTS_2D, "A"),
+    ("first image", ORDINALS, "A"),
+    ("The second image.", ORDINALS, "B"),
+    ("the first", ORDINALS, None),
+    ("above", VERTICAL, "A"),
+    ("It is above the table.", VERTICAL, "A"),
+    ("The ball is not above but below", VERTICAL, None),
+    ("front", DEPTHS, None),
+    ("behind it", DEPTHS, "B"),
+    ("in front", DEPTHS, None),
 ]
 
 # nothing that a person would credit
@@ -403,6 +498,20 @@ UNDECIDED = [
     ("A/C unit", LR, None),
     ("vitamin B", LR, None),
     ("Grade A", LR, None),
+    ("neither A nor B", LR, None),
+    ("The answer is clearly not B.", LR, None),
+    ("To sum up, the camera did not move.", LR, None),
+    ("Weder A noch B.", LR, None),
+    ("1. A\n2. B", LR, None),
+    ("Hmm, B?", LR, None),
+    ("It is impossible to tell from the images; A, B, C are all plausible.", LR, None),
+    ("None.", LR, None),
+    ("no", LR, None),
+    ("yes", LR, None),
+    ("Leftwards", LR, None),
+    ("not left", LR, None),
+    ("left, not right", LR, None),
+    ("It's either left or right.", LR, None),
 ]
 
 # letters in sentences
@@ -597,6 +706,88 @@ LETTERS = [
     ("I believe A to be correct.", LR, "A"),
     ("Correct is A.", LR, "A"),
     ("A. The", LR, "A"),
+    (
+        "Let me analyze the images step by step.\n\n**Image 1**: The chair is on the left.\n**Image 2**: The chair is in the center.\n\nSo the camera rotated left.\n\n**Answer: A**",
+        LR,
+        "A",
+    ),
+    (
+        "Looking at both images, I can see the bench has shifted to the right, which indicates the camera moved to the left. Therefore, the answer is A. left.",
+        LR,
+        "A",
+    ),
+    (
+        "The camera has moved to the right between the first and second image. This is evident since objects that were on the right are now closer to the center. Thus the correct answer is (B) right.",
+        LR,
+        "B",
+    ),
+    ("Based on the visual evidence, option C best describes the situation.", LR, "C"),
+    ("Based on the visual evidence, the best description is option C.", LR, "C"),
+    ("I would choose option B: right.", LR, "B"),
+    ("The most accurate answer is: B) right", LR, "B"),
+    ("B) right is the correct answer.", LR, "B"),
+    ("**B. right** is correct because the mug's handle is hidden.", LR, "B"),
+    (
+        "Considering the perspective, A can be eliminated, C as well. The answer must therefore be B.",
+        LR,
+        "B",
+    ),
+    ("After comparing options A, B and C, I conclude that C is correct.", LR, "C"),
+    ("Options A and B are incorrect; the correct one is C.", LR, "C"),
+    ("The correct option is not A but C.", LR, "C"),
+    ("Not A nor B; C.", LR, "C"),
+    ("I don't believe the answer is B; it should be C.", LR, "C"),
+    ("My initial answer was A, but after reconsideration the answer is C.", LR, "C"),
+    ("Final answer: A\n\nWait, I made a mistake. Final answer: B", LR, "B"),
+    ("Answer: A (left), because the tree moved right.", LR, "A"),
+    ("Answer: left", LR, "A"),
+    ("Answer: To the left.", LR, "A"),
+    ("Answer: The camera moved left.", LR, "A"),
+    ("Final: (c)", LR, "C"),
+    ("Choice (b)", LR, "B"),
+    ("choice: b", LR, "B"),
+    ("The choice is b.", LR, "B"),
+    ("b is the answer", LR, "B"),
+    ("The answer is 'B'.", LR, "B"),
+    ('The answer is "right".', LR, "B"),
+    ("The answer is “B”.", LR, "B"),
+    ("The answer is [B].", LR, "B"),
+    ("The answer is {B}.", LR, "B"),
+    ("The answer is $\\text{B}$.", LR, "B"),
+    ("The answer is \\(B\\).", LR, "B"),
+    ("answer: {B}", LR, "B"),
+    ("answer = 'B'", LR, "B"),
+    ("return 'B'", LR, "B"),
+    ('print("B")', LR, "B"),
+    ("Thought: maybe A.\nAnswer: B", LR, "B"),
+    ("Reasoning: the lamp moved.\nConclusion: B", LR, "B"),
+    ("Conclusion: The camera moved right.", LR, "B"),
+    ("In conclusion, B.", LR, "B"),
+    ("Overall: C", LR, "C"),
+    ("La réponse correcte est : B", LR, "B"),
+    ("Je choisis B.", LR, "B"),
+    ("La respuesta es la opción B.", LR, "B"),
+    ("Opción B", LR, "B"),
+    ("Elijo B", LR, "B"),
+    ("Ich wähle B.", LR, "B"),
+    ("Nicht A, sondern B.", LR, "B"),
+    ("B, i.e., to the right", LR, "B"),
+    ("Option B (right)", LR, "B"),
+    ("(B) right\n(explanation: parallax)", LR, "B"),
+    ("B\nThe camera moved to the right, so the left side of the cup is visible.", LR, "B"),
+    ("A: left", LR, "A"),
+    ("C: no movement", LR, "C"),
+    ("1) B", LR, "B"),
+    ("B 1", LR, "B"),
+    ("Answer: B\nAnswer: B\nAnswer: B", LR, "B"),
+    ("B B B", LR, "B"),
+    ("Sorry, B", LR, "B"),
+    ("Well... B.", LR, "B"),
+    ("B!!!", LR, "B"),
+    ("The left.", LR, "A"),
+    ("left.", LR, "A"),
+    ("LEFT", LR, "A"),
+    ("to the left of the sofa", LR, "A"),
 ]
 
 FURTHER_ANSWERS = [*MARKED, *CHAINS, *LANGUAGES, *TEXTS, *UNDECIDED, *LETTERS]
