@@ -108,7 +108,8 @@ REJECTED_BEFORE = re.compile(
     r"|other than"
     r"|apart from|anything but|everything but|all but|unlike|cannot|avoid|against|incorrect|wrong"
     r"|false|invalid|untrue"
-    r"|unlikely|least|worst|impossible|unable|doubt|deny|denies|nicht|weder|ni|kein\w?|falsch|pas|jamais"
+    r"|unlikely|least|worst|impossible|unable|doubt|deny|denies"
+    r"|nicht|weder|ni|kein\w?|falsch|pas|jamais"
     r"|incorrecte"
     r"|incorrecta|nunca|не|нет|hardly|scarcely|nobody|no one|by no means|far from)\b"
     r"|n't\b|不是|不为|不選|不选|并非|並非|排除|错误|錯誤|不对|不對|非选|아니",
