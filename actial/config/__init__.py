@@ -57,10 +57,12 @@ from actial.config.inference import (
     BenchmarkConfig,
     SamplerConfig,
     SamplerKind,
+    WeightTransfer,
 )
 from actial.config.job_slots import jobs_at_once
 from actial.config.model import (
     Attention,
+    FrozenWeights,
     LoraConfig,
     ModelConfig,
     ModuleGroupConfig,
@@ -128,6 +130,7 @@ __all__ = [
     "ExifRule",
     "ExportConfig",
     "ExportFormat",
+    "FrozenWeights",
     "GRPOConfig",
     "GateConfig",
     "ImageConfig",
@@ -175,6 +178,7 @@ __all__ = [
     "TrainConfig",
     "TrainerConfig",
     "WandbMode",
+    "WeightTransfer",
     "WordingConfig",
     "WorldConfig",
     "register",

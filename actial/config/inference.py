@@ -23,6 +23,14 @@ class SamplerKind(Enum):
     vllm_server = "vllm_server"
 
 
+class WeightTransfer(Enum):
+    """How new weights reach a vLLM server."""
+
+    folder = "folder"  # a checkpoint that it reads again
+    nccl = "nccl"  # vLLM's own, to GPUs that the trainer does not use
+    ipc = "ipc"  # vLLM's own, on GPUs that trainer and server share
+
+
 @dataclass(kw_only=True, slots=True)
 class SamplerConfig:
     kind: SamplerKind = SamplerKind.hf
@@ -33,6 +41,9 @@ class SamplerConfig:
     devices: str | None = None  # vllm_server that is started: its CUDA_VISIBLE_DEVICES
     # vllm_server: folder through which it gets new weights; None = a temporary one
     folder: str | None = None
+    transfer: WeightTransfer = WeightTransfer.folder  # vllm_server
+    # nccl: the first rank's address as the server sees it; None = 127.0.0.1 or the host's name
+    transfer_address: str | None = None
     concurrency: int = num(256, "[1, 4096]")  # vllm_server: requests in flight
     start_timeout_s: float = num(900.0, "(0, inf)")
     timeout_s: float = num(1800.0, "(0, inf)")  # vllm_server: of one request
@@ -58,6 +69,13 @@ class SamplerConfig:
                 True,
                 "only sampler.kind=vllm takes adapters: use sampler=vllm",
             )
+        native = self.transfer is not WeightTransfer.folder
+        if native and self.kind is not SamplerKind.vllm_server:
+            reject(
+                f"{path}transfer",
+                self.transfer.value,
+                "only a server needs a transfer: use sampler=vllm_server, or transfer=folder",
+            )
         if self.kind is not SamplerKind.vllm_server:
             return
         if not self.url:
@@ -75,7 +93,7 @@ class SamplerConfig:
                 f"{self.url} is on another machine, where no server can be started: "
                 f"set {path}start=false",
             )
-        if not self.start and self.folder is None:
+        if not self.start and self.folder is None and not native:
             reject(
                 f"{path}folder",
                 None,

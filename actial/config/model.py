@@ -21,6 +21,13 @@ class Precision(Enum):
     saved = "saved"  # evaluation only: the one that the checkpoint was trained with
 
 
+class FrozenWeights(Enum):
+    """How matrices under adapters are stored."""
+
+    half = "half"  # in bf16 with model.precision=bf16, else in float32
+    nf4 = "nf4"  # 4 bits each, by bitsandbytes
+
+
 @dataclass(kw_only=True, slots=True)
 class LoraConfig:
     enabled: bool = False
@@ -59,6 +66,8 @@ class ModelConfig:
     # scored positions per vocabulary projection; peak memory is about 5 x this x vocabulary
     head_chunk_tokens: int = num(256, "[1, 1e7]")
     lora: LoraConfig = field(default_factory=LoraConfig)
+    # of the text model's blocks, which adapters train; needs lora.enabled
+    frozen_weights: FrozenWeights = FrozenWeights.half
     vision: ModuleGroupConfig = field(default_factory=ModuleGroupConfig)
     merger: ModuleGroupConfig = field(default_factory=ModuleGroupConfig)
     language: ModuleGroupConfig = field(default_factory=ModuleGroupConfig)
@@ -75,6 +84,12 @@ class ModelConfig:
                 f"{path}sequence_tokens",
                 self.sequence_tokens,
                 f"a packed sequence must fit in {path}micro_batch_tokens={self.micro_batch_tokens}",
+            )
+        if self.frozen_weights is FrozenWeights.nf4 and not self.lora.enabled:
+            reject(
+                f"{path}frozen_weights",
+                self.frozen_weights.value,
+                f"full training changes every weight: set {path}lora.enabled=true",
             )
         if not (self.vision.train or self.merger.train or self.language.train):
             reject(

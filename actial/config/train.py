@@ -9,7 +9,7 @@ from omegaconf import MISSING
 
 from actial.config.data import ColdStartConfig, DataConfig, MixConfig, Reader, WordingConfig
 from actial.config.inference import Accelerator, BenchmarkConfig, SamplerConfig, SamplerKind
-from actial.config.model import SAVED, ModelConfig, Precision, PromptConfig
+from actial.config.model import SAVED, FrozenWeights, ModelConfig, Precision, PromptConfig
 from actial.config.stages import GRPOConfig, Reference, RewardConfig, SFTConfig
 from actial.config.validation import num, reject
 
@@ -202,6 +202,13 @@ class TrainConfig:
             trained = [name for name in self.grpo.train_modules if name in switches]
         if not self.model.lora.enabled:
             reject("sampler.adapter_sync", True, "there are none: set model.lora.enabled=true")
+        if self.model.frozen_weights is FrozenWeights.nf4:
+            reject(
+                "sampler.adapter_sync",
+                True,
+                "the engine's own weights are not those of model.frozen_weights=nf4: set it to "
+                "false, and each update sends the merged weights",
+            )
         if trained:
             reject(
                 "sampler.adapter_sync",

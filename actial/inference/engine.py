@@ -41,6 +41,8 @@ class Reply:
 
     prompt_ids: list[int]  # placeholders expanded, as the engine saw the prompt
     outputs: list[Output]
+    # versions of the weights that sampled, as a server counts them; empty where it does not say
+    weight_versions: list[str] = field(default_factory=list)
     first_logprobs: dict[int, float] = field(default_factory=dict)
 
 
@@ -50,6 +52,7 @@ class Engine(Protocol):
     max_model_len: int
     # version of the weights in place, once they are verified; None: unknown
     synced_to: Hashable | None
+    weights_version: int  # transfers so far
     # runs requests beside the trainer, one call at a time; None where both share a device
     background: Executor | None
     pending: Future[Any] | None  # the last of these calls

@@ -27,13 +27,8 @@ from actial.inference.samplers import (
     refuse_truncated_distribution,
 )
 from actial.inference.weight_probe import WeightProbe
-from actial.inference.weight_sync import (
-    first_wrong_weight,
-    folder_weights,
-    in_precision,
-    named_weights,
-    weights_version,
-)
+from actial.inference.weight_streams import FolderStream, PolicyStream
+from actial.inference.weight_sync import first_wrong_weight, folder_weights, weights_version
 from actial.modeling.adapter_folder import is_adapter
 from actial.modeling.adapters import save_adapter
 from actial.modeling.dtensor import gather_objects
@@ -85,8 +80,7 @@ class PolicyWeights:
 
     def transfer(self, engine: Engine) -> None:
         """Load the weights into this rank's engine. A collective."""
-        weights = named_weights(self.policy)
-        engine.load(in_precision(weights, self.policy.config.precision))
+        engine.load(PolicyStream(self.policy, self.policy.config.precision))
 
     def check(self, engine: Engine, prompts: Sequence[Prompt]) -> dict[str, float]:
         self.probe.choose(prompts)
@@ -112,7 +106,7 @@ class FolderWeights:
         return self.fingerprint
 
     def send(self, engine: Engine) -> None:
-        engine.load(in_precision(folder_weights(self.folder), self.precision))
+        engine.load(FolderStream(self.folder, self.precision))
 
     def check(self, engine: Engine, prompts: Sequence[Prompt]) -> dict[str, float]:
         if wrong := first_wrong_weight(engine, folder_weights(self.folder)):
@@ -263,3 +257,4 @@ class EngineSampler:
         self.figures |= self.source.check(engine, prompts)
         engine.synced_to = version
         self.figures["sync_seconds"] = seconds
+        self.figures["weights_version"] = engine.weights_version

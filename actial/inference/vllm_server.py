@@ -13,9 +13,8 @@ import time
 import weakref
 from collections.abc import Callable, Hashable, Iterable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from hashlib import sha256
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, cast
 
 import httpx
 import torch
@@ -23,15 +22,21 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from actial.config import ModelConfig, Precision, SamplerConfig
-from actial.core.atomic_io import lock_file
+from actial.config import ModelConfig, Precision, SamplerConfig, WeightTransfer
 from actial.core.errors import UserError
-from actial.core.image_codec import png_url
 from actial.core.process import is_main_process
-from actial.inference.engine import EngineFault, Output, Reply, Request
-from actial.inference.server_process import ServerProcess, refuse_taken_port, server_command
+from actial.inference.engine import EngineFault, Reply, Request
+from actial.inference.server_messages import reply_of, request_body
+from actial.inference.server_process import (
+    ServerProcess,
+    lock_url,
+    refuse_taken_port,
+    server_command,
+)
 from actial.inference.vllm_engine import ENVIRONMENT, engine_arguments
+from actial.inference.weight_streams import WeightStream
 from actial.inference.weight_sync import check_coverage
+from actial.inference.weight_transfer import NativeTransfer
 from actial.modeling.hf_checkpoint import companion_files
 
 POLL_S = 0.5
@@ -69,10 +74,14 @@ class ServerEngine:
         self.pending: Future[Any] | None = None
         self.memory: dict[str, float] = {}
         self._parameter_names: list[str] = []
+        self.weights_version = 0
+        self.transfer: NativeTransfer | None = None
+        self.stream: WeightStream | None = None  # sent last by a native transfer
+        self.stream_version: Hashable = None
         # of several trainer ranks, one runs the server and hands the weights over
         self.leads = is_main_process()
         # Held until the engine is closed: a second run would load its weights into this server.
-        self.lock = _lock_url(self.url) if self.leads else None
+        self.lock = lock_url(self.url) if self.leads else None
         if config.start and self.leads:
             self._start()
         else:
@@ -82,7 +91,9 @@ class ServerEngine:
     # ------------------------------------------------------------ the process
 
     def _start(self) -> None:
-        if self.config.devices is None and self.command is None and torch.cuda.is_available():
+        shares_gpu = self.config.transfer is WeightTransfer.ipc
+        places = self.config.devices or shares_gpu or self.command
+        if not places and torch.cuda.is_available():
             raise UserError(
                 "sampler.devices=null: the server would take memory of the trainer's GPU 0. Set "
                 "sampler.devices to GPUs that the trainer does not use, such as 7 with "
@@ -95,6 +106,8 @@ class ServerEngine:
         # nor is it one of the trainer's ranks
         for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
             environment.pop(name, None)
+        if shares_gpu:
+            environment["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"  # handles of shared memory
         if self.config.devices is not None:
             environment["CUDA_VISIBLE_DEVICES"] = self.config.devices
         command = self.command or self._command()
@@ -106,7 +119,14 @@ class ServerEngine:
         arguments = {**engine_arguments(self.config, self.source), "model": self.weights}
         if self.weights != self.source.path:
             arguments["revision"] = None
+        if self.native:
+            arguments["weight_transfer_config"] = {"backend": self.config.transfer.value}
         return server_command(self.url, arguments)
+
+    @property
+    def native(self) -> bool:
+        """Whether weights come by vLLM's own transfer."""
+        return self.config.transfer is not WeightTransfer.folder
 
     def _wait_until_healthy(self) -> None:
         deadline = time.monotonic() + self.config.start_timeout_s
@@ -154,6 +174,7 @@ class ServerEngine:
                 answers = list(pool.map(self._try, [requests[index] for index in missing]))
             for index, reply in zip(missing, answers, strict=True):
                 if reply is not None:
+                    self._check_version(reply)
                     replies[index] = reply
             if len(replies) == len(requests):
                 return [replies[index] for index in range(len(requests))]
@@ -166,9 +187,17 @@ class ServerEngine:
     def _try(self, request: Request) -> Reply | None:
         """The reply; None when the server is gone."""
         try:
-            return _reply(self._post("/inference/v1/generate", _body(request)))
+            return reply_of(self._post("/inference/v1/generate", request_body(request)))
         except ServerGone:
             return None
+
+    def _check_version(self, reply: Reply) -> None:
+        """Raise EngineFault for a sample of other weights than the last ones sent."""
+        if self.weights_version and set(reply.weight_versions) - {str(self.weights_version)}:
+            raise EngineFault(
+                f"the server sampled with weights {', '.join(reply.weight_versions)} where version "
+                f"{self.weights_version} was sent last: another trainer sends to {self.url}."
+            )
 
     def _revive(self) -> None:
         """Restart our server with the last weights. Raises UserError for a joined one."""
@@ -180,6 +209,24 @@ class ServerEngine:
             )
         self.server.stop()
         self._start()
+        self.transfer = None
+        if self.stream is not None:
+            self._send_again(self.stream)
+        elif self.weights_version:
+            self._set_version()
+
+    def _send_again(self, stream: WeightStream) -> None:
+        """Send the last weights to a server that has lost them. Raises UserError if they are gone.
+
+        Shards take every rank, and an update may have replaced what the server had.
+        """
+        if stream.collective or stream.version() != self.stream_version:
+            raise UserError(
+                f"the vLLM server at {self.url} died with weights that only memory held "
+                f"(sampler.transfer={self.config.transfer.value}): run the same command again, "
+                "which resumes from the last checkpoint."
+            )
+        self._open_transfer(stream).send(stream, str(self.weights_version))
 
     # ------------------------------------------------------------ weights
 
@@ -198,8 +245,13 @@ class ServerEngine:
         """Write a checkpoint beside the last one and have the server reload from it.
 
         Then its caches are reset and the last checkpoint is removed. Gathering the shards that
-        `weights` yields takes every rank; only the first copies and writes them.
+        `weights` yields takes every rank; only the first copies and writes them. With
+        sampler.transfer=nccl or ipc nothing is written.
         """
+        self.weights_version += 1
+        if self.native:
+            self._transfer(cast(WeightStream, weights))
+            return
         dtype = torch.bfloat16 if self.source.precision is Precision.bf16 else torch.float32
         tensors: dict[str, Tensor] = {}
         for name, tensor in weights:
@@ -209,11 +261,44 @@ class ServerEngine:
         if self.leads:
             self._hand_over(tensors)
 
+    def _transfer(self, stream: WeightStream) -> None:
+        """Send by vLLM's own transfer; a server of ours that dies is started once more."""
+        if self.leads:
+            expected = [name for name, _, _ in stream.metadata()]
+            tied = self._tied(self.parameter_names())
+            check_coverage(self.parameter_names(), set(expected) - tied)
+        self.stream, self.stream_version = None, stream.version()
+        try:
+            self._open_transfer(stream).send(stream, str(self.weights_version))
+        except (ServerGone, RuntimeError) as error:
+            if isinstance(error, EngineFault) or not self._server_ended():
+                raise
+            self.stream = stream
+            self._revive()
+        self.stream = stream
+
+    def _server_ended(self) -> bool:
+        """Whether the process of our server is gone."""
+        return self.server is not None and self.server.ends()
+
+    def _open_transfer(self, stream: WeightStream) -> NativeTransfer:
+        if self.transfer is None:
+            self.transfer = NativeTransfer(
+                self.config, stream, self._post, self._get, leads=self.leads
+            )
+        return self.transfer
+
+    def _tied(self, names: Iterable[str]) -> set[str]:
+        """The head, where the server has it under the embedding's name alone."""
+        return {"lm_head.weight"} if "language_model.lm_head.weight" not in names else set()
+
+    def _set_version(self) -> None:
+        self._post("/update_weight_version", {"new_version": str(self.weights_version)})
+
     def _hand_over(self, tensors: dict[str, Tensor]) -> None:
         names = self.parameter_names()
         # the checksums list a tied weight once
-        tied = {"lm_head.weight"} if "language_model.lm_head.weight" not in names else set()
-        check_coverage(names, set(tensors) - tied)
+        check_coverage(names, set(tensors) - self._tied(names))
         fresh = self.folder / f"weights-{time.time_ns()}"
         try:
             self._write(fresh, tensors)
@@ -229,6 +314,7 @@ class ServerEngine:
             self._post("/collective_rpc", reload)
         except ServerGone:
             self._revive()
+        self._set_version()
         self.reset_encoder_cache()
         self.reset_prefix_cache()
         if Path(last).parent == self.folder:
@@ -303,51 +389,3 @@ class ServerEngine:
                 f"{response.text[:500]}"
             )
         return response.json() if response.content else None
-
-
-def _body(request: Request) -> dict[str, Any]:
-    sampling = dict(request.sampling)
-    biases = request.sampling["logit_bias"].items()
-    sampling["logit_bias"] = {str(token): bias for token, bias in biases}
-    if ids := sampling.get("logprob_token_ids"):
-        # The server lists the sampled id first and cuts the list at as many as were asked for:
-        # the last one, asked for twice, makes room.
-        sampling |= {"logprob_token_ids": [*ids, ids[-1]], "logprobs": len(ids) + 1}
-    parts = [{"type": "image_url", "url": png_url(image)} for image in request.images]
-    return {
-        "token_ids": request.prompt_ids,
-        "content_parts": parts or None,
-        "sampling_params": sampling,
-        "return_token_ids": True,
-    }
-
-
-def _reply(answer: dict[str, Any]) -> Reply:
-    choices = sorted(answer["choices"], key=lambda choice: choice["index"])
-    outputs: list[Output] = []
-    for choice in choices:
-        logprobs = [entry["logprob"] for entry in choice["logprobs"]["content"]]
-        stopped = choice["finish_reason"] == "stop"
-        outputs.append(
-            Output(token_ids=choice["token_ids"], logprobs=logprobs, stopped=stopped)
-        )
-    first = choices[0]["logprobs"]["content"][0]
-    listed = [first, *first["top_logprobs"]]
-    return Reply(
-        prompt_ids=answer["prompt_token_ids"],
-        outputs=outputs,
-        first_logprobs={entry["token_id"]: entry["logprob"] for entry in listed},
-    )
-
-
-def _lock_url(url: str) -> IO[bytes]:
-    """Lock a server's address against other runs of this machine, until the file is closed.
-
-    Raises UserError when another run holds it.
-    """
-    digest = sha256(url.encode()).hexdigest()[:16]
-    return lock_file(
-        Path(tempfile.gettempdir()) / f"actial-server-{digest}.lock",
-        f"sampler.url={url} serves another run, whose weights this one would replace: give each "
-        "run a port of its own.",
-    )

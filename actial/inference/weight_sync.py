@@ -19,6 +19,7 @@ from torch import Tensor
 from actial.config import Precision
 from actial.inference.engine import Engine, EngineFault
 from actial.modeling.dtensor import whole
+from actial.modeling.four_bit import FourBitLinear
 from actial.modeling.policy import Policy
 
 # checkpoints written before Transformers 4.52 -> the names of today
@@ -117,22 +118,47 @@ def named_weights(policy: Policy) -> Iterator[tuple[str, Tensor]]:
     for name, parameter in core.named_parameters(remove_duplicate=False):
         if ".lora_" in name:
             continue
-        if not name.endswith(".base_layer.weight"):
+        holder = core.get_submodule(name.rpartition(".")[0])
+        if isinstance(holder, FourBitLinear) and name.endswith(".weight"):
+            if ".base_layer." not in name:
+                yield name, holder.unpacked()
+                continue
+        elif not name.endswith(".base_layer.weight"):
             yield name.replace(".base_layer.", "."), whole(parameter).detach()
             continue
         module = name.removesuffix(".base_layer.weight")
         layer = core.get_submodule(module)
-        merged = whole(parameter).float()
+        base = layer.get_base_layer()
+        packed = isinstance(base, FourBitLinear)
+        merged = base.unpacked() if packed else whole(parameter).float()
         for adapter in layer.active_adapters:
             merged = merged + whole(layer.get_delta_weight(adapter)).float()
         yield f"{module}.weight", merged
+
+
+def named_shapes(policy: Policy) -> list[tuple[str, tuple[int, ...]]]:
+    """(name, shape) of what `named_weights` yields, in its order; nothing is gathered."""
+    shapes: list[tuple[str, tuple[int, ...]]] = []
+    for name, parameter in policy.core.named_parameters(remove_duplicate=False):
+        if ".lora_" not in name:
+            shape = tuple(parameter.shape)
+            holder = policy.core.get_submodule(name.rpartition(".")[0])
+            if isinstance(holder, FourBitLinear) and name.endswith(".weight"):
+                shape = (holder.out_features, holder.in_features)
+            shapes.append((name.replace(".base_layer.", "."), shape))
+    return shapes
+
+
+def engine_dtype(precision: Precision) -> torch.dtype:
+    """The type of an engine's weights."""
+    return torch.bfloat16 if precision is Precision.bf16 else torch.float32
 
 
 def in_precision(
     weights: Iterable[tuple[str, Tensor]], precision: Precision
 ) -> Iterator[tuple[str, Tensor]]:
     """The weights in the engine's type, bf16 or float32."""
-    dtype = torch.bfloat16 if precision is Precision.bf16 else torch.float32
+    dtype = engine_dtype(precision)
     for name, tensor in weights:
         yield name, tensor.to(dtype)
 
@@ -196,7 +222,7 @@ def weights_version(policy: Policy) -> int:
     Torch's own write counters (`Tensor._version`) will not do: fused AdamW updates parameters
     without counting.
     """
-    integers = {4: torch.int32, 2: torch.int16}
+    integers = {4: torch.int32, 2: torch.int16, 1: torch.int8}
     sums = []
     sharded = False
     for parameter in policy.core.parameters():

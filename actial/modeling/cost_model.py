@@ -158,8 +158,15 @@ def _matrix_sizes(policy: Policy) -> dict[str, int]:
             and name != "lm_head"
             and "lora_" not in name
         ):
-            sizes[module_group_of(f"{name}.weight")] += module.weight.numel()
+            sizes[module_group_of(f"{name}.weight")] += _matrix_size(module)
     return sizes
+
+
+def _matrix_size(module: nn.Linear | nn.Conv2d | nn.Conv3d) -> int:
+    """Weights of a layer, packed ones counted as they were."""
+    if isinstance(module, nn.Linear):
+        return module.in_features * module.out_features
+    return module.weight.numel()
 
 
 def _head_dim(text: Any) -> int:

@@ -20,11 +20,12 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForImageTextToText, PretrainedConfig
 
-from actial.config import ModelConfig, Precision, Reference
+from actial.config import FrozenWeights, ModelConfig, Precision, Reference
 from actial.core.errors import UserError
 from actial.modeling.adapter_folder import base_of, first_adapter, is_adapter
 from actial.modeling.adapters import merged, save_adapter
 from actial.modeling.families import FAMILIES, encode_images, packing_spec
+from actial.modeling.four_bit import pack_frozen, unpack_all
 from actial.modeling.hf_checkpoint import image_normalization, save_checkpoint
 from actial.modeling.prefix_packing import PackedBatch
 from actial.modeling.token_scoring import FULL_DISTRIBUTION, SamplingDistribution, score_tokens
@@ -34,6 +35,7 @@ from actial.modeling.trainable_modules import (
     frozen_copy,
     group_settings,
     halve_frozen_weights,
+    in_text_block,
     module_group_of,
     prepare,
 )
@@ -94,6 +96,8 @@ class Policy(nn.Module):
         self.reference = None
         if reference is Reference.frozen_copy:
             self.reference = frozen_copy(model, half=self.halves_frozen_weights)
+        if config.frozen_weights is FrozenWeights.nf4:
+            pack_frozen(model, in_text_block)
         self.model = add_lora(model, config) if config.lora.enabled else model
         if not config.lora.enabled:
             for group in MODULE_GROUPS:
@@ -305,7 +309,9 @@ class Policy(nn.Module):
         """
         core = self.core
         if self.config.lora.enabled:
-            core = copy.deepcopy(self.model).float().merge_and_unload()
+            duplicate = copy.deepcopy(self.model)
+            unpack_all(duplicate)
+            core = duplicate.float().merge_and_unload()
         save_checkpoint(
             core,
             Path(folder),

@@ -21,6 +21,7 @@ from actial.modeling.families import (
     vision_encoder,
 )
 from actial.modeling.flex_attention import FLEX_ATTENTION
+from actial.modeling.four_bit import FourBitLinear
 from actial.modeling.gated_delta import prepare_delta_layers
 
 MODULE_GROUPS = ("vision", "merger", "language")
@@ -136,6 +137,8 @@ def halve_frozen_weights(model: Any) -> None:
     for name, module in model.named_modules():
         if not isinstance(module, nn.Linear) or module.weight is embedding:
             continue
+        if isinstance(module, FourBitLinear):
+            continue
         frozen = not any(p.requires_grad for p in module.parameters(recurse=False))
         if frozen and (with_adapters or in_block(name)):
             module.to(torch.bfloat16)
@@ -144,6 +147,11 @@ def halve_frozen_weights(model: Any) -> None:
 def in_block(name: str) -> bool:
     """Whether a parameter or module belongs to a transformer block: FSDP2 shards these apart."""
     return any(blocks in name for blocks in (".layers.", ".blocks.", ".layer."))
+
+
+def in_text_block(name: str) -> bool:
+    """Whether a module belongs to a transformer block of the text model."""
+    return in_block(name) and module_group_of(name) == "language"
 
 
 def frozen_copy_bytes(model: Any, *, half: bool) -> float:

@@ -31,6 +31,7 @@ class OffsetEngine:
         None,
         False,
     )
+    weights_version = 0
 
     def __init__(self, logprob: float, offset: float, expanded: list[int] | None) -> None:
         self.logprob = logprob + offset

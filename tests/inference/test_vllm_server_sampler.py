@@ -201,13 +201,14 @@ def test_weights_go_through_the_folder_and_a_restart_takes_them(start, tmp_path:
     ]
     requested = [json.loads(line) for line in (tmp_path / "asked").read_text().splitlines()]
     paths = [path for path, _ in requested if path != "/weight_checker"]
-    assert paths[-4:] == [
+    assert paths[-5:] == [
         "/collective_rpc",
+        "/update_weight_version",
         "/reset_encoder_cache",
         "/reset_mm_cache",
         "/reset_prefix_cache",
     ]
-    assert requested[-4][1] == {"weights_path": str(pushed)}
+    assert requested[-5][1] == {"weights_path": str(pushed)}
     command = engine._command()
     assert command[command.index("--model") + 1] == str(pushed)
     with pytest.raises(

@@ -58,6 +58,7 @@ ANSWERS = {
     "/reset_prefix_cache": lambda _: {"success": True},
     "/reset_encoder_cache": lambda _: {},
     "/reset_mm_cache": lambda _: {},
+    "/update_weight_version": lambda _: {"success": True},
 }
 
 

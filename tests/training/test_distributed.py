@@ -229,6 +229,7 @@ class CountingEngine:
         None,
         False,
     )
+    weights_version = 0
 
     def __init__(self, trainer_logprobs) -> None:
         self.trainer_logprobs = trainer_logprobs
