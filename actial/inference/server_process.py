@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -48,7 +49,11 @@ class ServerProcess:
 
     def stop(self) -> None:
         """End the server and everything it has started."""
-        if self.process.poll() is None:
+        if self.process.poll() is not None:
+            # Its engine is a process of its own, which may live on for a while.
+            with suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+        else:
             os.killpg(self.process.pid, signal.SIGTERM)
             try:
                 self.process.wait(timeout=GRACE_S)

@@ -208,15 +208,17 @@ class ServerEngine:
                 "the last checkpoint."
             )
         self.server.stop()
+        if self.stream is not None:
+            self._check_resendable(self.stream)
         self._start()
         self.transfer = None
         if self.stream is not None:
-            self._send_again(self.stream)
+            self._open_transfer(self.stream).send(self.stream, str(self.weights_version))
         elif self.weights_version:
             self._set_version()
 
-    def _send_again(self, stream: WeightStream) -> None:
-        """Send the last weights to a server that has lost them. Raises UserError if they are gone.
+    def _check_resendable(self, stream: WeightStream) -> None:
+        """Raise UserError where the last weights cannot be sent to a server that has lost them.
 
         Shards take every rank, and an update may have replaced what the server had.
         """
@@ -226,7 +228,6 @@ class ServerEngine:
                 f"(sampler.transfer={self.config.transfer.value}): run the same command again, "
                 "which resumes from the last checkpoint."
             )
-        self._open_transfer(stream).send(stream, str(self.weights_version))
 
     # ------------------------------------------------------------ weights
 

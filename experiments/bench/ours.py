@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from contextlib import contextmanager
 from dataclasses import replace
@@ -34,6 +35,7 @@ from actial.training.loaders import step_loader
 from actial.training.sft_module import SFTModule
 from actial.training.train_module import StepModule
 
+ACCELERATOR = os.environ.get("ACTIAL_BENCH_ACCELERATOR", "cpu")  # of both sides
 LR = 1e-4
 OPTIM = {"lr": LR, "weight_decay": 0.0, "warmup_steps": 0, "grad_clip": 1.0}
 
@@ -192,7 +194,7 @@ class Ours:
     def run(self, steps: int) -> list[dict[str, float]]:
         first, known = self.module.completed_steps, len(self.clock.rows)
         trainer = lightning.Trainer(
-            accelerator="cpu",
+            accelerator=ACCELERATOR,
             max_epochs=1,
             logger=False,
             enable_checkpointing=False,

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from ours import LR
+from ours import ACCELERATOR, LR
 from PIL import Image
 from setting import MAX_PIXELS, Setting
 from torch.utils.data import SequentialSampler
@@ -147,7 +147,7 @@ class Peer:
             "logging_strategy": "no",
             "report_to": "none",
             "disable_tqdm": True,
-            "use_cpu": True,
+            "use_cpu": ACCELERATOR == "cpu",
             "dataloader_num_workers": 0,
             "remove_unused_columns": False,
         }

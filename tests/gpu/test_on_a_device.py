@@ -18,10 +18,18 @@ import pytest
 import torch
 from support.engine_world import load_policy, open_renderer, prompts_of, shake
 from support.oracle import assert_same_gradients, gradients
+from support.processes import free_port
 from support.random_batches import FAMILIES, random_batch
 from support.tiny_models import tiny_policy
 
-from actial.config import Attention, ModelConfig, Precision, SamplerConfig, SamplerKind
+from actial.config import (
+    Attention,
+    ModelConfig,
+    Precision,
+    SamplerConfig,
+    SamplerKind,
+    WeightTransfer,
+)
 from actial.core.paths import CHECKOUT
 from actial.core.records import SamplingParams
 from actial.inference.open_sampler import open_engine_sampler
@@ -167,6 +175,47 @@ def test_a_grpo_step_with_the_engine_beside_the_trainer(tiny_set, tmp_path, meas
     for name, value in last.items():
         if isinstance(value, float):
             measured[f"GRPO step of the tiny base, {name}"] = value
+
+
+def test_a_server_on_the_same_card_takes_weights_by_ipc(tmp_path, measured):
+    """vLLM's own transfer: handles of the trainer's memory, no file."""
+    policy = load_policy(TINY_BASE, precision=Precision.bf16).to("cuda")
+    config = SamplerConfig(
+        kind=SamplerKind.vllm_server,
+        url=f"http://127.0.0.1:{free_port()}",
+        folder=str(tmp_path),
+        transfer=WeightTransfer.ipc,
+        engine={"max_model_len": 512, "gpu_memory_utilization": 0.3},
+    )
+    sampler = open_engine_sampler(config, policy, open_renderer(TINY_BASE))
+    prompts = prompts_of(open_renderer(TINY_BASE), 8, seed=3)
+    try:
+        sampler.sync(prompts)
+        shake(policy.cpu(), seed=1, scale=0.01)
+        policy.to("cuda")
+        sampler.sync(prompts)
+    finally:
+        sampler.engine.close()
+    assert not list(tmp_path.glob("weights-*"))
+    for name in ("sync_seconds", "probe_gap", "weights_version"):
+        measured[f"weights by ipc, {name}"] = float(sampler.figures[name])
+    assert sampler.figures["probe_gap"] < 0.1
+
+
+def test_trl_beside_us_on_the_device(tmp_path, measured):
+    """Seconds and parity of one GRPO step of both, same weights and tokens."""
+    pytest.importorskip("trl", reason="TRL is not installed: pip install -e '.[bench]'")
+    bench = CHECKOUT / "experiments" / "bench" / "run.py"
+    out = tmp_path / "out"
+    arguments = [str(tmp_path / "models"), str(out), "--quick", "--only", "grpo"]
+    environment = {**os.environ, "ACTIAL_BENCH_ACCELERATOR": "cuda"}
+    subprocess.run([sys.executable, str(bench), *arguments], env=environment, timeout=400)
+    (run, *_) = json.loads((out / "results.json").read_text())["grpo"]["runs"]
+    for side in ("peer", "ours"):
+        seconds = [step["seconds"] for block in run["rows"][side] for step in block]
+        measured[f"GRPO step beside TRL, {side}, s"] = float(np.median(seconds))
+    for name, difference in run["parity"].items():
+        measured[f"GRPO step beside TRL, parity of {name}"] = float(difference)
 
 
 @pytest.mark.skipif(REAL is None, reason="ACTIAL_GPU_MODEL names no checkpoint")

@@ -53,6 +53,7 @@ def weights_files(tmp_path: Path) -> list[Path]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)
 def test_weights_go_from_memory_to_memory_and_a_dead_server_gets_them_again(
     spread_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -100,10 +101,6 @@ def test_weights_go_from_memory_to_memory_and_a_dead_server_gets_them_again(
         versions = {tuple(reply.weight_versions) for reply in engine.run(requests)}
         assert versions == {("2",)}
 
-        # dead between two updates: the same weights again
-        os.kill(engine.server.process.pid, signal.SIGKILL)
-        engine.server.process.wait()
-        assert gap(sampler, prompts) <= 1e-5
         # dead within an update: the update again
         shake(policy, seed=2, scale=0.02)
         finish = engine._post
@@ -112,7 +109,7 @@ def test_weights_go_from_memory_to_memory_and_a_dead_server_gets_them_again(
             if path == "/start_weight_update":
                 monkeypatch.setattr(engine, "_post", finish)
                 engine.transfer.client.post = finish
-                os.kill(engine.server.process.pid, signal.SIGKILL)
+                os.killpg(engine.server.process.pid, signal.SIGKILL)
             return finish(path, body)
 
         engine.transfer.client.post = dies
@@ -126,7 +123,7 @@ def test_weights_go_from_memory_to_memory_and_a_dead_server_gets_them_again(
         engine.weights_version = 3
         # weights that only memory held, and that an update has replaced since
         shake(policy, seed=3, scale=0.02)
-        os.kill(engine.server.process.pid, signal.SIGKILL)
+        os.killpg(engine.server.process.pid, signal.SIGKILL)
         engine.server.process.wait()
         with pytest.raises(
             UserError, match=r"died with weights that only memory held.*resumes"

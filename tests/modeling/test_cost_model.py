@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import random
 import weakref
 
 import pytest
 import torch
 from support.qwen_shapes import qwen2_5_vl
 from support.random_batches import FAMILIES, random_batch
-from support.tiny_models import tiny_policy
+from support.tiny_models import make_group, random_image, tiny_config, tiny_policy
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
@@ -119,6 +120,61 @@ def test_memory_is_near_what_a_step_holds(family, settings):
         p.numel() * (4 if p.requires_grad else 1) for p in weights
     )
     assert 0.95 < live.peak / (estimate.activations + estimate.head + casts) < 1.35
+
+
+def sized_policy(family: str, width: int, **settings) -> Policy:
+    """A model of 5 to 10 M parameters, whose activations are far larger than its padding."""
+    config = tiny_config(family)
+    text = config.text_config
+    text.hidden_size, text.intermediate_size, text.vocab_size = width, 3 * width, 4000
+    text.num_hidden_layers, text.num_attention_heads = 4, width // 32
+    text.num_key_value_heads, text.head_dim = width // 64, 32
+    if getattr(text, "layer_types", None):
+        text.layer_types = ["full_attention"] * 4
+    sections, part = [4, 6, 6], 1.0
+    if family == "qwen3_5":
+        text.layer_types = ["linear_attention"] * 3 + ["full_attention"]
+        text.linear_key_head_dim = text.linear_value_head_dim = 32
+        text.linear_num_key_heads, text.linear_num_value_heads = width // 64, width // 32
+        sections, part = [2, 3, 3], 0.5
+    rope = {"mrope_section": sections, "partial_rotary_factor": part}
+    text.rope_parameters = {**text.rope_parameters, **rope}
+    config.vision_config.out_hidden_size = width
+    limits = {"sequence_tokens": 880, "micro_batch_tokens": 100_000}
+    model_config = ModelConfig(path="tiny", **limits, **settings)
+    return Policy.from_config(config, model_config, device="cpu").train()
+
+
+@pytest.mark.parametrize(
+    ("family", "width", "settings"),
+    [
+        ("qwen2_5_vl", 256, {}),
+        ("qwen3_vl", 384, {"gradient_checkpointing": True}),
+        ("qwen3_5", 256, {}),
+    ],
+)
+def test_peak_of_an_update_is_predicted_to_ten_percent(family, width, settings):
+    """Weights, gradients, AdamW's moments, activations and head, over two whole updates."""
+    policy = sized_policy(family, width, **settings)
+    rng = random.Random(0)
+    images = [random_image(rng, policy, 6, 8) for _ in range(2)]
+    continuations = [Continuation([5] * 60, [True] * 60)] * 8
+    groups = [
+        make_group(str(n), policy, images, [0, 1], [n + 1] * 100, continuations)
+        for n in range(4)
+    ]
+    batch = pack(groups, images, policy.spec, policy.config.sequence_tokens)
+    optimizer = torch.optim.AdamW(policy.parameters(), lr=1e-4, fused=True)
+    with Live([batch.input_ids, batch.position_ids]) as live:
+        for parameter in policy.parameters():
+            live.counted.add(parameter.untyped_storage()._cdata)
+            live.now += parameter.untyped_storage().nbytes()
+        for _ in range(2):
+            policy.token_logprobs(batch).logprobs.mean().backward()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=False)
+    predicted = step_memory(policy, load_of(groups, images, policy)).total
+    assert predicted / live.peak == pytest.approx(1.0, abs=0.1)
 
 
 def test_state_of_adapters_copies_and_shards():

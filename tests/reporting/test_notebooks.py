@@ -14,12 +14,16 @@ SHOWN = {  # words of what the last cells print or draw
     "2_learning_dynamics": "cold_start=hybrid,seed=1 ",
     "3_ablations": "swept: cold_start.ratio",
     "4_errors": "cold_start=hybrid,seed=2",
+    "5_one_card": "steps logged: ",
 }
 
 
 @pytest.mark.parametrize("name", [path.stem for path in sorted(NOTEBOOKS.glob("*.ipynb"))])
-def test_notebook_runs(name: str, tiny_set: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_notebook_runs(
+    name: str, tiny_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("ACTIAL_DATA", str(tiny_set))
+    monkeypatch.setenv("ACTIAL_WORK", str(tmp_path))
     notebook = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
     assert not any(cell.get("outputs") for cell in notebook.cells), (
         "outputs are stripped before a commit"
