@@ -144,6 +144,8 @@ class VLLMEngine:
     With `sampler.engine.enable_sleep_mode` (CUDA) it gives its memory back between rollouts.
     """
 
+    weights_version = 0  # transfers so far
+
     def __init__(self, config: SamplerConfig, model: ModelConfig) -> None:
         vllm = import_vllm(config)
         arguments = engine_arguments(config, model)
