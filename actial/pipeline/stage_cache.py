@@ -25,12 +25,8 @@ from actial.config import StageName, TrainConfig
 from actial.core.atomic_io import write_json
 from actial.modeling.hf_checkpoint import fingerprint
 from actial.pipeline.preflight import data_identity
-from actial.runs.provenance import (
-    OLD_PROVENANCE,
-    PROVENANCE,
-    package_versions,
-    read_provenance,
-)
+from actial.pipeline.run_index import runs_with_key
+from actial.runs.provenance import package_versions, read_provenance
 from actial.runs.run_dir import Run, settings_of
 from actial.runs.step_log import StepLog
 from actial.runs.tracking import Tracker
@@ -100,7 +96,7 @@ def reuse_cached_stage(
 
     Returns False where there is none.
     """
-    for folder, provenance in _other_runs(config, run):
+    for folder, provenance in _other_runs(key, config, run):
         finished = provenance.get(stage.name, {})
         if finished.get("key") != key or not (folder / stage.name / "model").is_dir():
             continue
@@ -150,7 +146,7 @@ def reuse_cached_answers(
     """
     if (out / "settings.json").exists():
         return
-    for folder, provenance in _other_runs(config, run):
+    for folder, provenance in _other_runs(key, config, run):
         for model_and_set, other_key in provenance.get("answers", {}).items():
             predictions = folder / "scores" / model_and_set / "predictions.jsonl"
             if other_key == key and predictions.is_file():
@@ -161,13 +157,13 @@ def reuse_cached_answers(
                 return
 
 
-def _other_runs(config: TrainConfig, run: Run) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Yield the other run folders below `config.stage_cache_dir` with their provenance, by name."""
+def _other_runs(
+    key: str, config: TrainConfig, run: Run
+) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Yield the other runs below `config.stage_cache_dir` that have `key`, with provenance."""
     if not config.stage_cache_dir:
         return
-    root = Path(config.stage_cache_dir)
-    paths = [path for name in (PROVENANCE, OLD_PROVENANCE) for path in root.rglob(name)]
-    for folder in sorted({path.parent for path in paths}):
+    for folder in runs_with_key(Path(config.stage_cache_dir), key):
         if folder.resolve() != run.folder.resolve():
             yield folder, read_provenance(folder)
 

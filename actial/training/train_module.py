@@ -56,6 +56,8 @@ class StepModule(lightning.LightningModule):
         self.completed_steps = 0
         self.metrics: Sums = {}
         self.timings: Sums = {}
+        # Tokens of the packed batches of a step, without and with padding.
+        self._num_tokens = self._num_positions = 0
         # From a checkpoint, by parameter name.
         self.optimizer_state: dict[str, dict[str, torch.Tensor]] = {}
 
@@ -138,6 +140,8 @@ class StepModule(lightning.LightningModule):
             self.model_config.sequence_tokens,
             always_encode_images=self.sharded,
         )
+        self._num_tokens += packed.num_tokens
+        self._num_positions += packed.input_ids.numel()
         return packed.to(self.device)
 
     def micro_batches(
@@ -207,6 +211,9 @@ class StepModule(lightning.LightningModule):
         self.completed_steps += 1
         self.metrics = metrics
         self.timings = {"seconds": seconds, "tokens_per_second": tokens / seconds}
+        if self._num_positions:
+            self.timings["packing_efficiency"] = self._num_tokens / self._num_positions
+        self._num_tokens = self._num_positions = 0
 
     def _drop_vision_gradients(self) -> None:
         """Leave the vision encoder unchanged by a step without images.

@@ -63,6 +63,11 @@ CELLS: dict[str, Cell] = {
         blocks=1,
         steps=2,
     ),
+    "grpo_step": Cell(
+        work=Work(samples_itself=True),
+        title="the whole step: each samples (TRL with transformers' generate), grades, updates",
+        steps=2,
+    ),
     "sft": Cell(
         work=SFT, title="SFT: two 224-px images, three questions", steps=5, processes=3
     ),
@@ -83,6 +88,25 @@ CURVES |= {
 CURVES |= {f"length_{n}": (f"completions of {n} tokens", Work(length=n)) for n in LENGTHS}
 CURVES |= {f"width_{n}": (f"4 completions, width {n}", Work(width=n, group=4)) for n in WIDTHS}
 CURVES["end"] = ("no image, 2 completions of 256 tokens", Work(pixels=0, group=2, length=256))
+# The same cells against PrefixGrouper, which shares prompts too: its text model, our loop.
+GROUPER: dict[str, Work] = {
+    "16 completions": Work(),
+    "2 completions": Work(group=2),
+    "32 completions": Work(group=32),
+    "no image": Work(pixels=0),
+    "two 224-px images": Work(pixels=224),
+    "completions of 8 tokens": Work(length=8),
+    "completions of 192 tokens": Work(length=192),
+    "no image, 2 completions of 256 tokens": Work(pixels=0, group=2, length=256),
+    "two 224-px images, ragged completions": Work(pixels=224, ragged=True),
+}
+CURVES |= {
+    "grouper_" + title.replace(",", "").replace(" ", "_"): (
+        f"PrefixGrouper: {title}",
+        replace(work, peer="prefix_grouper"),
+    )
+    for title, work in GROUPER.items()
+}
 CELLS |= {
     name: Cell(title=title, work=work, steps=2, blocks=1, shared=True)
     for name, (title, work) in CURVES.items()

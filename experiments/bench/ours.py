@@ -37,6 +37,7 @@ from actial.training.train_module import StepModule
 
 ACCELERATOR = os.environ.get("ACTIAL_BENCH_ACCELERATOR", "cpu")  # of both sides
 LR = 1e-4
+DIFFERENCE = "sampling/sampling_logp_difference/max"
 OPTIM = {"lr": LR, "weight_decay": 0.0, "warmup_steps": 0, "grad_clip": 1.0}
 
 
@@ -53,7 +54,7 @@ class AllPositions(Policy):
         extended = replace(
             batch,
             source_position=torch.cat([batch.source_position, prefix_group]),
-            target=torch.cat([batch.target_ids, batch.input_ids.flatten()[prefix_group]]),
+            target_ids=torch.cat([batch.target_ids, batch.input_ids.flatten()[prefix_group]]),
         )
         result = super().forward(extended, distribution, **options)
         result.logprobs = result.logprobs[:count] + 0.0 * result.logprobs[count:].sum()
@@ -89,6 +90,7 @@ class Clock(lightning.Callback):
                 "prepare": whole - update + packing,
                 "compute": update - packing - optimise,  # the reference's forward included
                 "optimise": optimise,
+                "sampling_difference": pl_module.metrics.get(DIFFERENCE, 0.0),
             }
         )
 
@@ -96,13 +98,16 @@ class Clock(lightning.Callback):
 class Ours:
     """`run(steps)` trains on, from where the last call ended, and returns one row per step."""
 
-    def __init__(self, setting: Setting, scratch: Path) -> None:
+    def __init__(
+        self, setting: Setting, scratch: Path, policy_class: type[Policy] = Policy
+    ) -> None:
         self.setting = setting
         work = setting.work
         model = replace(
             setting.model, precision=Precision.bf16 if work.bf16 else Precision.fp32
         )
-        policy_class = AllPositions if work.all_positions else Policy
+        if work.all_positions:
+            policy_class = AllPositions
         policy = policy_class.load(
             model, reference=Reference.frozen_copy if work.beta else Reference.none
         )
@@ -163,6 +168,9 @@ class Ours:
     def batch(self, step: int) -> TrainBatch:
         """The step's trunks; GRPO's branches are the given completions."""
         self.clock.started, self.clock.spent = time.perf_counter(), {}
+        if self.setting.work.samples_itself:
+            assert isinstance(self.module, GRPOModule)
+            return self.module.make_batch(step)
         renderer, examples = self.setting.renderer, self.setting.examples(step)
         if self.setting.work.kind == "sft":
             batch = TrainBatch(prefix_groups=[], images=[])

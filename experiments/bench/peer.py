@@ -18,6 +18,11 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, TrainerCall
 from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 from trl.trainer.utils import selective_log_softmax_and_entropy
 
+from actial.config import RewardConfig
+from actial.core.records import FinishReason
+from actial.rl.graded import GradedCompletion
+from actial.rl.rewards import Rewards
+
 STEPS = 64  # for which there is data
 # Our answers end with the end of the turn, TRL's with the template's newline behind it: without
 # that newline the tokens are the same.
@@ -115,6 +120,10 @@ class ReplayGRPO(Clocked, GRPOTrainer):
         return logps, entropy if compute_entropy else None, None
 
 
+class SamplingGRPO(Clocked, GRPOTrainer):
+    """GRPOTrainer with its own sampler, transformers' generate."""
+
+
 class OrderedSFT(Clocked, SFTTrainer):
     """SFTTrainer that reads its data in order."""
 
@@ -169,9 +178,10 @@ class Peer:
                 steps_per_generation=1,
             )
             ReplayGRPO.setting = setting
-            self.trainer = ReplayGRPO(
+            trainer = SamplingGRPO if work.samples_itself else ReplayGRPO
+            self.trainer = trainer(
                 model,
-                self._reward,
+                self._graded if work.samples_itself else self._reward,
                 arguments,
                 train_dataset=self._data(),
                 processing_class=self.processor,
@@ -181,6 +191,18 @@ class Peer:
 
     def _reward(self, completions: list[Any], **_: Any) -> list[float]:
         return self.setting.rewards(self.trainer.state.global_step)
+
+    def _graded(self, completions: list[Any], **_: Any) -> list[float]:
+        """Our grader and our two rewards, on TRL's samples."""
+        example = self.setting.examples(self.trainer.state.global_step)[0]
+        rewards = Rewards(RewardConfig())
+        values = []
+        for (message,) in completions:
+            graded = GradedCompletion.of(
+                example.questions[0], message["content"], FinishReason.LENGTH
+            )
+            values.append(rewards.combine(rewards.terms(graded)))
+        return values
 
     def _data(self) -> Dataset:
         """One row per prompt (GRPO) or per question (SFT), in conversational form; images are made

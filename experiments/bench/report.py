@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import width
 from cells import CELLS, GROUPS, LENGTHS, PIXELS
 from setting import Work
 
 PARITY = 1e-4  # relative, of loss and gradient norm: a ratio without it is void
-TARGETS = {"grpo": 10.0, "sft": 3.0}  # times faster
+TARGETS = {"grpo": 10.0, "sft": 3.0, "grouper_16_completions": 1.0}  # times faster
 MEMORY_SHARE = 1 / 8
 PHASES = ("prepare", "compute", "optimise")
 
@@ -58,7 +59,8 @@ def measured(name: str) -> str:
     """GRPO is compared without the peer's processing of images and text; SFT by whole steps,
     loading included.
     """
-    return "whole" if CELLS[name].work.kind == "sft" else "update"
+    work = CELLS[name].work
+    return "whole" if work.kind == "sft" or work.samples_itself else "update"
 
 
 def bound(work: Work, prefix_group: int) -> float:
@@ -90,7 +92,9 @@ def table(results: dict[str, Any]) -> str:
         "",
         *phases(shown),
     ]
-    return "\n".join(lines + (["", *memory(results)] if "memory" in results else [])) + "\n"
+    lines += ["", *memory(results)] if "memory" in results else []
+    lines += ["", *width.lines(results["width"])] if "width" in results else []
+    return "\n".join(lines) + "\n"
 
 
 def ratios(shown: dict[str, Any]) -> list[str]:
@@ -99,7 +103,7 @@ def ratios(shown: dict[str, Any]) -> list[str]:
         "SFT rows time whole steps, data loading included.",
         *header(
             "cell",
-            "TRL",
+            "TRL (PrefixGrouper in its rows)",
             "actial",
             "times faster",
             "whole step",
@@ -147,7 +151,8 @@ def phases(shown: dict[str, Any]) -> list[str]:
     ]
     for name, result in shown.items():
         limit = result["roofline"]
-        for side, title in (("peer", "TRL"), ("ours", "actial")):
+        peer = "TRL" if CELLS[name].work.peer == "trl" else "PrefixGrouper"
+        for side, title in (("peer", peer), ("ours", "actial")):
             spent = [f"{np.median(seconds(result, side, phase)):.3f}" for phase in PHASES]
             share = 100 * limit["seconds"] / float(np.median(seconds(result, side, "update")))
             lines.append(row(CELLS[name].title, title, *spent, f"{share:.0f}"))

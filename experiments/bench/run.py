@@ -38,7 +38,7 @@ def main() -> int:
     parser.add_argument(
         "--only",
         nargs="+",
-        choices=[*CELLS, "memory"],
+        choices=[*CELLS, "memory", "width"],
         help="some cells; those already in results.json stay",
     )
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
@@ -49,7 +49,7 @@ def main() -> int:
     if arguments.only and (folder / "results.json").exists():
         results = json.loads((folder / "results.json").read_text())
     results["machine"] = machine(arguments.threads)
-    wanted = arguments.only or [*CELLS, "memory"]
+    wanted = arguments.only or [*CELLS, "memory", "width"]
     shared = [name for name in wanted if name in CELLS and CELLS[name].shared]
     for names in [[name] for name in wanted if name not in shared] + (
         [shared] if shared else []
@@ -72,6 +72,8 @@ def measure(names: list[str], arguments: argparse.Namespace) -> dict[str, Any]:
         return {
             "memory": {part: worker(names, part, arguments)["memory"] for part in MEMORY_PARTS}
         }
+    if names == ["width"]:
+        return {"width": worker(names, "speed", arguments)["width"]}
     count = 1 if arguments.quick else max(CELLS[name].processes for name in names)
     runs = [worker(names, "speed", arguments) for _ in range(count)]
     limits = worker(names, "roofline", arguments)

@@ -41,6 +41,8 @@ class Work:
     ragged: bool = False  # completions of half to all of `length`
     pairs: int = 4
     vocab: int = 4096
+    peer: str = "trl"  # or "prefix_grouper"
+    samples_itself: bool = False  # both sample and grade; else completions are given
     width: int = 128  # of the text model and the tower
     beta: float = 0.0  # weight of the k3 penalty against a frozen copy
     bf16: bool = False  # autocast, together with gradient checkpointing

@@ -17,14 +17,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import width
 from cells import CELLS, MEMORY, MEMORY_STEP, Cell
 from ours import Ours
 from peer import Peer
 from setting import Setting
 
 from actial.modeling.cost_model import Flops, load_of, step_flops
+from actial.modeling.families import encode_images
 from actial.modeling.prefix_packing import PackedBatch, pack
-from actial.modeling.vlm_forward import encode_images, hidden_states_at_targets
+from actial.modeling.vlm_forward import hidden_states_at_targets, plan_attention
 
 ORDER = ("peer", "ours", "ours", "peer")
 BEST_OF = 20
@@ -37,6 +39,8 @@ def main(names: str, part: str, models: str, out: str, quick: str = "") -> None:
     for name in names.split(","):
         if name == "memory":
             found[name] = peak_memory(part, Path(models))
+        elif name == "width":
+            found[name] = width.measure(bool(quick))
         else:
             cell = replace(CELLS[name], steps=1, blocks=1) if quick else CELLS[name]
             found[name] = (roofline if part == "roofline" else side_by_side)(
@@ -51,19 +55,35 @@ def side_by_side(cell: Cell, models: Path) -> dict[str, Any]:
     """
     with tempfile.TemporaryDirectory() as scratch:
         setting = Setting(cell.work, models)
-        sides = {
-            "peer": Peer(setting, Path(scratch) / "peer"),
-            "ours": Ours(setting, Path(scratch) / "ours"),
-        }
+        ours = Ours(setting, Path(scratch) / "ours")
+        sides = {"peer": peer_of(setting, Path(scratch) / "peer"), "ours": ours}
         blocks: dict[str, list[Any]] = {"peer": [], "ours": []}
         for name in ORDER if cell.blocks == 2 else ORDER[:2]:
             # ours is cheap: some steps more
             repeats = cell.steps if name == "peer" or not blocks[name] else cell.steps + 2
             blocks[name].append(sides[name].run(cell.warm_up + repeats))
+    compared = sampling_parity if cell.work.samples_itself else parity
     return {
-        "parity": parity(blocks["peer"][0], blocks["ours"][0]),
+        "parity": compared(blocks["peer"][0], blocks["ours"][0]),
         "rows": {n: [r[cell.warm_up :] for r in b] for n, b in blocks.items()},
     }
+
+
+def peer_of(setting: Setting, scratch: Path) -> Any:
+    """TRL, or our own trainer whose text model shares prompts through PrefixGrouper."""
+    if setting.work.peer == "trl":
+        return Peer(setting, scratch)
+    from sharing import GrouperPolicy
+
+    return Ours(setting, scratch, GrouperPolicy)
+
+
+def sampling_parity(_: Any, ours: list[dict[str, float]]) -> dict[str, float]:
+    """Where each system trains on its own samples: our sampler's log-probabilities against our
+    trainer's.
+    """
+    worst = max(row["sampling_difference"] for row in ours)
+    return {"steps": len(ours), "loss": worst, "grad_norm": worst}
 
 
 def parity(peer: list[dict[str, float]], ours: list[dict[str, float]]) -> dict[str, float]:
@@ -155,9 +175,9 @@ def full_logits(policy: Any, batch: PackedBatch) -> None:
     """The same trunk and branches, but the head in one piece with its graph kept: log-softmax over
     logits of all scored positions.
     """
-    states = hidden_states_at_targets(
-        policy.core, batch, policy.config.attention, encode_images(policy.core, batch)
-    )
+    plan = plan_attention(policy.hf_config, batch, policy.config.attention)
+    features = encode_images(policy.core, batch)
+    states = hidden_states_at_targets(policy.core, batch, plan, features)
     logits = policy.core.lm_head(states)
     logits.log_softmax(-1).gather(-1, batch.target_ids[:, None]).sum().backward()
 

@@ -80,6 +80,7 @@ def test_loss_by_tag_is_the_mean_over_its_tokens(tmp_path):
         )
     assert module.metrics["tokens"] == len(tag)
     assert module.timings["tokens_per_second"] > 0
+    assert 0.5 < module.timings["packing_efficiency"] <= 1
 
 
 def test_a_step_without_supervised_tokens_is_refused(tmp_path):
