@@ -29,11 +29,15 @@ TEXT = {
     "vocab_size": 1024,
     "tie_word_embeddings": False,
 }
+# A narrow layer, to see that all of it runs.
+QUICK = {"hidden_size": 896, "intermediate_size": 512} | {
+    "num_attention_heads": 7,
+    "num_key_value_heads": 1,
+}
 VISION = {
     "hidden_size": 1280,
     "intermediate_size": 3420,
     "num_heads": 16,
-    "out_hidden_size": 3584,
     "depth": 1,
     "fullatt_block_indexes": [],  # 28 of the 32 blocks attend in windows
 }
@@ -51,7 +55,7 @@ TIMED = 2  # sequences of the unshared form that are timed
 def measure(quick: bool) -> dict[str, Any]:
     """Seconds of forward and backward by dtype, and the differences of the outputs."""
     length, timed = (16, 2) if quick else (LENGTH, TIMED)
-    batch, policy = example(length)
+    batch, policy = example(length, TEXT | QUICK if quick else TEXT)
     found: dict[str, Any] = {
         "prefix": len(batch.input_ids[0]) - GROUP * length,
         "length": length,
@@ -66,11 +70,12 @@ def measure(quick: bool) -> dict[str, Any]:
     return found
 
 
-def example(length: int) -> tuple[PackedBatch, Policy]:
+def example(length: int, text: dict[str, Any]) -> tuple[PackedBatch, Policy]:
     """The packed batch and a policy of one layer and one block with random weights."""
     torch.manual_seed(0)
+    vision = VISION | {"out_hidden_size": text["hidden_size"]}
     config = Qwen2_5_VLConfig(
-        text_config=dict(TEXT), vision_config=dict(VISION), tie_word_embeddings=False, **IDS
+        text_config=dict(text), vision_config=vision, tie_word_embeddings=False, **IDS
     )
     policy = Policy.from_config(config, ModelConfig(path="width"), device="cpu")
     noise = np.random.default_rng(0)
