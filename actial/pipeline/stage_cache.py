@@ -24,8 +24,8 @@ import torch
 from actial.config import StageName, TrainConfig
 from actial.core.atomic_io import write_json
 from actial.modeling.hf_checkpoint import fingerprint
+from actial.pipeline.key_index import runs_with_key
 from actial.pipeline.preflight import data_identity
-from actial.pipeline.run_index import runs_with_key
 from actial.runs.provenance import package_versions, read_provenance
 from actial.runs.run_dir import Run, settings_of
 from actial.runs.step_log import StepLog

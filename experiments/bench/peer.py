@@ -4,6 +4,7 @@ clocks are added.
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -201,7 +202,9 @@ class Peer:
             graded = GradedCompletion.of(
                 example.questions[0], message["content"], FinishReason.LENGTH
             )
-            values.append(rewards.combine(rewards.terms(graded)))
+            value = rewards.combine(rewards.terms(graded))
+            # Random text gives no answer to grade: the update is computed all the same.
+            values.append(0.0 if math.isnan(value) else value)
         return values
 
     def _data(self) -> Dataset:

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from actial.core.atomic_io import write_json
-from actial.pipeline.run_index import INDEX, runs_with_key
+from actial.pipeline.key_index import INDEX, runs_with_key
 from actial.runs.provenance import PROVENANCE, read_provenance
 
 HEADER = (

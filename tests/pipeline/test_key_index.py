@@ -7,21 +7,21 @@ from pathlib import Path
 import pytest
 
 from actial.core.atomic_io import write_json
-from actial.pipeline import run_index
-from actial.pipeline.run_index import INDEX, runs_with_key
+from actial.pipeline import key_index
+from actial.pipeline.key_index import INDEX, runs_with_key
 
 
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the run folders whose provenance is read."""
     names: list[str] = []
-    read = run_index.read_provenance
+    read = key_index.read_provenance
 
     def counted(folder: Path):
         names.append(folder.name)
         return read(folder)
 
-    monkeypatch.setattr(run_index, "read_provenance", counted)
+    monkeypatch.setattr(key_index, "read_provenance", counted)
     return names
 
 

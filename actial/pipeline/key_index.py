@@ -1,7 +1,7 @@
 """An index of the runs below a folder, by the keys of their finished stages and answers.
 
 A lookup looks at each run folder, and never into one: it reads the provenance of the runs that
-have changed since the last lookup, and takes the others from `.run_index.json`. That file is a
+have changed since the last lookup, and takes the others from `.key_index.json`. That file is a
 cache; deleting it costs one slow lookup.
 """
 
@@ -17,7 +17,7 @@ from actial.config import StageName
 from actial.core.atomic_io import write_json
 from actial.runs.provenance import OLD_PROVENANCE, PROVENANCE, read_provenance
 
-INDEX = ".run_index.json"
+INDEX = ".key_index.json"
 
 
 def runs_with_key(root: Path, key: str) -> list[Path]:
