@@ -26,6 +26,10 @@ def train(config: TrainConfig) -> float | None:
         config = resolve_steps(config)
     with open_run(config) as run:
         if run.finished:
+            if not (run.folder / "report.html").exists():  # ended between results and report
+                from actial.reporting.html_report import write_report
+
+                write_report(run.folder)
             print(
                 f"{run.folder} is finished: its results are in {run.folder / 'report.html'}."
             )

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from actial.core.atomic_io import write_json
 from actial.core.errors import UserError
+from actial.core.sealed_files import read_sealed_json, write_sealed_json
 from actial.grading.metrics import Cell, cell_tree_to_json
 
 Json = dict[str, Any]
@@ -327,14 +326,14 @@ class Results:
 
     def write(self, folder: Path | str) -> None:
         """Write results.json into `folder`, which marks a run as finished."""
-        write_json(Path(folder) / "results.json", self.to_json())
+        write_sealed_json(Path(folder) / "results.json", self.to_json())
 
     @classmethod
     def read(cls, folder: Path | str) -> Results:
         """Read results.json of a run.
 
         Raises:
-            UserError: the file is missing.
+            UserError: the file is missing or damaged.
         """
         path = Path(folder) / "results.json"
         if not path.is_file():
@@ -342,7 +341,8 @@ class Results:
                 f"{folder} has no results.json to report on: "
                 "give a folder that actial.train or actial.evaluate has finished."
             )
-        return cls.from_json(json.loads(path.read_text(encoding="utf-8")))
+        remedy = "remove it and run the same command again, which scores the saved answers"
+        return cls.from_json(read_sealed_json(path, remedy))
 
 
 def _map_models(

@@ -11,11 +11,16 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from actial.core.atomic_io import write_json
 from actial.core.errors import UserError
 from actial.core.json_lines import append_lines, read_complete_lines
 from actial.core.multiple_choice_format import LETTERS
 from actial.core.records import Example, FinishReason, Grade, Question
+from actial.core.sealed_files import (
+    read_line,
+    read_sealed_json,
+    sealed_line,
+    write_sealed_json,
+)
 from actial.core.set_records import BenchmarkRecord, Record, ViewPair
 from actial.grading.metrics import Prediction
 from actial.grading.multiple_choice import Compat, grade
@@ -137,7 +142,7 @@ class PredictionLog:
     def _check_settings(self, settings: dict[str, Any]) -> None:
         path = self.folder / "settings.json"
         if path.exists():
-            before = json.loads(path.read_text())
+            before = read_sealed_json(path, "remove its folder, or give another one")
             keys = sorted(before.keys() | settings.keys())
             changed = [key for key in keys if before.get(key) != settings.get(key)]
             if changed:
@@ -153,7 +158,7 @@ class PredictionLog:
                 "give another output folder."
             )
         else:
-            write_json(path, settings)
+            write_sealed_json(path, settings)
 
     def append(self, predictions: Iterable[Prediction]) -> None:
         """Write predictions and flush them to disk.
@@ -166,7 +171,7 @@ class PredictionLog:
             if p.uid in self.done:
                 raise ValueError(f"prediction {p.uid} is already in {self.path}")
             self.done[p.uid] = p
-        append_lines(self.path, (json.dumps(p.to_json()).encode() + b"\n" for p in fresh))
+        append_lines(self.path, (sealed_line(p.to_json()) for p in fresh))
 
 
 def read_predictions(path: Path | str, *, repair: bool = False) -> list[Prediction]:
@@ -182,10 +187,10 @@ def read_predictions(path: Path | str, *, repair: bool = False) -> list[Predicti
     predictions = []
     for number, line in enumerate(lines, 1):
         try:
-            predictions.append(Prediction.from_json(json.loads(line)))
-        except (ValueError, TypeError, AttributeError):
+            predictions.append(Prediction.from_json(read_line(line)))
+        except (ValueError, TypeError, AttributeError) as error:
             raise UserError(
-                f"{path} line {number} is not a prediction of this version: "
+                f"{path} line {number} is damaged or not a prediction of this version ({error}): "
                 "remove that line or give another folder."
             ) from None
     return predictions

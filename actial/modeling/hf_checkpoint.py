@@ -23,8 +23,10 @@ from transformers.utils.constants import (
 )
 
 from actial.config import ModelConfig
+from actial.core.sealed_files import write_checksums
 from actial.modeling.adapter_folder import adapter_settings, base_of, is_adapter
 from actial.modeling.dtensor import whole_state
+from actial.modeling.transformers_4 import add_transformers_4_names
 
 FINGERPRINT_SAMPLES = 16  # of each weight file
 FINGERPRINT_BYTES = 1 << 16  # of each sample
@@ -86,9 +88,9 @@ def save_checkpoint(
 ) -> None:
     """Write weights and config, with the tokenizer and processor files of `source`.
 
-    `extra` names further files with their text. The folder appears under its name when it is
-    complete. A collective: all ranks
-    call it and leave it together; the first one writes.
+    transformers 4.57 reads the folder too. `extra` names further files with their text. The folder
+    appears under its name when it is complete. A collective: all ranks call it and leave it
+    together; the first one writes.
     """
     state = whole_state(model)
     if not dist.is_initialized() or dist.get_rank() == 0:
@@ -98,17 +100,22 @@ def save_checkpoint(
             _copy_companions(*base_of(source, revision), fresh)
             for name, text in (extra or {}).items():
                 (fresh / name).write_text(text, encoding="utf-8")
+            add_transformers_4_names(fresh)
     if dist.is_initialized():
         dist.barrier()
 
 
 @contextmanager
 def complete_folder(folder: Path) -> Iterator[Path]:
-    """Yield a path to fill; what is there at the end replaces `folder` in one step."""
+    """Yield a path to fill; its content then replaces `folder` in one step.
+
+    SHA256SUMS is added.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as name:
         fresh = Path(name) / "fresh"
         yield fresh
+        write_checksums(fresh)
         _use_default_permissions(fresh)
         if folder.exists():
             os.replace(folder, Path(name) / "replaced")

@@ -78,7 +78,9 @@ def write_rollouts(path: Path, step: int, batch: RolloutBatch) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic(path) as file:
-            pq.write_table(_table(step, batch), file, compression="zstd")
+            pq.write_table(
+                _table(step, batch), file, compression="zstd", write_page_checksum=True
+            )
     except OSError as error:
         raise UserError(
             f"rollouts could not be written to {path} ({error.strerror or error}): free space "

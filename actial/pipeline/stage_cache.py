@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from actial.config import StageName, TrainConfig
-from actial.core.atomic_io import write_json
+from actial.core.sealed_files import write_sealed_json
 from actial.modeling.hf_checkpoint import fingerprint
 from actial.pipeline.key_index import runs_with_key
 from actial.pipeline.preflight import data_identity
@@ -152,7 +152,7 @@ def reuse_cached_answers(
             if other_key == key and predictions.is_file():
                 out.mkdir(parents=True, exist_ok=True)
                 # Settings first: if a kill cuts the copy short, the missing answers are generated.
-                write_json(out / "settings.json", dict(settings))
+                write_sealed_json(out / "settings.json", dict(settings))
                 shutil.copy2(predictions, out / "predictions.jsonl")
                 return
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gc
 import logging
+import shutil
 import warnings
 from contextlib import suppress
+from pathlib import Path
 
 import lightning
 import torch
@@ -16,6 +18,7 @@ from actial.config import Accelerator, StageName, TrainConfig
 from actial.config.exit_codes import STOPPED, Exit
 from actial.config.fidelity import deviations
 from actial.core.process import is_main_process
+from actial.core.sealed_files import changed_file
 from actial.inference.open_sampler import open_sampler
 from actial.modeling.adapter_folder import FOLDER
 from actial.modeling.prompt_renderer import PromptRenderer
@@ -38,6 +41,7 @@ from actial.runs.stop_request import stop_requested
 from actial.runs.tracking import Tracker
 from actial.training.checkpoint import CheckpointCallback, resume
 from actial.training.distributed import cluster_environment, lightning_strategy
+from actial.training.train_module import StepModule
 
 
 def prepare(config: TrainConfig, run: Run) -> None:
@@ -88,7 +92,7 @@ def train_stage(
     Raises Exit(143), with the state saved, after SIGTERM or Ctrl-C.
     """
     model_folder = run.stage_folder(stage.name) / "model"
-    if model_folder.exists():
+    if model_folder.exists() and not _set_aside_damaged(model_folder):
         tracker.replay(run, stage.name)
         return str(model_folder)
     key = stage_key(stage, config, source)
@@ -116,6 +120,27 @@ def train_stage(
     return str(model_folder)
 
 
+def _set_aside_damaged(model_folder: Path) -> bool:
+    """Rename the folder of a finished stage whose files have changed; return whether it did.
+
+    The stage then writes it again from its last checkpoint.
+    """
+    changed = changed_file(model_folder)
+    if changed is None:
+        return False
+    if is_main_process():
+        target = model_folder.with_name(f"damaged-{model_folder.name}")
+        if target.exists():
+            shutil.rmtree(target)
+        model_folder.rename(target)
+        print(
+            f"model {model_folder} is damaged: {changed} differs from its checksum. It is set "
+            f"aside as {target.name}, and the stage goes on from its last checkpoint.",
+            flush=True,
+        )
+    return True
+
+
 def _fit(stage: StageName, job: Job, config: TrainConfig, run: Run, tracker: Tracker) -> None:
     """Train the job from its newest checkpoint until its last step or a stop signal."""
     module, fingerprint = job.module, job.renderer.fingerprint
@@ -125,6 +150,7 @@ def _fit(stage: StageName, job: Job, config: TrainConfig, run: Run, tracker: Tra
     run.add_provenance({f"{stage.name}_mix": job.mixture.schedule(draws)})
     if is_main_process():
         run.metrics.rewind(stage.name, first_step)
+        _check_log(run, job.module, stage.name, first_step)
         run.timings.rewind(stage.name, first_step)
         tracker.replay(run, stage.name)
     callbacks = _callbacks(stage, job, config, run, tracker)
@@ -136,6 +162,14 @@ def _fit(stage: StageName, job: Job, config: TrainConfig, run: Run, tracker: Tra
         save_every = module.stage.save_every
         callbacks.append(CheckpointCallback(checkpoints, save_every, fingerprint, stop))
         make_trainer(config, run, callbacks).fit(module, loader)
+
+
+def _check_log(run: Run, module: StepModule, stage: str, first_step: int) -> None:
+    """Raise UserError when metrics.jsonl lacks steps that the checkpoint has behind it."""
+    last_logged = first_step - first_step % module.stage.log_every
+    if first_step == module.stage.steps:
+        last_logged = first_step
+    run.metrics.check_complete(stage, last_logged)
 
 
 def _callbacks(

@@ -5,7 +5,6 @@ Older run folders call the file passport.json; it is read under that name too.
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -13,8 +12,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from actial.core.atomic_io import write_json
 from actial.core.paths import CHECKOUT
+from actial.core.sealed_files import read_sealed_json, write_sealed_json
 
 PROVENANCE = "provenance.json"
 OLD_PROVENANCE = "passport.json"
@@ -31,18 +30,21 @@ PACKAGES = (
 
 
 def read_provenance(run_folder: Path) -> dict[str, Any]:
-    """Return what provenance.json (or passport.json) of a run folder holds; {} without either."""
+    """Return what provenance.json (or passport.json) of a run folder holds; {} without either.
+
+    Raises UserError for a damaged file.
+    """
+    remedy = "put a copy back, or remove this run folder and train anew"
     for name in (PROVENANCE, OLD_PROVENANCE):
         path = run_folder / name
         if path.exists():
-            values: dict[str, Any] = json.loads(path.read_text())
-            return values
+            return read_sealed_json(path, remedy)
     return {}
 
 
 def add_provenance(run_folder: Path, values: Mapping[str, Any]) -> None:
     """Write `values` into provenance.json; a value of the same name is replaced."""
-    write_json(run_folder / PROVENANCE, {**read_provenance(run_folder), **values})
+    write_sealed_json(run_folder / PROVENANCE, {**read_provenance(run_folder), **values})
 
 
 def software_versions() -> dict[str, Any]:

@@ -15,10 +15,13 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import IO, Any
 
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from actial.config import Reader, StageName, TrainConfig
 from actial.config.exit_codes import ERROR
@@ -30,6 +33,7 @@ from actial.runs.provenance import add_provenance, read_provenance
 from actial.runs.step_log import StepLog
 
 CONFIG = "config.yaml"
+SEAL = "# sha256 of the text below: "
 RESULTS = "results.json"
 # Where a run lies, who watches it and whose stages it reuses do not change what it computes.
 NOT_COMPARED = ("run_dir", "logger.", "stage_cache_dir")
@@ -116,7 +120,7 @@ def open_run(config: TrainConfig) -> Run:
         if resumed:
             _record_changes(folder, config)
         else:
-            write_text(folder / CONFIG, config_text(config))
+            _write_config(folder, config)
     return Run(folder, lock, resumed)
 
 
@@ -164,10 +168,16 @@ def _record_changes(folder: Path, config: TrainConfig) -> None:
         earlier = read_provenance(folder).get("changed_settings", [])
         add_provenance(folder, {"changed_settings": [*earlier, changes]})
         status = (folder / CONFIG).stat()
-        write_text(folder / CONFIG, config_text(config))
+        _write_config(folder, config)
         os.utime(
             folder / CONFIG, ns=(status.st_atime_ns, status.st_mtime_ns)
         )  # the run's start
+
+
+def _write_config(folder: Path, config: TrainConfig) -> None:
+    """Write config.yaml with the checksum of its text as a comment on the first line."""
+    text = config_text(config)
+    write_text(folder / CONFIG, f"{SEAL}{sha256(text.encode()).hexdigest()}\n{text}")
 
 
 def config_text(config: TrainConfig) -> str:
@@ -183,10 +193,32 @@ def settings_of(config: TrainConfig) -> dict[str, Any]:
 def read_settings(run_folder: Path) -> dict[str, Any]:
     """Return config.yaml of a run folder as nested plain data under today's keys.
 
-    A configuration that is read from a folder is data: interpolations stay text.
+    A configuration that is read from a folder is data: interpolations stay text. Raises UserError
+    for a damaged file.
     """
-    settings: Any = OmegaConf.to_container(OmegaConf.load(run_folder / CONFIG), resolve=False)
-    return with_present_keys(settings)
+    path = run_folder / CONFIG
+    content = path.read_bytes()
+    first, _, rest = content.partition(b"\n")
+    cause = ""
+    if first.startswith(SEAL.encode()) and first[len(SEAL) :] != _sha256(rest):
+        cause = "its text is not what was written: if you changed it, remove its first line"
+    else:
+        try:
+            settings: Any = OmegaConf.to_container(
+                OmegaConf.create(content.decode()), resolve=False
+            )
+            if isinstance(settings, dict) and settings:
+                return with_present_keys(settings)
+            cause = "it holds no settings"
+        except (ValueError, YAMLError, OmegaConfBaseException) as error:
+            cause = str(error).splitlines()[0]
+    raise UserError(
+        f"{path} is damaged ({cause}): put a copy back, or remove this run folder and train anew."
+    )
+
+
+def _sha256(content: bytes) -> bytes:
+    return sha256(content).hexdigest().encode()
 
 
 def flatten(settings: Any) -> dict[str, Any]:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from actial.core.atomic_io import write_text
+from actial.core.errors import UserError
 from actial.core.json_lines import append_lines, read_complete_lines
+from actial.core.sealed_files import read_line, sealed_line
 from actial.runs.renamed_metrics import with_current_names
+
+REMEDY = "put a copy back, or remove this run folder and train anew"
 
 
 class StepLog:
@@ -27,17 +30,18 @@ class StepLog:
         entry: dict[str, Any] = {"stage": stage, "step": step}
         for name, value in values.items():
             entry[name] = value if math.isfinite(value) else None
-        append_lines(self.path, [json.dumps(entry).encode() + b"\n"], durable=False)
+        append_lines(self.path, [sealed_line(entry)], durable=False)
 
     def entries(self, stage: str | None = None) -> list[dict[str, Any]]:
         """Return all complete entries, of `stage` alone where it is given.
 
-        A last line that a kill cut short is left out. Metrics have today's names.
+        A last line that a kill cut short is left out. Metrics have today's names. Raises UserError
+        for a damaged line.
         """
         if not self.path.exists():
             return []
         lines = read_complete_lines(self.path)
-        entries = [with_current_names(json.loads(line)) for line in lines]
+        entries = [self._entry(number, line) for number, line in enumerate(lines, 1)]
         return [entry for entry in entries if stage in (None, entry["stage"])]
 
     def rewind(self, stage: str, step: int) -> None:
@@ -50,4 +54,25 @@ class StepLog:
             for entry in self.entries()
             if entry["stage"] != stage or entry["step"] <= step
         ]
-        write_text(self.path, "".join(json.dumps(entry) + "\n" for entry in remaining))
+        write_text(self.path, b"".join(map(sealed_line, remaining)).decode())
+
+    def check_complete(self, stage: str, step: int) -> None:
+        """Raise UserError unless the last entry of a stage is that of `step`, if any is due."""
+        steps = [entry["step"] for entry in self.entries(stage)]
+        if step and max(steps, default=0) != step:
+            raise UserError(
+                f"{self.path} is damaged (its last step of {stage} is {max(steps, default=0)} "
+                f"instead of {step}): {REMEDY}."
+            )
+
+    def _entry(self, number: int, line: bytes) -> dict[str, Any]:
+        try:
+            entry = read_line(line)
+            numbers = [entry[name] for name in entry if name != "stage"]
+            if not all(isinstance(value, int | float | None) for value in numbers):
+                raise ValueError("a value is no number")
+            return with_current_names(entry)
+        except (ValueError, TypeError, KeyError) as error:
+            raise UserError(
+                f"{self.path} line {number} is damaged ({error}): {REMEDY}."
+            ) from error

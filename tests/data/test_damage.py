@@ -181,17 +181,24 @@ def test_a_damaged_claim_of_an_unfinished_build_is_named(world, tmp_path, monkey
         build(config(world, tmp_path / "set"))
 
 
-def test_a_flipped_bit_in_packed_images_is_named(world, tmp_path):
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_packed_images_are_named_and_the_remedy_helps(world, tmp_path, damage):
+    build(config(world, tmp_path / "whole"))
     divided = config(world, tmp_path / "set")
     divided.build.num_shards = 2
     for shard in (0, 1):
         divided.build.shard = shard
         build(divided)
-    flip(tmp_path / "set" / ".build" / "pictures-000000.bin")
+    index = tmp_path / "set" / ".build" / "pictures-000000.jsonl"
+    damage(index.with_suffix(".bin"))
     with pytest.raises(
-        UserError, match=r"pictures-000000\.bin is damaged \(image .* is not what"
+        UserError,
+        match=r"pictures-000000\.jsonl is damaged \(.*pictures-000000\.bin .*\): remove it",
     ):
         build(config(world, tmp_path / "set"))
+    index.unlink()
+    build(config(world, tmp_path / "set"))
+    assert (tmp_path / "set" / INDEX).read_bytes() == (tmp_path / "whole" / INDEX).read_bytes()
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"config_hash": 1}'])

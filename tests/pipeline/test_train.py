@@ -240,6 +240,16 @@ def test_a_finished_run_is_left_alone(
     assert files == {path: path.stat().st_mtime_ns for path in files}
 
 
+def test_a_run_that_ended_before_its_report_gets_the_same_one(compose, tmp_path: Path) -> None:
+    config = compose(tmp_path / "run", "stages=[sft]", "sft.steps=1", "benchmark=none")
+    train(config)
+    report = tmp_path / "run" / "report.html"
+    content = report.read_bytes()
+    report.unlink()  # the disk was full, or a kill came between results.json and the report
+    train(config)
+    assert report.read_bytes() == content
+
+
 def test_a_run_is_not_continued_on_other_data(compose, tiny_set: Path, tmp_path: Path) -> None:
     mine = tmp_path / "set"
     shutil.copytree(tiny_set, mine)

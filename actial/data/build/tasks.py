@@ -197,7 +197,7 @@ class PackedImages:
 
     def __init__(self, labels: Path, key: str) -> None:
         index = packed_path(labels)
-        self.path = index.with_suffix(".bin")
+        self.index, self.path = index, index.with_suffix(".bin")
         self.extents = _extents_by_key(index)[key]
 
     def __call__(self, name: str) -> bytes:
@@ -205,10 +205,15 @@ class PackedImages:
         if isinstance(extent, dict):
             raise Rejected(*extent["reasons"], detail=extent["detail"])
         start, size, digest = extent
-        with self.path.open("rb") as file:
-            data = os.pread(file.fileno(), size, start)
+        # Without its index the file is made anew, or the photos are read instead.
+        try:
+            with self.path.open("rb") as file:
+                data = os.pread(file.fileno(), size, start)
+        except FileNotFoundError as error:
+            raise damaged(self.index, f"{self.path.name} beside it is missing") from error
         if sha256(data).hexdigest() != digest:
-            raise damaged(self.path, f"image {name} is not what was written")
+            cause = f"image {name} in {self.path.name} is not what was written"
+            raise damaged(self.index, cause)
         return data
 
 
