@@ -93,3 +93,12 @@ def changed_file(folder: Path) -> str | None:
         if not name or not file.is_file() or file_sha256(file) != digest:
             return name or CHECKSUMS
     return None
+
+
+def refuse_changed_model(folder: Path) -> None:
+    """Raise UserError for a model folder whose files are not what its SHA256SUMS says."""
+    if (changed := changed_file(folder)) is not None:
+        raise UserError(
+            f"model.path={folder} is damaged or was changed: {changed} differs from its checksum. "
+            f"Put the file back, or remove {CHECKSUMS} there to use the folder as it is."
+        )

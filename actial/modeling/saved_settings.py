@@ -24,6 +24,7 @@ from actial.config import (
 from actial.config.model import SAVED
 from actial.config.renamed_keys import with_present_keys
 from actial.core.errors import UserError
+from actial.core.sealed_files import refuse_changed_model
 from actial.modeling.system_prompts import system_prompt_text
 
 FILE = "actial.json"
@@ -95,9 +96,11 @@ class SavedSettings:
 def with_saved_settings(config: EvaluateConfig) -> EvaluateConfig:
     """Return the config with the checkpoint's own settings where the user named none.
 
-    Raises UserError where neither the checkpoint nor a named model= gives the image limits.
+    Raises UserError where neither the checkpoint nor a named model= gives the image limits, and
+    for a damaged model folder.
     """
     model = config.model
+    refuse_changed_model(Path(model.path))
     saved = SavedSettings.read(Path(model.path)) if model.path else None
     min_pixels, max_pixels = model.min_pixels, model.max_pixels
     precision = model.precision

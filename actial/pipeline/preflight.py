@@ -10,6 +10,7 @@ from typing import Any
 from actial.config import WORDS_ONLY, ColdStartConfig, SetConfig, StageName, Task, TrainConfig
 from actial.core.atomic_io import file_sha256
 from actial.core.errors import UserError
+from actial.core.sealed_files import refuse_changed_model
 from actial.data.shards import read_manifest
 from actial.data.teacher_chains import check_chains_file
 from actial.modeling.adapter_folder import base_of, is_adapter
@@ -145,7 +146,7 @@ def _chains_of_set(name: str, source: SetConfig, cold_start: ColdStartConfig) ->
 
 
 def check_model_path(config: TrainConfig) -> None:
-    """Raise UserError for a model path that is neither a model folder nor a hub id."""
+    """Raise UserError for a model path that is no intact model folder and no hub id."""
     folder = Path(config.model.path)
     if is_adapter(folder):
         base_of(folder)  # names what is wrong with it
@@ -155,6 +156,7 @@ def check_model_path(config: TrainConfig) -> None:
                 f"model.path={folder} is no Hugging Face model folder (it has no config.json): "
                 "give one, or a hub id."
             )
+        refuse_changed_model(folder)
     elif not HUB_ID.fullmatch(config.model.path):
         raise UserError(
             f"model.path={folder} does not exist: give a model folder or a hub id."

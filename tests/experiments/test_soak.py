@@ -1,4 +1,4 @@
-"""A short soak: kills and a damaged checkpoint end in the same bytes as no disturbance."""
+"""A short soak: kills and damaged files end in the same bytes as no disturbance."""
 
 from __future__ import annotations
 
@@ -25,11 +25,16 @@ def test_a_run_broken_at_random_ends_as_one_that_was_not(
         "data.sets={viewpoint:{task:viewpoint,root:'" + str(tiny_set) + "'}}",
         "mix@sft.mix=viewpoint",
     ]
-    table = tmp_path / "results.csv"
-    options = ["--faults", "2", "--seed", "1", "--table", str(table)]
+    options = ["--kinds", "hf", "build", "--only", "6", "--results", str(tmp_path)]
     subprocess.run(
         [sys.executable, str(SCRIPT), str(tmp_path / "runs"), *options, *settings], check=True
     )
-    with table.open() as file:
+    with (tmp_path / "results.csv").open() as file:
         lines = list(csv.DictReader(file))
-    assert [line["ends"] for line in lines] == ["identical"] * 2
+    assert len(lines) >= 6
+    assert {line["kind"] for line in lines} == {"hf", "build"}
+    assert {(line["ends"], line["half_written"]) for line in lines} == {("identical", "0")}
+    assert (
+        f"| all |  | {len(lines)} | {len(lines)} | 0 |"
+        in (tmp_path / "results.md").read_text()
+    )

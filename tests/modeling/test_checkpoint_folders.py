@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from transformers import AutoConfig, AutoProcessor, AutoTokenizer
 
 from actial.config import LoraConfig, ModelConfig, PromptConfig
 from actial.core.errors import UserError
@@ -47,6 +48,32 @@ def supervised(renderer: PromptRenderer, target: str) -> list[int]:
     )
     (continuation,) = group.continuations
     return continuation.input_ids
+
+
+def test_a_saved_model_has_what_transformers_4_57_looks_for(
+    folder: Path, tmp_path: Path
+) -> None:
+    model = saved(folder, tmp_path / "saved")
+    config = json.loads((model / "config.json").read_text())["text_config"]
+    assert (
+        config["rope_scaling"]["mrope_section"] == config["rope_parameters"]["mrope_section"]
+    )
+    assert config["rope_theta"] == config["rope_parameters"]["rope_theta"]
+    tokenizer = json.loads((model / "tokenizer_config.json").read_text())
+    assert "<|image_pad|>" in tokenizer["additional_special_tokens"]
+    assert not isinstance(tokenizer.get("extra_special_tokens"), list)
+    processor = json.loads((model / "preprocessor_config.json").read_text())
+    assert processor["max_pixels"] == processor["size"]["longest_edge"]
+    # Version 5 reads what it read before.
+    before, after = (
+        (
+            AutoConfig.from_pretrained(path).text_config.rope_parameters,
+            AutoTokenizer.from_pretrained(path).all_special_tokens,
+            AutoProcessor.from_pretrained(path).image_processor.to_dict(),
+        )
+        for path in (folder, model)
+    )
+    assert before == after
 
 
 def test_every_end_of_turn_id_of_the_generation_config_stops(folder: Path) -> None:

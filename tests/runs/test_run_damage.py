@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from actial.config import TrainConfig, register
+from actial.config import EvaluateConfig, ModelConfig, TrainConfig, register
 from actial.config.hydra_app import typed
 from actial.core.errors import UserError
 from actial.core.paths import CONF
@@ -21,6 +21,7 @@ from actial.core.sealed_files import changed_file
 from actial.evaluation.results import Results, SetResult
 from actial.grading.metrics import Cell, Prediction
 from actial.grading.predictions import PredictionLog, read_predictions
+from actial.modeling.saved_settings import with_saved_settings
 from actial.pipeline.rollout_log import SCHEMA
 from actial.runs.provenance import add_provenance, read_provenance
 from actial.runs.run_dir import open_run
@@ -233,5 +234,11 @@ def test_a_damaged_model_is_set_aside_and_written_again(
             assert (model / path.name).read_bytes() == path.read_bytes(), path.name
     (model / "tokenizer.json").unlink()
     assert changed_file(model) == "tokenizer.json"
+    with pytest.raises(
+        UserError, match=r"model.path=.* is damaged .*: tokenizer\.json differs"
+    ):
+        train(config(tmp_path / "other", *settings, f"model.path={model}"))
+    with pytest.raises(UserError, match=r"model.path=.* is damaged"):
+        with_saved_settings(EvaluateConfig(model=ModelConfig(path=str(model))))
     log = pd.DataFrame(StepLog(tmp_path / "run" / "metrics.jsonl").entries())
     assert log.step.tolist() == [1, 2]
