@@ -53,6 +53,7 @@ def task_of(by_mode: dict[AnswerMode, list[Example]], main: AnswerMode) -> Task:
         reworded=lambda i, mode: by_mode[mode][i],
         outline=by_mode[main].__getitem__,
         chance=1 / 3,
+        prompt="",
     )
 
 
