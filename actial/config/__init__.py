@@ -182,7 +182,6 @@ __all__ = [
     "WordingConfig",
     "WorldConfig",
     "register",
-    "sweep_folder",
 ]
 
 from actial.core.paths import ASSETS
