@@ -113,7 +113,7 @@ def roofline(cell: Cell, models: Path) -> dict[str, float]:
     load = load_of(batch.prefix_groups, batch.images, policy)
     flops = step_flops(policy, load, reference=cell.work.beta > 0)
     ideal = {
-        part: Flops(forward=f.forward, backward=f.backward, again=0.0)
+        part: Flops(forward=f.forward, backward=f.backward, recomputed=0.0)
         for part, f in flops.items()
     }
     text, vision = policy.hf_config.text_config, policy.hf_config.vision_config
@@ -121,7 +121,7 @@ def roofline(cell: Cell, models: Path) -> dict[str, float]:
         "vision": (sum(load.patches), vision.hidden_size, vision.intermediate_size),
         "merger": (sum(load.patches) // 4, 4 * vision.hidden_size, 4 * vision.hidden_size),
         "language": (load.tokens, text.hidden_size, text.intermediate_size),
-        "head": (load.scored, text.hidden_size, text.vocab_size),
+        "head": (load.supervised_tokens, text.hidden_size, text.vocab_size),
     }
     rates = {part: matmul_rate(*shape) for part, shape in shapes.items() if ideal[part].total}
     seconds = sum(ideal[part].total / rate for part, rate in rates.items())

@@ -121,7 +121,7 @@ def test_a_changed_data_set_is_a_failure(
     shutil.copytree(tiny_set, copy)
     with (copy / "index.jsonl").open("a") as index:
         index.write("\n")
-    (status, text), *_ = findings(*overrides, f"data.sets.viewpoint.root={copy}")["data"]
+    *_, (status, text) = findings(*overrides, f"data.sets.viewpoint.root={copy}")["data"]
     assert status is Status.FAIL
     assert "is not the one its manifest names" in text
 

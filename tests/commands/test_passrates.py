@@ -55,7 +55,7 @@ def on_server(url: str, questions: Path, out: Path, **settings) -> PassRatesConf
 
 def scored(config: PassRatesConfig) -> EvaluateConfig:
     """The same set, asked once, as actial.evaluate does."""
-    requests_made = BenchmarkConfig(sets={"sat": "sat:train"}, max_tokens=4)
+    requests_made = BenchmarkConfig(sets={"sat": "sat:train"}, max_tokens=4, controls=0)
     return EvaluateConfig(
         out=config.out,
         model=config.model,

@@ -164,13 +164,8 @@ def test_keys_and_values_wake_only_behind_the_transfer_and_memory_is_noted_at_ea
         torch.cuda, "empty_cache", lambda: engine.llm.calls.append("empty allocator")
     )
     engine = VLLMEngine.__new__(VLLMEngine)
-    engine.llm, engine.sleeps, engine.asleep, engine.synced_to, engine.memory = (
-        CallsOfLLM(),
-        True,
-        False,
-        5,
-        {},
-    )
+    engine.llm, engine.sleeps, engine.asleep = CallsOfLLM(), True, False
+    engine.takes_adapters, engine.synced_to, engine.memory = False, 5, {}
     engine.sleep()
     assert engine.synced_to is None  # level 2 drops the weights
     engine.sleep()  # it sleeps already

@@ -95,7 +95,7 @@ def test_more_readers_than_shards_are_refused_before_training(
     [
         (["stages=[sft,grpo]"], "GRPO draws its prompts by index"),
         (["cold_start.source=chains.jsonl"], "a teacher's chains are read by index"),
-        (["data.sets.viewpoint.task=perception"], "name the classes of the whole set"),
+        (["data.sets.viewpoint.task=perception"], "its exercises draw on the whole set"),
         (["data.sets.viewpoint.pass_rates=x"], "chosen by pass rate before training"),
     ],
 )

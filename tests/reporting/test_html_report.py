@@ -48,9 +48,7 @@ def run_folder(tmp_path, texts):
         examples={"held out": sample_answers(tmp_path, "held out", examples, rows, count=2)},
     )
     results.write(tmp_path)
-    metrics = [
-        {"stage": "sft", "step": s, "loss": 1 / (s + 1), "note": "x"} for s in range(20)
-    ]
+    metrics = [{"stage": "sft", "step": s, "loss": 1 / (s + 1)} for s in range(20)]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in metrics))
     return results
 
