@@ -166,7 +166,7 @@ class Ours:
         self.module.packed, self.module.configure_optimizers = timed_pack, timed_optimizer  # type: ignore[method-assign]
 
     def batch(self, step: int) -> TrainBatch:
-        """The step's trunks; GRPO's branches are the given completions."""
+        """The step's prefix groups; GRPO's continuations are the given completions."""
         self.clock.started, self.clock.spent = time.perf_counter(), {}
         if self.setting.work.samples_itself:
             assert isinstance(self.module, GRPOModule)

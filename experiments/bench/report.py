@@ -139,7 +139,7 @@ def ratios(shown: dict[str, Any]) -> list[str]:
 def phases(shown: dict[str, Any]) -> list[str]:
     lines = [
         "Phases, median seconds. Preparation: TRL's data loading and processor; our rendering, packing and patches.",
-        "Ideal: the operations of trunk and branches at the best rate of matrix products of the same shapes in the same build.",
+        "Ideal: the operations of shared prefixes and continuations at the best rate of matrix products of the same shapes in the same build.",
         *header(
             "cell",
             "side",
@@ -203,7 +203,7 @@ def missed(results: dict[str, Any]) -> list[str]:
 
 
 def figure(results: dict[str, Any], path: Path) -> None:
-    """Times faster over group size, trunk and completion length, beside the ratio of text
+    """Times faster over group size, prompt length and completion length, beside the ratio of text
     tokens.
     """
     import matplotlib
@@ -223,22 +223,15 @@ def figure(results: dict[str, Any], path: Path) -> None:
             for n, name in sorted(names.items())
             if name in results and has_parity(name, results[name])
         }
-        prefix_groups = {name: results[name]["roofline"]["trunk"] for name in points.values()}
-        places = (
-            list(prefix_groups.values()) if label == "tokens of the prompt" else list(points)
-        )
+        lengths = [results[name]["roofline"]["prefix_tokens"] for name in points.values()]
+        places = lengths if label == "tokens of the prompt" else list(points)
+        ratios = [ratio(results[name], "update") for name in points.values()]
+        axis.plot(places, ratios, "o-", label="measured")
+        pairs = zip(points.values(), lengths, strict=True)
+        bounds = [bound(CELLS[name].work, length) for name, length in pairs]
         axis.plot(
             places,
-            [ratio(results[name], "update") for name in prefix_groups],
-            "o-",
-            label="measured",
-        )
-        axis.plot(
-            places,
-            [
-                bound(CELLS[name].work, prefix_group)
-                for name, prefix_group in prefix_groups.items()
-            ],
+            bounds,
             "--",
             color="grey",
             label="text tokens alone",

@@ -130,7 +130,7 @@ def roofline(cell: Cell, models: Path) -> dict[str, float]:
         "flop": total,
         "seconds": seconds,
         "flop_per_second": total / seconds,
-        "trunk": len(batch.prefix_groups[0].input_ids),
+        "prefix_tokens": len(batch.prefix_groups[0].input_ids),
     }
 
 
@@ -172,7 +172,7 @@ def chunked(policy: Any, batch: PackedBatch) -> None:
 
 
 def full_logits(policy: Any, batch: PackedBatch) -> None:
-    """The same trunk and branches, but the head in one piece with its graph kept: log-softmax over
+    """The same prefixes and continuations, but the head in one piece with its graph kept: log-softmax over
     logits of all scored positions.
     """
     plan = plan_attention(policy.hf_config, batch, policy.config.attention)
