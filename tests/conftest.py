@@ -24,33 +24,6 @@ from actial.config import (
     Task,
 )
 
-# Files that take longest, started first: two workers then end at nearly the same time.
-LONGEST = (
-    "pipeline/test_gpu_experiments.py",
-    "training/test_distributed.py",
-    "inference/test_vllm_rollouts_server.py",
-    "training/test_checkpoint.py",
-    "inference/test_native_transfer.py",
-    "evaluation/test_vllm_evaluation_server.py",
-    "pipeline/test_adapter_run.py",
-    "pipeline/test_train.py",
-    "rl/test_grpo_module.py",
-    "inference/test_probe_on_ranks.py",
-    "inference/test_vllm_stage.py",
-    "inference/test_vllm_engine.py",
-    "reporting/test_notebooks.py",
-    "pipeline/test_sweeps.py",
-    "pipeline/test_walk.py",
-    "modeling/test_flex_attention.py",
-)
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the files of LONGEST first; tests of one file stay together and in order."""
-    tests = Path(__file__).parent
-    rank = {tests / name: number for number, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: rank.get(item.path, len(rank)))
-
 
 @pytest.fixture(scope="session")
 def tiny_set(tmp_path_factory: pytest.TempPathFactory) -> Path:

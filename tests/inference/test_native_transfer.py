@@ -52,12 +52,14 @@ def weights_files(tmp_path: Path) -> list[Path]:
     return list((tmp_path / "shared").glob("weights-*"))
 
 
-@pytest.mark.slow
+@pytest.mark.server
 @pytest.mark.timeout(1500)
 def test_weights_go_from_memory_to_memory_and_a_dead_server_gets_them_again(
     spread_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("PYTHONPATH", f"{plugin_path(tmp_path)}:{os.environ['PYTHONPATH']}")
+    monkeypatch.setenv(
+        "PYTHONPATH", f"{plugin_path(tmp_path)}:{os.environ.get('PYTHONPATH', '')}"
+    )
     register()
     policy, renderer = load_policy(spread_model), open_renderer(spread_model)
     sampler, prompts = (

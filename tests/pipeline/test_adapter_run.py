@@ -138,7 +138,7 @@ def healthy(url: str) -> bool:
         return False
 
 
-@pytest.mark.slow
+@pytest.mark.server
 def test_a_server_of_the_base_answers_with_the_adapter(
     run: Path, served: str, tmp_path: Path
 ) -> None:
