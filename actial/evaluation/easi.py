@@ -160,7 +160,7 @@ def suite_members(config: BenchmarkConfig) -> list[BenchmarkConfig]:
 # ---------------------------------------------------------------- figures
 
 
-def regraded(
+def graded_again(
     items: Sequence[Item], predictions: Sequence[Prediction], compat: Compat
 ) -> list[Prediction]:
     """Return the predictions as another reader reads their texts."""
@@ -182,7 +182,7 @@ def easi_answers(
     """Return the answers to a set as EASI reads them; [] for a set that EASI does not score."""
     if name not in EASI_SETS:
         return []
-    return regraded(items, predictions, EASI_SETS[name].reader)
+    return graded_again(items, predictions, EASI_SETS[name].reader)
 
 
 def easi_scores(
