@@ -56,18 +56,18 @@ def measure(quick: bool) -> dict[str, Any]:
     """Seconds of forward and backward by dtype, and the differences of the outputs."""
     length, timed = (16, 2) if quick else (LENGTH, TIMED)
     batch, policy = example(length, TEXT | QUICK if quick else TEXT)
-    found: dict[str, Any] = {
+    measured: dict[str, Any] = {
         "prefix": len(batch.input_ids[0]) - GROUP * length,
         "length": length,
         "timed": timed,
     }
     for dtype in (torch.float32, torch.bfloat16):
         policy.to(dtype)
-        found[str(dtype).removeprefix("torch.")] = {
+        measured[str(dtype).removeprefix("torch.")] = {
             "layer": layer_times(policy, batch, timed),
             "block": block_times(policy, batch, timed),
         }
-    return found
+    return measured
 
 
 def example(length: int, text: dict[str, Any]) -> tuple[PackedBatch, Policy]:
@@ -173,14 +173,14 @@ def forward_backward(forward: Callable[[], Tensor]) -> tuple[Tensor, float]:
     return out.detach().float(), time.perf_counter() - started
 
 
-def lines(found: dict[str, Any]) -> list[str]:
+def lines(measured: dict[str, Any]) -> list[str]:
     """The table, with the extrapolation to a whole update."""
-    prefix, length = found["prefix"], found["length"]
+    prefix, length = measured["prefix"], measured["length"]
     text = (prefix + length) / (prefix / GROUP + length)
     title = (
         f"Real width: one decoder layer (hidden 3,584, 28/4 heads) and one vision block (1,280) of "
         f"the 7B model, forward and backward, on two 448-px images ({prefix} tokens) with {GROUP} "
-        f"completions of {length} tokens. Unshared: {found['timed']} of {GROUP} sequences are "
+        f"completions of {length} tokens. Unshared: {measured['timed']} of {GROUP} sequences are "
         "timed, times their number."
     )
     rows = [
@@ -192,7 +192,7 @@ def lines(found: dict[str, Any]) -> list[str]:
     ]
     for dtype in ("float32", "bfloat16"):
         for part, operations in (("layer", text), ("block", float(GROUP))):
-            one = found[dtype][part]
+            one = measured[dtype][part]
             ratio = one["unshared"] / one["shared"]
             rows.append(
                 f"| {part} | {dtype} | {one['unshared']:.2f} | {one['shared']:.2f} | "
@@ -213,7 +213,7 @@ def lines(found: dict[str, Any]) -> list[str]:
         "| --- | --- | --- | --- |",
     ]
     for dtype in ("float32", "bfloat16"):
-        layer, block = found[dtype]["layer"], found[dtype]["block"]
+        layer, block = measured[dtype]["layer"], measured[dtype]["block"]
         parameters = 2 * 3584 * (3584 + 512) + 3 * 3584 * 18_944
         share = VOCAB * 3584 * GROUP * length / (parameters * (prefix + GROUP * length))
         head = layer["shared"] * share

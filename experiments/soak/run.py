@@ -174,12 +174,12 @@ class Started:
 
     def children(self) -> list[int]:
         """Return the processes that this one has started, and theirs."""
-        found = [self.pid]
-        for pid in found:
+        process_ids = [self.pid]
+        for pid in process_ids:
             with suppress(FileNotFoundError, ProcessLookupError):
                 words = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-                found += [int(word) for word in words]
-        return found[1:]
+                process_ids += [int(word) for word in words]
+        return process_ids[1:]
 
 
 # ---------------------------------------------------------------- one run

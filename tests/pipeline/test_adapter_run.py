@@ -81,7 +81,7 @@ def test_each_stage_leaves_an_adapter_of_the_first_base(
 def test_an_adapter_is_evaluated_as_its_merged_model(run: Path, tmp_path: Path) -> None:
     """In this process with the adapter merged, and by vLLM as an adapter."""
     WRITERS["mmsi"](tmp_path / "files")
-    asked = (
+    benchmark_words = (
         "benchmark=mmsi",
         f"benchmark.root={tmp_path / 'files'}",
         "benchmark.max_tokens=8",
@@ -94,7 +94,7 @@ def test_an_adapter_is_evaluated_as_its_merged_model(run: Path, tmp_path: Path) 
         ("vllm", run / "grpo" / "adapter", engine),
     ):
         out = tmp_path / name
-        words = (*asked, *words, f"model.path={path}", f"out={out}")
+        words = (*benchmark_words, *words, f"model.path={path}", f"out={out}")
         evaluate(compose("evaluate", *words))
         texts[name] = [p.text for p in read_predictions(out / "predictions.jsonl")]
     assert texts["merged"] == texts["adapter"] == texts["vllm"]
@@ -144,7 +144,7 @@ def test_a_server_of_the_base_answers_with_the_adapter(
 ) -> None:
     """vllm --enable-lora --lora-modules tuned=FOLDER, asked under the folder's saved settings."""
     WRITERS["mmsi"](tmp_path / "files")
-    asked = (
+    benchmark_words = (
         "benchmark=mmsi",
         f"benchmark.root={tmp_path / 'files'}",
         "benchmark.max_tokens=8",
@@ -157,7 +157,7 @@ def test_a_server_of_the_base_answers_with_the_adapter(
     ):
         out = tmp_path / name
         path = f"model.path={run / 'grpo' / 'adapter'}"
-        evaluate(compose("evaluate", *asked, *words, path, f"out={out}"))
+        evaluate(compose("evaluate", *benchmark_words, *words, path, f"out={out}"))
         texts[name] = [p.text for p in read_predictions(out / "predictions.jsonl")]
     assert texts["tuned"] == texts["here"] != texts["policy"]
 

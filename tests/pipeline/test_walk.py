@@ -202,8 +202,8 @@ def test_changed_prompt_and_image_size_are_flagged_in_the_cell(
 ) -> None:
     monkeypatch.chdir(walked)
     changed = ("prompt.system_prompt=clean", "model.max_pixels=4096")
-    asked = ("+paper_model=grpo", "benchmark=blink", "out=changed/grpo/blink")
-    call("actial.evaluate", *asked, *SCALE["actial.evaluate"], *changed)
+    changed_words = ("+paper_model=grpo", "benchmark=blink", "out=changed/grpo/blink")
+    call("actial.evaluate", *changed_words, *SCALE["actial.evaluate"], *changed)
     call("actial.collect", "changed", "out=changed_tables", "paper_table=true")
     cells = cells_of(walked / "changed_tables")
     assert cells["grpo", "blink", "BLINK avg"]["conditions"] == "image size; prompt; questions"

@@ -45,14 +45,16 @@ def row(number: int, *, chain: bool = False) -> dict[str, Any]:
     """Return one chat row about the photos of pair `number`."""
     verb, noun = VERBS.get(kind_of(number), ("Move", "movement"))
     options = [f"{verb} to the left", f"No {noun}", f"{verb} to the right"]
-    shown = options[number % 3 :] + options[: number % 3]
-    listed = " ".join(f"{letter}: {text}" for letter, text in zip("ABC", shown, strict=True))
-    letter = "ABC"[shown.index(answer_of(number))]
+    rotated_options = options[number % 3 :] + options[: number % 3]
+    listed = " ".join(
+        f"{letter}: {text}" for letter, text in zip("ABC", rotated_options, strict=True)
+    )
+    letter = "ABC"[rotated_options.index(answer_of(number))]
     reply = letter
     if chain:
         reply = f"<think>{chain_of(side_of(number))}</think> <answer>{letter}</answer>"
-    asked = f"<image><image>{STEMS[kind_of(number)]} {listed} {LETTERS_ONLY}"
-    turns = [("user", asked), ("assistant", reply)]
+    question_text = f"<image><image>{STEMS[kind_of(number)]} {listed} {LETTERS_ONLY}"
+    turns = [("user", question_text), ("assistant", reply)]
     return {
         "id": number,
         "messages": [{"role": who, "content": text} for who, text in turns],

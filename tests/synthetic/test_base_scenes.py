@@ -64,8 +64,8 @@ def open_scenes(root: Path) -> list[Example]:
 
 
 def described_questions(examples: list[Example]) -> list[Question]:
-    asked = [question for example in examples for question in example.questions]
-    return [question for question in asked if question.target.startswith("<think>\nthe")]
+    questions = [question for example in examples for question in example.questions]
+    return [question for question in questions if question.target.startswith("<think>\nthe")]
 
 
 def test_no_photo_exercise_speaks_of_motion(scenes):
@@ -106,12 +106,12 @@ def test_of_two_scenes_every_question_names_the_photo(scenes):
 
 
 def test_answer_forms_are_a_letter_a_short_chain_and_one_with_the_description(scenes):
-    asked = [q for example in open_scenes(scenes) for q in example.questions]
-    direct = [q for q in asked if q.mode is AnswerMode.DIRECT]
+    questions = [q for example in open_scenes(scenes) for q in example.questions]
+    direct = [q for q in questions if q.mode is AnswerMode.DIRECT]
     described = described_questions(open_scenes(scenes))
-    assert 0.15 < len(direct) / len(asked) < 0.45
+    assert 0.15 < len(direct) / len(questions) < 0.45
     assert described
-    assert len(direct) + len(described) < len(asked)
+    assert len(direct) + len(described) < len(questions)
     assert all(q.target == q.answer_letter for q in direct)
 
 

@@ -305,9 +305,9 @@ def test_a_killed_run_resumes_to_the_same_chains_and_asks_nothing_twice(
     teach(config(server, data, out))
     assert content(out) == content(uninterrupted)
     assert len(server.bodies) <= PAIRS + 2  # what was in flight at the kill
-    asked = len(server.bodies)
+    num_requests = len(server.bodies)
     teach(config(server, data, out))
-    assert len(server.bodies) == asked
+    assert len(server.bodies) == num_requests
 
 
 def test_chains_that_contradict_the_geometry_are_rejected_with_the_reason(
@@ -484,10 +484,10 @@ def test_the_template_is_a_file_and_the_ledger_names_it(data, serve, tmp_path):
     assert prompt.endswith("End with the letter of its option.")
     ledger = json.loads((tmp_path / "out" / "ledger.json").read_text())
     assert ledger["template"] == f"file:{path}"
-    asked = len(server.bodies)
+    num_requests = len(server.bodies)
     path.write_text(path.read_text() + " Please.")
     teach(config(server, data, tmp_path / "out", limit=2, template=f"file:{path}", attempts=1))
-    assert len(server.bodies) == 2 * asked  # another text is another request
+    assert len(server.bodies) == 2 * num_requests  # another text is another request
 
 
 def test_the_default_template_has_the_papers_sections_and_no_letters_in_its_answers(

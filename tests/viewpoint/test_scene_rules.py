@@ -29,9 +29,9 @@ def right_answer(question: Question) -> str:
     return question.options[question.answer_index]
 
 
-def facts_and_question(question: Question) -> tuple[str, str]:
-    facts, text, *_ = question.text.split("\n")
-    return facts, text
+def scene_and_question(question: Question) -> tuple[str, str]:
+    scene_text, text, *_ = question.text.split("\n")
+    return scene_text, text
 
 
 def pattern(text: str) -> str:
@@ -76,31 +76,33 @@ def test_rules_are_worded_as_the_questions_about_scenes():
         for index in range(24)
         for item in ask(kind, ("wording", index), 96)
     }
-    assert {pattern(facts_and_question(question)[1]) for question in QUESTIONS} <= scenes
+    assert {pattern(scene_and_question(question)[1]) for question in QUESTIONS} <= scenes
 
 
 def test_the_way_to_turn_is_the_half_on_which_the_goal_is():
     for question in of_kind("goal_aim"):
-        facts, text = facts_and_question(question)
+        scene_text, text = scene_and_question(question)
         goal = re.search(r"face (.*)\. which", text).group(1)
-        assert f"{goal} is on the {right_answer(question).removeprefix('turn ')}." in facts
+        assert (
+            f"{goal} is on the {right_answer(question).removeprefix('turn ')}." in scene_text
+        )
 
 
 @pytest.mark.parametrize("kind", ["turn", "walk"])
 def test_the_other_thing_is_on_the_side_on_which_the_photo_shows_it(kind):
     for question in of_kind(kind):
-        facts, text = facts_and_question(question)
+        scene_text, text = scene_and_question(question)
         a, b = re.search(r"(?:face|straight to) (.*), will (.*) be", text).groups()
-        assert f"{b} is to the {right_answer(question)} of {a}." in facts
+        assert f"{b} is to the {right_answer(question)} of {a}." in scene_text
 
 
 def test_a_step_towards_the_closer_thing_keeps_it_closer():
     checked = 0
     for question in of_kind("step"):
-        facts, text = facts_and_question(question)
+        scene_text, text = scene_and_question(question)
         way, a, b = re.search(r"to the (\w+), .*, (the .*) or (the .*)\?", text).groups()
-        on_that_side = b if f"{b} is to the {way} of {a}." in facts else a
-        if f"{on_that_side} is closer." in facts:
+        on_that_side = b if f"{b} is to the {way} of {a}." in scene_text else a
+        if f"{on_that_side} is closer." in scene_text:
             assert right_answer(question) == on_that_side
             checked += 1
     assert checked > 20
@@ -109,12 +111,12 @@ def test_a_step_towards_the_closer_thing_keeps_it_closer():
 def test_a_thing_that_shows_its_front_has_the_other_on_the_mirrored_side():
     agreeing = Counter()
     for question in of_kind("perspective"):
-        facts, text = facts_and_question(question)
+        scene_text, text = scene_and_question(question)
         a, b = re.search(r"for (.*), looking .*, is (the \w+ \w+) ", text).groups()
-        in_photo = "left" if f"{b} is to the left of {a}." in facts else "right"
+        in_photo = "left" if f"{b} is to the left of {a}." in scene_text else "right"
         for side_name in ("front", "back"):
             sides = right_answer(question) in ("left", "right")
-            if sides and f"{a} shows the {side_name} side." in facts:
+            if sides and f"{a} shows the {side_name} side." in scene_text:
                 agreeing[side_name, right_answer(question) == in_photo] += 1
     assert agreeing["front", False] > 4 * agreeing["front", True]
     assert agreeing["back", True] > 4 * agreeing["back", False]
@@ -126,8 +128,8 @@ def test_some_chains_begin_with_the_facts_about_the_named_things():
     assert 0.25 < len(described) / len(thinking) < 0.45
     for question in described:
         chain = question.target.removeprefix("<think>\n").split("\nSo ")[0]
-        facts, _ = facts_and_question(question)
-        assert all(fact in facts for fact in chain.split("\n"))
+        scene_text, _ = scene_and_question(question)
+        assert all(fact in scene_text for fact in chain.split("\n"))
 
 
 def test_an_exercise_depends_on_its_draw_alone():
