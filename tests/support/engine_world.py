@@ -49,10 +49,13 @@ def open_renderer(folder: Path) -> PromptRenderer:
 
 
 def sampler_of(policy: Policy, renderer: PromptRenderer) -> EngineSampler:
-    """All share one engine."""
-    return open_engine_sampler(
+    """All share one engine, which gets the weights of `policy` with the first samples."""
+    sampler = open_engine_sampler(
         SamplerConfig(kind=SamplerKind.vllm, engine=dict(ENGINE)), policy, renderer
     )
+    # An earlier test of this process may have left it with equal weights: nothing would be sent.
+    sampler.engine.synced_to = None
+    return sampler
 
 
 def prompts_of(renderer: PromptRenderer, count: int, seed: int = 0) -> list[Prompt]:
