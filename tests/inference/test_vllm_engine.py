@@ -220,8 +220,6 @@ def test_our_part_costs_at_most_a_twentieth_of_the_engine_s(
     A; other load can only add to it.
     """
     prompts, params = prompts_of(renderer, 32, seed=5), SamplingParams(max_tokens=24, seed=1)
-    # an earlier test may have left these very weights in place
-    sampler.engine.synced_to = None
     sampler.generate(prompts, 8, params)
     llm, final = sampler.engine.llm, sampler.engine.final_only
     images = [[Image.fromarray(image) for image in p.images] for p in prompts]
