@@ -9,10 +9,15 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
+import threading
+import time
 from concurrent.futures import ProcessPoolExecutor
 
 # Jobs in which Lightning does not take its process for a task of srun.
 INTERACTIVE_JOBS = ("bash", "interactive")
+PARENT_POLL_S = 1.0
+PARENT_GRACE_S = 10.0
 
 
 def started_by_srun() -> bool:
@@ -30,6 +35,28 @@ def is_main_process() -> bool:
         return os.environ["SLURM_PROCID"] == "0"
     node_rank = os.environ.get("NODE_RANK", os.environ.get("GROUP_RANK", "0"))
     return node_rank == "0" and os.environ.get("LOCAL_RANK", "0") == "0"
+
+
+def started_by_first_rank() -> bool:
+    """Return whether Lightning has started this process as a further rank of the node."""
+    return "RANK" not in os.environ and os.environ.get("LOCAL_RANK", "0") != "0"
+
+
+def end_with_parent(grace_s: float = PARENT_GRACE_S) -> None:
+    """Let this process be killed `grace_s` seconds after the one that started it has ended.
+
+    Otherwise a rank that waits for a dead one in a collective of NCCL holds its GPU until that
+    times out, after half an hour.
+    """
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(PARENT_POLL_S)
+        time.sleep(grace_s)  # to end by itself, with a message of its own
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True, name="end-with-parent").start()
 
 
 def spawn_pool(count: int) -> ProcessPoolExecutor:

@@ -31,7 +31,7 @@ from actial.inference.weight_streams import FolderStream, PolicyStream
 from actial.inference.weight_sync import first_wrong_weight, folder_weights, weights_version
 from actial.modeling.adapter_folder import is_adapter
 from actial.modeling.adapters import save_adapter
-from actial.modeling.dtensor import gather_objects
+from actial.modeling.dtensor import raise_together
 from actial.modeling.policy import Policy
 
 
@@ -74,9 +74,7 @@ class PolicyWeights:
             self.transfer(engine)
         except (UserError, EngineFault) as error:
             failure = error
-        for raised in gather_objects(failure):
-            if raised is not None:
-                raise raised
+        raise_together(failure)
 
     def transfer(self, engine: Engine) -> None:
         """Load the weights into this rank's engine. A collective."""

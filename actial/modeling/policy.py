@@ -115,6 +115,7 @@ class Policy(nn.Module):
             if module_group_of(name) != "language"
         )
         self.spec = packing_spec(self.hf_config, image_mean, image_std)
+        self.load_error: Exception | None = None  # of the first rank; `shard` raises it
 
     @classmethod
     def load(cls, config: ModelConfig, *, reference: Reference = Reference.none) -> Policy:
@@ -141,13 +142,30 @@ class Policy(nn.Module):
         return cls(model, config, image_mean=mean, image_std=std, reference=reference)
 
     @classmethod
+    def without_weights(
+        cls, config: ModelConfig, *, reference: Reference = Reference.none
+    ) -> Policy:
+        """The policy that `load` returns, on the meta device: shapes and types alone.
+
+        Raises UserError when the configuration of `config.path` cannot be read.
+        """
+        base, revision = base_of(config.path, config.revision)
+        try:
+            hf_config = AutoConfig.from_pretrained(base, revision=revision)
+        except OSError as error:
+            raise UserError(
+                f"model.path={base} cannot be loaded ({error}): give a model folder or hub id."
+            ) from error
+        model = _random_model(hf_config, "meta").eval()
+        mean, std = image_normalization(base, revision)
+        return cls(model, config, image_mean=mean, image_std=std, reference=reference)
+
+    @classmethod
     def from_config(
         cls, hf_config: PretrainedConfig, config: ModelConfig, *, device: str = "meta"
     ) -> Policy:
         """A policy with random weights, or with none at all on the meta device, to count them."""
-        build: Any = AutoModelForImageTextToText.from_config
-        with torch.device(device):
-            model = build(hf_config, attn_implementation="sdpa", dtype=torch.float32)
+        model = _random_model(hf_config, device)
         return cls(model, config, image_mean=(0.5, 0.5, 0.5), image_std=(0.5, 0.5, 0.5))
 
     @classmethod
@@ -334,6 +352,12 @@ class Policy(nn.Module):
             first=first_adapter(self.config.path),
             extra=extra,
         )
+
+
+def _random_model(hf_config: PretrainedConfig, device: str) -> Any:
+    build: Any = AutoModelForImageTextToText.from_config
+    with torch.device(device):
+        return build(hf_config, attn_implementation="sdpa", dtype=torch.float32)
 
 
 def _check_supported(model: Any, config: ModelConfig, reference: Reference) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from torch.utils.data import DataLoader
 
-from actial.config import ModelConfig, Reader, Reference, StageName, TrainConfig
+from actial.config import ModelConfig, Reader, Reference, StageName, Strategy, TrainConfig
 from actial.core.records import AnswerMode, Example
 from actial.data.datasets import open_set
 from actial.data.mixture import Mixture
@@ -21,7 +21,7 @@ from actial.rl.grpo_module import GRPOModule
 from actial.rl.rollouts import Rollouts
 from actial.runs.run_dir import Run
 from actial.training.batch import TrainBatch
-from actial.training.distributed import num_ranks
+from actial.training.distributed import load_on_first_rank, num_ranks
 from actial.training.loaders import StepReader, step_loader, stream_loader
 from actial.training.sft_module import SFTModule
 from actial.training.train_module import StepModule
@@ -57,7 +57,7 @@ def sft_job(config: TrainConfig, source: str, run: Run) -> Job:
     """Build the SFT stage: batches of supervised examples, split over the ranks."""
     renderer = PromptRenderer.load(config.model, config.prompt, path=source)
     model = stage_model(config, StageName.sft, source)
-    policy = Policy.load(model)
+    policy = load_policy(config, model)
     module = SFTModule(policy, config.sft, model, crash_folder=run.folder / "crashes")
     mixture = open_mixture(config, StageName.sft)
 
@@ -94,7 +94,7 @@ def grpo_job(config: TrainConfig, source: str, run: Run) -> Job:
     renderer = PromptRenderer.load(config.model, config.prompt, path=source)
     reference = config.grpo.kl.reference if config.grpo.kl.beta > 0 else Reference.none
     model = stage_model(config, StageName.grpo, source)
-    policy = Policy.load(model, reference=reference)
+    policy = load_policy(config, model, reference)
     mixture = open_mixture(config, StageName.grpo)
     sampler = open_sampler(config.sampler, policy, renderer)
     rollouts = Rollouts(
@@ -109,6 +109,17 @@ def grpo_job(config: TrainConfig, source: str, run: Run) -> Job:
         make_batch=module.make_batch,
         workers=0,  # a worker process would sample from the weights that it was started with
     )
+
+
+def load_policy(
+    config: TrainConfig, model: ModelConfig, reference: Reference = Reference.none
+) -> Policy:
+    """Return the policy that a stage starts from; one that will be sharded has its weights on the
+    first rank alone.
+    """
+    if config.trainer.strategy is Strategy.fsdp2:
+        return load_on_first_rank(model, reference=reference)
+    return Policy.load(model, reference=reference)
 
 
 def stage_model(config: TrainConfig, stage: StageName, source: str) -> ModelConfig:

@@ -11,7 +11,7 @@ from hydra.types import RunMode
 
 from actial.config import SamplerKind, StageName, TrainConfig
 from actial.config.command_line import quoted
-from actial.core.process import is_main_process
+from actial.core.process import end_with_parent, is_main_process, started_by_first_rank
 from actial.inference.open_sampler import close_engines
 from actial.training.distributed import launch_environment, num_ranks
 
@@ -20,8 +20,11 @@ from actial.training.distributed import launch_environment, num_ranks
 def launched(config: TrainConfig) -> Iterator[None]:
     """Run a block that may start ranks; they, their engines and their group end with it.
 
-    The engine of a single process outlives it: the next job of a sweep uses it again.
+    The engine of a single process outlives it: the next job of a sweep uses it again. A rank that
+    this process has started ends with it, whatever ends it.
     """
+    if started_by_first_rank():
+        end_with_parent()
     has_engine = config.sampler.kind is SamplerKind.vllm
     with launch_environment(job_overrides(config), keep_group=has_engine):
         try:

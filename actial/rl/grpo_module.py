@@ -6,7 +6,6 @@ micro-batch, B completions, P prompts.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -126,15 +125,14 @@ class GRPOModule(StepModule):
 
     def training_step(self, batch: RolloutBatch, _: int) -> None:
         started = time.perf_counter()
-        num_groups = len(batch.prefix_groups)
         old_logprobs = None
         if self.stage.num_mini_batches > 1:
             old_logprobs = self._old_logprobs(batch)
-        groups_per_update = math.ceil(num_groups / self.stage.num_mini_batches)
         updates: list[Sums] = []
-        for number in range(self.stage.num_mini_batches):
-            first = number * groups_per_update
-            groups = range(first, min(first + groups_per_update, num_groups))
+        first = 0
+        for size in batch.mini_batch_sizes:
+            groups = range(first, first + size)
+            first += size
             denominators = self._denominators(batch, groups)
             if denominators.tokens:
                 updates.append(self._update(batch, groups, old_logprobs, denominators))

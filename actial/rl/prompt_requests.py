@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -70,7 +70,11 @@ class PromptRequests:
                 return future.result()
         return self._render(positions)
 
-    def _render(self, positions: range) -> list[PromptRequest]:
+    def of(self, positions: Sequence[int]) -> list[PromptRequest]:
+        """Return the prompts of any positions; rendered behind what is being prepared."""
+        return self._background.submit(self._render, positions).result() if positions else []
+
+    def _render(self, positions: Sequence[int]) -> list[PromptRequest]:
         return [request for position in positions for request in self._of_position(position)]
 
     def _of_position(self, position: int) -> Iterator[PromptRequest]:

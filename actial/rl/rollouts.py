@@ -7,6 +7,7 @@ halves of two prompts. Axes: P groups, G completions of each.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from actial.inference.samplers import RolloutSampler
 from actial.modeling.prefix_packing import Continuation, PrefixGroup, as_prefix_groups
 from actial.rl.advantages import compute_advantages, informative_groups
 from actial.rl.graded import GradedCompletion
+from actial.rl.group_balance import SampledPrompt, spread_over_ranks
 from actial.rl.pending_rollouts import PendingRollouts, from_tensors, to_tensors
 from actial.rl.prompt_requests import PromptRequest, PromptRequests, Renderer
 from actial.rl.rewards import Rewards, overlong_penalty
@@ -42,7 +44,8 @@ class RolloutBatch(TrainBatch):
 
     advantages: list[float]
     sampler_logprobs: list[list[float]]  # one per token, under the sampling distribution
-    sums: Sums  # "total/<metric>" and "count/<metric>", to be added over ranks
+    sums: Sums  # "total/<metric>" and "count/<metric>" of the completions sampled by this rank
+    mini_batch_sizes: list[int]  # prompts of each; on other ranks they may have more or fewer
     position: int  # in the stream of examples, after this step
     samples: list[CompletionRecord] = field(default_factory=list)
 
@@ -55,8 +58,8 @@ class Rollouts:
     """Makes the batch of a step.
 
     `example(position)` is the stream of the stage; dynamic sampling may read further in it. Ranks
-    take every R-th position. A step begins where the last completed one ended, so its position is
-    the only state.
+    sample every R-th position, and then exchange prompts until all have about as many tokens. A
+    step begins where the last completed one ended, so its position is the only state.
     """
 
     def __init__(
@@ -249,12 +252,14 @@ class Rollouts:
     def _batch(
         self, prompts: list[GradedPrompt], sums: Sums, penalty: Penalty | None, position: int
     ) -> RolloutBatch:
-        """Return the prompts with their completions and advantages as a batch."""
+        """Return the batch of this rank: of these prompts, those it keeps, and those it is given.
+
+        Their completions get advantages before.
+        """
         groups, images = as_prefix_groups([prompt.request.prompt for prompt in prompts])
         for group, prompt in zip(groups, prompts, strict=True):
             group.continuations = [self._continuation(one) for one in prompt.completions]
         records = [record for prompt in prompts for record in prompt.records]
-        completions = [completion for prompt in prompts for completion in prompt.completions]
         rewards_PG, penalties_PG = self._rewards(prompts), None
         if penalty is not None:
             # Also for an empty batch: with sharded weights every rank must run the forward passes.
@@ -266,15 +271,57 @@ class Rollouts:
         advantages = self._advantages(rewards_PG, penalties_PG)
         for record, advantage in zip(records, advantages, strict=True):
             record.advantage = advantage
+        sampled = self._sampled(prompts, groups)
+        return self._assembled(spread_over_ranks(sampled, self.rank), prompts, sums, position)
+
+    def _sampled(
+        self, prompts: Sequence[GradedPrompt], groups: Sequence[PrefixGroup]
+    ) -> list[SampledPrompt]:
+        """Return what the updates need of each prompt; the mini-batches are parts in order."""
+        per_mini_batch = math.ceil(len(prompts) / self.config.num_mini_batches)
+        return [
+            SampledPrompt(
+                position=prompt.request.position,
+                uid=group.uid,
+                mini_batch=index // per_mini_batch,
+                num_tokens=group.num_tokens,
+                continuations=group.continuations,
+                advantages=[record.advantage for record in prompt.records],
+                sampler_logprobs=[completion.logprobs for completion in prompt.completions],
+                samples=prompt.records,
+            )
+            for index, (prompt, group) in enumerate(zip(prompts, groups, strict=True))
+        ]
+
+    def _assembled(
+        self,
+        sampled: Sequence[SampledPrompt],
+        own: Sequence[GradedPrompt],
+        sums: Sums,
+        position: int,
+    ) -> RolloutBatch:
+        """Return the batch of these prompts; those of other ranks are rendered anew."""
+        prompt_of = {prompt.request.prompt.uid: prompt.request.prompt for prompt in own}
+        given = {one.position for one in sampled if one.uid not in prompt_of}
+        for request in self.requests.of(sorted(given)):
+            prompt_of.setdefault(request.prompt.uid, request.prompt)
+        groups, images = as_prefix_groups([prompt_of[one.uid] for one in sampled])
+        for group, one in zip(groups, sampled, strict=True):
+            group.continuations = one.continuations
+        samples = [record for one in sampled for record in one.samples]
+        mini_batches = range(self.config.num_mini_batches)
         return RolloutBatch(
             prefix_groups=groups,
             images=images,
-            tags=[record.type for record in records],
-            advantages=advantages,
-            sampler_logprobs=[completion.logprobs for completion in completions],
+            tags=[record.type for record in samples],
+            advantages=[value for one in sampled for value in one.advantages],
+            sampler_logprobs=[values for one in sampled for values in one.sampler_logprobs],
             sums=sums,
             position=position,
-            samples=records,
+            samples=samples,
+            mini_batch_sizes=[
+                sum(one.mini_batch == number for one in sampled) for number in mini_batches
+            ],
         )
 
     def _advantages(

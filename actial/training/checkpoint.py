@@ -309,6 +309,7 @@ def _load(
     module: StepModule, tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any]
 ) -> None:
     with torch.no_grad():
+        # Without effect on a rank without weights, which gets those of the first one later.
         for name, parameter in _trained(module).items():
             parameter.copy_(tensors[f"model/{name}"])
     extra_state: dict[str, torch.Tensor] = {}

@@ -18,9 +18,12 @@ from lightning.fabric.plugins.environments import LightningEnvironment, SLURMEnv
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
 
-from actial.config import Precision, Strategy, TrainerConfig
+from actial.config import ModelConfig, Precision, Reference, Strategy, TrainerConfig
 from actial.core.errors import UserError
+from actial.core.process import is_main_process
+from actial.modeling.dtensor import raise_together, scattered
 from actial.modeling.policy import Policy
 
 Value = TypeVar("Value")
@@ -82,23 +85,49 @@ def sum_gradients(parameters: Sequence[torch.nn.Parameter]) -> None:
         parameter.grad = grad
 
 
+# ---------------------------------------------------------------- FSDP2
+
+
+def load_on_first_rank(
+    config: ModelConfig, *, reference: Reference = Reference.none
+) -> Policy:
+    """Return `Policy.load` on the first rank, and a policy without weights elsewhere.
+
+    `shard` then gives every rank its parts of the first one's weights: the host memory of a node
+    holds one whole model, not one per rank. The ranks may not be connected yet, so an error of the
+    first one is kept as `load_error`, which `shard` raises on all of them.
+    """
+    if not is_main_process():
+        return Policy.without_weights(config, reference=reference)
+    try:
+        return Policy.load(config, reference=reference)
+    except Exception as error:  # whatever it is: the other ranks would wait for this one
+        policy = Policy.without_weights(config, reference=reference)
+        policy.load_error = error
+        return policy
+
+
 def shard(policy: Policy, mesh: DeviceMesh) -> None:
     """Shard the policy with FSDP2: one unit per transformer block, text and vision.
 
-    The rest (embeddings, head, norms) is the root unit. Raises UserError with adapters, which would
-    have to be merged from shards.
+    The rest (embeddings, head, norms) is the root unit. The weights are those of the first rank,
+    sent one tensor at a time; those of other ranks are dropped before. A collective. Raises
+    UserError with adapters, which would have to be merged from shards, and the `load_error` of the
+    first rank.
     """
     if policy.config.lora.enabled:
         raise UserError(
             "trainer.strategy=fsdp2 with model.lora.enabled=true is not supported: adapters are "
             "small, use ddp."
         )
+    raise_together(policy.load_error)
     bf16 = policy.config.precision is Precision.bf16
     precision = MixedPrecisionPolicy(
         param_dtype=torch.bfloat16 if bf16 else None,
         reduce_dtype=torch.float32 if bf16 else None,
         cast_forward_inputs=False,
     )
+    weights = _take_weights(policy)
     blocks = set(policy.core._no_split_modules)
     for module in list(policy.modules()):
         if type(module).__name__ in blocks:
@@ -109,6 +138,48 @@ def shard(policy: Policy, mesh: DeviceMesh) -> None:
             # Sum instead of average, by a plain sum: gloo has no scaled one.
             module.set_gradient_divide_factor(1.0)
             module.set_force_sum_reduction_for_comms(True)
+    _distribute(policy, weights, mesh)
+
+
+def _take_weights(policy: Policy) -> dict[str, torch.Tensor]:
+    """Replace every parameter by one on the meta device; return the first rank's, {} elsewhere.
+
+    Modules that share a parameter go on sharing it.
+    """
+    leads = dist.get_rank() == 0
+    weights = {name: p.detach() for name, p in policy.named_parameters() if leads}
+    replaced: dict[int, torch.nn.Parameter] = {}
+    for module in policy.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if id(parameter) not in replaced:
+                empty = torch.empty_like(parameter, device="meta")
+                replaced[id(parameter)] = torch.nn.Parameter(empty, parameter.requires_grad)
+            setattr(module, name, replaced[id(parameter)])
+    return weights
+
+
+@torch.no_grad()
+def _distribute(policy: Policy, weights: dict[str, torch.Tensor], mesh: DeviceMesh) -> None:
+    """Give a sharded policy on the meta device its weights and buffers, and empty `weights`."""
+    device = torch.device(mesh.device_type)
+    if device.type != "cpu":
+        device = torch.device(device.type, torch.accelerator.current_device_index())
+    sharded: dict[int, torch.nn.Parameter] = {}
+    state: dict[str, torch.nn.Parameter] = {}
+    for name, parameter in policy.named_parameters(remove_duplicate=False):
+        if id(parameter) not in sharded:
+            assert isinstance(parameter, DTensor)
+            value = scattered(weights.pop(name, None), parameter, device, parameter.dtype)
+            sharded[id(parameter)] = torch.nn.Parameter(value, parameter.requires_grad)
+        state[name] = sharded[id(parameter)]
+    # The hooks of this call hand the new parameters to FSDP2.
+    policy.load_state_dict(state, strict=False, assign=True)
+    for module in policy.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            empty = torch.empty_like(buffer, device=device)
+            values = empty if buffer.is_meta else buffer.to(device)
+            dist.broadcast(values, src=0)
+            setattr(module, name, values)
 
 
 # ---------------------------------------------------------------- launching

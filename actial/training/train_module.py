@@ -78,8 +78,8 @@ class StepModule(lightning.LightningModule):
             if name in self.optimizer_state:
                 # The fused kernel reads `step` on the parameter's device, without a check.
                 optimizer.state[parameter] = {
-                    key: like(value.to(parameter.device), parameter)
-                    for key, value in self.optimizer_state[name].items()
+                    key: like(value, parameter)
+                    for key, value in self.optimizer_state.pop(name).items()
                 }
         return optimizer
 
@@ -207,6 +207,8 @@ class StepModule(lightning.LightningModule):
 
     def finish_step(self, metrics: Sums, *, started: float, tokens: float) -> None:
         """Count the step and set its metrics; `tokens` = tokens that this rank has computed."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()  # the optimizer's kernels belong to the step
         seconds = time.perf_counter() - started
         self.completed_steps += 1
         self.metrics = metrics

@@ -41,6 +41,13 @@ DIFFERENCE = "sampling/sampling_logp_difference/max"
 OPTIM = {"lr": LR, "weight_decay": 0.0, "warmup_steps": 0, "grad_clip": 1.0}
 
 
+def now() -> float:
+    """Return the time at which the device has done all that it was given, in seconds."""
+    if ACCELERATOR == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
 class AllPositions(Policy):
     """Scores, beside what is wanted, every position of every padded sequence that the peer's head
     scores.
@@ -74,12 +81,12 @@ class Clock(lightning.Callback):
 
     @contextmanager
     def phase(self, name: str):
-        begun = time.perf_counter()
+        begun = now()
         yield
-        self.spent[name] = self.spent.get(name, 0.0) + time.perf_counter() - begun
+        self.spent[name] = self.spent.get(name, 0.0) + now() - begun
 
     def on_train_batch_end(self, trainer: Any, pl_module: StepModule, *_: Any) -> None:
-        whole, update = time.perf_counter() - self.started, pl_module.timings["seconds"]
+        whole, update = now() - self.started, pl_module.timings["seconds"]
         packing, optimise = self.spent["pack"], self.spent["optimise"]
         self.rows.append(
             {
@@ -157,9 +164,9 @@ class Ours:
         def timed_optimizer() -> torch.optim.Optimizer:
             optimizer = configure()
             begun: list[float] = []
-            optimizer.register_step_pre_hook(lambda *_: begun.append(time.perf_counter()))
+            optimizer.register_step_pre_hook(lambda *_: begun.append(now()))
             optimizer.register_step_post_hook(
-                lambda *_: self.clock.spent.update(optimise=time.perf_counter() - begun.pop())
+                lambda *_: self.clock.spent.update(optimise=now() - begun.pop())
             )
             return optimizer
 
@@ -193,6 +200,7 @@ class Ours:
             advantages=self.setting.advantages(step),
             sums={},
             position=0,
+            mini_batch_sizes=[1],
             # only for the metrics of the gap
             sampler_logprobs=[
                 [0.0] * len(continuation.input_ids) for continuation in continuations

@@ -5,13 +5,12 @@ clocks are added.
 from __future__ import annotations
 
 import math
-import time
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
-from ours import ACCELERATOR, LR
+from ours import ACCELERATOR, LR, now
 from PIL import Image
 from setting import MAX_PIXELS, Setting
 from torch.utils.data import SequentialSampler
@@ -41,22 +40,22 @@ class Clocked:
     rows: list[dict[str, float]]
 
     def get_batch_samples(self, *arguments: Any) -> Any:
-        self.stamps = {"start": time.perf_counter(), "reference": 0.0}
+        self.stamps = {"start": now(), "reference": 0.0}
         return super().get_batch_samples(*arguments)
 
     def compute_loss(self, *arguments: Any, **options: Any) -> Any:
-        self.stamps["compute"] = time.perf_counter()
+        self.stamps["compute"] = now()
         loss = super().compute_loss(*arguments, **options)
         self.loss = float(loss.detach())
         return loss
 
     def _clip_grad_norm(self, model: Any) -> Any:
-        self.stamps["clip"] = time.perf_counter()
+        self.stamps["clip"] = now()
         self.norm = super()._clip_grad_norm(model)
         return self.norm
 
     def on_step(self) -> None:
-        end, stamps = time.perf_counter(), self.stamps
+        end, stamps = now(), self.stamps
         self.rows.append(
             {
                 "loss": self.loss,
@@ -81,7 +80,7 @@ class ReplayGRPO(Clocked, GRPOTrainer):
     def _get_per_token_logps_and_entropies(
         self, model: Any, input_ids: torch.Tensor, *arguments: Any, **options: Any
     ) -> Any:
-        begun = time.perf_counter()
+        begun = now()
         score = (
             self._plain
             if self.setting.work.plain_peer
@@ -89,7 +88,7 @@ class ReplayGRPO(Clocked, GRPOTrainer):
         )
         result = score(model, input_ids, *arguments, **options)
         if not torch.is_grad_enabled():
-            self.stamps["reference"] += time.perf_counter() - begun
+            self.stamps["reference"] += now() - begun
         return result
 
     def _plain(

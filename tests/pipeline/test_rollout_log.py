@@ -57,6 +57,7 @@ def batch() -> RolloutBatch:
         advantages=[0.5, -0.5, 0.5, -0.5],
         sums={},
         position=2,
+        mini_batch_sizes=[2],
         sampler_logprobs=[[-0.1, -0.2], [-0.3, -0.4], [-0.5, -0.6], [-0.7, -0.8]],
         samples=[
             sample("a", 0, 1.0),
