@@ -29,6 +29,15 @@ class Card:
 
 
 @dataclass(slots=True, kw_only=True)
+class Figure:
+    """An image and the lines below it, which wrap at its width however long their words are."""
+
+    image: str  # data URL
+    width: int  # pixels
+    caption: Sequence[str] = ()
+
+
+@dataclass(slots=True, kw_only=True)
 class Section:
     """One section of a page; what is empty is left out."""
 
@@ -39,7 +48,7 @@ class Section:
     counts: Mapping[str, int] = field(default_factory=dict)  # name -> count, drawn as bars
     head: Sequence[str] = ()  # of the table
     rows: Sequence[Sequence[Any]] = ()
-    images: Sequence[str] = ()  # data URLs
+    figures: Sequence[Figure] = ()
     cards: Sequence[Card] = ()
 
     @property

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from actial.core.atomic_io import write_json, write_text
-from actial.core.html_page import Section, image_url, render_sections
+from actial.core.html_page import Figure, Section, image_url, render_sections
 from actial.core.seeding import hash_int
 from actial.core.set_records import Motion, MotionLabels, PairGeometry, ViewPair
 from actial.data.build.leak_checks import Checks, Pairs, check_set, letter_table
@@ -26,8 +26,9 @@ from actial.data.shards import ShardFiles
 PHOTO = 200  # height of an image on a sheet, pixels
 GAP = 8
 CARDS_PER_LINE = 2
-PALE = (110, 110, 110)
 Color = tuple[int, int, int]
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+ELLIPSIS = "..."
 Points = list[tuple[float, float]]
 INK, MOVE, TURN, OBJECT = (30, 30, 30), (214, 60, 40), (30, 90, 200), (60, 140, 60)
 PALE = (110, 110, 110)
@@ -36,23 +37,48 @@ PALE = (110, 110, 110)
 # ---------------------------------------------------------------- drawing
 
 
-def pair_card(pair: ViewPair, images: list[np.ndarray]) -> Image.Image:
+def pair_panels(pair: ViewPair, images: list[np.ndarray]) -> Image.Image:
     """Return the images of a pair with the answer drawn on the first, and the map from above."""
     resized = [_to_height(pixels) for pixels in images]
     if pair.motion is Motion.HORIZONTAL:
         _draw_answer(resized[0], pair.labels)
     panels = [*resized, _map(pair.geometry)]
-    width = sum(panel.width for panel in panels) + GAP * (len(panels) + 1)
-    card = Image.new("RGB", (width, PHOTO + 46), "white")
-    x = GAP
+    width = sum(panel.width for panel in panels) + GAP * (len(panels) - 1)
+    joined = Image.new("RGB", (width, PHOTO), "white")
+    x = 0
     for panel in panels:
-        card.paste(panel, (x, 40))
+        joined.paste(panel, (x, 0))
         x += panel.width + GAP
+    return joined
+
+
+def pair_card(pair: ViewPair, images: list[np.ndarray]) -> Image.Image:
+    """Return the panels of a pair below its answer and its names, shortened to their width."""
+    panels = pair_panels(pair, images)
+    card = Image.new("RGB", (panels.width + 2 * GAP, PHOTO + 46), "white")
+    card.paste(panels, (GAP, 40))
     draw = ImageDraw.Draw(card)
-    draw.text((GAP, 2), _answer_line(pair), fill=INK, font=_font(14))
-    names = f"{pair.class_name} {pair.object_id}: {' -> '.join(pair.frame_names)}"
-    draw.text((GAP, 20), names, fill=PALE, font=_font(12))
+    lines = ((2, _answer_line(pair), INK, 14), (20, _names_line(pair), PALE, 12))
+    for y, text, color, size in lines:
+        fitted = fitting(text, panels.width, _font(size))
+        draw.text((GAP, y), fitted, fill=color, font=_font(size))
     return card
+
+
+def fitting(text: str, width: int, font: Font) -> str:
+    """Return a text that is at most `width` pixels wide, its middle left out where it is longer."""
+    if font.getlength(text) <= width:
+        return text
+    for length in range(len(text) - 1, 0, -1):
+        tail = length // 2
+        shortened = f"{text[: length - tail]}{ELLIPSIS}{text[len(text) - tail :]}"
+        if font.getlength(shortened) <= width:
+            return shortened
+    return ELLIPSIS
+
+
+def _names_line(pair: ViewPair) -> str:
+    return f"{pair.class_name} {pair.object_id}: {' -> '.join(pair.frame_names)}"
 
 
 def _answer_line(pair: ViewPair) -> str:
@@ -70,7 +96,7 @@ def _to_height(pixels: np.ndarray) -> Image.Image:
     return image.resize((width, PHOTO), Image.Resampling.BICUBIC)
 
 
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+def _font(size: int) -> Font:
     return ImageFont.load_default(size)
 
 
@@ -204,13 +230,19 @@ def write_audit(
         *(Section(text=kind, counts=counts) for kind, counts in letter_table(checks.letters)),
         *_reject_sections(rejects),
         *(
-            Section(heading=name, images=[image_url(sheet(sampled, shards))])
+            Section(heading=name, figures=[_figure(pair, shards) for pair in sampled])
             for name, sampled in drawn.items()
         ),
     ]
     write_text(out / "audit.html", render_sections("Audit of the built pairs", sections))
     for warning in checks.warnings():
         print(f"warning: {warning}.")
+
+
+def _figure(pair: ViewPair, shards: ShardFiles) -> Figure:
+    panels = pair_panels(pair, shards.images(pair))
+    caption = (_answer_line(pair), _names_line(pair))
+    return Figure(image=image_url(panels), width=panels.width, caption=caption)
 
 
 def _check_lines(checks: Checks) -> list[str]:
