@@ -30,7 +30,7 @@ def measure_controls(
     """Return a model's accuracy on the same questions under every condition that applies.
 
     Args:
-        answer: asks the model.
+        answer: asks the model, under a named condition.
         task: the set.
         predictions: the model's answers to the whole set.
         count: questions, at least; fewer where the set has fewer.
@@ -50,14 +50,14 @@ def measure_controls(
         else:
             name = condition.split()[0]
             answers[condition] = answer(
-                [variant(e, name, e.images, e.questions) for e in reworded]
+                [variant(e, name, e.images, e.questions) for e in reworded], condition
             )
     if answers[THINKING] is answers[DIRECT]:
         return None
     if original in (answers[THINKING], answers[DIRECT]):
         del answers[AS_SCORED]
     with_images = [example for example in examples if example.images]
-    answers[NO_IMAGE] = answer([without_images(example) for example in with_images])
+    answers[NO_IMAGE] = answer([without_images(example) for example in with_images], NO_IMAGE)
     seen = [by_uid[q.uid] for example in with_images for q in example.questions]
     gains = {
         "thinking": _gain(answers[THINKING], answers[DIRECT]),
@@ -65,7 +65,8 @@ def measure_controls(
     }
     turning = [turning_part(task.examples[i]) for i in turning_examples(task, 1, count)]
     if turning:
-        answers[SWAPPED] = answer([swap_views(example) for example in turning if example])
+        swapped = [swap_views(example) for example in turning if example]
+        answers[SWAPPED] = answer(swapped, SWAPPED)
     answered = {condition: rows for condition, rows in answers.items() if rows}
     return Controls(
         accuracy={condition: accuracy(rows) for condition, rows in answered.items()},

@@ -50,8 +50,8 @@ from actial.viewpoint.symmetry import (
     variant,
 )
 
-# Asks the model: one prediction per question, in order.
-Answer = Callable[[list[Example]], list[Prediction]]
+# Asks the model under a condition, named for the progress: one prediction per question, in order.
+Answer = Callable[[list[Example], str], list[Prediction]]
 # Mean log-probability of each question's target, in order.
 Score = Callable[[list[Example]], list[float]]
 
@@ -173,7 +173,7 @@ def diagnose(
     that do not apply to the set.
 
     Args:
-        answer: asks the model.
+        answer: asks the model, under a named condition.
         examples: view pairs with their questions.
         score: log-probabilities of given answers; adds the visual dependence.
 
@@ -183,7 +183,7 @@ def diagnose(
     pairs = [part for part in map(turning_part, examples) if part]
     if not pairs:
         return None
-    original = answer(pairs)
+    original = answer(pairs, "as scored")
     overall = accuracy(original)
     shortcuts = _shortcuts(answer, pairs)
     best = max(shortcuts, key=lambda name: shortcuts[name].value)
@@ -210,10 +210,10 @@ def _consistency_checks(
     answer: Answer, pairs: list[Example], original: Sequence[Prediction]
 ) -> dict[str, Consistency]:
     option_counts = [len(question.options) for pair in pairs for question in pair.questions]
-    swapped = answer([swap_views(pair) for pair in pairs])
-    mirrored = answer([mirror_views(pair) for pair in pairs])
+    swapped = answer([swap_views(pair) for pair in pairs], "swapped images")
+    mirrored = answer([mirror_views(pair) for pair in pairs], "mirrored images")
     permuted = [
-        answer([rotate_options(pair, shift) for pair in pairs])
+        answer([rotate_options(pair, shift) for pair in pairs], f"options moved by {shift}")
         for shift in range(1, min(option_counts))
     ]
     checks = {
@@ -227,13 +227,14 @@ def _consistency_checks(
 
 def _shortcuts(answer: Answer, pairs: list[Example]) -> dict[str, Cell]:
     """Return the accuracy of answers that do not see both images; those that apply to the set."""
+    altered = {
+        "blind": [without_images(pair) for pair in pairs],
+        "first view only": [masked(pair, [0]) for pair in pairs],
+        "last view only": [masked(pair, [len(pair.images) - 1]) for pair in pairs],
+        "wrong pair": wrong_pairs(pairs),
+    }
     shortcuts = {
-        "blind": accuracy(answer([without_images(pair) for pair in pairs])),
-        "first view only": accuracy(answer([masked(pair, [0]) for pair in pairs])),
-        "last view only": accuracy(
-            answer([masked(pair, [len(pair.images) - 1]) for pair in pairs])
-        ),
-        "wrong pair": accuracy(answer(wrong_pairs(pairs))),
+        **{name: accuracy(answer(examples, name)) for name, examples in altered.items()},
         # only photos of one object have one place in the frame
         "2-D centroid": centroid_probe([p for p in pairs if isinstance(p.record, ViewPair)]),
         "answer prior": answer_prior(pairs),

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from actial.config import BenchmarkConfig
+from actial.core.records import Example
 from actial.evaluation.controls import measure_controls, turning_examples
-from actial.evaluation.diagnostics import diagnose
+from actial.evaluation.diagnostics import Answer, diagnose
 from actial.evaluation.results import Controls, Diagnostics
 from actial.evaluation.runners import Runner
 from actial.evaluation.tasks import Task
@@ -48,12 +48,19 @@ def probe(
         return probed
     log = PredictionLog(folder / "diagnostics", runner.settings | task.settings)
     log.done |= {p.uid: p for p in predictions}
-    ask = partial(runner.ask, label=f"controls of {runner.name}", log=log)
+
+    def asking(what: str) -> Answer:
+        def ask(examples: Sequence[Example], condition: str) -> list[Prediction]:
+            label = f"{what} of {runner.name} on {task.name}, {condition}"
+            return runner.ask(examples, label, log)
+
+        return ask
+
     if config.controls:
+        ask = asking("controls")
         probed.controls = measure_controls(ask, task, predictions, config.controls)
     if config.diagnostics:
         indices = turning_examples(task, config.diagnostics, MIN_QUESTIONS)
         examples = [task.examples[i] for i in indices]
-        ask = partial(runner.ask, label=f"diagnostics of {runner.name}", log=log)
-        probed.diagnostics = diagnose(ask, examples, score=runner.score)
+        probed.diagnostics = diagnose(asking("diagnostics"), examples, score=runner.score)
     return probed

@@ -137,7 +137,7 @@ def test_a_device_that_is_not_there_is_named(mcq, untrained_model, tmp_path):
         evaluate(replace(config, accelerator=Accelerator.cuda))
 
 
-def test_diagnostics_of_a_built_set(tiny_set, untrained_model, tmp_path):
+def test_diagnostics_of_a_built_set(tiny_set, untrained_model, tmp_path, capsys):
     config = EvaluateConfig(
         out=str(tmp_path / "out"),
         model=ModelConfig(path=str(untrained_model), min_pixels=256, max_pixels=4096),
@@ -150,6 +150,11 @@ def test_diagnostics_of_a_built_set(tiny_set, untrained_model, tmp_path):
         ),
     )
     evaluate(config)
+    told = capsys.readouterr().err
+    for label in ("controls", "diagnostics"):
+        assert f"{label} of {untrained_model.name} on held out, " in told
+    for condition in ("no image", "mirrored images", "options moved by 2", "wrong pair"):
+        assert f"on held out, {condition}: " in told
     results = json.loads((tmp_path / "out/results.json").read_text())
     [actual] = results["diagnostics"]["held out"].values()
     assert set(actual) >= {

@@ -85,7 +85,7 @@ def measured(policy, main=AnswerMode.THINK, count=100) -> tuple[Controls, list[s
     task = task_of({mode: pair_examples(mode) for mode in AnswerMode}, main)
     requested: list[str] = []
 
-    def answer(examples):
+    def answer(examples, condition="as scored"):
         requested.extend(q.uid for e in examples for q in e.questions)
         return evaluate_examples(
             FunctionSampler(policy), ByteRenderer(), examples, SamplingParams(max_tokens=200)
@@ -143,7 +143,7 @@ def test_scores_in_another_wording_stand_beside_both():
         task_of(by_mode, AnswerMode.THINK), examples=published, outline=published.__getitem__
     )
 
-    def answer(examples):
+    def answer(examples, condition="as scored"):
         return evaluate_examples(
             FunctionSampler(looks), ByteRenderer(), examples, SamplingParams(max_tokens=200)
         )
@@ -157,7 +157,7 @@ def test_questions_without_two_wordings_have_no_controls():
     same = pair_examples(AnswerMode.DIRECT)
     task = task_of(dict.fromkeys(AnswerMode, same), AnswerMode.DIRECT)
 
-    def answer(examples):
+    def answer(examples, condition="as scored"):
         return evaluate_examples(
             FunctionSampler(looks), ByteRenderer(), examples, SamplingParams()
         )

@@ -101,7 +101,7 @@ def by_centroid(images, text):
 
 
 def run(policy, examples, **options):
-    def answer(requested):
+    def answer(requested, condition):
         return evaluate_examples(
             FunctionSampler(policy), ByteRenderer(), requested, SamplingParams()
         )
