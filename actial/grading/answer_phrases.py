@@ -34,15 +34,20 @@ _NOT = (
 )
 _QUOTES = r"[\s\"'`*_#>]"
 _NOUN = (
-    r"answers?|options?|choices?|solution|selection|antwort|lösung|r[ée]ponse|respuesta|resposta"
+    r"answers?|options?|choices?|solution|selection|verdict|decision|final"
+    r"|antwort|lösung|r[ée]ponse|respuesta|resposta"
     r"|risposta"
     r"|ответ|答案|回答|答え|解答|정답|답"
 )
 _VERB = (
     r"(?:choose|chose|pick|picked|select|selected|choosing|picking|selecting|go for|go with"
     r"|going with"
-    r"|going for|opt for|settle on|settle for|stick with|vote for|guess|lean towards?|选择|選擇|选"
-    r"|選)"
+    r"|(?:chang|switch)(?:e|ed|ing)(?: (?:my|the) (?:answer|choice))?"
+    r"(?: from \W{0,3}[A-Z]\W{0,3})? to"
+    r"|going for|opt for|settle on|settle for|stick with|vote for|guess|lean(?:ing)?(?: towards?)?"
+    r"|leaves us with"
+    r"|leaving us with|left with|选择|選擇"
+    r"|选(?!项)|選(?!項))"
 )
 
 
@@ -53,7 +58,8 @@ def _spaced(pattern: str) -> str:
 
 STATEMENT = re.compile(
     rf"""
-    (?P<cue>\b(?:{_NOUN})|答案|回答|答え|정답|\b{_spaced(_VERB)}|选择|選擇|选|選)
+    (?P<cue>\b(?:{_NOUN})|答案|回答|答え|정답|\b{_spaced(_VERB)}|选择|選擇
+        |选(?!项)|選(?!項))
     (?P<gap>(?:{_QUOTES}{{0,4}}\s?(?:\b(?:{_spaced(_ADVERB)})\b|选项|選項
     |(?:\b(?:{_spaced(_COPULA)}))(?![A-Za-z])|[:=\u2013\u2014\u2192-]>?
         |为|為|是|は|が|이|가|은|는)){{0,6}})
@@ -80,19 +86,22 @@ CONDITIONED = re.compile(
 )
 OPTION_LETTER = re.compile(r"(?<!\w)[a-h](?= )")  # a letter in an option's text
 NEEDS_GAP = re.compile(
-    r"(?:options?|choices?|selection|solution|answers|回答)\Z", re.IGNORECASE
+    r"(?:options?|choices?|selection|solution|verdict|decision|final|answers|回答)\Z",
+    re.IGNORECASE,
 )
 LETTER = re.compile(rf"(?P<letter>[A-Za-z]){_END}")
 
 # "B is correct", "B is the best answer", "B 正确"
 PREDICATE = re.compile(
-    r"""[\])}"'`*_]{0,4}\s?(?:\([^()\n]{0,80}\)\s?)?
+    r"""[\])}"'`*_]{0,4}\s?(?:选项|選項|项|項)?(?:\([^()\n]{0,80}\)\s?)?
     (?:(?:is|was|seems|looks|appears|must|should|would|will|has)(?:\sto)?(?:\sbe)?\s
        (?:indeed\s|clearly\s|definitely\s|therefore\s|thus\s|probably\s|likely\s|actually\s)?
        (?:the\s|my\s|our\s)?
        (?:(?:only\s)?(?:correct|right|best|final|most\slikely|more\slikely|most\splausible
        |more\splausible
-          |true|proper|valid)(?!\s(?:of|hand|side|in\sfront|behind|above|below))|answer\b|choice\b
+          |true|proper|valid
+          |better\s(?:choice|option|answer|match|fit))
+          (?!\s(?:of|hand|side|in\sfront|behind|above|below))|answer\b|choice\b
           |one\b)
      |\s?[\u2705\u2713\u2714]
      |(?:是)?(?:正确|正確|对的|對的))""",
@@ -112,11 +121,12 @@ REJECTED_BEFORE = re.compile(
     r"|nicht|weder|ni|kein\w?|falsch|pas|jamais"
     r"|incorrecte"
     r"|incorrecta|nunca|не|нет|hardly|scarcely|nobody|no one|by no means|far from)\b"
-    r"|n't\b|不是|不为|不選|不选|并非|並非|排除|错误|錯誤|不对|不對|非选|아니",
+    r"|n't\b|不(?:是|为|為|選|选|对|對|能|可|该|該|应|應|会|會|要)|并非|並非|排除|错误|錯誤|非选"
+    r"|没有|沒有|无法|無法|别选|別選|\bn(?:ão|ao|on)\b|\binsufficient\b|\black(?:s|ing)?\b|아니",
     re.IGNORECASE,
 )
 REJECTED_AFTER = re.compile(
-    r"""[\])}"'`*_]{0,4}
+    r"""[\])}"'`*_]{0,4}(?:选项|選項|项|項)?
     (?:(?:,\s?|\s)?(?:but\s)?(?:which\s|that\s|it\s|this\s|also\s|both\s|all\s)?
        (?:is|was|are|were|be|can|could|does|do|did|would|will|should|must|seems?|looks?|appears?
        |has|have
@@ -136,18 +146,22 @@ REJECTED_AFTER = re.compile(
      |couldn't|wouldn't
           |won't|shouldn't|fails?|contradict\w*|makes?\sno\ssense)\b
      |\s?\?\s?(?:no|nope|wrong|not|never|incorrect|impossible)\b|~~|,\sno(?=[.!]|\Z)
-     |(?:\s|\s?[:\u2013\u2014-]\s?|\s?\()(?:incorrect|wrong|false|impossible
+     |(?:\s|\s?[:\u2013\u2014-]\s?|\s?\()(?:incorrect|fails?\b|wrong|false|impossible
      |not\b(?!\s[\[("'`*]{0,3}[A-Z]\b)|ruled\sout|eliminated
           |no\b(?!\s?(?:movement|motion|change|object)))
-     |\s?[\u274c\u2717\u2718]|不对|不對|不正确|不正確|错|錯|是错|不是|不可能|ではな[いく]|ではありません
-     |じゃない|[이가는은]?\s?아[니닌닙]|\sfalsch|\sist\snicht|\sn'est\spas
+     |\s?[\u274c\u2717\u2718]|は?(?:間違|誤り|違い|違う|正しくな|正しくあ|不正解)
+     |[이가는은]?\s?(?:틀[렸리린]|오답|잘못)
+     |\s(?:es|est|è|é|ist)\s(?:incorrect|fal(?:s[oaeh]|sc)|fauss|erron|erreur|sbagliat|errat|errad
+     |inkorrekt|unmögl|imposs)\w*
+     |是?不对|是?不對|不正确|不正確|错|錯|是错|不是|不可能|ではな[いく]|ではありません
+     |じゃない|[이가는은도]?\s?(?:정답[이은도]\s?)?아[니닌닙]|\sfalsch|\sist\snicht|\sn'est\spas
      |\sno\ses)""",
     re.IGNORECASE | re.VERBOSE,
 )
 REJECTING_LABEL = re.compile(
     r"\b(?:wrong|incorrect|false|invalid|eliminated|rejected|excluded|not(?:\s(?:the\s)?(?:answer"
     r"|correct|right|it))?)"
-    r"(?:\s(?:answer|option|choice)s?)?\s?:\s?[\"'`*(\[]{0,3}(?:(?:option|choice|the)\s)?"
+    r"(?:\s(?:answer|option|choice)s?)?[\"']?\s?:\s?[\"'`*(\[]{0,3}(?:(?:option|choice|the)\s)?"
     r"[\"'`*(\[]{0,3}\Z|~~[*_(\[]{0,3}\Z",
     re.IGNORECASE,
 )
@@ -158,6 +172,7 @@ HEDGED_AFTER = re.compile(
      |(?:could|might|may|would)\s(?:both\s|also\s|all\s|still\s)*(?:be\s(?:right|correct|possible
      |acceptable|true)|fit|work)
      |(?:seemed|looked|appeared|sounded|was\smy)\b
+     |(?:is|was|seems|looks)\s(?:also\s|very\s|quite\s|a\s)*(?:tempting|close\b)
      |(?:says|states|claims|reads|means|implies|would\smean|would\simply)\b|or\snot\b
      |if\b(?!\si\shad)|otherwise\b|unless\b|both\s(?:fit|work|seem|are))""",
     re.IGNORECASE | re.VERBOSE,
@@ -194,8 +209,13 @@ ASIDE_BEFORE = re.compile(
     r"|parts?"
     r"|person|lines?|sides?|plan|vitamin|grade|class|category|scenario|case|section|between"
     r"|compar\w{1,4}"
+    r"|building|appendix|hepatitis|gates?|doors?|walls?|corners?|zones?|areas?|spots?|targets?"
+    r"|robots?|cubes?|balls?|players?|cars?|tables?|types?|terminal|rows?|columns?|usb|platform"
+    r"|behind|above|below|under|beneath|beside|facing|towards?|before|after|beats"
+    r"|e\.g\.|such as|for example|so (?:does|do|is|are|could|might|would)"
     r"|than|over|from|to|with|like|in|at|of|near|and in|whereas|than in)\s"
-    r"(?:(?:option|choice|letter|the)\s){0,2}[\"'`*(\[]{0,3}\Z",
+    r"(?:(?:option|choice|letter|the)\s){0,2}[\"'`*(\[]{0,3}\Z"
+    r"|\b(?:images?|photos?|pictures?|views?|frames?|figures?)[\"']{0,1}\s?:\s?[\"'(\[]{0,2}\Z",
     re.IGNORECASE,
 )
 CONDITION = re.compile(
@@ -204,6 +224,7 @@ CONDITION = re.compile(
     r"|could think|one might|some might|you might|tempt\w{0,3}|at first|initially|first thought"
     r"|thought"
     r"|consider\w{0,3}|seemed|looked like|almost|nearly|was (?:going|about) to|mistake"
+    r"|i (?:had )?(?:first |initially |originally |previously )?said"
     r"|naive\w{0,2}|careless\w{0,2}|(?:some|any|every)one who|those who|people who"
     r"|(?:many|most|some|others|people) (?:people |readers )?(?:would|will|might))\b"
     r"|如果|假如|是否",
@@ -213,12 +234,13 @@ CLAUSE_START = re.compile(
     r"[.,;:!?\n。、;]|[-\u2013\u2014](?=\s)"
     r"|\b(?:(?<!anything )(?<!everything )(?<!nothing )(?<!all )but|so|therefore|thus|hence"
     r"|because|since|however|although"
-    r"|leaves(?= (?:us with |only )?(?:option )?[\"'`*(\[]{0,3}\Z)"
+    r"|in favou?r of|leaves(?= (?:us with |only )?(?:option )?[\"'`*(\[]{0,3}\Z)"
     r"|while|whereas|then|though|yet|leaving|which leaves|only|(?<!no )means?|making"
     r"|instead(?! of)|sondern|mais|sino|因为|所以"
-    r"|而是|而|ではなく)\b|因为|所以|而是|因此|故",
+    r"|而是|而|ではなく)\b|因为|所以|而是|因此|故|아니라|아니고|ではなく",
     re.IGNORECASE,
 )
+CONTRAST = re.compile(r"\b(?:but|however|so|while|whereas|yet|though)\b", re.IGNORECASE)
 SENTENCE_END = re.compile(r"[.!?;\n。](?=\s|\Z|[^\w.])")
 QUESTION = re.compile(r"[^.!?\n]{0,40}\?")
 QUESTION_START = re.compile(
@@ -228,11 +250,12 @@ QUESTION_START = re.compile(
     re.IGNORECASE,
 )
 JOINT = re.compile(
-    r"""[\])}"'`*_.]{0,4}(?:\s?(?:,|/|&|\+|、|\||-|~|\u2013|\u2014|\.{2,3}|\u2026)\s?\(?
+    r"""[\])}"'`*_.]{0,4}(?:\sfirst)?(?:\s?(?:,|/|&|\+|、|\||-|~|\u2013|\u2014|\.{2,3}|\u2026)\s?\(?
           (?:(?:or|and|nor|then)\s|(?:alternatively|maybe|perhaps|possibly)\s)?
+        |\s?(?:还是|還是|或者|或)(?:选|選)
         |\s\(?(?:or|and|nor|and/or|vs\.?|versus|as\swell\sas|alternatively|oder|und|ou|et|o|y|или
         |и)\b\s?
-        |\s?(?:或者|或|和|与|與|以及|还是|還是|または|또는)\s?)
+        |\s?(?:或者|或|和|与|與|以及|还是|還是|または|또는|と|や|도|와|과)\s?)
     [\["'`*({<]{0,3}(?:(?:maybe|possibly|perhaps|also|even|either|else|option|choice|answer
         |the|rather|both|alternatively|or|and)\s){0,3}
     [\["'`*({<]{0,3}\Z""",
@@ -246,14 +269,14 @@ LIST_END = re.compile(r"""[\])}"'`*_]{0,4}\s?(?:[.,;!?\n]|\Z)""")
 CORRECTION = re.compile(
     r"\b(?:wait|actually|correction|rather|sorry|on second thought|hmm|no|oops|instead"
     r"|reconsider\w*"
-    r"|let me (?:re|double)|scratch that|i mean|better)\b",
+    r"|edit|misread|misjudged|apolog\w{0,4}|let me (?:re|double)|scratch that|i mean|better)\b",
     re.IGNORECASE,
 )
 CONCLUSION = re.compile(
     r"\b(?:therefore|thus|hence|so|final|finally|conclu\w+|overall|in summary|to sum up"
     r"|consequently"
     r"|then|after all|correction|wait|actually|rather|sorry|on second thought|instead|but|however"
-    r"|revised?|now)\b|因此|所以|故|最终|最後|最后",
+    r"|revised?|now|hmm{0,5}|oops)\b|\bno[,.!]|因此|所以|故|最终|最後|最后",
     re.IGNORECASE,
 )
 # Words after an upper-case A that make it a letter and not the article.
@@ -265,7 +288,7 @@ _AFTER_A = (
     r"|instead|rather|with high|for the|due|given|where|which|then|therefore|so|here|makes"
     r"|contradicts|fails"
     r"|on the grounds|oder|und|ou|et|it|vs|versus|both|remains?|fits?|match|seem|look|appear|are"
-    r"|were|against|too|alone|only|to be"
+    r"|were|against|too|alone|only|first(?=[,.;])|to be|o|y|e|u|или|и|oppure"
 )
 ARTICLE = re.compile(rf"(?:[^\S\n](?!(?:{_AFTER_A})\b)[a-z\d])")
 # What makes a letter of "A" and "I" whatever follows: "option A", "B or A".
@@ -281,7 +304,7 @@ AFTER_I = re.compile(
     r"(?:[Oo]ption\s|[Cc]hoice\s)?[\"'`*(\[]{0,3}[A-Z](?![A-Za-z])|或|和|、|不|错)"
 )
 MENTION = re.compile(
-    rf"(?<![{_WORD}\u00b0.-])(?<!\w')(?<!\d[-./])"
+    rf"(?<![{_WORD}\u00b0.-])(?!A\.I\.)(?<!\w')(?<!\d[-./])"
     rf"(?:(?P<bracket>[(\[{{]\s?)(?P<inner>[A-Za-z])\s?[)\]}}]|(?P<letter>[A-Z]){_END}"
     rf"|(?P<lower>[a-z]){_END})"
 )
@@ -298,7 +321,9 @@ AFTER_LOWER_A = re.compile(
     r"\s?(?:[.,;:!?)\]}\"'`*\n]|\Z)|\s(?:because|since|and|or|not|but)\b", re.IGNORECASE
 )
 BOLD_END = re.compile(r"[.:)]{0,2}\*\*")
-ASKED = re.compile(r"[\])}\"'`*_]{0,4}\s?\?")
+ASKED = re.compile(
+    r"[\])}\"'`*_]{0,4}\s?(?:(?:选项|項|项)?(?:でしょうか|ですか|吗|嗎|呢|입니까|인가요|일까요)\s?)?\?"
+)
 
 # ---------------------------------------------------------------- the form of an answer
 LATEX_TEXT = re.compile(
@@ -327,5 +352,31 @@ UNDERSCORED = re.compile(
     r"(?<!\w)__?(?=\S)([^_\n]{1,40})(?<=\S)__?(?!\w)"
 )  # Markdown emphasis
 # "No, it is not.": the first clause is the answer
-VERDICT = re.compile(r"(?:yes|no|true|false)(?=[.,;:!\n])")
+VERDICT = re.compile(r"(?:yes|no|true|false)(?=[.,;:!\n]|\s(?:it|they|that|this|the)\b)")
 NOT_APPLICABLE = re.compile(r"\b[nN]/[aA]\b")
+
+# ---------------------------------------------------------------- numbers and conditions
+BOUND_BEFORE = re.compile(
+    r"(?:\b(?:more|less|greater|fewer|larger|smaller|longer|shorter|further|farther|higher|lower)"
+    r"\sthan|\b(?:over|under|above|below|beyond|at least|at most|up to|within|exceed\w{0,4}"
+    r"|a maximum of|a minimum of)|[<>\u2264\u2265\u00b1])\s?\Z",
+    re.IGNORECASE,
+)
+BOUND_AFTER = re.compile(
+    r"\s?(?:\+|\u00b1)|\s(?:(?:or|and) (?:more|less|fewer|above|below|over|under|up)"
+    r"|squared|cubed|per|celsius|fahrenheit)\b",
+    re.IGNORECASE,
+)
+# "no chair", but not "no it is not"
+NO_NOUN = re.compile(
+    r"\s(?!(?:it|they|the|this|that|there|these|those|he|she|i|we|you|because|since|as|is|was)\b)"
+    r"[a-z]",
+    re.IGNORECASE,
+)
+# "If the camera moved, then B"
+IF_THEN = re.compile(
+    r"(?:\bif\b[^.!?\n]{0,80}\sthen\b|(?:如果|假如|若)[^.!?\n。]{0,60}(?:则|那么|就))"
+    r"(?:\W{1,2}(?:the\s)?(?:correct\s)?(?:answer|it)\s(?:is|would\sbe|must\sbe|should\sbe)"
+    r"|\W{1,2}(?:choose|select|pick|option)|应?选|答案是)?[\s\"'`*(\[]{0,4}\Z",
+    re.IGNORECASE,
+)

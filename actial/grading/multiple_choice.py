@@ -1,42 +1,23 @@
 """Read which option a completion names: one reader for rewards, evaluation and re-scoring.
 
-`grade` walks the rules of `RULES` from the most to the least explicit way of naming an option and
-reports which one read the answer. A rule either names an option, leaves the answer to the next
-rule, or ends the search: an answer that names two options without deciding, or one that does not
-exist, is unparsed. The rules with examples are in docs/grading.md; three published readers are
-imitated for comparison.
+`grade` walks the rules of `option_rules.RULES` and reports which one read the answer. The rules
+with examples are in docs/grading.md; published readers are imitated for comparison.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from enum import StrEnum
 
 from actial.core.errors import UserError
 from actial.core.multiple_choice_format import LETTERS
 from actial.core.records import FinishReason, Grade, Outcome
-from actial.grading.answer import Answer, Decision
-from actial.grading.answer_phrases import (
-    BOX,
-    CONCLUDED,
-    CONCLUSION,
-    CORRECTION,
-    ENUMERATION,
-    INTRODUCTION,
-    LATEX_TEXT,
-    LEADING,
-    LINE,
-    LISTED,
-    REFUSAL,
-    REJECTED_AFTER,
-    VERDICT,
-)
+from actial.grading.answer import Answer
 from actial.grading.answer_text import answer_region, format_ok
 from actial.grading.easi_readers import EASI_READERS
-from actial.grading.mention import Mention
-from actial.grading.option_mentions import clause_rejects
-from actial.grading.option_texts import bare_number, foreign_numbers
+from actial.grading.option_rules import decided_letter
 from actial.grading.published_readers import READERS
+from actial.grading.quantities import quantities_as_options
 
 
 class Compat(StrEnum):
@@ -108,11 +89,6 @@ def grade(
     )
 
 
-Rule = Callable[[Answer], Decision | None]  # None leaves the answer to the next rule
-UNDECIDED = Decision(None)
-DECORATION = " \n\t()[]{}<>.,:;!*_\"'`$#-=>\u3002"
-
-
 def read_option(
     text: str, options: Sequence[str], complete: bool = True
 ) -> tuple[str | None, str]:
@@ -128,271 +104,10 @@ def read_option(
         (None, "none") where no option, or no single one, is named.
     """
     answer = Answer(text, options)
-    decision, rule = _decide(answer, complete)
-    letter = decision.letter if decision else None
-    return (letter, rule) if letter and letter in answer.letters else (None, "none")
-
-
-def _decide(answer: Answer, complete: bool) -> tuple[Decision | None, str]:
-    for name, rule, committed in RULES:
-        if complete or committed:
-            decision = rule(answer)
-            if decision is not None:
-                return decision, name
-    return None, "none"
-
-
-# ---------------------------------------------------------------- rules: the answer alone
-
-
-def _whole(answer: Answer) -> Decision | None:
-    """The text is a letter and nothing else: "B", "(B)", "**b**"."""
-    if len(answer.text) > 40:
-        return None
-    bare = _undecorated(answer.text)
-    return (
-        Decision(bare.upper())
-        if len(bare) == 1 and bare.isascii() and bare.isalpha()
-        else None
-    )
-
-
-def _undecorated(text: str) -> str:
-    return LATEX_TEXT.sub(" ", text).strip(DECORATION)
-
-
-def _option_text_alone(answer: Answer) -> Decision | None:
-    """The text is an option's text: "right", "No movement"."""
-    named = {i for i, option in enumerate(answer.plain_options) if option == answer.plain}
-    if len(named) == 1 and answer.plain:
-        return Decision(LETTERS[named.pop()])
-    number = bare_number(answer.plain, answer.plain_options)
-    return Decision(LETTERS[number]) if number is not None else None
-
-
-# ---------------------------------------------------------------- rules: marks and statements
-
-
-def _boxed(answer: Answer) -> Decision | None:
-    """The last LaTeX box: "\\boxed{B}", "\\boxed{\\text{(B) right}}"."""
-    if "box" not in answer.text:
-        return None
-    boxes = [(box, _box_decision(box[1], answer)) for box in BOX.finditer(answer.text)]
-    decided = [(box, decision) for box, decision in boxes if decision is not None]
-    if not decided:
-        return None
-    (last, decision), earlier = decided[-1], decided[:-1]
-    if clause_rejects(answer.text, last.start()):
-        return UNDECIDED
-    if earlier and earlier[-1][1] != decision:
-        between = answer.text[earlier[-1][0].end() : last.start()]
-        if len(between.strip(" $,./&")) < 5:
-            return UNDECIDED
-    return decision
-
-
-def _box_decision(content: str, answer: Answer) -> Decision | None:
-    inner = LATEX_TEXT.sub(" ", content)
-    if "box" in inner:
-        return None
-    decision, _ = _decide(Answer(inner, answer.options), complete=True)
-    return decision
-
-
-def _marked(answer: Answer) -> Decision | None:
-    """The only letter in backticks: "`B`", "``B``"."""
-    if "`" not in answer.text:
-        return None
-    return _emphasized(answer, "`")
-
-
-def _stated(answer: Answer) -> Decision | None:
-    """The last statement: "the answer is B", "Answer: right", "I choose B", "B is correct"."""
-    statements = [group for group in answer.groups if group.stated]
-    if not statements:
-        return None
-    last = statements[-1]
-    if len(last.letters) != 1:
-        return UNDECIDED
-    letter = next(iter(last.letters))
-    earlier = [group for group in statements[:-1] if group.letters != {letter}]
-    if earlier:
-        between = answer.text[earlier[-1].start + 1 : last.start]
-        if not (CONCLUSION.search(between) or "\n" in between):
-            return UNDECIDED
-    return UNDECIDED if _corrected(answer, last.start, letter) else Decision(letter)
-
-
-def _corrected(answer: Answer, start: int, letter: str) -> bool:
-    """Return whether a later letter takes an answer back: "The answer is B. Wait, A."."""
-    for group in answer.groups:
-        later = group.start > start and not group.by_text
-        if later and group.letters - {letter}:
-            lead = answer.text[max(start + 1, group.start - 40) : group.start]
-            if CORRECTION.search(lead):
-                return True
-    return False
-
-
-# ---------------------------------------------------------------- rules: position and emphasis
-
-NEXT_TO = 12  # characters: another letter so near to the leading one is no explanation
-
-
-def _lone_line(answer: Answer) -> Decision | None:
-    """A line holds one option and nothing else, and no other line another one."""
-    if "\n" not in answer.text:
-        return None
-    by_start = sorted(
-        (m for group in answer.groups for m in group.mentions), key=lambda m: m.start
-    )
-    letters = set()
-    for line in LINE.finditer(answer.text):
-        mentions = [m for m in by_start if line.start() <= m.start < line.end()]
-        if len(mentions) == 1 and _covers(answer.text, line.start(), line.end(), mentions[0]):
-            letters.add(mentions[0].letter)
-    return _only(letters)
-
-
-def _covers(text: str, start: int, end: int, mention: Mention) -> bool:
-    enumeration = ENUMERATION.match(text, start)
-    before = text[enumeration.end() if enumeration else start : mention.start]
-    before = INTRODUCTION.sub("", before.strip(DECORATION).lower())
-    return not before and not text[mention.end : end].strip(DECORATION)
-
-
-def _leading(answer: Answer) -> Decision | None:
-    """The text starts with a letter and its mark: "B. right", "(B) because". No list of options."""
-    match = LEADING.match(answer.text)
-    if match is None:
-        return None
-    name = match["round"] or match["square"] or match["letter"]
-    letter, rest = name.upper(), answer.text[match.end() :]
-    if letter not in answer.letters:
-        return UNDECIDED
-    listed = {listed for listed in LISTED.findall(rest) if listed in answer.letters}
-    if listed - {letter}:
-        return None  # a list of the options answers nothing
-    first = next((group for group in answer.groups if group.start < match.end()), None)
-    if first is not None and first.letters != {letter}:
-        return UNDECIDED  # rejected, hedged, or joined to another option
-    if first is None and REJECTED_AFTER.match(rest):
-        return UNDECIDED
-    others = [
-        g for g in answer.groups if g is not first and g.letters - {letter} and not g.by_text
-    ]
-    if any(group.start - match.end() < NEXT_TO for group in others):
-        return UNDECIDED
-    return UNDECIDED if _corrected(answer, match.end(), letter) else Decision(letter)
-
-
-def _bold(answer: Answer) -> Decision | None:
-    """The only letter in bold: "I compared all, and **B** fits"."""
-    if "**" not in answer.text:
-        return None
-    return _emphasized(answer, "*")
-
-
-def _emphasized(answer: Answer, sign: str) -> Decision | None:
-    """Return the only emphasized letter, where no other letter stands in its line or behind it."""
-    letters = [m for m in answer.standing if not m.by_text]
-    emphasized = [m for m in letters if m.marked and answer.text[m.start - 1] == sign]
-    if not emphasized:
-        return None
-    last = emphasized[-1]
-    if len({m.letter for m in emphasized}) > 1 or not _alone_in_group(answer, last):
-        return UNDECIDED
-    if any(group.stated and group.letters != {last.letter} for group in answer.groups):
-        return UNDECIDED
-    others = [m for m in letters if m.letter != last.letter]
-    if all(_in_earlier_line(answer.text, m, last) for m in others):
-        return Decision(last.letter)
-    return UNDECIDED
-
-
-def _alone_in_group(answer: Answer, mention: Mention) -> bool:
-    group = next(group for group in answer.groups if mention in group.mentions)
-    return group.letters == {mention.letter}
-
-
-def _in_earlier_line(text: str, mention: Mention, last: Mention) -> bool:
-    return mention.start < last.start and "\n" in text[mention.start : last.start]
-
-
-def _only(letters: set[str]) -> Decision | None:
-    if not letters:
-        return None
-    return Decision(next(iter(letters))) if len(letters) == 1 else UNDECIDED
-
-
-def _sole_letter(answer: Answer) -> Decision | None:
-    """The only letter that is neither rejected nor an aside: "I think A is wrong, so B"."""
-    groups = [group for group in answer.groups if group.letters and not group.by_text]
-    letters = {letter for group in groups for letter in group.letters}
-    concluded = CONCLUDED.search(answer.text, max(0, len(answer.text) - 80))
-    if len(letters) > 1 and concluded is not None:
-        last = groups[-1]
-        if last.letters == {concluded["letter"]} and last.start == concluded.start("letter"):
-            return Decision(concluded["letter"])  # "A fits, B does not fit. Hence A."
-    return _only(letters)
-
-
-# ---------------------------------------------------------------- rules: option texts
-
-BARE_VERDICTS = ("yes", "no", "true", "false")
-
-
-def _option_text(answer: Answer) -> Decision | None:
-    """The only option whose text occurs, not rejected: "The camera moved to the right."."""
-    mentions = [m for group in answer.groups for m in group.mentions]
-    verdict = _leading_verdict(answer, mentions)
-    if verdict is not None:
-        return verdict
-    named = {m.letter for m in mentions if m.by_text}
-    if not named:
-        return None
-    standing = {letter for group in answer.groups for letter in group.letters}
-    if len(named) != 1 or standing != named:
-        return UNDECIDED  # two are named, or the only one is rejected
-    letter = named.pop()
-    text = answer.plain_options[LETTERS.index(letter)]
-    if answer.plain_options.count(text) > 1 or _refuses(answer, text):
-        return UNDECIDED
-    if any(m.letter == letter and not m.standing for m in mentions):
-        return UNDECIDED
-    if foreign_numbers(answer.plain, text):
-        return UNDECIDED
-    if text in BARE_VERDICTS and any(not m.by_text for m in mentions):
-        return UNDECIDED  # "No, not B" rejects B and does not answer "no"
-    return Decision(letter)
-
-
-def _leading_verdict(answer: Answer, mentions: Sequence[Mention]) -> Decision | None:
-    """Return the verdict that the text starts with, where no other option is mentioned."""
-    match = VERDICT.match(answer.plain)
-    if match is None or answer.plain_options.count(match[0]) != 1:
-        return None
-    letter = LETTERS[answer.plain_options.index(match[0])]
-    only = all(m.by_text and m.letter == letter for m in mentions)
-    taken_back = CORRECTION.search(answer.plain, match.end())
-    unsure = taken_back or _refuses(answer, match[0])
-    return Decision(letter) if only and not unsure else None
-
-
-def _refuses(answer: Answer, option: str) -> bool:
-    return REFUSAL.search(answer.plain.replace(option, " ")) is not None
-
-
-# Name, rule, and whether it applies to an output that was cut: its writer has committed by then.
-RULES: tuple[tuple[str, Rule, bool], ...] = (
-    ("marked", _boxed, True),
-    ("marked", _marked, True),
-    ("whole", _whole, True),
-    ("option_text", _option_text_alone, False),
-    ("answer_is", _stated, True),
-    ("lone_line", _lone_line, True),
-    ("leading", _leading, True),
-    ("bold", _bold, False),
-    ("sole_letter", _sole_letter, False),
-    ("option_text", _option_text, False),
-)
+    letter, rule = decided_letter(answer, complete)
+    if letter is None:
+        rewritten = quantities_as_options(answer.text, options)
+        if rewritten != answer.text:
+            letter, _ = decided_letter(Answer(rewritten, options), complete)
+            rule = "quantity"
+    return (letter, rule) if letter else (None, "none")

@@ -8,7 +8,7 @@ B", "is it B?"). Mentions joined by "or", "and", a comma or a slash form a group
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from itertools import pairwise
 
 from actial.core.multiple_choice_format import LETTERS
@@ -21,15 +21,19 @@ from actial.grading.answer_phrases import (
     BETWEEN_LETTER_AND_TEXT,
     BETWEEN_TEXT_AND_LETTER,
     BOLD_END,
+    BOUND_AFTER,
+    BOUND_BEFORE,
     CLAUSE_START,
     COMPARED,
     COMPARISON,
     CONDITION,
     CONDITIONED,
+    CONTRAST,
     COPULA,
     HEDGED_AFTER,
     HEDGED_BEFORE,
     IDIOM,
+    IF_THEN,
     JOINT,
     LETTER,
     LIST_BREAK,
@@ -39,6 +43,7 @@ from actial.grading.answer_phrases import (
     NAMED_BEFORE,
     NAMED_LOWER,
     NEEDS_GAP,
+    NO_NOUN,
     OPTION_LETTER,
     PLURAL,
     PREDICATE,
@@ -74,7 +79,7 @@ def option_groups(text: str, options: tuple[str, ...]) -> list[Group]:
     context = _without_option_texts(text, options)
     groups = _grouped(text, mentions)
     for group in groups:
-        _judge(context, group)
+        _judge(context, group, {m.start for m in mentions})
     _inherit_rejection(text, groups)
     _set_aside_guesses(text, groups)
     return groups
@@ -100,16 +105,31 @@ def _mentions(text: str, options: tuple[str, ...]) -> list[Mention]:
     mentions = [by_start[start] for start in sorted(by_start)]
     # A stray capital beyond the options, as in "point X", is no mention unless it is stated.
     mentions = [m for m in mentions if ord(m.letter) <= last or m.stated]
+    mentions = [m for m in mentions if not _determines(text, m)]
     for mention in mentions:
         mention.marked = _is_marked(text, mention)
         if PREDICATE.match(text, mention.end) is not None:
             mention.stated, mention.weak = True, False
         if mention.by_text:
             nearby = text[max(0, mention.start - NEXT_TO) : mention.end + NEXT_TO]
-            mention.doubtful |= foreign_numbers(
-                plain(nearby), options[ord(mention.letter) - ord("A")]
-            )
+            option = options[ord(mention.letter) - ord("A")]
+            mention.doubtful |= foreign_numbers(plain(nearby), option)
+            mention.doubtful |= option[:1].isdigit() and _bounds(text, mention)
     return mentions
+
+
+def _determines(text: str, mention: Mention) -> bool:
+    """Return whether an option "no" only determines a noun: "There is no chair."."""
+    word = text[mention.start : mention.end].lower()
+    return mention.by_text and word == "no" and NO_NOUN.match(text, mention.end) is not None
+
+
+def _bounds(text: str, mention: Mention) -> bool:
+    """Return whether a number is a bound or has another unit: "more than 3", "3+", "3 km per h"."""
+    before = text[max(0, mention.start - 24) : mention.start]
+    return BOUND_BEFORE.search(before) is not None or bool(
+        BOUND_AFTER.match(text, mention.end)
+    )
 
 
 def _letters(text: str) -> list[Mention]:
@@ -293,17 +313,25 @@ def _starts_anew(text: str, mention: Mention, between: str) -> bool:
     return not plural
 
 
-def _judge(text: str, group: Group) -> None:
+def _rejects_another(text: str, after: re.Match[str], starts: Container[int]) -> bool:
+    """Return whether a "not" behind a mention belongs to the next one: "right (not left)"."""
+    end = after.end() + (text[after.end() : after.end() + 1] == " ")
+    return after[0].endswith("not") and end in starts
+
+
+def _judge(text: str, group: Group, starts: Container[int]) -> None:
     first, last = group.mentions[0], group.mentions[-1]
     sentence, clause = _before(text, first)
     rejected = REJECTED_BEFORE.search(IDIOM.sub(" ", clause)) is not None
-    rejected = rejected or REJECTED_AFTER.match(text, last.end) is not None
+    after = REJECTED_AFTER.match(text, last.end)
+    rejected = rejected or (after is not None and not _rejects_another(text, after, starts))
     window = text[max(0, first.start - 40) : first.start]
     rejected = rejected or REJECTING_LABEL.search(window) is not None
     hedged = CONDITIONED.match(text, last.end) is not None
     hedged |= HEDGED_AFTER.match(text, last.end) is not None and not last.stated
     aside = (
         hedged
+        or IF_THEN.search(sentence) is not None
         or COMPARISON.search(clause) is not None
         or CONDITION.search(clause) is not None
         or _is_question(text, sentence, last)
@@ -324,17 +352,15 @@ def _before(text: str, mention: Mention) -> tuple[str, str]:
     window = text[max(0, mention.start - WINDOW) : mention.start]
     ends = [match.end() for match in SENTENCE_END.finditer(window)]
     sentence = window[ends[-1] :] if ends else window
-    clause = sentence
+    head = sentence
     if mention.stated:
         # "The answer is:" and "answer - B" hold signs that end clauses elsewhere.
         near = len(sentence) - NEXT_TO
-        cues = [m.start() for m in STATEMENT.finditer(sentence) if m.end() >= near]
-        head = sentence[: cues[-1]] if cues else sentence
-        starts = [match.end() for match in CLAUSE_START.finditer(head)]
-        clause = sentence[starts[-1] :] if starts else sentence
-    else:
-        starts = [match.end() for match in CLAUSE_START.finditer(sentence)]
-        clause = sentence[starts[-1] :] if starts else sentence
+        cues = [m for m in STATEMENT.finditer(sentence) if m.end() >= near]
+        if cues and not CONTRAST.search(sentence, cues[-1].end()):
+            head = sentence[: cues[-1].start()]
+    starts = [match.end() for match in CLAUSE_START.finditer(head)]
+    clause = sentence[starts[-1] :] if starts else sentence
     return sentence, clause
 
 

@@ -23,6 +23,7 @@ DEGREES = re.compile(r" ?(?:°|\bdeg\b|\bdegree\b)")
 HYPHEN = re.compile(r"(?<=[a-z])[-\u2010-\u2015](?=[a-z])")
 NUMBER = re.compile(r"(?<![\w.,])[-+]?\d+(?:\.\d+)?")
 IMAGE_NUMBER = re.compile(r"\b(image|photo|picture|view|frame|figure|step) \d+\b")
+ARTICLE = re.compile(r"\A(?:the|an?) (?=\w)")
 EDGES = " .,:;!\"'`*()[]{}\n"
 
 
@@ -40,6 +41,11 @@ def plain(text: str) -> str:
     text = DEGREES.sub(" degrees", DIGIT_THEN_UNIT.sub(" ", text))
     text = METERS.sub("meters", text)
     return " ".join(HYPHEN.sub(" ", text).split()).strip(EDGES)
+
+
+def without_article(text: str) -> str:
+    """Return a plain text without its leading article, where more follows."""
+    return ARTICLE.sub("", text)
 
 
 @dataclass(slots=True, frozen=True)
@@ -76,8 +82,8 @@ def _patterns(options: tuple[str, ...]) -> tuple[re.Pattern[str] | None, ...]:
 
 def _pattern(option: str) -> str:
     """Return a pattern of a plain option as it may be written: "1,200 m", "1200m", "front-left"."""
-    tokens = option.split()
-    pattern = ""
+    tokens = without_article(option).split()
+    pattern = r"(?:(?:the|an?)\s)?" if ARTICLE.match(option) else ""
     for i, token in enumerate(tokens):
         after_number = i > 0 and tokens[i - 1][-1].isdigit()
         if i:

@@ -50,8 +50,41 @@ PROBES = (
     "yes, it is",
     "r,A",
     "move_right:1.0,rotate_left:20",
+    # kinds that were added later: verdicts, corrections, quantities, bounds, remarks, articles
+    "| A | wrong |\n| B | correct |",
+    '{"A": "no", "B": "yes"}',
+    "A. No wait, B.",
+    "The answer is B. Wait, that is wrong.",
+    "~~A~~ B",
+    "\\boxed{B}, not \\boxed{A}",
+    "1250 cm",
+    "twelve hundred",
+    "five meters",
+    "thirty degrees",
+    "more than 5 meters",
+    "12.5 meters or more",
+    "12.5\u201314 meters",
+    "<reason>The answer is A</reason>B",
+    "B<explanation>A is wrong</explanation>",
+    "< think >A</ think >B",
+    "<answer>B<answer>",
+    "If the camera moved, then B",
+    "There is no chair.",
+    "chair",
+    "right (not left)",
+    "\u4e0d\u80fd\u9009B",
+    "B \u306f\u9593\u9055\u3044",
+    "B\uac00 \uc815\ub2f5\uc774 \uc544\ub2d9\ub2c8\ub2e4",
+    "La B es incorrecta",
+    "insufficient evidence for B",
+    "The final_answer is B",
+    "In front of door B",
 )
-OPTION_SETS = (("left", "right", "no movement"), ("5 meters", "12.5 meters", "1200", "-30"))
+OPTION_SETS = (
+    ("left", "right", "no movement"),
+    ("5 meters", "12.5 meters", "1200", "-30"),
+    ("no", "yes", "the chair", "30 degrees"),
+)
 TRUTHS = {"yes_no": "yes", "exact": "right", "contains": "right", "joint": "r,A", "count": "3"}
 
 

@@ -6,6 +6,7 @@ import time
 import pytest
 from support.answer_cases import unanswered
 from support.answers_as_written import ANSWERS
+from support.answers_by_kind import ANSWERS_BY_KIND, UNFINISHED
 from support.further_answers import FURTHER_ANSWERS
 
 from actial.core.errors import UserError
@@ -187,6 +188,23 @@ def test_bad_arguments():
 @pytest.mark.parametrize(("text", "options", "letter"), [*ANSWERS, *FURTHER_ANSWERS])
 def test_answers_are_read_as_a_person_reads_them(text, options, letter):
     assert grade(text, options, 0).letter == letter
+
+
+def read_otherwise(answers, finish=None):
+    readings = [
+        (text, grade(text, options, 0, finish).letter, letter)
+        for text, options, letter in answers
+    ]
+    return [reading for reading in readings if reading[1] != reading[2]]
+
+
+def test_every_kind_of_answer_is_read_as_a_person_reads_it():
+    assert len(ANSWERS_BY_KIND) > 900
+    assert read_otherwise(ANSWERS_BY_KIND) == []
+
+
+def test_of_a_cut_answer_only_what_is_committed_is_read():
+    assert read_otherwise(UNFINISHED, FinishReason.LENGTH) == []
 
 
 def test_generated_answers_without_a_decision_credit_nothing():

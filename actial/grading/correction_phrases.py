@@ -1,0 +1,43 @@
+"""Phrases that take an answer back, with another one or without."""
+
+from __future__ import annotations
+
+import re
+
+_CUE = (
+    r"(?:no[,.!]?\swait|wait[,.!]?\sno|no|wait|actually|correction|sorry|oops|rather|i\smean"
+    r"|i\smeant|scratch\sthat|on\s(?:second|closer)\s\w{1,12})"
+)
+# "A. No wait, B." at the end of an answer; "A or rather B" corrects nothing
+CORRECTED = re.compile(
+    rf"[.,;:!?\n\u2013\u2014\u2026-]{{1,3}}[\s*_(]{{1,4}}{_CUE}"
+    r"(?:[\s,.:!*_\u2013\u2014\u2026-]{1,4}(?:i\smean|i\smeant|no|make\sthat|it(?:'s|\sis)"
+    r"|it\s(?:should|must)\sbe|the\s(?:correct\s)?answer\sis|(?:the\s)?(?:option|choice)))*"
+    r"[\s,.:!*_\u2013\u2014\u2026-]{1,4}"
+    r"[\"'`*(\[]{0,3}(?-i:(?P<letter>[A-Z]))[\"'`*)\]]{0,3}[.!]?\s?\Z",
+    re.IGNORECASE,
+)
+# "Answer: left. Wait, right."
+CUED = re.compile(
+    rf"[.,;:!?\n\u2013\u2014-]\s?{_CUE}[\s,.:!-]{{1,4}}(?:the\s|to\sthe\s)?\Z", re.I
+)
+_DOUBT = (
+    r"(?:no|hmm{0,5}|wait|actually|oops|sorry|but\swait|hold\son"
+    r"|on\s(?:reflection|second\sthought|closer\s\w{1,12}))"
+)
+# "Wait, no.", "Hmm, that is wrong.", "Let me reconsider." behind an answer
+RETRACTION = re.compile(
+    rf"""(?:^|[.!?;:,\n\u2013\u2014\u2026-]\s?|\)\s)
+    (?:{_DOUBT}[\s,.!\u2026-]{{1,4}}){{1,3}}
+    (?:\Z
+     |(?:that|this|it|which|my\s(?:answer|choice)|the\sanswer)
+      (?:\s(?:is|was|seems|looks|must\sbe|has\sto\sbe|would\sbe|may\sbe|might\sbe)
+       \s(?:not\s(?:right|correct|it|true)|wrong|incorrect|false|a\smistake|mistaken|impossible)
+       |(?:\s(?:cannot|can't|could\snot|couldn't)\sbe\s(?:right|correct|it|true|the\sanswer)?)
+       |(?:\sis|'s)?(?:n't|\snot)\s(?:right|correct|it|true)
+       |'s\s(?:wrong|incorrect|not|a\smistake))
+     |i\s(?:was|am|made|misread|misjudged|confused|mixed)\b[^.\n]{{0,40}}
+      \b(?:wrong|mistaken|mistakes?|misread|confused|mixed))
+    |\blet[ ]me[ ](?:reconsider|rethink|redo|start[ ]over|think\sagain|try\sagain|look\sagain)\b""",
+    re.IGNORECASE | re.VERBOSE,
+)
