@@ -111,7 +111,7 @@ PREDICATE = re.compile(
 # ---------------------------------------------------------------- what rejects a letter
 
 REJECTED_BEFORE = re.compile(
-    r"\b(?:not|never|no|none|neither|nor|without|except|excepting|excluding|exclude[sd]?"
+    r"\b(?:not|never|no|none|nothing|disagree\w{0,3}|neither|nor|without|except|excepting|excluding|exclude[sd]?"
     r"|eliminat\w{0,4}"
     r"|discard\w{0,3}|dismiss\w{0,3}|reject\w{0,3}|rul(?:e|ed|ing) out|rather than|instead of"
     r"|other than"
@@ -153,8 +153,9 @@ REJECTED_AFTER = re.compile(
      |[이가는은]?\s?(?:틀[렸리린]|오답|잘못)
      |\s(?:es|est|è|é|ist)\s(?:incorrect|fal(?:s[oaeh]|sc)|fauss|erron|erreur|sbagliat|errat|errad
      |inkorrekt|unmögl|imposs)\w*
-     |是?不对|是?不對|不正确|不正確|错|錯|是错|不是|不可能|ではな[いく]|ではありません
-     |じゃない|[이가는은도]?\s?(?:정답[이은도]\s?)?아[니닌닙]|\sfalsch|\sist\snicht|\sn'est\spas
+     |\sout(?=[.,;!\s]|\Z)
+     |\s?(?:是?不对|是?不對|不正确|不正確|错|錯|是错|不是|不可能|ではな[いく]|ではありません
+     |じゃない)|\s?[이가는은도]?\s?(?:정답[이은도]\s?)?아[니닌닙]|\sfalsch|\sist\snicht|\sn'est\spas
      |\sno\ses)""",
     re.IGNORECASE | re.VERBOSE,
 )
@@ -162,12 +163,14 @@ REJECTING_LABEL = re.compile(
     r"\b(?:wrong|incorrect|false|invalid|eliminated|rejected|excluded|not(?:\s(?:the\s)?(?:answer"
     r"|correct|right|it))?)"
     r"(?:\s(?:answer|option|choice)s?)?[\"']?\s?:\s?[\"'`*(\[]{0,3}(?:(?:option|choice|the)\s)?"
-    r"[\"'`*(\[]{0,3}\Z|~~[*_(\[]{0,3}\Z",
+    r"[\"'`*(\[]{0,3}\Z|(?:[\u274c\u2717\u2718] ?"
+    r"|\b(?:neither|none) of (?:these|them|the \w{1,12})\s?:\s?)"
+    r"(?:(?:option|choice|the)\s)?[\"'`*(\[]{0,3}\Z|~~[*_(\[]{0,3}\Z",
     re.IGNORECASE,
 )
 HEDGED_AFTER = re.compile(
     r"""[\])}"'`*_]{0,4}\s(?:(?:is|are|was|seems?|looks?)\s
-       (?:also\s|both\s|equally\s|still\s|all\s)*
+       (?:also\s|both\s|equally\s|still\s|all\s|just\sas\s)*
        (?:possible|plausible|conceivable|acceptable|likely\b)
      |(?:could|might|may|would)\s(?:both\s|also\s|all\s|still\s)*(?:be\s(?:right|correct|possible
      |acceptable|true)|fit|work)
@@ -253,11 +256,13 @@ JOINT = re.compile(
     r"""[\])}"'`*_.]{0,4}(?:\sfirst)?(?:\s?(?:,|/|&|\+|、|\||-|~|\u2013|\u2014|\.{2,3}|\u2026)\s?\(?
           (?:(?:or|and|nor|then)\s|(?:alternatively|maybe|perhaps|possibly)\s)?
         |\s?(?:还是|還是|或者|或)(?:选|選)
-        |\s\(?(?:or|and|nor|and/or|vs\.?|versus|as\swell\sas|alternatively|oder|und|ou|et|o|y|или
+        |\svs\.\s
+        |\s?;\s?(?:or|maybe|perhaps|possibly|alternatively)\s
+        |\s\(?(?:or|and|nor|and/or|vs|versus|as\swell\sas|alternatively|oder|und|ou|et|o|y|или
         |и)\b\s?
         |\s?(?:或者|或|和|与|與|以及|还是|還是|または|또는|と|や|도|와|과)\s?)
     [\["'`*({<]{0,3}(?:(?:maybe|possibly|perhaps|also|even|either|else|option|choice|answer
-        |the|rather|both|alternatively|or|and)\s){0,3}
+        |the|rather|both|alternatively|or|and|it\s(?:might|may|could)\sbe)\s){0,3}
     [\["'`*({<]{0,3}\Z""",
     re.IGNORECASE | re.VERBOSE,
 )
@@ -354,29 +359,3 @@ UNDERSCORED = re.compile(
 # "No, it is not.": the first clause is the answer
 VERDICT = re.compile(r"(?:yes|no|true|false)(?=[.,;:!\n]|\s(?:it|they|that|this|the)\b)")
 NOT_APPLICABLE = re.compile(r"\b[nN]/[aA]\b")
-
-# ---------------------------------------------------------------- numbers and conditions
-BOUND_BEFORE = re.compile(
-    r"(?:\b(?:more|less|greater|fewer|larger|smaller|longer|shorter|further|farther|higher|lower)"
-    r"\sthan|\b(?:over|under|above|below|beyond|at least|at most|up to|within|exceed\w{0,4}"
-    r"|a maximum of|a minimum of)|[<>\u2264\u2265\u00b1])\s?\Z",
-    re.IGNORECASE,
-)
-BOUND_AFTER = re.compile(
-    r"\s?(?:\+|\u00b1)|\s(?:(?:or|and) (?:more|less|fewer|above|below|over|under|up)"
-    r"|squared|cubed|per|celsius|fahrenheit)\b",
-    re.IGNORECASE,
-)
-# "no chair", but not "no it is not"
-NO_NOUN = re.compile(
-    r"\s(?!(?:it|they|the|this|that|there|these|those|he|she|i|we|you|because|since|as|is|was)\b)"
-    r"[a-z]",
-    re.IGNORECASE,
-)
-# "If the camera moved, then B"
-IF_THEN = re.compile(
-    r"(?:\bif\b[^.!?\n]{0,80}\sthen\b|(?:如果|假如|若)[^.!?\n。]{0,60}(?:则|那么|就))"
-    r"(?:\W{1,2}(?:the\s)?(?:correct\s)?(?:answer|it)\s(?:is|would\sbe|must\sbe|should\sbe)"
-    r"|\W{1,2}(?:choose|select|pick|option)|应?选|答案是)?[\s\"'`*(\[]{0,4}\Z",
-    re.IGNORECASE,
-)

@@ -41,3 +41,10 @@ RETRACTION = re.compile(
     |\blet[ ]me[ ](?:reconsider|rethink|redo|start[ ]over|think\sagain|try\sagain|look\sagain)\b""",
     re.IGNORECASE | re.VERBOSE,
 )
+# "Answer: A" and "Answer: B" on two lines
+SAME_AGAIN = re.compile(
+    r"[^A-Za-z]*(?:(?:option|choice)[^A-Za-z]*)?"
+    r"(?:(?:the )?(?:correct )?(?:answer|option|choice)(?: is)?[^A-Za-z]*)?"
+    r"(?:(?:option|choice)[^A-Za-z]*)?",
+    re.IGNORECASE,
+)

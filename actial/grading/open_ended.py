@@ -16,9 +16,9 @@ from actial.grading.easi_readers import easi_number
 from actial.grading.metrics import mra
 
 NUMBER = re.compile(r"(?<!\^)\d+\.\d+|(?<!\^)\d+")
-WHOLE_NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)")
+WHOLE_NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d{1,2})?")
 COUNT = re.compile(
-    r"-?\d{1,300}"
+    r"[+-]?\d{1,300}"
 )  # no object is counted beyond that; int() refuses 4,300 digits
 MOTION = re.compile(r"((?:move|rotate)_[a-z]+)\s*:\s*(-?\d+(?:\.\d+)?)")
 AXES = (

@@ -21,8 +21,6 @@ from actial.grading.answer_phrases import (
     BETWEEN_LETTER_AND_TEXT,
     BETWEEN_TEXT_AND_LETTER,
     BOLD_END,
-    BOUND_AFTER,
-    BOUND_BEFORE,
     CLAUSE_START,
     COMPARED,
     COMPARISON,
@@ -33,7 +31,6 @@ from actial.grading.answer_phrases import (
     HEDGED_AFTER,
     HEDGED_BEFORE,
     IDIOM,
-    IF_THEN,
     JOINT,
     LETTER,
     LIST_BREAK,
@@ -43,7 +40,6 @@ from actial.grading.answer_phrases import (
     NAMED_BEFORE,
     NAMED_LOWER,
     NEEDS_GAP,
-    NO_NOUN,
     OPTION_LETTER,
     PLURAL,
     PREDICATE,
@@ -57,6 +53,15 @@ from actial.grading.answer_phrases import (
     VERB,
 )
 from actial.grading.mention import Group, Mention
+from actial.grading.mention_context import (
+    EQUAL,
+    FROM,
+    IF_THEN,
+    bounds,
+    determines,
+    points_to,
+    rejects_another,
+)
 from actial.grading.option_texts import Occurrence, foreign_numbers, occurrences, plain
 
 MAX_MENTIONS = 400  # more than so many name nothing
@@ -105,7 +110,7 @@ def _mentions(text: str, options: tuple[str, ...]) -> list[Mention]:
     mentions = [by_start[start] for start in sorted(by_start)]
     # A stray capital beyond the options, as in "point X", is no mention unless it is stated.
     mentions = [m for m in mentions if ord(m.letter) <= last or m.stated]
-    mentions = [m for m in mentions if not _determines(text, m)]
+    mentions = [m for m in mentions if not determines(text, m)]
     for mention in mentions:
         mention.marked = _is_marked(text, mention)
         if PREDICATE.match(text, mention.end) is not None:
@@ -114,22 +119,8 @@ def _mentions(text: str, options: tuple[str, ...]) -> list[Mention]:
             nearby = text[max(0, mention.start - NEXT_TO) : mention.end + NEXT_TO]
             option = options[ord(mention.letter) - ord("A")]
             mention.doubtful |= foreign_numbers(plain(nearby), option)
-            mention.doubtful |= option[:1].isdigit() and _bounds(text, mention)
+            mention.doubtful |= option[:1].isdigit() and bounds(text, mention)
     return mentions
-
-
-def _determines(text: str, mention: Mention) -> bool:
-    """Return whether an option "no" only determines a noun: "There is no chair."."""
-    word = text[mention.start : mention.end].lower()
-    return mention.by_text and word == "no" and NO_NOUN.match(text, mention.end) is not None
-
-
-def _bounds(text: str, mention: Mention) -> bool:
-    """Return whether a number is a bound or has another unit: "more than 3", "3+", "3 km per h"."""
-    before = text[max(0, mention.start - 24) : mention.start]
-    return BOUND_BEFORE.search(before) is not None or bool(
-        BOUND_AFTER.match(text, mention.end)
-    )
 
 
 def _letters(text: str) -> list[Mention]:
@@ -291,7 +282,9 @@ def _joined(text: str, previous: Mention, mention: Mention) -> bool:
     if JOINT.match(between):
         return True
     lead = text[max(0, previous.start - 40) : previous.start]
-    if COMPARED.match(between) and COMPARISON.search(lead):
+    if COMPARED.match(between) and (COMPARISON.search(lead) or FROM.search(lead)):
+        return True
+    if points_to(text, previous, mention):
         return True
     if "\n" in between or not (previous.stated or ";" in between):
         return False
@@ -313,18 +306,12 @@ def _starts_anew(text: str, mention: Mention, between: str) -> bool:
     return not plural
 
 
-def _rejects_another(text: str, after: re.Match[str], starts: Container[int]) -> bool:
-    """Return whether a "not" behind a mention belongs to the next one: "right (not left)"."""
-    end = after.end() + (text[after.end() : after.end() + 1] == " ")
-    return after[0].endswith("not") and end in starts
-
-
 def _judge(text: str, group: Group, starts: Container[int]) -> None:
     first, last = group.mentions[0], group.mentions[-1]
     sentence, clause = _before(text, first)
     rejected = REJECTED_BEFORE.search(IDIOM.sub(" ", clause)) is not None
     after = REJECTED_AFTER.match(text, last.end)
-    rejected = rejected or (after is not None and not _rejects_another(text, after, starts))
+    rejected = rejected or (after is not None and not rejects_another(text, after, starts))
     window = text[max(0, first.start - 40) : first.start]
     rejected = rejected or REJECTING_LABEL.search(window) is not None
     hedged = CONDITIONED.match(text, last.end) is not None
@@ -342,7 +329,8 @@ def _judge(text: str, group: Group, starts: Container[int]) -> None:
         before = text[max(0, mention.start - 24) : mention.start]
         if not mention.stated and not mention.by_text and ASIDE_BEFORE.search(before):
             mention.aside = True
-    if first.aside and not group.stated:
+    from_to = len(group.mentions) > 1 and FROM.search(text[: first.start][-40:])
+    if (first.aside or from_to) and not group.stated:
         for mention in group.mentions:
             mention.aside = True
 
@@ -383,6 +371,10 @@ def _inherit_rejection(text: str, groups: Sequence[Group]) -> None:
 
 def _set_aside_guesses(text: str, groups: Sequence[Group]) -> None:
     """Set "it could be A, it could be B" aside: several guesses decide nothing."""
+    if EQUAL.search(text) and len({m.letter for g in groups for m in g.mentions}) > 1:
+        for group in groups:
+            for mention in group.mentions:
+                mention.aside |= not (mention.rejected or mention.stated)
     guesses = [g for g in groups if HEDGED_BEFORE.search(text[max(0, g.start - 40) : g.start])]
     if len({letter for group in guesses for letter in group.letters}) > 1:
         for group in guesses:

@@ -27,7 +27,7 @@ from actial.grading.answer_phrases import (
     VERDICT,
 )
 from actial.grading.answer_text import normalized
-from actial.grading.correction_phrases import CORRECTED, CUED, RETRACTION
+from actial.grading.correction_phrases import CORRECTED, CUED, RETRACTION, SAME_AGAIN
 from actial.grading.mention import Mention
 from actial.grading.option_mentions import clause_rejects
 from actial.grading.option_texts import bare_number, foreign_numbers, without_article
@@ -161,8 +161,10 @@ def _stated(answer: Answer) -> Decision | None:
     letter = next(iter(last.letters))
     earlier = [group for group in statements[:-1] if group.letters != {letter}]
     if earlier:
-        between = answer.text[earlier[-1].start + 1 : last.start]
-        if not (CONCLUSION.search(between) or "\n" in between):
+        between = answer.text[earlier[-1].mentions[-1].end : last.start]
+        if not (CONCLUSION.search(between) or "\n" in between) or SAME_AGAIN.fullmatch(
+            between
+        ):
             return UNDECIDED
     if _corrected(answer, last.start, letter):
         return _correction(answer)
@@ -271,9 +273,18 @@ def _emphasized(answer: Answer, sign: str) -> Decision | None:
     if any(group.stated and group.letters != {last.letter} for group in answer.groups):
         return UNDECIDED
     others = [m for m in letters if m.letter != last.letter]
+    foreign = [m for m in answer.standing if m.letter != last.letter]
+    if any(_alone_in_line(answer.text, m) for m in foreign):
+        return UNDECIDED
     if all(_in_earlier_line(answer.text, m, last) for m in others):
         return Decision(last.letter)
     return UNDECIDED
+
+
+def _alone_in_line(text: str, mention: Mention) -> bool:
+    start = text.rfind("\n", 0, mention.start) + 1
+    end = text.find("\n", mention.end)
+    return _covers(text, start, len(text) if end < 0 else end, mention)
 
 
 def _alone_in_group(answer: Answer, mention: Mention) -> bool:

@@ -1,0 +1,78 @@
+"""What the words around a mention make of it: bounds of numbers, determiners, arrows."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Container
+
+from actial.grading.mention import Mention
+
+# "X, but Y is just as likely", "X is possible and so is Y"
+EQUAL = re.compile(
+    r"\b(?:just as|equally|as) (?:likely|plausible|possible|good|probable|well)\b"
+    r"|\bso (?:is|does|do|are|could|might|would)\b",
+    re.IGNORECASE,
+)
+FROM = re.compile(r"\bfrom (?:the )?[\"'`*(\[]{0,3}\Z", re.IGNORECASE)
+ARROW = re.compile(
+    r"[\])}\"'`*_.]{0,4}\s?(?:[-=]>|\u2192)\s?(?:(?:option|choice)\s)?[\[\"'`*(]{0,3}\Z"
+)
+# "could be right" calls an answer correct
+CALLED_RIGHT = re.compile(
+    r"\b(?:could|might|may|would|must|can|should) (?:both |all |also )?be \Z"
+)
+BOUND_BEFORE = re.compile(
+    r"(?:\b(?:more|less|greater|fewer|larger|smaller|longer|shorter|further|farther|higher|lower)"
+    r"\sthan|\b(?:over|under|above|below|beyond|at least|at most|up to|within|exceed\w{0,4}"
+    r"|a maximum of|a minimum of)|[<>\u2264\u2265\u00b1])\s?\Z",
+    re.IGNORECASE,
+)
+BOUND_AFTER = re.compile(
+    r"\s?(?:\+|\u00b1)|\s(?:(?:or|and) (?:more|less|fewer|above|below|over|under|up)"
+    r"|squared|cubed|per|celsius|fahrenheit)\b",
+    re.IGNORECASE,
+)
+# "no chair", but not "no it is not"
+NO_NOUN = re.compile(
+    r"\s(?!(?:it|they|the|this|that|there|these|those|he|she|i|we|you|because|since|as|is|was)\b)"
+    r"[a-z]",
+    re.IGNORECASE,
+)
+# "If the camera moved, then B"
+IF_THEN = re.compile(
+    r"(?:\bif\b[^.!?\n]{0,80}\sthen\b|(?:如果|假如|若)[^.!?\n。]{0,60}(?:则|那么|就))"
+    r"(?:\W{1,2}(?:the\s)?(?:correct\s)?(?:answer|it)\s(?:is|would\sbe|must\sbe|should\sbe)"
+    r"|\W{1,2}(?:choose|select|pick|option)|应?选|答案是)?[\s\"'`*(\[]{0,4}\Z",
+    re.IGNORECASE,
+)
+
+
+def determines(text: str, mention: Mention) -> bool:
+    """Return whether "no" only determines a noun, or "right" means correct: "could be right"."""
+    if not mention.by_text:
+        return False
+    word = text[mention.start : mention.end].lower()
+    if word == "right":
+        return CALLED_RIGHT.search(text[: mention.start][-24:]) is not None
+    return word == "no" and NO_NOUN.match(text, mention.end) is not None
+
+
+def bounds(text: str, mention: Mention) -> bool:
+    """Return whether a number is a bound or has another unit: "more than 3", "3+", "3 km per h"."""
+    before = text[max(0, mention.start - 24) : mention.start]
+    return BOUND_BEFORE.search(before) is not None or bool(
+        BOUND_AFTER.match(text, mention.end)
+    )
+
+
+def rejects_another(text: str, after: re.Match[str], starts: Container[int]) -> bool:
+    """Return whether a "not" behind a mention belongs to the next one: "right (not left)"."""
+    end = after.end() + (text[after.end() : after.end() + 1] == " ")
+    return after[0].endswith("not") and end in starts
+
+
+def points_to(text: str, previous: Mention, mention: Mention) -> bool:
+    """Return whether an arrow leads from one option to another, "A -> B", and not to the answer."""
+    if mention.stated or ARROW.match(text[previous.end : mention.start]) is None:
+        return False
+    return not previous.by_text or not text[: previous.start].strip(" *\"'`([")
