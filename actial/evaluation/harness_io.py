@@ -312,16 +312,14 @@ def _jsonl(path: Path) -> Answers:
         try:
             row = json.loads(line)
             ours = "uid" in row
-            text = row["text"] if ours else row.get("resps", row.get("filtered_resps"))
-            while isinstance(text, list):
-                text = text[0]
+            text = row["text"] if ours else _response(row)
             if not isinstance(text, str):
                 raise TypeError
             finish = FinishReason(row["finish"]) if row.get("finish") else None
             key = row["uid"] if ours else row["doc_id"]
             rows.append((key, (text, finish)))
             truths[str(key)] = str(row.get("answer" if ours else "target", ""))
-        except (ValueError, KeyError, IndexError, TypeError):
+        except (ValueError, KeyError, TypeError, AttributeError):
             raise UserError(
                 f"{path} line {number} has neither uid and text nor doc_id and resps: give ours or "
                 "lmms-eval's samples."
@@ -329,14 +327,28 @@ def _jsonl(path: Path) -> Answers:
     return Answers(_uids if ours else _places, _once(path, rows), truths)
 
 
+def _response(row: dict[str, Any]) -> str:
+    """Return the raw response of a sample; "" where the harness got none (null or no entry).
+
+    Raises:
+        KeyError: the row is no sample.
+    """
+    text = row["resps"] if "resps" in row else row["filtered_resps"]
+    while isinstance(text, list):
+        text = text[0] if text else None
+    return "" if text is None else str(text)
+
+
 def _vlmeval(path: Path) -> Answers:
     """By the uid that our TSV carries along, else by the row's index in the benchmark's file."""
     import pandas as pd
 
     readers = {
-        ".xlsx": lambda: pd.read_excel(path, dtype=str),
+        # an answer "None" is text, an empty cell is no answer
+        ".xlsx": lambda: pd.read_excel(path, dtype=str, keep_default_na=False),
         ".tsv": lambda: pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False),
-        ".json": lambda: pd.DataFrame(json.loads(path.read_text(encoding="utf-8"))),
+        # with null beside it the answer 3 would become 3.0
+        ".json": lambda: pd.DataFrame(json.loads(path.read_text("utf-8")), dtype=object),
     }
     if path.suffix not in readers:
         raise UserError(

@@ -63,3 +63,49 @@ def test_rows_numbered_by_the_harness_point_at_its_own_table(name, tmp_path):
             read_answers(tmp_path / "p.json", items)
     (tmp_path / "p.json").write_text(json.dumps(named))
     assert {text for text, _ in read_answers(tmp_path / "p.json", items).values()} == {"B"}
+
+
+def items_of(name, tmp_path):
+    WRITERS[name](tmp_path / "files")
+    return open_benchmark(BenchmarkConfig(name=name, root=str(tmp_path / "files")))[2]
+
+
+@pytest.mark.parametrize("response", [[[None]], [None], None, [[]], [], [[""]]])
+def test_a_response_that_the_harness_never_got_is_an_empty_answer(response, tmp_path):
+    items = items_of("mmsi", tmp_path)
+    rows = [{"doc_id": i, "resps": response} for i in range(len(items))]
+    (tmp_path / "s.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    texts = {text for text, _ in read_answers(tmp_path / "s.jsonl", items).values()}
+    assert texts == {""}
+
+
+@pytest.mark.parametrize("line", ["[1]", "7", '"B"', "{}", '{"doc_id": 0}', "{"])
+def test_a_line_that_is_no_sample_is_one_sentence(line, tmp_path):
+    (tmp_path / "s.jsonl").write_text(line)
+    with pytest.raises(
+        UserError, match=r"line 1 has neither uid and text nor doc_id and resps"
+    ):
+        read_answers(tmp_path / "s.jsonl", items_of("mmsi", tmp_path))
+
+
+@pytest.mark.parametrize("ending", ["json", "xlsx", "tsv"])
+def test_answers_that_pandas_takes_for_something_else_stay_text(ending, tmp_path):
+    """A number stays an integer beside a missing one, and the answer "None" is no missing value."""
+    items = items_of("vsi", tmp_path)
+    assert len(items) >= 2
+    answers = ["None", None, 3, "NA", "1,200"]
+    rows = [
+        {"index": item.source_index, "prediction": answers[i % len(answers)]}
+        for i, item in enumerate(items)
+    ]
+    path = tmp_path / f"p.{ending}"
+    frame = pd.DataFrame(rows, dtype=object)
+    if ending == "json":
+        path.write_text(json.dumps(rows))
+    elif ending == "xlsx":
+        frame.to_excel(path, index=False)
+    else:
+        frame.to_csv(path, sep="\t", index=False)
+    texts = [text for text, _ in read_answers(path, items).values()]
+    written = ["None", "", "3", "NA", "1,200"]
+    assert texts == [written[i % len(written)] for i in range(len(items))]
