@@ -111,7 +111,8 @@ PREDICATE = re.compile(
 # ---------------------------------------------------------------- what rejects a letter
 
 REJECTED_BEFORE = re.compile(
-    r"\b(?:not|never|no|none|nothing|disagree\w{0,3}|neither|nor|without|except|excepting|excluding|exclude[sd]?"
+    r"\b(?:not|never|no|none|nothing|disagree\w{0,3}|neither|nor|without|except|excepting"
+    r"|excluding|exclude[sd]?"
     r"|eliminat\w{0,4}"
     r"|discard\w{0,3}|dismiss\w{0,3}|reject\w{0,3}|rul(?:e|ed|ing) out|rather than|instead of"
     r"|other than"
