@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.documented import commands
+from support.documented import commands_before
 from support.walk_sets import WRITERS, read_scenes, write_walk_sets
 
 from actial.core.paths import ASSETS, CONF
@@ -70,6 +70,7 @@ SCALE = {
 }
 # The teacher is a server that costs money, the doctor asks for eight GPUs; both have other tests.
 LEFT_OUT = ("actial.chains", "actial.doctor")
+OTHER_WAYS = "## With less"  # the heading of commands that take the place of others
 
 
 def scaled(command: str) -> list[str]:
@@ -136,7 +137,7 @@ def walked(tmp_path_factory: pytest.TempPathFactory, call: Callable[..., None]) 
         call("actial.world", "out=world", *sizes, *rows, "workers=1")
         scenes = read_scenes(root / "world" / "sat" / "SAT_test.parquet")
         write_walk_sets(root / "benchmarks", scenes, count=6)
-        for command in commands(PAGE):
+        for command in commands_before(PAGE, OTHER_WAYS):
             module, *words = scaled(command)
             if module == "actial.chains":
                 write_chains(root / "data" / "viewpoint_100k", root / "data" / "chains")
@@ -184,6 +185,15 @@ def test_models_of_the_table_are_four(walked: Path) -> None:
         scores = walked / "scores" / model / "benchmark=blink" / "scores.json"
         fingerprints.add(json.loads(scores.read_text())["settings"]["model"])
     assert len(fingerprints) == 4
+
+
+@pytest.mark.slow
+def test_runs_store_what_deviates_from_the_paper(walked: Path) -> None:
+    provenance = json.loads((walked / "runs/paper/provenance.json").read_text())
+    assert provenance["fidelity"]["named"] == "paper"
+    deviations = provenance["fidelity"]["deviations"]
+    assert "sft.batch_size: 4 (paper: 128)" in deviations
+    assert not [line for line in deviations if line.startswith("grpo.kl.beta")]
 
 
 @pytest.mark.slow
