@@ -11,11 +11,13 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.nn.functional import linear
 
 from actial.core.errors import UserError
 from actial.core.records import Completion, FinishReason, Prompt, SamplingParams
 from actial.core.seeding import hash_int
-from actial.modeling.group_decoding import GroupCache, decode_step, prefill
+from actial.modeling.group_decoding import GroupCache, prefill
+from actial.modeling.joined_decoding import open_decoder
 from actial.modeling.policy import Policy
 from actial.modeling.prefix_packing import as_prefix_groups, pack, split_micro_batches
 from actial.modeling.token_scoring import SamplingDistribution
@@ -119,6 +121,7 @@ class HFSampler(SynchronousSampler):
             groups += [completions[i : i + n] for i in range(0, len(completions), n)]
         return groups
 
+    @torch.inference_mode()
     def _decode(
         self, cache: GroupCache, hidden: Tensor, noise: Tensor, params: SamplingParams
     ) -> list[Completion]:
@@ -130,31 +133,43 @@ class HFSampler(SynchronousSampler):
         # (B,) the rows of the cache that hold their histories: equal ones share a row.
         limit, prompts, group = noise.shape
         count, device = prompts * group, noise.device
-        distribution = SamplingDistribution(params.temperature or 1.0, self.banned_ids)
+        noise = noise.view(limit, count)
+        core = self.policy.core
+        distribution = SamplingDistribution(params.temperature or 1.0)
+        bans = core.lm_head.weight.new_zeros(core.lm_head.out_features)
+        bans.index_fill_(
+            0, torch.tensor(self.banned_ids, dtype=torch.long, device=device), -torch.inf
+        )
         token_ids = torch.zeros((limit, count), dtype=torch.long, device=device)
         logprobs = torch.zeros((limit, count), device=device)
         lengths = torch.full((count,), limit, device=device)
         stops = torch.tensor(self.stop_ids, device=device)
+        decode = open_decoder(core, cache)
         samples = torch.arange(count, device=device)
         rows = samples // group
         states = hidden
         for step in range(limit):
-            logits = distribution.process_logits(self.policy.core.lm_head(states))
-            log_probs = logits.log_softmax(-1)  # (N, V)
+            logits = distribution.process_logits(linear(states, core.lm_head.weight, bans))
+            probabilities = logits.softmax(-1)  # (N, V)
             if params.temperature == 0:
-                tokens = log_probs.argmax(-1)[rows]
+                tokens = logits.argmax(-1)[rows]
             else:
-                drawn = _draw(log_probs, noise[step, cache.prompts[cache.prompt_of]])  # (N, G)
-                tokens = drawn[rows, samples % group]
+                # Rows draw for all their samples at once: one each, when these are apart.
+                column = 0 if cache.apart else samples % group
+                uniform = noise.new_zeros(len(logits), 1 if cache.apart else group)
+                uniform[rows, column] = noise[step, samples]
+                tokens = _draw(probabilities, uniform)[rows, column]
             token_ids[step, samples] = tokens
-            logprobs[step, samples] = log_probs[rows, tokens]
-            goes_on = (tokens[:, None] != stops).all(-1)
-            lengths[samples[~goes_on]] = step + 1
-            samples, rows, tokens = samples[goes_on], rows[goes_on], tokens[goes_on]
+            logprobs[step, samples] = probabilities[rows, tokens].log()
+            stopped = (tokens[:, None] == stops).any(-1)
+            if stopped.any():
+                lengths[samples[stopped]] = step + 1
+                goes_on = ~stopped
+                samples, rows, tokens = samples[goes_on], rows[goes_on], tokens[goes_on]
             if not len(samples) or step + 1 == limit:
                 break
             rows, decoded = cache.branch(rows, tokens)
-            states = decode_step(self.policy.core, cache, decoded)
+            states = decode(decoded)
         return _completions(token_ids.T, logprobs.T, lengths, self.stop_ids)
 
 
@@ -173,15 +188,16 @@ def _noise(uids: list[str], n: int, params: SamplingParams, device: torch.device
     return draws.T.reshape(shape).to(device)
 
 
-def _draw(log_probs: Tensor, uniform: Tensor) -> Tensor:
-    """(N, G) ids by inverting the cumulative distribution of (N, V) log-probabilities.
+def _draw(probabilities: Tensor, uniform: Tensor) -> Tensor:
+    """(N, D) ids by inverting the cumulative distributions of (N, V) probabilities.
 
-    In double precision, so that no token of a large vocabulary is lost.
+    `uniform` (N, D) holds D random numbers for each row. Sums are in double precision, so that no
+    token of a large vocabulary is lost.
     """
-    cumulative = log_probs.double().exp_().cumsum(-1)
+    cumulative = probabilities.cumsum(-1, dtype=torch.float64)
     threshold = uniform * cumulative[:, -1:]
     ids = torch.searchsorted(cumulative, threshold, right=True)  # the first entry above
-    return ids.clamp(max=log_probs.shape[-1] - 1)
+    return ids.clamp(max=probabilities.shape[-1] - 1)
 
 
 def _completions(

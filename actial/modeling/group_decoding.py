@@ -29,6 +29,7 @@ from actial.modeling.vlm_forward import embed_packed, no_mask, plan_attention
 GROUP_ATTENTION = "actial_group"
 
 LayerCache = tuple[Tensor, Tensor]  # keys and values
+ANY_TOKEN = 2**32  # more than any vocabulary has
 WORTH_KEEPING = 0.8  # rows are moved together where at most this share of them is still in use
 
 
@@ -68,14 +69,21 @@ class GroupCache:
         self.delta_states = delta_states  # per layer: (N, ..)
         self.length = 0  # sampled tokens so far
         # The first N rows of each store are in use. Every sample may end with a row of its own.
+        # Token 0 stands for the prompt: its key and value are zero, see `attend`.
         self.key_heads = 1
-        self.stores: dict[int, LayerCache] = {}  # per layer: 2 x (P * group, K, capacity, D)
+        self.stores: dict[
+            int, LayerCache
+        ] = {}  # per layer: 2 x (P * group, K, 1 + capacity, D)
         for layer, (_, values) in prefix.items():
             self.key_heads, _, width = values.shape[1:]
-            shape = (prompts * group, self.key_heads, capacity, width)
+            shape = (prompts * group, self.key_heads, 1 + capacity, width)
             self.stores[layer] = (values.new_empty(shape), values.new_empty(shape))
-        self.prompts = torch.arange(prompts, device=prefix_mask.device)  # (P,) that remain
-        self.prompt_of = self.prompts.clone()  # (N,) index into them
+            for store in self.stores[layer]:
+                store[:, :, 0] = 0.0
+        self.capacity = capacity
+        # (N,) index into the prompts that remain
+        self.prompt_of = torch.arange(prompts, device=prefix_mask.device)
+        self.apart = group == 1  # whether every sample has a row of its own
         self._index_rows()
 
     def _index_rows(self) -> None:
@@ -99,37 +107,53 @@ class GroupCache:
         self.member = self.slot.new_zeros(len(counts) * self.key_heads * most)
         self.member[self.slot] = torch.arange(len(self.slot), device=order.device)
 
+    @property
+    def last_position(self) -> int:
+        """The position of the last token for which there is room."""
+        return int(self.positions.max()) + self.capacity - 1
+
+    def next_positions(self) -> Tensor:
+        """(N,) positions of the tokens that are decoded next."""
+        return self.positions[self.prompt_of] + self.length
+
     def update(self, keys: Tensor, values: Tensor, layer: int, *_: Any) -> LayerCache:
-        """Add one token per row: (1, K, N, D) each."""
-        for store, new in zip(self.stores[layer], (keys, values), strict=True):
-            store[: new.shape[2], :, self.length] = new[0].transpose(0, 1)
+        """Add one token per row: (1, K, N, D) each, as transformers calls it."""
+        self.add(keys[0].transpose(0, 1), values[0].transpose(0, 1), layer)
         return keys, values
 
-    def attend(self, query: Tensor, layer: int, scaling: float) -> Tensor:
-        """(1, N, heads, D): queries (1, heads, N, D) over their prompt and their history."""
-        count = query.shape[2]
-        prefix_keys, prefix_values = (x.flatten(0, 1) for x in self.prefix[layer])
+    def add(self, keys: Tensor, values: Tensor, layer: int) -> None:
+        """Add one token per row: (N, K, D) each."""
+        for store, new in zip(self.stores[layer], (keys, values), strict=True):
+            store[: len(new), :, self.length + 1] = new
+
+    def attend(self, query: Tensor, layer: int) -> Tensor:
+        """(N, heads * D): scaled queries (N, heads, D) over their prompt and their history."""
+        # A row's prompt enters the softmax over its own tokens as one token more: its score is
+        # the logsumexp of the scores over the prompt, its value what was attended there.
+        count, _, width = query.shape
         keys, values = (
-            store[:count, :, : self.length + 1].flatten(0, 1) for store in self.stores[layer]
+            store[:count, :, : self.length + 2].flatten(0, 1) for store in self.stores[layer]
         )
-        tokens, width = prefix_values.shape[1:]
+        own = query.to(values.dtype).reshape(len(keys), -1, width)  # (N * K, Q, D)
+        from_prompt, logsumexp = self._attend_to_prompts(own, layer)
+        scores = torch.bmm(own, keys.transpose(1, 2)).float()  # (N * K, Q, 1 + S)
+        scores[:, :, 0] = logsumexp
+        weights = scores.softmax(-1).to(values.dtype)
+        out = torch.baddbmm(from_prompt * weights[:, :, :1], weights, values)
+        return out.view(count, -1)
+
+    def _attend_to_prompts(self, own: Tensor, layer: int) -> tuple[Tensor, Tensor]:
+        """Outputs (N * K, Q, D) and logsumexp (N * K, Q) of queries over their prompts."""
         # The rows of a prompt read its keys in one product: (M * Q, D) @ (D, T) for each P, K.
-        # Their scores join those over the row's own keys, (Q, D) @ (D, S) for each N, K, in one
-        # softmax over T + S.
-        own = (query[0].transpose(0, 1) * scaling).to(values.dtype)  # (N, heads, D)
-        own = own.reshape(len(keys), -1, width)  # (N * K, Q, D)
-        queries = own.shape[1]
-        shared = own.index_select(0, self.member).view(len(prefix_keys), -1, width)
-        on_prefix = torch.baddbmm(self.mask_by_head, shared, prefix_keys)
-        on_prefix = on_prefix.view(-1, queries, tokens).index_select(0, self.slot)
-        on_history = torch.bmm(own, keys.transpose(1, 2))  # (N * K, Q, S)
-        weights = torch.cat([on_prefix, on_history], -1).float().softmax(-1).to(values.dtype)
-        to_prefix = weights[..., :tokens].index_select(0, self.member)
-        to_prefix = to_prefix.view(len(prefix_keys), -1, tokens)  # (P * K, M * Q, T)
-        from_prefix = torch.bmm(to_prefix, prefix_values).view(-1, queries, width)
-        from_prefix = from_prefix.index_select(0, self.slot)  # (N * K, Q, D)
-        out = torch.baddbmm(from_prefix, weights[..., tokens:], values)
-        return out.view(1, count, -1, width)
+        keys, values = (x.flatten(0, 1) for x in self.prefix[layer])
+        _, queries, width = own.shape
+        grouped = own.index_select(0, self.member).view(len(keys), -1, width)
+        scores = torch.baddbmm(self.mask_by_head, grouped, keys).float()  # (P * K, M * Q, T)
+        weights = scores.softmax(-1)
+        logsumexp = scores.amax(-1) - weights.amax(-1).log()
+        out = torch.bmm(weights.to(values.dtype), values).view(-1, queries, width)
+        logsumexp = logsumexp.view(-1, queries)
+        return out.index_select(0, self.slot), logsumexp.index_select(0, self.slot)
 
     def branch(self, rows: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Return each sample's next row (B,), and the token (N,) that is decoded in each row.
@@ -138,20 +162,23 @@ class GroupCache:
         """
         # One row per distinct (row, token). The first child of a row stays in it; further ones
         # get a copy of its history, in a row that no sample uses any more or in a new one.
-        vocabulary = int(tokens.max()) + 1
-        distinct, child_of = torch.unique(rows * vocabulary + tokens, return_inverse=True)
-        parent = distinct // vocabulary
-        further = (parent[1:] == parent[:-1]).nonzero()[:, 0] + 1
-        row = parent.clone()  # of each child
-        if len(further):
-            row[further] = self._copy(parent, parent[further])
+        row, child_of, drawn = rows, None, tokens  # of each child
+        if not self.apart:
+            distinct, child_of = torch.unique(rows * ANY_TOKEN + tokens, return_inverse=True)
+            parent, drawn = distinct // ANY_TOKEN, distinct % ANY_TOKEN
+            further = (parent[1:] == parent[:-1]).nonzero()[:, 0] + 1
+            row = parent.clone()
+            if len(further):
+                row[further] = self._copy(parent, parent[further])
+            self.apart = len(row) == len(rows)
         if len(row) <= WORTH_KEEPING * len(self.prompt_of):
             order = row.argsort()
             self._keep(row[order])
+            row = torch.empty_like(row)
             row[order] = torch.arange(len(row), device=row.device)
         decoded = torch.zeros_like(self.prompt_of)
-        decoded[row] = distinct % vocabulary
-        return row[child_of], decoded
+        decoded[row] = drawn
+        return row if child_of is None else row[child_of], decoded
 
     def _copy(self, used: Tensor, sources: Tensor) -> Tensor:
         """Copy the histories of rows `sources` to rows other than `used`, and return those."""
@@ -161,7 +188,7 @@ class GroupCache:
         targets = unused.nonzero()[: len(sources), 0]
         for stores in self.stores.values():
             for store in stores:
-                store[targets, :, : self.length] = store[sources, :, : self.length]
+                store[targets, :, 1 : self.length + 1] = store[sources, :, 1 : self.length + 1]
         # Of each row, the one that it was before.
         before = torch.arange(max(count, int(targets[-1]) + 1), device=used.device)
         before[targets] = sources
@@ -178,11 +205,12 @@ class GroupCache:
                 layer: (keys[prompts], values[prompts])
                 for layer, (keys, values) in self.prefix.items()
             }
-            by_prompt = (self.prompts, self.prefix_mask, self.positions)
-            self.prompts, self.prefix_mask, self.positions = (x[prompts] for x in by_prompt)
+            by_prompt = (self.prefix_mask, self.positions)
+            self.prefix_mask, self.positions = (x[prompts] for x in by_prompt)
         for stores in self.stores.values():
             for store in stores:
-                store[: len(rows), :, : self.length] = store[rows, :, : self.length]
+                kept = store[rows, :, 1 : self.length + 1]
+                store[: len(rows), :, 1 : self.length + 1] = kept
         self.delta_states = {k: states.of(rows) for k, states in self.delta_states.items()}
         self._index_rows()
 
@@ -202,7 +230,9 @@ def group_attention(
 
     The signature is that of transformers' attention functions.
     """
-    return group_cache.attend(query, module.layer_idx, scaling), None
+    scaled = query[0].transpose(0, 1) * scaling  # (N, heads, D)
+    attended = group_cache.attend(scaled, module.layer_idx)
+    return attended.view(1, *scaled.shape), None
 
 
 AttentionInterface.register(GROUP_ATTENTION, group_attention)
@@ -266,8 +296,7 @@ def prefill(
 def decode_step(model: Any, cache: GroupCache, tokens: Tensor) -> Tensor:
     """(N, H) hidden states after one token in each row, (N,) ids."""
     embeds = model.model.get_input_embeddings()(tokens)[None]  # (1, N, H)
-    positions = cache.positions[cache.prompt_of] + cache.length
-    position_ids = positions.expand(3, 1, -1)
+    position_ids = cache.next_positions().expand(3, 1, -1)
     with _attention(model, GROUP_ATTENTION):
         out = text_model(model)(
             inputs_embeds=embeds,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import sampling
 import width
 from cells import CELLS, GROUPS, LENGTHS, PIXELS
 from setting import Work
@@ -94,6 +95,7 @@ def table(results: dict[str, Any]) -> str:
     ]
     lines += ["", *memory(results)] if "memory" in results else []
     lines += ["", *width.lines(results["width"])] if "width" in results else []
+    lines += ["", *sampling.lines(results["sampler"])] if "sampler" in results else []
     return "\n".join(lines) + "\n"
 
 
@@ -197,6 +199,11 @@ def missed(results: dict[str, Any]) -> list[str]:
     for name, target in TARGETS.items():
         if name in results and (found := ratio(results[name], measured(name))) < target:
             lines.append(f"{name}: {found:.1f} times, target {target:.0f}")
+    for name, found in results.get("sampler", {}).items():
+        if found["equal"] < sampling.PROMPTS:
+            lines.append(
+                f"sampler: {name} has {found['equal']} greedy completions equal to ours"
+            )
     if "memory" in results and (share := memory_share(results)) > MEMORY_SHARE:
         lines.append(f"memory: {share:.3f} of full logits, target {MEMORY_SHARE}")
     return lines

@@ -27,6 +27,8 @@ sys.path.insert(0, str(HERE))
 from cells import CELLS, MEMORY_PARTS  # noqa: E402
 from report import figure, machine, missed, table  # noqa: E402
 
+TABLES = ("memory", "width", "sampler")  # cells with a table of their own
+
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -38,7 +40,7 @@ def main() -> int:
     parser.add_argument(
         "--only",
         nargs="+",
-        choices=[*CELLS, "memory", "width"],
+        choices=[*CELLS, *TABLES],
         help="some cells; those already in results.json stay",
     )
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
@@ -49,7 +51,7 @@ def main() -> int:
     if arguments.only and (folder / "results.json").exists():
         results = json.loads((folder / "results.json").read_text())
     results["machine"] = machine(arguments.threads)
-    wanted = arguments.only or [*CELLS, "memory", "width"]
+    wanted = arguments.only or [*CELLS, *TABLES]
     shared = [name for name in wanted if name in CELLS and CELLS[name].shared]
     for names in [[name] for name in wanted if name not in shared] + (
         [shared] if shared else []
@@ -72,8 +74,8 @@ def measure(names: list[str], arguments: argparse.Namespace) -> dict[str, Any]:
         return {
             "memory": {part: worker(names, part, arguments)["memory"] for part in MEMORY_PARTS}
         }
-    if names == ["width"]:
-        return {"width": worker(names, "speed", arguments)["width"]}
+    if names[0] in TABLES:
+        return worker(names, "speed", arguments)
     count = 1 if arguments.quick else max(CELLS[name].processes for name in names)
     runs = [worker(names, "speed", arguments) for _ in range(count)]
     limits = worker(names, "roofline", arguments)

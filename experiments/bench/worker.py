@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import sampling
 import torch
 import width
 from cells import CELLS, MEMORY, MEMORY_STEP, Cell
@@ -41,6 +42,8 @@ def main(names: str, part: str, models: str, out: str, quick: str = "") -> None:
             found[name] = peak_memory(part, Path(models))
         elif name == "width":
             found[name] = width.measure(bool(quick))
+        elif name == "sampler":
+            found[name] = sampling.measure(bool(quick))
         else:
             cell = replace(CELLS[name], steps=1, blocks=1) if quick else CELLS[name]
             found[name] = (roofline if part == "roofline" else side_by_side)(

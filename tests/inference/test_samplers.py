@@ -25,8 +25,8 @@ from actial.core.errors import UserError
 from actial.core.records import FinishReason, Prompt, SamplingParams
 from actial.inference import samplers
 from actial.inference.samplers import HFSampler
-from actial.modeling.group_decoding import decode_step
 from actial.modeling.image_patches import patchify
+from actial.modeling.joined_decoding import open_decoder
 from actial.modeling.prefix_packing import (
     Continuation,
     PrefixGroup,
@@ -162,11 +162,16 @@ def test_equal_beginnings_are_decoded_once_and_change_no_draw(precision, monkeyp
     params = SamplingParams(temperature=0.1, max_tokens=12, seed=1)
     num_decoded = []
 
-    def counted(model, cache, tokens):
-        num_decoded.append(len(tokens))
-        return decode_step(model, cache, tokens)
+    def open_counted(model, cache):
+        decode = open_decoder(model, cache)
 
-    monkeypatch.setattr(samplers, "decode_step", counted)
+        def counted(tokens):
+            num_decoded.append(len(tokens))
+            return decode(tokens)
+
+        return counted
+
+    monkeypatch.setattr(samplers, "open_decoder", open_counted)
     groups = make_sampler(policy).generate(prompts, 8, params)
     num_rows = sum(num_decoded)
     assert num_decoded[0] < 8 * len(prompts)
