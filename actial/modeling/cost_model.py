@@ -231,8 +231,8 @@ def step_memory(
     """Peak memory of micro-batches cut from `load` by the configured token budget.
 
     `shards`: ranks that FSDP2 spreads the state over. Activations are counted
-    from what autograd keeps in a block: norms keep their input and normalized
-    value, linear layers their input, attention its queries, keys, values and
+    from what autograd keeps in a block: norms keep their normalized input,
+    linear layers their input, attention its queries, keys, values and
     output. It is an estimate: allocators round, and libraries keep buffers of
     their own.
     """
@@ -345,8 +345,8 @@ class _Block:
         it.
         """
         small = FP32_BYTES / 2 if self.half else FP32_BYTES
-        norms = 2 * (2 if self.gated else 1) * self.width
-        norms += self.normed_keys * (2 * self.heads + self.keys)
+        norms = 2 * self.width
+        norms += self.normed_keys * (self.heads + self.keys / 2)
         # autocast casts the input of each of the five projections by itself
         copies = 5 if self.half else 2
         inputs = copies * self.width + self.heads + (4 if self.gated else 2) * self.inner

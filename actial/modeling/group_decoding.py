@@ -118,22 +118,20 @@ class GroupCache:
 
     def update(self, keys: Tensor, values: Tensor, layer: int, *_: Any) -> LayerCache:
         """Add one token per row: (1, K, N, D) each, as transformers calls it."""
-        self.add(keys[0].transpose(0, 1), values[0].transpose(0, 1), layer)
+        self.add(torch.cat([keys, values]).transpose(1, 2), layer)
         return keys, values
 
-    def add(self, keys: Tensor, values: Tensor, layer: int) -> None:
-        """Add one token per row: (N, K, D) each."""
-        for store, new in zip(self.stores[layer], (keys, values), strict=True):
-            store[: len(new), :, self.length + 1] = new
+    def add(self, keys_values: Tensor, layer: int) -> None:
+        """Add one token per row: keys and values (2, N, K, D)."""
+        self.stores[layer][:, : keys_values.shape[1], :, self.length + 1] = keys_values
 
     def attend(self, query: Tensor, layer: int) -> Tensor:
         """(N, heads * D): scaled queries (N, heads, D) over their prompt and their history."""
         # A row's prompt enters the softmax over its own tokens as one token more: its score is
         # the logsumexp of the scores over the prompt, its value what was attended there.
         count, _, width = query.shape
-        keys, values = (
-            store[:count, :, : self.length + 2].flatten(0, 1) for store in self.stores[layer]
-        )
+        history = self.stores[layer][:, :count, :, : self.length + 2]
+        keys, values = history.flatten(1, 2).unbind()  # (N * K, 1 + S, D) each
         own = query.to(values.dtype).reshape(len(keys), -1, width)  # (N * K, Q, D)
         from_prompt, logsumexp = self._attend_to_prompts(own, layer)
         scores = torch.bmm(own, keys.transpose(1, 2)).float()  # (N * K, Q, 1 + S)
@@ -186,9 +184,9 @@ class GroupCache:
         unused = torch.ones(count + len(sources), dtype=torch.bool, device=used.device)
         unused[used] = False
         targets = unused.nonzero()[: len(sources), 0]
-        for stores in self.stores.values():
-            for store in stores:
-                store[targets, :, 1 : self.length + 1] = store[sources, :, 1 : self.length + 1]
+        span = slice(1, self.length + 1)
+        for store in self.stores.values():
+            store[:, targets, :, span] = store[:, sources, :, span]
         # Of each row, the one that it was before.
         before = torch.arange(max(count, int(targets[-1]) + 1), device=used.device)
         before[targets] = sources
@@ -207,10 +205,9 @@ class GroupCache:
             }
             by_prompt = (self.prefix_mask, self.positions)
             self.prefix_mask, self.positions = (x[prompts] for x in by_prompt)
-        for stores in self.stores.values():
-            for store in stores:
-                kept = store[rows, :, 1 : self.length + 1]
-                store[: len(rows), :, 1 : self.length + 1] = kept
+        span = slice(1, self.length + 1)
+        for store in self.stores.values():
+            store[:, : len(rows), :, span] = store[:, rows, :, span]
         self.delta_states = {k: states.of(rows) for k, states in self.delta_states.items()}
         self._index_rows()
 

@@ -75,7 +75,8 @@ class JoinedDecoder:
         self.cache = cache
         self.embedding = model.model.get_input_embeddings().weight
         self.layers = [JoinedLayer.of(layer) for layer in text.layers]
-        self.norm, self.epsilon = text.norm.weight, text.norm.variance_epsilon
+        self.norm = text.norm.weight
+        self.epsilon = self.norm.new_tensor(text.norm.variance_epsilon)
         # Sampled tokens are text: their three positions are one number.
         positions = torch.arange(cache.last_position + 1, device=self.embedding.device)
         angles = text_positions(model.config, positions.expand(3, 1, -1))
@@ -91,18 +92,19 @@ class JoinedDecoder:
         hidden = self.embedding[tokens]
         for index, layer in enumerate(self.layers):
             joined = torch.addmm(layer.qkv_bias, self._normed(hidden), layer.qkv)
-            heads = joined.view(
-                len(tokens), -1, 2, cos.shape[-1]
-            )  # halves that rotate together
+            # (N, heads, 2, D / 2): halves of a head rotate together
+            heads = joined.view(len(tokens), -1, 2, cos.shape[-1])
             num_rotated = heads.shape[1] - cache.key_heads
+            num_queries = num_rotated - cache.key_heads
             halves = heads[:, :num_rotated]
             if layer.head_norm is not None:
                 halves = layer.head_norm * self._normed(halves.flatten(2))
                 halves = halves.unflatten(2, (2, -1))
-            rotated = torch.addcmul(halves * cos, halves.flip(2), sin).flatten(2)
-            num_queries = num_rotated - cache.key_heads
-            cache.add(rotated[:, num_queries:], heads[:, num_rotated:].flatten(2), index)
-            attended = cache.attend(rotated[:, :num_queries], index)
+            torch.addcmul(halves * cos, halves.flip(2), sin, out=heads[:, :num_rotated])
+            query, keys_values = heads.flatten(2).tensor_split([num_queries], dim=1)
+            keys_values = keys_values.unflatten(1, (2, -1)).transpose(0, 1)
+            cache.add(keys_values, index)
+            attended = cache.attend(query, index)
             hidden.addmm_(attended, layer.out)
             gate, up = torch.mm(self._normed(hidden), layer.gate_up).chunk(2, dim=-1)
             hidden.addmm_(layer.activation(gate).mul_(up), layer.down)
@@ -111,8 +113,9 @@ class JoinedDecoder:
 
     def _normed(self, hidden: Tensor) -> Tensor:
         """Root-mean-square norm of the last axis, without weights."""
-        square = torch.linalg.vector_norm(hidden, dim=-1, keepdim=True).square_()
-        return hidden * square.div_(hidden.shape[-1]).add_(self.epsilon).rsqrt_()
+        norm = torch.linalg.vector_norm(hidden, dim=-1, keepdim=True)
+        mean_square = torch.addcmul(self.epsilon, norm, norm, value=1 / hidden.shape[-1])
+        return hidden * mean_square.rsqrt_()
 
 
 @dataclass(slots=True)

@@ -31,6 +31,7 @@ from actial.core.records import Prompt
 from actial.modeling.image_patches import PackingSpec, num_features, patch_grid, patchify
 
 PAD_SEGMENT = -1
+MOST_PADDING = 0.05  # of the positions of a batch
 
 
 @dataclass(slots=True)
@@ -140,8 +141,12 @@ def pack(
     sequence_tokens: int,
     *,
     always_encode_images: bool = False,
+    most_padding: float = MOST_PADDING,
 ) -> PackedBatch:
     """Pack groups into sequences of `sequence_tokens`, or of the longest group's length if larger.
+
+    Where more than a share `most_padding` of the positions would be padding, sequences are fewer
+    and longer: no token of a group sees another group, in whatever sequence it lies.
 
     Each image that a group uses is cut into patches once. `images` are uint8 (H,
     W, 3) at their final size. `always_encode_images` adds one blank image that no
@@ -160,7 +165,10 @@ def pack(
     lengths = [group.num_tokens for group in groups]
     # A batch is a rectangle: all sequences become as long as the longest group,
     # so use that room.
-    offsets, num_sequences, length = _first_fit(lengths, max(sequence_tokens, *lengths))
+    capacity = max(sequence_tokens, *lengths)
+    offsets, num_sequences, length = _first_fit(lengths, capacity)
+    while sum(lengths) < (1.0 - most_padding) * num_sequences * length:
+        offsets, num_sequences, length = _balanced(lengths, num_sequences - 1)
 
     # The layout of one group of a prefix P and continuations A, B within its sequence:
     #   token         P0 P1 P2 | A0 A1 | B0          position_ids     0  1  2 |  3  4 |  3
@@ -355,6 +363,17 @@ def _first_fit(lengths: list[int], capacity: int) -> tuple[list[tuple[int, int]]
         offsets[index] = (row, filled[row])
         filled[row] += lengths[index]
     return offsets, len(filled), max(filled)
+
+
+def _balanced(lengths: list[int], count: int) -> tuple[list[tuple[int, int]], int, int]:
+    """As `_first_fit`, for a number of sequences: each group goes to the emptiest."""
+    offsets = [(0, 0)] * len(lengths)
+    filled = [0] * count
+    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        row = filled.index(min(filled))
+        offsets[index] = (row, filled[row])
+        filled[row] += lengths[index]
+    return offsets, count, max(filled)
 
 
 def _first_features(

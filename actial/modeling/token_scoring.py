@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear
 from torch.utils.checkpoint import checkpoint
 
@@ -28,6 +29,15 @@ class SamplingDistribution:
             return scaled
         banned = torch.tensor(self.banned_ids, device=logits.device)
         return scaled.index_fill(-1, banned, -torch.inf)
+
+    def undo(self, gradient: Tensor) -> Tensor:
+        """(.., V) gradient by the logits of the head, from that by the processed logits."""
+        if self.temperature != 1.0:
+            gradient = gradient / self.temperature
+        if not self.banned_ids:
+            return gradient
+        banned = torch.tensor(self.banned_ids, device=gradient.device)
+        return gradient.index_fill(-1, banned, 0.0)
 
 
 FULL_DISTRIBUTION = SamplingDistribution()
@@ -55,27 +65,105 @@ def score_tokens(
     # pass computes them again, so that peak memory is that of one chunk; a lone
     # chunk would gain nothing from that.
     weight = _accumulating(head.weight)
-    reference_weight, reference_hidden = None, None
-    if reference is not None:
-        reference_weight, reference_hidden = reference[0].weight, reference[1]
-    recompute = torch.is_grad_enabled() and len(hidden) > chunk
-    scored: list[Scored] = []
     with _no_autocast_cache(hidden.device.type):
-        for start in range(0, max(len(hidden), 1), chunk):
+        if reference is None:
+            logprobs, nats = _ChunkedLogprobs.apply(
+                hidden, weight, target_ids, distribution, chunk, entropy
+            )
+            return logprobs, nats if entropy else None, None
+        return _score_against(
+            reference, hidden, weight, target_ids, distribution, chunk, entropy
+        )
+
+
+class _ChunkedLogprobs(torch.autograd.Function):
+    """Log-probabilities and entropies (N,) of targets; the gradient is that of the former."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        target_ids: Tensor,
+        distribution: SamplingDistribution,
+        chunk: int,
+        entropy: bool,
+    ) -> tuple[Tensor, Tensor]:
+        logprobs = hidden.new_empty(len(hidden), dtype=torch.float32)
+        nats = torch.empty_like(logprobs)
+        log_p = None
+        for start in range(0, len(hidden), chunk):
             span = slice(start, start + chunk)
-            compared = None if reference_hidden is None else reference_hidden[span]
-            states = (hidden[span], target_ids[span], compared)
-            arguments = (*states, weight, reference_weight, distribution, entropy)
-            if recompute:
-                scored.append(checkpoint(_score_chunk, *arguments, use_reentrant=False))
-            else:
-                scored.append(_score_chunk(*arguments))
-    logprobs, entropies, kls = zip(*scored, strict=True)
-    return (
-        torch.cat(logprobs),
-        torch.cat(entropies) if entropy else None,
-        torch.cat(kls) if reference else None,
-    )
+            log_p = distribution.process_logits(linear(hidden[span], weight)).log_softmax(-1)
+            logprobs[span] = log_p.gather(-1, target_ids[span, None])[:, 0]
+            if entropy:
+                nats[span] = _entropy(log_p)
+        ctx.save_for_backward(
+            hidden, weight, target_ids, log_p if len(hidden) <= chunk else None
+        )
+        ctx.distribution, ctx.chunk = distribution, chunk
+        ctx.autocast = torch.is_autocast_enabled(hidden.device.type)
+        ctx.mark_non_differentiable(nats)
+        return logprobs, nats
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        hidden, weight, target_ids, lone_log_p = ctx.saved_tensors
+        distribution, device = ctx.distribution, hidden.device.type
+        to_hidden, to_weight, *_ = ctx.needs_input_grad
+        grad_hidden = torch.empty_like(hidden) if to_hidden else None
+        grad_weight = torch.zeros_like(weight) if to_weight else None
+        with torch.autocast(
+            device, torch.get_autocast_dtype(device), enabled=ctx.autocast, cache_enabled=False
+        ):
+            for start in range(0, len(hidden), ctx.chunk):
+                span = slice(start, start + ctx.chunk)
+                states, share = hidden[span], grad[span, None]
+                if lone_log_p is None:
+                    logits = distribution.process_logits(linear(states, weight))
+                    p = logits.softmax(-1)
+                else:
+                    p = lone_log_p.exp()
+                # of a log-probability by the logits: 1 at the target, less p everywhere
+                grad_logits = p.mul_(-share).scatter_add_(-1, target_ids[span, None], share)
+                grad_logits = distribution.undo(grad_logits)
+                if grad_hidden is not None:
+                    grad_hidden[span] = grad_logits @ weight
+                if grad_weight is not None:
+                    grad_weight += grad_logits.T @ states
+        return grad_hidden, grad_weight, None, None, None, None
+
+
+def _entropy(log_p: Tensor) -> Tensor:
+    """(N,) nats of (N, V) log-probabilities; one of -inf adds nothing."""
+    p = log_p.exp()
+    return -torch.linalg.vecdot(p, log_p.clamp(min=torch.finfo(log_p.dtype).min))
+
+
+def _score_against(
+    reference: tuple[Any, Tensor],
+    hidden: Tensor,
+    weight: Tensor,
+    target_ids: Tensor,
+    distribution: SamplingDistribution,
+    chunk: int,
+    entropy: bool,
+) -> Scored:
+    """`score_tokens` with the KL to a reference."""
+    reference_weight, reference_hidden = reference[0].weight, reference[1]
+    recompute = torch.is_grad_enabled() and len(hidden) > chunk
+    scored: list[tuple[Tensor, Tensor, Tensor]] = []
+    for start in range(0, max(len(hidden), 1), chunk):
+        span = slice(start, start + chunk)
+        states = (hidden[span], target_ids[span], reference_hidden[span])
+        arguments = (*states, weight, reference_weight, distribution)
+        if recompute:
+            scored.append(checkpoint(_score_chunk, *arguments, use_reentrant=False))
+        else:
+            scored.append(_score_chunk(*arguments))
+    logprobs, entropies, kls = (torch.cat(part) for part in zip(*scored, strict=True))
+    return logprobs, entropies if entropy else None, kls
 
 
 def _accumulating(weight: Tensor) -> Tensor:
@@ -102,25 +190,17 @@ def _no_autocast_cache(device: str) -> AbstractContextManager[Any]:
 def _score_chunk(
     hidden: Tensor,
     target_ids: Tensor,
-    reference_hidden: Tensor | None,
+    reference_hidden: Tensor,
     weight: Tensor,
-    reference_weight: Tensor | None,
+    reference_weight: Tensor,
     distribution: SamplingDistribution,
-    entropy: bool,
-) -> Scored:
-    """`score_tokens` of one chunk: the only code of the update that holds logits."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-probabilities, entropies and KL to the reference of one chunk."""
     logits = distribution.process_logits(linear(hidden, weight))
-    if reference_hidden is None and not entropy:
-        return logits.gather(-1, target_ids[:, None])[:, 0] - logits.logsumexp(-1), None, None
     log_p = logits.log_softmax(-1)
     p = log_p.exp()
-    nats = torch.special.entr(p.detach()).sum(-1) if entropy else None
-    kl = None
-    if reference_hidden is not None and reference_weight is not None:
-        reference_logits = distribution.process_logits(
-            linear(reference_hidden, reference_weight)
-        )
-        difference = log_p - reference_logits.log_softmax(-1)
-        # A banned id has probability 0 and -inf - -inf: it adds nothing.
-        kl = (p * difference.masked_fill(log_p.isneginf(), 0.0)).sum(-1)
-    return log_p.gather(-1, target_ids[:, None])[:, 0], nats, kl
+    reference_logits = distribution.process_logits(linear(reference_hidden, reference_weight))
+    difference = log_p - reference_logits.log_softmax(-1)
+    # A banned id has probability 0 and -inf - -inf: it adds nothing.
+    kl = (p * difference.masked_fill(log_p.isneginf(), 0.0)).sum(-1)
+    return log_p.gather(-1, target_ids[:, None])[:, 0], _entropy(log_p.detach()), kl

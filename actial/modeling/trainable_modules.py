@@ -22,6 +22,7 @@ from actial.modeling.families import (
 )
 from actial.modeling.flex_attention import FLEX_ATTENTION
 from actial.modeling.four_bit import FourBitLinear
+from actial.modeling.fused_norm import prepare_norms
 from actial.modeling.gated_delta import prepare_delta_layers
 
 MODULE_GROUPS = ("vision", "merger", "language")
@@ -56,11 +57,12 @@ def prepare(model: Any, attention: Attention) -> None:
 
     The model is one loaded with "sdpa": transformers refuses "flex_attention" for these families.
 
-    The windows of the vision encoder run as one batch, and its patches are
-    embedded by a matrix product: its Conv3d has stride = kernel, so the result is
+    Norms take fewer operations. The windows of the vision encoder run as one batch, and its
+    patches are embedded by a matrix product: its Conv3d has stride = kernel, so the result is
     the same, several times faster on a CPU.
     """
     text_model(model).config._attn_implementation = TEXT_ATTENTION[attention]
+    prepare_norms(model)
     if is_hybrid(model.config):
         prepare_delta_layers(text_model(model))
     if model.config.model_type in TILED:

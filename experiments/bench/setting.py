@@ -104,6 +104,8 @@ class Setting:
             sequence_tokens=4096,
             micro_batch_tokens=65536,
             gradient_checkpointing=work.bf16,
+            # a chunk of 16 million logits: all of them at the small vocabulary, as in TRL
+            head_chunk_tokens=max(256, 2**24 // work.vocab),
         )
 
     @cached_property

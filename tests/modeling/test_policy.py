@@ -80,7 +80,10 @@ def test_eight_images_of_different_shape(policies):
 def test_one_sequence_per_group_and_all_groups_in_one_sequence_agree(policies):
     policy = policies["qwen2_5_vl"]
     groups, images = random_batch(1, policy, counts=(2, 1, 0))
-    single, shared = (pack(groups, images, policy.spec, capacity) for capacity in (1, 10_000))
+    single, shared = (
+        pack(groups, images, policy.spec, capacity, most_padding=1.0)
+        for capacity in (1, 10_000)
+    )
     assert (single.input_ids.shape[0], shared.input_ids.shape[0]) == (3, 1)
     torch.testing.assert_close(
         policy.token_logprobs(single).logprobs,
@@ -174,6 +177,27 @@ def test_sequences_that_a_long_group_has_made_long_are_filled(policies):
     ]
     batch = pack(groups, [], spec, sequence_tokens=8)
     assert sorted((batch.group_of >= 0).sum(dim=1).tolist()) == [12, 12, 12]
+
+
+def test_at_most_a_twentieth_of_a_batch_is_padding(policies):
+    """Groups of one prompt with completions, each longer than a sequence should be."""
+    rng = random.Random(0)
+    groups = [
+        PrefixGroup(
+            str(i), [1] * rng.randrange(110, 160), [], [Continuation([2] * n, [True] * n)]
+        )
+        for i, n in enumerate(rng.randrange(400, 900) for _ in range(24))
+    ]
+    spec = policies["qwen2_5_vl"].spec
+    efficiency = [
+        float((batch.group_of >= 0).float().mean())
+        for batch in (
+            pack(groups, [], spec, 256, most_padding=1.0),
+            pack(groups, [], spec, 256),
+        )
+    ]
+    assert efficiency[0] < 0.85
+    assert efficiency[1] >= 0.95
 
 
 def test_an_image_used_by_two_groups_is_encoded_once(policies):
