@@ -71,15 +71,13 @@ class GroupCache:
         # The first N rows of each store are in use. Every sample may end with a row of its own.
         # Token 0 stands for the prompt: its key and value are zero, see `attend`.
         self.key_heads = 1
-        self.stores: dict[
-            int, LayerCache
-        ] = {}  # per layer: 2 x (P * group, K, 1 + capacity, D)
+        # Per layer: keys and values (2, P * group, K, 1 + capacity, D).
+        self.stores: dict[int, Tensor] = {}
         for layer, (_, values) in prefix.items():
             self.key_heads, _, width = values.shape[1:]
-            shape = (prompts * group, self.key_heads, 1 + capacity, width)
-            self.stores[layer] = (values.new_empty(shape), values.new_empty(shape))
-            for store in self.stores[layer]:
-                store[:, :, 0] = 0.0
+            shape = (2, prompts * group, self.key_heads, 1 + capacity, width)
+            self.stores[layer] = values.new_empty(shape)
+            self.stores[layer][:, :, :, 0] = 0.0
         self.capacity = capacity
         # (N,) index into the prompts that remain
         self.prompt_of = torch.arange(prompts, device=prefix_mask.device)
@@ -118,12 +116,13 @@ class GroupCache:
 
     def update(self, keys: Tensor, values: Tensor, layer: int, *_: Any) -> LayerCache:
         """Add one token per row: (1, K, N, D) each, as transformers calls it."""
-        self.add(torch.cat([keys, values]).transpose(1, 2), layer)
+        self.add(keys[0].transpose(0, 1), values[0].transpose(0, 1), layer)
         return keys, values
 
-    def add(self, keys_values: Tensor, layer: int) -> None:
-        """Add one token per row: keys and values (2, N, K, D)."""
-        self.stores[layer][:, : keys_values.shape[1], :, self.length + 1] = keys_values
+    def add(self, keys: Tensor, values: Tensor, layer: int) -> None:
+        """Add one token per row: (N, K, D) each."""
+        slots = self.stores[layer][:, : len(keys), :, self.length + 1]
+        slots[0], slots[1] = keys, values
 
     def attend(self, query: Tensor, layer: int) -> Tensor:
         """(N, heads * D): scaled queries (N, heads, D) over their prompt and their history."""

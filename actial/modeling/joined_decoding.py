@@ -99,11 +99,11 @@ class JoinedDecoder:
             halves = heads[:, :num_rotated]
             if layer.head_norm is not None:
                 halves = layer.head_norm * self._normed(halves.flatten(2))
-                halves = halves.unflatten(2, (2, -1))
+                halves = halves.view(len(tokens), num_rotated, 2, -1)
             torch.addcmul(halves * cos, halves.flip(2), sin, out=heads[:, :num_rotated])
             query, keys_values = heads.flatten(2).tensor_split([num_queries], dim=1)
-            keys_values = keys_values.unflatten(1, (2, -1)).transpose(0, 1)
-            cache.add(keys_values, index)
+            keys, values = keys_values.chunk(2, dim=1)
+            cache.add(keys, values, index)
             attended = cache.attend(query, index)
             hidden.addmm_(attended, layer.out)
             gate, up = torch.mm(self._normed(hidden), layer.gate_up).chunk(2, dim=-1)
@@ -113,7 +113,7 @@ class JoinedDecoder:
 
     def _normed(self, hidden: Tensor) -> Tensor:
         """Root-mean-square norm of the last axis, without weights."""
-        norm = torch.linalg.vector_norm(hidden, dim=-1, keepdim=True)
+        norm: Tensor = torch.linalg.vector_norm(hidden, dim=-1, keepdim=True)
         mean_square = torch.addcmul(self.epsilon, norm, norm, value=1 / hidden.shape[-1])
         return hidden * mean_square.rsqrt_()
 
@@ -168,4 +168,5 @@ class JoinedLayer:
 
 def _behind(norm: Any, weight: Tensor) -> Tensor:
     """(inputs, outputs) of a projection (outputs, inputs) and the norm before it."""
-    return (weight * norm.weight).T.contiguous()
+    joined: Tensor = (weight * norm.weight).T.contiguous()
+    return joined

@@ -138,7 +138,9 @@ class _ChunkedLogprobs(torch.autograd.Function):
 def _entropy(log_p: Tensor) -> Tensor:
     """(N,) nats of (N, V) log-probabilities; one of -inf adds nothing."""
     p = log_p.exp()
-    return -torch.linalg.vecdot(p, log_p.clamp(min=torch.finfo(log_p.dtype).min))
+    finite = log_p.clamp(min=torch.finfo(log_p.dtype).min)
+    nats: Tensor = torch.linalg.vecdot(p, finite)
+    return -nats
 
 
 def _score_against(
