@@ -75,7 +75,7 @@ class JoinedDecoder:
         self.cache = cache
         self.embedding = model.model.get_input_embeddings().weight
         self.layers = [JoinedLayer.of(layer) for layer in text.layers]
-        self.norm = text.norm.weight
+        self.norm: Tensor = text.norm.weight
         self.epsilon = self.norm.new_tensor(text.norm.variance_epsilon)
         # Sampled tokens are text: their three positions are one number.
         positions = torch.arange(cache.last_position + 1, device=self.embedding.device)
