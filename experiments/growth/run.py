@@ -27,7 +27,9 @@ from lookup import measure_lookup
 from PIL import Image
 
 ROOT = Path(__file__).parents[2]
-TEMPLATE = ROOT / "notebooks" / "sample" / "cold_start=hybrid,seed=1"  # a finished run
+SAMPLE = ROOT / "notebooks" / "sample"
+TEMPLATE = SAMPLE / "cold_start=hybrid,seed=1"  # a finished run
+WITH_PHOTOS = SAMPLE / "cold_start=hybrid,seed=2"  # one that has the photos of its report
 SEEDS = 5  # runs of one condition
 STEPS_LOGGED = 20  # log lines of a run, for each unit of size
 
@@ -111,7 +113,7 @@ REPORT = (
 
 def report_input(folder: Path, steps: int) -> list[str]:
     """A run whose log has as many steps of each stage."""
-    shutil.copytree(TEMPLATE, folder / "run")
+    shutil.copytree(WITH_PHOTOS, folder / "run")
     log = folder / "run" / "metrics.jsonl"
     last = {}
     for line in log.read_text().splitlines():
