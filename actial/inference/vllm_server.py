@@ -7,6 +7,7 @@ out) and VLLM_SERVER_DEV_MODE=1 (weights and caches).
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import tempfile
 import time
@@ -37,9 +38,11 @@ from actial.inference.vllm_engine import ENVIRONMENT, engine_arguments
 from actial.inference.weight_streams import WeightStream
 from actial.inference.weight_sync import check_coverage
 from actial.inference.weight_transfer import NativeTransfer
+from actial.modeling.dtensor import gather_objects
 from actial.modeling.hf_checkpoint import companion_files
 
 POLL_S = 0.5
+RANK_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 class ServerGone(Exception):
@@ -75,6 +78,7 @@ class ServerEngine:
         self.memory: dict[str, float] = {}
         self._parameter_names: list[str] = []
         self.weights_version = 0
+        self.trainer_id = secrets.token_hex(6)
         self.transfer: NativeTransfer | None = None
         self.stream: WeightStream | None = None  # sent last by a native transfer
         self.stream_version: Hashable = None
@@ -101,10 +105,8 @@ class ServerEngine:
             )
         refuse_taken_port(self.url)
         environment = {**ENVIRONMENT, **os.environ, "VLLM_SERVER_DEV_MODE": "1"}
-        # a server's engine is a process of its own
-        environment.pop("VLLM_ENABLE_V1_MULTIPROCESSING", None)
-        # nor is it one of the trainer's ranks
-        for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        # a server's engine is a process of its own, and none of the trainer's ranks
+        for name in ("VLLM_ENABLE_V1_MULTIPROCESSING", *RANK_VARIABLES):
             environment.pop(name, None)
         if shares_gpu:
             environment["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"  # handles of shared memory
@@ -191,12 +193,18 @@ class ServerEngine:
         except ServerGone:
             return None
 
+    @property
+    def version_name(self) -> str:
+        """Name of the last weights sent; another trainer that has sent as often has another."""
+        return f"{self.trainer_id}-{self.weights_version}"
+
     def _check_version(self, reply: Reply) -> None:
         """Raise EngineFault for a sample of other weights than the last ones sent."""
-        if self.weights_version and set(reply.weight_versions) - {str(self.weights_version)}:
+        if self.weights_version and set(reply.weight_versions) - {self.version_name}:
             raise EngineFault(
-                f"the server sampled with weights {', '.join(reply.weight_versions)} where version "
-                f"{self.weights_version} was sent last: another trainer sends to {self.url}."
+                f"the server sampled with weights {', '.join(reply.weight_versions)} where "
+                f"{self.version_name} was sent last: another trainer sends to {self.url}. Give "
+                "each run a server of its own."
             )
 
     def _revive(self) -> None:
@@ -213,7 +221,7 @@ class ServerEngine:
         self._start()
         self.transfer = None
         if self.stream is not None:
-            self._open_transfer(self.stream).send(self.stream, str(self.weights_version))
+            self._open_transfer(self.stream).send(self.stream, self.version_name)
         elif self.weights_version:
             self._set_version()
 
@@ -234,8 +242,7 @@ class ServerEngine:
     def parameter_names(self) -> list[str]:
         """Names of the server's parameters, asked for once.
 
-        They are the keys of its checksums, behind the worker's coordinates. The server computes
-        the checksums for that: seconds for a model of 7 B parameters.
+        They are the keys of its checksums, which take it seconds for a model of 7 B parameters.
         """
         if not self._parameter_names:
             checksums = self._post("/weight_checker", {"action": "checksum"})["checksums"]
@@ -245,10 +252,10 @@ class ServerEngine:
     def load(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         """Write a checkpoint beside the last one and have the server reload from it.
 
-        Then its caches are reset and the last checkpoint is removed. Gathering the shards that
-        `weights` yields takes every rank; only the first copies and writes them. With
-        sampler.transfer=nccl or ipc nothing is written.
+        Then its caches are reset and the last checkpoint is removed. All ranks call it together;
+        only the first copies and writes. With sampler.transfer=nccl or ipc nothing is written.
         """
+        self.trainer_id = gather_objects(self.trainer_id)[0]  # the first rank's, on all
         self.weights_version += 1
         if self.native:
             self._transfer(cast(WeightStream, weights))
@@ -270,7 +277,7 @@ class ServerEngine:
             check_coverage(self.parameter_names(), set(expected) - tied)
         self.stream, self.stream_version = None, stream.version()
         try:
-            self._open_transfer(stream).send(stream, str(self.weights_version))
+            self._open_transfer(stream).send(stream, self.version_name)
         except (ServerGone, RuntimeError) as error:
             if isinstance(error, EngineFault) or not self._server_ended():
                 raise
@@ -294,7 +301,7 @@ class ServerEngine:
         return {"lm_head.weight"} if "language_model.lm_head.weight" not in names else set()
 
     def _set_version(self) -> None:
-        self._post("/update_weight_version", {"new_version": str(self.weights_version)})
+        self._post("/update_weight_version", {"new_version": self.version_name})
 
     def _hand_over(self, tensors: dict[str, Tensor]) -> None:
         names = self.parameter_names()

@@ -101,7 +101,7 @@ def test_weights_go_from_memory_to_memory_and_a_dead_server_gets_them_again(
             for p in prompts
         ]
         versions = {tuple(reply.weight_versions) for reply in engine.run(requests)}
-        assert versions == {("2",)}
+        assert versions == {(f"{engine.trainer_id}-2",)}
 
         # dead within an update: the update again
         shake(policy, seed=2, scale=0.02)
@@ -118,11 +118,11 @@ def test_weights_go_from_memory_to_memory_and_a_dead_server_gets_them_again(
         assert gap(sampler, prompts) <= 1e-5
         assert engine.weights_version == 3
 
-        # another trainer's version in the replies
-        engine.weights_version = 7
-        with pytest.raises(EngineFault, match=r"sampled with weights 3 where version 7"):
+        # another trainer that has sent as often
+        own, engine.trainer_id = engine.trainer_id, "a" * 12
+        with pytest.raises(EngineFault, match=rf"with weights {own}-3 where a+-3 was sent"):
             engine.run(requests)
-        engine.weights_version = 3
+        engine.trainer_id = own
         # weights that only memory held, and that an update has replaced since
         shake(policy, seed=3, scale=0.02)
         os.killpg(engine.server.process.pid, signal.SIGKILL)

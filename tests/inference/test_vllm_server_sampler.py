@@ -136,6 +136,37 @@ def test_a_second_run_cannot_join_the_server_of_a_run(start) -> None:
     assert samples(start(port=int(owner.url.rpartition(":")[2]))) == samples(start())
 
 
+@pytest.mark.parametrize("updates", [1, 3])
+def test_trainers_of_two_machines_that_have_sent_equally_often_notice_each_other(
+    start, updates: int
+) -> None:
+    weights = [("model.visual.merger.ln_q.weight", torch.arange(4.0))]
+    first = start()
+    first.lock.close()  # the lock of a machine, which does not reach another one
+    second = ServerEngine(replace(first.config, start=False), first.source)
+    for trainer in (first, second):
+        for _ in range(updates):
+            trainer.load(weights)
+    assert first.weights_version == second.weights_version == updates
+    assert len(samples(second)) == 12
+    with pytest.raises(
+        EngineFault,
+        match=rf"with weights {second.version_name} where {first.version_name} was sent last: "
+        "another trainer sends to .* Give each run a server of its own",
+    ):
+        samples(first)
+    second.close()
+
+
+def test_a_server_started_again_has_the_version_of_its_trainer(start, tmp_path: Path) -> None:
+    engine = start()
+    engine.load([("model.visual.merger.ln_q.weight", torch.arange(4.0))])
+    (tmp_path / "die").touch()
+    assert len(samples(engine)) == 12
+    (reply,) = engine.run([request(1)])
+    assert reply.weight_versions == [engine.version_name]
+
+
 def test_a_server_that_dies_again_and_again_is_given_up(start, tmp_path: Path) -> None:
     engine = start(restarts=0)
     (tmp_path / "die").touch()

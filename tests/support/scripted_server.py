@@ -17,6 +17,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 PORT, FOLDER = int(sys.argv[1]), Path(sys.argv[2])
+VERSION = ["default"]  # of the weights, as vLLM's own at its start
+
+
+def set_version(body: dict) -> dict:
+    VERSION[0] = body["new_version"]
+    return {"success": True}
 
 
 def generate(body: dict) -> dict:
@@ -35,12 +41,14 @@ def generate(body: dict) -> dict:
         {"token_id": seed + step, "logprob": -0.5 - step, "top_logprobs": top}
         for step in range(2)
     ]
+    spans = [{"version": VERSION[0], "start": 0}]
     choices = [
         {
             "index": member,
             "token_ids": [seed, seed + 1],
             "finish_reason": "stop",
             "logprobs": {"content": content},
+            "weight_versions": spans,
         }
         for member in range(sampling["n"])
     ]
@@ -58,7 +66,7 @@ ANSWERS = {
     "/reset_prefix_cache": lambda _: {"success": True},
     "/reset_encoder_cache": lambda _: {},
     "/reset_mm_cache": lambda _: {},
-    "/update_weight_version": lambda _: {"success": True},
+    "/update_weight_version": set_version,
 }
 
 
