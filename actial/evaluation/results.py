@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from actial.core.errors import UserError
+from actial.core.line_counts import LINES, RESCORE, RESULTS, count_lines
 from actial.core.sealed_files import read_sealed_json, write_sealed_json
 from actial.grading.metrics import Cell, cell_tree_to_json
 
@@ -325,8 +326,19 @@ class Results:
         )
 
     def write(self, folder: Path | str) -> None:
-        """Write results.json into `folder`, which marks a run as finished."""
-        write_sealed_json(Path(folder) / "results.json", self.to_json())
+        """Write results.json into `folder`, which marks a run as finished.
+
+        It counts the lines of the logs there, so that lost ones are noticed.
+        """
+        lines = count_lines(Path(folder), self._logs())
+        write_sealed_json(Path(folder) / RESULTS, self.to_json() | {LINES: lines})
+
+    def _logs(self) -> list[str]:
+        """Return the names that logs of a run, of a set or of several sets can have."""
+        folders = ["", *(f"{name}/" for name in self.set_names)]
+        folders += [f"scores/{m}/{name}/" for m in self.models for name in self.set_names]
+        folders += [f"{folder}diagnostics/" for folder in folders]
+        return ["metrics.jsonl", *(f"{folder}predictions.jsonl" for folder in folders)]
 
     @classmethod
     def read(cls, folder: Path | str) -> Results:
@@ -335,14 +347,13 @@ class Results:
         Raises:
             UserError: the file is missing or damaged.
         """
-        path = Path(folder) / "results.json"
+        path = Path(folder) / RESULTS
         if not path.is_file():
             raise UserError(
                 f"{folder} has no results.json to report on: "
                 "give a folder that actial.train or actial.evaluate has finished."
             )
-        remedy = "remove it and run the same command again, which scores the saved answers"
-        return cls.from_json(read_sealed_json(path, remedy))
+        return cls.from_json(read_sealed_json(path, RESCORE))
 
 
 def _map_models(

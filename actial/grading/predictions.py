@@ -13,6 +13,7 @@ from typing import Any
 
 from actial.core.errors import UserError
 from actial.core.json_lines import append_lines, read_complete_lines
+from actial.core.line_counts import check_line_count
 from actial.core.multiple_choice_format import LETTERS
 from actial.core.records import Example, FinishReason, Grade, Question
 from actial.core.sealed_files import (
@@ -178,9 +179,12 @@ def read_predictions(path: Path | str, *, repair: bool = False) -> list[Predicti
     """Read a predictions.jsonl; `repair` first cuts off a last line that a kill left unfinished.
 
     Raises:
-        UserError: a line is no prediction.
+        UserError: a line is no prediction; without `repair` also where lines of a finished run are
+            missing.
     """
     path = Path(path)
+    if not repair:
+        check_line_count(path)
     lines = (
         read_complete_lines(path, repair=True) if repair else path.read_bytes().splitlines()
     )

@@ -93,6 +93,8 @@ def train_stage(
     """
     model_folder = run.stage_folder(stage.name) / "model"
     if model_folder.exists() and not _set_aside_damaged(model_folder):
+        settings = getattr(config, stage.name)
+        run.metrics.check_complete(stage.name, settings.steps, settings.log_every)
         tracker.replay(run, stage.name)
         return str(model_folder)
     key = stage_key(stage, config, source)
@@ -169,7 +171,7 @@ def _check_log(run: Run, module: StepModule, stage: str, first_step: int) -> Non
     last_logged = first_step - first_step % module.stage.log_every
     if first_step == module.stage.steps:
         last_logged = first_step
-    run.metrics.check_complete(stage, last_logged)
+    run.metrics.check_complete(stage, last_logged, module.stage.log_every)
 
 
 def _callbacks(

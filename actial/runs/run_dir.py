@@ -28,13 +28,13 @@ from actial.config.exit_codes import ERROR
 from actial.config.renamed_keys import with_present_keys
 from actial.core.atomic_io import lock_file, write_text
 from actial.core.errors import UserError
+from actial.core.line_counts import RESULTS
 from actial.core.process import is_main_process
 from actial.runs.provenance import add_provenance, read_provenance
 from actial.runs.step_log import StepLog
 
 CONFIG = "config.yaml"
 SEAL = "# sha256 of the text below: "
-RESULTS = "results.json"
 # Where a run lies, who watches it and whose stages it reuses do not change what it computes.
 NOT_COMPARED = ("run_dir", "logger.", "stage_cache_dir")
 # Memory and speed, not results: a run may be resumed with others, after an out-of-memory say.

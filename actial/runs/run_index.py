@@ -16,6 +16,7 @@ import pandas as pd
 from actial.config import StageName
 from actial.config.exit_codes import ERROR
 from actial.core.errors import UserError
+from actial.core.line_counts import check_all_line_counts
 from actial.evaluation.results import Results
 from actial.grading.metrics import Prediction
 from actial.grading.predictions import read_predictions
@@ -71,7 +72,12 @@ class RunRecord:
         return Results.read(self.folder)
 
     def predictions(self) -> dict[tuple[str, str], list[Prediction]]:
-        """Return the graded answers as {(model's label, set): predictions}."""
+        """Return the graded answers as {(model's label, set): predictions}.
+
+        Raises UserError where those of a finished run are not all there.
+        """
+        if self.state == "finished":
+            check_all_line_counts(self.folder)
         paths = sorted((self.folder / "scores").glob("*/*/predictions.jsonl"))
         return {
             (self.label(path.parts[-3]), path.parts[-2]): read_predictions(path)

@@ -10,6 +10,7 @@ from typing import Any
 from actial.core.atomic_io import write_text
 from actial.core.errors import UserError
 from actial.core.json_lines import append_lines, read_complete_lines
+from actial.core.line_counts import check_line_count
 from actial.core.sealed_files import read_line, sealed_line
 from actial.runs.renamed_metrics import with_current_names
 
@@ -36,8 +37,9 @@ class StepLog:
         """Return all complete entries, of `stage` alone where it is given.
 
         A last line that a kill cut short is left out. Metrics have today's names. Raises UserError
-        for a damaged line.
+        for a damaged line, and where lines of a finished run are missing.
         """
+        check_line_count(self.path)
         if not self.path.exists():
             return []
         lines = read_complete_lines(self.path)
@@ -56,13 +58,17 @@ class StepLog:
         ]
         write_text(self.path, b"".join(map(sealed_line, remaining)).decode())
 
-    def check_complete(self, stage: str, step: int) -> None:
-        """Raise UserError unless the last entry of a stage is that of `step`, if any is due."""
-        steps = [entry["step"] for entry in self.entries(stage)]
-        if step and max(steps, default=0) != step:
+    def check_complete(self, stage: str, step: int, every: int) -> None:
+        """Raise UserError unless a stage has the entries of `step` and of every `every`-th before.
+
+        Step 0 has none.
+        """
+        steps = {entry["step"] for entry in self.entries(stage)}
+        due = {*range(every, step + 1, every), step} - {0}
+        if missing := sorted(due - steps):
             raise UserError(
-                f"{self.path} is damaged (its last step of {stage} is {max(steps, default=0)} "
-                f"instead of {step}): {REMEDY}."
+                f"{self.path} is damaged ({len(missing)} entries of {stage} are missing, the first "
+                f"of step {missing[0]}): {REMEDY}."
             )
 
     def _entry(self, number: int, line: bytes) -> dict[str, Any]:

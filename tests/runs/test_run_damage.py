@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 import hydra
@@ -16,6 +17,7 @@ import pytest
 from actial.config import EvaluateConfig, ModelConfig, TrainConfig, register
 from actial.config.hydra_app import typed
 from actial.core.errors import UserError
+from actial.core.line_counts import check_all_line_counts
 from actial.core.paths import CONF
 from actial.core.sealed_files import changed_file
 from actial.evaluation.results import Results, SetResult
@@ -51,6 +53,13 @@ def flip_a_digit(path: Path) -> None:
 
 
 DAMAGES = (cut, leave_half_written, flip_a_digit)
+
+
+def lose_lines(path: Path, lost: int | slice) -> None:
+    """Remove whole lines, so that each of the others is as it was written."""
+    lines = path.read_bytes().splitlines(keepends=True)
+    del lines[lost]
+    path.write_bytes(b"".join(lines))
 
 
 def config(folder: Path, *overrides: str) -> TrainConfig:
@@ -132,16 +141,75 @@ def test_metrics_that_lack_steps_are_not_continued(tmp_path: Path, damage: Damag
     log = StepLog(tmp_path / "metrics.jsonl")
     for step in range(1, 9):
         log.write("sft", step, {"loss": 1.0})
-    log.check_complete("sft", 8)
+    log.check_complete("sft", 8, 1)
     damage(log.path)
     with pytest.raises(
-        UserError, match=r"last step of sft is [34] instead of 8.*: put a copy"
+        UserError, match=r"[45] entries of sft are missing, the first of step [45]\): put a copy"
     ):
-        log.check_complete("sft", 8)
+        log.check_complete("sft", 8, 1)
     log.path.unlink()
-    with pytest.raises(UserError, match=r"last step of sft is 0 instead of 8"):
-        log.check_complete("sft", 8)
-    log.check_complete("grpo", 0)
+    with pytest.raises(UserError, match=r"8 entries of sft are missing, the first of step 1"):
+        log.check_complete("sft", 8, 1)
+    log.check_complete("grpo", 0, 5)
+
+
+@pytest.mark.parametrize("lost", [0, 2, 5, slice(1, 4)])
+def test_lines_lost_within_the_metrics_of_an_unfinished_run_are_noticed(
+    tmp_path: Path, lost: int | slice
+) -> None:
+    log = StepLog(tmp_path / "metrics.jsonl")
+    for step in (5, 10, 15, 20, 25, 27):
+        log.write("sft", step, {"loss": 1.0})
+    log.check_complete("sft", 27, 5)
+    lose_lines(log.path, lost)
+    with pytest.raises(UserError, match=r"[13] entries of sft are missing, the first of step"):
+        log.check_complete("sft", 27, 5)
+
+
+@pytest.mark.parametrize("lost", [0, 3, 6, slice(1, 5), slice(0, 7)])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "metrics.jsonl",
+        "scores/base/viewpoint/predictions.jsonl",
+        "viewpoint/predictions.jsonl",
+        "predictions.jsonl",
+        "viewpoint/diagnostics/predictions.jsonl",
+    ],
+)
+def test_lines_lost_from_a_log_of_finished_results_are_noticed(
+    tmp_path: Path, name: str, lost: int | slice
+) -> None:
+    path = tmp_path / name
+    if name == "metrics.jsonl":
+        for step in range(1, 8):
+            StepLog(path).write("grpo", step, {"reward": 0.5})
+        read: Callable[[], object] = StepLog(path).entries
+    else:
+        log = PredictionLog(path.parent, {"model": "m1"})
+        log.append([prediction(number) for number in range(7)])
+        read = partial(read_predictions, path)
+    results().write(tmp_path)
+    assert len(read()) == 7
+    check_all_line_counts(tmp_path)
+    lose_lines(path, lost)
+    left = len(path.read_bytes().splitlines())
+    for check in (read, partial(check_all_line_counts, tmp_path)):
+        with pytest.raises(
+            UserError, match=rf"{name} is damaged \({left} lines instead of 7\): put a copy back"
+        ):
+            check()
+    path.unlink()
+    with pytest.raises(UserError, match=r"0 lines instead of 7"):
+        check_all_line_counts(tmp_path)
+
+
+def test_lost_answers_are_asked_again_by_the_same_command(tmp_path: Path) -> None:
+    log = PredictionLog(tmp_path, {"model": "m1"})
+    log.append([prediction(number) for number in range(7)])
+    results().write(tmp_path)
+    lose_lines(log.path, 3)
+    assert "q3" not in PredictionLog(tmp_path, {"model": "m1"}).done
 
 
 def prediction(number: int) -> Prediction:
@@ -240,5 +308,13 @@ def test_a_damaged_model_is_set_aside_and_written_again(
         train(config(tmp_path / "other", *settings, f"model.path={model}"))
     with pytest.raises(UserError, match=r"model.path=.* is damaged"):
         with_saved_settings(EvaluateConfig(model=ModelConfig(path=str(model))))
-    log = pd.DataFrame(StepLog(tmp_path / "run" / "metrics.jsonl").entries())
-    assert log.step.tolist() == [1, 2]
+    log = StepLog(tmp_path / "run" / "metrics.jsonl")
+    assert pd.DataFrame(log.entries()).step.tolist() == [1, 2]
+
+    # a line of the log is lost: named by the finished run, and by one that has yet to be scored
+    lose_lines(log.path, 0)
+    with pytest.raises(UserError, match=r"metrics\.jsonl is damaged \(1 lines instead of 2\)"):
+        train(config(tmp_path / "run", *settings))
+    (tmp_path / "run" / "results.json").unlink()
+    with pytest.raises(UserError, match=r"1 entries of sft are missing, the first of step 1"):
+        train(config(tmp_path / "run", *settings))
