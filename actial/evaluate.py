@@ -7,7 +7,7 @@ from typing import Any
 
 from actial.config import EvaluateConfig
 from actial.config.hydra_app import hydra_command
-from actial.core.atomic_io import write_json
+from actial.core.sealed_files import write_sealed_json
 
 
 def evaluate(config: EvaluateConfig) -> None:
@@ -72,7 +72,7 @@ def evaluate(config: EvaluateConfig) -> None:
         total = write_suite(out, scores, config.submission)
         scores[config.benchmark.suite] = total
         results.meta["EASI-8"] = total_text(total)
-    write_json(out / "scores.json", scores[published] if published else scores)
+    write_sealed_json(out / "scores.json", scores[published] if published else scores)
     results.write(out)
     print(f"finished: {write_report(out)}")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from actial.config import ScoreConfig
 from actial.config.hydra_app import hydra_command
-from actial.core.atomic_io import write_json
+from actial.core.sealed_files import write_sealed_json
 
 
 def score(config: ScoreConfig) -> None:
@@ -64,7 +64,7 @@ def score(config: ScoreConfig) -> None:
     if scores.easi:
         write_easi_answers(out, easi_answers(benchmark.name, items, predictions))
     content = with_protocol(scores.to_json(), protocol)
-    write_json(out / "scores.json", content | {"compat": config.compat})
+    write_sealed_json(out / "scores.json", content | {"compat": config.compat})
     results.write(out)
     print(f"finished: {write_report(out)}")
 

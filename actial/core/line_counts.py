@@ -6,7 +6,7 @@ Those of earlier versions have none, and nothing is known of their logs.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from actial.core.errors import UserError
@@ -19,12 +19,17 @@ RESCORE = "remove it and run the same command again, which scores the saved answ
 DEPTH = 5  # of scores/MODEL/SET/diagnostics/predictions.jsonl below results.json
 
 
-def count_lines(folder: Path, names: Iterable[str]) -> dict[str, int]:
-    """Return the number of complete lines of those logs below `folder` that exist."""
-    logs = {name: folder / name for name in names}
-    return {
-        name: len(read_complete_lines(path)) for name, path in logs.items() if path.is_file()
-    }
+def count_lines(folder: Path, models: Iterable[str], sets: Sequence[str]) -> dict[str, int]:
+    """Return the number of complete lines of each log of a run, or of an evaluation, in `folder`.
+
+    Answers lie in scores/MODEL/SET of a run, and in `folder` or SET of an evaluation.
+    """
+    answers = ["", *(f"{name}/" for name in sets)]
+    answers += [f"scores/{model}/{name}/" for model in models for name in sets]
+    answers += [f"{name}diagnostics/" for name in answers]
+    names = ["metrics.jsonl", *(f"{name}predictions.jsonl" for name in answers)]
+    logs = {name: folder / name for name in names if (folder / name).is_file()}
+    return {name: len(read_complete_lines(path)) for name, path in logs.items()}
 
 
 def check_line_count(path: Path) -> None:
@@ -56,6 +61,8 @@ def _compare(path: Path, expected: int) -> None:
         return
     remedy = "put a copy back, or remove this run folder and train anew"
     if path.name == "predictions.jsonl":
-        remedy = f"put a copy back, or remove {RESULTS} and run the same command again, which asks "
+        remedy = (
+            f"put a copy back, or remove {RESULTS} and run the same command again, which asks "
+        )
         remedy += "the missing questions"
     raise UserError(f"{path} is damaged ({present} lines instead of {expected}): {remedy}.")

@@ -15,6 +15,8 @@ from actial import __version__
 from actial.config import SubmissionConfig
 from actial.core.atomic_io import atomic, write_json, write_text
 from actial.core.errors import UserError
+from actial.core.line_counts import RESCORE
+from actial.core.sealed_files import read_sealed_json, write_sealed_json
 from actial.evaluation.easi import easi_total, suite_protocol, total_text
 from actial.grading.metrics import Prediction
 
@@ -42,7 +44,7 @@ def write_suite(
         The total over the sets, which is also printed.
     """
     for name, entry in scores.items():
-        write_json(out / name / "scores.json", entry)
+        write_sealed_json(out / name / "scores.json", entry)
     total = easi_total({name: entry["easi"] for name, entry in scores.items()})
     print(f"EASI-8: {total_text(total)}")
     if config.model_name:
@@ -89,7 +91,7 @@ def write_submission(scores: Path, out: Path, config: SubmissionConfig) -> str:
     """
     figures, folders = [], []
     for path in sorted(scores.glob("*/scores.json")):
-        entry = json.loads(path.read_text(encoding="utf-8")).get("easi")
+        entry = read_sealed_json(path, RESCORE).get("easi")
         if entry:
             figures.append(entry)
             folders.append(path.parent)

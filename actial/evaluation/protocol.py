@@ -147,11 +147,25 @@ def write_protocol(folder: Path, protocol: Protocol) -> None:
 
 
 def read_protocol(folder: Path) -> Protocol | None:
-    """Return the protocol of a folder of answers; None where it has none."""
+    """Return the protocol of a folder of answers; None where it has none.
+
+    Raises UserError for a damaged file.
+    """
     path = folder / FILE
     if not path.is_file():
         return None
-    return Protocol.from_json(json.loads(path.read_text(encoding="utf-8")))
+    cause = "its hash is another"
+    try:
+        entry = json.loads(path.read_text(encoding="utf-8"))
+        protocol = Protocol.from_json(entry)
+        if entry.get("hash") == protocol.hash:
+            return protocol
+    except (ValueError, AttributeError) as error:
+        cause = str(error)
+    raise UserError(
+        f"{path} is damaged ({cause}): put a copy back, or remove it, and the protocol of these "
+        "answers counts as unknown."
+    )
 
 
 def protocol_of_file(

@@ -330,15 +330,8 @@ class Results:
 
         It counts the lines of the logs there, so that lost ones are noticed.
         """
-        lines = count_lines(Path(folder), self._logs())
+        lines = count_lines(Path(folder), self.models, self.set_names)
         write_sealed_json(Path(folder) / RESULTS, self.to_json() | {LINES: lines})
-
-    def _logs(self) -> list[str]:
-        """Return the names that logs of a run, of a set or of several sets can have."""
-        folders = ["", *(f"{name}/" for name in self.set_names)]
-        folders += [f"scores/{m}/{name}/" for m in self.models for name in self.set_names]
-        folders += [f"{folder}diagnostics/" for folder in folders]
-        return ["metrics.jsonl", *(f"{folder}predictions.jsonl" for folder in folders)]
 
     @classmethod
     def read(cls, folder: Path | str) -> Results:

@@ -149,6 +149,7 @@ def check_model_path(config: TrainConfig) -> None:
     """Raise UserError for a model path that is no intact model folder and no hub id."""
     folder = Path(config.model.path)
     if is_adapter(folder):
+        refuse_changed_model(folder)
         base_of(folder)  # names what is wrong with it
     elif folder.is_dir():
         if not (folder / "config.json").is_file():

@@ -125,9 +125,9 @@ def train_stage(
 def _set_aside_damaged(model_folder: Path) -> bool:
     """Rename the folder of a finished stage whose files have changed; return whether it did.
 
-    The stage then writes it again from its last checkpoint.
+    The stage then writes it again, and the adapter beside it, from its last checkpoint.
     """
-    changed = changed_file(model_folder)
+    changed = changed_file(model_folder) or changed_file(model_folder.with_name(FOLDER))
     if changed is None:
         return False
     if is_main_process():

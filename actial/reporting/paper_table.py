@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,8 @@ from typing import Any
 
 from actial.core.atomic_io import write_text
 from actial.core.errors import UserError
+from actial.core.line_counts import RESCORE
+from actial.core.sealed_files import read_sealed_json
 from actial.evaluation.benchmark_results import (
     NOT_ALL_QUESTIONS,
     PAPER_COLUMNS,
@@ -120,7 +121,7 @@ def write_paper_table(scores: Path, out: Path) -> str:
         paper = _comparison(path.parent, name)
         if paper.get("notes"):
             notes[f"{model} on {name}"] = paper["notes"]
-        content = json.loads(path.read_text())
+        content = read_sealed_json(path, RESCORE)
         entry = content.get("protocol")
         protocol = Protocol.from_json(entry) if entry else None
         protocols.setdefault(name, []).append((model, protocol))
@@ -183,9 +184,8 @@ def _cell(scores: Mapping[str, Any], path: str) -> Mapping[str, Any] | None:
 
 
 def _benchmark_of(path: Path) -> str:
-    return str(
-        json.loads(path.read_text()).get("settings", {}).get("benchmark", path.parent.name)
-    )
+    settings = read_sealed_json(path, RESCORE).get("settings", {})
+    return str(settings.get("benchmark", path.parent.name))
 
 
 def _comparison(folder: Path, name: str) -> dict[str, Any]:
@@ -193,7 +193,7 @@ def _comparison(folder: Path, name: str) -> dict[str, Any]:
     results = folder / "results.json"
     if not results.is_file():
         return {}
-    return dict(json.loads(results.read_text()).get("paper", {}).get(name) or {})
+    return dict(read_sealed_json(results, RESCORE).get("paper", {}).get(name) or {})
 
 
 def _conditions(paper: Mapping[str, Any], model: str) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import pytest
 from support.benchmark_files import WRITERS
@@ -240,6 +241,34 @@ def test_a_sweeps_page_names_other_protocols(tmp_path):
     assert "different protocols: decoding.max_tokens 64 and 9" in _protocol_section(
         [first, other]
     )
+
+
+@pytest.mark.parametrize("damage", ["cut", "another value", "no mapping"])
+def test_damaged_protocols_and_scores_are_named(runs, tmp_path, damage):
+    def break_(path):
+        text = path.read_text()
+        changed = {
+            "cut": text[: len(text) // 2],
+            "another value": re.sub(
+                r'("max_tokens"|"decoding.max_tokens"): \d', r"\1: 9", text
+            ),
+            "no mapping": "[1]",
+        }[damage]
+        assert changed != text
+        path.write_text(changed)
+
+    shutil.copytree(runs, tmp_path / "runs")
+    folder = tmp_path / "runs/one/mmsi"
+    break_(folder / "scores.json")
+    with pytest.raises(UserError, match=r"scores\.json is damaged \(.*\): remove it and run"):
+        write_paper_table(tmp_path / "runs", tmp_path / "table")
+    break_(folder / "protocol.json")
+    for read in (
+        lambda: read_protocol(folder),
+        lambda: compare(CompareConfig(models=[str(folder)] * 2, out=str(tmp_path / "out"))),
+    ):
+        with pytest.raises(UserError, match=r"protocol\.json is damaged \(.*\): put a copy"):
+            read()
 
 
 def test_another_reader_is_another_protocol(runs, tmp_path):

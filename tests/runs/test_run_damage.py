@@ -144,7 +144,8 @@ def test_metrics_that_lack_steps_are_not_continued(tmp_path: Path, damage: Damag
     log.check_complete("sft", 8, 1)
     damage(log.path)
     with pytest.raises(
-        UserError, match=r"[45] entries of sft are missing, the first of step [45]\): put a copy"
+        UserError,
+        match=r"[45] entries of sft are missing, the first of step [45]\): put a copy",
     ):
         log.check_complete("sft", 8, 1)
     log.path.unlink()
@@ -196,7 +197,8 @@ def test_lines_lost_from_a_log_of_finished_results_are_noticed(
     left = len(path.read_bytes().splitlines())
     for check in (read, partial(check_all_line_counts, tmp_path)):
         with pytest.raises(
-            UserError, match=rf"{name} is damaged \({left} lines instead of 7\): put a copy back"
+            UserError,
+            match=rf"{name} is damaged \({left} lines instead of 7\): put a copy back",
         ):
             check()
     path.unlink()
