@@ -30,6 +30,7 @@ SUFFIXES = (
 PIXELS_MAX = 2 * (Image.MAX_IMAGE_PIXELS or 0)  # Pillow's own limit for a decompression bomb
 ORIENTATION = 0x0112  # EXIF tag
 UPRIGHT = 1  # the tag of a photo that is shown as it is stored
+GRAY_DEPTHS = (8, 12, 16)  # bits
 BACKGROUND = (255, 255, 255)  # behind transparent pixels
 BROKEN_EXIF = (SyntaxError, ValueError, TypeError, KeyError, struct.error, OSError)
 
@@ -108,10 +109,11 @@ def decode(path: Path) -> tuple[np.ndarray, int]:
 def photo_rgb(image: Image.Image) -> np.ndarray:
     """Return uint8 (H, W, 3) of any photo.
 
-    16-bit grays keep their high byte, and transparent pixels show BACKGROUND: what lies under
-    alpha 0 is whatever a program left there. Raises ValueError for gray values without a range.
+    Grays of more than 8 bits keep their high bits, and transparent pixels show BACKGROUND: what
+    lies under alpha 0 is whatever a program left there. Raises ValueError for gray values without
+    a range.
     """
-    if image.mode == "RGB":
+    if image.mode == "RGB" and "transparency" not in image.info:
         return np.asarray(image)
     if image.mode.startswith("I") or image.mode == "F":
         gray = _gray8(np.asarray(image))
@@ -124,15 +126,17 @@ def photo_rgb(image: Image.Image) -> np.ndarray:
 
 
 def _gray8(values: np.ndarray) -> np.ndarray:
-    """Return 8-bit grays of 16-bit ones; 32-bit integers are taken for the narrowest that fits."""
+    """Return 8-bit grays of values of the narrowest depth that holds them all: 8, 12 or 16 bits.
+
+    Sensors of 12 bits, and programs that widen 8-bit values, store them in 16 bits as they are.
+    """
     low, high = values.min(), values.max()
     if values.dtype.kind == "f" or low < 0 or high > 0xFFFF:
         raise ValueError(
             f"gray values from {low} to {high} have no known range: store 8 or 16 bits"
         )
-    if values.dtype != np.uint16 and high <= 0xFF:
-        return values.astype(np.uint8)
-    return (values >> 8).astype(np.uint8)
+    bits = next(depth for depth in GRAY_DEPTHS if high < 1 << depth)
+    return (values >> (bits - 8)).astype(np.uint8)
 
 
 def _stored_again(pixels: np.ndarray, orientation: int) -> np.ndarray:

@@ -17,6 +17,7 @@ from actial.core.image_codec import UNREADABLE
 from actial.core.records import AnswerMode, Example, Question
 from actial.core.set_records import BenchmarkRecord
 from actial.data.images import fitted_size
+from actial.data.photos import photo_rgb
 from actial.evaluation.benchmarks.base import Item, Picture, Style
 from actial.evaluation.benchmarks.prompts import prompt_text
 
@@ -100,12 +101,7 @@ def decode(picture: Picture, name: str) -> np.ndarray:
         with Image.open(
             picture if isinstance(picture, Path) else io.BytesIO(picture)
         ) as image:
-            upright = ImageOps.exif_transpose(image)
-            if upright.mode in ("RGBA", "LA", "PA") or "transparency" in upright.info:
-                rgba = upright.convert("RGBA")
-                white = Image.new("RGBA", rgba.size, "white")
-                return np.asarray(Image.alpha_composite(white, rgba).convert("RGB"))
-            return np.asarray(upright.convert("RGB"))
+            return photo_rgb(ImageOps.exif_transpose(image))
     except UNREADABLE as error:
         raise UserError(
             f"a picture of {name} cannot be read ({error}): fetch the file again."

@@ -35,7 +35,8 @@ from actial.training.train_module import StepModule
 
 NUM_CHECKPOINTS = 2  # the newest ones, which stay on disk
 TENSORS, STATE, CHECKSUMS = "state.safetensors", "state.json", "SHA256SUMS"
-FORMAT = 2  # 1 had no checksums
+FORMAT = 2  # 1 had neither this number nor checksums
+STATE_KEYS = ("step", "counters", "fingerprint", "random")
 EXTRA_STATE = "kept/"  # prefix of the tensors of StepModule.extra_state
 ADAMW_STATE = ("step", "exp_avg", "exp_avg_sq")
 
@@ -222,7 +223,9 @@ def _damage(path: Path) -> str | None:
     """Return what is wrong with the files of a checkpoint; None for an intact one."""
     try:
         state = json.loads((path / STATE).read_text())
-        if state.get("format", 1) < FORMAT:
+        if missing := [name for name in STATE_KEYS if name not in state]:
+            return f"{STATE} has no {missing[0]}"
+        if "format" not in state and not (path / CHECKSUMS).exists():
             with (path / TENSORS).open("rb"):
                 return _unreadable(path / TENSORS)
         lines = (path / CHECKSUMS).read_text().splitlines()
@@ -231,7 +234,7 @@ def _damage(path: Path) -> str | None:
                 return f"{file} differs from its checksum"
     except FileNotFoundError as error:
         return f"{Path(error.filename).name} is missing"
-    except (ValueError, AttributeError):  # not text, not JSON, not an object
+    except (ValueError, TypeError):  # not text, not JSON, not an object
         return f"{STATE} or {CHECKSUMS} cannot be read"
     return None
 

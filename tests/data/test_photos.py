@@ -25,6 +25,13 @@ def test_16_bit_grays_keep_their_high_byte(tmp_path, scale):
     assert np.array_equal(decode(tmp_path / "a.png")[0], as_gray(GRAY))
 
 
+@pytest.mark.parametrize(("bits", "name"), [(8, "a.png"), (12, "a.png"), (12, "a.tif")])
+def test_fewer_bits_in_16_are_not_black(tmp_path, bits, name):
+    widened = GRAY.astype(np.uint16) << (bits - 8)
+    Image.fromarray(widened).save(tmp_path / name)
+    assert np.array_equal(decode(tmp_path / name)[0], as_gray(GRAY))
+
+
 def test_32_bit_integers_are_taken_for_8_or_16_bits_and_others_are_refused(tmp_path):
     assert np.array_equal(photo_rgb(Image.fromarray(GRAY.astype(np.int32))), as_gray(GRAY))
     assert np.array_equal(
@@ -36,7 +43,7 @@ def test_32_bit_integers_are_taken_for_8_or_16_bits_and_others_are_refused(tmp_p
             decode(tmp_path / "a.tif")
 
 
-@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "RGB"])
 def test_what_lies_under_alpha_0_is_not_seen(tmp_path, mode):
     hidden = np.full((4, 4, 4), (255, 0, 255, 0), dtype=np.uint8)
     hidden[1, 2] = (10, 10, 10, 255)
@@ -46,6 +53,9 @@ def test_what_lies_under_alpha_0_is_not_seen(tmp_path, mode):
         image.info["transparency"] = image.getpixel((0, 0))
     elif mode == "LA":
         image = image.convert("LA")
+    elif mode == "RGB":  # one color stands for transparent
+        image = image.convert("RGB")
+        image.info["transparency"] = (255, 0, 255)
     image.save(tmp_path / "a.png")
     pixels = decode(tmp_path / "a.png")[0]
     assert (pixels[0, 0] == 255).all()

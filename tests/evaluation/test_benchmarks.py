@@ -148,6 +148,10 @@ def test_exif_rotation_and_transparency():
     buffer = io.BytesIO()
     Image.fromarray(np.zeros((2, 2, 4), np.uint8)).save(buffer, "PNG")
     assert (decode(buffer.getvalue(), "x") == 255).all()
+    buffer = io.BytesIO()
+    gray = np.array([[0, 100], [200, 250]], np.uint16)
+    Image.fromarray(gray * 257).save(buffer, "PNG")
+    assert np.array_equal(decode(buffer.getvalue(), "x")[..., 1], gray)
     with pytest.raises(UserError, match="picture of x"):
         decode(b"no image", "x")
     buffer = io.BytesIO()

@@ -132,6 +132,13 @@ def flip_bit(path: Path) -> None:
     path.write_bytes(content)
 
 
+def changed(path: Path, key: str, value: object) -> None:
+    """Give an entry of state.json another value; None removes it."""
+    state = json.loads((path / "state.json").read_text()) | {key: value}
+    entries = {name: entry for name, entry in state.items() if entry is not None}
+    (path / "state.json").write_text(json.dumps(entries))
+
+
 def drop_moments(tensors: dict[str, torch.Tensor]) -> None:
     for name in [name for name in tensors if name.startswith("optimizer/exp_avg_sq/")]:
         del tensors[name]
@@ -158,6 +165,11 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "bit flipped": (lambda p: flip_bit(p / "state.safetensors"), "differs from its checksum"),
     "state cut": (lambda p: os.truncate(p / "state.json", 40), "cannot be read"),
+    "state of other JSON": (lambda p: (p / "state.json").write_text("{}"), "has no step"),
+    "state is a list": (lambda p: (p / "state.json").write_text("[1]"), "has no step"),
+    "state is a number": (lambda p: (p / "state.json").write_text("7"), "cannot be read"),
+    "state of an older form": (lambda p: changed(p, "format", None), "differs from its check"),
+    "state of another step": (lambda p: changed(p, "step", 3), "differs from its checksum"),
     "state of another run": (lambda p: flip_bit(p / "state.json"), "state.json"),
     "tensors deleted": (
         lambda p: (p / "state.safetensors").unlink(),
