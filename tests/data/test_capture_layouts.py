@@ -141,6 +141,12 @@ def test_the_same_object_twice_is_refused(tmp_path):
 def test_a_folder_without_a_model_is_listed_and_says_what_it_holds(cup):
     (cup / "sparse" / "0" / "cameras.bin").unlink()
     assert source(cup.parent).captures() == ["cup"]
+    with pytest.raises(
+        Rejected, match=r"no_sparse.*0 has a COLMAP model without cameras\.bin"
+    ):
+        source(cup.parent).read("cup")
+    for name in ("images.bin", "points3D.bin"):
+        (cup / "sparse" / "0" / name).unlink()
     with pytest.raises(Rejected, match=r"no_sparse.*it holds 0"):
         source(cup.parent).read("cup")
 
@@ -232,6 +238,17 @@ def test_points_and_images_taken_away_by_a_script_are_not_missed(cup):
     rig.azimuth = rig.azimuth[:15]
     (folder / "images.bin").write_bytes(pack_triple(rig, NAMES[:15])["images.bin"])
     assert len(only(cup.parent).frames) == 15
+
+
+@pytest.mark.parametrize("field", [4, 20, 36])  # bytes behind the id: quaternion, position
+def test_an_image_whose_pose_is_nan_costs_itself(cup, field):
+    path = cup / "sparse" / "0" / "images.bin"
+    data = bytearray(path.read_bytes())
+    data[8 + field : 16 + field] = struct.pack("<d", np.nan)
+    path.write_bytes(bytes(data))
+    capture, counts = source(cup.parent).read("cup")
+    assert counts == {"frame_pose": 1}
+    assert len(capture.frames) == len(NAMES) - 1
 
 
 def test_quaternions_of_one_other_length_are_rotations(cup):

@@ -156,7 +156,6 @@ def _corruptions():
         images[:8] + images[8:].replace(struct.pack("<Q", 4), huge, 1),
     )
     yield "quaternion", "images.bin", images[:12] + struct.pack("<d", 3.0) + images[20:]
-    yield "position nan", "images.bin", images[:44] + struct.pack("<d", np.nan) + images[52:]
     yield "unknown camera", "images.bin", images[:68] + struct.pack("<i", 5) + images[72:]
     yield "repeated name", "images.bin", images.replace(b"1.jpg", b"0.jpg")
     yield "point count", "points3D.bin", huge + points[8:]

@@ -346,6 +346,55 @@ def test_a_broken_category_is_counted_and_does_not_stop_the_others(tmp_path):
         source_of(tmp_path, SourceKind.co3d).captures()
 
 
+def test_broken_entries_of_co3d_cost_themselves(tmp_path):
+    write_co3d(tmp_path)
+    path = tmp_path / "apple" / "frame_annotations.jgz"
+    entries = json.loads(gzip.decompress(path.read_bytes()))
+    of_sequence = [entry for entry in entries if entry["sequence_name"] == "110_13051"]
+    of_sequence[1]["viewpoint"]["R"] = None
+    of_sequence[2]["image"] = None
+    del of_sequence[3]["viewpoint"]["T"]
+    write_jgz(path, entries)
+    source = source_of(tmp_path, SourceKind.co3d, min_quality=0.0)
+    capture, dropped = source.read("apple/110_13051")
+    assert (len(capture.frames), dropped) == (N - 3, {"frame_entry": 3})
+
+
+def test_a_broken_frame_of_uco3d_costs_itself(tmp_path):
+    write_uco3d(tmp_path)
+    with sqlite3.connect(tmp_path / "metadata.sqlite") as base:
+        base.execute("UPDATE frame_annots SET _viewpoint_R = x'00' WHERE frame_number = 3")
+    source = source_of(tmp_path, SourceKind.uco3d)
+    capture, dropped = source.read(source.captures()[0])
+    assert dropped == {"frame_entry": 1}
+    assert len(capture.frames) == N - 1
+
+
+def test_a_scale_in_the_rotations_of_wildrgbd_is_divided_out(tmp_path):
+    write_wildrgbd(tmp_path)
+    reference = "apple/scenes/scene_257"
+    expected, _ = source_of(tmp_path, SourceKind.wildrgbd).read(reference)
+    path = tmp_path / reference / "cam_poses.txt"
+    lines = []
+    for line in path.read_text().splitlines():
+        number, *values = line.split()
+        matrix = np.array(values, float).reshape(4, 4)
+        matrix[:3, :3] *= 1.7
+        lines.append(" ".join([number, *map(repr, map(float, matrix.ravel()))]))
+    path.write_text("\n".join(lines))
+    capture, counts = source_of(tmp_path, SourceKind.wildrgbd).read(reference)
+    assert counts == {"rotation_scaled": N}
+    for frame, other in zip(capture.frames, expected.frames, strict=True):
+        assert pytest.approx(other.R) == frame.R
+        assert frame.t == pytest.approx(other.t)
+
+
+def test_masks_beside_a_layout_that_has_its_own_are_refused(tmp_path):
+    write_wildrgbd(tmp_path)
+    with pytest.raises(UserError, match=r"mask_root=.* is not read by source=wildrgbd"):
+        source_of(tmp_path, SourceKind.wildrgbd, mask_root=str(tmp_path))
+
+
 def test_bad_fields_cost_one_capture(tmp_path):
     write_wildrgbd(tmp_path)
     scene = tmp_path / "apple" / "scenes" / "scene_257"
@@ -353,8 +402,8 @@ def test_bad_fields_cost_one_capture(tmp_path):
     (scene / "cam_poses.txt").write_text(
         "\n".join([*poses[:2], poses[2].rsplit(" ", 1)[0], *poses[3:]])
     )
-    with pytest.raises(Rejected, match="poses_corrupt"):
-        source_of(tmp_path, SourceKind.wildrgbd).read("apple/scenes/scene_257")
+    capture, dropped = source_of(tmp_path, SourceKind.wildrgbd).read("apple/scenes/scene_257")
+    assert (len(capture.frames), dropped) == (N - 1, {"frame_pose": 1})
     mirrored = " ".join(["2", *map(str, np.diag([-1.0, 1, 1, 1]).ravel())])
     (scene / "cam_poses.txt").write_text(
         "\n".join(
@@ -370,6 +419,11 @@ def test_bad_fields_cost_one_capture(tmp_path):
     capture, dropped = source_of(tmp_path, SourceKind.wildrgbd).read("apple/scenes/scene_257")
     assert dropped == {"frame_pose": 2, "frame_missing": 1}
     assert len(capture.frames) == N - 3
+    metadata = (scene / "metadata").read_text()
+    (scene / "metadata").write_text("{}")
+    with pytest.raises(Rejected, match="poses_corrupt"):
+        source_of(tmp_path, SourceKind.wildrgbd).read("apple/scenes/scene_257")
+    (scene / "metadata").write_text(metadata)
     (scene / "cam_poses.txt").unlink()
     with pytest.raises(Rejected, match="no_poses"):
         source_of(tmp_path, SourceKind.wildrgbd).read("apple/scenes/scene_257")

@@ -79,6 +79,13 @@ def test_a_path_without_suffix_leads_to_the_photo(tmp_path, suffix):
         lambda name: f"/home/somebody/data/cup/{name}",
         lambda name: f"C:\\Users\\me\\cup\\{name}".replace("/", "\\"),
         lambda name: f"/home/somebody/{name}"[:-4],
+        lambda name: f"data/scans/cup/{name}",  # from the folder that the exporter ran in
+        lambda name: f"file:///home/somebody/cup/{name}",
+        lambda name: f"file:///C:/Users/me/cup/{name}",
+        lambda name: f"//server/share/cup/{name}".replace("/", "\\"),
+        lambda name: name.replace(".jpg", ".png"),  # the photos were converted
+        lambda name: name.upper(),
+        lambda name: f"/home/me/{name.upper()}"[:-4],
     ],
 )
 def test_paths_of_the_machine_they_were_written_on_lead_to_the_photo(tmp_path, path):
@@ -114,6 +121,63 @@ def test_a_frame_without_a_matrix_costs_itself(tmp_path, matrix):
     write(tmp_path / "cup", change=lambda f: f["frames"][3].update(transform_matrix=matrix))
     capture, counts = read(tmp_path)
     assert (len(capture.frames), counts) == (N - 1, {"frame_pose": 1})
+
+
+@pytest.mark.parametrize(
+    ("entry", "reason"),
+    [
+        (None, "frame_entry"),
+        ("x", "frame_entry"),
+        ({"transform_matrix": np.eye(4).tolist()}, "frame_entry"),
+        ({"file_path": None, "transform_matrix": np.eye(4).tolist()}, "frame_name"),
+        ({"file_path": "images/003.jpg"}, "frame_pose"),
+    ],
+)
+def test_an_entry_that_lacks_a_field_costs_itself(tmp_path, entry, reason):
+    def spoil(fields: dict) -> None:
+        fields["frames"][3] = entry
+
+    write(tmp_path / "cup", change=spoil)
+    capture, counts = read(tmp_path)
+    assert (len(capture.frames), counts) == (N - 1, {reason: 1})
+
+
+@pytest.mark.parametrize("length", [1e12, 1e300])
+def test_a_camera_at_an_impossible_distance_costs_itself(tmp_path, length):
+    def move(fields: dict) -> None:
+        fields["frames"][3]["transform_matrix"][0][3] = length
+
+    write(tmp_path / "cup", change=move)
+    capture, counts = read(tmp_path)
+    assert (len(capture.frames), counts) == (N - 1, {"frame_pose": 1})
+
+
+def test_a_photo_that_entries_give_different_poses_is_dropped(tmp_path):
+    def mistake(fields: dict) -> None:  # two cameras whose folders were merged into one
+        fields["frames"][3]["file_path"] = "left/images/004.jpg"
+        fields["frames"].append(fields["frames"][8])
+
+    write(tmp_path / "cup", change=mistake)
+    capture, counts = read(tmp_path)
+    names = [frame.name for frame in capture.frames]
+    assert counts == {"frame_repeated": 2}
+    assert names == [f"images/{i:03d}.jpg" for i in range(N) if i not in (3, 4)]
+
+
+@pytest.mark.parametrize("explicit", [True, False])
+def test_masks_are_found_by_mask_path_and_by_their_folder(tmp_path, explicit):
+    def name_masks(fields: dict) -> None:
+        for i, frame in enumerate(fields["frames"]):
+            if explicit and i < N - 2:
+                frame["mask_path"] = f"masks/{i:03d}.png"
+
+    folder = write(tmp_path / "cup", change=name_masks)
+    (folder / "masks").mkdir()
+    for i in range(N - 2):
+        Image.new("L", SIZE).save(folder / "masks" / f"{i:03d}.png")
+    capture, counts = read(tmp_path)
+    assert counts == {"with_mask": N - 2, "without_mask": 2}
+    assert capture.frames[3].mask_path == folder / "masks/003.png"
 
 
 def test_matrices_of_three_rows_and_flat_ones_are_read(tmp_path):

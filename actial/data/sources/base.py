@@ -18,6 +18,8 @@ from actial.data.sources.frame_counts import FrameCounts
 from actial.viewpoint.geometry import are_rotations
 from actial.viewpoint.lens import calibration, rescaled
 
+MAX_LENGTH = 1e9  # of coordinates; beyond it the sums of the geometry lose digits or overflow
+
 
 class Source(ABC):
     """Captures under one root: `captures` lists them, `read` gives poses, `pixels` decodes.
@@ -26,6 +28,8 @@ class Source(ABC):
     counted rejection, so that a bad folder among thousands costs only itself.
     """
 
+    takes_mask_root = False
+
     def __init__(self, config: SourceConfig) -> None:
         self.config = config
         self.root = Path(config.root)
@@ -33,6 +37,20 @@ class Source(ABC):
         if not self.root.is_dir():
             raise UserError(
                 f"source.root={self.root} is not a folder: give the folder that holds the captures."
+            )
+        if config.mask_root is not None:
+            self._check_mask_root(config.mask_root)
+
+    def _check_mask_root(self, folder: str) -> None:
+        if not self.takes_mask_root:
+            raise UserError(
+                f"source.mask_root={folder} is not read by source={self.config.kind.value}, whose "
+                "masks lie in the layout itself: leave it out."
+            )
+        if not Path(folder).is_dir():
+            raise UserError(
+                f"source.mask_root={folder} is not a folder: give the folder that holds the masks "
+                "of each capture, or leave it out."
             )
 
     @abstractmethod
@@ -99,11 +117,12 @@ def usable_frames(
 def _with_rotations(frames: list[Frame], counts: FrameCounts) -> list[Frame]:
     if not frames:
         return []
-    finite = np.isfinite([frame.t for frame in frames]).all(axis=1)
-    posed = are_rotations(np.stack([frame.R for frame in frames])) & finite
+    bounded = (np.abs([frame.t for frame in frames]) < MAX_LENGTH).all(axis=1)  # no NaN either
+    posed = are_rotations(np.stack([frame.R for frame in frames])) & bounded
     if not posed.all():
         first = frames[int(np.argmin(posed))]
-        cause = f"{first.name}: no rotation and translation, R = {first.R.round(3).tolist()}"
+        cause = f"{first.name}: no rotation and translation, R = {first.R.round(3).tolist()}, "
+        cause += f"t = {first.t.tolist()}"
         counts.drop("frame_pose", cause, int((~posed).sum()))
     return [frame for frame, valid in zip(frames, posed, strict=True) if valid]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +16,7 @@ from actial.core.json_stream import json_items
 from actial.core.records import Capture, Frame, Lens
 from actial.data.sources.base import inside
 from actial.data.sources.frame_counts import FrameCounts
-from actial.data.sources.pose_files import PosedSource, make_frame
+from actial.data.sources.pose_files import MALFORMED, PosedSource, make_frame
 from actial.viewpoint import geometry as g
 
 # one unit is half the width in x and half the height in y
@@ -75,6 +76,7 @@ class Co3dSource(PosedSource):
         super().__init__(config)
         self._category = ""
         self._frames: dict[str, list[Co3dFrame]] = {}
+        self._broken: Counter[str] = Counter()  # sequence -> entries that lack a field
 
     def references(self) -> Iterator[str]:
         errors: list[UserError] = []
@@ -109,14 +111,30 @@ class Co3dSource(PosedSource):
             self._frames = self._read_category(category)
             self._category = category
         annotations = sorted(self._frames.get(name, []), key=lambda frame: frame.number)
-        frames = [self._frame(item) for item in annotations if item.view is not None]
-        return self.capture(category, name, frames, files_total=len(annotations))
+        counts, frames = FrameCounts(), []
+        for item in annotations:
+            if item.view is None:
+                continue
+            try:
+                frames.append(self._frame(item))
+            except MALFORMED as error:
+                counts.drop("frame_entry", f"{item.path}: {error!r}")
+        if self._broken[name]:
+            counts.drop("frame_entry", f"{name}: entries lack a field", self._broken[name])
+        return self.capture(
+            category, name, frames, counts=counts, files_total=len(annotations)
+        )
 
     def _read_category(self, category: str) -> dict[str, list[Co3dFrame]]:
         frames: dict[str, list[Co3dFrame]] = {}
+        self._broken.clear()
         try:
             for item in json_array(self.root / category / "frame_annotations.jgz"):
-                frames.setdefault(item["sequence_name"], []).append(_co3d_frame(item))
+                name = str(item["sequence_name"])
+                try:
+                    frames.setdefault(name, []).append(_co3d_frame(item))
+                except MALFORMED:
+                    self._broken[name] += 1
         except UserError as error:
             raise Rejected("category_unreadable", detail=str(error)) from error
         return frames

@@ -24,15 +24,12 @@ SIDECAR = "object.json"
 class FolderSource(Source):
     """Folders with photos and a COLMAP model, at any depth below ROOT, or ROOT itself."""
 
+    takes_mask_root = True
+
     def __init__(self, config: SourceConfig) -> None:
         super().__init__(config)
         self._class_names: dict[str, str] | None = None
         self._photos: tuple[str, PhotoFiles] | None = None
-        if config.mask_root is not None and not Path(config.mask_root).is_dir():
-            raise UserError(
-                f"source.mask_root={config.mask_root} is not a folder: give the folder that holds "
-                "the masks of each capture, or leave it out."
-            )
 
     def captures(self) -> list[str]:
         references = [readable_name(path) for path in capture_folders(self.root)]
@@ -62,12 +59,13 @@ class FolderSource(Source):
         model = read_model(layout.model)
         photos = PhotoFiles(layout.photos)
         counts = FrameCounts()
-        masks = self._masks(reference, folder, [view.name for view in model.views])
+        names = [view.name for view in model.views]
+        masks = MaskFiles.of_source(folder, reference, names, self.config.mask_root)
         candidates = self._frames(photos, masks, model.views, counts)
         frames = usable_frames(candidates, counts, exif=self.config.exif)
         with_mask = sum(frame.mask_path is not None for frame in frames)
         counts["with_mask"] += with_mask
-        if masks.folder is not None or self.config.mask_root is not None:
+        if masks.expected:
             counts["without_mask"] += len(frames) - with_mask
         sidecar = _read_sidecar(folder / SIDECAR)
         class_id, object_id = self._ids(reference)
@@ -107,12 +105,6 @@ class FolderSource(Source):
         if self.config.category_file is not None and self._class_names is None:
             self._class_names = read_categories(Path(self.config.category_file))
         return (self._class_names or {}).get(class_id, class_id.replace("_", " "))
-
-    def _masks(self, reference: str, folder: Path, names: list[str]) -> MaskFiles:
-        if self.config.mask_root is None:
-            return MaskFiles.of_capture(folder, names)
-        below = existing(Path(self.config.mask_root), reference)
-        return MaskFiles(below if below.is_dir() else None, names)
 
     def _frames(
         self,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from actial.core.errors import Rejected
-from actial.data.sources.colmap_model import ModelFiles, find_models
+from actial.data.sources.colmap_model import ModelFiles, find_models, incomplete_model
 
 MAX_DEPTH = 5  # folders between a root and its captures
 # (photos, models) of a capture's folder: COLMAP, MVImgNet, image_undistorter, VGGT; nerfstudio;
@@ -51,6 +51,8 @@ def read_layout(capture: Path) -> Layout:
     if not models:
         raise Rejected("no_sparse", detail=f"{capture}: no folder sparse/")
     empty = capture / models[0]
+    if lacking := incomplete_model(empty):
+        raise Rejected("no_sparse", detail=lacking)
     listed = sorted(os.listdir(empty))[:5]
     raise Rejected(
         "no_sparse",

@@ -49,6 +49,17 @@ def find_models(folder: Path) -> Iterator[ModelFiles]:
                 break
 
 
+def incomplete_model(folder: Path) -> str | None:
+    """Return what the first model in or below `folder` lacks, where it has some of its files."""
+    for place in (folder, *sorted(path for path in folder.iterdir() if path.is_dir())):
+        for suffix in (".bin", ".txt"):
+            files = [stem + suffix for stem in STEMS]
+            missing = [name for name in files if not (place / name).is_file()]
+            if 0 < len(missing) < len(files):
+                return f"{place} has a COLMAP model without {', '.join(missing)}"
+    return None
+
+
 def data_lines(path: Path) -> Iterator[bytes]:
     """Yield the lines of a text model that are not comments; empty lines are kept.
 

@@ -18,6 +18,7 @@ import numpy as np
 from actial.core.errors import Rejected
 from actial.core.records import Lens
 from actial.data.sources import colmap_binary, colmap_text
+from actial.data.sources.base import MAX_LENGTH
 from actial.data.sources.colmap_model import (
     ModelFiles,
     RawCamera,
@@ -29,7 +30,6 @@ from actial.data.sources.colmap_model import (
 from actial.viewpoint.lens import calibration, is_photo_lens
 
 MAX_SIDE = 1 << 15
-MAX_LENGTH = 1e9  # of coordinates; beyond it the sums of the geometry lose digits or overflow
 
 
 @dataclass(slots=True, kw_only=True)
@@ -135,16 +135,19 @@ def _check_images(path: Path, images: dict[int, RawImage], cameras: Collection[i
     names: set[str] = set()
     lengths = np.array([np.linalg.norm(image.pose[:4]) for image in images.values()])
     # COLMAP normalizes quaternions: any length is right that all of them share
-    common = float(np.median(lengths)) if len(lengths) else 1.0
+    finite = lengths[np.isfinite(lengths)]
+    common = float(np.median(finite)) if len(finite) else 1.0
     for length, (key, image) in zip(lengths, images.items(), strict=True):
         if not image.name or image.name in names:
             raise corrupt(path, f"image {key} has no name, or one that another image has")
         if image.camera not in cameras:
             raise corrupt(path, f"image {key} names camera {image.camera}, which is missing")
-        bounded = all(abs(value) < MAX_LENGTH for value in image.pose)  # false for NaN
+        names.add(image.name)
+        if not np.isfinite(image.pose).all():
+            continue  # a photo without a pose, which is dropped and counted
+        bounded = all(abs(value) < MAX_LENGTH for value in image.pose)
         if not bounded or not abs(length - common) <= 1e-3 * common:
             raise corrupt(path, f"image {key} has no valid pose")
-        names.add(image.name)
 
 
 def _check_points(path: Path, points: RawPoints, images: dict[int, RawImage]) -> None:

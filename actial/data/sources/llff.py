@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from actial.core.records import Frame, Lens
+from actial.data.sources.frame_counts import FrameCounts
 from actial.data.sources.photo_files import PhotoFiles
 from actial.data.sources.pose_files import make_frame
 
@@ -14,11 +15,12 @@ POSES_BOUNDS = "poses_bounds.npy"
 PHOTO_FOLDERS = ("images", "images_2", "images_4", "images_8")
 
 
-def llff_frames(folder: Path) -> list[Frame]:
+def llff_frames(folder: Path, counts: FrameCounts) -> list[Frame]:
     """Return the frames of a folder; raises ValueError where rows and photos do not match.
 
-    A row is a (3, 5) matrix and two depth bounds. Its columns are the camera's down, right and
-    backward directions in the world, its center, and (height, width, focal length).
+    Rows that hold no numbers are counted as dropped frames. A row is a (3, 5) matrix and two depth
+    bounds. Its columns are the camera's down, right and backward directions in the world, its
+    center, and (height, width, focal length).
     """
     rows = np.load(folder / POSES_BOUNDS, allow_pickle=False).astype(np.float64)
     if rows.ndim != 2 or rows.shape[1] != 17:
@@ -28,6 +30,11 @@ def llff_frames(folder: Path) -> list[Frame]:
     for name, row in zip(photos, rows[:, :15].reshape(-1, 3, 5), strict=True):
         down, right, backward, center = row[:, :4].T
         height, width, focal = (float(value) for value in row[:, 4])
+        if not np.isfinite(row).all():
+            counts.drop(
+                "frame_pose", f"{name}: its row of {POSES_BOUNDS} holds NaN or infinity"
+            )
+            continue
         lens: Lens = ("SIMPLE_PINHOLE", (focal, width / 2, height / 2))
         R = np.stack([right, down, -backward])
         size = (round(width), round(height))

@@ -99,10 +99,23 @@ def _is_stray(name: str) -> bool:
 class MaskFiles:
     """The masks of one capture: `masks/` in it, or its folder below source.mask_root."""
 
-    def __init__(self, folder: Path | None, photo_names: list[str]) -> None:
+    def __init__(
+        self, folder: Path | None, photo_names: list[str], *, expected: bool = False
+    ) -> None:
         self.folder = folder
+        self.expected = expected or folder is not None  # to be said of photos without a mask
         self._names = set(_mask_names(folder)) if folder is not None else set()
         self._base_count = Counter(os.path.basename(name) for name in photo_names)
+
+    @classmethod
+    def of_source(
+        cls, capture: Path, reference: str, photo_names: list[str], root: str | None
+    ) -> MaskFiles:
+        """Return the masks below source.mask_root, where it is set, else those of the capture."""
+        if root is None:
+            return cls.of_capture(capture, photo_names)
+        below = existing(Path(root), reference)
+        return cls(below if below.is_dir() else None, photo_names, expected=True)
 
     @classmethod
     def of_capture(cls, capture: Path, photo_names: list[str]) -> MaskFiles:

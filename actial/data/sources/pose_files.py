@@ -24,6 +24,7 @@ from actial.viewpoint import geometry as g
 from actial.viewpoint.lens import calibration
 
 Pose = tuple[np.ndarray, np.ndarray]  # R, t
+SCALE_TOLERANCE = 1e-4  # of a rotation's scale, before it is divided out
 # what malformed files make the standard library and numpy raise
 MALFORMED = (KeyError, TypeError, ValueError, IndexError, AttributeError, ArithmeticError)
 
@@ -50,6 +51,18 @@ def make_frame(
         time_index=0,
         mask_path=mask,
     )
+
+
+def without_scale(matrix: np.ndarray, counts: FrameCounts) -> np.ndarray:
+    """Return a camera-to-world matrix (3 or 4, 4) whose rotation has no scale; counts it."""
+    with np.errstate(invalid="ignore"):
+        determinant = np.linalg.det(matrix[:3, :3])
+    if not determinant > 0 or abs(np.cbrt(determinant) - 1) <= SCALE_TOLERANCE:
+        return matrix
+    counts["rotation_scaled"] += 1
+    unscaled = matrix.copy()
+    unscaled[:3, :3] /= np.cbrt(determinant)
+    return unscaled
 
 
 class PosedSource(Source):
@@ -94,16 +107,21 @@ class PosedSource(Source):
         candidates: list[Frame],
         *,
         stored: bool = True,
+        expects_masks: bool = False,
         counts: FrameCounts | None = None,
         **fields: Any,
     ) -> tuple[Capture, FrameCounts]:
         """Return the capture of the usable candidates, and the counts of its frames.
 
         `fields` are further fields of Capture. `stored=False`: the photos are not files.
+        `expects_masks`: photos without a mask are counted too.
         """
         counts = FrameCounts() if counts is None else counts
         frames = usable_frames(candidates, counts, exif=self.config.exif, stored=stored)
-        counts["with_mask"] += sum(frame.mask_path is not None for frame in frames)
+        with_mask = sum(frame.mask_path is not None for frame in frames)
+        counts["with_mask"] += with_mask
+        if expects_masks:
+            counts["without_mask"] += len(frames) - with_mask
         defaults = {"class_name": class_id.replace("_", " "), "files_total": len(candidates)}
         capture = Capture(
             source=self.config.kind.value,
@@ -149,23 +167,31 @@ class WildRgbdSource(PosedSource):
         photos = _by_number(folder / "rgb")
         masks = _by_number(folder / "masks") if (folder / "masks").is_dir() else {}
         frames = []
-        for number, matrix in _pose_lines(folder / "cam_poses.txt"):
+        counts = FrameCounts()
+        for number, matrix in _pose_lines(folder / "cam_poses.txt", counts):
             path = photos.get(number, folder / "rgb" / f"{number:05d}.png")
-            pose = g.from_camera_to_world(matrix)
+            pose = g.from_camera_to_world(without_scale(matrix, counts))
             name = f"rgb/{path.name}"
             frames.append(make_frame(name, path, size, lens, pose, masks.get(number)))
         category, _, scene = reference.split("/")
-        return self.capture(category, scene, frames, files_total=len(photos))
+        return self.capture(category, scene, frames, counts=counts, files_total=len(photos))
 
 
-def _pose_lines(path: Path) -> list[tuple[int, np.ndarray]]:
-    """Return (frame number, camera-to-world (4, 4)) of each line, in order of the numbers."""
+def _pose_lines(path: Path, counts: FrameCounts) -> list[tuple[int, np.ndarray]]:
+    """Return (frame number, camera-to-world (4, 4)) of each line, in order of the numbers.
+
+    A line that holds something else is a dropped frame.
+    """
     poses = []
     for line in path.read_text(encoding="utf-8-sig").splitlines():
         fields = line.split()
-        if fields and not fields[0].startswith("#"):
+        if not fields or fields[0].startswith("#"):
+            continue
+        try:
             matrix = np.array(fields[1:], dtype=np.float64).reshape(4, 4)
             poses.append((int(float(fields[0])), matrix))
+        except MALFORMED:
+            counts.drop("frame_pose", f"{path}: {line[:80]!r} is no number and matrix")
     return sorted(poses, key=lambda pose: pose[0])
 
 

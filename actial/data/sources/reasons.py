@@ -33,6 +33,8 @@ REMEDIES = {
     "frame_unreadable": "frame_unreadable: the photo is broken or of an unknown format",
     "frame_pose": "frame_pose: the pose is no rotation and translation",
     "frame_name": "frame_name: the photo's name leads out of the capture",
+    "frame_entry": "frame_entry: the pose file's entry of a photo lacks a field: export it again",
+    "frame_repeated": "frame_repeated: several entries with different poses lead to one photo",
     "frame_lens": "frame_lens: the pose file gives no lens of a photo (focal length, camera_model)",
     "axes_look_opencv": (
         "axes_look_opencv: every camera has the object behind it: are these OpenCV axes? Then set "

@@ -6,7 +6,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +16,23 @@ from actial.config import CameraAxes
 from actial.core.errors import Rejected
 from actial.core.records import Capture, Frame, Lens
 from actial.data.photos import SUFFIXES, read_header
+from actial.data.sources.base import MAX_LENGTH
 from actial.data.sources.colmap_layouts import MAX_DEPTH
 from actial.data.sources.frame_counts import FrameCounts
 from actial.data.sources.llff import POSES_BOUNDS, llff_frames
-from actial.data.sources.photo_files import existing, readable_name
-from actial.data.sources.pose_files import MALFORMED, Pose, PosedSource, make_frame
+from actial.data.sources.photo_files import MaskFiles, existing, readable_name
+from actial.data.sources.pose_files import (
+    MALFORMED,
+    Pose,
+    PosedSource,
+    make_frame,
+    without_scale,
+)
 from actial.viewpoint import geometry as g
 
 ABSOLUTE = re.compile(r"/|[A-Za-z]:/")
-SCALE_TOLERANCE = 1e-4  # of a rotation's scale, before it is divided out
+FILE_URL = re.compile(r"file:/+(?=[A-Za-z]:/)|file:(//)?(?=/)")
+SHOWN_ENTRY = 120  # characters of an entry that cannot be read
 BEHIND_SHARE = 0.05  # of cameras that have the object ahead, if the axes are the other ones
 MAX_RESIDUAL = 0.12  # of the optical axes about one point, in distances of the cameras
 FISHEYE_MODELS = {"OPENCV_FISHEYE", "FISHEYE"}
@@ -42,6 +50,7 @@ class TransformsSource(PosedSource):
     """
 
     layout = f"NAME/transforms.json, NAME/transforms_train.json or NAME/{POSES_BOUNDS}"
+    takes_mask_root = True
     FILES = ("transforms.json", "transforms_train.json", POSES_BOUNDS)
 
     def references(self) -> Iterator[str]:
@@ -63,16 +72,27 @@ class TransformsSource(PosedSource):
         file = next(folder / name for name in self.FILES if (folder / name).is_file())
         counts = FrameCounts()
         if file.name == POSES_BOUNDS:
-            frames = llff_frames(folder)
-            total = len(frames)
+            frames = llff_frames(folder, counts)
+            total = len(frames) + counts["frame_pose"]
         else:
             shared = json.loads(file.read_bytes())
-            frames = list(self._frames(folder, shared, counts))
+            frames = one_entry_per_photo(self._frames(folder, shared, counts), counts)
             total = len(shared["frames"])
             self._check_axes(file, frames)
         label = self.root.resolve().name if reference == "." else reference
         frames.sort(key=lambda frame: frame.name)
-        return self.capture(label, label, frames, counts=counts, files_total=total)
+        names = [frame.name for frame in frames]
+        masks = MaskFiles.of_source(folder, reference, names, self.config.mask_root)
+        for frame in frames:
+            frame.mask_path = frame.mask_path or masks.path(frame.name)
+        return self.capture(
+            label,
+            label,
+            frames,
+            counts=counts,
+            expects_masks=masks.expected,
+            files_total=total,
+        )
 
     def _frames(
         self, folder: Path, shared: Mapping[str, Any], counts: FrameCounts
@@ -82,9 +102,14 @@ class TransformsSource(PosedSource):
                 yield self._frame(folder, {**shared, **entry}, counts)
             except Rejected as rejected:
                 counts.reject(rejected)
+            except MALFORMED as error:
+                shown = json.dumps(entry)[:SHOWN_ENTRY]
+                counts.drop("frame_entry", f"{folder}: {error!r} in {shown}")
 
     def _frame(self, folder: Path, fields: Mapping[str, Any], counts: FrameCounts) -> Frame:
-        path = find_photo(folder, str(fields["file_path"]))
+        if not isinstance(fields["file_path"], str):
+            raise Rejected("frame_name", detail=f"file_path is {fields['file_path']!r}")
+        path = find_photo(folder, fields["file_path"])
         size = _size(fields, path)
         lens = transforms_lens(fields, size)
         pose = self._pose(fields.get("transform_matrix"), counts)
@@ -106,10 +131,7 @@ class TransformsSource(PosedSource):
             raise Rejected("frame_pose", detail=f"transform_matrix is {value!r}") from error
         if not np.isfinite(matrix).all():
             raise Rejected("frame_pose", detail="transform_matrix holds NaN or infinity")
-        determinant = np.linalg.det(matrix[:, :3])
-        if determinant > 0 and abs(np.cbrt(determinant) - 1) > SCALE_TOLERANCE:
-            matrix[:, :3] /= np.cbrt(determinant)
-            counts["rotation_scaled"] += 1
+        matrix = without_scale(matrix, counts)
         opengl = self.config.axes is CameraAxes.opengl
         whole = np.concatenate([matrix, [[0, 0, 0, 1]]])
         return g.from_camera_to_world(whole, g.OPENGL_AXES if opengl else None)
@@ -121,7 +143,7 @@ class TransformsSource(PosedSource):
         the optical axes still meet in one point, but behind the cameras.
         """
         posed = [frame for frame in frames if g.are_rotations(frame.R[None])[0]]
-        posed = [frame for frame in posed if np.isfinite(frame.t).all()]
+        posed = [frame for frame in posed if (np.abs(frame.t) < MAX_LENGTH).all()]
         if len(posed) < 3:
             return
         centers = np.stack([frame.center for frame in posed])
@@ -138,29 +160,32 @@ class TransformsSource(PosedSource):
 def find_photo(folder: Path, written: str) -> Path:
     """Return the file below `folder` that an exporter meant by `written`.
 
-    Exporters write backslashes, paths of the machine they ran on, and no suffix. Of a path that
-    leaves the folder, the longest end that exists in it counts. Raises Rejected("frame_name") for
-    one that leaves it and is not there.
+    Exporters write backslashes, paths of the machine or from the folder they ran in, no suffix,
+    and that of photos which were converted later. The longest end of a path that exists in the
+    folder counts; of a path inside the folder, an end with a folder. Raises Rejected("frame_name")
+    for one that leaves it and is not there.
     """
-    text = written.replace("\\", "/")
+    text = FILE_URL.sub("", written.replace("\\", "/"))
     if "\0" in text or not text.strip("./"):
         raise Rejected("frame_name", detail=written)
     base = Path(os.path.abspath(folder))
     meant = Path(os.path.normpath(text if ABSOLUTE.match(text) else base / text))
     inside = meant.is_relative_to(base)
-    if inside and (photo := _with_suffix(meant)):
-        return folder / photo.relative_to(base)
-    parts = [part for part in meant.parts if part not in ("/", "..")]
-    if not inside:
-        for start in range(len(parts)):
-            if photo := _with_suffix(base.joinpath(*parts[start:])):
+    below = meant.relative_to(base).parts if inside else meant.parts
+    parts = [part for part in below if part not in ("/", "//", "..")]
+    ends = [parts[start:] for start in range(max(1, len(parts) - inside))]
+    for find in (_with_suffix, _spelled_otherwise):
+        for end in ends:
+            if photo := find(base, end):
                 return folder / photo.relative_to(base)
-        raise Rejected("frame_name", detail=f"{written} leaves {folder}")
-    return folder / meant.relative_to(base)
+    if inside:
+        return folder / meant.relative_to(base)
+    raise Rejected("frame_name", detail=f"{written} leaves {folder}")
 
 
-def _with_suffix(path: Path) -> Path | None:
+def _with_suffix(base: Path, parts: Sequence[str]) -> Path | None:
     """Return the path, or the path with the suffix of a photo, whichever is a file."""
+    path = base.joinpath(*parts)
     if path.is_file():
         return path
     for suffix in (".png", *SUFFIXES):
@@ -169,6 +194,49 @@ def _with_suffix(path: Path) -> Path | None:
             if candidate.is_file():
                 return candidate
     return None
+
+
+def _spelled_otherwise(base: Path, parts: Sequence[str]) -> Path | None:
+    """Return the one photo at a path, whatever the case of its letters and its suffix."""
+    folders = [base]
+    for part in parts[:-1]:
+        folders = [
+            inner
+            for folder in folders
+            for inner in folder.iterdir()
+            if inner.name.casefold() == part.casefold() and inner.is_dir()
+        ]
+    stem = _without_suffix(parts[-1])
+    photos = [
+        path
+        for folder in folders
+        for path in folder.iterdir()
+        if path.suffix.lower() in SUFFIXES and _without_suffix(path.name) == stem
+    ]
+    return photos[0] if len(photos) == 1 else None
+
+
+def _without_suffix(name: str) -> str:
+    stem, suffix = os.path.splitext(name.casefold())
+    return stem if suffix in SUFFIXES else name.casefold()
+
+
+def one_entry_per_photo(frames: Iterable[Frame], counts: FrameCounts) -> list[Frame]:
+    """Return the frames without repeated entries; a photo that has two poses is dropped."""
+    entries: dict[str, list[Frame]] = {}
+    for frame in frames:
+        entries.setdefault(frame.name, []).append(frame)
+    usable = []
+    for name, same in entries.items():
+        first, *others = same
+        if all(
+            np.array_equal(first.R, one.R) and np.array_equal(first.t, one.t) for one in others
+        ):
+            usable.append(first)
+        else:
+            cause = f"{name}: {len(same)} entries lead to it, with different poses"
+            counts.drop("frame_repeated", cause, len(same))
+    return usable
 
 
 def _size(fields: Mapping[str, Any], path: Path) -> tuple[int, int]:

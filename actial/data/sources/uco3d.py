@@ -15,7 +15,7 @@ from actial.core.records import Capture, Frame
 from actial.data.sources.base import inside
 from actial.data.sources.co3d import BOUNDS_FORMAT, ndc_lens
 from actial.data.sources.frame_counts import FrameCounts
-from actial.data.sources.pose_files import PosedSource, make_frame
+from actial.data.sources.pose_files import MALFORMED, PosedSource, make_frame
 from actial.data.sources.video import VideoFrames
 from actial.viewpoint import geometry as g
 
@@ -69,12 +69,19 @@ class Uco3dSource(PosedSource):
         if not inside(self.root, video or "").is_file():
             raise Rejected("no_video", detail=f"{reference}: {video}")
         rows = self._rows(FRAMES, reference)
-        frames = [self._frame(*row) for row in rows if None not in row[1:6]]
+        counts, frames = FrameCounts(), []
+        for row in rows:
+            if None not in row[1:6]:
+                try:
+                    frames.append(self._frame(*row))
+                except MALFORMED as error:
+                    counts.drop("frame_entry", f"{reference}, frame {row[0]}: {error!r}")
         return self.capture(
             f"{family}_{category}",
             reference,
             frames,
             stored=False,
+            counts=counts,
             class_name=category,
             files_total=len(rows),
         )
