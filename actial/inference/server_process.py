@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,14 +23,32 @@ from actial.core.errors import UserError
 
 LOG_LINES = 15  # of a server that ended, in the message
 GRACE_S = 10  # between SIGTERM and SIGKILL
+FREED_WITHIN_S = 20.0  # a port whose server has lost its trainer
+# Reads until the trainer has closed the pipe or ended, by a SIGKILL too, and ends the server.
+WATCH = f"""
+import os, signal, sys, time
+sys.stdin.buffer.read()
+try:
+    os.killpg(int(sys.argv[1]), signal.SIGTERM)
+    for _ in range({10 * GRACE_S}):
+        time.sleep(0.1)
+        os.killpg(int(sys.argv[1]), 0)
+    os.killpg(int(sys.argv[1]), signal.SIGKILL)
+except ProcessLookupError:
+    pass
+"""
 
 
 @dataclass(slots=True)
 class ServerProcess:
-    """A running server: its process group, and the file its output goes to."""
+    """A running server: its process group, and the file its output goes to.
+
+    It ends with this process, however that ends: a watcher holds the other end of a pipe.
+    """
 
     process: subprocess.Popen[bytes]
     log: Path
+    watcher: subprocess.Popen[bytes]
 
     @classmethod
     def start(
@@ -45,7 +64,9 @@ class ServerProcess:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        return cls(process, log)
+        watch = [sys.executable, "-IS", "-c", WATCH, str(process.pid)]
+        watcher = subprocess.Popen(watch, stdin=subprocess.PIPE, start_new_session=True)
+        return cls(process, log, watcher)
 
     def stop(self) -> None:
         """End the server and everything it has started."""
@@ -60,6 +81,8 @@ class ServerProcess:
             except subprocess.TimeoutExpired:
                 os.killpg(self.process.pid, signal.SIGKILL)
                 self.process.wait()
+        self.watcher.kill()
+        self.watcher.wait()
 
     def ends(self) -> bool:
         """Whether it ends within a moment, as it does after its engine died."""
@@ -88,14 +111,24 @@ def free_port() -> int:
 
 
 def refuse_taken_port(url: str) -> None:
-    """Raise UserError when another program listens at `url`."""
+    """Raise UserError when another program listens at `url`.
+
+    The server of a run that was killed a moment ago gets the time to end.
+    """
     host, port = host_and_port(url)
-    with socket.socket() as probe:
-        if probe.connect_ex((host, port)) == 0:
+    deadline = time.monotonic() + FREED_WITHIN_S
+    while _listens(host, port):
+        if time.monotonic() > deadline:
             raise UserError(
                 f"sampler.url={url}: port {port} is taken by another program; choose another "
                 "port, or set sampler.start=false if that is the server to use."
             )
+        time.sleep(0.2)
+
+
+def _listens(host: str, port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex((host, port)) == 0
 
 
 def server_command(url: str, arguments: Mapping[str, Any]) -> list[str]:
@@ -121,11 +154,17 @@ def _flag(name: str, value: Any) -> list[str]:
 def lock_url(url: str) -> IO[bytes]:
     """Lock a server's address against other runs of this machine, until the file is closed.
 
-    Raises UserError when another run holds it.
+    However the address is spelled. Raises UserError when another run holds it.
     """
-    digest = sha256(url.encode()).hexdigest()[:16]
+    host, port = host_and_port(url)
+    with suppress(OSError):
+        host = socket.gethostbyname(host)
+    if host.startswith("127.") or host in ("0.0.0.0", "::", "::1"):
+        host = "127.0.0.1"
+    digest = sha256(f"{host}:{port}".encode()).hexdigest()[:16]
     return lock_file(
-        Path(tempfile.gettempdir()) / f"actial-server-{digest}.lock",
+        # of one user: another's file could not be opened
+        Path(tempfile.gettempdir()) / f"actial-server-{os.getuid()}-{digest}.lock",
         f"sampler.url={url} serves another run, whose weights this one would replace: give each "
         "run a port of its own.",
     )

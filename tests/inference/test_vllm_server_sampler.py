@@ -8,7 +8,9 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +21,7 @@ from safetensors.torch import load_file
 
 from actial.config import ModelConfig, SamplerConfig, SamplerKind
 from actial.core.errors import UserError
+from actial.inference import server_process
 from actial.inference.engine import EngineFault, Request
 from actial.inference.vllm_server import ServerEngine
 
@@ -128,10 +131,12 @@ def test_a_joined_server_that_went_away_is_not_asked_again_with_other_weights(
 
 def test_a_second_run_cannot_join_the_server_of_a_run(start) -> None:
     owner = start()
-    with pytest.raises(
-        UserError, match="serves another run, whose weights this one would replace"
-    ):
-        ServerEngine(replace(owner.config, start=False), owner.source)
+    port = owner.url.rpartition(":")[2]
+    for url in (owner.url, f"http://localhost:{port}/", f"http://127.0.1.1:{port}"):
+        with pytest.raises(
+            UserError, match="serves another run, whose weights this one would replace"
+        ):
+            ServerEngine(replace(owner.config, start=False, url=url), owner.source)
     owner.close()
     assert samples(start(port=int(owner.url.rpartition(":")[2]))) == samples(start())
 
@@ -176,7 +181,8 @@ def test_a_server_that_dies_again_and_again_is_given_up(start, tmp_path: Path) -
         samples(engine, 1)
 
 
-def test_a_taken_port_is_named(start) -> None:
+def test_a_taken_port_is_named(start, monkeypatch) -> None:
+    monkeypatch.setattr(server_process, "FREED_WITHIN_S", 0.5)
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
@@ -262,6 +268,53 @@ def test_no_room_for_the_weights_is_named_and_the_old_ones_stay(
         engine.load([("model.visual.merger.ln_q.weight", torch.zeros(64, 1024))])
     assert list(small_disk.glob("weights-*")) == [before]
     assert engine.weights == str(before)
+
+
+TRAINER = """
+import os, sys, time
+from pathlib import Path
+from actial.inference.server_process import ServerProcess
+server = ServerProcess.start(sys.argv[3:], os.environ, Path(sys.argv[1]))
+Path(sys.argv[2]).write_text(str(server.process.pid))
+if os.environ.get("END") == "exit":
+    os._exit(1)
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("end", ["exit", "kill"])
+def test_a_server_ends_with_its_trainer_however_that_ends(
+    tmp_path: Path, end: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = free_port()
+    serve = [sys.executable, str(SCRIPT), str(port), str(tmp_path)]
+    told = tmp_path / "pid"
+    words = [sys.executable, "-c", TRAINER, str(tmp_path / "log"), str(told), *serve]
+    monkeypatch.setenv("END", end)
+    trainer = subprocess.Popen(words)
+    try:
+        deadline = time.monotonic() + 60
+        while not told.exists() or not told.read_text():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        pid = int(told.read_text())
+        if end == "kill":
+            os.kill(pid, 0)
+            trainer.kill()
+    finally:
+        trainer.kill()
+        trainer.wait()
+    server_process.refuse_taken_port(f"http://127.0.0.1:{port}")  # waits for its end
+    while time.monotonic() < deadline and _alive(pid):
+        time.sleep(0.1)
+    assert not _alive(pid)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def test_our_server_ends_with_its_engine(start) -> None:
