@@ -35,6 +35,7 @@ WEIGHT_FILES = ("*.safetensors", "*.safetensors.index.json", "*.bin", "config.js
 COMPANION_SUFFIXES = (".json", ".jinja", ".txt", ".model", ".tiktoken")
 NOT_COPIED = ("trainer_state.json", "all_results.json", "generation_config.json")
 SAMPLING_SETTINGS = ("temperature", "top_p", "top_k", "min_p", "typical_p")
+TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 
 Channels = tuple[float, float, float]
@@ -95,7 +96,7 @@ def save_checkpoint(
     state = whole_state(model)
     if not dist.is_initialized() or dist.get_rank() == 0:
         with complete_folder(folder) as fresh:
-            _make_saveable(model.generation_config)
+            model.generation_config = saveable(model.generation_config)
             model.save_pretrained(fresh, state_dict=state)
             _copy_companions(*base_of(source, revision), fresh)
             for name, text in (extra or {}).items():
@@ -142,16 +143,26 @@ def companion_files(folder: Path) -> list[Path]:
     return [file for file in files if not any(file.match(pattern) for pattern in excluded)]
 
 
-def _make_saveable(generation: Any) -> None:
-    """Drop sampling settings from a generation config that decodes greedily.
+def saveable(generation: Any) -> Any:
+    """Return a generation config that transformers saves; None stays None.
 
-    transformers warns of them when it loads a checkpoint, and refuses to save one with them.
+    It refuses settings that contradict each other, which it only warns of when it loads them. Of a
+    greedy config those of sampling are left out; of any other that is refused the token ids stay.
     """
-    if generation is not None and not generation.do_sample:
-        untyped: Any = GenerationConfig
-        defaults = untyped()
+    if generation is None:
+        return None
+    untyped: Any = GenerationConfig
+    defaults = untyped()
+    if not generation.do_sample:
         for name in SAMPLING_SETTINGS:
             setattr(generation, name, getattr(defaults, name, None))
+    try:
+        generation.validate(strict=True)
+    except ValueError as error:
+        cause = " ".join(str(error).split())[:200]
+        print(f"generation_config.json of the base: only its token ids are saved ({cause})")
+        return untyped(**{name: getattr(generation, name) for name in TOKEN_IDS})
+    return generation
 
 
 def _use_default_permissions(folder: Path) -> None:

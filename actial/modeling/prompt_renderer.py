@@ -9,6 +9,7 @@ truncated.
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
@@ -31,6 +32,8 @@ from actial.modeling.system_prompts import system_prompt_text
 
 MAX_CACHED_TEXTS = 4096
 THINK, END_THINK = "<think>", "</think>"
+# the end of a prompt whose template begins the answer
+OPENED = re.compile(rf"{THINK}\s*({END_THINK}\s*)?$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,18 +207,25 @@ class PromptRenderer:
 
     @cached_property
     def _opened(self) -> str:
-        """What the chat template has already written of the answer: "<think>" and white space.
+        """What the chat template has already written of the answer; it counts as said by the model.
 
-        Templates of thinking models end the prompt with it; it counts as said by the model.
+        Templates of thinking models end the prompt with "<think>" and white space, some with an
+        empty think block.
         """
-        text = self._text("question", 0)
-        if not text.rstrip().endswith(THINK):
-            return ""
-        return text[text.rindex(THINK) :]
+        written = OPENED.search(self._text("question", 0))
+        return written[0] if written else ""
 
     def _after_opened(self, target: str) -> str:
         """Return what remains to be said of a target behind what the template has opened."""
         if not self._opened:
+            return target
+        if END_THINK in self._opened:
+            if target.startswith(THINK):
+                raise UserError(
+                    "the chat template writes an empty think block before every answer, so chains "
+                    "of thought cannot be learned: take that block out of chat_template.jinja, or "
+                    "set cold_start.ratio=0."
+                )
             return target
         if target.startswith(THINK):
             return target.removeprefix(THINK).lstrip()

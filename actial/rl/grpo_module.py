@@ -247,14 +247,17 @@ class GRPOModule(StepModule):
 
 
 def _turn_dropout_off(policy: Policy) -> None:
-    """Set every dropout rate to 0, that of LoRA included.
+    """Set every dropout rate to 0, those of LoRA and of attention included.
 
     The policy ratio and the difference to the sampler compare probabilities of one network; with
     dropout they would compare two random ones (https://github.com/huggingface/trl/issues/3234).
     """
     for module in policy.modules():
-        if isinstance(module, torch.nn.Dropout):
+        if isinstance(module, torch.nn.modules.dropout._DropoutNd):
             module.p = 0.0
+        for name in ("attention_dropout", "dropout"):  # rates that attention modules hold
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)
 
 
 # ---------------- lists in the order of a micro-batch

@@ -106,6 +106,24 @@ def test_a_think_tag_of_the_template_counts_as_said(folder: Path) -> None:
     assert direct.endswith("<think>\n\n</think>\n\nA<|im_end|>")
 
 
+@pytest.mark.parametrize("block", ["<think>\\n\\n</think>\\n\\n", "<think></think>"])
+def test_an_empty_think_block_of_the_template_counts_as_said(folder: Path, block: str) -> None:
+    template = folder / "chat_template.jinja"
+    text = template.read_text()
+    template.write_text(
+        text.replace("<|im_start|>assistant\\n", f"<|im_start|>assistant\\n{block}")
+    )
+    renderer = renderer_of(folder)
+    written = block.replace("\\n", "\n")
+    said = "<answer>A</answer>"
+    assert renderer.decode(renderer.tokenizer.encode(said)) == f"{written}{said}"
+    assert renderer.tokenizer.decode(supervised(renderer, "A")).endswith(
+        f"{written}A<|im_end|>"
+    )
+    with pytest.raises(UserError, match=r"empty think block .* cold_start\.ratio=0"):
+        supervised(renderer, f"<think>so</think>{said}")
+
+
 def test_a_template_in_chat_template_json_is_read_and_a_missing_one_is_named(
     folder: Path,
 ) -> None:
@@ -132,6 +150,31 @@ def test_a_greedy_generation_config_with_a_temperature_is_saved(
     assert written.get("temperature") is None
     assert written["eos_token_id"] == values["eos_token_id"]
     Policy.load(ModelConfig(path=str(out)))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"do_sample": False, "top_p": 0.001, "top_k": 1, "repetition_penalty": 1.05},
+        {"do_sample": False, "num_beams": 1, "early_stopping": True, "length_penalty": 2.0},
+        {"do_sample": False, "num_return_sequences": 3},
+        {"do_sample": True, "num_beams": 4, "num_beam_groups": 2, "diversity_penalty": 0.0},
+        {"do_sample": False, "return_dict_in_generate": False, "output_scores": True},
+        {"early_stopping": "sometimes"},
+        {"max_new_tokens": -1},
+        {"cache_implementation": "paper"},
+    ],
+)
+def test_any_generation_config_that_is_loaded_is_saved(
+    folder: Path, tmp_path: Path, settings: dict
+) -> None:
+    path = folder / "generation_config.json"
+    values = json.loads(path.read_text()) | settings
+    path.write_text(json.dumps(values))
+    saved(folder, tmp_path / "out")
+    written = json.loads((tmp_path / "out/generation_config.json").read_text())
+    assert written["eos_token_id"] == values["eos_token_id"]
+    Policy.load(ModelConfig(path=str(tmp_path / "out")))
 
 
 def test_a_saved_model_has_plain_permissions_and_no_files_of_a_trainer(
