@@ -136,6 +136,11 @@ class Policy(nn.Module):
             raise UserError(
                 f"model.path={base} cannot be loaded ({error}): give a model folder or hub id."
             ) from error
+        except ValueError as error:  # a setting that transformers refuses
+            raise UserError(
+                f"model.path={base} cannot be loaded ({' '.join(str(error).split())}): mend that "
+                "setting in its config.json or generation_config.json."
+            ) from error
         if is_adapter(config.path):
             model = merged(model, config.path)
         mean, std = image_normalization(base, revision)

@@ -157,12 +157,8 @@ def test_a_greedy_generation_config_with_a_temperature_is_saved(
     [
         {"do_sample": False, "top_p": 0.001, "top_k": 1, "repetition_penalty": 1.05},
         {"do_sample": False, "num_beams": 1, "early_stopping": True, "length_penalty": 2.0},
-        {"do_sample": False, "num_return_sequences": 3},
         {"do_sample": True, "num_beams": 4, "num_beam_groups": 2, "diversity_penalty": 0.0},
         {"do_sample": False, "return_dict_in_generate": False, "output_scores": True},
-        {"early_stopping": "sometimes"},
-        {"max_new_tokens": -1},
-        {"cache_implementation": "paper"},
     ],
 )
 def test_any_generation_config_that_is_loaded_is_saved(
@@ -175,6 +171,22 @@ def test_any_generation_config_that_is_loaded_is_saved(
     written = json.loads((tmp_path / "out/generation_config.json").read_text())
     assert written["eos_token_id"] == values["eos_token_id"]
     Policy.load(ModelConfig(path=str(tmp_path / "out")))
+
+
+@pytest.mark.parametrize("name", ["num_return_sequences", "max_new_tokens"])
+def test_a_generation_config_that_transformers_refuses_is_named(
+    folder: Path, name: str
+) -> None:
+    path = folder / "generation_config.json"
+    values = json.loads(path.read_text()) | {
+        "do_sample": False,
+        name: 3 if name[0] == "n" else -1,
+    }
+    path.write_text(json.dumps(values))
+    with pytest.raises(
+        UserError, match=rf"`{name}`.*: mend that setting in its .*config\.json"
+    ):
+        Policy.load(ModelConfig(path=str(folder)))
 
 
 def test_a_saved_model_has_plain_permissions_and_no_files_of_a_trainer(
