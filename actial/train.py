@@ -7,7 +7,6 @@ from hydra.core.hydra_config import HydraConfig
 from actial.config import TrainConfig
 from actial.config.hydra_app import hydra_command
 from actial.core.errors import UserError
-from actial.core.line_counts import check_all_line_counts
 from actial.inference.vllm_version import check_vllm
 from actial.pipeline.preflight import check_data_sets, check_model_path, refuse_changed_data
 from actial.runs.run_dir import Run, open_run
@@ -27,7 +26,6 @@ def train(config: TrainConfig) -> float | None:
         config = resolve_steps(config)
     with open_run(config) as run:
         if run.finished:
-            check_all_line_counts(run.folder)
             if not (run.folder / "report.html").exists():  # ended between results and report
                 from actial.reporting.html_report import write_report
 

@@ -28,7 +28,7 @@ from actial.config.exit_codes import ERROR
 from actial.config.renamed_keys import with_present_keys
 from actial.core.atomic_io import lock_file, write_text
 from actial.core.errors import UserError
-from actial.core.line_counts import RESULTS
+from actial.core.line_counts import RESULTS, check_all_line_counts
 from actial.core.process import is_main_process
 from actial.runs.provenance import add_provenance, read_provenance
 from actial.runs.step_log import StepLog
@@ -108,8 +108,8 @@ class Run:
 def open_run(config: TrainConfig) -> Run:
     """Create or resume the folder `config.run_dir`.
 
-    Raises UserError when the folder holds something else or a run of another configuration, or when
-    another process writes to it.
+    Raises UserError when the folder holds something else or a run of another configuration, when
+    another process writes to it, or when a finished run's logs have lost lines.
     """
     folder = Path(config.run_dir)
     resumed = resumes_run(config)
@@ -118,6 +118,8 @@ def open_run(config: TrainConfig) -> Run:
     if is_main_process():
         remove_leftovers(folder)
         if resumed:
+            if (folder / RESULTS).exists():
+                check_all_line_counts(folder)
             _record_changes(folder, config)
         else:
             _write_config(folder, config)
