@@ -330,7 +330,6 @@ def test_our_own_predictions_are_graded_anew(mcq, untrained_model, tmp_path):
         ),
         ("p.jsonl", '{"doc_id": 1}\n', "line 1 has neither"),
         ("p.jsonl", '{"uid": "tsv/10", "text": null}\n', "line 1 has neither"),
-        ("p.jsonl", '{"doc_id": 1, "resps": [[null]]}\n', "line 1 has neither"),
         ("p.jsonl", "{", "line 1 has neither"),
         ("p.json", "{", r"is not a readable \.json file"),
         ("p.xlsx", "no sheet", r"is not a readable \.xlsx file"),

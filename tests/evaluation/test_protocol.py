@@ -10,7 +10,7 @@ from support.fake_server import FakeServer
 from support.predictions import prediction
 
 import actial.evaluation.protocol
-import actial.grading.multiple_choice
+import actial.grading.option_rules
 from actial.compare.__main__ import compare
 from actial.config import (
     BenchmarkConfig,
@@ -108,12 +108,12 @@ def test_every_style_and_reader_has_its_own_mark():
 
 
 def test_a_changed_rule_of_the_reader_changes_the_hash(monkeypatch):
-    rules = actial.grading.multiple_choice.RULES
+    rules = actial.grading.option_rules.RULES
     before = reader_fingerprint.__wrapped__("ladder")
     assert reader_fingerprint.__wrapped__("ladder") == before
     for position in range(len(rules)):
         fewer = [*rules[:position], *rules[position + 1 :]]
-        monkeypatch.setattr(actial.grading.multiple_choice, "RULES", fewer)
+        monkeypatch.setattr(actial.grading.option_rules, "RULES", fewer)
         assert reader_fingerprint.__wrapped__("ladder") != before, rules[position][0]
 
 
