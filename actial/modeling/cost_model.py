@@ -345,7 +345,7 @@ class _Block:
         it.
         """
         small = FP32_BYTES / 2 if self.half else FP32_BYTES
-        norms = 2 * self.width
+        norms: float = 2 * self.width
         norms += self.normed_keys * (self.heads + self.keys / 2)
         # autocast casts the input of each of the five projections by itself
         copies = 5 if self.half else 2
