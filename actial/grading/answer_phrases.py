@@ -299,15 +299,18 @@ _AFTER_A = (
 ARTICLE = re.compile(rf"(?:[^\S\n](?!(?:{_AFTER_A})\b)[a-z\d])")
 # What makes a letter of "A" and "I" whatever follows: "option A", "B or A".
 NAMED_BEFORE = re.compile(
-    r"(?:(?i:\b(?:option|choice|letter)\s)|[B-Z][\"'`*)\]]{0,3}\s?(?:,|/|&|\b(?:or|and|nor|vs\.?"
+    r"(?:(?i:\b(?:option|choice|letter)\s)"
+    r"|(?:[B-Z]|[\"'`*(\[]A)[\"'`*)\]]{0,3}\s?(?:,|/|&|\b(?:or|and|nor|vs\.?"
     r"|versus)\b|或|和)\s?"
     r"(?:(?:perhaps|maybe|possibly)\s)?)[\"'`*(\[]{0,3}\Z"
 )
 AFTER_I = re.compile(
     r"[\"'`*)\]]{0,3}(?:\Z|\n|[.;:!?]|[)\]\"'`*]\s?|\s\(|\s(?:is|are)\b"
     r"|,\s(?:maybe|perhaps|possibly|it)\b"
-    r"|,?\s\(?(?:or|nor|and|as well as|versus|vs|but|both)\b|\s?[/&]|,?\s?(?:and\s)?"
-    r"(?:[Oo]ption\s|[Cc]hoice\s)?[\"'`*(\[]{0,3}[A-Z](?![A-Za-z])|或|和|、|不|错)"
+    r"|,?\s\(?(?:or|nor|and|as well as|versus|vs|but|both|oder|und|ou|et|o|y)\b|\s?[/&]"
+    r"|,?\s?(?:and\s)?"
+    r"(?:[Oo]ption\s|[Cc]hoice\s)?[\"'`*(\[]{0,3}[A-Z](?![A-Za-z])|或|和|、|不|错"
+    r"|\s?(?:또는|または))"
 )
 MENTION = re.compile(
     rf"(?<![{_WORD}\u00b0.-])(?!A\.I\.)(?<!\w')(?<!\d[-./])"

@@ -19,7 +19,7 @@ ARROW = re.compile(
 )
 # "could be right" calls an answer correct
 CALLED_RIGHT = re.compile(
-    r"\b(?:could|might|may|would|must|can|should) (?:both |all |also )?be \Z"
+    r"(?<![Ii]t )\b(?:could|might|may|would|must|can|should) (?:both |all |also )?be \Z"
 )
 BOUND_BEFORE = re.compile(
     r"(?:\b(?:more|less|greater|fewer|larger|smaller|longer|shorter|further|farther|higher|lower)"

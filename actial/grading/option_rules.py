@@ -96,8 +96,10 @@ def _option_text_alone(answer: Answer) -> Decision | None:
     """The text is an option's text: "right", "No movement"."""
     named = {i for i, option in enumerate(answer.plain_options) if option == answer.plain}
     if not named:
-        bare = [without_article(option) for option in answer.plain_options]
-        named = {i for i, option in enumerate(bare) if option == without_article(answer.plain)}
+        bare = without_article(answer.plain)
+        for i, option in enumerate(answer.plain_options):
+            if bare == without_article(option) != option:
+                named.add(i)
     if len(named) == 1 and answer.plain:
         return Decision(LETTERS[named.pop()])
     number = bare_number(answer.plain, answer.plain_options)

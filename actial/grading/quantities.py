@@ -73,6 +73,8 @@ class Quantity:
 def quantities_as_options(text: str, options: Sequence[str]) -> str:
     """Return a text in which quantities equal to one option's are written as that option.
 
+    Other numbers in words become digits, so that "ninety" can be compared with "90 degrees".
+
     Args:
         text: as from `answer_text.normalized`.
         options: as displayed. Options that are no quantities are compared with none.
@@ -86,8 +88,14 @@ def quantities_as_options(text: str, options: Sequence[str]) -> str:
             texts_of.setdefault(_quantity(match), set()).add(option.strip())
 
     def written(match: re.Match[str]) -> str:
-        same = texts_of.get(_quantity(match), set())
-        return same.copy().pop() if len(same) == 1 and _counts(match) else match[0]
+        quantity = _quantity(match)
+        same = texts_of.get(quantity, set())
+        if not _counts(match):
+            return match[0]
+        if len(same) == 1:
+            return next(iter(same))
+        bare_words = match["words"] and not match["unit"]
+        return str(quantity.value) if bare_words else match[0]
 
     return QUANTITY.sub(written, text) if texts_of else text
 
