@@ -46,7 +46,7 @@ _VERB = (
     r"(?: from \W{0,3}[A-Z]\W{0,3})? to"
     r"|going for|opt for|settle on|settle for|stick with|vote for|guess|lean(?:ing)?(?: towards?)?"
     r"|leaves us with"
-    r"|leaving us with|left with|选择|選擇"
+    r"|leaving us with|are left with|选择|選擇"
     r"|选(?!项)|選(?!項))"
 )
 
