@@ -7,7 +7,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from actial.config.validation import num
+from actial.config.validation import num, reject
 
 
 @dataclass(kw_only=True, slots=True)
@@ -38,6 +38,10 @@ class BaseScenesConfig:
     seed: int = 0
     workers: int = num(0, "[0, inf)")  # processes; 0 = one per core
 
+    def check(self, path: str) -> None:
+        if self.size % 16:
+            reject(f"{path}size", self.size, "a layout has cells of 16 pixels, so give n x 16")
+
 
 @dataclass(kw_only=True, slots=True)
 class SceneVisionConfig:
@@ -47,10 +51,12 @@ class SceneVisionConfig:
     scenes: str = MISSING  # set of actial.synthetic.base_scenes
     pairs: str = MISSING  # pair set of the procedural world: photos of single objects
     out: str = MISSING
-    steps: int = num(1200, "[1, inf)")
+    steps: int = num(1000, "[1, inf)")
     batch_size: int = num(32, "[1, 4096]")  # scenes a step
     photo_batch: int = num(32, "[1, 4096]")  # photos of single objects a step
     lr: float = num(1e-3, "(0, 1]")
+    # afterwards, of the attention of words in the first language layer
+    grounding_steps: int = num(300, "[1, inf)")
     seed: int = 0
 
 

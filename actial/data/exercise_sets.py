@@ -11,6 +11,7 @@ from actial.core.set_records import QuestionRecord
 from actial.data.shards import RecordSource
 from actial.viewpoint.perception_exercises import perception_questions, word_question
 from actial.viewpoint.scene_rules import (
+    list_question,
     named_facts,
     named_lines,
     rule_question,
@@ -20,6 +21,7 @@ from actial.viewpoint.scene_rules import (
 WORD_QUESTIONS_PER_EXAMPLE = 4
 WORD_EXAMPLES = 1024
 DESCRIPTION = "description"  # type of the record whose answer describes a scene
+LAYOUT = "layout"  # type of the record whose answer tells which thing covers which cell
 PAIRED_SCENES = (
     0.25  # share of the examples that show two scenes, which have no object in common
 )
@@ -78,8 +80,9 @@ class SceneSet:
     """Scenes of `actial.synthetic.base_scenes`, asked what they show.
 
     Some examples show two unrelated scenes, so that "photo 2" means
-    something. Chains of thought begin with facts about the things in
-    question now and then; nothing speaks of motion.
+    something. The first exercise is a list of facts in words. Chains of
+    thought begin with facts about the things in question now and then;
+    nothing speaks of motion.
     """
 
     def __init__(self, shards: RecordSource, exercises: int) -> None:
@@ -111,17 +114,22 @@ class SceneSet:
         )
 
     def _questions(self, scenes: list[list[QuestionRecord]], draw: str) -> list[Question]:
-        first = scenes[0][0]
+        uid = f"{scenes[0][0].uid}/{draw}"
         descriptions = [_description(scene) for scene in scenes]
         texts = [record.options[record.answer_index] for record in descriptions if record]
         numbered = [
             (i, record)
             for i, scene in enumerate(scenes)
             for record in scene
-            if record.type != DESCRIPTION
+            if record.type not in (DESCRIPTION, LAYOUT)
         ]
-        drawn = hash_shuffle(numbered, "exercises", first.uid, draw)[: self.exercises]
-        return [_asked(record, _photo(i, len(scenes)), texts[i], draw) for i, record in drawn]
+        listed = hash_int("listed", uid) % len(scenes)
+        scene_list = list_question(uid, _photo(listed, len(scenes)), texts[listed])
+        drawn = hash_shuffle(numbered, "exercises", uid)[: self.exercises - 1]
+        questions = [scene_list]
+        for i, record in drawn:
+            questions.append(_asked(record, _photo(i, len(scenes)), texts[i], draw))
+        return questions
 
 
 def _description(records: list[QuestionRecord]) -> QuestionRecord | None:

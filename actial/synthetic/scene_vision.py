@@ -4,136 +4,207 @@ The encoder has no absolute positions (its rotary embedding is
 relative), so "left" has to be worked out from the borders of the photo;
 read through the language model, that stays at chance for tens of
 thousands of scenes. Here each visual token is supervised at once: its
-own row and column, and the color and category of what its column of
-tokens shows. Photos of single objects go on beside it, so that the
-sides of objects are not forgotten.
+own row and column, and of the thing that it shows the color, category,
+column, distance and visible side. On photos of single objects the
+features stay what they were, so that the language model reads them as
+before. At last a head of the language model learns to find things by
+their words (actial/synthetic/word_grounding.py).
 """
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
+from torch.nn.functional import cross_entropy, mse_loss, one_hot
 
-from actial.config import ModelConfig, SceneVisionConfig
+from actial.config import ModelConfig, PromptConfig, SceneVisionConfig
 from actial.config.hydra_app import hydra_command
+from actial.core.errors import UserError
 from actial.core.progress import Progress
 from actial.core.set_records import QuestionRecord
-from actial.data.exercise_sets import DESCRIPTION
+from actial.data.exercise_sets import DESCRIPTION, LAYOUT
 from actial.data.sampling_order import epoch_order
 from actial.data.shards import ShardSet
 from actial.modeling.image_patches import patchify
 from actial.modeling.policy import Policy
-from actial.synthetic.scenes import FOCAL
-from actial.synthetic.vision_pretraining import BINS, Photos, load_photos, photo_loss, shifted
-from actial.viewpoint.scene_rules import COLUMNS, HALF_WIDTH, Line, read_description
+from actial.modeling.prompt_renderer import PromptRenderer
+from actial.synthetic.base_scenes import EMPTY_CELL, UNCLEAR_CELL
+from actial.synthetic.vision_pretraining import load_photos, shifted
+from actial.synthetic.word_grounding import ground_words, tokens_of_words
+from actial.viewpoint.perception_exercises import SIDES
+from actial.viewpoint.scene_rules import COLUMNS, DISTANCES, Line, read_description
 from actial.viewpoint.vocabulary import PALETTE, SEEN
 
-WORDS = (*PALETTE, *SEEN)
-NEAR = 0.75  # of a column of tokens: what stands nearer to it than this is in it
-CLEAR = 1.75  # what stands further away is not in it; between both, nothing is supervised
+IGNORED = -100  # label of what is not supervised
+# What the language model's embeddings of these words must tell of a token that shows a thing: one
+# word of a group, or how much of each of two.
+WORDS = {
+    "color": tuple(f" {color}" for color in PALETTE),
+    "category": tuple(f" {name}" for name in SEEN),
+    "half": (" left", " right"),
+    "nearness": (" closer", " far"),
+}
+WORD_SCALE = 0.2  # of the products with embeddings: less asks for a larger part of the feature
+FIELDS = {  # what a token is asked -> number of answers
+    "color": len(PALETTE),
+    "category": len(SEEN),
+    "column": COLUMNS,
+    "distance": DISTANCES,
+    "side": len(SIDES),
+    "covered": 2,  # by a thing or by none
+}
+POSITION_WEIGHT = 0.5  # of the losses of a token's own row and column
+GROUNDED_SCENES = 1600  # whose visual tokens are cached
+PHOTO_WEIGHT = 3.0  # of the change of the features of single objects
 
 
 @dataclass(slots=True)
 class Scenes:
-    """The scenes of a set with their lines, in the order of the index."""
+    """The scenes of a set with the labels of their visual tokens, in the order of the index."""
 
     shards: ShardSet
     records: list[QuestionRecord]
-    lines: list[list[Line]]
+    labels: list[np.ndarray]  # see `token_labels`
 
     @classmethod
     def load(cls, shards: ShardSet) -> Scenes:
-        records = [
-            record for record in shards.question_records() if record.type == DESCRIPTION
+        texts: dict[tuple[str, str], dict[str, str]] = {}
+        first: dict[tuple[str, str], QuestionRecord] = {}
+        for record in shards.question_records():
+            if record.type in (DESCRIPTION, LAYOUT):
+                key = (record.shard, record.key)
+                first.setdefault(key, record)
+                texts.setdefault(key, {})[record.type] = record.options[record.answer_index]
+        if any(len(both) < 2 for both in texts.values()) or not texts:
+            raise UserError(
+                f"scenes={shards.root} has scenes without description and layout: make it "
+                "from the folder of `python -m actial.synthetic.base_scenes`."
+            )
+        labels = [
+            token_labels(read_description(both[DESCRIPTION]), both[LAYOUT])
+            for both in texts.values()
         ]
-        lines = [read_description(record.options[record.answer_index]) for record in records]
-        return cls(shards, records, lines)
+        return cls(shards, list(first.values()), labels)
 
 
-def column_labels(lines: list[Line], columns: int) -> np.ndarray:
-    """Return (columns, words) of what the columns of visual tokens show.
+def token_labels(lines: list[Line], layout: str) -> np.ndarray:
+    """Return (tokens, fields) of what the visual tokens of a scene show, in FIELDS' order.
 
-    1 where a column shows a word, 0 where it does not, NaN between both.
-    The columns of a description are others: they span the places where
-    things can stand.
+    IGNORED where a token shows no thing, or where what it shows is
+    unclear.
     """
-    labels = np.zeros((columns, len(WORDS)), np.float32)
-    for line in lines:
-        share = (line.column - 0.5) / COLUMNS
-        offset = (2 * share - 1) * HALF_WIDTH
-        at = (0.5 + FOCAL * offset) * columns - 0.5
-        _, color, category = line.phrase.split()
-        for column in range(columns):
-            distance = abs(column - at)
-            if distance < CLEAR:
-                words = [WORDS.index(color), WORDS.index(category)]
-                labels[column, words] = 1.0 if distance < NEAR else np.nan
+    cells = layout.replace("/", "")
+    labels = np.full((len(cells), len(FIELDS)), IGNORED)
+    for token, cell in enumerate(cells):
+        if cell == EMPTY_CELL:
+            labels[token, -1] = 0
+        elif cell != UNCLEAR_CELL:
+            labels[token] = (*_thing_labels(lines[int(cell) - 1]), 1)
     return labels
 
 
-class SceneHead(nn.Module):
-    """Reads the row, the column and the words of each visual token."""
+def _thing_labels(line: Line) -> tuple[int, ...]:
+    _, color, category = line.phrase.split()
+    return (
+        list(PALETTE).index(color),
+        SEEN.index(category),
+        line.column - 1,
+        line.level - 1,
+        SIDES.index(line.side),
+    )
 
-    def __init__(self, width: int, side: int) -> None:
+
+class SceneHead(nn.Module):
+    """Reads from each visual token its row and column, and what it shows.
+
+    Color, category, half and nearness are also read by the products with
+    the language model's embeddings of their words, so that its attention
+    finds a thing by its name, as it finds a word told in text.
+    embeddings: group of WORDS -> (words, width).
+    """
+
+    def __init__(self, width: int, side: int, embeddings: dict[str, Tensor]) -> None:
         super().__init__()
-        self.side = side
+        self.side, self.embeddings = side, embeddings
         self.positions = nn.Linear(width, 2 * side)
-        self.words = nn.Linear(width, len(WORDS))
+        self.things = nn.Linear(width, sum(FIELDS.values()))
 
     def forward(self, features: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, float]]:
-        """Return the loss and the shares of columns and words that are right.
+        """Return the loss, and the share of right answers to each question.
 
         features: (N, side * side, width).
-        labels: (N, side, words), see `column_labels`.
+        labels: (N, side * side, fields), see `token_labels`.
         """
         count, side = len(features), self.side
-        rows, columns = self.positions(features).split(side, dim=-1)
         number = torch.arange(side).repeat(count, side, 1)
-        own_column = number.flatten()
-        own_row = number.transpose(1, 2).flatten()
-        position_loss = cross_entropy(columns.flatten(0, 1), own_column)
-        position_loss += cross_entropy(rows.flatten(0, 1), own_row)
-        # (N, rows, columns, words): a column shows a word when one of its tokens does
-        words = self.words(features).view(count, side, side, -1).logsumexp(1)
-        clear = ~labels.isnan()
-        word_loss = binary_cross_entropy_with_logits(
-            words[clear],
-            labels[clear],
-        )
-        right = columns.argmax(-1).flatten() == own_column
-        recalled = words[labels == 1] > 0
-        seen = {
-            "column": float(right.float().mean()),
-            "recall": float(recalled.float().mean()),
+        rows, columns = self.positions(features).split(side, dim=-1)
+        own = {"own_row": (rows, number.transpose(1, 2)), "own_column": (columns, number)}
+        answers = self.things(features).split(list(FIELDS.values()), dim=-1)
+        fields = zip(FIELDS, answers, labels.unbind(-1), strict=True)
+        questions = own | {name: (logits, label) for name, logits, label in fields}
+        loss = features.new_zeros(())
+        metrics: dict[str, float] = {}
+        for name, (logits, label) in questions.items():
+            flat, truth = logits.flatten(0, 1), label.flatten()
+            weight = POSITION_WEIGHT if name in own else 1.0
+            loss = loss + weight * cross_entropy(flat, truth, ignore_index=IGNORED)
+            clear = truth != IGNORED
+            right = flat.argmax(-1)[clear] == truth[clear]
+            metrics[name] = float(right.float().mean())
+        return loss + self._word_loss(features, labels, metrics), metrics
+
+    def _word_loss(
+        self, features: Tensor, labels: Tensor, metrics: dict[str, float]
+    ) -> Tensor:
+        """Return the loss of the words of all tokens that show a thing; add to `metrics`."""
+        shows = labels[..., -1] == 1
+        things = labels[shows]  # (things, fields)
+        color, category, column, level = things[:, :4].unbind(1)
+        halves = (column + 0.5) / COLUMNS
+        depths = (level + 0.5) / DISTANCES
+        targets = {
+            "color": one_hot(color, len(PALETTE)).float(),
+            "category": one_hot(category, len(SEEN)).float(),
+            "half": torch.stack([1 - halves, halves], 1).float(),
+            "nearness": torch.stack([1 - depths, depths], 1).float(),
         }
-        return 20 * word_loss + 0.3 * position_loss, seen
+        loss = features.new_zeros(())
+        for name, target in targets.items():
+            logits = WORD_SCALE * features[shows] @ self.embeddings[name].T
+            loss = loss + cross_entropy(logits, target)
+            right = logits.argmax(1) == target.argmax(1)
+            metrics[f"word_{name}"] = float(right.float().mean())
+        return loss
 
 
 def train_scene_vision(
-    policy: Policy, scenes: Scenes, photos: Photos, config: SceneVisionConfig
+    policy: Policy,
+    tokenizer: Any,
+    scenes: Scenes,
+    photos: np.ndarray,
+    config: SceneVisionConfig,
 ) -> Iterator[dict[str, float]]:
-    """Train the vision encoder and merger of `policy` in place; yield the metrics of each step."""
+    """Train the vision encoder and merger of `policy` in place; yield the metrics of each step.
+
+    photos: uint8 (N, H, W, 3) of single objects. "photo_change" is the mean square of the change
+    of their features over the variance of the features.
+    """
     torch.manual_seed(config.seed)
     width = policy.hf_config.vision_config.out_hidden_size
-    first = scenes.shards.images(scenes.records[0])[0]
-    with torch.no_grad():
-        side = math.isqrt(_features(policy, [first]).shape[1])
-    scene_head = SceneHead(width, side)
-    kinds = int(photos.classes.max()) + 1 + int(photos.colors.max()) + 1
-    photo_head = nn.Linear(width, BINS + kinds)
     core = policy.core.model
-    parameters = [
-        *core.visual.parameters(),
-        *scene_head.parameters(),
-        *photo_head.parameters(),
-    ]
+    start = copy.deepcopy(core)
+    side = math.isqrt(len(scenes.labels[0]))
+    _check_size(policy, scenes, side)
+    head = SceneHead(width, side, _embeddings(policy, tokenizer))
+    parameters = [*core.visual.parameters(), *head.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=config.lr, betas=(0.9, 0.98))
     for step in range(config.steps):
         for group in optimizer.param_groups:
@@ -145,29 +216,89 @@ def train_scene_vision(
             len(scenes.records),
         )
         images = [scenes.shards.images(scenes.records[i])[0] for i in numbers]
-        labels = np.stack([column_labels(scenes.lines[i], side) for i in numbers])
-        features = _features(policy, images)
-        loss, metrics = scene_head(features, torch.from_numpy(labels))
+        labels = np.stack([scenes.labels[i] for i in numbers])
+        features = _features(policy, core, images)
+        loss, metrics = head(features, torch.from_numpy(labels))
         drawn = _drawn(
             f"{config.seed}/photos",
             step,
             config.photo_batch,
-            len(photos.images),
+            len(photos),
         )
-        index = torch.tensor(drawn)
-        key = f"{config.seed}/{step}"
-        single = _features(policy, shifted(photos.images[index], key))
-        logits = photo_head(single.mean(1))
-        loss_of_photos, azimuth = photo_loss(logits, photos, index)
+        single = shifted(photos[drawn], f"{config.seed}/{step}")
+        with torch.no_grad():
+            before = _features(policy, start, single)
+        change = mse_loss(_features(policy, core, single), before) / before.var()
         optimizer.zero_grad()
-        (loss + loss_of_photos).backward()
+        (loss + PHOTO_WEIGHT * change).backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         yield {
             **metrics,
             "loss": float(loss.detach()),
-            "azimuth_within_one_bin": azimuth,
+            "photo_change": float(change.detach()),
         }
+
+
+def _embeddings(policy: Policy, tokenizer: Any) -> dict[str, Tensor]:
+    """Return the language model's embeddings of WORDS, (words, width) for each group.
+
+    Raises UserError for a tokenizer that cuts one of them.
+    """
+    weight = policy.core.model.get_input_embeddings().weight.detach()
+    embeddings = {}
+    for name, words in WORDS.items():
+        ids = [tokenizer.encode(word, add_special_tokens=False) for word in words]
+        if cut := [word for word, tokens in zip(words, ids, strict=True) if len(tokens) > 1]:
+            raise UserError(
+                f"the model's tokenizer cuts the word {cut[0].strip()!r}: start from a model of "
+                "`python -m actial.synthetic.tiny_model`."
+            )
+        embeddings[name] = weight[[tokens[0] for tokens in ids]].clone()
+    return embeddings
+
+
+def ground_in_scenes(
+    policy: Policy, tokenizer: Any, scenes: Scenes, config: SceneVisionConfig
+) -> float:
+    """Teach the language model to find the things of scenes by color and category.
+
+    Returns the share of the attention that falls on the named thing in
+    the last tenth of the steps.
+    """
+    embeddings = _embeddings(policy, tokenizer)
+    words = torch.cat([embeddings["color"], embeddings["category"]])
+    count = min(GROUNDED_SCENES, len(scenes.records))
+    features = []
+    for start in range(0, count, config.batch_size):
+        records = scenes.records[start : min(start + config.batch_size, count)]
+        images = [scenes.shards.images(record)[0] for record in records]
+        with torch.no_grad():
+            features.append(_features(policy, policy.core.model, images))
+    labels = torch.from_numpy(np.stack(scenes.labels[:count]))
+    owned = tokens_of_words(labels, (len(PALETTE), len(SEEN)))
+    steps = ground_words(
+        policy,
+        words,
+        torch.cat(features),
+        owned,
+        steps=config.grounding_steps,
+        seed=config.seed,
+    )
+    last = list(steps)[-max(1, config.grounding_steps // 10) :]
+    return sum(last) / len(last)
+
+
+def _check_size(policy: Policy, scenes: Scenes, side: int) -> None:
+    """Raise UserError unless a visual token shows one cell of the scenes' layout."""
+    image = scenes.shards.images(scenes.records[0])[0]
+    with torch.no_grad():
+        tokens = _features(policy, policy.core.model, [image]).shape[1]
+    if tokens != side * side:
+        raise UserError(
+            f"scenes={scenes.shards.root} has layouts of {side * side} cells, but the model sees "
+            f"{tokens} visual tokens: give a model with visual tokens of 16 pixels."
+        )
 
 
 def learning_rate_factor(step: int, steps: int) -> float:
@@ -182,10 +313,10 @@ def _drawn(key: str, step: int, count: int, size: int) -> list[int]:
     return [int(epoch_order(key, epoch, size)[rank]) for epoch, rank in positions]
 
 
-def _features(policy: Policy, images: list[np.ndarray]) -> Tensor:
-    """Return the (N, tokens, width) visual tokens of images of one size."""
+def _features(policy: Policy, core: Any, images: list[np.ndarray]) -> Tensor:
+    """Return the (N, tokens, width) visual tokens that `core` makes of images of one size."""
     pixels, grid = patchify(images, policy.spec)
-    output = policy.core.model.get_image_features(pixels, grid, return_dict=True)
+    output = core.get_image_features(pixels, grid, return_dict=True)
     return torch.stack(tuple(output.pooler_output))
 
 
@@ -195,16 +326,20 @@ def run(config: SceneVisionConfig) -> None:
     Writes the model with its vision encoder trained on scenes; +experiment=tiny_base_rules then
     teaches the language model to read it.
     """
-    policy = Policy.load(ModelConfig(path=config.start))
+    model = ModelConfig(path=config.start)
+    policy = Policy.load(model)
     scenes = Scenes.load(ShardSet(config.scenes, "train"))
-    photos = load_photos(ShardSet(config.pairs, "train"))
-    steps = train_scene_vision(policy, scenes, photos, config)
+    photos = load_photos(ShardSet(config.pairs, "train")).images
+    tokenizer = PromptRenderer.load(model, PromptConfig()).tokenizer
+    steps = train_scene_vision(policy, tokenizer, scenes, photos, config)
     with Progress("vision encoder", total=config.steps, unit="steps") as progress:
         for number, metrics in enumerate(steps, 1):
             note = ""
             if number % 50 == 0:
                 note = ", ".join(f"{name} {value:.2f}" for name, value in metrics.items())
             progress.advance(1, note)
+    on_thing = ground_in_scenes(policy, tokenizer, scenes, config)
+    print(f"attention of a word on the thing that it names: {on_thing:.2f}")
     policy.save_pretrained(Path(config.out))
 
 

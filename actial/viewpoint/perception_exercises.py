@@ -43,7 +43,8 @@ def side(azimuth_deg: float) -> str:
     return SIDES[round(azimuth_deg / 45.0) % 8]
 
 
-def _free(uid: str, kind: str, text: str, target: str) -> Question:
+def free_question(uid: str, kind: str, text: str, target: str) -> Question:
+    """Return a question without options or tags, answered by `target`."""
     return Question(
         uid=uid,
         type=kind,
@@ -86,7 +87,8 @@ def photo_question(pair: ViewPair, kind: str, draw: str, names: Sequence[str]) -
     assert hours is not None, "perception exercises need procedural captures"
     uid = f"{pair.uid}/{kind}/{draw}"
     if kind == "hours":
-        return _free(uid, kind, "From which hour is each photo taken?", describe_views(pair))
+        text = "From which hour is each photo taken?"
+        return free_question(uid, kind, text, describe_views(pair))
     photo = hash_int("photo", uid) % 2
     azimuth = pair.views[photo].azimuth_deg
     assert azimuth is not None
@@ -104,7 +106,7 @@ def photo_question(pair: ViewPair, kind: str, draw: str, names: Sequence[str]) -
         truth = f"a {object_phrase(pair)}"
         conclusion = f"shows {truth}"
     if not form:
-        return _free(uid, kind, text, truth)
+        return free_question(uid, kind, text, truth)
     others = _other_answers(subject, pair, hours[photo], azimuth, names)
     thinks = hash_int("mode", uid) % 2 == 0
     rationale = (
@@ -133,7 +135,7 @@ def clock_question(draw: str) -> Question:
     second = (first + steps) % 12
     text = f"Which way round is it from {HOURS[first]} o'clock to {HOURS[second]} o'clock?"
     way = "clockwise" if steps > 0 else "counter-clockwise"
-    return _free(
+    return free_question(
         f"clock/{draw}",
         "clock",
         text,

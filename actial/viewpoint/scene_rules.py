@@ -11,14 +11,15 @@ putting both together is left to GRPO.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from actial.core.multiple_choice_format import LETTERS
 from actial.core.records import AnswerMode, Question
-from actial.core.seeding import Draw, hash_unit
-from actial.viewpoint.perception_exercises import side
+from actial.core.seeding import Draw, hash_shuffle, hash_unit
+from actial.viewpoint.perception_exercises import free_question, side
 from actial.viewpoint.questions import multiple_choice_text
 from actial.viewpoint.rationales import think_target
 from actial.viewpoint.vocabulary import PALETTE, SEEN
@@ -98,6 +99,34 @@ def named_facts(description: str, text: str) -> str:
     if len(lines) == 2:
         return "\n".join(relation(*lines))
     return lines[0].half if len(lines) == 1 else ""
+
+
+def fact_list(lines: Sequence[Line]) -> str:
+    """Return facts in words: each thing beside the one before it, then each thing's half.
+
+    The first of three or more is told beside the last. A pair in one
+    column is left out: "is closer" alone would not name it.
+    """
+    pairs = list(itertools.pairwise(lines))
+    if len(lines) > 2:
+        pairs.append((lines[-1], lines[0]))
+    statements: list[str] = []
+    for a, b in pairs:
+        if a.column != b.column:
+            statements += relation(a, b)
+    return "\n".join([*statements, *(line.half for line in lines)])
+
+
+def list_question(uid: str, photo: str, description: str) -> Question:
+    """Return the exercise that tells a whole scene in words.
+
+    The facts follow the order in which the question names the things, so
+    that all that is left to tell is in the photo.
+    """
+    lines = hash_shuffle(read_description(description), "order", uid)
+    names = ", ".join(line.phrase for line in lines)
+    text = f"what is where in {photo}: {names}?"
+    return free_question(f"{uid}/facts", "facts", text, fact_list(lines))
 
 
 def scene_question(
@@ -294,6 +323,7 @@ RULES = {
     "step": _step,
     "perspective": _perspective,
 }
+KINDS = (*RULES, "perspective")  # drawn as often as they stand here
 
 
 def rule_question(draw_key: str) -> Question:
@@ -303,7 +333,7 @@ def rule_question(draw_key: str) -> Question:
     a clear answer is drawn.
     """
     draw = Draw("rule", draw_key)
-    kind = draw.pick(tuple(RULES))
+    kind = draw.pick(KINDS)
     wanted = draw.pick((0, 1))  # which of the answers is right: the same for every try
     for _ in range(TRIES):
         view = draw_view(draw)
@@ -335,6 +365,13 @@ def _told_facts(description: str, kind: str, text: str) -> list[str]:
     return statements
 
 
+def _chain_facts(description: str, kind: str, text: str) -> str:
+    statements = named_facts(description, text)
+    if kind != "perspective":
+        return statements
+    return f"{named_lines(description, text)[0].visible_side}\n{statements}"
+
+
 def _as_question(
     uid: str, kind: str, view: View, rule: Rule, statements: list[str], draw: Draw
 ) -> Question:
@@ -346,6 +383,6 @@ def _as_question(
         f"{statement_text}\n{rule.question}",
         [rule.answers[i] for i in order],
         order.index(rule.correct),
-        named_facts(view.describe(), rule.question),
+        _chain_facts(view.describe(), kind, rule.question),
         "",
     )

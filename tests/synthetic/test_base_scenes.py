@@ -20,6 +20,7 @@ from actial.config import (
     ImageConfig,
     ImageFormat,
     ModelConfig,
+    PromptConfig,
     SceneVisionConfig,
     SetConfig,
     SourceConfig,
@@ -27,15 +28,27 @@ from actial.config import (
     Task,
 )
 from actial.core.errors import UserError
+from actial.core.paths import ASSETS
 from actial.core.records import AnswerMode, Example, Question
 from actial.data.datasets import open_set
 from actial.data.shards import ShardSet
 from actial.modeling.policy import Policy
-from actial.synthetic.base_scenes import write_scenes
+from actial.modeling.prompt_renderer import PromptRenderer
+from actial.synthetic.base_scenes import layout, write_scenes
 from actial.synthetic.sat_writer import write_sat
-from actial.synthetic.scene_vision import WORDS, Scenes, column_labels, train_scene_vision
+from actial.synthetic.scene_questions import ask
+from actial.synthetic.scene_vision import (
+    IGNORED,
+    Scenes,
+    ground_in_scenes,
+    token_labels,
+    train_scene_vision,
+)
+from actial.synthetic.scenes import FOCAL
 from actial.synthetic.vision_pretraining import load_photos
+from actial.synthetic.word_grounding import tokens_of_words
 from actial.viewpoint.scene_rules import read_description
+from actial.viewpoint.vocabulary import PALETTE, SEEN
 
 SIZE = 64
 MOTION = re.compile(r"\b(moved?|turn\w*|step\w*|walk\w*|rotat\w*|went|will|if i|own front)\b")
@@ -58,7 +71,7 @@ def scenes(tmp_path_factory) -> Path:
 
 def open_scenes(root: Path) -> list[Example]:
     config = SetConfig(task=Task.scenes, root=str(root))
-    data = DataConfig(exercises_per_pair=5)
+    data = DataConfig(exercises_per_pair=6)
     examples = open_set(config, "train", data, ColdStartConfig(), supervised=True)
     return [examples.example(i, epoch) for epoch in range(2) for i in range(len(examples))]
 
@@ -97,6 +110,14 @@ def test_the_facts_of_a_chain_give_its_answer(scenes):
     assert checked["count"] == 0
 
 
+def test_every_scene_is_told_as_a_list_of_facts_before_the_questions(scenes):
+    for example in open_scenes(scenes):
+        facts, *others = example.questions
+        assert facts.type == "facts"
+        assert facts.target.count("is on the") == facts.text.count(",") + 1
+        assert all(question.options[1:] for question in others)
+
+
 def test_of_two_scenes_every_question_names_the_photo(scenes):
     pairs = [example for example in open_scenes(scenes) if len(example.images) == 2]
     assert pairs
@@ -106,7 +127,7 @@ def test_of_two_scenes_every_question_names_the_photo(scenes):
 
 
 def test_answer_forms_are_a_letter_a_short_chain_and_one_with_the_description(scenes):
-    questions = [q for example in open_scenes(scenes) for q in example.questions]
+    questions = [q for example in open_scenes(scenes) for q in example.questions[1:]]
     direct = [q for q in questions if q.mode is AnswerMode.DIRECT]
     described = described_questions(open_scenes(scenes))
     assert 0.15 < len(direct) / len(questions) < 0.45
@@ -124,29 +145,54 @@ def test_a_set_without_descriptions_is_refused_with_the_remedy(tmp_path):
 # ---------------------------------------------------------------- the vision encoder on scenes
 
 
-def test_a_thing_is_expected_in_the_column_of_tokens_that_shows_it():
+def test_the_layout_shows_each_thing_where_the_camera_projects_it():
+    checked = Counter()
+    for index in range(12):
+        scene = ask("static", ("layout", index), 96)[0].scene
+        rows = layout(scene).split("/")
+        assert [len(row) for row in rows] == [6] * 6
+        order = np.argsort(scene.local[0, :, 0] / scene.local[0, :, 2])
+        for line, thing in enumerate(order, 1):
+            x, y, z = scene.local[0, thing]
+            column = int(FOCAL * x / z * 6 + 3)
+            row = int(FOCAL * y / z * 6 + 3)
+            around = {
+                rows[r][c]
+                for r in range(max(row - 1, 0), row + 2)
+                for c in range(max(column - 1, 0), min(column + 2, 6))
+            }
+            checked[str(line) in around] += 1
+    # the rest is half hidden, or shares its cells with another thing
+    assert checked[True] > 9 * checked[False]
+    assert sum(checked.values()) > 24
+
+
+def test_labels_of_a_token_are_those_of_the_thing_that_it_shows():
     lines = read_description("the red car 11 front.\nthe blue mug 85 back left.")
-    labels = column_labels(lines, 6)
-    red, mug, green = (WORDS.index(word) for word in ("red", "mug", "green"))
-    unclear = np.nan
-    np.testing.assert_equal(labels[:, red], [1, 1, unclear, 0, 0, 0])
-    np.testing.assert_equal(labels[:, mug], [0, 0, 0, unclear, 1, 1])
-    assert (labels[:, green] == 0).all()
+    labels = token_labels(lines, "1?/2.")
+    red, blue = list(PALETTE).index("red"), list(PALETTE).index("blue")
+    car, mug = SEEN.index("car"), SEEN.index("mug")
+    np.testing.assert_equal(labels[0], [red, car, 0, 0, 0, 1])
+    np.testing.assert_equal(labels[1], [IGNORED] * 6)
+    np.testing.assert_equal(labels[2], [blue, mug, 7, 4, 3, 1])
+    np.testing.assert_equal(labels[3], [IGNORED] * 5 + [0])
+
+
+def test_scenes_without_a_layout_are_refused_with_the_remedy(tmp_path):
+    list(write_sat(tmp_path / "SAT_train.parquet", "train", 9, seed=3, size=SIZE, workers=1))
+    with pytest.raises(UserError, match=r"without description and layout: .*base_scenes"):
+        Scenes.load(ShardSet(built(tmp_path), "train"))
 
 
 def test_scene_vision_lowers_the_loss_and_changes_the_vision_encoder_alone(scenes, tmp_path):
-    shards, pairs = ShardSet(scenes, "train"), tiny_world.write_pairs(tmp_path / "pairs")
-    tiny_world.write_model(
-        tmp_path / "model", pairs, tiny_world.write_questions(tmp_path / "sat")
-    )
-    policy = Policy.load(
-        ModelConfig(path=str(tmp_path / "model"), min_pixels=256, max_pixels=4096)
-    )
+    pairs = tiny_world.write_pairs(tmp_path / "pairs")
+    policy, renderer = opened(ASSETS / "tiny_base")
     before = {name: value.detach().clone() for name, value in policy.named_parameters()}
-    config = SceneVisionConfig(start="", scenes="", pairs="", out="", steps=24, batch_size=8)
-    loaded = Scenes.load(shards)
-    steps = list(train_scene_vision(policy, loaded, load_photos(pairs), config))
-    assert steps[-1]["loss"] < 0.8 * steps[0]["loss"]
+    steps = trained(policy, renderer, scenes, pairs)
+    assert steps[-1]["loss"] < 0.9 * steps[0]["loss"]
+    assert steps[-1]["word_color"] > steps[0]["word_color"]
+    assert steps[0]["photo_change"] == 0.0
+    assert 0 < steps[-1]["photo_change"] < 1
     changed = {
         name
         for name, value in policy.named_parameters()
@@ -154,3 +200,55 @@ def test_scene_vision_lowers_the_loss_and_changes_the_vision_encoder_alone(scene
     }
     assert changed
     assert all("visual" in name for name in changed)
+
+
+def test_scene_vision_refuses_a_tokenizer_that_cuts_the_words_of_scenes(scenes, tmp_path):
+    pairs = tiny_world.write_pairs(tmp_path / "pairs")
+    questions = tiny_world.write_questions(tmp_path / "sat")
+    tiny_world.write_model(tmp_path / "model", pairs, questions)
+    policy, renderer = opened(tmp_path / "model")
+    with pytest.raises(UserError, match=r"cuts the word '\w+': start from a model of"):
+        trained(policy, renderer, scenes, pairs)
+
+
+def test_grounding_turns_the_attention_of_a_word_to_the_thing_that_it_names(scenes):
+    policy, renderer = opened(ASSETS / "tiny_base")
+    before = {name: value.detach().clone() for name, value in policy.named_parameters()}
+    loaded = Scenes.load(ShardSet(scenes, "train"))
+    config = SceneVisionConfig(start="", scenes="", pairs="", out="", grounding_steps=120)
+    config.batch_size = 7
+    assert ground_in_scenes(policy, renderer.tokenizer, loaded, config) > 0.5
+    changed = {
+        name
+        for name, value in policy.named_parameters()
+        if not torch.equal(value, before[name])
+    }
+    assert changed
+    assert all(re.search(r"layers\.0\.self_attn\.[qk]_proj", name) for name in changed)
+
+
+def test_the_tokens_of_a_word_are_those_that_show_a_thing_of_that_name():
+    labels = torch.tensor([[[1, 0, 9, 1], [IGNORED, IGNORED, IGNORED, 0], [0, 2, 9, 1]]])
+    owned = tokens_of_words(labels, (2, 3))
+    assert owned.shape == (1, 5, 3)
+    assert [tuple(row) for row in owned[0].nonzero().tolist()] == [
+        (0, 2),
+        (1, 0),
+        (2, 0),
+        (4, 2),
+    ]
+
+
+def opened(folder: Path) -> tuple[Policy, PromptRenderer]:
+    model = ModelConfig(path=str(folder), min_pixels=256, max_pixels=4096)
+    return Policy.load(model), PromptRenderer.load(model, PromptConfig())
+
+
+def trained(
+    policy: Policy, renderer: PromptRenderer, scenes: Path, pairs: ShardSet
+) -> list[dict[str, float]]:
+    config = SceneVisionConfig(start="", scenes="", pairs="", out="", steps=16, photo_batch=4)
+    photos = load_photos(pairs).images
+    loaded = Scenes.load(ShardSet(scenes, "train"))
+    steps = train_scene_vision(policy, renderer.tokenizer, loaded, photos, config)
+    return list(steps)

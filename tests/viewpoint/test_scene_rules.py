@@ -12,8 +12,11 @@ from actial.synthetic.scene_questions import KINDS, ask
 from actial.viewpoint.scene_rules import (
     RULES,
     describe_thing,
+    fact_list,
+    list_question,
     named_facts,
     named_lines,
+    read_description,
     rule_question,
 )
 
@@ -59,6 +62,26 @@ def test_lines_and_facts_are_those_of_the_named_things_in_the_order_of_the_quest
         named_lines(DESCRIPTION, "the blue mug")[0].visible_side
         == "the blue mug shows the back left side."
     )
+
+
+def test_a_list_of_facts_follows_the_order_in_which_the_question_names_the_things():
+    assert fact_list(named_lines(DESCRIPTION, DESCRIPTION)[::-1]) == (
+        "the blue mug is to the left of the green dog.\nthe green dog is closer.\n"
+        "the red car is to the left of the blue mug.\nthe blue mug is closer.\n"
+        "the green dog is to the right of the red car.\nthe green dog is closer.\n"
+        "the green dog is on the right.\nthe blue mug is on the right.\n"
+        "the red car is on the left."
+    )
+    facts = list_question("a scene", "photo 2", DESCRIPTION)
+    order = [line.phrase for line in named_lines(DESCRIPTION, facts.text)]
+    told = re.findall(r"(the \w+ \w+) is on the", facts.target)
+    assert facts.text.startswith("what is where in photo 2: ")
+    assert told == order
+
+
+def test_two_things_in_one_column_are_not_told_apart_in_a_list():
+    lines = read_description("the red car 25 front.\nthe blue mug 23 back left.")
+    assert fact_list(lines) == "the red car is on the left.\nthe blue mug is on the left."
 
 
 @pytest.mark.parametrize("kind", sorted(RULES))
