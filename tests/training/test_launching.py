@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from lightning.fabric.plugins.environments import LightningEnvironment
 from support.processes import exit_code
 
-from actial.config import TrainerConfig
+from actial.config import SamplerKind, StageName, TrainerConfig
 from actial.training.distributed import (
     LAUNCH_VARIABLES,
     cluster_environment,
@@ -61,7 +62,22 @@ def group_of_an_engine(folder: Path) -> None:
     assert torch.distributed.is_initialized()
 
 
-@pytest.mark.parametrize("job", [group_of_the_job, group_of_an_engine])
+def group_before_scoring(folder: Path) -> None:
+    """An engine that starts only for scoring must not meet the group of ranks that have left."""
+    from actial.pipeline import launch
+
+    launch.num_ranks = lambda: 2  # as of two ranks; the group here is of one
+    config = SimpleNamespace(sampler=SimpleNamespace(kind=SamplerKind.vllm))
+    start_group(folder / "ranks")
+    config.stages = [StageName.sft, StageName.grpo]
+    assert launch.teardown_distributed(config)
+    assert torch.distributed.is_initialized()  # the engine of the GRPO stage lives in it
+    config.stages = [StageName.sft]
+    assert launch.teardown_distributed(config)
+    assert not torch.distributed.is_initialized()
+
+
+@pytest.mark.parametrize("job", [group_of_the_job, group_of_an_engine, group_before_scoring])
 def test_a_process_group_ends_with_the_job_that_started_it(tmp_path: Path, job) -> None:
     assert exit_code(job, tmp_path) == 0
 
