@@ -2,6 +2,7 @@
 
 import io
 import json
+import time
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +21,7 @@ from actial.config import (
     SourceKind,
 )
 from actial.core.errors import UserError
-from actial.data.qa.public_sets import NAMED, adapt
+from actial.data.qa.public_sets import NAMED, adapt, without_letter_request
 from actial.data.shards import ShardSet
 
 ASKED = "Which way did the camera move? A. Left B. Right"
@@ -147,6 +148,29 @@ def test_answers_without_options_are_told_apart():
     assert kinds("What is it?", "a chair by the door") == [("open", (), -1)]
     with pytest.raises(ValueError, match="option"):
         kinds(ASKED, "C")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Which side? Answer with the option's letter.", "Which side?"),
+        ("Which side?\nPlease reply with a letter", "Which side?"),
+        ("Which side? Select one. It is an option", "Which side? Select one. It is an option"),
+        ("Which letter answers it?", "Which letter answers it?"),
+        ("Answer. Option", "Answer. Option"),
+    ],
+)
+def test_a_request_for_a_letter_is_left_out(text, expected):
+    assert without_letter_request(text).strip() == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["answer option " * 20_000 + "\nx", "x" + " " * 300_000 + "y"]
+)
+def test_a_long_question_is_read_in_linear_time(text):
+    started = time.process_time()
+    without_letter_request(text)
+    assert time.process_time() - started < 0.5
 
 
 def test_several_turns_are_several_questions():

@@ -24,10 +24,8 @@ from actial.viewpoint.questions import VIEWPOINT_TYPES
 from actial.viewpoint.recognized_types import recognize_type
 
 MARKS = re.compile(r"<(?:image|video)>\s*")
-ASKS_LETTER = re.compile(
-    r"\s*(?:please )?(?:answer|reply|respond|select)[^.\n]*(?:letter|option)[^.\n]*\.?\s*$",
-    re.IGNORECASE,
-)
+REQUESTS = re.compile(r"(?:please )?(?:answer|reply|respond|select)", re.IGNORECASE)
+NAMES_OPTION = re.compile("letter|option", re.IGNORECASE)
 JOINT = re.compile(r"[lrn],\s*[A-F]")  # the older form of Viewpoint-100K's answers
 YES_NO = ("Yes", "No")
 UNKNOWN_TYPE = "unknown"
@@ -61,6 +59,20 @@ class NamedSet:
     images: str = "images"
     # rows in any layout of a release: types come from the wording, test rows from files so named
     released: bool = False
+
+
+def without_letter_request(text: str) -> str:
+    """Return a question without a last sentence such as "Answer with the option's letter."
+
+    In time that grows with the length alone, whatever a file holds.
+    """
+    body = text.rstrip()
+    end = len(body) - body.endswith(".")
+    start = 1 + max(body.rfind(".", 0, end), body.rfind("\n", 0, end))
+    request = REQUESTS.search(body, start, end)
+    if request is None or not NAMES_OPTION.search(body, request.end(), end):
+        return text
+    return body[: request.start()].rstrip()
 
 
 def _conversations(record: SetRecord) -> Iterator[Turn]:
@@ -135,7 +147,7 @@ def adapt(name: str, record: SetRecord, number: int) -> Iterator[AdaptedQuestion
     images = _images(layout, record)
     types = types_of_turns(record.get(layout.type), len(turns))
     for turn, (question, answer) in enumerate(turns):
-        text = ASKS_LETTER.sub("", MARKS.sub("", question)).strip()
+        text = without_letter_request(MARKS.sub("", question)).strip()
         chain, answer = split_chain(answer) if layout.released else _split_tags(answer)
         stem, options = split_options(text) if layout.released else inline_options(text)
         kind, options, index = _read_answer(options, answer.strip())
