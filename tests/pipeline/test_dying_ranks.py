@@ -115,7 +115,8 @@ def test_a_killed_rank_ends_the_run(tiny_set: Path, tmp_path: Path, started) -> 
         time.sleep(0.1)
     os.kill(ranks.rank(1), signal.SIGKILL)
     ranks.assert_all_end()
-    assert "Connection closed by peer" in ranks.output or "code -9" in ranks.output
+    causes = ("a remote worker", "code -9")  # gloo's, or that of Lightning's observer
+    assert any(cause in ranks.output for cause in causes), ranks.output[-3000:]
 
 
 @pytest.mark.slow
