@@ -248,6 +248,7 @@ def trained(
     policy: Policy, renderer: PromptRenderer, scenes: Path, pairs: ShardSet
 ) -> list[dict[str, float]]:
     config = SceneVisionConfig(start="", scenes="", pairs="", out="", steps=16, photo_batch=4)
+    config.batch_size = 12
     photos = load_photos(pairs).images
     loaded = Scenes.load(ShardSet(scenes, "train"))
     steps = train_scene_vision(policy, renderer.tokenizer, loaded, photos, config)
