@@ -22,6 +22,7 @@ from actial.config import (
 )
 from actial.config.validation import validate
 from actial.core.errors import UserError
+from actial.core.sealed_files import read_sealed_json
 from actial.evaluate import evaluate
 from actial.evaluation.benchmark_results import open_benchmark
 from actial.evaluation.easi import EASI_SETS, SUITES, easi_scores, easi_total, suite_members
@@ -66,7 +67,7 @@ def run(files, tmp_path_factory):
 
 
 def test_one_command_answers_all_eight_sets(run):
-    scores = json.loads((run / "scores.json").read_text())
+    scores = read_sealed_json(run / "scores.json", "")
     assert set(scores) == {*EIGHT, "easi_8"}
     figures = {name: scores[name]["easi"] for name in EIGHT}
     assert [figures[name]["key"] for name in EIGHT] == list(KEYS)
@@ -75,7 +76,7 @@ def test_one_command_answers_all_eight_sets(run):
     assert total["overall"] == round(sum(total["sets"].values()) / 8, 4)
     assert total["missing"] == []
     for name in EIGHT:
-        assert json.loads((run / name / "scores.json").read_text()) == scores[name]
+        assert read_sealed_json(run / name / "scores.json", "") == scores[name]
     assert (
         f"{total['overall']:.2f} % as EASI reads answers" in (run / "report.html").read_text()
     )
