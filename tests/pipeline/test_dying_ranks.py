@@ -121,21 +121,24 @@ def test_a_killed_rank_ends_the_run(tiny_set: Path, tmp_path: Path, started) -> 
 
 @pytest.mark.slow
 def test_an_error_of_one_rank_ends_the_run(tiny_set: Path, tmp_path: Path, started) -> None:
-    """Ranks started by torchrun; the second one's copy of the data has a damaged shard."""
+    """Ranks started by torchrun, each in a folder with its own copy of the data, as on two nodes;
+    the second one's has a damaged shard.
+    """
     for rank in range(2):
-        shutil.copytree(tiny_set, tmp_path / f"set-{rank}")
-    (shard, *_) = sorted((tmp_path / "set-1").glob("train-*.tar"))
-    shard.write_bytes(bytes(shard.stat().st_size))
+        shutil.copytree(tiny_set, tmp_path / f"node-{rank}" / "set")
+    for shard in (tmp_path / "node-1" / "set").glob("train-*.tar"):
+        shard.write_bytes(bytes(shard.stat().st_size))
     run = tmp_path / "run"
-    command = train_command(run, f"{tmp_path}/set-$RANK")
-    shell = f"exec {sys.executable} -m " + " ".join(json.dumps(word) for word in command)
+    words = " ".join(json.dumps(word) for word in train_command(run, "set"))
+    shell = f"cd {tmp_path}/node-$RANK && exec {sys.executable} -m {words}"
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     ranks = Ranks([*torchrun, "--nproc-per-node", "2", "--no-python", "sh", "-c", shell], run)
     started.append(ranks)
     deadline = time.monotonic() + START_S
-    while str(shard) not in ranks.output:
+    while "error: " not in ranks.output:
         assert ranks.process.poll() is None, ranks.output[-3000:]
         assert time.monotonic() < deadline, ranks.output[-3000:]
         time.sleep(0.1)
     ranks.assert_all_end()
-    assert "error: " in ranks.output
+    (line, *_) = [line for line in ranks.lines if "error: " in line]
+    assert "train-0" in line, ranks.output[-3000:]
