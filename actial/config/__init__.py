@@ -1,9 +1,11 @@
 """Typed configuration: the schemas of all Hydra groups, checked before heavy imports.
 
-This package imports neither torch nor vllm, so `--help`, `--cfg job` and a multirun's composition
-answer in about a second. Rules: `@dataclass(kw_only=True, slots=True)` (slots make an unknown key
-fail), Enums instead of Literals, ranges beside the fields (`num`), rules over several fields in
-`check`, which `validate` runs with the full key once a whole config is typed.
+This package imports neither torch nor vllm, so `--help`, `--cfg job` and a
+multirun's composition answer in about a second. Rules:
+`@dataclass(kw_only=True, slots=True)` (slots make an unknown key fail), Enums
+instead of Literals, ranges beside the fields (`num`), rules over several fields
+in `check`, which `validate` runs with the full key once a whole config is
+typed.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Render the package's HTML pages: one file each, no network, every text escaped.
 
-`render_page` fills a template of actial/assets that extends page.html.j2, which holds the style.
-Pages made of headings, lists, tables, bars and images need no template of their own:
-`render_sections`.
+`render_page` fills a template of actial/assets that extends page.html.j2, which
+holds the style. Pages made of headings, lists, tables, bars and images need no
+template of their own: `render_sections`.
 """
 
 from __future__ import annotations

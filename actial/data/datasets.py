@@ -1,8 +1,8 @@
 """Records of the named sets -> Examples, in the order given by (seed, epoch, position).
 
-A stage sees one infinite, resumable stream: position p belongs to the set drawn by hash with the
-mix weights; within its set it is the next record of that set's epoch order. Nothing but the number
-of consumed positions is needed to resume.
+A stage sees one infinite, resumable stream: position p belongs to the set drawn
+by hash with the mix weights; within its set it is the next record of that set's
+epoch order. Nothing but the number of consumed positions is needed to resume.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The release's texts, which this repository does not copy, from a clone and rows of its data.
 
-The run script opens its prompt with a stray YAML mark, "|" and a line break, that was trained with:
-the text is taken as it stands. The viewpoint set gives the questions, their layout and the request
-for a letter.
+The run script opens its prompt with a stray YAML mark, "|" and a line break,
+that was trained with: the text is taken as it stands. The viewpoint set gives
+the questions, their layout and the request for a letter.
 """
 
 from __future__ import annotations

@@ -1,12 +1,13 @@
 """Data sets on disk: tar shards in WebDataset naming, an index of image offsets, a manifest.
 
-One tar sample holds the records that share images: each image once (`KEY.f003.png`), and `KEY.json`
-with the list of records. The tars are written by `webdataset.TarWriter` with fixed times, owners
-and modes, so their bytes depend on the content alone.
+One tar sample holds the records that share images: each image once
+(`KEY.f003.png`), and `KEY.json` with the list of records. The tars are written
+by `webdataset.TarWriter` with fixed times, owners and modes, so their bytes
+depend on the content alone.
 
 There are two readers. `ShardSet` reads any record by its offset, in any order
-(`data.reader=index`). `actial.data.stream` reads whole tars one after the other, from a folder or
-a URL (`data.reader=stream`).
+(`data.reader=index`). `actial.data.stream` reads whole tars one after the
+other, from a folder or a URL (`data.reader=stream`).
 """
 
 from __future__ import annotations

@@ -3,10 +3,12 @@
 A stream reads whole tars from beginning to end, so it works over HTTP, from object stores and from
 shell pipes, needs no index and no local disk, and keeps only a shuffle buffer in memory.
 
-Order. In epoch e, the shards of a split are permuted by hash(seed, e); the readers (one per rank
-and data worker) take every n-th shard of that permutation, so ranks see other shards every epoch.
-Within a reader, examples pass a shuffle buffer seeded by (seed, e, reader). The order is thus a
-function of the seed, the number of ranks and the number of workers, and does not depend on time.
+Order. In epoch e, the shards of a split are permuted by hash(seed, e); the
+readers (one per rank and data worker) take every n-th shard of that
+permutation, so ranks see other shards every epoch. Within a reader, examples
+pass a shuffle buffer seeded by (seed, e, reader). The order is thus a function
+of the seed, the number of ranks and the number of workers, and does not depend
+on time.
 
 What a stream cannot do, and what reading by index can:
 * No seeking. A resumed run replays: it reads the consumed examples again without decoding them and

@@ -1,10 +1,11 @@
 """Compare models on the same items: paired tests and clustered intervals.
 
-The interval is a bootstrap over clusters of items (scenes, source images), and over seeds where a
-model has several (Efron 1979; clusters as in Miller, arXiv 2411.00640). The test is McNemar's exact
-one where scores are 0 or 1, every item is its own cluster and each model has one seed; else
-clusters' differences swap their signs at random (exact for exchangeable differences). P values of
-several tasks and pairs of models are corrected by Holm's method.
+The interval is a bootstrap over clusters of items (scenes, source images), and
+over seeds where a model has several (Efron 1979; clusters as in Miller, arXiv
+2411.00640). The test is McNemar's exact one where scores are 0 or 1, every item
+is its own cluster and each model has one seed; else clusters' differences swap
+their signs at random (exact for exchangeable differences). P values of several
+tasks and pairs of models are corrected by Holm's method.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Ask a model again under control conditions: what do thinking and the images add?
 
-Chains of thought can cost accuracy on spatial questions (arXiv 2604.16060), and questions can be
-answered without looking: a score alone tells neither. The same questions are put again for a
-direct answer, without images, and with the images in reverse order where that turns the answer.
+Chains of thought can cost accuracy on spatial questions (arXiv 2604.16060), and
+questions can be answered without looking: a score alone tells neither. The same
+questions are put again for a direct answer, without images, and with the images
+in reverse order where that turns the answer.
 """
 
 from __future__ import annotations

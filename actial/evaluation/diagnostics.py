@@ -1,13 +1,14 @@
 """Measure whether a model uses geometry or a shortcut.
 
-Transformations map Example -> Example with the truth carried along; the answers before and after
-are compared. Swapping the two images or mirroring both turns left into right (the labels are
-antisymmetric in the viewpoint angle), so the answer must turn too. Permuting options must not
-change the chosen text. The three questions of a pair share one sign.
+Transformations map Example -> Example with the truth carried along; the answers
+before and after are compared. Swapping the two images or mirroring both turns
+left into right (the labels are antisymmetric in the viewpoint angle), so the
+answer must turn too. Permuting options must not change the chosen text. The
+three questions of a pair share one sign.
 
-Prior art: consistency under symmetric reformulation, SpinBench (arXiv 2509.25390) and
-ReMindView-Bench (2512.02340); shuffled frames, Video-R1 (2503.21776); probability drop without the
-image, PAPO (2507.06448).
+Prior art: consistency under symmetric reformulation, SpinBench (arXiv
+2509.25390) and ReMindView-Bench (2512.02340); shuffled frames, Video-R1
+(2503.21776); probability drop without the image, PAPO (2507.06448).
 """
 
 from __future__ import annotations

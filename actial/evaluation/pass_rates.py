@@ -1,8 +1,8 @@
 """Measure how often a model solves each question of a data set, before GRPO trains on it.
 
 A group of samples that are all correct, or all wrong, has no gradient.
-`data.sets.NAME.pass_rates=FILE` leaves the questions that are always or never solved out of
-training.
+`data.sets.NAME.pass_rates=FILE` leaves the questions that are always or never
+solved out of training.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """The answer readers of EASI-8's harness, imitated so that its scores can be had a second time.
 
-EASI (arXiv 2508.13142) runs VLMEvalKit without a judge. Six of its eight sets are read by
-`read_easi` and `easi_number`, BLINK and 3DSRBench by `read_vlmeval_2026`. They credit answers that
-our own reader calls unparsed; docs/benchmarks.md names where.
+EASI (arXiv 2508.13142) runs VLMEvalKit without a judge. Six of its eight sets
+are read by `read_easi` and `easi_number`, BLINK and 3DSRBench by
+`read_vlmeval_2026`. They credit answers that our own reader calls unparsed;
+docs/benchmarks.md names where.
 """
 
 from __future__ import annotations

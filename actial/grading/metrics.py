@@ -1,8 +1,8 @@
 """Aggregate graded answers into figures with 95 % intervals.
 
-Every figure is a `Cell`: the number of units averaged, their mean as an exact fraction, an
-interval, and the shares of answers that could not be read or were cut off. Scores stay fractions
-until they are printed.
+Every figure is a `Cell`: the number of units averaged, their mean as an exact
+fraction, an interval, and the shares of answers that could not be read or were
+cut off. Scores stay fractions until they are printed.
 """
 
 from __future__ import annotations

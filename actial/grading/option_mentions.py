@@ -1,8 +1,9 @@
 """Find every mention of an option in an answer, and what the words around it make of it.
 
-An option is mentioned by its letter, by its text, or by both ("B. right"). A mention is stated
-("the answer is B"), rejected ("not B", "B is wrong"), or an aside ("image B", "if the answer were
-B", "is it B?"). Mentions joined by "or", "and", a comma or a slash form a group.
+An option is mentioned by its letter, by its text, or by both ("B. right"). A
+mention is stated ("the answer is B"), rejected ("not B", "B is wrong"), or an
+aside ("image B", "if the answer were B", "is it B?"). Mentions joined by "or",
+"and", a comma or a slash form a group.
 """
 
 from __future__ import annotations

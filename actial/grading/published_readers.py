@@ -1,8 +1,9 @@
 """Answer readers of others, imitated for comparison with published figures only.
 
-`actial` is the Actial release's reward, `actial_eval` its evaluation client, `actial_mmsi` the same
-with its own rule for MMSI-Bench and ViewSpatial-Bench, and `vlmeval_exact` VLMEvalKit's exact
-matching as the release froze it (Duan et al., arXiv 2407.11691).
+`actial` is the Actial release's reward, `actial_eval` its evaluation client,
+`actial_mmsi` the same with its own rule for MMSI-Bench and ViewSpatial-Bench,
+and `vlmeval_exact` VLMEvalKit's exact matching as the release froze it (Duan et
+al., arXiv 2407.11691).
 """
 
 from __future__ import annotations

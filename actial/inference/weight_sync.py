@@ -1,8 +1,8 @@
 """Weights for an engine: which parameter goes where, and that none is left out.
 
-vLLM fuses some layers that Transformers keeps apart, and names the halves of the model
-differently. The table below is explicit and has an inverse, so that a transfer can show that
-every parameter of the engine was sent as a whole
+vLLM fuses some layers that Transformers keeps apart, and names the halves of
+the model differently. The table below is explicit and has an inverse, so that a
+transfer can show that every parameter of the engine was sent as a whole
 (https://github.com/vllm-project/vllm/issues/19149).
 """
 

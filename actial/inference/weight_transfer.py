@@ -1,9 +1,9 @@
 """New weights for a vLLM server through vLLM's own transfer, from memory to memory.
 
-vLLM's trainer side (`vllm.distributed.weight_transfer`) does the work: a rendezvous, then for
-each update start, update and finish, of which the middle one runs while the trainer
-broadcasts. Here are its source of tensors, its way to the server, and the order around it:
-pause, update, caches, version, resume.
+vLLM's trainer side (`vllm.distributed.weight_transfer`) does the work: a
+rendezvous, then for each update start, update and finish, of which the middle
+one runs while the trainer broadcasts. Here are its source of tensors, its way
+to the server, and the order around it: pause, update, caches, version, resume.
 
 `nccl` broadcasts from the first rank to GPUs of other processes or nodes. `ipc` hands over
 memory of the GPU that trainer and server share.

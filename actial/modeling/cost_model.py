@@ -346,7 +346,9 @@ class _Block:
         """
         small = FP32_BYTES / 2 if self.half else FP32_BYTES
         norms: float = 2 * self.width
-        norms += self.normed_keys * (self.heads + self.keys / 2)
+        if self.normed_keys:
+            # in bf16 the library's norm, which keeps its input and the normalized value
+            norms += (self.heads + self.keys / 2) * (2 if self.half else 1)
         # autocast casts the input of each of the five projections by itself
         copies = 5 if self.half else 2
         inputs = copies * self.width + self.heads + (4 if self.gated else 2) * self.inner

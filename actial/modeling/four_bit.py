@@ -1,8 +1,9 @@
 """Frozen matrices in 4-bit NormalFloat (QLoRA, https://arxiv.org/abs/2305.14314), under adapters.
 
-bitsandbytes packs and unpacks; a matrix is unpacked for the time of a product, forward and
-backward, and never kept. What is saved or sent to an engine is the unpacked matrix with its
-adapter merged: engine and checkpoint compute what the trainer computes.
+bitsandbytes packs and unpacks; a matrix is unpacked for the time of a product,
+forward and backward, and never kept. What is saved or sent to an engine is the
+unpacked matrix with its adapter merged: engine and checkpoint compute what the
+trainer computes.
 """
 
 from __future__ import annotations

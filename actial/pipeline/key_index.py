@@ -1,8 +1,8 @@
 """An index of the runs below a folder, by the keys of their finished stages and answers.
 
-A lookup looks at each run folder, and never into one: it reads the provenance of the runs that
-have changed since the last lookup, and takes the others from `.key_index.json`. That file is a
-cache; deleting it costs one slow lookup.
+A lookup looks at each run folder, and never into one: it reads the provenance
+of the runs that have changed since the last lookup, and takes the others from
+`.key_index.json`. That file is a cache; deleting it costs one slow lookup.
 """
 
 from __future__ import annotations

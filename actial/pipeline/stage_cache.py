@@ -1,9 +1,9 @@
 """Stages and answers of earlier runs, copied instead of computed again (stage_cache_dir).
 
-Sweeps repeat the same work: the SFT stage of every condition, the answers of the base model, the
-condition that two sweeps share. Two computations count as the same where weights, data, settings,
-seed, package versions and the sources of this package are equal; on one machine they then give the
-same bits.
+Sweeps repeat the same work: the SFT stage of every condition, the answers of
+the base model, the condition that two sweeps share. Two computations count as
+the same where weights, data, settings, seed, package versions and the sources
+of this package are equal; on one machine they then give the same bits.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Prompts spread over the ranks by tokens, after sampling and before the updates.
 
-A rank samples every R-th prompt of the stream. Completions differ in length, and each update waits
-for the rank with most tokens; so some prompts change ranks. Which prompts an update has, their
-rewards and advantages stay the same, and so do loss and gradient, which are sums over the ranks.
+A rank samples every R-th prompt of the stream. Completions differ in length,
+and each update waits for the rank with most tokens; so some prompts change
+ranks. Which prompts an update has, their rewards and advantages stay the same,
+and so do loss and gradient, which are sums over the ranks.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """One GRPO step's batch: prompts -> completions -> grades -> rewards -> advantages.
 
-The tokens that were sampled are the tokens that are trained on; text is decoded for grading alone.
-A group is G completions with one baseline: those of one prompt, or under grpo.counterfactual the
-halves of two prompts. Axes: P groups, G completions of each.
+The tokens that were sampled are the tokens that are trained on; text is decoded
+for grading alone. A group is G completions with one baseline: those of one
+prompt, or under grpo.counterfactual the halves of two prompts. Axes: P groups,
+G completions of each.
 """
 
 from __future__ import annotations

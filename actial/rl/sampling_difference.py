@@ -1,8 +1,9 @@
 """How far the trainer's log-probabilities of sampled tokens are from the sampler's.
 
-Both are computed under the weights that were sampled from, so a difference beyond rounding means
-stale weights, stale caches, or other images in the sampler. All figures are additive over
-micro-batches until `summarize_difference`. Axis: N supervised tokens.
+Both are computed under the weights that were sampled from, so a difference
+beyond rounding means stale weights, stale caches, or other images in the
+sampler. All figures are additive over micro-batches until
+`summarize_difference`. Axis: N supervised tokens.
 """
 
 from __future__ import annotations

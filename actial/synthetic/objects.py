@@ -1,9 +1,11 @@
 """Sixteen categories of objects made of simple parts; their front is plain to see at 64 pixels.
 
-One rule keeps all azimuths apart in every category: the front carries white with black (lamps,
-eyes, door, screen), the back gray, the object's own left side a mark in the accent color, its own
-right side nothing of these. Four categories are held out (`unseen`). Sizes below are in units of
-roughly the object's length; every object ends up centered with a bounding sphere of radius 1.
+One rule keeps all azimuths apart in every category: the front carries white
+with black (lamps, eyes, door, screen), the back gray, the object's own left
+side a mark in the accent color, its own right side nothing of these. Four
+categories are held out (`unseen`). Sizes below are in units of roughly the
+object's length; every object ends up centered with a bounding sphere of radius
+1.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """A small batched z-buffer: triangles in, the index of the visible face at every pixel out.
 
-Numpy only, so the procedural world needs neither a display, a driver nor a graphics library, and
-its bytes do not depend on them. A 64-pixel frame with 2 x 2 samples costs about as much as a VTK
-frame without anti-aliasing on software OpenGL.
+Numpy only, so the procedural world needs neither a display, a driver nor a
+graphics library, and its bytes do not depend on them. A 64-pixel frame with 2 x
+2 samples costs about as much as a VTK frame without anti-aliasing on software
+OpenGL.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Procedural questions as parquet in SAT's schema: columns, order of rows and spellings of types.
 
-SAT_train.parquet   static rows first (type "other"), then the dynamic ones; one row group
-SAT_val.parquet     the same kinds, other scenes
-SAT_test.parquet    dynamic kinds only, under the test split's names, and the kind perspective
+SAT_train.parquet   static rows first (type "other"), then the dynamic ones; one
+row group SAT_val.parquet     the same kinds, other scenes SAT_test.parquet
+dynamic kinds only, under the test split's names, and the kind perspective
 """
 
 from __future__ import annotations

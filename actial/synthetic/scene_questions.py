@@ -1,9 +1,10 @@
 """SAT-format questions about scenes: scenes are drawn until one has a clear answer.
 
-The answer is computed from the poses. Margins keep doubtful cases out (an object nearly straight
-ahead, two at almost one distance). Wording is our own, lower-case and short; "i" is the one who
-holds the camera. Kinds: static (relation, depth, count), ego_motion, obj_motion, action_conseq,
-goal_aim, perspective.
+The answer is computed from the poses. Margins keep doubtful cases out (an
+object nearly straight ahead, two at almost one distance). Wording is our own,
+lower-case and short; "i" is the one who holds the camera. Kinds: static
+(relation, depth, count), ego_motion, obj_motion, action_conseq, goal_aim,
+perspective.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Pre-training of the tiny model's vision encoder on what a photo shows.
 
-A real model's encoder is trained on captions first. Read through an untrained language model, the
-side of an object stays at chance for tens of thousands of photos. From the pooled features of the
-encoder alone it is learnt several times faster, and the language model then only has to put it
-into words.
+A real model's encoder is trained on captions first. Read through an untrained
+language model, the side of an object stays at chance for tens of thousands of
+photos. From the pooled features of the encoder alone it is learnt several times
+faster, and the language model then only has to put it into words.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Chains of thought by a teacher: pairs out, verified chains back, over faults and kills.
 
-Every reply is appended to out/replies.jsonl as it comes, under a key of everything that was asked.
-That file is the cache and the ledger: a second run asks only what is missing, and the chains it
-writes are those of a run that was never interrupted.
+Every reply is appended to out/replies.jsonl as it comes, under a key of
+everything that was asked. That file is the cache and the ledger: a second run
+asks only what is missing, and the chains it writes are those of a run that was
+never interrupted.
 """
 
 from __future__ import annotations

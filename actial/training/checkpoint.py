@@ -5,9 +5,10 @@
     checkpoints/step-00000120/state.json          step, other random states, counters, fingerprints
     checkpoints/step-00000120/SHA256SUMS          of the two files, as `sha256sum -c` reads it
 
-Frozen weights are not stored: they are those of the model that the stage started from. A folder
-appears under its name only when complete, so a kill loses at most the steps since the last one.
-A damaged checkpoint is named, set aside as damaged-step-..., and the one before it is used.
+Frozen weights are not stored: they are those of the model that the stage
+started from. A folder appears under its name only when complete, so a kill
+loses at most the steps since the last one. A damaged checkpoint is named, set
+aside as damaged-step-..., and the one before it is used.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """Losses on token log-probabilities: plain functions of tensors, one code path for every variant.
 
-Every loss is a weighted sum over supervised tokens. The weights come from denominators of the whole
-optimizer step, which are known before its first micro-batch, so the sum over micro-batches gives
-the same loss and gradient however the step is split. Metrics add up in the same way.
-Axes: N supervised tokens, B continuations (completions), P prefix groups (prompts).
+Every loss is a weighted sum over supervised tokens. The weights come from
+denominators of the whole optimizer step, which are known before its first
+micro-batch, so the sum over micro-batches gives the same loss and gradient
+however the step is split. Metrics add up in the same way. Axes: N supervised
+tokens, B continuations (completions), P prefix groups (prompts).
 """
 
 from __future__ import annotations

@@ -1,10 +1,12 @@
 """One optimizer step, the same for SFT and GRPO.
 
-Micro-batches under denominators of the whole step, clipping, schedule, and state that resumes
-exactly. Optimization is manual: Lightning's automatic accumulation mis-scales an incomplete window
-(https://github.com/Lightning-AI/pytorch-lightning/issues/19987), and micro-batches here are token
-budgets, not sample counts. Gradients are summed over ranks once per step, so ranks may hold
-different numbers of micro-batches, or no image at all.
+Micro-batches under denominators of the whole step, clipping, schedule, and
+state that resumes exactly. Optimization is manual: Lightning's automatic
+accumulation mis-scales an incomplete window
+(https://github.com/Lightning-AI/pytorch-lightning/issues/19987), and
+micro-batches here are token budgets, not sample counts. Gradients are summed
+over ranks once per step, so ranks may hold different numbers of micro-batches,
+or no image at all.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """Camera motion about an object, in closed form: signs, angles, gravity, the object's center.
 
-Pure numpy. Every camera is OpenCV's: `x_cam = R x_world + t`, the rows of R are the camera's right,
-down and forward directions in the world. The world frame has any rotation, origin and scale. Angles
-are degrees, and signed angles are counter-clockwise seen from above (along -up). Arrays broadcast
-over leading dimensions, the last axis of a vector has length 3.
+Pure numpy. Every camera is OpenCV's: `x_cam = R x_world + t`, the rows of R are
+the camera's right, down and forward directions in the world. The world frame
+has any rotation, origin and scale. Angles are degrees, and signed angles are
+counter-clockwise seen from above (along -up). Arrays broadcast over leading
+dimensions, the last axis of a vector has length 3.
 
 Signs (one module holds them all):
   alpha   > 0  the camera went to its right around the object

@@ -1,8 +1,8 @@
 """Exercises that teach the tiny base model to see and to answer in form, not how a camera moves.
 
-Like a real base model it names what each photo shows, knows a clock face in words, and follows the
-two answer forms; which way the camera went between two photos is never asked or told (tests check
-that no exercise speaks of motion).
+Like a real base model it names what each photo shows, knows a clock face in
+words, and follows the two answer forms; which way the camera went between two
+photos is never asked or told (tests check that no exercise speaks of motion).
 """
 
 from __future__ import annotations

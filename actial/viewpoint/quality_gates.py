@@ -1,8 +1,8 @@
 """Acceptance gates for captures and for pairs of their photos.
 
-Is a capture's geometry to be trusted? Does a pair show an honest motion, horizontal or otherwise?
-Every failing gate is counted under its own name, per capture and per pair (a pair can fail
-several).
+Is a capture's geometry to be trusted? Does a pair show an honest motion,
+horizontal or otherwise? Every failing gate is counted under its own name, per
+capture and per pair (a pair can fail several).
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Viewpoint questions: wording, options and their order, rendered from a ViewPair (paper 1.1).
 
-The order of the options is a hash of (pair, type, epoch), so it is the same for any number of
-workers. "No movement" is a distractor in the paper's data (every pair is at least 20 degrees
-apart): chance is 1/2 for a model that has learned so, 1/3 for one that has not.
+The order of the options is a hash of (pair, type, epoch), so it is the same for
+any number of workers. "No movement" is a distractor in the paper's data (every
+pair is at least 20 degrees apart): chance is 1/2 for a model that has learned
+so, 1/3 for one that has not.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Grounded chains of thought for the hybrid cold start, true by construction (paper 4).
 
-A chain of thought follows the paper's stages: identify the object in both photos, compare the
-views, derive the movement, state it from the camera and from the object, then answer. Where the
-object's front is known, a view is named by the hour at which the camera stands when the object
-faces 12 o'clock, seen from above; without a known front the views are compared by their angle
-alone.
+A chain of thought follows the paper's stages: identify the object in both
+photos, compare the views, derive the movement, state it from the camera and
+from the object, then answer. Where the object's front is known, a view is named
+by the hour at which the camera stands when the object faces 12 o'clock, seen
+from above; without a known front the views are compared by their angle alone.
 """
 
 from __future__ import annotations

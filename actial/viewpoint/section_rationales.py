@@ -1,8 +1,9 @@
 """Grounded chains of thought in the sections of the paper's template (paper 4), in our own words.
 
-They go through both images, the change as the camera and as the object see it, scale and
-background, every axis of movement and of turning, the path, and the three answers. Each sentence
-follows from the pair's poses; what the poses of an old data set do not tell is left out.
+They go through both images, the change as the camera and as the object see it,
+scale and background, every axis of movement and of turning, the path, and the
+three answers. Each sentence follows from the pair's poses; what the poses of an
+old data set do not tell is left out.
 """
 
 from __future__ import annotations

@@ -101,7 +101,7 @@ class Live(TorchDispatchMode):
 )
 @pytest.mark.parametrize("family", FAMILIES)
 def test_memory_is_near_what_a_step_holds(family, settings):
-    """Passing gradients and attention's padding come on top of what is saved: a third at most."""
+    """Passing gradients and attention's padding come on top of what is saved: two fifths at most."""
     policy = tiny_policy(family, **settings).train()
     groups, images = random_batch(5, policy, counts=(2, 1, 3, 2, 3) * 4)
     batch = pack(groups, images, policy.spec, 10_000)
@@ -119,7 +119,7 @@ def test_memory_is_near_what_a_step_holds(family, settings):
     casts = estimate.state - 4 * sum(
         p.numel() * (4 if p.requires_grad else 1) for p in weights
     )
-    assert 0.95 < live.peak / (estimate.activations + estimate.head + casts) < 1.35
+    assert 0.95 < live.peak / (estimate.activations + estimate.head + casts) < 1.4
 
 
 def sized_policy(family: str, width: int, **settings) -> Policy:

@@ -132,11 +132,12 @@ def test_a_recompile_limit_that_is_reached_is_an_error():
         isolate_recompiles=True,
     )
 
-    def run(sequence_tokens: int) -> None:
-        plan = flatten_batch(long_batch(sequence_tokens=sequence_tokens))
+    def run(prefix_tokens: int) -> None:
+        group = PrefixGroup("x", [1] * prefix_tokens, [], [Continuation([2] * 9, [True] * 9)])
+        plan = flatten_batch(pack([group], [], tiny_policy().spec, 1))
         attend(*random_heads(plan.length), block_mask=plan.mask, scale=0.3, enable_gqa=True)
 
-    run(700)
+    run(600)
     with pytest.raises(FailOnRecompileLimitHit):
         run(300)
 

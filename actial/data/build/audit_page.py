@@ -1,8 +1,8 @@
 """The audit page: a person sees in a minute whether the answers of a built set are right.
 
-Contact sheets show both images of a pair, the true motion as arrows on the first image, and a map
-from above; beside them stand the distribution of angles, the balance of labels and what each gate
-rejected. One file, no links.
+Contact sheets show both images of a pair, the true motion as arrows on the
+first image, and a map from above; beside them stand the distribution of angles,
+the balance of labels and what each gate rejected. One file, no links.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """Captures to a data set of view pairs: label, plan, write, audit.
 
-Two passes of independent tasks, so a killed build goes on where it stopped and ends with the same
-bytes: labels (poses only), then shards (images). A divided build (`build.shard=I
-build.num_shards=N`) labels and packs every N-th chunk of captures; the command without them joins
-what the shards left. The manifest is written last.
+Two passes of independent tasks, so a killed build goes on where it stopped and
+ends with the same bytes: labels (poses only), then shards (images). A divided
+build (`build.shard=I build.num_shards=N`) labels and packs every N-th chunk of
+captures; the command without them joins what the shards left. The manifest is
+written last.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Plan the shards of a build: which pairs stay under the caps, which capture is in which shard.
 
-The work is SQLite's, on disk, so memory does not grow with the number of objects. A cap keeps the
-pairs that come first when the strata (motion, angle bin, side) take turns, each in order of its
-pairs' ids: angles stay spread, and left and right even.
+The work is SQLite's, on disk, so memory does not grow with the number of
+objects. A cap keeps the pairs that come first when the strata (motion, angle
+bin, side) take turns, each in order of its pairs' ids: angles stay spread, and
+left and right even.
 """
 
 from __future__ import annotations

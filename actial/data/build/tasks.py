@@ -1,8 +1,8 @@
 """The two passes of a build as independent tasks.
 
-First labels (poses only, a chunk of captures each), then shards (images, one tar each). A shard of
-a divided build also packs the images of its captures, so that joining copies bytes and decodes
-nothing.
+First labels (poses only, a chunk of captures each), then shards (images, one
+tar each). A shard of a divided build also packs the images of its captures, so
+that joining copies bytes and decodes nothing.
 """
 
 from __future__ import annotations

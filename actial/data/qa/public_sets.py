@@ -1,8 +1,9 @@
 """The published sets that a mixture may name, each read into one form.
 
-A set is described by where its images, texts and types stand in a record. Questions with options,
-those answered yes or no, and numbers (source.numbers) can be trained on; open answers are counted,
-and so are records whose images lie in a video. An answer in tags brings its chain of thought along.
+A set is described by where its images, texts and types stand in a record.
+Questions with options, those answered yes or no, and numbers (source.numbers)
+can be trained on; open answers are counted, and so are records whose images lie
+in a video. An answer in tags brings its chain of thought along.
 """
 
 from __future__ import annotations

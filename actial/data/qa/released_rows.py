@@ -1,9 +1,10 @@
 """Rows of a released data set in any of the layouts that such sets have.
 
-chat       messages or conversations: role and content, or from and value; a list or JSON text
-verl       prompt (chat turns) and reward_model.ground_truth
+chat       messages or conversations: role and content, or from and value; a
+list or JSON text verl       prompt (chat turns) and reward_model.ground_truth
 columns    question, options (or A, B, C), and answer, under their usual names
-Images are in images, image, image_bytes, or numbered columns such as image_1 and image_2.
+Images are in images, image, image_bytes, or numbered columns such as image_1
+and image_2.
 """
 
 from __future__ import annotations

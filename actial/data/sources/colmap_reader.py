@@ -1,9 +1,10 @@
 """COLMAP models, binary or text, read with numpy.
 
-pycolmap's own reader trusts the counts and references in the files: an absurd header makes it
-allocate gigabytes or abort the process. So the binary files are walked here, every count against
-the bytes that are there and every reference against what it names. What people do to models is
-accepted: images or points taken away by a script, and quaternions of any one length.
+pycolmap's own reader trusts the counts and references in the files: an absurd
+header makes it allocate gigabytes or abort the process. So the binary files are
+walked here, every count against the bytes that are there and every reference
+against what it names. What people do to models is accepted: images or points
+taken away by a script, and quaternions of any one length.
 """
 
 from __future__ import annotations

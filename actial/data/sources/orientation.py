@@ -1,16 +1,19 @@
 """What the EXIF orientations of a capture's photos mean for its poses.
 
-A photo taken with the phone on its side is stored sideways with a tag that tells viewers to turn
-it. Whoever made the poses either used the stored pixels (most versions of COLMAP) or turned them
-first (OpenCV's imread, ffmpeg, some versions of COLMAP). The three readings:
+A photo taken with the phone on its side is stored sideways with a tag that
+tells viewers to turn it. Whoever made the poses either used the stored pixels
+(most versions of COLMAP) or turned them first (OpenCV's imread, ffmpeg, some
+versions of COLMAP). The three readings:
 
-`stored`  poses belong to the stored pixels and the tag is stale: nothing is turned;
-`both`    poses belong to the stored pixels and the tag is right: photo and pose are turned;
-`photos`  poses belong to turned pixels: only the photo is turned.
+`stored`  poses belong to the stored pixels and the tag is stale: nothing is
+turned; `both`    poses belong to the stored pixels and the tag is right: photo
+and pose are turned; `photos`  poses belong to turned pixels: only the photo is
+turned.
 
-Sizes tell `photos` apart for photos on their side, and the cameras' measured roll tells the rest:
-under the right reading all cameras stand upright. Upside-down photos of a whole capture are known
-by what the cameras look down on. Where neither decides, the photos are dropped and counted.
+Sizes tell `photos` apart for photos on their side, and the cameras' measured
+roll tells the rest: under the right reading all cameras stand upright.
+Upside-down photos of a whole capture are known by what the cameras look down
+on. Where neither decides, the photos are dropped and counted.
 """
 
 from __future__ import annotations

@@ -103,8 +103,8 @@ class TransformsSource(PosedSource):
             except Rejected as rejected:
                 counts.reject(rejected)
             except MALFORMED as error:
-                shown = json.dumps(entry)[:SHOWN_ENTRY]
-                counts.drop("frame_entry", f"{folder}: {error!r} in {shown}")
+                excerpt = json.dumps(entry)[:SHOWN_ENTRY]
+                counts.drop("frame_entry", f"{folder}: {error!r} in {excerpt}")
 
     def _frame(self, folder: Path, fields: Mapping[str, Any], counts: FrameCounts) -> Frame:
         if not isinstance(fields["file_path"], str):

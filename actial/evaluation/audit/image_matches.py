@@ -1,8 +1,9 @@
 """Find near-duplicate images between two sets: resized, re-encoded, mirrored or cropped copies.
 
-An image is described by thumbnails of itself and of its crops by a tenth; a copy's thumbnail equals
-one of them. Low frequencies of the cosine transform find candidates in k-d trees over blocks of
-images, the correlation of the thumbnails decides, and the colors must agree too.
+An image is described by thumbnails of itself and of its crops by a tenth; a
+copy's thumbnail equals one of them. Low frequencies of the cosine transform
+find candidates in k-d trees over blocks of images, the correlation of the
+thumbnails decides, and the colors must agree too.
 """
 
 from __future__ import annotations

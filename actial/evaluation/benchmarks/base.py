@@ -1,8 +1,9 @@
 """What every benchmark becomes: items with ordered images, options and one normalized answer.
 
-A loader reads the published files as they are. A missing file or column is refused with what was
-expected; the sha256 of every file read is kept with the scores, because published sets have been
-changed in place before (BLINK's TSV, MindCube 2026-03, CV-Bench's split).
+A loader reads the published files as they are. A missing file or column is
+refused with what was expected; the sha256 of every file read is kept with the
+scores, because published sets have been changed in place before (BLINK's TSV,
+MindCube 2026-03, CV-Bench's split).
 """
 
 from __future__ import annotations

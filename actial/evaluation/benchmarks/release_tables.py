@@ -1,8 +1,9 @@
 """The benchmark copies of Actial's release: VLMEvalKit tables of OmniSpatial and ViewSpatial-Bench.
 
-Options stand in columns A, B, ... or inside the question, the answer as a letter or an option's
-text; several images are a list in one cell. The release asks a question with its options inside
-as it stands: benchmark.style=dataset does so.
+Options stand in columns A, B, ... or inside the question, the answer as a
+letter or an option's text; several images are a list in one cell. The release
+asks a question with its options inside as it stands: benchmark.style=dataset
+does so.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Sets on video frames: VSI-Bench, STI-Bench, and SPAR-Bench with its numeric tasks.
 
-Videos are read as folders of frames, so that every run sees the same pictures: FRAMES evenly spaced
-ones are taken by name order. Extract them once, e.g. `ffmpeg -i scene.mp4 -vf fps=2
-frames/scannet/scene/%05d.jpg`.
+Videos are read as folders of frames, so that every run sees the same pictures:
+FRAMES evenly spaced ones are taken by name order. Extract them once, e.g.
+`ffmpeg -i scene.mp4 -vf fps=2 frames/scannet/scene/%05d.jpg`.
 """
 
 from __future__ import annotations
