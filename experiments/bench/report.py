@@ -199,10 +199,10 @@ def missed(results: dict[str, Any]) -> list[str]:
     for name, target in TARGETS.items():
         if name in results and (found := ratio(results[name], measured(name))) < target:
             lines.append(f"{name}: {found:.1f} times, target {target:.0f}")
-    for name, found in results.get("sampler", {}).items():
-        if found["equal"] < sampling.PROMPTS:
+    for name, measurement in results.get("sampler", {}).items():
+        if measurement["equal"] < sampling.PROMPTS:
             lines.append(
-                f"sampler: {name} has {found['equal']} greedy completions equal to ours"
+                f"sampler: {name} has {measurement['equal']} greedy completions equal to ours"
             )
     if "memory" in results and (share := memory_share(results)) > MEMORY_SHARE:
         lines.append(f"memory: {share:.3f} of full logits, target {MEMORY_SHARE}")

@@ -183,17 +183,21 @@ def until_stop(ids: list[int], ends: set[int]) -> list[int]:
 def lines(measured: dict[str, Any]) -> list[str]:
     """The table."""
     rates = {
-        name: float(np.median([call["tokens"] / call["wall"] for call in found["calls"]]))
-        for name, found in measured.items()
+        name: float(
+            np.median([call["tokens"] / call["wall"] for call in measurement["calls"]])
+        )
+        for name, measurement in measured.items()
     }
     rows = [
         "| sampler | tokens / s | CPU ms a token | ours, times faster | greedy completions equal |",
         "| --- | --- | --- | --- | --- |",
     ]
-    for name, found in measured.items():
-        spent = np.median([1000 * call["cpu"] / call["tokens"] for call in found["calls"]])
+    for name, measurement in measured.items():
+        spent = np.median(
+            [1000 * call["cpu"] / call["tokens"] for call in measurement["calls"]]
+        )
         times = f"{rates['actial'] / rates[name]:.1f}"
-        equal = f"{found['equal']} of {PROMPTS}"
+        equal = f"{measurement['equal']} of {PROMPTS}"
         rows.append(
             f"| {TITLES[name]} | {rates[name]:.0f} | {spent:.2f} | {times} | {equal} |"
         )

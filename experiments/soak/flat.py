@@ -104,13 +104,13 @@ def summary(samples: list[Sample], first: int) -> str:
     lines += ["|---|---:|---:|---:|---:|"]
     for name in [field.name for field in fields(Sample)][1:]:
         values = [float(getattr(sample, name)) for sample in later]
-        shown = [f"{value:.1f}" if name in UNITS else f"{value:.0f}" for value in values]
-        highest = shown[values.index(max(values))]
+        cells = [f"{value:.1f}" if name in UNITS else f"{value:.0f}" for value in values]
+        highest = cells[values.index(max(values))]
         label = name.removesuffix("_mib").replace("_", " ") + (
             ", MiB" if name in UNITS else ""
         )
         growth = f"{slope(steps, values):+.2f}"
-        lines.append(f"| {label} | {shown[0]} | {shown[-1]} | {highest} | {growth} |")
+        lines.append(f"| {label} | {cells[0]} | {cells[-1]} | {highest} | {growth} |")
     return "\n".join(lines) + "\n"
 
 

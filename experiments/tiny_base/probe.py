@@ -61,8 +61,8 @@ def static_examples(root: str, limit: int) -> Iterator[Example]:
 def rule_examples(count: int) -> Iterator[Example]:
     for i in range(count):
         question = rule_question(f"probe/{i}")
-        asked = "\n".join(question.text.split("\n")[:2])
-        text = multiple_choice_text(asked, question.options, AnswerMode.THINK)
+        wording = "\n".join(question.text.split("\n")[:2])
+        text = multiple_choice_text(wording, question.options, AnswerMode.THINK)
         question = replace(question, text=text, mode=AnswerMode.THINK, target=None)
         yield Example(uid=question.uid, images=[], questions=[question], task="rules")
 
@@ -73,12 +73,12 @@ def report(name: str, predictions: list[Prediction]) -> None:
     for prediction in predictions:
         by_type[prediction.type].append(prediction)
     for kind, answers in sorted(by_type.items()):
-        facts = [p for p in answers if p.text.startswith("<think>\nthe")]
+        stating = [p for p in answers if p.text.startswith("<think>\nthe")]
         print(
             f"{name:8} {kind:22} n={len(answers):4d} right={share(answers):.2f}"
             f" form={sum(p.format_ok for p in answers) / len(answers):.2f}"
             f" readable={share([p for p in answers if p.letter]):.2f}"
-            f" facts first: n={len(facts)} right={share(facts):.2f}",
+            f" facts first: n={len(stating)} right={share(stating):.2f}",
             flush=True,
         )
 
@@ -105,8 +105,8 @@ def main() -> None:
     params = SamplingParams(temperature=options.temperature, max_tokens=112, seed=0)
 
     def ask(name: str, examples: Iterator[Example]) -> None:
-        asked = list(examples)
-        report(name, evaluate_examples(sampler, renderer, asked, params, label=name))
+        example_list = list(examples)
+        report(name, evaluate_examples(sampler, renderer, example_list, params, label=name))
 
     if options.static:
         ask("static", static_examples(options.static, options.limit))

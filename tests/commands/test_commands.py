@@ -150,11 +150,11 @@ def test_diagnostics_of_a_built_set(tiny_set, untrained_model, tmp_path, capsys)
         ),
     )
     evaluate(config)
-    told = capsys.readouterr().err
+    progress = capsys.readouterr().err
     for label in ("controls", "diagnostics"):
-        assert f"{label} of {untrained_model.name} on held out, " in told
+        assert f"{label} of {untrained_model.name} on held out, " in progress
     for condition in ("no image", "mirrored images", "options moved by 2", "wrong pair"):
-        assert f"on held out, {condition}: " in told
+        assert f"on held out, {condition}: " in progress
     results = json.loads((tmp_path / "out/results.json").read_text())
     [actual] = results["diagnostics"]["held out"].values()
     assert set(actual) >= {

@@ -16,10 +16,10 @@ import sys, threading, time
 from pathlib import Path
 folder, leaks = Path(sys.argv[1]), sys.argv[2] == "leaks"
 folder.mkdir()
-kept = []
+leaked = []
 for step in range(60):
     if leaks:
-        kept.append((open("/dev/null"), bytearray(b"x") * 2**18))
+        leaked.append((open("/dev/null"), bytearray(b"x") * 2**18))
         threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
     with (folder / "metrics.jsonl").open("a") as file:
         file.write("{}\\n")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 import torch
-from support.processes import run_processes
+from support.processes import become_rank, run_processes
 from support.tiny_models import EOS, IMAGE, tiny_policy
 from torch.distributed.device_mesh import init_device_mesh
 
@@ -61,9 +60,7 @@ class OffsetEngine:
 
 
 def sync_on_rank(folder: Path, rank: int, ranks: int, fault: str, port: int) -> None:
-    torch.set_num_threads(1)
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), WORLD_SIZE=str(ranks))
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank))
+    become_rank(rank, ranks, port)
     torch.distributed.init_process_group("gloo")
     policy = tiny_policy()
     requests = EngineRequests(image_token_id=IMAGE, stop_ids=[EOS], banned_ids=[])

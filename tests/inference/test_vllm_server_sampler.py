@@ -288,16 +288,16 @@ def test_a_server_ends_with_its_trainer_however_that_ends(
 ) -> None:
     port = free_port()
     serve = [sys.executable, str(SCRIPT), str(port), str(tmp_path)]
-    told = tmp_path / "pid"
-    words = [sys.executable, "-c", TRAINER, str(tmp_path / "log"), str(told), *serve]
+    pid_file = tmp_path / "pid"
+    words = [sys.executable, "-c", TRAINER, str(tmp_path / "log"), str(pid_file), *serve]
     monkeypatch.setenv("END", end)
     trainer = subprocess.Popen(words)
     try:
         deadline = time.monotonic() + 60
-        while not told.exists() or not told.read_text():
+        while not pid_file.exists() or not pid_file.read_text():
             assert time.monotonic() < deadline
             time.sleep(0.05)
-        pid = int(told.read_text())
+        pid = int(pid_file.read_text())
         if end == "kill":
             os.kill(pid, 0)
             trainer.kill()

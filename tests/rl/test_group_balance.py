@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import random
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from support.grpo_settings import ACCURACY
-from support.processes import run_processes
+from support.processes import become_rank, run_processes
 from support.rollout_world import WordRenderer, example_at
 from support.scripted import ScriptedSampler
 from support.tiny_models import EOS
@@ -86,13 +85,7 @@ def uneven(prompt, member):
 
 
 def make_on_ranks(out: Path, rank: int, ranks: int, port: int) -> None:
-    torch.set_num_threads(1)
-    os.environ.update(
-        MASTER_ADDR="127.0.0.1",
-        MASTER_PORT=str(port),
-        WORLD_SIZE=str(ranks),
-        RANK=str(rank),
-    )
+    become_rank(rank, ranks, port)
     torch.distributed.init_process_group("gloo")
     for name, settings in SETTINGS.items():
         rollouts = rollouts_of(uneven, **settings)

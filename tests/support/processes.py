@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import socket
+
+import torch
 
 
 def free_port() -> int:
@@ -27,6 +30,18 @@ def run_processes(target, arguments: list[tuple], *, timeout_s: float = 300) -> 
         child.kill()
     assert not hung, "a rank hung"
     assert [child.exitcode for child in children] == [0] * len(children)
+
+
+def become_rank(rank: int, ranks: int, port: int) -> None:
+    """Set what torchrun sets for a rank of one machine, and compute in one thread."""
+    torch.set_num_threads(1)
+    os.environ.update(
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(port),
+        WORLD_SIZE=str(ranks),
+        RANK=str(rank),
+        LOCAL_RANK=str(rank),
+    )
 
 
 def exit_code(target, *arguments) -> int:

@@ -112,9 +112,9 @@ def test_the_facts_of_a_chain_give_its_answer(scenes):
 
 def test_every_scene_is_told_as_a_list_of_facts_before_the_questions(scenes):
     for example in open_scenes(scenes):
-        facts, *others = example.questions
-        assert facts.type == "facts"
-        assert facts.target.count("is on the") == facts.text.count(",") + 1
+        listing, *others = example.questions
+        assert listing.type == "facts"
+        assert listing.target.count("is on the") == listing.text.count(",") + 1
         assert all(question.options[1:] for question in others)
 
 

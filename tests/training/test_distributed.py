@@ -10,7 +10,7 @@ import os
 import pytest
 import torch
 from support.grpo_settings import ACCURACY, BANNED
-from support.processes import run_processes
+from support.processes import become_rank, run_processes
 from support.rollout_world import WordRenderer, example_at
 from support.scripted import ScriptedSampler
 from support.tiny_models import EOS, IMAGE, tiny_policy
@@ -133,14 +133,7 @@ def scripted_run(folder):
 
 
 def process(build, folder, strategy: str, stop: int, rank: int, ranks: int, port: int) -> None:
-    torch.set_num_threads(1)
-    os.environ.update(
-        MASTER_ADDR="127.0.0.1",
-        MASTER_PORT=str(port),
-        WORLD_SIZE=str(ranks),
-        RANK=str(rank),
-        LOCAL_RANK=str(rank),
-    )
+    become_rank(rank, ranks, port)
     # Lightning then takes the processes as started from outside
     os.environ["TORCHELASTIC_RUN_ID"] = "test"
     module, make = build(folder)
@@ -267,14 +260,7 @@ def sample_unevenly(folder, rank: int, ranks: int, port: int) -> None:
     """In a second round, as of a refill, the second rank has nothing to ask; the weights changed
     before it.
     """
-    torch.set_num_threads(1)
-    os.environ.update(
-        MASTER_ADDR="127.0.0.1",
-        MASTER_PORT=str(port),
-        WORLD_SIZE=str(ranks),
-        RANK=str(rank),
-        LOCAL_RANK=str(rank),
-    )
+    become_rank(rank, ranks, port)
     torch.distributed.init_process_group("gloo")
     policy = tiny_policy()
     shard(policy, init_device_mesh("cpu", (ranks,)))

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.processes import run_processes
+from safetensors import SafetensorError
+from support.processes import become_rank, run_processes
 from support.tiny_models import tiny_config, tiny_model
 from support.training import Recorder, make_trainer, sft_batch, sft_module
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
@@ -58,15 +59,8 @@ class Folders:
 
 def on_rank(cases: list[Case], folders: Folders, rank: int, ranks: int, port: int) -> None:
     """All that the tests read; the ranks are joined as torchrun joins them."""
-    torch.set_num_threads(1)
-    os.environ.update(
-        MASTER_ADDR="127.0.0.1",
-        MASTER_PORT=str(port),
-        WORLD_SIZE=str(ranks),
-        RANK=str(rank),
-        LOCAL_RANK=str(rank),
-        TORCHELASTIC_RUN_ID="test",
-    )
+    become_rank(rank, ranks, port)
+    os.environ["TORCHELASTIC_RUN_ID"] = "test"
     settings = ModelConfig(path=str(folders.large), precision=Precision.bf16)
     measure(settings, folders.out / f"memory-{rank}.json")  # first, in a fresh process
     for case in cases:
@@ -79,7 +73,7 @@ def on_rank(cases: list[Case], folders: Folders, rank: int, ranks: int, port: in
     policy = load_on_first_rank(ModelConfig(path=str(folders.damaged)))
     try:
         shard(policy, mesh())
-    except Exception as error:
+    except SafetensorError as error:
         text = f"{type(error).__name__}: {error}"
         (folders.out / f"error-{rank}.txt").write_text(text)
     for name, stop in (("through", 3), ("resumed", 2), ("resumed", 3)):

@@ -72,11 +72,11 @@ def test_a_list_of_facts_follows_the_order_in_which_the_question_names_the_thing
         "the green dog is on the right.\nthe blue mug is on the right.\n"
         "the red car is on the left."
     )
-    facts = list_question("a scene", "photo 2", DESCRIPTION)
-    order = [line.phrase for line in named_lines(DESCRIPTION, facts.text)]
-    told = re.findall(r"(the \w+ \w+) is on the", facts.target)
-    assert facts.text.startswith("what is where in photo 2: ")
-    assert told == order
+    listing = list_question("a scene", "photo 2", DESCRIPTION)
+    order = [line.phrase for line in named_lines(DESCRIPTION, listing.text)]
+    listed = re.findall(r"(the \w+ \w+) is on the", listing.target)
+    assert listing.text.startswith("what is where in photo 2: ")
+    assert listed == order
 
 
 def test_two_things_in_one_column_are_not_told_apart_in_a_list():
