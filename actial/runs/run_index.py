@@ -6,7 +6,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ class RunRecord:
     ]  # full key -> value; empty where the run ended before it had a config
     state: str  # finished, unfinished or failed
     reason: str = ""  # of a failed run, its last line
+    _read: dict[str, pd.DataFrame] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def seed(self) -> int:
@@ -85,9 +86,16 @@ class RunRecord:
         }
 
     def metrics(self, stage: str) -> pd.DataFrame:
-        """Return metrics.jsonl of one stage: one line per logged step, indexed by step."""
-        frame = pd.DataFrame(StepLog(self.folder / "metrics.jsonl").entries(stage))
-        return frame if frame.empty else frame.groupby("step").first(numeric_only=True)
+        """Return metrics.jsonl of one stage: one line per logged step, indexed by step.
+
+        A stage is read once; the frame is the callers' to read, not to change.
+        """
+        if stage not in self._read:
+            frame = pd.DataFrame(StepLog(self.folder / "metrics.jsonl").entries(stage))
+            if not frame.empty:
+                frame = frame.groupby("step").first(numeric_only=True)
+            self._read[stage] = frame
+        return self._read[stage]
 
 
 def load_runs(root: Path | str) -> list[RunRecord]:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import wandb
+from wandb.sdk.mailbox import HandleAbandonedError, MailboxClosedError
 
 from actial.config import LoggerConfig, TrainConfig, WandbMode
 from actial.core.errors import UserError
@@ -18,6 +20,8 @@ from actial.core.process import is_main_process
 from actial.evaluation.results import Results, SetResult
 from actial.runs.run_dir import Run, read_settings
 
+# What wandb raises when its own process, which writes and sends, has ended or was killed.
+LOST_PROCESS = (ConnectionError, MailboxClosedError, HandleAbandonedError)
 SCORE_COLUMNS = (
     "model",
     "set",
@@ -46,7 +50,7 @@ class Tracker:
         if self.wandb is None:
             return
         named = {f"{stage}/{name}": value for name, value in values.items()}
-        self.wandb.log({f"{stage}/step": step, **named})
+        self._log({f"{stage}/step": step, **named})
 
     def replay(self, run: Run, stage: str) -> None:
         """Log what metrics.jsonl and timings.jsonl hold of a stage, where the run was resumed."""
@@ -79,7 +83,7 @@ class Tracker:
             return
         cells = [[_cell(value) for value in row] for row in rows[: self.max_table_rows]]
         table = wandb.Table(columns=list(columns), data=cells)
-        self.wandb.log({name: table, **(axis or {})})
+        self._log({name: table, **(axis or {})})
 
     def scores(self, results: Results) -> None:
         """Log the final scores: one table `final_scores`, and figures in the run's summary.
@@ -97,8 +101,41 @@ class Tracker:
                 if model == results.models[-1]:
                     figures |= _summary_figures(f"final/{name}", cells)
         self.table("final_scores", SCORE_COLUMNS, rows)
-        if self.wandb is not None:
-            self.wandb.summary.update(figures)
+        with self._sending():
+            if self.wandb is not None:
+                self.wandb.summary.update(figures)
+
+    def finish(self, exit_code: int) -> None:
+        """End the wandb run; its files are complete afterwards."""
+        with self._sending():
+            if self.wandb is not None:
+                self.wandb.finish(exit_code=exit_code)
+
+    def _log(self, values: Mapping[str, Any]) -> None:
+        with self._sending():
+            if self.wandb is not None:
+                self.wandb.log(values)
+
+    @contextmanager
+    def _sending(self) -> Iterator[None]:
+        """Say so once, and log nothing more, when wandb's process is gone.
+
+        The run goes on: its numbers are in metrics.jsonl.
+        """
+        try:
+            yield
+        except LOST_PROCESS as error:
+            self.wandb = None
+            # else wandb tries the lost connection once more at the end of Python
+            with suppress(*LOST_PROCESS):
+                wandb.teardown()
+            name = type(error).__name__
+            print(
+                f"wandb's process has ended ({name}): nothing more is sent to it. The run goes on, "
+                "and its numbers are in metrics.jsonl.",
+                file=sys.stderr,
+                flush=True,
+            )
 
 
 def _score_cells(model: str, name: str, result: SetResult) -> dict[str, Any]:
@@ -147,8 +184,7 @@ def tracking(config: TrainConfig, run: Run) -> Iterator[Tracker]:
             yield tracker
             exit_code = 0
         finally:
-            if tracker.wandb is not None:
-                tracker.wandb.finish(exit_code=exit_code)
+            tracker.finish(exit_code)
 
 
 @contextmanager

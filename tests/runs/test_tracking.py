@@ -9,6 +9,7 @@ from pathlib import Path
 
 import hydra
 import numpy as np
+import psutil
 import pytest
 
 from actial.config import TrainConfig, register
@@ -126,3 +127,38 @@ def test_samples_are_versions_of_one_table_with_photos_inside_the_run_folder(
     assert len(photos) == 2
     assert not (tmp_path / "home").exists()
     assert "WANDB_DATA_DIR" not in os.environ
+
+
+def test_a_run_goes_on_when_the_process_of_wandb_was_killed(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    wanted = config(tmp_path / "run")
+    with open_run(wanted) as run, tracking(wanted, run) as tracker:
+        tracker.log("sft", 1, {"loss": 1.0})
+        for process in psutil.Process().children(recursive=True):
+            if process.name() == "wandb-core":
+                process.kill()
+                process.wait()
+        # The first lines after it may still fit into the socket.
+        for step in range(2, 200):
+            tracker.log("sft", step, {"loss": 1.0 / step})
+            if tracker.wandb is None:
+                break
+            time.sleep(0.01)
+        tracker.table("grpo/samples", ["reward"], [[0.5]])
+        tracker.scores(Results(models=["base"], set_names=[], sets={}))
+    said = capfd.readouterr().err
+    assert said.count("wandb's process has ended (") == 1
+    assert "metrics.jsonl" in said
+
+
+def test_the_end_of_a_run_survives_a_lost_process_of_wandb(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    wanted = config(tmp_path / "run")
+    with open_run(wanted) as run, tracking(wanted, run):
+        for process in psutil.Process().children(recursive=True):
+            if process.name() == "wandb-core":
+                process.kill()
+                process.wait()
+    assert "wandb's process has ended (" in capfd.readouterr().err
