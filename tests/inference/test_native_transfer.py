@@ -91,7 +91,7 @@ def test_weights_go_from_memory_to_memory_and_a_dead_server_gets_them_again(
             "/resume",
         ]
         shake(policy, seed=1, scale=0.02)
-        assert gap(sampler, prompts, temperature=0.7) <= 1e-5
+        assert gap(sampler, prompts, temperature=0.7) <= 1e-5 / 0.7
         assert sampler.figures["probe_moved"] > 0.01
         assert sampler.figures["weights_version"] == 2
         assert not weights_files(tmp_path)

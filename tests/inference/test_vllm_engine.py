@@ -139,7 +139,7 @@ def test_logprobs_agree_before_and_after_a_sync(
     sampler, prompts = sampler_of(policy, renderer), prompts_of(renderer, 4)
     assert gap(sampler, prompts) <= 1e-5
     shake(policy, seed=1, scale=0.02)
-    assert gap(sampler, prompts, temperature=0.7) <= 1e-5
+    assert gap(sampler, prompts, temperature=0.7) <= 1e-5 / 0.7  # logits are divided by it
     assert sampler.figures["probe_moved"] > 0.01
     assert sampler.figures["probe_gap"] <= 1e-5
 

