@@ -14,7 +14,8 @@ def main(config: TrainConfig) -> None:
     Checks that the run would work, without training: prints pass, warn or fail for each check,
     and exits 1 on a failure.
     """
-    from actial.pipeline.doctor_checks import Status, diagnose, table
+    from actial.pipeline.doctor_checks import diagnose
+    from actial.pipeline.findings import Status, table
 
     findings = diagnose(config)
     print(table(findings))

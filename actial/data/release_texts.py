@@ -22,8 +22,9 @@ from actial.core.atomic_io import write_json, write_text
 from actial.core.errors import UserError
 from actial.core.parquet import stream
 from actial.core.set_records import QuestionType
+from actial.modeling.system_prompts import RELEASE_MARKS
 
-PROMPT_MARKS = ("<think>", "<answer>", "Actial")
+RECORD = "release.json"  # the hashes of the texts, beside them
 SCRIPTS = ("*.sh", "*.py", "*.json", "*.yaml")
 QUOTED = re.compile(r"(?P<mark>\"|')(?P<text>(?:\\.|(?!(?P=mark)).)*)(?P=mark)", re.DOTALL)
 OPTIONS = re.compile(
@@ -55,7 +56,7 @@ def import_release(config: ImportReleaseConfig) -> str:
         lines.append(
             "no wording: give rows=FILE of the viewpoint set to take the questions too"
         )
-    write_json(out / "release.json", record)
+    write_json(out / RECORD, record)
     return "\n".join(lines)
 
 
@@ -66,10 +67,10 @@ def system_prompt(release: Path) -> tuple[Path, str]:
     for pattern in SCRIPTS:
         for path in sorted(release.rglob(pattern)):
             for text in quoted_texts(path.read_text(encoding="utf-8", errors="replace")):
-                if all(mark in text for mark in PROMPT_MARKS):
+                if all(mark in text for mark in RELEASE_MARKS):
                     return path, text
     raise UserError(
-        f"release={release} has no quoted text with {', '.join(PROMPT_MARKS)}: give a clone of "
+        f"release={release} has no quoted text with {', '.join(RELEASE_MARKS)}: give a clone of "
         "warmsnow-sh/Actial, or write the prompt into a file yourself."
     )
 

@@ -7,10 +7,7 @@ from dataclasses import replace
 from actial.config import EvaluateConfig
 from actial.evaluation.benchmarks.base import Benchmark, Style
 from actial.evaluation.results import PaperComparison
-from actial.modeling.system_prompts import (
-    SYSTEM_PROMPTS,
-    system_prompt_text,
-)
+from actial.modeling.system_prompts import may_be_the_release_s, system_prompt_text
 
 PAPER_MAX_PIXELS = 518_400  # 960 x 540, release
 BASE_MODEL = "Qwen2.5-VL-7B-Instruct"
@@ -37,7 +34,7 @@ def comparable_rows(
         notes.append(f"no published figures beside {', '.join(differing.values())}")
     else:
         rows = {name: row for name, row in rows.items() if name not in other_prompt}
-        if system_prompt_text(config.prompt) in SYSTEM_PROMPTS.values():
+        if not may_be_the_release_s(system_prompt_text(config.prompt)):
             notes.append(
                 "Actial's own figures need the release's system prompt: "
                 "prompt.system_prompt=file:PATH"
@@ -69,10 +66,10 @@ def _differing(config: EvaluateConfig, benchmark: Benchmark, style: Style) -> di
 def _rows_with_other_prompt(paper: PaperComparison, config: EvaluateConfig) -> list[str]:
     """Return the rows of the paper's own models that were asked with another system prompt."""
     prompt = system_prompt_text(config.prompt)
-    asked_as_actial = prompt not in SYSTEM_PROMPTS.values()
+    differs_from_actial = not may_be_the_release_s(prompt)
     differs = {BASE_MODEL: prompt is not None}
     return [
         row
         for row in paper.rows
-        if differs.get(row, row.startswith("Actial") and not asked_as_actial)
+        if differs.get(row, row.startswith("Actial") and differs_from_actial)
     ]

@@ -7,7 +7,6 @@ same.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,7 +21,11 @@ from actial.core.records import Example, FinishReason, Question, SamplingParams
 from actial.core.seeding import hash_int
 from actial.grading.metrics import Prediction
 from actial.grading.predictions import PredictionLog, predict
-from actial.inference.openai_retries import RetryPolicy, send_with_retries
+from actial.inference.openai_retries import (
+    RetryPolicy,
+    send_with_retries,
+    silence_request_logs,
+)
 
 NO_KEY = (401, 403)
 NO_MODEL = 404
@@ -58,7 +61,7 @@ def evaluate_on_server(
         UserError: the server cannot be reached, does not accept the key or the model, or refuses
             some requests. What was answered stays in the log, and the same call goes on from there.
     """
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # it reports every request
+    silence_request_logs()
     client = _Client(server, examples, params, log)
     return asyncio.run(client.run(label or f"asking {server.model}"))
 

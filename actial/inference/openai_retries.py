@@ -5,6 +5,7 @@ clients.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -12,7 +13,14 @@ from typing import TypeVar
 from actial.core.seeding import hash_unit
 
 Reply = TypeVar("Reply")
+REQUEST_LOGS = ("httpx", "httpx2")  # loggers of the clients: a line for every request
 TRANSIENT = (408, 409, 429)  # beside 5xx
+
+
+def silence_request_logs() -> None:
+    """Keep the lines that HTTP clients log for every request off the screen."""
+    for name in REQUEST_LOGS:
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 @dataclass(slots=True, frozen=True)

@@ -20,6 +20,16 @@ SYSTEM_PROMPTS: dict[str, str | None] = {
     "clean": "Reason inside <think> </think>, then give the letter inside <answer> </answer>.",
 }
 
+# what the release's own text holds, by which import_release finds it in a clone
+RELEASE_MARKS = ("<think>", "<answer>", "Actial")
+
+
+def may_be_the_release_s(text: str | None) -> bool:
+    """Return whether a prompt is built as the release's is, and is none of ours."""
+    if text is None or text in SYSTEM_PROMPTS.values():
+        return False
+    return all(mark in text for mark in RELEASE_MARKS)
+
 
 def system_prompt_text(config: PromptConfig) -> str | None:
     """Return the system prompt's text; None for none.

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from enum import Enum
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.error import URLError
@@ -26,6 +24,7 @@ from actial.core.errors import UserError
 from actial.data.shards import INDEX, read_manifest
 from actial.data.urls import is_url
 from actial.inference.vllm_version import check_vllm
+from actial.pipeline.findings import Finding, Lines, Status
 from actial.pipeline.preflight import (
     chains_of_thought,
     check_data_sets,
@@ -47,24 +46,6 @@ WARN_CPU = 0.7  # of the device's memory
 WARN_GPU = 0.95
 
 
-class Status(Enum):
-    PASS = "pass"
-    WARN = "warn"
-    FAIL = "fail"
-
-
-@dataclass(slots=True)
-class Finding:
-    """One line of the table; a warning or failure says what to do."""
-
-    check: str
-    status: Status
-    text: str
-
-
-Lines = Iterator[tuple[Status, str]]
-
-
 def diagnose(config: TrainConfig) -> list[Finding]:
     """All findings about a run with this config.
 
@@ -83,13 +64,6 @@ def diagnose(config: TrainConfig) -> list[Finding]:
             findings.append(Finding(name, Status.FAIL, str(error)))
         failed = {finding.check for finding in findings if finding.status is Status.FAIL}
     return findings
-
-
-def table(findings: list[Finding]) -> str:
-    """One line per finding, in columns."""
-    width = max(len(finding.check) for finding in findings)
-    lines = [f"{line.status.value}  {line.check:{width}}  {line.text}" for line in findings]
-    return "\n".join(lines)
 
 
 def check_run_folder(config: TrainConfig) -> Lines:
@@ -153,6 +127,23 @@ def check_schedule(config: TrainConfig) -> Lines:
                 f"{stage.name}.optim.warmup_steps={warmup} is never over: "
                 "take fewer, or more steps.",
             )
+
+
+def check_fidelity(config: TrainConfig) -> Lines:
+    """List what deviates from the paper, where the run says that it follows it."""
+    if config.fidelity != "paper":
+        yield (
+            Status.PASS,
+            f"fidelity={config.fidelity or 'none'} promises no value of the paper",
+        )
+        return
+    from actial.pipeline.fidelity_report import all_deviations
+
+    differing = list(all_deviations(config))
+    for line in differing:
+        yield Status.WARN, f"deviates from the paper: {line}"
+    if not differing:
+        yield Status.PASS, "nothing deviates from the paper (docs/fidelity.md)"
 
 
 def check_model(config: TrainConfig) -> Lines:
@@ -386,6 +377,7 @@ CHECKS: dict[str, Callable[[TrainConfig], Lines]] = {
     "run folder": check_run_folder,
     "data": check_data,
     "schedule": check_schedule,
+    "fidelity": check_fidelity,
     "model": check_model,
     "first batch": check_first_batch,
     "device": check_device,
@@ -394,6 +386,7 @@ CHECKS: dict[str, Callable[[TrainConfig], Lines]] = {
 }
 NEEDS = {
     "schedule": {"data"},
+    "fidelity": {"data"},
     "first batch": {"data", "model"},
     "cost": {"data", "model", "first batch"},
 }

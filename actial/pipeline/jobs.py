@@ -148,15 +148,21 @@ def resolve_steps(config: TrainConfig) -> TrainConfig:
         settings = getattr(config, stage.name)
         if settings.steps:
             continue
-        draws_per_epoch = open_mixture(config, stage).schedule(1)["epoch_draws"]
-        draws = settings.epochs * draws_per_epoch
-        steps = max(1, math.ceil(draws / settings.batch_size))
+        steps, draws_per_epoch = steps_of_epochs(config, stage)
         print(
             f"{stage.name}: {settings.epochs:g} epochs of {draws_per_epoch} draws are {steps} "
             f"steps of {settings.batch_size}"
         )
         config = replace(config, **{stage.name: replace(settings, steps=steps)})
     return config
+
+
+def steps_of_epochs(config: TrainConfig, stage: StageName) -> tuple[int, int]:
+    """Return the steps that the epochs of a stage take, and the draws of one epoch."""
+    settings = getattr(config, stage.name)
+    draws_per_epoch = open_mixture(config, stage).schedule(1)["epoch_draws"]
+    draws = settings.epochs * draws_per_epoch
+    return max(1, math.ceil(draws / settings.batch_size)), draws_per_epoch
 
 
 def open_mixture(config: TrainConfig, stage: StageName) -> Mixture:

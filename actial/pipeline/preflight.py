@@ -22,13 +22,14 @@ HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 def used_sets(config: TrainConfig) -> dict[str, SetConfig]:
     """Return the sets on disk that a stage trains on or that are scored, by name."""
-    names = _training_sets(config)
+    names = training_sets(config)
     names |= {source.partition(":")[0] for source in config.benchmark.sets.values()}
     sets = {name: config.data.sets[name] for name in sorted(names)}
     return {name: source for name, source in sets.items() if source.task not in WORDS_ONLY}
 
 
-def _training_sets(config: TrainConfig) -> set[str]:
+def training_sets(config: TrainConfig) -> set[str]:
+    """Return the names of the sets that a stage trains on."""
     mixes = [getattr(config, stage.name).mix for stage in config.stages]
     return {name for mix in mixes for name, weight in mix.weights.items() if weight}
 

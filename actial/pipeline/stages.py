@@ -16,10 +16,10 @@ from transformers.utils.logging import disable_progress_bar
 
 from actial.config import Accelerator, StageName, TrainConfig
 from actial.config.exit_codes import STOPPED, Exit
-from actial.config.fidelity import deviations
 from actial.core.process import is_main_process
 from actial.core.sealed_files import changed_file
 from actial.inference.open_sampler import open_sampler
+from actial.inference.openai_retries import silence_request_logs
 from actial.modeling.adapter_folder import FOLDER
 from actial.modeling.prompt_renderer import PromptRenderer
 from actial.modeling.saved_settings import saved_file
@@ -30,6 +30,7 @@ from actial.pipeline.callbacks import (
     SharedFolderCheck,
     StepRecorder,
 )
+from actial.pipeline.fidelity_report import all_deviations
 from actial.pipeline.jobs import Job, make_job, open_mixture
 from actial.pipeline.preflight import chains_of_thought, data_identity
 from actial.pipeline.rollout_log import RolloutLog
@@ -49,8 +50,8 @@ def prepare(config: TrainConfig, run: Run) -> None:
 
     Raises UserError for data of a later stage now, before the first one trains.
     """
-    for name in ("lightning.pytorch", "httpx"):  # httpx reports every request to a server
-        logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    silence_request_logs()
     # The frozen reference is in eval mode on purpose.
     for message in (
         "`isinstance.treespec, LeafSpec.` is deprecated",
@@ -75,9 +76,9 @@ def prepare(config: TrainConfig, run: Run) -> None:
         listed = "; ".join(f"{name}: {writer}" for name, writer in chains.items())
         print(f"chains of thought ({config.cold_start.ratio:.0%} of the draws): {listed}")
     if config.fidelity:
-        differing = list(deviations(config))
+        differing = list(all_deviations(config))
         run.add_provenance({"fidelity": {"named": config.fidelity, "deviations": differing}})
-        print(f"fidelity={config.fidelity}: {len(differing)} settings deviate from the paper")
+        print(f"fidelity={config.fidelity}: {len(differing)} deviations from the paper")
         print("".join(f"  {line}\n" for line in differing), end="")
     for stage in config.stages[1:]:
         open_mixture(config, stage)

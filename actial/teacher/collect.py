@@ -27,7 +27,11 @@ from actial.core.records import Question
 from actial.core.seeding import hash_int
 from actial.core.set_records import ViewPair
 from actial.data.shards import ShardSet
-from actial.inference.openai_retries import RetryPolicy, send_with_retries
+from actial.inference.openai_retries import (
+    RetryPolicy,
+    send_with_retries,
+    silence_request_logs,
+)
 from actial.teacher.prompt import SHORT, STAGES, chat_request, read_reply, read_template
 from actial.teacher.subjects import Subject, drawn_subjects
 from actial.viewpoint.rationale_verifier import contradictions
@@ -269,6 +273,7 @@ def teach(config: ChainsConfig) -> None:
 
     Raises UserError when the server refuses or is gone, or when `out` is in use.
     """
+    silence_request_logs()
     out = Path(config.out)
     data = ShardSet(config.pairs, config.split)
     pairs = drawn_subjects(data, config)

@@ -7,11 +7,14 @@ from typing import Any
 
 import hydra
 import pytest
+from omegaconf import OmegaConf
 
 from actial.config import TrainConfig, register
 from actial.config.fidelity import (
     FIDELITIES,
+    PAIR_VALUES,
     VALUES,
+    Value,
     deviations,
     markdown_table,
     settings_of,
@@ -19,6 +22,7 @@ from actial.config.fidelity import (
 from actial.config.hydra_app import typed
 from actial.core.errors import UserError
 from actial.core.paths import CONF
+from actial.data.build.settings import fixed_settings
 from actial.pipeline.preflight import check_chains
 
 PAGE = CONF.parent / "docs" / "fidelity.md"
@@ -43,15 +47,29 @@ def test_composed_experiment_has_the_values_of_the_table(fidelity: str) -> None:
     assert not list(deviations(config, fidelity))
 
 
-def test_page_holds_the_table() -> None:
+@pytest.mark.parametrize(("mark", "values"), [("table", VALUES), ("pairs", PAIR_VALUES)])
+def test_page_holds_the_tables(mark: str, values: tuple[Value, ...]) -> None:
     page = PAGE.read_text()
-    table = re.search(r"<!-- table -->\n(.*?)\n<!-- /table -->", page, re.DOTALL)
-    assert table, "docs/fidelity.md has no table"
-    assert table[1] == markdown_table()
+    table = re.search(rf"<!-- {mark} -->\n(.*?)\n<!-- /{mark} -->", page, re.DOTALL)
+    assert table, f"docs/fidelity.md has no table {mark}"
+    assert table[1] == markdown_table(values)
+
+
+@pytest.mark.parametrize(
+    ("fidelity", "dataset"),
+    [("paper", "viewpoint_100k_paper"), ("recommended", "viewpoint_100k")],
+)
+def test_composed_data_sets_have_the_values_of_the_table(fidelity: str, dataset: str) -> None:
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        words = ["source=mvimgnet", f"dataset={dataset}", "source.root=x", "out=x"]
+        config: Any = typed(hydra.compose("build", words))
+    settings = OmegaConf.create(fixed_settings(config))
+    for value in PAIR_VALUES:
+        assert OmegaConf.select(settings, value.key) == value.of(fidelity), value.key
 
 
 def test_every_changed_value_has_a_reason() -> None:
-    for value in VALUES:
+    for value in (*VALUES, *PAIR_VALUES):
         assert bool(value.why) == (value.paper != value.recommended), value.key
 
 

@@ -84,12 +84,17 @@ def test_named_model_is_asked_with_photos_of_the_papers_size(
 
 @pytest.mark.parametrize(
     ("prompt", "own", "base"),
-    [("clean", False, False), ("none", False, True), ("file", True, False)],
+    [
+        ("clean", False, False),
+        ("none", False, True),
+        ("file", True, False),
+        ("text:Look.", False, False),
+    ],
 )
 def test_report_has_the_papers_rows_only_under_their_prompt(
     prompt: str, own: bool, base: bool, photos: Path, tmp_path: Path
 ) -> None:
-    (tmp_path / "prompt.txt").write_text("You are Actial.")
+    (tmp_path / "prompt.txt").write_text("Actial: <think> it </think> <answer> it </answer>")
     prompt = f"file:{tmp_path / 'prompt.txt'}" if prompt == "file" else prompt
     with FakeServer() as server:
         words = (f"server.url={server.url}", "server.model=m", "model=qwen2_5_vl_7b")

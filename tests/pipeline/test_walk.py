@@ -1,7 +1,8 @@
 """docs/reproduce.md from nothing to Table 1: its commands, in its order, at tiny scale.
 
 The procedural world stands in for MVImgNet and SAT, questions about its scenes for the four
-benchmarks, and the package's tiny base for the 7B, all under the names that the page uses.
+benchmarks, a server that answers truthfully for the teacher, and the package's tiny base for the
+7B, all under the names that the page uses.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from pathlib import Path
 import pytest
 import torch
 from support.documented import commands_before
+from support.fake_server import FakeServer
+from support.teacher import reply
 from support.walk_sets import WRITERS, read_scenes, write_walk_sets
 
 from actial.core.paths import ASSETS, CONF
@@ -68,8 +71,7 @@ SCALE = {
         "benchmark.root=benchmarks/${benchmark.name}",
     ),
 }
-# The teacher is a server that costs money, the doctor asks for eight GPUs; both have other tests.
-LEFT_OUT = ("actial.chains", "actial.doctor")
+SCALE["actial.doctor"] = SCALE["actial.train"]
 OTHER_WAYS = "## With less"  # the heading of commands that take the place of others
 
 
@@ -112,24 +114,14 @@ def write_release(root: Path) -> None:
     (root / "rows.json").write_text(json.dumps(rows))
 
 
-def write_chains(pairs: Path, out: Path) -> None:
-    """Chains of thought for the training pairs, as actial.chains writes them."""
-    out.mkdir(parents=True)
-    entries = []
-    for pair in ShardSet(pairs, "train").view_pairs():
-        side = pair.labels.ego_translation
-        chain = f"The camera moved to its {side}."
-        entries.append({"uid": pair.uid, "type": "ego_translation", "chain": chain})
-    (out / "chains.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
-
-
 @pytest.fixture(scope="module")
 def walked(tmp_path_factory: pytest.TempPathFactory, call: Callable[..., None]) -> Path:
     """The folder in which the page's commands were run."""
     root = tmp_path_factory.mktemp("walk")
     threads = torch.get_num_threads()
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, FakeServer(misbehave=reply) as teacher:
         patch.chdir(root)
+        patch.setitem(NAMED, "url=URL", f"url={teacher.url}")
         shutil.copytree(ASSETS / "tiny_base", root / BASE)
         write_release(root)
         sizes = ("objects=8", "unseen_objects=0", "frames=12", "size=64", "scene_size=64")
@@ -139,10 +131,7 @@ def walked(tmp_path_factory: pytest.TempPathFactory, call: Callable[..., None]) 
         write_walk_sets(root / "benchmarks", scenes, count=6)
         for command in commands_before(PAGE, OTHER_WAYS):
             module, *words = scaled(command)
-            if module == "actial.chains":
-                write_chains(root / "data" / "viewpoint_100k", root / "data" / "chains")
-            if module not in LEFT_OUT:
-                call(module, *words)
+            call(module, *words)
     torch.set_num_threads(threads)
     return root
 
@@ -193,6 +182,12 @@ def test_runs_store_what_deviates_from_the_paper(walked: Path) -> None:
     assert provenance["fidelity"]["named"] == "paper"
     deviations = provenance["fidelity"]["deviations"]
     assert "sft.batch_size: 4 (paper: 128)" in deviations
+    assert "viewpoint was built with image.max_pixels=4096 (release: 518400)" in deviations
+    # The texts are those that import_release took, the pairs those of the paper's gates.
+    assert not [line for line in deviations if "not the text" in line or "gates" in line]
+    pairs = ShardSet(walked / "data" / "viewpoint_100k", "train")
+    chains = f"{len(pairs.records)} by the teacher NAME"
+    assert provenance["chains_of_thought"] == {"viewpoint": chains}
     assert not [line for line in deviations if line.startswith("grpo.kl.beta")]
 
 

@@ -4,6 +4,7 @@ every way a server does.
 
 import base64
 import json
+import logging
 import os
 import re
 import signal
@@ -18,6 +19,7 @@ import numpy as np
 import pytest
 from support.records import view_pair
 from support.released import write_release
+from support.teacher import truthful
 
 import actial.chains as command_line
 from actial.build import build
@@ -81,27 +83,6 @@ def data(tmp_path_factory):
         samples.append(Sample(key=f"k{i}", images=images, rows=[row]))
     write_set(root, {"train": samples}, 4, {"licence": "none"})
     return root
-
-
-def truthful(prompt: str) -> str:
-    """What a good teacher says: from the answers it was told, in free prose."""
-    ego = re.search(r"seen from the camera, it moved: (\w+)", prompt).group(1)
-    seen = re.search(r"seen from the object, the camera moved: (\w+)", prompt).group(1)
-    turn = re.search(r"the camera turned: (\w+); by about (\d+)", prompt)
-    question = re.search(r"Question: (.*?)\n(A: .*?)\n", prompt, re.S)
-    side = (
-        turn.group(1)
-        if "turn" in question.group(1)
-        else seen
-        if "from the object" in question.group(1)
-        else ego
-    )
-    letter = re.search(rf"([A-C]): \w+ to the {side}", question.group(2)).group(1)
-    text = f"Both photos show a mug. The camera clearly moved to its own {ego}."
-    text += f" It rotated to the {turn.group(1)} by {turn.group(2)} degrees."
-    return (
-        f"{text} From the object's point of view, it went to the {seen}.\n\nAnswer: {letter}"
-    )
 
 
 class Server(ThreadingHTTPServer):
@@ -266,6 +247,14 @@ def test_every_pair_gets_a_verified_chain(data, serve, tmp_path, monkeypatch):
     assert not [
         path for path in (tmp_path / "out").iterdir() if KEY.encode() in path.read_bytes()
     ]
+
+
+def test_requests_are_not_reported_one_by_one(data, serve, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    for name in ("httpx", "httpx2"):
+        logging.getLogger(name).setLevel(logging.NOTSET)
+    teach(config(serve(), data, tmp_path / "out", limit=2))
+    assert "HTTP Request" not in caplog.text
 
 
 def test_faults_are_retried_to_the_same_chains(data, serve, tmp_path, uninterrupted):
