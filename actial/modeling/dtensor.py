@@ -68,8 +68,9 @@ def whole_state(module: Any) -> dict[str, Tensor]:
     """The unsharded state dict, for saving; empty on all ranks but the first.
 
     A collective: all ranks must call it together. Shards are gathered one tensor at a time, and the
-    whole ones go to the first rank's CPU: a device never holds more than one of them. Names of one
-    parameter (a head tied to the embedding) get one tensor.
+    whole ones go to the first rank's CPU. A device holds one of them, and gloo as much again while
+    it gathers: other ranks grow by twice the largest tensor, whatever the size of the model. Names
+    of one parameter (a head tied to the embedding) get one tensor.
     """
     leads = not dist.is_initialized() or dist.get_rank() == 0
     parameters = dict(module.named_parameters(remove_duplicate=False))
@@ -81,8 +82,11 @@ def whole_state(module: Any) -> dict[str, Tensor]:
             if leads:
                 state[name] = state[first_name]
             continue
-        sharded = isinstance(value, DTensor)
-        tensor = whole(value)
-        if leads:
-            state[name] = tensor.cpu() if sharded else tensor
+        if not isinstance(value, DTensor):
+            if leads:
+                state[name] = value
+        elif leads:
+            state[name] = whole(value).cpu()
+        else:
+            whole(value)  # takes part; bound to a name, it would live through the next gather
     return state

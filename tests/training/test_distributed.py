@@ -6,9 +6,12 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import pytest
-import torch
 from support.grpo_settings import ACCURACY, BANNED
 from support.processes import become_rank, run_processes
 from support.rollout_world import WordRenderer, example_at
@@ -159,54 +162,89 @@ def process(build, folder, strategy: str, stop: int, rank: int, ranks: int, port
     (folder / f"rows-{rank}-of-{ranks}.json").write_text(json.dumps(rows))
 
 
-def run_ranks(
-    build, folder, ranks: int, *, strategy: str = "ddp", stop: int = STEPS
-) -> list[list[dict[str, float]]]:
-    """Rows of each rank."""
-    folder.mkdir(exist_ok=True)
-    run_processes(
-        process, [(build, folder, strategy, stop, rank, ranks) for rank in range(ranks)]
-    )
-    return [
-        json.loads((folder / f"rows-{rank}-of-{ranks}.json").read_text())
-        for rank in range(ranks)
-    ]
+@dataclass
+class Job:
+    """A run of `ranks` processes; a name that occurs again is taken up where it has stopped."""
+
+    name: str
+    build: Callable[..., Any]
+    ranks: int
+    strategy: str = "ddp"
+    stop: int = STEPS
 
 
-@pytest.mark.parametrize(
-    ("build", "compared"), [(sft_run, STEPS), (grpo_run, 1), (batch_run, 1)]
-)
-def test_two_ranks_equal_one(tmp_path, build, compared):
+PAIR = [
+    Job("sft", sft_run, 2),
+    Job("grpo", grpo_run, 2),
+    Job("batch", batch_run, 2),
+    Job("sharded", sft_run, 2, "fsdp2", stop=2),
+    Job("scripted", scripted_run, 2, "fsdp2", stop=1),
+]
+ALONE = [
+    Job("alone-sft", sft_run, 1),
+    Job("alone-grpo", grpo_run, 1),
+    Job("alone-batch", batch_run, 1),
+    Job("alone-scripted", scripted_run, 1, stop=1),
+    Job("sharded", sft_run, 1),
+]
+Rows = list[list[dict[str, float]]]  # of each rank
+
+
+def run_jobs(jobs: list[Job], root: Path, rank: int, ranks: int, port: int) -> None:
+    """All runs of a process, one after the other: to start one costs more than its steps."""
+    for job in jobs:
+        folder = root / job.name
+        process(job.build, folder, job.strategy, job.stop, rank, ranks, port)
+    if ranks > 1:
+        sample_unevenly(root, rank, ranks)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of all runs: two processes first, then one, which resumes what they left."""
+    root = tmp_path_factory.mktemp("distributed")
+    for job in PAIR + ALONE:
+        (root / job.name).mkdir(exist_ok=True)
+    run_processes(run_jobs, [(PAIR, root, rank, 2) for rank in range(2)])
+    run_processes(run_jobs, [(ALONE, root, 0, 1)])
+    return root
+
+
+def rows_of(folder: Path, ranks: int) -> Rows:
+    files = [folder / f"rows-{rank}-of-{ranks}.json" for rank in range(ranks)]
+    return [json.loads(file.read_text()) for file in files]
+
+
+@pytest.mark.parametrize(("name", "compared"), [("sft", STEPS), ("grpo", 1), ("batch", 1)])
+def test_two_ranks_equal_one(root, name, compared):
     """Rollouts are compared in the first step only: later a rounding error may tip a sample
     over.
     """
-    (alone,) = run_ranks(build, tmp_path / "one", 1)
-    first, second = run_ranks(build, tmp_path / "two", 2)
+    (alone,) = rows_of(root / f"alone-{name}", 1)
+    first, second = rows_of(root / name, 2)
     assert first == second
     assert len(first) == STEPS
     for step in range(compared):
         row, expected = first[step], alone[step]
         assert row.keys() == expected.keys()
-        for name in row.keys() - {
-            "weights"
-        }:  # Adam turns the rounding of tiny gradients into steps of full size
-            assert row[name] == pytest.approx(
-                expected[name], rel=1e-5 if step == 0 else 1e-3, abs=1e-5
-            ), (step, name)
+        # Adam turns the rounding of tiny gradients into steps of full size
+        for key in row.keys() - {"weights"}:
+            close = pytest.approx(expected[key], rel=1e-5 if step == 0 else 1e-3, abs=1e-5)
+            assert row[key] == close, (step, key)
 
 
-def test_sharded_ranks_equal_one_and_leave_whole_checkpoints(tmp_path):
+def test_sharded_ranks_equal_one_and_leave_whole_checkpoints(root):
     """FSDP2 on two ranks; its checkpoint after two steps is taken up by one process, its model
     folder is a plain one.
     """
-    (alone,) = run_ranks(sft_run, tmp_path / "one", 1)
-    first, second = run_ranks(sft_run, tmp_path / "two", 2, strategy="fsdp2", stop=2)
-    (resumed,) = run_ranks(sft_run, tmp_path / "two", 1)
+    (alone,) = rows_of(root / "alone-sft", 1)
+    first, second = rows_of(root / "sharded", 2)
+    (resumed,) = rows_of(root / "sharded", 1)
     for found, other, expected in zip(first, second, alone[:2], strict=True):
         for name in expected.keys() - {"weights"}:
             assert found[name] == other[name] == pytest.approx(expected[name], rel=1e-4), name
     assert [row["loss"] for row in resumed] == pytest.approx([alone[2]["loss"]], rel=1e-3)
-    assert Policy.load(ModelConfig(path=str(tmp_path / "two" / "model")))
+    assert Policy.load(ModelConfig(path=str(root / "sharded" / "model")))
 
 
 PROBED = Prompt(uid="a", engine_ids=[5, 6], input_ids=[5, 6], images=[])
@@ -256,12 +294,10 @@ class CountingEngine:
         pass
 
 
-def sample_unevenly(folder, rank: int, ranks: int, port: int) -> None:
+def sample_unevenly(folder: Path, rank: int, ranks: int) -> None:
     """In a second round, as of a refill, the second rank has nothing to ask; the weights changed
     before it.
     """
-    become_rank(rank, ranks, port)
-    torch.distributed.init_process_group("gloo")
     policy = tiny_policy()
     shard(policy, init_device_mesh("cpu", (ranks,)))
     requests = EngineRequests(image_token_id=IMAGE, stop_ids=[EOS], banned_ids=[])
@@ -277,10 +313,9 @@ def sample_unevenly(folder, rank: int, ranks: int, port: int) -> None:
         )
 
 
-def test_a_rank_without_prompts_takes_part_in_sending_sharded_weights(tmp_path):
-    run_processes(sample_unevenly, [(tmp_path, rank, 2) for rank in range(2)])
+def test_a_rank_without_prompts_takes_part_in_sending_sharded_weights(root):
     rounds = [
-        [json.loads((tmp_path / f"round-{n}-of-{rank}.json").read_text()) for n in range(2)]
+        [json.loads((root / f"round-{n}-of-{rank}.json").read_text()) for n in range(2)]
         for rank in range(2)
     ]
     sent = rounds[0][0][2]
@@ -288,9 +323,9 @@ def test_a_rank_without_prompts_takes_part_in_sending_sharded_weights(tmp_path):
     assert rounds == [[[1, 2.0, sent], [1, 1.0, sent]], [[1, 2.0, sent], [0, 1.0, sent]]]
 
 
-def test_sharded_rollouts_equal_one_process(tmp_path):
-    (alone,) = run_ranks(scripted_run, tmp_path / "one", 1, stop=1)
-    first, second = run_ranks(scripted_run, tmp_path / "two", 2, strategy="fsdp2", stop=1)
+def test_sharded_rollouts_equal_one_process(root):
+    (alone,) = rows_of(root / "alone-scripted", 1)
+    first, second = rows_of(root / "scripted", 2)
     assert first == second
     for name, value in alone[0].items():
         assert first[0][name] == pytest.approx(value, rel=1e-3, abs=1e-4), name
