@@ -201,7 +201,8 @@ COMPARED = re.compile(
 )
 COMPARISON = re.compile(r"\b(?:compar\w{1,4}|between|torn|hesitat\w{1,4})\b", re.IGNORECASE)
 PLURAL = re.compile(
-    r"(?:contradict|fail|aren't|don't|are|were|do|have|all|both|can|could|would|must|should|might|may)\b",
+    r"(?:contradict|fail|aren't|don't"
+    r"|are|were|do|have|all|both|can|could|would|must|should|might|may)\b",
     re.IGNORECASE,
 )
 IDIOM = re.compile(

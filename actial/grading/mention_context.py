@@ -63,7 +63,8 @@ SEEN_THERE = re.compile(
     re.IGNORECASE,
 )
 SIDE_NOUN = re.compile(
-    r"\s(?:walls?|doors?|windows?|images?|photos?|pictures?|frames?|views?|edge|corner|half|part)\b",
+    r"\s(?:walls?|doors?|windows?|images?|photos?|pictures?|frames?|views?"
+    r"|edge|corner|half|part)\b",
     re.IGNORECASE,
 )
 # "no chair", but not "no it is not"
