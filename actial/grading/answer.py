@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from actial.core.multiple_choice_format import LETTERS
-from actial.grading.answer_phrases import NOT_APPLICABLE, UNDERSCORED
+from actial.grading.answer_phrases import ASKED_AND_ANSWERED, NOT_APPLICABLE, UNDERSCORED
 from actial.grading.answer_text import normalized
 from actial.grading.mention import Group, Mention
 from actial.grading.option_mentions import option_groups
@@ -18,7 +18,9 @@ class Answer:
     """An answer with what the rules look at, computed when a rule needs it."""
 
     def __init__(self, text: str, options: Sequence[str]) -> None:
-        self.text = UNDERSCORED.sub(r"*\1*", NOT_APPLICABLE.sub("none", normalized(text)))
+        plain_words = NOT_APPLICABLE.sub("none", normalized(text))
+        plain_words = ASKED_AND_ANSWERED.sub(r"\1Answer:", plain_words)
+        self.text = UNDERSCORED.sub(r"*\1*", plain_words)
         self.options = options
         self.letters = LETTERS[: len(options)]
 

@@ -58,7 +58,7 @@ def _spaced(pattern: str) -> str:
 
 STATEMENT = re.compile(
     rf"""
-    (?P<cue>\b(?:{_NOUN})|答案|回答|答え|정답|\b{_spaced(_VERB)}|选择|選擇
+    (?P<cue>\b(?:{_NOUN})|答案|回答|答え|정답|\b{_spaced(_VERB)}|选择|選擇|倾向于?|傾向於?|应该是|應該是
         |选(?!项)|選(?!項))
     (?P<gap>(?:{_QUOTES}{{0,4}}\s?(?:\b(?:{_spaced(_ADVERB)})\b|选项|選項
     |(?:\b(?:{_spaced(_COPULA)}))(?![A-Za-z])|[:=\u2013\u2014\u2192-]>?
@@ -70,7 +70,9 @@ STATEMENT = re.compile(
 )
 # "Hence A." at the end of an answer
 CONCLUDED = re.compile(
-    r"\b(?:hence|therefore|thus|so|finally|in conclusion)\b[\s,:*_]{1,4}"
+    r"\b(?:hence|therefore|thus|so|finally|in conclusion"
+    r"|(?:that|this|which) (?:only )?leaves(?: only)?)"
+    r"\b[\s,:*_]{1,4}"
     r"(?:(?:it is|it's|it must be) )?(?:(?:option|choice) )?"
     r"[\"'`*(\[]{0,3}(?-i:(?P<letter>[A-Z]))[\"'`*)\]]{0,3}[.!]?\s?\Z",
     re.IGNORECASE,
@@ -103,7 +105,7 @@ PREDICATE = re.compile(
           |better\s(?:choice|option|answer|match|fit))
           (?!\s(?:of|hand|side|in\sfront|behind|above|below))|answer\b|choice\b
           |one\b)
-     |\s?[\u2705\u2713\u2714]
+     |\s?(?<!\n)[\u2705\u2713\u2714]
      |(?:是)?(?:正确|正確|对的|對的))""",
     re.IGNORECASE | re.VERBOSE,
 )
@@ -114,16 +116,17 @@ REJECTED_BEFORE = re.compile(
     r"\b(?:not|never|no|none|nothing|disagree\w{0,3}|neither|nor|without|except|excepting"
     r"|excluding|exclude[sd]?"
     r"|eliminat\w{0,4}"
-    r"|discard\w{0,3}|dismiss\w{0,3}|reject\w{0,3}|rul(?:e|ed|ing) out|rather than|instead of"
+    r"|discard\w{0,3}|dismiss\w{0,3}|reject\w{0,3}|rul(?:es?|ed|ing) out|rather than|instead of"
     r"|other than"
     r"|apart from|anything but|everything but|all but|unlike|cannot|avoid|against|incorrect|wrong"
     r"|false|invalid|untrue"
     r"|unlikely|least|worst|impossible|unable|doubt|deny|denies"
     r"|nicht|weder|ni|kein\w?|falsch|pas|jamais"
-    r"|incorrecte"
+    r"|incorrecte|contradict(?:s|ed|ing)?|disprov\w{1,3}|refut\w{1,4}|opposite of"
     r"|incorrecta|nunca|не|нет|hardly|scarcely|nobody|no one|by no means|far from)\b"
     r"|n't\b|不(?:是|为|為|選|选|对|對|能|可|该|該|应|應|会|會|要)|并非|並非|排除|错误|錯誤|非选"
-    r"|没有|沒有|无法|無法|别选|別選|\bn(?:ão|ao|on)\b|\binsufficient\b|\black(?:s|ing)?\b|아니",
+    r"|没有|沒有|无法|無法|别选|別選|很难|难以|未必|绝非|除了"
+    r"|不(?:认为|認為|觉得|同意|支持|建议)|\bn(?:ão|ao|on)\b|\binsufficient\b|\black(?:s|ing)?\b|아니",
     re.IGNORECASE,
 )
 REJECTED_AFTER = re.compile(
@@ -137,7 +140,7 @@ REJECTED_AFTER = re.compile(
           |completely\s|simply\s|just\s|probably\s|likely\s|safely\s|easily\s|common\s|the\s
           |an?\s)*
        (?:not\b|n't\b|never\b|no\b|incorrect|wrong|false|impossible|invalid|unlikely|implausible
-       |untrue
+       |untrue|unsupported|inaccurate|refuted|dispro\w*|untenable|(?:the\s)?opposite\sof
           |inconsistent|out\b|ruled\sout|eliminated|excluded|discarded|dismissed|rejected
           |less\slikely
           |least\slikely|avoided|hardly|scarcely|far\sfrom|contradict\w*|(?:common\s|likely\s
@@ -150,12 +153,16 @@ REJECTED_AFTER = re.compile(
      |(?:\s|\s?[:\u2013\u2014-]\s?|\s?\()(?:incorrect|fails?\b|wrong|false|impossible
      |not\b(?!\s[\[("'`*]{0,3}[A-Z]\b)|ruled\sout|eliminated
           |no\b(?!\s?(?:movement|motion|change|object)))
+     |\s?:\s?(?:refuted|rejected|excluded|contradict\w*|impossible|unlikely)
+     |\sas\s(?:incorrect|wrong|false|impossible)
      |\s?[\u274c\u2717\u2718]|は?(?:間違|誤り|違い|違う|正しくな|正しくあ|不正解)
      |[이가는은]?\s?(?:틀[렸리린]|오답|잘못)
      |\s(?:es|est|è|é|ist)\s(?:incorrect|fal(?:s[oaeh]|sc)|fauss|erron|erreur|sbagliat|errat|errad
      |inkorrekt|unmögl|imposs)\w*
      |\sout(?=[.,;!\s]|\Z)
-     |\s?(?:是?不对|是?不對|不正确|不正確|错|錯|是错|不是|不可能|ではな[いく]|ではありません
+     |\s?\(?(?:(?:也|都|均|又|还|并|就|是|被|可以|可|肯定|显然|明显|绝对|完全|应该|同样){0,4}
+       (?:不(?:太?对|太?對|正确|正確|符|成立|可能|合理|满足|一致|行)|错|錯|有误|有誤|排除|矛盾
+       |干扰|干擾)|是?不对|是?不對|不正确|不正確|错|錯|是错|不是|不可能|ではな[いく]|ではありません
      |じゃない)|\s?[이가는은도]?\s?(?:정답[이은도]\s?)?아[니닌닙]|\sfalsch|\sist\snicht|\sn'est\spas
      |\sno\ses)""",
     re.IGNORECASE | re.VERBOSE,
@@ -176,6 +183,8 @@ HEDGED_AFTER = re.compile(
      |(?:could|might|may|would)\s(?:both\s|also\s|all\s|still\s)*(?:be\s(?:right|correct|possible
      |acceptable|true)|fit|work)
      |(?:seemed|looked|appeared|sounded|was\smy)\b
+     |would\s(?:only|require|need|predict|suggest|hold)\b|only\s(?:holds|works|fits)\sif\b
+     |is\swhat\s(?:most|many|some|one|people|you)\b
      |(?:is|was|seems|looks)\s(?:also\s|very\s|quite\s|a\s)*(?:tempting|close\b)
      |(?:says|states|claims|reads|means|implies|would\smean|would\simply)\b|or\snot\b
      |if\b(?!\si\shad)|otherwise\b|unless\b|both\s(?:fit|work|seem|are))""",
@@ -192,7 +201,9 @@ COMPARED = re.compile(
 )
 COMPARISON = re.compile(r"\b(?:compar\w{1,4}|between|torn|hesitat\w{1,4})\b", re.IGNORECASE)
 PLURAL = re.compile(
-    r"(?:are|were|do|have|all|both|can|could|would|must|should|might|may)\b", re.IGNORECASE
+    r"(?:contradict|fail|aren't|don't"
+    r"|are|were|do|have|all|both|can|could|would|must|should|might|may)\b",
+    re.IGNORECASE,
 )
 IDIOM = re.compile(
     r"\b(?:no doubt|without (?:a |any )?doubt|beyond (?:a |any )?doubt|no question|without question"
@@ -215,17 +226,22 @@ ASIDE_BEFORE = re.compile(
     r"|compar\w{1,4}"
     r"|building|appendix|hepatitis|gates?|doors?|walls?|corners?|zones?|areas?|spots?|targets?"
     r"|robots?|cubes?|balls?|players?|cars?|tables?|types?|terminal|rows?|columns?|usb|platform"
+    r"|viewpoints?|perspectives?|angles?|users?|poses?|directions?|paths?|routes?|arrows?"
+    r"|places?|windows?|shelf|floors?|walls?|videos?|clips?|shots?|models?|examples?"
     r"|behind|above|below|under|beneath|beside|facing|towards?|before|after|beats"
     r"|e\.g\.|such as|for example|so (?:does|do|is|are|could|might|would)"
     r"|than|over|from|to|with|like|in|at|of|near|and in|whereas|than in)\s"
     r"(?:(?:option|choice|letter|the)\s){0,2}[\"'`*(\[]{0,3}\Z"
-    r"|\b(?:images?|photos?|pictures?|views?|frames?|figures?)[\"']{0,1}\s?:\s?[\"'(\[]{0,2}\Z",
+    r"|\b(?:images?|photos?|pictures?|views?|frames?|figures?|grade|rating)[\"']{0,1}\s?:\s?"
+    r"[\"'(\[]{0,2}\Z|(?:图|圖|图片|图像|照片|画面|视角|位置|相机|镜头|物体|房间|场景|步骤)\s?\Z",
     re.IGNORECASE,
 )
 CONDITION = re.compile(
     r"\b(?:if|whether|suppose|supposing|assume|assuming|unless|had|were it|imagine|might think"
     r"|may think"
-    r"|could think|one might|some might|you might|tempt\w{0,3}|at first|initially|first thought"
+    r"|could think|(?:one|you|some|some(?:one|body)|people|the (?:user|reader)) (?:could|may)"
+    r"|the (?:user|reader) (?:might|would|probably)|previously|first instinct"
+    r"|one might|some might|you might|tempt\w{0,3}|at first|initially|first thought"
     r"|thought"
     r"|consider\w{0,3}|seemed|looked like|almost|nearly|was (?:going|about) to|mistake"
     r"|i (?:had )?(?:first |initially |originally |previously )?said"
@@ -256,8 +272,8 @@ QUESTION_START = re.compile(
 JOINT = re.compile(
     r"""[\])}"'`*_.]{0,4}(?:\sfirst)?(?:\s?(?:,|/|&|\+|、|\||-|~|\u2013|\u2014|\.{2,3}|\u2026)\s?\(?
           (?:(?:or|and|nor|then)\s|(?:alternatively|maybe|perhaps|possibly)\s)?
-        |\s?(?:还是|還是|或者|或)(?:选|選)
-        |\svs\.\s
+        |\s?(?:还是|還是|或者|或)(?:选|選)|,\s?(?:但是?)?(?:也有?)可能是?
+        |\svs\.\s|\s(?:and\s)?then\s|(?<=\))\s?(?=\()|\.{2,3}\s?or\s(?:is|was|could|might)\sit\s
         |\s?;\s?(?:or|maybe|perhaps|possibly|alternatively)\s
         |\s\(?(?:or|and|nor|and/or|vs|versus|as\swell\sas|alternatively|oder|und|ou|et|o|y|или
         |и)\b\s?
@@ -282,7 +298,7 @@ CONCLUSION = re.compile(
     r"\b(?:therefore|thus|hence|so|final|finally|conclu\w+|overall|in summary|to sum up"
     r"|consequently"
     r"|then|after all|correction|wait|actually|rather|sorry|on second thought|instead|but|however"
-    r"|revised?|now|hmm{0,5}|oops)\b|\bno[,.!]|因此|所以|故|最终|最後|最后",
+    r"|revised?|now|hmm{0,5}|oops)\b|\bno[,.!]|因此|所以|故|最终|最後|最后|不对|不對|等等|但",
     re.IGNORECASE,
 )
 # Words after an upper-case A that make it a letter and not the article.
@@ -307,6 +323,8 @@ NAMED_BEFORE = re.compile(
 AFTER_I = re.compile(
     r"[\"'`*)\]]{0,3}(?:\Z|\n|[.;:!?]|[)\]\"'`*]\s?|\s\(|\s(?:is|are)\b"
     r"|,\s(?:maybe|perhaps|possibly|it)\b"
+    r"|\s(?:c|w)ould (?:both |all )?be (?:right|correct|true|possible)"
+    r"|\s(?:might|may) (?:both |all )?be (?:right|correct|true|possible)"
     r"|,?\s\(?(?:or|nor|and|as well as|versus|vs|but|both|oder|und|ou|et|o|y)\b|\s?[/&]"
     r"|,?\s?(?:and\s)?"
     r"(?:[Oo]ption\s|[Cc]hoice\s)?[\"'`*(\[]{0,3}[A-Z](?![A-Za-z])|或|和|、|不|错"
@@ -332,6 +350,7 @@ AFTER_LOWER_A = re.compile(
 BOLD_END = re.compile(r"[.:)]{0,2}\*\*")
 ASKED = re.compile(
     r"[\])}\"'`*_]{0,4}\s?(?:(?:选项|項|项)?(?:でしょうか|ですか|吗|嗎|呢|입니까|인가요|일까요)\s?)?\?"
+    r"|[\])}\"'`*_]{0,4}\s?(?:选项|項|项)?(?:吗|嗎)"
 )
 
 # ---------------------------------------------------------------- the form of an answer
@@ -363,3 +382,7 @@ UNDERSCORED = re.compile(
 # "No, it is not.": the first clause is the answer
 VERDICT = re.compile(r"(?:yes|no|true|false)(?=[.,;:!\n]|\s(?:it|they|that|this|the)\b)")
 NOT_APPLICABLE = re.compile(r"\b[nN]/[aA]\b")
+# "Q: Which way? / A: right": here "A" is short for "answer"
+ASKED_AND_ANSWERED = re.compile(r"(\b(?:Q|Question):[^\n]{1,300}\n)A:")
+# "I, object 9": the pronoun or the ninth option
+PRONOUN_OR_OPTION = re.compile(r"\bI,")

@@ -25,6 +25,28 @@ _DOUBT = (
     r"(?:no|hmm{0,5}|wait|actually|oops|sorry|but\swait|hold\son"
     r"|on\s(?:reflection|second\sthought|closer\s\w{1,12}))"
 )
+_WRONG = (
+    r"(?:(?:clearly|definitely|obviously|simply|actually)\s)?(?:wrong|incorrect|false|impossible"
+    r"|inconsistent|invalid|ruled\sout|contradicted|refuted|rejected"
+    r"|not\s(?:right|correct|true|consistent|possible(?!\s(?:that|to|for|with))"
+    r"|supported|valid|it\b|the\s(?:case|answer)))"
+)
+_THIS = r"(?:this|that|it)(?:\s(?:option|choice|answer|one))?"
+# "A. left: this does not match", "A looks right, but it isn't.", "B. Incorrect."
+TAKEN_BACK = re.compile(
+    rf"""(?:[.!?;:,\n)\u2013\u2014-]\s?|\s)(?:but\s)?(?:i\s(?:now\s)?(?:realize|see)\s(?:that\s)?)?
+    {_THIS}(?:(?:\s(?:is|was|seems)|'s)\s(?:{_WRONG}(?!\s(?:to|that)\b)
+       |(?:a|an|my)\s(?:mistake|error)\b)
+     |(?:\s(?:does|do|did|can|could)(?:n't|\snot)|\scannot)\s(?:match|fit|hold|agree|work
+       |align|make\ssense|be\s(?:right|correct|true|it))\b(?!\s(?-i:[A-Z])\b)
+     |(?:\sis(?:n't|\snot)|\s(?:does|do)(?:n't|\snot))\s?(?=[.!\n]|\Z))
+    |[.!?;\n]\s?(?:incorrect|wrong|false|ruled\sout|refuted|eliminated|rejected|impossible
+     |inconsistent|not\s(?:correct|right|consistent|possible|supported|true))
+     (?=[.!,;]|\s(?:with|because|since)|\Z)
+    |\b(?:just\skidding|never\smind)\b|\bor\sat\sleast\si\b
+    |但(?:其实|实际上|是)?(?:不是|不对|并非|错)|[.,。]\s?(?:不对|不對|错了|錯了)""",
+    re.IGNORECASE | re.VERBOSE,
+)
 # "Wait, no.", "Hmm, that is wrong.", "Let me reconsider." behind an answer
 RETRACTION = re.compile(
     rf"""(?:^|[.!?;:,\n\u2013\u2014\u2026-]\s?|\)\s)
@@ -43,7 +65,7 @@ RETRACTION = re.compile(
 )
 # "Answer: A" and "Answer: B" on two lines
 SAME_AGAIN = re.compile(
-    r"[^A-Za-z]*(?:(?:option|choice)[^A-Za-z]*)?"
+    r"(?![^\n]*(?:不对|不對|等等|更正|但))[^A-Za-z]*(?:(?:option|choice)[^A-Za-z]*)?"
     r"(?:(?:the )?(?:correct )?(?:answer|option|choice)(?: is)?[^A-Za-z]*)?"
     r"(?:(?:option|choice)[^A-Za-z]*)?",
     re.IGNORECASE,

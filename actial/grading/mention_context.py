@@ -24,12 +24,47 @@ CALLED_RIGHT = re.compile(
 BOUND_BEFORE = re.compile(
     r"(?:\b(?:more|less|greater|fewer|larger|smaller|longer|shorter|further|farther|higher|lower)"
     r"\sthan|\b(?:over|under|above|below|beyond|at least|at most|up to|within|exceed\w{0,4}"
-    r"|a maximum of|a minimum of)|[<>\u2264\u2265\u00b1])\s?\Z",
+    r"|a maximum of|a minimum of|at minimum|at maximum|minimum|maximum|twice|thrice|double|half of"
+    r"|half|times)|[<>\u2264\u2265\u00b1])\s?\Z",
     re.IGNORECASE,
 )
 BOUND_AFTER = re.compile(
     r"\s?(?:\+|\u00b1)|\s(?:(?:or|and) (?:more|less|fewer|above|below|over|under|up)"
-    r"|squared|cubed|per|celsius|fahrenheit)\b",
+    r"|squared|cubed|per|celsius|fahrenheit|maximum|max)\b"
+    r"|,?\sat (?:the )?(?:very )?(?:most|least|minimum|maximum)\b",
+    re.IGNORECASE,
+)
+# "image 2", "step 2", "2 images"
+NUMBERED = re.compile(
+    r"\b(?:images?|photos?|pictures?|views?|frames?|figures?|steps?|questions?) #?\Z",
+    re.IGNORECASE,
+)
+COUNTS_IMAGES = re.compile(
+    r"\s(?:images|photos|pictures|views|frames|figures)\b", re.IGNORECASE
+)
+# "that's right!", "right in front of it", "left the room", "the left wall", "what's left"
+SIDE_BEFORE = re.compile(
+    r"(?:\b(?:you're|you are|that's|that is|all"
+    r"|(?-i:[A-Z]) (?:looks|seems|sounds|appears)) |\b(?:what's|what is|nothing|time) )\Z",
+    re.IGNORECASE,
+)
+RIGHT_AFTER = re.compile(
+    r"\s(?:in front|behind|above|below|beneath|beside|next|near|away|now|there|here|angles?)\b",
+    re.IGNORECASE,
+)
+LEFT_AFTER = re.compile(
+    r"\s(?:the (?!side|hand|direction|most)|it\b|them\b|out\b|over\b|unanswered|blank|unchanged)",
+    re.IGNORECASE,
+)
+SIDE_OF_SCENE = re.compile(r"(?:\A|[.!?\n]\s?)(?:on|at|to|in) the \Z", re.IGNORECASE)
+SEEN_THERE = re.compile(
+    r"(?: side)?(?: of the (?:image|photo|picture|frame|room|scene))?,? (?:there (?:is|are)"
+    r"|(?:i|we|you) (?:can )?see)\b",
+    re.IGNORECASE,
+)
+SIDE_NOUN = re.compile(
+    r"\s(?:walls?|doors?|windows?|images?|photos?|pictures?|frames?|views?"
+    r"|edge|corner|half|part)\b",
     re.IGNORECASE,
 )
 # "no chair", but not "no it is not"
@@ -52,9 +87,28 @@ def determines(text: str, mention: Mention) -> bool:
     if not mention.by_text:
         return False
     word = text[mention.start : mention.end].lower()
+    before = text[max(0, mention.start - 24) : mention.start]
+    if word.isdigit():
+        numbered = NUMBERED.search(before) or COUNTS_IMAGES.match(text, mention.end)
+        return numbered is not None
+    if word in ("left", "right") and _is_no_side(text, mention, before, word):
+        return True
     if word == "right":
-        return CALLED_RIGHT.search(text[: mention.start][-24:]) is not None
+        return CALLED_RIGHT.search(before) is not None
     return word == "no" and NO_NOUN.match(text, mention.end) is not None
+
+
+def _is_no_side(text: str, mention: Mention, before: str, word: str) -> bool:
+    """Return whether "left" or "right" names no motion: "the left wall", "that's right"."""
+    if SIDE_BEFORE.search(before):
+        return True
+    if SIDE_OF_SCENE.search(before) and SEEN_THERE.match(text, mention.end):
+        return True
+    if before.lower().endswith("the "):
+        opens = re.search(r"(?:\A|[.!?\n]\s?)the \Z", before, re.IGNORECASE)
+        return opens is not None and SIDE_NOUN.match(text, mention.end) is not None
+    after = RIGHT_AFTER if word == "right" else LEFT_AFTER
+    return after.match(text, mention.end) is not None
 
 
 def bounds(text: str, mention: Mention) -> bool:

@@ -17,7 +17,7 @@ from actial.grading.answer_text import answer_region, format_ok
 from actial.grading.easi_readers import EASI_READERS
 from actial.grading.option_rules import decided_letter
 from actial.grading.published_readers import READERS
-from actial.grading.quantities import quantities_as_options
+from actial.grading.quantities import positions_as_letters, quantities_as_options
 
 
 class Compat(StrEnum):
@@ -106,8 +106,11 @@ def read_option(
     answer = Answer(text, options)
     letter, rule = decided_letter(answer, complete)
     if letter is None:
-        rewritten = quantities_as_options(answer.text, options)
-        if rewritten != answer.text:
-            letter, _ = decided_letter(Answer(rewritten, options), complete)
-            rule = "quantity"
+        for name, rewritten in (
+            ("quantity", quantities_as_options(answer.text, options)),
+            ("position", positions_as_letters(answer.text, len(options))),
+        ):
+            if letter is None and rewritten != answer.text:
+                letter, _ = decided_letter(Answer(rewritten, options), complete)
+                rule = name
     return (letter, rule) if letter else (None, "none")

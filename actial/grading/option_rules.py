@@ -22,15 +22,27 @@ from actial.grading.answer_phrases import (
     LEADING,
     LINE,
     LISTED,
+    PRONOUN_OR_OPTION,
     REFUSAL,
     REJECTED_AFTER,
     VERDICT,
 )
 from actial.grading.answer_text import normalized
-from actial.grading.correction_phrases import CORRECTED, CUED, RETRACTION, SAME_AGAIN
+from actial.grading.correction_phrases import (
+    CORRECTED,
+    CUED,
+    RETRACTION,
+    SAME_AGAIN,
+    TAKEN_BACK,
+)
 from actial.grading.mention import Mention
 from actial.grading.option_mentions import clause_rejects
-from actial.grading.option_texts import bare_number, foreign_numbers, without_article
+from actial.grading.option_texts import (
+    bare_number,
+    foreign_numbers,
+    names_another,
+    without_article,
+)
 from actial.grading.quantities import quantities_as_options
 from actial.grading.verdict_lists import accepted_letters
 
@@ -58,10 +70,14 @@ def _retracted(answer: Answer, letter: str) -> bool:
     mentions = [m for group in answer.groups for m in group.mentions]
     own = [m for m in mentions if m.letter == letter]
     last = max((m.end for m in [m for m in own if not m.by_text] or own), default=0)
-    match = RETRACTION.search(answer.text, last)
-    if match is None:
-        return False
-    return not any(last <= m.start < match.start() for m in mentions)
+    patterns = [RETRACTION]
+    if answer.plain_options[LETTERS.index(letter)] not in BARE_VERDICTS:
+        patterns.append(TAKEN_BACK)  # "No, it is not." is no
+    for pattern in patterns:
+        match = pattern.search(answer.text, last)
+        if match and not any(last <= m.start < match.start() for m in mentions):
+            return True
+    return False
 
 
 def _decide(answer: Answer, complete: bool) -> tuple[Decision | None, str]:
@@ -238,6 +254,8 @@ def _leading(answer: Answer) -> Decision | None:
     letter, rest = name.upper(), answer.text[match.end() :]
     if letter not in answer.letters:
         return UNDECIDED
+    if match[0] == "A:" and names_another(rest, LETTERS.index(letter), answer.plain_options):
+        return UNDECIDED  # "A: to the right." may answer with either
     listed = {listed for listed in LISTED.findall(rest) if listed in answer.letters}
     if listed - {letter}:
         return None  # a list of the options answers nothing
@@ -332,6 +350,8 @@ def _option_text(answer: Answer) -> Decision | None:
     named = {m.letter for m in mentions if m.by_text}
     if not named:
         return None
+    if "I" in answer.letters and PRONOUN_OR_OPTION.search(answer.text):
+        return UNDECIDED  # "I, object 9" may name two
     standing = {letter for group in answer.groups for letter in group.letters}
     if len(named) != 1 or standing != named:
         return UNDECIDED  # two are named, or the only one is rejected

@@ -24,6 +24,7 @@ HYPHEN = re.compile(r"(?<=[a-z])[-\u2010-\u2015](?=[a-z])")
 NUMBER = re.compile(r"(?<![\w.,])[-+]?\d+(?:\.\d+)?")
 IMAGE_NUMBER = re.compile(r"\b(image|photo|picture|view|frame|figure|step) \d+\b")
 ARTICLE = re.compile(r"\A(?:the|an?) (?=\w)")
+INTRODUCED = re.compile(r"\A(?:to )?(?:the )?")
 EDGES = " .,:;!\"'`*()[]{}\n"
 
 
@@ -183,3 +184,9 @@ def bare_number(text: str, options: Sequence[str]) -> int | None:
     numbers = [NUMBER.findall(option) for option in options]
     matching = [i for i, own in enumerate(numbers) if own == [text]]
     return matching[0] if len(matching) == 1 else None
+
+
+def names_another(text: str, own: int, options: Sequence[str]) -> bool:
+    """Return whether a text is the text of an option other than the own one, "to the" left out."""
+    bare = INTRODUCED.sub("", plain(text))
+    return bare in options and bare != options[own]

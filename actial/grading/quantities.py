@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
+from actial.core.multiple_choice_format import LETTERS
 from actial.grading.easi_readers import NUMBER_WORDS
 
 UNITS: dict[str, tuple[str, Fraction]] = {}  # name -> (dimension, size in its base unit)
@@ -59,6 +60,16 @@ COUNTED_ONE = re.compile(
     r"|[:=]\s)[\W]{0,3}\Z",
     re.IGNORECASE,
 )
+# "the second option"
+POSITIONS = ["first", "second", "third", "fourth", "fifth", "sixth"]
+POSITIONS_JOINED = re.compile(
+    rf"\b(?:{'|'.join(POSITIONS)})\s?(?:,|/|or\b|and\b)", re.IGNORECASE
+)
+POSITION = re.compile(
+    rf"\b(?:the )?(?P<word>{'|'.join(POSITIONS)}) (?:option|choice|answer choice)\b"
+    r"|第(?P<digit>[一二三四五六])个?(?:选项|选择)",
+    re.IGNORECASE,
+)
 ONE_OF = re.compile(r"\s(?:of|on|in|at|to|that|which|who|with|from|is|more|another)\b")
 
 
@@ -98,6 +109,24 @@ def quantities_as_options(text: str, options: Sequence[str]) -> str:
         return str(quantity.value) if bare_words else match[0]
 
     return QUANTITY.sub(written, text) if texts_of else text
+
+
+def positions_as_letters(text: str, count: int) -> str:
+    """Return a text in which "the second option" is written as "option B".
+
+    Args:
+        text: as from `answer_text.normalized`.
+        count: number of options; a position beyond it stays.
+    """
+
+    def written(match: re.Match[str]) -> str:
+        if match["word"]:
+            position = POSITIONS.index(match["word"].lower())
+        else:
+            position = "一二三四五六".index(match["digit"])
+        return f"option {LETTERS[position]}" if position < count else match[0]
+
+    return text if POSITIONS_JOINED.search(text) else POSITION.sub(written, text)
 
 
 def _quantity(match: re.Match[str]) -> Quantity:

@@ -18,6 +18,7 @@ POSITIVE = {
     "consistent",
     "holds",
     "fits",
+    "[x]",
     *ACCEPTED,
 }
 NEGATIVE = {"no", "incorrect", "wrong", "false", "no match", "inconsistent", *REJECTED}
@@ -50,6 +51,13 @@ VERDICT_ENTRY = re.compile(
     re.IGNORECASE | re.VERBOSE,
 )
 
+# "\u2705 B" and "- [x] B. right", each on a line of its own
+VERDICT_BEFORE = re.compile(
+    rf"""^[\s>*\u2022-]{{0,6}}(?P<verdict>[{ACCEPTED}{REJECTED}\u2610]|\[[ xX]\])\ufe0f?\s?
+    [*_("']{{0,3}}(?:(?:option|choice)\s)?(?P<letter>[A-Z])(?![A-Za-z\d'])""",
+    re.VERBOSE | re.MULTILINE,
+)
+
 
 def accepted_letters(text: str, options: Sequence[str]) -> set[str] | None:
     """Return the letters that a list of verdicts accepts; None where there is no such list.
@@ -58,7 +66,7 @@ def accepted_letters(text: str, options: Sequence[str]) -> set[str] | None:
         text: as from `answer_text.normalized`.
         options: as from `option_texts.plain_option`. "A. Yes" is an option and no verdict.
     """
-    for pattern in (VERDICT_LINE, VERDICT_ENTRY):
+    for pattern in (VERDICT_LINE, VERDICT_ENTRY, VERDICT_BEFORE):
         verdicts: dict[str, bool] = {}
         first = len(text)
         for match in pattern.finditer(text):

@@ -8,6 +8,7 @@ from support.answer_cases import unanswered
 from support.answers_as_written import ANSWERS
 from support.answers_by_kind import ANSWERS_BY_KIND, UNFINISHED
 from support.further_answers import FURTHER_ANSWERS
+from support.later_answers import LATER_ANSWERS
 
 from actial.core.errors import UserError
 from actial.core.records import FinishReason, Outcome
@@ -201,6 +202,11 @@ def read_otherwise(answers, finish=None):
 def test_every_kind_of_answer_is_read_as_a_person_reads_it():
     assert len(ANSWERS_BY_KIND) > 900
     assert read_otherwise(ANSWERS_BY_KIND) == []
+
+
+def test_later_answers_are_read_as_a_person_reads_them():
+    assert len(LATER_ANSWERS) > 400
+    assert read_otherwise(LATER_ANSWERS) == []
 
 
 def test_of_a_cut_answer_only_what_is_committed_is_read():
