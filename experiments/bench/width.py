@@ -74,7 +74,7 @@ def measure(quick: bool) -> dict[str, Any]:
 
 
 def multiplies_bfloat16() -> bool:
-    """Whether the processor does it at all: where it is emulated, a layer takes an hour."""
+    """Whether the processor has bfloat16 arithmetic: emulated, a layer takes many minutes."""
     seconds = {}
     for dtype in (torch.float32, torch.bfloat16):
         square = torch.ones(512, 512, dtype=dtype)
@@ -198,6 +198,9 @@ def lines(measured: dict[str, Any]) -> list[str]:
         f"completions of {length} tokens. Unshared: {measured['timed']} of {GROUP} sequences are "
         "timed, times their number."
     )
+    dtypes = [dtype for dtype in ("float32", "bfloat16") if dtype in measured]
+    if "bfloat16" not in dtypes:
+        title += " This processor has no bfloat16 arithmetic: those rows are left out."
     rows = [
         title,
         "",
@@ -205,10 +208,6 @@ def lines(measured: dict[str, Any]) -> list[str]:
         "measured / operations | largest relative difference |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    dtypes = [dtype for dtype in ("float32", "bfloat16") if dtype in measured]
-    if "bfloat16" not in dtypes:
-        title += " This processor has no bfloat16 arithmetic: those rows are left out."
-        rows[0] = title
     for dtype in dtypes:
         for part, operations in (("layer", text), ("block", float(GROUP))):
             one = measured[dtype][part]

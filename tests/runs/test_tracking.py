@@ -129,16 +129,24 @@ def test_samples_are_versions_of_one_table_with_photos_inside_the_run_folder(
     assert "WANDB_DATA_DIR" not in os.environ
 
 
+def kill_wandb() -> None:
+    """Kill the process that writes wandb's files."""
+    (service,) = (
+        process
+        for process in psutil.Process().children(recursive=True)
+        if process.name() == "wandb-core"
+    )
+    service.kill()
+    service.wait()
+
+
 def test_a_run_goes_on_when_the_process_of_wandb_was_killed(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     wanted = config(tmp_path / "run")
     with open_run(wanted) as run, tracking(wanted, run) as tracker:
         tracker.log("sft", 1, {"loss": 1.0})
-        for process in psutil.Process().children(recursive=True):
-            if process.name() == "wandb-core":
-                process.kill()
-                process.wait()
+        kill_wandb()
         # The first lines after it may still fit into the socket.
         for step in range(2, 200):
             tracker.log("sft", step, {"loss": 1.0 / step})
@@ -157,8 +165,5 @@ def test_the_end_of_a_run_survives_a_lost_process_of_wandb(
 ) -> None:
     wanted = config(tmp_path / "run")
     with open_run(wanted) as run, tracking(wanted, run):
-        for process in psutil.Process().children(recursive=True):
-            if process.name() == "wandb-core":
-                process.kill()
-                process.wait()
+        kill_wandb()
     assert "wandb's process has ended (" in capfd.readouterr().err

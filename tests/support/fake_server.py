@@ -8,6 +8,25 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
+def completion(content: str) -> tuple[int, bytes, str]:
+    """Status, raw bytes and content type of a chat completion."""
+    choice = {
+        "index": 0,
+        "message": {"role": "assistant", "content": content},
+        "finish_reason": "stop",
+    }
+    usage = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
+    good = {
+        "id": "x",
+        "object": "chat.completion",
+        "created": 0,
+        "model": "m",
+        "choices": [choice],
+        "usage": usage,
+    }
+    return 200, json.dumps(good).encode(), "application/json"
+
+
 class FakeServer:
     """Answers "B" as a chat completion, unless `misbehave(n, body)` returns (status, raw bytes,
     content type).
@@ -25,25 +44,7 @@ class FakeServer:
                 with outer.lock:
                     outer.bodies.append(body)
                     n = len(outer.bodies)
-                choice = {
-                    "index": 0,
-                    "message": {"role": "assistant", "content": content},
-                    "finish_reason": "stop",
-                }
-                usage = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
-                good = {
-                    "id": "x",
-                    "object": "chat.completion",
-                    "created": 0,
-                    "model": "m",
-                    "choices": [choice],
-                    "usage": usage,
-                }
-                status, raw, kind = misbehave(n, body) or (
-                    200,
-                    json.dumps(good).encode(),
-                    "application/json",
-                )
+                status, raw, kind = misbehave(n, body) or completion(content)
                 self.send_response(status)
                 self.send_header("Content-Type", kind)
                 self.send_header("Content-Length", str(len(raw)))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import re
 from typing import Any
+
+from support.fake_server import completion
 
 
 def truthful(prompt: str) -> str:
@@ -30,19 +31,4 @@ def truthful(prompt: str) -> str:
 
 def reply(number: int, body: dict[str, Any]) -> tuple[int, bytes, str]:
     """Return the chat completion of a truthful teacher, for `FakeServer(misbehave=reply)`."""
-    text = truthful(body["messages"][-1]["content"][-1]["text"])
-    choice = {
-        "index": 0,
-        "message": {"role": "assistant", "content": text},
-        "finish_reason": "stop",
-    }
-    usage = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
-    completion = {
-        "id": "x",
-        "object": "chat.completion",
-        "created": 0,
-        "model": "m",
-        "choices": [choice],
-        "usage": usage,
-    }
-    return 200, json.dumps(completion).encode(), "application/json"
+    return completion(truthful(body["messages"][-1]["content"][-1]["text"]))
