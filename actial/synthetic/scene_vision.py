@@ -8,7 +8,8 @@ own row and column, and of the thing that it shows the color, category,
 column, distance and visible side. On photos of single objects the
 features stay what they were, so that the language model reads them as
 before. At last a head of the language model learns to find things by
-their words (actial/synthetic/word_grounding.py).
+their words (actial/synthetic/word_grounding.py), and the language model
+to compare two of them (actial/synthetic/scene_comparisons.py).
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from actial.modeling.image_patches import patchify
 from actial.modeling.policy import Policy
 from actial.modeling.prompt_renderer import PromptRenderer
 from actial.synthetic.base_scenes import EMPTY_CELL, UNCLEAR_CELL
+from actial.synthetic.scene_comparisons import DescribedScene, learn_comparisons
 from actial.synthetic.vision_pretraining import load_photos, shifted
 from actial.synthetic.word_grounding import ground_words, tokens_of_words
 from actial.viewpoint.perception_exercises import SIDES
@@ -63,6 +65,7 @@ FIELDS = {  # what a token is asked -> number of answers
 }
 POSITION_WEIGHT = 0.5  # of the losses of a token's own row and column
 GROUNDED_SCENES = 1600  # whose visual tokens are cached
+COMPARED_SCENES = 8000  # whose photos are kept in memory
 PHOTO_WEIGHT = 3.0  # of the change of the features of single objects
 
 
@@ -72,6 +75,7 @@ class Scenes:
 
     shards: ShardSet
     records: list[QuestionRecord]
+    lines: list[list[Line]]  # of their descriptions
     labels: list[np.ndarray]  # see `token_labels`
 
     @classmethod
@@ -88,11 +92,17 @@ class Scenes:
                 f"scenes={shards.root} has scenes without description and layout: make it "
                 "from the folder of `python -m actial.synthetic.base_scenes`."
             )
-        labels = [
-            token_labels(read_description(both[DESCRIPTION]), both[LAYOUT])
-            for both in texts.values()
+        lines = [read_description(both[DESCRIPTION]) for both in texts.values()]
+        layouts = [both[LAYOUT] for both in texts.values()]
+        labels = [token_labels(*scene) for scene in zip(lines, layouts, strict=True)]
+        return cls(shards, list(first.values()), lines, labels)
+
+    def described(self, count: int) -> list[DescribedScene]:
+        """Return the first `count` scenes with their photos decoded."""
+        return [
+            DescribedScene(self.shards.images(record)[0], lines)
+            for record, lines in zip(self.records[:count], self.lines[:count], strict=True)
         ]
-        return cls(shards, list(first.values()), labels)
 
 
 def token_labels(lines: list[Line], layout: str) -> np.ndarray:
@@ -324,13 +334,14 @@ def run(config: SceneVisionConfig) -> None:
     """python -m actial.synthetic.scene_vision start=DIR scenes=DIR pairs=DIR out=DIR [steps=N]
 
     Writes the model with its vision encoder trained on scenes; +experiment=tiny_base_rules then
-    teaches the language model to read it.
+    teaches the language model to speak of them.
     """
     model = ModelConfig(path=config.start)
     policy = Policy.load(model)
     scenes = Scenes.load(ShardSet(config.scenes, "train"))
     photos = load_photos(ShardSet(config.pairs, "train")).images
-    tokenizer = PromptRenderer.load(model, PromptConfig()).tokenizer
+    renderer = PromptRenderer.load(model, PromptConfig())
+    tokenizer = renderer.tokenizer
     steps = train_scene_vision(policy, tokenizer, scenes, photos, config)
     with Progress("vision encoder", total=config.steps, unit="steps") as progress:
         for number, metrics in enumerate(steps, 1):
@@ -340,6 +351,16 @@ def run(config: SceneVisionConfig) -> None:
             progress.advance(1, note)
     on_thing = ground_in_scenes(policy, tokenizer, scenes, config)
     print(f"attention of a word on the thing that it names: {on_thing:.2f}")
+    comparisons = learn_comparisons(
+        policy,
+        renderer,
+        scenes.described(COMPARED_SCENES),
+        steps=config.comparison_steps,
+        seed=config.seed,
+    )
+    with Progress("comparisons", total=config.comparison_steps, unit="steps") as progress:
+        for number, right in enumerate(comparisons, 1):
+            progress.advance(1, f"right {right:.2f}" if number % 20 == 0 else "")
     policy.save_pretrained(Path(config.out))
 
 

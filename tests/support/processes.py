@@ -5,8 +5,28 @@ from __future__ import annotations
 import multiprocessing
 import os
 import socket
+from collections.abc import Callable, Mapping
+from multiprocessing.process import BaseProcess
 
 import torch
+
+# A child is a fork of a process that has imported the heavy libraries and done nothing else: a
+# fork of the tests' own process may hang in its threads, a new interpreter imports for 6 to 15 s.
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(
+    ["lightning", "peft", "transformers", "actial.pipeline.stages"]
+)
+
+
+def _run(environment: Mapping[str, str], target: Callable[..., None], *arguments) -> None:
+    os.environ.clear()
+    os.environ.update(environment)
+    target(*arguments)
+
+
+def child(target: Callable[..., None], *arguments) -> BaseProcess:
+    """Return a process, not started, that runs `target` in today's environment."""
+    return _CONTEXT.Process(target=_run, args=(dict(os.environ), target, *arguments))
 
 
 def free_port() -> int:
@@ -19,17 +39,16 @@ def free_port() -> int:
 def run_processes(target, arguments: list[tuple], *, timeout_s: float = 300) -> None:
     """Run `target` in one process per tuple, followed by a free port; fails instead of hanging."""
     port = free_port()
-    context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
-    children = [context.Process(target=target, args=(*own, port)) for own in arguments]
-    for child in children:
-        child.start()
-    for child in children:
-        child.join(timeout_s)
-    hung = [child for child in children if child.is_alive()]
-    for child in hung:
-        child.kill()
+    ranks = [child(target, *own, port) for own in arguments]
+    for rank in ranks:
+        rank.start()
+    for rank in ranks:
+        rank.join(timeout_s)
+    hung = [rank for rank in ranks if rank.is_alive()]
+    for rank in hung:
+        rank.kill()
     assert not hung, "a rank hung"
-    assert [child.exitcode for child in children] == [0] * len(children)
+    assert [rank.exitcode for rank in ranks] == [0] * len(ranks)
 
 
 def become_rank(rank: int, ranks: int, port: int) -> None:
@@ -45,11 +64,8 @@ def become_rank(rank: int, ranks: int, port: int) -> None:
 
 
 def exit_code(target, *arguments) -> int:
-    """Run `target` in a process of its own; its exit code, -N where signal N ended it.
-
-    The process is spawned: autograd refuses to work in a fork of a process that has used it.
-    """
-    process = multiprocessing.get_context("spawn").Process(target=target, args=arguments)
+    """Run `target` in a process of its own; its exit code, -N where signal N ended it."""
+    process = child(target, *arguments)
     process.start()
     process.join()
     return process.exitcode

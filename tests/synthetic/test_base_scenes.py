@@ -30,12 +30,18 @@ from actial.config import (
 from actial.core.errors import UserError
 from actial.core.paths import ASSETS
 from actial.core.records import AnswerMode, Example, Question
+from actial.core.seeding import Draw
 from actial.data.datasets import open_set
 from actial.data.shards import ShardSet
 from actial.modeling.policy import Policy
 from actial.modeling.prompt_renderer import PromptRenderer
 from actial.synthetic.base_scenes import layout, write_scenes
 from actial.synthetic.sat_writer import write_sat
+from actial.synthetic.scene_comparisons import (
+    ComparedWords,
+    comparison_group,
+    learn_comparisons,
+)
 from actial.synthetic.scene_questions import ask
 from actial.synthetic.scene_vision import (
     IGNORED,
@@ -237,6 +243,37 @@ def test_the_tokens_of_a_word_are_those_that_show_a_thing_of_that_name():
         (2, 0),
         (4, 2),
     ]
+
+
+def test_comparisons_supervise_the_words_that_need_a_look_and_leave_the_vision_encoder(scenes):
+    policy, renderer = opened(ASSETS / "tiny_base")
+    described = Scenes.load(ShardSet(scenes, "train")).described(40)
+    words = ComparedWords(renderer.tokenizer)
+    group = comparison_group(renderer, words, described[0], 0, Draw("a test"))
+    for continuation in group.continuations:
+        answer = renderer.tokenizer.decode(continuation.input_ids).split("assistant\n")[1]
+        marked = [
+            renderer.tokenizer.decode([token])
+            for token, compared in zip(
+                continuation.input_ids, continuation.loss_mask, strict=True
+            )
+            if compared
+        ]
+        wanted = re.finditer(r" \w+ \w+(?= is closer)| (?:left|right)\b", answer)
+        assert marked
+        assert "".join(marked) == "".join(match[0] for match in wanted)
+    before = {name: value.detach().clone() for name, value in policy.named_parameters()}
+    right = list(
+        learn_comparisons(policy, renderer, described, steps=40, scenes_per_step=6, seed=0)
+    )
+    assert np.mean(right[-5:]) > np.mean(right[:5]) + 0.1
+    changed = {
+        name
+        for name, value in policy.named_parameters()
+        if not torch.equal(value, before[name])
+    }
+    assert changed
+    assert not any("visual" in name for name in changed)
 
 
 def opened(folder: Path) -> tuple[Policy, PromptRenderer]:
