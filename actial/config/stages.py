@@ -176,6 +176,9 @@ class GRPOConfig(StageConfig):
     # half of a group gets a pair's photos swapped, and the answer with them
     counterfactual: bool = False
     dynamic_sampling: DynamicSamplingConfig = field(default_factory=DynamicSamplingConfig)
+    # a control: the rewards of a step are dealt anew among its completions, so that nothing can be
+    # learned from them
+    shuffle_rewards: bool = False
     overlong: Overlong = Overlong.keep
     importance: ImportanceSampling = ImportanceSampling.off
     importance_cap: float = num(2.0, "[1, 1e6]")

@@ -51,14 +51,14 @@ class SceneVisionConfig:
     scenes: str = MISSING  # set of actial.synthetic.base_scenes
     pairs: str = MISSING  # pair set of the procedural world: photos of single objects
     out: str = MISSING
-    steps: int = num(1000, "[1, inf)")
+    steps: int = num(2600, "[1, inf)")
     batch_size: int = num(32, "[1, 4096]")  # scenes a step
     photo_batch: int = num(32, "[1, 4096]")  # photos of single objects a step
     lr: float = num(1e-3, "(0, 1]")
     # afterwards, of the attention of words in the first language layer
     grounding_steps: int = num(300, "[1, inf)")
     # at last, of the language model on pairs of things
-    comparison_steps: int = num(300, "[1, inf)")
+    comparison_steps: int = num(400, "[1, inf)")
     seed: int = 0
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 
 from actial.config import AdvantageScale
+from actial.core.seeding import hash_shuffle
 
 EPSILON = 1e-6  # keeps the 0 / 0 of a uniform group at 0
 
@@ -69,3 +70,9 @@ def informative_groups(rewards_PG: torch.Tensor) -> torch.Tensor:
     low = torch.where(graded, rewards_PG, torch.inf).amin(1)
     high = torch.where(graded, rewards_PG, -torch.inf).amax(1)
     return high > low
+
+
+def shuffle_rewards(rewards_PG: torch.Tensor, position: int) -> torch.Tensor:
+    """Return the (P, G) rewards dealt anew among the completions of the step that ends there."""
+    order = hash_shuffle(range(rewards_PG.numel()), "rewards", position)
+    return rewards_PG.flatten()[order].view_as(rewards_PG)

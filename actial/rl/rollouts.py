@@ -22,7 +22,7 @@ from actial.core.seeding import hash_int
 from actial.grading.predictions import truth
 from actial.inference.samplers import RolloutSampler
 from actial.modeling.prefix_packing import Continuation, PrefixGroup, as_prefix_groups
-from actial.rl.advantages import compute_advantages, informative_groups
+from actial.rl.advantages import compute_advantages, informative_groups, shuffle_rewards
 from actial.rl.graded import GradedCompletion
 from actial.rl.group_balance import SampledPrompt, spread_over_ranks
 from actial.rl.pending_rollouts import PendingRollouts, from_tensors, to_tensors
@@ -262,6 +262,8 @@ class Rollouts:
             group.continuations = [self._continuation(one) for one in prompt.completions]
         records = [record for prompt in prompts for record in prompt.records]
         rewards_PG, penalties_PG = self._rewards(prompts), None
+        if self.config.shuffle_rewards:
+            rewards_PG = shuffle_rewards(rewards_PG, position)
         if penalty is not None:
             # Also for an empty batch: with sharded weights every rank must run the forward passes.
             costs = penalty(groups, images)

@@ -323,7 +323,7 @@ RULES = {
     "step": _step,
     "perspective": _perspective,
 }
-KINDS = (*RULES, "perspective")  # drawn as often as they stand here
+KINDS = (*RULES, "goal_aim")  # drawn as often as they stand here
 
 
 def rule_question(draw_key: str) -> Question:

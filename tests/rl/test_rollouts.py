@@ -8,6 +8,7 @@ import math
 from dataclasses import replace
 
 import pytest
+import torch
 from support.rollout_world import WordRenderer, example_at, reply
 from support.scripted import ScriptedSampler
 from support.tiny_models import EOS, IMAGE
@@ -22,6 +23,7 @@ from actial.config import (
 )
 from actial.config.stages import REWARDS
 from actial.core.records import AnswerMode, FinishReason
+from actial.rl.advantages import shuffle_rewards
 from actial.rl.experimental import answered_motion
 from actial.rl.graded import GradedCompletion
 from actial.rl.rewards import REWARD_FUNCTIONS, Rewards, overlong_penalty
@@ -294,6 +296,23 @@ def test_ungradable_completions_get_no_advantage():
     ).make(0, 0)
     assert batch.advantages == [0.0] * 4
     assert "total/reward" not in batch.sums
+
+
+def test_shuffled_rewards_are_dealt_over_the_step_and_stay_in_the_records():
+    def script(position, member):
+        return GOOD if member < 2 else BARE
+
+    plain, shuffled, again = (
+        rollouts_of(script, grpo_config(batch_size=8, shuffle_rewards=shuffle)).make(0, 0)
+        for shuffle in (False, True, True)
+    )
+    assert [one.reward for one in shuffled.samples] == [one.reward for one in plain.samples]
+    assert shuffled.advantages == again.advantages != plain.advantages
+    rewards_PG = torch.arange(64.0).view(8, 8)
+    dealt = shuffle_rewards(rewards_PG, 3)
+    assert sorted(dealt.flatten().tolist()) == rewards_PG.flatten().tolist()
+    assert len({int(value) // 8 for value in dealt[0]}) > 2  # of other groups, too
+    assert not torch.equal(dealt, shuffle_rewards(rewards_PG, 4))
 
 
 def test_a_penalty_comes_off_the_reward_before_the_advantages():
