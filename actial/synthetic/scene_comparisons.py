@@ -68,13 +68,13 @@ class ComparedWords:
 
 def pair_question(uid: str, a: Line, b: Line, draw: Draw) -> Question:
     """Return an exercise on two things: what is where, or on which side of `a` the thing `b` is."""
-    facts = relation(a, b)
+    statements = relation(a, b)
     text = f"in the photo, is {b.phrase} to the left or to the right of {a.phrase}?"
     if draw.uniform() < 0.5:
         text = f"what is where in the photo: {a.phrase}, {b.phrase}?"
         if draw.uniform() < 0.3:
-            facts += [a.half, b.half]
-    return free_question(uid, "pair", text, "\n".join(facts))
+            statements += [a.half, b.half]
+    return free_question(uid, "pair", text, "\n".join(statements))
 
 
 def comparison_group(

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 
 from actial.config import ModelConfig, SamplerConfig, SamplerKind
 from actial.core.errors import UserError
-from actial.inference import server_process
+from actial.inference import server_process, vllm_server
 from actial.inference.engine import EngineFault, Request
 from actial.inference.vllm_server import ServerEngine
 
@@ -255,6 +255,29 @@ def test_weights_go_through_the_folder_and_a_restart_takes_them(start, tmp_path:
         match=r"1 weights were not sent to the engine, first model\.visual\.merger\.ln_q\.weight",
     ):
         engine.load([])
+
+
+def test_other_ranks_gather_the_weights_and_copy_none(
+    start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tensors of the meta device have nothing to copy: whoever tries, fails."""
+    leads = start()
+    monkeypatch.setattr(vllm_server, "is_main_process", lambda: False)
+    follows = start(port=int(leads.url.rpartition(":")[2]), start=False)
+    given = []
+
+    def gathered() -> Iterator[tuple[str, torch.Tensor]]:
+        for name in ("a.weight", "b.weight"):
+            given.append(name)
+            yield name, torch.empty(3, device="meta")
+
+    before = sorted((tmp_path / "shared").rglob("*"))
+    follows.load(gathered())
+    assert given == ["a.weight", "b.weight"]
+    assert (follows.weights_version, leads.weights_version) == (1, 0)
+    assert sorted((tmp_path / "shared").rglob("*")) == before
+    with pytest.raises(NotImplementedError, match="meta tensor"):
+        leads.load(gathered())
 
 
 def test_no_room_for_the_weights_is_named_and_the_old_ones_stay(

@@ -84,13 +84,14 @@ def test_a_later_stage_s_data_are_looked_at_before_the_first_one_trains(
 
 
 @pytest.mark.slow
-def test_of_several_ranks_one_scores(
+def test_of_several_ranks_all_score_within_training_and_one_at_the_end(
     untrained_model: Path, tiny_set: Path, tmp_path: Path
 ) -> None:
     words = [
         "+experiment=smoke",
         "stages=[sft]",
         "sft.steps=2",
+        "sft.eval_every=2",
         "benchmark=viewpoint",
         f"run_dir={tmp_path / 'run'}",
     ]
@@ -113,6 +114,14 @@ def test_of_several_ranks_one_scores(
             for line in (tmp_path / f"run/scores/{model}/viewpoint/predictions.jsonl").open()
         ]
         assert len(uids) == len(set(uids)) > 0
+    scored = [
+        row
+        for row in StepLog(tmp_path / "run/metrics.jsonl").entries()
+        if "scored/viewpoint/accuracy" in row
+    ]
+    results = json.loads((tmp_path / "run/results.json").read_text())
+    final = results["sets"]["viewpoint"]["sft"]["overall"]["value"]
+    assert [(row["step"], row["scored/viewpoint/accuracy"]) for row in scored] == [(2, final)]
 
 
 @pytest.fixture
