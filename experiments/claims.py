@@ -41,6 +41,15 @@ ROOT = Path(__file__).resolve().parent
 WORDS = "words.txt"  # beside claim.yaml
 KINDS = ("holds", "leans to it", "open", "leans against", "contradicted")
 MARGIN = 0.02  # of a share: what is "kept" may be lower by so much
+# The last four rows of the paper's Table 1: name, condition and model of ablate_stages, and the
+# paper's accuracy in percent in domain (BLINK MultiView) and out of it (CV-Bench's average).
+ROWS = (
+    ("base", "stage=sft_then_grpo", "base", (53.3, 71.2)),
+    ("SFT alone", "stage=sft_only", "sft", (99.2, 73.1)),
+    ("GRPO alone", "stage=grpo_only", "grpo", (55.6, 83.1)),
+    ("SFT, then GRPO", "stage=sft_then_grpo", "grpo", (99.2, 83.5)),
+)
+DOMAINS = ("viewpoint", "sat_test")  # in domain and out of it, on the tiny world
 
 
 def key_of(word: str) -> str:
@@ -318,8 +327,60 @@ def readme(claim: Claim) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
+def sign(difference: float) -> str:
+    """The sign of a difference in points of percent; 0 within 2 points."""
+    return "0" if abs(difference) <= 100 * MARGIN else "+" if difference > 0 else "-"
+
+
+def table_one(claim: Claim) -> str:
+    """The paper's four rows beside ours: means over seeds in percent, and signs against the base."""
+    table = read_tables(claim).get("ablate_stages")
+    if table is None:
+        return ""
+    means = table.groupby(["condition", "model", "set", "metric"])["value"].mean() * 100
+    lines = []
+    base: list[float] = []
+    for name, condition, model, paper in ROWS:
+        ours = [float(means[condition, model, domain, "accuracy"]) for domain in DOMAINS]
+        form = min(means[condition, model, domain, "format"] for domain in DOMAINS)
+        base = base or [*ours, *paper]
+        signs = [
+            sign(value - start) for value, start in zip([*ours, *paper], base, strict=True)
+        ]
+        agrees = (
+            ""
+            if model == "base"
+            else ", ".join(
+                "yes" if mine == theirs else "no"
+                for mine, theirs in zip(signs[:2], signs[2:], strict=True)
+            )
+        )
+        cells = [
+            f"{value:.1f} ({mark})" for value, mark in zip([*ours, *paper], signs, strict=True)
+        ]
+        lines.append([name, *cells, agrees, f"{form:.0f}"])
+    head = [
+        "",
+        "in domain",
+        "out of domain",
+        "paper, in",
+        "paper, out",
+        "signs agree",
+        "form, least",
+    ]
+    seeds = table["seed"].nunique()
+    return (
+        f"The four rows of the paper's Table 1 on the tiny world, mean of {seeds} seeds, in percent; in brackets the sign against "
+        "the base (0: within 2 points). In domain: viewpoint questions on held-out objects, in the paper BLINK's MultiView; out of "
+        "domain: scene questions with a type that no training question has, in the paper CV-Bench. From "
+        f"[{claim.name}]({claim.name}/README.md).\n\n{markdown(head, lines)}"
+    )
+
+
 def index(claims: Sequence[Claim]) -> str:
-    """README.md of this folder: every claim with its verdicts, then the other questions asked here."""
+    """README.md of this folder: the paper's four rows, every claim with its verdicts, then the other
+    questions asked here.
+    """
     rows = []
     for claim in claims:
         verdicts = Counter(line[-1] for line in checked(claim, read_tables(claim)))
@@ -342,6 +403,7 @@ def index(claims: Sequence[Claim]) -> str:
     return "\n\n".join(
         [
             "# Questions asked, with results",
+            *[table_one(claim) for claim in claims if claim.name == "two_stages"],
             "The paper's claims on the tiny world: how many lines of each hold, over seeds (written by `python experiments/claims.py`).",
             markdown(["claim", *KINDS, "not run"], rows),
             "\n".join(titles) + "\n",
