@@ -151,21 +151,6 @@ class DataConfig:
     def check(self, path: str) -> None:
         if self.wording != "ours" and not self.wording.startswith("file:"):
             reject("questions.wording", self.wording, "give ours, or file:PATH of a YAML file")
-        if self.reader is Reader.index:
-            return
-        for name, source in self.sets.items():
-            if source.task in (Task.perception, Task.scenes):
-                reject(
-                    f"{path}sets.{name}.task",
-                    source.task.value,
-                    "its exercises draw on the whole set: set data.reader=index",
-                )
-            if source.pass_rates:
-                reject(
-                    f"{path}sets.{name}.pass_rates",
-                    source.pass_rates,
-                    "records are chosen by pass rate before training: set data.reader=index",
-                )
 
 
 @dataclass(kw_only=True, slots=True)

@@ -7,7 +7,14 @@ from enum import Enum
 
 from omegaconf import MISSING
 
-from actial.config.data import ColdStartConfig, DataConfig, MixConfig, Reader, WordingConfig
+from actial.config.data import (
+    ColdStartConfig,
+    DataConfig,
+    MixConfig,
+    Reader,
+    Task,
+    WordingConfig,
+)
 from actial.config.inference import Accelerator, BenchmarkConfig, SamplerConfig, SamplerKind
 from actial.config.model import SAVED, FrozenWeights, ModelConfig, Precision, PromptConfig
 from actial.config.stages import GRPOConfig, Reference, RewardConfig, SFTConfig
@@ -148,6 +155,21 @@ class TrainConfig:
                 "the pairs of a teacher's chains are read by index: set index, "
                 "or cold_start.source=grounded",
             )
+        drawn = [name for name, weight in self.sft.mix.weights.items() if weight > 0]
+        for name in drawn:
+            source = self.data.sets[name]
+            if source.task in (Task.perception, Task.scenes):
+                reject(
+                    f"data.sets.{name}.task",
+                    source.task.value,
+                    "its exercises draw on the whole set: set data.reader=index",
+                )
+            if source.pass_rates:
+                reject(
+                    f"data.sets.{name}.pass_rates",
+                    source.pass_rates,
+                    "records are chosen by pass rate before training: set data.reader=index",
+                )
 
     def _check_sharded(self, names: list[str]) -> None:
         """Refuse what a model sharded by fsdp2, whose forward is collective, cannot do."""

@@ -62,7 +62,8 @@ def test_quickstart_s_grpo_stage_earns_the_same_reward_with_either_sampler(
     tiny_set: Path, tmp_path: Path
 ) -> None:
     """Six steps from the tiny base. The same prompts, other samples: paired by prompt, the
-    difference lies within its 99 % interval.
+    difference of the first two steps lies within its 99 % interval. Then each run has learned from
+    samples of its own, and both must earn more.
     """
     register()
     settings = [f"data.sets.{name}.root={tiny_set}" for name in ("viewpoint", "sat")]
@@ -108,10 +109,9 @@ def test_quickstart_s_grpo_stage_earns_the_same_reward_with_either_sampler(
             row["sampling/sampling_logp_difference/max"] <= 5e-5 for row in rows
         )  # of some thousand tokens: rounding in float32
     difference = rewards["vllm"] - rewards["hf"]
-    late = difference[difference.index.get_level_values("step") > 3]
-    for part in (difference, late):
-        assert part.notna().all()
-        assert abs(part.mean()) <= 2.58 * part.std() / np.sqrt(len(part))
+    assert difference.notna().all()
+    early = difference[difference.index.get_level_values("step") <= 2]
+    assert abs(early.mean()) <= 2.58 * early.std() / np.sqrt(len(early))
     for by_prompt in rewards.values():
         by_step = by_prompt.groupby("step").mean()
         assert by_step.loc[5:].mean() > by_step.loc[1] + 0.1
@@ -121,5 +121,5 @@ def test_quickstart_s_grpo_stage_earns_the_same_reward_with_either_sampler(
             for kind, by_prompt in rewards.items()
         },
         difference.mean(),
-        late.mean(),
+        early.mean(),
     )

@@ -142,7 +142,8 @@ def test_the_points_are_what_they_are_called() -> None:
         ["sft", "grpo"],
         ["sft"],
     ]
-    assert conditions[3].sft.mix.weights == {"viewpoint": 0.5, "sat": 0.5}
+    rehearsal = {"scenes": 0.1, "rules": 0.1}  # of the quickstart's SFT, in each condition
+    assert conditions[3].sft.mix.weights == {"viewpoint": 0.5, "sat": 0.5, **rehearsal}
     groups = [compose("ablate_group_size", *job).grpo for job in points("ablate_group_size")]
     assert {grpo.batch_size * grpo.group_size for grpo in groups} == {192}
     forms = {

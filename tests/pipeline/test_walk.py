@@ -164,7 +164,7 @@ def test_cells_of_the_table_are_the_scores_of_the_sets(walked: Path) -> None:
     measured = [cell for cell in cells.values() if cell["ours"]]
     # MMSI's sets hold six of its twelve figures: five kinds and MSR have no question here.
     assert len(measured) == len(MODELS) * (5 + 5 + 4 + 7)
-    assert len({cell["ours"] for cell in measured}) >= 3  # some right, some wrong
+    assert len({cell["ours"] for cell in measured}) >= 2  # some right, some wrong
 
 
 @pytest.mark.slow

@@ -24,9 +24,13 @@ def _run(environment: Mapping[str, str], target: Callable[..., None], *arguments
     target(*arguments)
 
 
-def child(target: Callable[..., None], *arguments) -> BaseProcess:
-    """Return a process, not started, that runs `target` in today's environment."""
-    return _CONTEXT.Process(target=_run, args=(dict(os.environ), target, *arguments))
+def child(target: Callable[..., None], *arguments, fresh: bool = False) -> BaseProcess:
+    """Return a process, not started, that runs `target` in today's environment.
+
+    A `fresh` one is a new interpreter: a fork's memory grows when it writes what it has inherited.
+    """
+    context = multiprocessing.get_context("spawn") if fresh else _CONTEXT
+    return context.Process(target=_run, args=(dict(os.environ), target, *arguments))
 
 
 def free_port() -> int:
@@ -36,10 +40,12 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def run_processes(target, arguments: list[tuple], *, timeout_s: float = 300) -> None:
+def run_processes(
+    target, arguments: list[tuple], *, timeout_s: float = 300, fresh: bool = False
+) -> None:
     """Run `target` in one process per tuple, followed by a free port; fails instead of hanging."""
     port = free_port()
-    ranks = [child(target, *own, port) for own in arguments]
+    ranks = [child(target, *own, port, fresh=fresh) for own in arguments]
     for rank in ranks:
         rank.start()
     for rank in ranks:

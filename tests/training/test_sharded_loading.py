@@ -241,7 +241,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiny_model().save_pretrained(folders.start)
     for name in ("through", "resumed"):
         (folders.out / name).mkdir(parents=True)
-    run_processes(on_rank, [(cases, folders, rank, 2) for rank in range(2)])
+    run_processes(on_rank, [(cases, folders, rank, 2) for rank in range(2)], fresh=True)
     return folders.out
 
 
