@@ -30,6 +30,7 @@ from actial.runs.run_dir import Run
 from actial.training.loaders import step_loader
 
 ROOT = CONF.parent
+SETS = ("viewpoint", "sat", "scenes")  # what a stage of an ablation can draw from a folder
 ABLATIONS = sorted(path.stem for path in (CONF / "experiment").glob("ablate_*.yaml"))
 
 
@@ -79,7 +80,7 @@ def chains(tiny_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def small(config: TrainConfig, data: Path, model: Path, chains: Path) -> TrainConfig:
     """The same run on the small set and model: two questions a batch, two short answers each."""
     config = deepcopy(config)
-    for name in ("viewpoint", "sat"):
+    for name in SETS:
         config.data.sets[name].root, config.data.sets[name].task = str(data), Task.viewpoint
     config.model.path = str(model)
     config.sft.batch_size = config.grpo.batch_size = 2
@@ -267,7 +268,7 @@ def test_several_experiments_are_one_sweep_each(tiny_set: Path, tmp_path: Path) 
     run.
     """
     settings = ["model.path=nowhere/sft/model", "benchmark=none", f"run_dir={tmp_path}/both"]
-    settings += [f"data.sets.{name}.root={tiny_set}" for name in ("viewpoint", "sat")]
+    settings += [f"data.sets.{name}.root={tiny_set}" for name in SETS]
     done = train(
         "-m",
         "+experiment=ablate_reward,ablate_stages",
