@@ -144,10 +144,10 @@ def server_command(url: str, arguments: Mapping[str, Any]) -> list[str]:
 
 def _flag(name: str, value: Any) -> list[str]:
     flag = "--" + name.replace("_", "-")
-    if value is None or value is False:
+    if value is None:
         return []
-    if value is True:
-        return [flag]
+    if isinstance(value, bool):
+        return [flag if value else f"--no-{name.replace('_', '-')}"]
     return [flag, json.dumps(value) if isinstance(value, dict) else str(value)]
 
 

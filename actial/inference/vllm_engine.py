@@ -64,6 +64,9 @@ def engine_arguments(config: SamplerConfig, model: ModelConfig) -> dict[str, Any
     given = dict(config.engine)
     if not on_gpu:
         given.pop("enable_sleep_mode", None)  # the CPU build shares the memory of the trainer
+        # A request with a seed whose prompt is split over two steps would end the CPU build:
+        # vLLM then rewinds the request's generator, and torch's has an offset on CUDA only.
+        given.setdefault("enable_chunked_prefill", False)
     return {
         "model": model.path,
         "revision": model.revision,
@@ -117,7 +120,9 @@ def import_vllm(config: SamplerConfig) -> Any:
         raise UserError(
             f"sampler.kind=vllm needs vLLM, whose {error.name} is not installed: {REMEDY}."
         ) from error
-    for name in QUIET_LOGGERS:
+    # the last one warns of prompts that are never split (`engine_arguments`)
+    on_cpu = () if torch.cuda.is_available() else ("engine.arg_utils",)
+    for name in (*QUIET_LOGGERS, *on_cpu):
         logging.getLogger(f"vllm.{name}").setLevel(logging.ERROR)
     return vllm
 

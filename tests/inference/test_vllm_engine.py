@@ -17,6 +17,7 @@ from support.engine_world import (
     gap,
     load_policy,
     open_renderer,
+    prompt_of,
     prompts_of,
     sampler_of,
     shake,
@@ -121,6 +122,26 @@ def test_every_optimizer_step_is_noticed(folder: Path, fused: bool) -> None:
     )
     optimizer.step()
     assert weights_version(policy) != before
+
+
+# ---------------------------------------------------------------- prompts
+
+
+def test_more_prompts_than_one_batch_takes_are_sampled(
+    sampler: EngineSampler, renderer: PromptRenderer
+) -> None:
+    """vLLM's CPU build dies where it splits the prompt of a request that has a seed."""
+    images = [np.zeros((32, 32, 3), np.uint8)] * 2
+    prompts = [
+        prompt_of(renderer, f"{i} " + "left or right, " * 40, images) for i in range(64)
+    ]
+    limit = sampler.engine.llm.llm_engine.vllm_config.scheduler_config.max_num_batched_tokens
+    assert sum(len(prompt.engine_ids) for prompt in prompts) > limit
+    assert min(limit % len(prompt.engine_ids) for prompt in prompts) > 0
+    groups = sampler.generate(
+        prompts, 1, SamplingParams(temperature=1.0, max_tokens=2, seed=1)
+    )
+    assert all(len(completion.token_ids) for group in groups for completion in group)
 
 
 # ---------------------------------------------------------------- parity

@@ -348,3 +348,19 @@ def test_our_server_ends_with_its_engine(start) -> None:
     engine.close()
     with pytest.raises(ProcessLookupError):
         os.kill(pid, signal.SIGCONT)
+
+
+def test_vllm_reads_every_argument_as_it_was_meant() -> None:
+    """Switches that are off too: by vLLM's own parser."""
+    arg_utils = pytest.importorskip("vllm.engine.arg_utils")
+    arguments = {
+        "enable_chunked_prefill": False,
+        "enable_lora": True,
+        "revision": None,
+        "max_model_len": 512,
+        "limit_mm_per_prompt": {"image": 3},
+    }
+    command = server_process.server_command("http://127.0.0.1:8000", arguments)
+    parser = arg_utils.AsyncEngineArgs.add_cli_args(arg_utils.FlexibleArgumentParser())
+    parsed, _ = parser.parse_known_args(command[3:])
+    assert {name: getattr(parsed, name) for name in arguments} == arguments
