@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,6 +19,7 @@ from actial.grading.metrics import Cell
 
 # Okabe and Ito, gray first.
 COLORS = ("#8a8f98", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9")
+DASHES = ("-", "--", ":")  # of curves that share a color
 MARKERS = ("o", "s", "D", "^", "v", "P")
 LABELS = {"base": "base", "start": "start (SFT)", "sft": "SFT", "grpo": "GRPO"}
 # Of colors and markers, the same in every figure.
@@ -183,25 +185,37 @@ def _panel(name: str) -> str | None:
 def _panels(panels: Mapping[str, Mapping[str, np.ndarray]]) -> str:
     columns = 2 if len(panels) == 4 else min(3, len(panels))
     lines = -(-len(panels) // columns)
+    # a legend below each panel, of two columns
+    legend_lines = max(-(-len(series) // 2) for series in panels.values())
+    height = 2.6 + 0.16 * legend_lines
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(3.35 * columns, 2.8 * lines), layout="constrained")
+        figure = Figure(figsize=(3.35 * columns, height * lines), layout="constrained")
         grid = figure.subplots(lines, columns, squeeze=False)
         for axes, (title, series) in zip(grid.flat, panels.items(), strict=False):
-            for i, (name, points) in enumerate(series.items()):
-                _curve(axes, points, color(i + 1), name)
+            names = _short_names(list(series))
+            for i, (name, points) in enumerate(zip(names, series.values(), strict=True)):
+                _curve(axes, points, i + 1, name)
             axes.set_title(title, loc="left", fontsize=10)
             axes.set_xlabel("step", fontsize=9)
             axes.tick_params(length=0)
             if len(series) > 1:
                 anchor: Any = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.22)}
-                axes.legend(frameon=False, fontsize=7, ncols=2, **anchor)
+                axes.legend(frameon=False, fontsize=7, ncols=2, columnspacing=1.0, **anchor)
         for axes in list(grid.flat)[len(panels) :]:
             axes.set_visible(False)
         return _svg(figure)
 
 
-def _curve(axes: Any, points: np.ndarray, shade: str, name: str) -> None:
+def _short_names(names: Sequence[str]) -> list[str]:
+    """Return metrics without the parts that all names begin with: "loss", "turn" of "loss/turn"."""
+    parts = [name.split("/") for name in names]
+    shared = len(os.path.commonprefix(parts))
+    return ["/".join(own[shared:]) or own[-1] for own in parts]
+
+
+def _curve(axes: Any, points: np.ndarray, place: int, name: str) -> None:
     """Draw (points, 2) steps and values: every logged step thin, their running mean bold."""
+    shade, dashes = color(place), DASHES[place // len(COLORS) % len(DASHES)]
     window = max(1, len(points) // 15)
     padded = np.pad(points[:, 1], (window // 2, window - 1 - window // 2), mode="edge")
     smooth = np.convolve(padded, np.ones(window) / window, mode="valid")
@@ -209,7 +223,7 @@ def _curve(axes: Any, points: np.ndarray, shade: str, name: str) -> None:
     keep = np.unique(np.linspace(0, len(points) - 1, count).astype(int))
     if window > 1:
         axes.plot(points[keep, 0], points[keep, 1], color=shade, lw=0.6, alpha=0.35)
-    axes.plot(points[keep, 0], smooth[keep], color=shade, lw=1.6, label=name)
+    axes.plot(points[keep, 0], smooth[keep], dashes, color=shade, lw=1.6, label=name)
 
 
 def _svg(figure: Figure) -> str:

@@ -159,3 +159,12 @@ def test_curves_sort_metrics_into_panels():
         word in stage["svg"] for word in ("loss", "accuracy and format", "reward_std")
     )
     assert curves([{"stage": "x", "step": 1, "lr": 1.0}]) == []
+
+
+def test_a_panel_names_what_its_curves_differ_in():
+    kinds = [f"kind{i}" for i in range(8)]
+    row = {"stage": "sft", "loss": 1.0} | {f"loss/{kind}": 0.5 for kind in kinds}
+    [stage] = curves([row | {"step": step} for step in range(40)])
+    names = re.findall(r"<text[^>]*>(loss|loss/\w+|kind\d)</text>", stage["svg"])
+    assert sorted(names) == [*kinds, "loss", "loss"]  # one of them is the panel's title
+    assert "stroke-dasharray" in stage["svg"]  # the seventh curve has the first one's color
