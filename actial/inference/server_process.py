@@ -151,20 +151,28 @@ def _flag(name: str, value: Any) -> list[str]:
     return [flag, json.dumps(value) if isinstance(value, dict) else str(value)]
 
 
-def lock_url(url: str) -> IO[bytes]:
-    """Lock a server's address against other runs of this machine, until the file is closed.
-
-    However the address is spelled. Raises UserError when another run holds it.
-    """
+def address_key(url: str) -> str:
+    """A short name of a server's address, the same however the address is spelled."""
     host, port = host_and_port(url)
     with suppress(OSError):
         host = socket.gethostbyname(host)
     if host.startswith("127.") or host in ("0.0.0.0", "::", "::1"):
         host = "127.0.0.1"
-    digest = sha256(f"{host}:{port}".encode()).hexdigest()[:16]
+    return sha256(f"{host}:{port}".encode()).hexdigest()[:16]
+
+
+def private_path(name: str) -> Path:
+    """A path for temporary files of this user alone: another's could not be opened."""
+    return Path(tempfile.gettempdir()) / f"actial-{name}-{os.getuid()}"
+
+
+def lock_url(url: str) -> IO[bytes]:
+    """Lock a server's address against other runs of this machine, until the file is closed.
+
+    Raises UserError when another run holds it.
+    """
     return lock_file(
-        # of one user: another's file could not be opened
-        Path(tempfile.gettempdir()) / f"actial-server-{os.getuid()}-{digest}.lock",
+        private_path(f"server-{address_key(url)}").with_suffix(".lock"),
         f"sampler.url={url} serves another run, whose weights this one would replace: give each "
         "run a port of its own.",
     )

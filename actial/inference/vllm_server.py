@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-import tempfile
+import socket
 import time
 import weakref
 from collections.abc import Callable, Hashable, Iterable
@@ -30,7 +30,9 @@ from actial.inference.engine import EngineFault, Reply, Request
 from actial.inference.server_messages import reply_of, request_body
 from actial.inference.server_process import (
     ServerProcess,
+    address_key,
     lock_url,
+    private_path,
     refuse_taken_port,
     server_command,
 )
@@ -66,7 +68,10 @@ class ServerEngine:
         assert config.url is not None
         self.config = config
         self.url = config.url.rstrip("/")
-        self.folder = Path(config.folder or tempfile.mkdtemp(prefix="actial-weights-"))
+        key = address_key(self.url)
+        self.folder = Path(config.folder or private_path(f"weights-{key}"))
+        # of all weights for this address; several machines may share the folder
+        self.handed_over = self.folder / f"weights-{socket.gethostname()}-{key}"
         self.weights = model.path  # what a restarted server loads
         self.source = model
         self.command = command
@@ -86,6 +91,9 @@ class ServerEngine:
         self.leads = is_main_process()
         # Held until the engine is closed: a second run would load its weights into this server.
         self.lock = lock_url(self.url) if self.leads else None
+        if self.leads:
+            shutil.rmtree(self.handed_over, ignore_errors=True)  # of a run that was killed
+            weakref.finalize(self, shutil.rmtree, self.handed_over, ignore_errors=True)
         if config.start and self.leads:
             self._start()
         else:
@@ -157,6 +165,7 @@ class ServerEngine:
             self.server.stop()
             self.server = None
         if self.lock is not None:
+            shutil.rmtree(self.handed_over, ignore_errors=True)
             self.lock.close()
             self.lock = None
 
@@ -307,7 +316,7 @@ class ServerEngine:
         names = self.parameter_names()
         # the checksums list a tied weight once
         check_coverage(names, set(tensors) - self._tied(names))
-        fresh = self.folder / f"weights-{time.time_ns()}"
+        fresh = self.handed_over / str(time.time_ns())
         try:
             self._write(fresh, tensors)
         except (OSError, SafetensorError) as error:  # safetensors has its own for a full disk
@@ -325,7 +334,7 @@ class ServerEngine:
         self._set_version()
         self.reset_encoder_cache()
         self.reset_prefix_cache()
-        if Path(last).parent == self.folder:
+        if Path(last).parent == self.handed_over:
             shutil.rmtree(last)
 
     def _write(self, folder: Path, tensors: dict[str, Tensor]) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import io
-import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from typing import Any
 
 import matplotlib
@@ -209,7 +209,8 @@ def _panels(panels: Mapping[str, Mapping[str, np.ndarray]]) -> str:
 def _short_names(names: Sequence[str]) -> list[str]:
     """Return metrics without the parts that all names begin with: "loss", "turn" of "loss/turn"."""
     parts = [name.split("/") for name in names]
-    shared = len(os.path.commonprefix(parts))
+    columns = zip(*parts, strict=False)
+    shared = sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))
     return ["/".join(own[shared:]) or own[-1] for own in parts]
 
 

@@ -26,6 +26,8 @@ from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+from actial.inference.server_process import WATCH
+
 HERE = Path(__file__).parent
 COLUMNS = ("run", "kind", "fault", "during", "next_start", "half_written", "ends")
 IMPORTED = ["actial.train", "actial.build", "actial.reporting.html_report"]
@@ -173,13 +175,22 @@ class Started:
         return -signal.SIGKILL if code is None else code
 
     def children(self) -> list[int]:
-        """Return the processes that this one has started, and theirs."""
+        """Return the processes that this one has started, and theirs, but for guards.
+
+        A guard is the small process that ends a server when its trainer is gone.
+        """
         process_ids = [self.pid]
         for pid in process_ids:
             with suppress(FileNotFoundError, ProcessLookupError):
                 words = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
                 process_ids += [int(word) for word in words]
-        return process_ids[1:]
+        return [pid for pid in process_ids[1:] if not _is_guard(pid)]
+
+
+def _is_guard(pid: int) -> bool:
+    with suppress(FileNotFoundError, ProcessLookupError):
+        return WATCH.encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
+    return False
 
 
 # ---------------------------------------------------------------- one run

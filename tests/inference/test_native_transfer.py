@@ -49,7 +49,7 @@ def config_of(tmp_path: Path, **settings) -> SamplerConfig:
 
 
 def weights_files(tmp_path: Path) -> list[Path]:
-    return list((tmp_path / "shared").glob("weights-*"))
+    return list((tmp_path / "shared").glob("weights-*/*"))
 
 
 @pytest.mark.server

@@ -223,7 +223,7 @@ def test_weights_go_through_the_folder_and_a_restart_takes_them(start, tmp_path:
     weight = torch.arange(4.0)
     for step in range(2):
         engine.load([("model.visual.merger.ln_q.weight", weight + step)])
-    (pushed,) = (tmp_path / "shared").glob("weights-*")  # the one before is gone
+    (pushed,) = (tmp_path / "shared").glob("weights-*/*")  # the one before is gone
     assert sorted(file.name for file in pushed.iterdir()) == [
         "config.json",
         "model.safetensors",
@@ -257,6 +257,19 @@ def test_weights_go_through_the_folder_and_a_restart_takes_them(start, tmp_path:
         engine.load([])
 
 
+def test_no_weights_are_left_by_a_run_or_by_a_killed_one_before_it(
+    start, tmp_path: Path
+) -> None:
+    engine = start()
+    engine.load([("model.visual.merger.ln_q.weight", torch.arange(4.0))])
+    (pushed,) = (tmp_path / "shared").glob("weights-*/*")
+    engine.close()
+    assert not list((tmp_path / "shared").glob("weights-*"))
+    pushed.mkdir(parents=True)  # as a kill would have left it
+    start(port=int(engine.url.rpartition(":")[2]))
+    assert not pushed.exists()
+
+
 def test_other_ranks_gather_the_weights_and_copy_none(
     start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -285,13 +298,13 @@ def test_no_room_for_the_weights_is_named_and_the_old_ones_stay(
 ) -> None:
     engine = start(folder=str(small_disk))
     engine.load([("model.visual.merger.ln_q.weight", torch.arange(4.0))])
-    (before,) = small_disk.glob("weights-*")
+    (before,) = small_disk.glob("weights-*/*")
     with pytest.raises(
         UserError,
         match=r"weights could not be written to .* No space left on device.*: free space or set sampler.folder",
     ):
         engine.load([("model.visual.merger.ln_q.weight", torch.zeros(64, 1024))])
-    assert list(small_disk.glob("weights-*")) == [before]
+    assert list(small_disk.glob("weights-*/*")) == [before]
     assert engine.weights == str(before)
 
 
