@@ -83,7 +83,7 @@ LISTING = re.compile(r"(?:options|choices)\Z", re.IGNORECASE)
 CONDITIONED = re.compile(
     r"""[\])}"'`*_]{0,4}(?:\s(?:would|could|might|may)\sbe\s(?:the\s|my\s)?
     (?:correct|right|true|best|answer|choice)(?:\s(?:answer|choice|option))?)?
-    \s(?:if|unless|provided|assuming|had)\b(?!\si\b)""",
+    \s(?:only\s)?(?:if|unless|provided|assuming|had)\b(?!\si\b)""",
     re.IGNORECASE | re.VERBOSE,
 )
 OPTION_LETTER = re.compile(r"(?<!\w)[a-h](?= )")  # a letter in an option's text
@@ -104,7 +104,7 @@ PREDICATE = re.compile(
           |true|proper|valid
           |better\s(?:choice|option|answer|match|fit))
           (?!\s(?:of|hand|side|in\sfront|behind|above|below))|answer\b|choice\b
-          |one\b)
+          |one\b(?!\s(?:of|more|\w{0,20}\s?(?:possib|option|candidate))))
      |\s?(?<!\n)[\u2705\u2713\u2714]
      |(?:是)?(?:正确|正確|对的|對的))""",
     re.IGNORECASE | re.VERBOSE,
@@ -120,9 +120,10 @@ REJECTED_BEFORE = re.compile(
     r"|other than"
     r"|apart from|anything but|everything but|all but|unlike|cannot|avoid|against|incorrect|wrong"
     r"|false|invalid|untrue"
-    r"|unlikely|least|worst|impossible|unable|doubt|deny|denies"
+    r"|unlikely|least|worst|impossible|unable|doubts?|deny|denies"
     r"|nicht|weder|ni|kein\w?|falsch|pas|jamais"
-    r"|incorrecte|contradict(?:s|ed|ing)?|disprov\w{1,3}|refut\w{1,4}|opposite of"
+    r"|incorrecte|contradict(?:s|ed|ing)?|disprov\w{1,3}|refut\w{1,4}|opposite (?:of|to)"
+    r"|distractors?|decoys?|little (?:evidence|support|reason)"
     r"|incorrecta|nunca|не|нет|hardly|scarcely|nobody|no one|by no means|far from)\b"
     r"|n't\b|不(?:是|为|為|選|选|对|對|能|可|该|該|应|應|会|會|要)|并非|並非|排除|错误|錯誤|非选"
     r"|没有|沒有|无法|無法|别选|別選|很难|难以|未必|绝非|除了"
@@ -155,7 +156,7 @@ REJECTED_AFTER = re.compile(
           |no\b(?!\s?(?:movement|motion|change|object)))
      |\s?:\s?(?:refuted|rejected|excluded|contradict\w*|impossible|unlikely)
      |\sas\s(?:incorrect|wrong|false|impossible)
-     |\s?[\u274c\u2717\u2718]|は?(?:間違|誤り|違い|違う|正しくな|正しくあ|不正解)
+     |\s?[\u274c\u2717\u2718]|[はがも]?(?:間違|誤り|違い|違う|正しくな|正しくあ|不正解)
      |[이가는은]?\s?(?:틀[렸리린]|오답|잘못)
      |\s(?:es|est|è|é|ist)\s(?:incorrect|fal(?:s[oaeh]|sc)|fauss|erron|erreur|sbagliat|errat|errad
      |inkorrekt|unmögl|imposs)\w*
@@ -228,22 +229,25 @@ ASIDE_BEFORE = re.compile(
     r"|robots?|cubes?|balls?|players?|cars?|tables?|types?|terminal|rows?|columns?|usb|platform"
     r"|viewpoints?|perspectives?|angles?|users?|poses?|directions?|paths?|routes?|arrows?"
     r"|places?|windows?|shelf|floors?|walls?|videos?|clips?|shots?|models?|examples?"
-    r"|behind|above|below|under|beneath|beside|facing|towards?|before|after|beats"
+    r"|behind|above|below|under|beneath|beside|facing"
+    r"|(?<!points )(?<!pointing )towards?|before|after|beats"
     r"|e\.g\.|such as|for example|so (?:does|do|is|are|could|might|would)"
-    r"|than|over|from|to|with|like|in|at|of|near|and in|whereas|than in)\s"
+    r"|than|over|from|(?<!corresponds )(?<!corresponding )(?<!points )(?<!pointing )to"
+    r"|(?<!consistent )with|like|in|at|of|near|and in|whereas|than in)\s"
     r"(?:(?:option|choice|letter|the)\s){0,2}[\"'`*(\[]{0,3}\Z"
     r"|\b(?:images?|photos?|pictures?|views?|frames?|figures?|grade|rating)[\"']{0,1}\s?:\s?"
     r"[\"'(\[]{0,2}\Z|(?:图|圖|图片|图像|照片|画面|视角|位置|相机|镜头|物体|房间|场景|步骤)\s?\Z",
     re.IGNORECASE,
 )
 CONDITION = re.compile(
-    r"\b(?:if|whether|suppose|supposing|assume|assuming|unless|had|were it|imagine|might think"
+    r"\b(?:if|whether|ob|suppose|supposing|assume|assuming|unless|had|were it|imagine|might think"
     r"|may think"
     r"|could think|(?:one|you|some|some(?:one|body)|people|the (?:user|reader)) (?:could|may)"
     r"|the (?:user|reader) (?:might|would|probably)|previously|first instinct"
     r"|one might|some might|you might|tempt\w{0,3}|at first|initially|first thought"
     r"|thought"
-    r"|consider\w{0,3}|seemed|looked like|almost|nearly|was (?:going|about) to|mistake"
+    r"|consider\w{0,3}|let(?:'s| us| me) (?:check|test|examine|evaluate|look at|analy[sz]e|verify)"
+    r"|seemed|looked like|almost|nearly|was (?:going|about) to|mistake"
     r"|i (?:had )?(?:first |initially |originally |previously )?said"
     r"|naive\w{0,2}|careless\w{0,2}|(?:some|any|every)one who|those who|people who"
     r"|(?:many|most|some|others|people) (?:people |readers )?(?:would|will|might))\b"
@@ -374,7 +378,8 @@ REFUSAL = re.compile(
     r"|assess|judg"
     r"|identif"
     r"|conclud|know)|\b(?:don't know|do not know|not sure|unclear|insufficient"
-    r"|not enough information|no idea|not visible|no image)"
+    r"|(?:not enough|need more|more) (?:information|context|details)"
+    r"|please (?:provide|upload|share)|no idea|not visible|no image)"
 )
 UNDERSCORED = re.compile(
     r"(?<!\w)__?(?=\S)([^_\n]{1,40})(?<=\S)__?(?!\w)"

@@ -25,6 +25,11 @@ REMARK = re.compile(
     re.IGNORECASE,
 )
 ANSWER_TAG = re.compile(r"<(/?)answer>|<\|(begin|end)_of_box\|>", re.IGNORECASE)
+# "<answer>A</answer> or <answer>B</answer>" decides nothing
+JOINED_TAGS = re.compile(
+    r"</answer>\s*(?:or|and|and/or|/|,|&|或者?|和)\s*<answer>([^<>]*)</answer>\s*\Z",
+    re.IGNORECASE,
+)
 FORMAT_JOINT = re.compile(r"</think>\s*<answer>", re.IGNORECASE)
 
 INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u2060\ufeff]")
@@ -34,6 +39,7 @@ WIDE_TAGS = str.maketrans("\uff1c\uff1e\uff0f", "<>/")
 LIKE_DEGREES = str.maketrans("\u00ba\u02da\u2218", "\u00b0" * 3)
 RANGE_DASH = re.compile("(?<=\\d)\\s?[\u2010-\u2015]\\s?(?=\\d)")
 STRUCK = re.compile(r"~~[^~\n]{1,400}~~")  # taken back
+LATEX_FRACTION = re.compile(r"\\[dt]?frac\s?\{(\d{1,9})\}\s?\{(\d{1,9})\}")
 SNAKE_CASE = re.compile(r"(?<=[a-z])_(?=[a-z])")  # "final_answer" as people write it
 LINE_BREAKS = re.compile(r"\s*\n\s*")
 
@@ -96,6 +102,9 @@ def answer_region(text: str) -> AnswerRegion | None:
     closes = list(THINK_CLOSE.finditer(text))
     tail, unclosed_remark = without_remarks(text[closes[-1].end() :] if closes else text)
     bodies, unclosed = _answer_bodies(tail)
+    joined = JOINED_TAGS.search(tail)
+    if joined and len(bodies) > 1 and bodies[-1] == joined[1]:
+        return AnswerRegion(f"{bodies[-2]} or {bodies[-1]}", tagged=True)
     if bodies:
         return AnswerRegion(bodies[-1], tagged=True)
     if THINK_OPEN.search(tail) or (unclosed_remark and not tail.strip()):
@@ -128,5 +137,6 @@ def normalized(text: str) -> str:
             "\N{MINUS SIGN}", "-"
         )
     text = STRUCK.sub(" ", SNAKE_CASE.sub(" ", text))
+    text = LATEX_FRACTION.sub(r"\1/\2", text)
     text = DEGREE_SIGN.sub("\N{DEGREE SIGN}", text)
     return LINE_BREAKS.sub("\n", SPACES.sub(" ", text)).strip()

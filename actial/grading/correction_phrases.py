@@ -10,7 +10,7 @@ _CUE = (
 )
 # "A. No wait, B." at the end of an answer; "A or rather B" corrects nothing
 CORRECTED = re.compile(
-    rf"[.,;:!?\n\u2013\u2014\u2026-]{{1,3}}[\s*_(]{{1,4}}{_CUE}"
+    rf"(?:[.,;:!?\n\u2013\u2014\u2026-]{{1,3}}[\s*_(]{{1,4}}|\n[*_(]{{0,3}}){_CUE}"
     r"(?:[\s,.:!*_\u2013\u2014\u2026-]{1,4}(?:i\smean|i\smeant|no|make\sthat|it(?:'s|\sis)"
     r"|it\s(?:should|must)\sbe|the\s(?:correct\s)?answer\sis|(?:the\s)?(?:option|choice)))*"
     r"[\s,.:!*_\u2013\u2014\u2026-]{1,4}"

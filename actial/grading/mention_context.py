@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Container
+from collections.abc import Container, Sequence
 
 from actial.grading.mention import Mention
 
@@ -24,12 +24,14 @@ CALLED_RIGHT = re.compile(
 BOUND_BEFORE = re.compile(
     r"(?:\b(?:more|less|greater|fewer|larger|smaller|longer|shorter|further|farther|higher|lower)"
     r"\sthan|\b(?:over|under|above|below|beyond|at least|at most|up to|within|exceed\w{0,4}"
-    r"|a maximum of|a minimum of|at minimum|at maximum|minimum|maximum|twice|thrice|double|half of"
+    r"|a maximum of|a minimum of|at minimum|at maximum|min(?:imum)?|max(?:imum)?"
+    r"|twice|thrice|double|half of"
     r"|half|times)|[<>\u2264\u2265\u00b1])\s?\Z",
     re.IGNORECASE,
 )
 BOUND_AFTER = re.compile(
-    r"\s?(?:\+|\u00b1)|\s(?:(?:or|and) (?:more|less|fewer|above|below|over|under|up)"
+    r"\s?(?:\+|\u00b1|/\s?(?=[A-Za-z])|(?<=\u00b0)[CF]\b)"
+    r"|\s(?:(?:or|and) (?:more|less|fewer|above|below|over|under|up)"
     r"|squared|cubed|per|celsius|fahrenheit|maximum|max)\b"
     r"|,?\sat (?:the )?(?:very )?(?:most|least|minimum|maximum)\b",
     re.IGNORECASE,
@@ -78,6 +80,13 @@ IF_THEN = re.compile(
     r"(?:\bif\b[^.!?\n]{0,80}\sthen\b|(?:如果|假如|若)[^.!?\n。]{0,60}(?:则|那么|就))"
     r"(?:\W{1,2}(?:the\s)?(?:correct\s)?(?:answer|it)\s(?:is|would\sbe|must\sbe|should\sbe)"
     r"|\W{1,2}(?:choose|select|pick|option)|应?选|答案是)?[\s\"'`*(\[]{0,4}\Z",
+    re.IGNORECASE,
+)
+
+# "It moved left because the objects shifted to the right": the reason names no option
+REASON = re.compile(
+    r"\b(?:because|since)\s(?!(?:the\s)?(?:camera|it|view\w*)\b)(?![^\n]*\b(?:or|so|then|hence)\b)"
+    r"[^.,;:!?\n]{1,80}\Z",
     re.IGNORECASE,
 )
 
@@ -130,3 +139,16 @@ def points_to(text: str, previous: Mention, mention: Mention) -> bool:
     if mention.stated or ARROW.match(text[previous.end : mention.start]) is None:
         return False
     return not previous.by_text or not text[: previous.start].strip(" *\"'`([")
+
+
+def gives_reason(text: str, mention: Mention, mentions: Sequence[Mention]) -> bool:
+    """Return whether an option's text only belongs to the reason for one that stands before it."""
+    if not mention.by_text:
+        return False
+    start = max(0, mention.start - 120)
+    reason = REASON.search(text[start : mention.start])
+    if reason is None:
+        return False
+    head = text[start : start + reason.start()]
+    sentence = start + max(map(head.rfind, ".!?\n")) + 1
+    return any(m.standing and sentence <= m.start < start + reason.start() for m in mentions)

@@ -269,7 +269,9 @@ def _grouped(text: str, mentions: Sequence[Mention]) -> list[Group]:
         if groups:
             previous = groups[-1].mentions[-1]
             between = text[previous.end : mention.start]
-            if _joined(text, previous, mention) and not _starts_anew(text, mention, between):
+            if _joined(text, previous, mention) and not _starts_anew(
+                text, previous, mention, between
+            ):
                 groups[-1].mentions.append(mention)
                 continue
         groups.append(Group([mention]))
@@ -296,10 +298,13 @@ def _joined(text: str, previous: Mention, mention: Mention) -> bool:
     )
 
 
-def _starts_anew(text: str, mention: Mention, between: str) -> bool:
+def _starts_anew(text: str, previous: Mention, mention: Mention, between: str) -> bool:
     """Return whether a letter behind a comma begins a clause of its own, "B, A is wrong"."""
     if not between.strip(" )]}\"'`*_.").startswith((",", ";", "-", "\u2013", "and", "&")):
         return False
+    if previous.by_text and mention.stated and not mention.by_text:
+        # "since it shifts left, B is correct"
+        return CONDITION.search(text, max(0, previous.start - 80), previous.start) is None
     after = REJECTED_AFTER.match(text, mention.end)
     if after is None:
         return False

@@ -31,11 +31,11 @@ from actial.grading.answer_text import normalized
 from actial.grading.correction_phrases import (
     CORRECTED,
     CUED,
-    RETRACTION,
     SAME_AGAIN,
-    TAKEN_BACK,
 )
+from actial.grading.doubts import BARE_VERDICTS, in_doubt
 from actial.grading.mention import Mention
+from actial.grading.mention_context import gives_reason
 from actial.grading.option_mentions import clause_rejects
 from actial.grading.option_texts import (
     bare_number,
@@ -60,24 +60,9 @@ def decided_letter(answer: Answer, complete: bool) -> tuple[str | None, str]:
     """
     decision, rule = _decide(answer, complete)
     letter = decision.letter if decision else None
-    if letter is None or letter not in answer.letters or _retracted(answer, letter):
+    if letter is None or letter not in answer.letters or in_doubt(answer, letter):
         return None, "none"
     return letter, rule
-
-
-def _retracted(answer: Answer, letter: str) -> bool:
-    """Return whether the end takes the answer back without another: "B. Wait, that is wrong."."""
-    mentions = [m for group in answer.groups for m in group.mentions]
-    own = [m for m in mentions if m.letter == letter]
-    last = max((m.end for m in [m for m in own if not m.by_text] or own), default=0)
-    patterns = [RETRACTION]
-    if answer.plain_options[LETTERS.index(letter)] not in BARE_VERDICTS:
-        patterns.append(TAKEN_BACK)  # "No, it is not." is no
-    for pattern in patterns:
-        match = pattern.search(answer.text, last)
-        if match and not any(last <= m.start < match.start() for m in mentions):
-            return True
-    return False
 
 
 def _decide(answer: Answer, complete: bool) -> tuple[Decision | None, str]:
@@ -338,21 +323,21 @@ def _sole_letter(answer: Answer) -> Decision | None:
 
 # ---------------------------------------------------------------- rules: option texts
 
-BARE_VERDICTS = ("yes", "no", "true", "false")
-
 
 def _option_text(answer: Answer) -> Decision | None:
     """The only option whose text occurs, not rejected: "The camera moved to the right."."""
     mentions = [m for group in answer.groups for m in group.mentions]
+    reasons = [m for m in mentions if gives_reason(answer.text, m, mentions)]
     verdict = _leading_verdict(answer, mentions)
     if verdict is not None:
         return verdict
-    named = {m.letter for m in mentions if m.by_text}
+    named = {m.letter for m in mentions if m.by_text and m not in reasons}
     if not named:
         return None
     if "I" in answer.letters and PRONOUN_OR_OPTION.search(answer.text):
         return UNDECIDED  # "I, object 9" may name two
-    standing = {letter for group in answer.groups for letter in group.letters}
+    groups = [group for group in answer.groups if group.mentions[0] not in reasons]
+    standing = {letter for group in groups for letter in group.letters}
     if len(named) != 1 or standing != named:
         return UNDECIDED  # two are named, or the only one is rejected
     letter = named.pop()

@@ -25,6 +25,11 @@ NUMBER = re.compile(r"(?<![\w.,])[-+]?\d+(?:\.\d+)?")
 IMAGE_NUMBER = re.compile(r"\b(image|photo|picture|view|frame|figure|step) \d+\b")
 ARTICLE = re.compile(r"\A(?:the|an?) (?=\w)")
 INTRODUCED = re.compile(r"\A(?:to )?(?:the )?")
+# "north-east", "counter-clockwise"
+COMPOUND = re.compile(r"\A(north|south|counter|anti)(?=(?:east|west|clockwise))")
+# "counter-clockwise" is not "clockwise"; "B-right" is "right"
+PREFIXED = re.compile(r"[A-Za-z]{2}[-\u2010\u2011]\Z")
+SUFFIXED = re.compile(r"[-\u2010\u2011](?!hand|side|most\b|wards?\b)[a-z]{2}", re.IGNORECASE)
 EDGES = " .,:;!\"'`*()[]{}\n"
 
 
@@ -96,7 +101,7 @@ def _pattern(option: str) -> str:
         elif NUMBER.fullmatch(token):
             pattern += _number_pattern(token)
         else:
-            pattern += re.escape(token)
+            pattern += COMPOUND.sub(r"\1[- ]?", re.escape(token))
     return pattern
 
 
@@ -126,7 +131,7 @@ def _free_on_the_left(text: str, start: int) -> bool:
         if MINUS.search(text[max(0, start - 9) : start] + "0"):
             return False
         return not (before == "." and (start == 1 or text[start - 2] == " "))
-    return True
+    return PREFIXED.search(text[max(0, start - 3) : start]) is None
 
 
 def _free_on_the_right(text: str, end: int) -> bool:
@@ -137,7 +142,7 @@ def _free_on_the_right(text: str, end: int) -> bool:
         return False
     if last.isdigit() and after in ".,/":
         return not (end + 1 < len(text) and text[end + 1].isdigit())
-    return True
+    return last.isdigit() or SUFFIXED.match(text, end) is None
 
 
 def _is_word(sign: str) -> bool:

@@ -24,6 +24,11 @@ for _dimension, _sizes in {
         Fraction(254, 10_000): "in inch inche",
         Fraction(3048, 10_000): "ft foot feet",
     },
+    "time": {
+        Fraction(1): "s sec second",
+        Fraction(60): "min minute",
+        Fraction(3600): "h hr hour",
+    },
     "angle": {Fraction(1): "\N{DEGREE SIGN} deg degree"},
     "share": {Fraction(1): "% percent"},
 }.items():
@@ -41,11 +46,22 @@ _WORDS = rf"(?:(?:{_ONE})\shundred(?:\s(?:and\s)?{_BELOW_100})?|{_BELOW_100})"
 _DIGITS = r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d{1,30})(?:\.\d{1,30})?"
 _UNIT = (
     r"(?:(?:milli|centi|kilo)?met(?:er|re)s?|mm|cm|km|m|inch(?:es)?|in(?=\.|\s?\Z)|feet|foot|ft"
-    r"|degrees?|deg|\N{DEGREE SIGN}|%|per\s?cent)"
+    r"|degrees?|deg|\N{DEGREE SIGN}|%|per\s?cent|seconds?|secs?|s|minutes?|mins?|hours?|hrs?|h)"
 )
 QUANTITY = re.compile(
     rf"(?<![\w.,/$-])(?:(?P<digits>{_DIGITS})|(?P<words>{_WORDS}))"
     rf"(?:[\s-]?(?P<unit>{_UNIT})(?![A-Za-z\d]))?(?![\w/]|[.,]\d|-[A-Za-z])",
+    re.IGNORECASE,
+)
+# "2 on the left and 3 on the right, so 5 in total" and "1,5 Meter" have one number each
+TOTAL = re.compile(
+    r"\b(?:(?:so|giving|making|thus|hence|therefore)\s(?:there\sare\s|that(?:'s|\sis)\s)?"
+    r"(?P<first>\d{1,7})(?:\s[a-z]{2,20})?\s(?:in\stotal|altogether)"
+    r"|(?:for|giving|making|so)\sa\stotal\sof\s(?P<last>\d{1,7})(?:\s[a-z]{2,20})?)[.!]?\Z",
+    re.IGNORECASE,
+)
+DECIMAL_COMMA = re.compile(
+    r"(?<![\w.,-])(\d{1,4})(?:,(\d{1,2}))?\s?(?:(?-i:Meter)n?|metros?|m\u00e8tres?|metri)\b",
     re.IGNORECASE,
 )
 # "two and a half" and "two thirds" are no whole numbers
@@ -90,6 +106,7 @@ def quantities_as_options(text: str, options: Sequence[str]) -> str:
         text: as from `answer_text.normalized`.
         options: as displayed. Options that are no quantities are compared with none.
     """
+    text = _single_numbers(text)
     if FRACTION.search(text):
         return text
     texts_of: dict[Quantity, set[str]] = {}
@@ -109,6 +126,14 @@ def quantities_as_options(text: str, options: Sequence[str]) -> str:
         return str(quantity.value) if bare_words else match[0]
 
     return QUANTITY.sub(written, text) if texts_of else text
+
+
+def _single_numbers(text: str) -> str:
+    """Return a text's total where it ends with one, and decimal commas as points."""
+    total = TOTAL.search(text)
+    if total is not None:
+        return total["first"] or total["last"]
+    return DECIMAL_COMMA.sub(lambda match: f"{match[1]}.{match[2] or 0} meters", text)
 
 
 def positions_as_letters(text: str, count: int) -> str:

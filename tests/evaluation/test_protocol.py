@@ -10,6 +10,7 @@ from support.fake_server import FakeServer
 from support.predictions import prediction
 
 import actial.evaluation.protocol
+import actial.grading.doubts
 import actial.grading.option_rules
 from actial.compare.__main__ import compare
 from actial.config import (
@@ -115,6 +116,15 @@ def test_a_changed_rule_of_the_reader_changes_the_hash(monkeypatch):
         fewer = [*rules[:position], *rules[position + 1 :]]
         monkeypatch.setattr(actial.grading.option_rules, "RULES", fewer)
         assert reader_fingerprint.__wrapped__("ladder") != before, rules[position][0]
+
+
+def test_a_changed_doubt_of_the_reader_changes_the_hash(monkeypatch):
+    doubts = actial.grading.doubts.DOUBTS
+    before = reader_fingerprint.__wrapped__("ladder")
+    for position in range(len(doubts)):
+        fewer = [*doubts[:position], *doubts[position + 1 :]]
+        monkeypatch.setattr(actial.grading.doubts, "DOUBTS", fewer)
+        assert reader_fingerprint.__wrapped__("ladder") != before, doubts[position][0]
 
 
 def test_answers_of_another_protocol_are_not_continued(tmp_path):

@@ -4,18 +4,21 @@ import os
 import time
 
 import pytest
-from support.answer_cases import unanswered
+from support.answer_cases import FORMS, IN_DOUBT, OPTION_SETS, unanswered
 from support.answers_as_written import ANSWERS
 from support.answers_by_kind import ANSWERS_BY_KIND, UNFINISHED
+from support.answers_in_doubt import ANSWERS_IN_DOUBT
 from support.further_answers import FURTHER_ANSWERS
 from support.later_answers import LATER_ANSWERS
 
 from actial.core.errors import UserError
 from actial.core.records import FinishReason, Outcome
+from actial.grading import doubts
 from actial.grading.multiple_choice import format_ok, grade
 
 AB = ("left", "right")
 ABC = ("Move to the left", "Move to the right", "No movement")
+ABC_SHORT = ("left", "right", "no movement")
 
 LADDER = [
     # benchmarks.md 6.5, with options A=left, B=right
@@ -209,16 +212,88 @@ def test_later_answers_are_read_as_a_person_reads_them():
     assert read_otherwise(LATER_ANSWERS) == []
 
 
+def test_answers_in_doubt_are_read_as_a_person_reads_them():
+    assert len(ANSWERS_IN_DOUBT) > 1100
+    assert read_otherwise(ANSWERS_IN_DOUBT) == []
+
+
+NOUNS = ("no", "yes", "the chair", "30 degrees")
+
+
+@pytest.mark.parametrize(
+    ("doubt", "text", "options"),
+    [
+        ("only possible", "It could be right.", AB),
+        ("only possible", "Perhaps B", AB),
+        ("one of several", "One possible answer is B.", AB),
+        ("one of several", "There is a chance that it is B.", AB),
+        ("opinion of another", "The previous answer was B.", AB),
+        ("no place of an answer", "Team B", AB),
+        ("no place of an answer", "B lacks evidence.", AB),
+        ("no place of an answer", "B有点问题", AB),
+        ("conditional", "Had it moved, B would be the answer.", AB),
+        ("left open", "The answer is B and", AB),
+        ("left open", "B or something else", AB),
+        ("explained", "B describes a shift, which we do not see.", AB),
+        ("explained", "B implies a shift to the left", AB),
+        ("opposed", "The chair is the farthest, not the closest.", NOUNS),
+        ("another thing", "next to the chair", NOUNS),
+        ("another thing", "the chair leg", NOUNS),
+        ("side of the scene", "The objects shifted to the right.", ABC_SHORT),
+        ("side of the scene", "The man's right hand", AB),
+    ],
+)
+def test_each_doubt_alone_leaves_an_answer_unread(doubt, text, options, monkeypatch):
+    assert grade(text, options, 0).letter is None
+    others = [entry for entry in doubts.DOUBTS if entry[0] != doubt]
+    assert len(others) == len(doubts.DOUBTS) - 1
+    monkeypatch.setattr(doubts, "DOUBTS", others)
+    assert grade(text, options, 0).letter is not None
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("doubt", IN_DOUBT)
+def test_a_doubt_holds_in_every_form_of_an_option(doubt, form):
+    for options in OPTION_SETS:
+        for letter, option in zip("ABCDEFGHIJ", options, strict=False):
+            text = doubt.format(form.format(letter, option))
+            assert grade(text, options, 0).letter is None, text
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "letter"),
+    [
+        ("<answer>A</answer> or <answer>B</answer>", AB, None),
+        ("<answer>A</answer><answer>B</answer>", AB, "B"),
+        ("\\frac{1}{3}", ("1/2", "1/3"), "B"),
+        ("60 seconds", ("30 seconds", "1 minute"), "B"),
+        ("1,5 Meter", ("1.5 meters", "15 meters"), "A"),
+        ("2 on the left and 3 on the right, so 5 in total.", ("2", "3", "5"), "C"),
+        ("counter-clockwise", ("clockwise", "counterclockwise"), "B"),
+        ("counter-clockwise", ("clockwise", "no rotation"), None),
+        ("north-east", ("north", "east", "northeast"), "C"),
+        ("It moved to the left because the objects shifted to the right.", AB, "A"),
+        ("It did not move left because the objects shifted right.", AB, None),
+        ("Since objects shift left, B is correct.", AB, "B"),
+        ("5 m/s", ("5 meters", "6 meters"), None),
+        ("Answer: A\nCorrection: B", AB, "B"),
+    ],
+)
+def test_forms_that_the_reader_read_wrongly_or_not_at_all(text, options, letter):
+    assert grade(text, options, 0).letter == letter
+
+
 def test_of_a_cut_answer_only_what_is_committed_is_read():
     assert read_otherwise(UNFINISHED, FinishReason.LENGTH) == []
 
 
 def test_generated_answers_without_a_decision_credit_nothing():
-    """ACTIAL_ANSWER_CASES=100000 reads more of them."""
+    """ACTIAL_ANSWER_CASES=100000 reads more of them, ACTIAL_ANSWER_SEED=7 others."""
     count = int(os.environ.get("ACTIAL_ANSWER_CASES", "4000"))
+    seed = int(os.environ.get("ACTIAL_ANSWER_SEED", "0"))
     credited = [
         (text, options, read.letter)
-        for text, options in unanswered(count)
+        for text, options in unanswered(count, seed)
         if (read := grade(text, options, 0)).letter
     ]
     assert credited == []

@@ -161,6 +161,32 @@ PAIRS = (
     "{x} oder {y}",
     "<answer>{x}\n{y}</answer>",
 )
+IN_DOUBT = (
+    "It could be {}.",
+    "It might be {}.",
+    "Possibly {}",
+    "Perhaps it is {}.",
+    "There is a chance that it is {}.",
+    "One possible answer is {}.",
+    "My friend says {}.",
+    "{} or something else",
+    "I have doubts about {}.",
+    "The previous answer was {}.",
+    "There is little evidence for {}.",
+    "I would have said {} before.",
+    "The distractor is {}.",
+    "Had it moved, {} would be the answer.",
+    "{} could be right.",
+    "{} is one possibility.",
+    "According to the caption, {}.",
+    "Let's check {}:",
+    "The answer is {} or",
+    "{}可能对",
+    "可能是{}",
+    "{}かもしれない",
+    "Vielleicht {}",
+    "Peut-être {}.",
+)
 QUESTIONS = ("Is it {x}?", "Is the answer {x}?", "Could the answer be {x}?")
 NUMBER_FORMS = ("{}", "about {}", "The distance is {}.", "The answer is {}.", "Answer: {}")
 UNITS = ("", " meters", " m", "°", " degrees", " chairs", "%")

@@ -547,7 +547,7 @@ LETTERS = [
     ("I am confident that the answer is B.", LR, "B"),
     ("I'm not sure, but I think the answer is B.", LR, "B"),
     ("I'm not 100% sure, but B seems right.", LR, "B"),
-    ("Perhaps B", LR, "B"),
+    ("Perhaps B", LR, None),
     ("Not C, not A, so B.", LR, "B"),
     ("Since A and C can be ruled out, B is the answer.", LR, "B"),
     ("Eliminating A and C leaves B.", LR, "B"),

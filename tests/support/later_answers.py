@@ -1,7 +1,8 @@
 """Answers written after the others, each judged by hand before the reader saw it.
 
-Left out are 37 that the reader still reads otherwise: 33 unparsed, and 4 credited ("It could be right.",
-"next to the chair", "The chair is the farthest, not the closest", "B可能对").
+Left out are 37 that the reader read otherwise: 33 unparsed, and 4 credited ("It could be right.",
+"next to the chair", "The chair is the farthest, not the closest", "B可能对"), which it leaves unread since;
+`answers_in_doubt.py` has those four.
 """
 
 from __future__ import annotations
