@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import shutil
-import socket
 import time
 import weakref
 from collections.abc import Callable, Hashable, Iterable
@@ -19,8 +17,6 @@ from typing import Any, cast
 
 import httpx
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor
 
 from actial.config import ModelConfig, Precision, SamplerConfig, WeightTransfer
@@ -37,11 +33,11 @@ from actial.inference.server_process import (
     server_command,
 )
 from actial.inference.vllm_engine import ENVIRONMENT, engine_arguments
+from actial.inference.weight_folder import WeightFolder
 from actial.inference.weight_streams import WeightStream
 from actial.inference.weight_sync import check_coverage
 from actial.inference.weight_transfer import NativeTransfer
 from actial.modeling.dtensor import gather_objects
-from actial.modeling.hf_checkpoint import companion_files
 
 POLL_S = 0.5
 RANK_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -70,8 +66,6 @@ class ServerEngine:
         self.url = config.url.rstrip("/")
         key = address_key(self.url)
         self.folder = Path(config.folder or private_path(f"weights-{key}"))
-        # of all weights for this address; several machines may share the folder
-        self.handed_over = self.folder / f"weights-{socket.gethostname()}-{key}"
         self.weights = model.path  # what a restarted server loads
         self.source = model
         self.command = command
@@ -91,9 +85,7 @@ class ServerEngine:
         self.leads = is_main_process()
         # Held until the engine is closed: a second run would load its weights into this server.
         self.lock = lock_url(self.url) if self.leads else None
-        if self.leads:
-            shutil.rmtree(self.handed_over, ignore_errors=True)  # of a run that was killed
-            weakref.finalize(self, shutil.rmtree, self.handed_over, ignore_errors=True)
+        self.handed_over = WeightFolder(self.folder, key) if self.leads else None
         if config.start and self.leads:
             self._start()
         else:
@@ -164,8 +156,8 @@ class ServerEngine:
         if self.server is not None:
             self.server.stop()
             self.server = None
-        if self.lock is not None:
-            shutil.rmtree(self.handed_over, ignore_errors=True)
+        if self.lock is not None and self.handed_over is not None:
+            self.handed_over.remove()
             self.lock.close()
             self.lock = None
 
@@ -316,16 +308,9 @@ class ServerEngine:
         names = self.parameter_names()
         # the checksums list a tied weight once
         check_coverage(names, set(tensors) - self._tied(names))
-        fresh = self.handed_over / str(time.time_ns())
-        try:
-            self._write(fresh, tensors)
-        except (OSError, SafetensorError) as error:  # safetensors has its own for a full disk
-            shutil.rmtree(fresh, ignore_errors=True)
-            raise UserError(
-                f"weights could not be written to {fresh} ({error}): free space or set "
-                "sampler.folder."
-            ) from error
-        last, self.weights = self.weights, str(fresh)
+        assert self.handed_over is not None
+        fresh = self.handed_over.write(self.source, tensors)
+        self.weights = str(fresh)
         reload = {"method": "reload_weights", "kwargs": {"weights_path": str(fresh)}}
         try:
             self._post("/collective_rpc", reload)
@@ -334,23 +319,7 @@ class ServerEngine:
         self._set_version()
         self.reset_encoder_cache()
         self.reset_prefix_cache()
-        if Path(last).parent == self.handed_over:
-            shutil.rmtree(last)
-
-    def _write(self, folder: Path, tensors: dict[str, Tensor]) -> None:
-        from huggingface_hub import snapshot_download
-
-        source = Path(self.source.path)
-        if not source.is_dir():
-            weights = ["*.safetensors", "*.bin"]
-            revision = self.source.revision
-            source = Path(
-                snapshot_download(self.source.path, revision=revision, ignore_patterns=weights)
-            )
-        folder.mkdir(parents=True)
-        for file in (source / "config.json", *companion_files(source)):
-            shutil.copy2(file, folder / file.name)
-        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+        self.handed_over.keep_only(fresh)
 
     def use_adapter(self, folder: Path) -> None:
         """Not available: raises UserError."""
