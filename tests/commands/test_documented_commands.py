@@ -6,15 +6,13 @@ import shlex
 
 import hydra
 import pytest
-from support.documented import commands
+from support.documented import all_commands
 
 from actial.config import register
 from actial.config.command_line import parse_command_line
 from actial.config.hydra_app import typed
 from actial.core.paths import CONF
 
-ROOT = CONF.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 CONFIGS = {"doctor": "train", "synthetic.tiny_model": "tiny"}
 POSITIONAL = {
     "collect": "runs",
@@ -22,11 +20,6 @@ POSITIONAL = {
     "compare": "models[]",
     "audit": "sets[]",
 }
-
-
-def all_commands() -> list[str]:
-    """The command lines of all pages, each once."""
-    return sorted({line for page in PAGES for line in commands(page)})
 
 
 def first_choices(overrides: tuple[str, ...]) -> list[str]:
@@ -46,7 +39,7 @@ def test_pages_hold_commands() -> None:
 @pytest.mark.parametrize("command", all_commands())
 def test_command_composes(command: str) -> None:
     register()
-    module, *words = shlex.split(command, comments=True)[2:]
+    module, *words = shlex.split(command)[2:]
     name = module.removeprefix("actial.")
     line = parse_command_line(words, POSITIONAL.get(name))
     overrides = first_choices(line.overrides) if line.multirun else list(line.overrides)

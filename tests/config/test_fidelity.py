@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
 import hydra
 import pytest
 from omegaconf import OmegaConf
+from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
-from actial.config import TrainConfig, register
+from actial.config import ImageConfig, TrainConfig, register
 from actial.config.fidelity import (
     FIDELITIES,
     PAIR_VALUES,
@@ -23,6 +25,7 @@ from actial.config.hydra_app import typed
 from actial.core.errors import UserError
 from actial.core.paths import CONF
 from actial.data.build.settings import fixed_settings
+from actial.data.images import fitted_size
 from actial.pipeline.preflight import check_chains
 
 PAGE = CONF.parent / "docs" / "fidelity.md"
@@ -85,6 +88,36 @@ def test_recommended_deviates_from_the_paper_where_the_table_says_so() -> None:
 
 def test_values_of_the_table_are_settings() -> None:
     assert all(value is not None for value in settings_of(compose()).values())
+
+
+def released_size(width: int, height: int, most: int = 518_400) -> tuple[int, int]:
+    """The release's two resizes: floored sides within the area, then the processor's."""
+    factor = min(1.0, math.sqrt(most / (width * height)))
+    floored = int(height * factor), int(width * factor)
+    rows, columns = smart_resize(*floored, factor=28, min_pixels=3136, max_pixels=12_845_056)
+    return columns, rows
+
+
+@pytest.mark.parametrize(
+    "photo",
+    [
+        (1024, 768),
+        (4032, 3024),
+        (1920, 1080),
+        (1080, 1920),
+        (1500, 1000),
+        (640, 480),
+        (336, 336),
+    ],
+)
+def test_common_photos_get_the_size_of_the_release(photo: tuple[int, int]) -> None:
+    assert fitted_size(*photo, ImageConfig()) == released_size(*photo)
+
+
+def test_the_page_names_a_photo_that_gets_another_size() -> None:
+    sizes = fitted_size(1000, 1000, ImageConfig()), released_size(1000, 1000)
+    ours, theirs = (f"{width} x {height}" for width, height in sizes)
+    assert f"1000 x 1000 becomes {ours}, in the release {theirs}" in PAGE.read_text()
 
 
 def test_paper_wants_a_teachers_file_and_says_which_command_writes_it() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from actial.evaluation.audit import image_matches
 from actial.evaluation.audit.certificate import audit_sets
 from actial.evaluation.audit.image_matches import describe, matching_images
 from actial.evaluation.audit.items import AuditItem, AuditSet, open_audit_set, read_identifiers
+from actial.evaluation.audit.text_shortcuts import blind_solver
 
 
 def picture(generator, size=(160, 120)):
@@ -135,6 +137,10 @@ def verdicts(audited):
     return {check.name: check.clean for check in audit_sets([audited]).checks}
 
 
+def first_option(generator, order, color):
+    return 0
+
+
 def test_a_clean_set_passes():
     audited = questions(600, lambda generator, order, color: int(generator.integers(3)))
     assert verdicts(audited) == {
@@ -161,6 +167,13 @@ def test_the_blind_solver_learns_from_words_of_the_question():
         return order.index({"red": "left", "blue": "right"}.get(color, "front"))
 
     assert not verdicts(questions(600, by_color))["blind solver"]
+
+
+def test_a_set_of_one_scene_leaves_nothing_to_learn_from_and_is_guessed():
+    items = tuple(replace(item, group="one") for item in questions(9, first_option).items)
+    shortcut = blind_solver(items)
+    assert (shortcut.n, shortcut.accuracy) == (9, shortcut.chance)
+    assert verdicts(AuditSet("one scene", items, lambda i: []))["blind solver"]
 
 
 def test_scenes_and_questions_that_two_sets_share_are_found(tmp_path):

@@ -21,7 +21,7 @@ import pytest
 from PIL import Image
 from support import benchmark_files
 from support.benchmark_files import WRITERS
-from support.documented import commands
+from support.documented import all_commands
 from support.fake_server import FakeServer
 
 from actial.config import EvaluateConfig, register
@@ -32,8 +32,6 @@ from actial.evaluate import evaluate
 from actial.evaluation.benchmarks import BENCHMARKS
 from actial.evaluation.easi import SUITES
 
-ROOT = CONF.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 PHOTO = (1024, 768)
 PAPER_SIZE = (840, 616)  # multiples of 28, at most 518,400 pixels, nearest to 4 : 3
 
@@ -89,10 +87,9 @@ def test_photos_of_every_benchmark_arrive_at_the_papers_size(
 
 def evaluations() -> list[str]:
     """The documented evaluation commands of published sets, each once."""
-    lines = {line for page in PAGES for line in commands(page)}
     return sorted(
         line
-        for line in lines
+        for line in all_commands()
         if line.startswith("python -m actial.evaluate ") and "benchmark=world" not in line
     )
 
@@ -107,7 +104,7 @@ def trained_checkpoint(folder: Path) -> Path:
 
 def jobs(command: str) -> list[list[str]]:
     """The words of jobs of a command: of a sweep, those with the first or last of its values."""
-    words = [word for word in shlex.split(command, comments=True)[3:] if word != "-m"]
+    words = [word for word in shlex.split(command)[3:] if word != "-m"]
     words = [word for word in words if not word.startswith("submission.")]
     last = [word.rpartition(",")[2] for word in words]
     return [

@@ -8,26 +8,23 @@ benchmarks, a server that answers truthfully for the teacher, and the package's 
 from __future__ import annotations
 
 import csv
-import importlib
 import json
 import shlex
 import shutil
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from support.documented import commands_before
+from support.documented import OTHER_WAYS, WALK, call, commands_before
 from support.fake_server import FakeServer
+from support.released import write_texts
 from support.teacher import reply
 from support.walk_sets import WRITERS, read_scenes, write_walk_sets
 
-from actial.core.paths import ASSETS, CONF
+from actial.core.paths import ASSETS
 from actial.data.shards import ShardSet
 from actial.evaluation.benchmark_results import PAPER_COLUMNS
 
-PAGE = CONF.parent / "docs" / "reproduce.md"
 BASE = "Qwen/Qwen2.5-VL-7B-Instruct"  # a folder of this name comes before the hub
 MODELS = ("base", "sft", "grpo", "grpo_only")
 # words of the page -> what stands for them here
@@ -72,7 +69,6 @@ SCALE = {
     ),
 }
 SCALE["actial.doctor"] = SCALE["actial.train"]
-OTHER_WAYS = "## With less"  # the heading of commands that take the place of others
 
 
 def scaled(command: str) -> list[str]:
@@ -83,39 +79,7 @@ def scaled(command: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def call() -> Callable[..., None]:
-    """Runs `python -m MODULE WORDS` in this process."""
-
-    def run(module: str, *words: str) -> None:
-        name = f"{module}.__main__" if module == "actial.import_release" else module
-        main = importlib.import_module(name).main
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sys, "argv", [module, *words])
-            main()
-
-    return run
-
-
-def write_release(root: Path) -> None:
-    """What a user has of the release: a clone with the system prompt, rows with the wording."""
-    (root / "clone").mkdir()
-    prompt = "Actial thinks: <think> it </think><answer> it </answer>"
-    (root / "clone" / "train.sh").write_text(f'run data.system_prompt="{prompt}"')
-    stems = {
-        "Where did the camera go?": ("Move to the", "No movement"),
-        "From the object, where did the camera go?": ("Move to the", "No movement"),
-        "How did it turn?": ("Rotate to the", "No rotation"),
-    }
-    texts = [
-        f"<image><image>{stem} A: {verb} left B: {none} C: {verb} right\nThe letter alone."
-        for stem, (verb, none) in stems.items()
-    ]
-    rows = [{"messages": [{"role": "user", "content": text}]} for text in texts]
-    (root / "rows.json").write_text(json.dumps(rows))
-
-
-@pytest.fixture(scope="module")
-def walked(tmp_path_factory: pytest.TempPathFactory, call: Callable[..., None]) -> Path:
+def walked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder in which the page's commands were run."""
     root = tmp_path_factory.mktemp("walk")
     threads = torch.get_num_threads()
@@ -123,13 +87,13 @@ def walked(tmp_path_factory: pytest.TempPathFactory, call: Callable[..., None]) 
         patch.chdir(root)
         patch.setitem(NAMED, "url=URL", f"url={teacher.url}")
         shutil.copytree(ASSETS / "tiny_base", root / BASE)
-        write_release(root)
+        write_texts(root)
         sizes = ("objects=8", "unseen_objects=0", "frames=12", "size=64", "scene_size=64")
         rows = ("sat_train=24", "sat_val=0", "sat_test=12")
         call("actial.world", "out=world", *sizes, *rows, "workers=1")
         scenes = read_scenes(root / "world" / "sat" / "SAT_test.parquet")
         write_walk_sets(root / "benchmarks", scenes, count=6)
-        for command in commands_before(PAGE, OTHER_WAYS):
+        for command in commands_before(WALK, OTHER_WAYS):
             module, *words = scaled(command)
             call(module, *words)
     torch.set_num_threads(threads)
@@ -203,7 +167,7 @@ def test_the_page_s_own_conditions_are_the_paper_s(walked: Path) -> None:
 
 @pytest.mark.slow
 def test_changed_prompt_and_image_size_are_flagged_in_the_cell(
-    walked: Path, call: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+    walked: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(walked)
     changed = ("prompt.system_prompt=clean", "model.max_pixels=4096")

@@ -104,3 +104,21 @@ def _write(root: Path, name: str, form: str, rows: list[dict[str, Any]]) -> None
             entry | {"images": images} for entry, images in zip(rows, cells, strict=True)
         ]
         pq.write_table(pa.Table.from_pylist(with_bytes), path)
+
+
+def write_texts(root: Path) -> None:
+    """What a user has of the release: a clone with the system prompt, rows with the wording."""
+    (root / "clone").mkdir()
+    prompt = "Actial thinks: <think> it </think><answer> it </answer>"
+    (root / "clone" / "train.sh").write_text(f'run data.system_prompt="{prompt}"')
+    stems = {
+        "Where did the camera go?": ("Move to the", "No movement"),
+        "From the object, where did the camera go?": ("Move to the", "No movement"),
+        "How did it turn?": ("Rotate to the", "No rotation"),
+    }
+    texts = [
+        f"<image><image>{stem} A: {verb} left B: {none} C: {verb} right\nThe letter alone."
+        for stem, (verb, none) in stems.items()
+    ]
+    rows = [{"messages": [{"role": "user", "content": text}]} for text in texts]
+    (root / "rows.json").write_text(json.dumps(rows))

@@ -132,7 +132,9 @@ def _features(item: AuditItem) -> csr_array:
 
 
 def _fit(items: Sequence[AuditItem]) -> np.ndarray:
-    """Return the weights of a softmax over each question's options."""
+    """Return the weights of a softmax over each question's options; all zero without questions."""
+    if not items:
+        return np.zeros(2**BITS)  # a set of one scene has nothing to learn from beside it
     blocks = [_features(item) for item in items]
     sizes = np.array([block.shape[0] for block in blocks])
     owner = np.repeat(np.arange(len(items)), sizes)
