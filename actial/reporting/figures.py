@@ -214,7 +214,7 @@ def _curve_panel(
             shade, line = color(i + 1), LINES[(i // 5) % len(LINES)]
             axes.fill_between(by_seed.index, low, high, color=shade, alpha=0.15, lw=0)
             axes.plot(by_seed.index, mean, color=shade, ls=line, lw=1.6, label=condition)
-    if metric in LOG_SCALE:
+    if metric in LOG_SCALE and (frame["value"] > 0).any():
         axes.set_yscale("log", nonpositive="mask")
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axes.yaxis.set_minor_formatter(NullFormatter())

@@ -6,7 +6,7 @@ import shlex
 
 import hydra
 import pytest
-from support.documented import all_commands
+from support.documented import FILLED_IN, all_commands
 
 from actial.config import register
 from actial.config.command_line import parse_command_line
@@ -39,7 +39,9 @@ def test_pages_hold_commands() -> None:
 @pytest.mark.parametrize("command", all_commands())
 def test_command_composes(command: str) -> None:
     register()
-    module, *words = shlex.split(command)[2:]
+    if "reward_optuna" in command:
+        pytest.importorskip("optuna", reason="a sweeper of the extra sweeps")
+    module, *words = [FILLED_IN.get(word, word) for word in shlex.split(command)[2:]]
     name = module.removeprefix("actial.")
     line = parse_command_line(words, POSITIONAL.get(name))
     overrides = first_choices(line.overrides) if line.multirun else list(line.overrides)

@@ -21,7 +21,15 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from support.documented import OTHER_WAYS, ROOT, WALK, all_commands, call, commands_before
+from support.documented import (
+    FILLED_IN,
+    OTHER_WAYS,
+    ROOT,
+    WALK,
+    all_commands,
+    call,
+    commands_before,
+)
 from support.documented_place import BASES, write_place
 from transformers import AutoModelForImageTextToText
 
@@ -32,11 +40,12 @@ from actial.modeling.adapter_folder import WEIGHTS, adapter_settings
 from actial.runs.run_index import load_runs
 
 # words of the pages -> what stands for them here
-STANDS_FOR = {
+STANDS_FOR = FILLED_IN | {
     "source.root=CAPTURES": "source.root=world/captures/0",
     "source.root=MVIMGNET": "source.root=world/captures",
     "source.root=SAT": "source.root=world/sat",
     "benchmark.root=CV-Bench": "benchmark.root=benchmarks/cv_bench",
+    "benchmark.root=FOLDER": "benchmark.root=benchmarks/blink",
     "benchmark.root=BLINK": "benchmark.root=benchmarks/blink",
     "benchmark.root=easi": "benchmark.root=benchmarks",
     "benchmark:mmsi:MMSI": "benchmark:mmsi:benchmarks/mmsi",
@@ -94,8 +103,23 @@ ADAPTER = (
     "tests/pipeline/test_adapter_run.py::test_an_adapter_is_evaluated_as_its_merged_model"
 )
 ENGINE = "tests/evaluation/test_vllm_evaluate.py::test_vllm_answers_as_the_policy_does"
+WALKED = "tests/pipeline/test_walk.py::test_models_of_the_table_are_four"
 # command -> why it is not run here
 ELSEWHERE = {
+    "python -m actial.train -m +experiment=ablate_beyond": (
+        f"eighteen jobs; each of its points: {EVERY_POINT}"
+    ),
+    "python -m actial.train +experiment=actial_7b fidelity=paper": (
+        f"as docs/reproduce.md trains the paper's model: {WALKED}"
+    ),
+    "python -m actial.import_release DIR": f"with rows in a file of their own: {WALKED}",
+    "python -m actial.train -m +experiment=from_start +sweep=reward_optuna": (
+        f"Optuna is an extra that the tests do not install; from a start: {EVERY_POINT}"
+    ),
+    "python -m actial.dashboard entity=ACCOUNT group=cold_start.ratio": (
+        "wandb asks for an account: tests/runs/test_dashboard.py::"
+        "test_the_workspace_holds_every_panel_and_groups_by_a_setting"
+    ),
     "python -m actial.train +experiment=actial_7b run_dir=runs/7b": (
         f"FSDP2, an engine in each rank: {TWO_RANKS}"
     ),
@@ -304,6 +328,17 @@ def tables_of_the_sweep(printed: str) -> None:
     assert printed.startswith("6 runs: ")
 
 
+@after(
+    "passrates set=sat model=qwen2_5_vl_7b sampler=vllm out=rates/sat",
+    *("sampler.kind=hf", "data.sets.sat.root=data/sat", "samples=2", "limit=4"),
+    *("max_tokens=4", "accelerator=cpu"),
+)
+def pass_rates(printed: str) -> None:
+    lines = Path("rates/sat/passrates.jsonl").read_text().splitlines()
+    rates = [json.loads(line) for line in lines]
+    assert len([rate for rate in rates if "uid" in rate]) == 4
+
+
 CV = "evaluate benchmark=cv_bench benchmark.root=CV-Bench"
 
 
@@ -439,6 +474,13 @@ def check_submission(folder: str) -> dict[str, Any]:
     return results
 
 
+@after(
+    "evaluate benchmark=NAME benchmark.root=FOLDER model=NAME out=DIR", *EVALUATE, "out=blink"
+)
+def any_benchmark(printed: str) -> None:
+    check_answers("blink", 3)
+
+
 # ---------------------------------------------------------------- docs/comparing.md
 
 
@@ -467,6 +509,65 @@ def card_with_a_certificate(printed: str) -> None:
 
 
 # ---------------------------------------------------------------- docs/data.md
+
+POSED = (*IMAGES, "source.root=world/captures", "pairs.test_fraction=0.2")
+
+
+@after("build source=mvimgnet source.root=DIR out=DIR", *POSED, "out=data/posed")
+def posed_photos(printed: str) -> None:
+    check_set("data/posed", "train", "test", "test_unseen")
+
+
+@after(
+    "build source=mvimgnet dataset=viewpoint_100k_paper source.root=DIR "
+    "out=data/viewpoint_100k",
+    *POSED,
+    "out=data/paper",
+)
+def pairs_of_the_paper(printed: str) -> None:
+    """No class is held out."""
+    check_set("data/paper", "train", "test")
+
+
+@after(
+    "build source=sat source.root=DIR out=data/sat",
+    *IMAGES,
+    "source.root=world/sat",
+    "out=data/sat_again",
+)
+def sat_again(printed: str) -> None:
+    assert check_set("data/sat_again", "train", "val", "test")["train"] == 24
+
+
+@after(
+    "build source=sat_release source.root=DIR out=data/sat",
+    *IMAGES,
+    "source.root=world/sat",
+    "out=data/sat_release",
+)
+def sat_of_the_release(printed: str) -> None:
+    assert check_set("data/sat_release", "train", "val", "test")["train"] == 24
+
+
+@after(
+    "build source=named source.name=NAME source.root=DIR out=DIR",
+    *IMAGES,
+    "source.root=llava",
+    "out=data/llava",
+)
+def conversations(printed: str) -> None:
+    check_set("data/llava", "train")
+
+
+@after(
+    "build source=viewpoint_100k dataset=released source.root=DIR out=data/viewpoint_100k_release",
+    *IMAGES,
+    "source.root=release/viewpoint_100k",
+    "out=data/released",
+)
+def released_pairs_elsewhere(printed: str) -> None:
+    assert check_set("data/released", "train", "test")["test"] == 6
+
 
 RELEASED = "build source=viewpoint_100k dataset=released source.root=release/viewpoint_100k"
 

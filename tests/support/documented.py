@@ -1,4 +1,4 @@
-"""The command lines in the shell blocks of a page, and how a test runs one."""
+"""The command lines of a page, in shell blocks and within its text, and how a test runs one."""
 
 from __future__ import annotations
 
@@ -14,6 +14,12 @@ from actial.core.paths import CONF
 ROOT = CONF.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 WALK = ROOT / "docs" / "reproduce.md"
+# names that a reader fills in
+FILLED_IN = {
+    "benchmark=NAME": "benchmark=blink",
+    "model=NAME": "model=qwen2_5_vl_7b",
+    "source.name=NAME": "source.name=llava",
+}
 OTHER_WAYS = "## With less"  # the heading of its commands that take the place of others
 
 
@@ -45,7 +51,10 @@ def call(module: str, *words: str) -> None:
 
 def _commands(page: str) -> list[str]:
     lines = []
-    for block in re.findall(r"```(?:sh|console|bash)\n(.*?)```", page, re.DOTALL):
-        text = block.replace("\\\n", " ")
-        lines += re.findall(r"^python -m actial\.[^\n]+", text, re.MULTILINE)
+    for part in re.split(r"^```", page, flags=re.MULTILINE):
+        if re.match(r"(sh|console|bash)\n", part):
+            text = part.replace("\\\n", " ")
+            lines += re.findall(r"^python -m actial\.[^\n]+", text, re.MULTILINE)
+        else:  # a module alone is no command
+            lines += re.findall(r"`(python -m actial\.[\w.]+\s[^`]+)`", part)
     return [" ".join(re.sub(r"\s#\s.*", "", line).split()) for line in lines]

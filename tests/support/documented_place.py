@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import torch
+from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor, Qwen3VLConfig
 
 from actial.core.paths import ASSETS
@@ -43,8 +44,22 @@ def write_place(root: Path) -> None:
     write_release(
         root / "release" / "viewpoint_100k", "parquet", letters=24, chains=6, tests=6
     )
+    write_conversations(root / "llava")
     write_texts(root)
     call("actial.import_release", "clone", "rows=rows.json", "out=release")
+
+
+def write_conversations(folder: Path) -> None:
+    """Write three questions on one photo each, in LLaVA's form."""
+    folder.mkdir()
+    rows = []
+    for number, side in enumerate(("left", "right", "left")):
+        Image.new("RGB", (32, 32), (80 * number, 0, 0)).save(folder / f"{number}.png")
+        asked = "<image>\nWhere is the cup?\nA. left\nB. right\nAnswer with the letter."
+        turns = [("human", asked), ("gpt", "A" if side == "left" else "B")]
+        conversation = [{"from": who, "value": text} for who, text in turns]
+        rows.append({"id": number, "image": f"{number}.png", "conversations": conversation})
+    (folder / "rows.json").write_text(json.dumps(rows))
 
 
 def write_qwen3(folder: Path) -> None:
