@@ -57,7 +57,8 @@ _VERBS = (
     r"|works|agrees|satisfies|corresponds|remains"
     r"|shows|captures|reflects|represents|aligns|beats"
     r"|wins|stands|makes (?:the most )?sense"
-    r"|does|appears to|seems to|says|states"
+    r"|does|says|states"
+    r"|(?:appears|seems|looks) (?:to|most|more|best|consistent)"
 )
 TAIL = re.compile(
     rf"(?:(?:best|clearly|only|also|really|most|accurately"

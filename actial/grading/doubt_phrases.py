@@ -202,6 +202,17 @@ OBSERVER = re.compile(
     r"|direction)\b",
     re.IGNORECASE,
 )
+# What may have moved where the options are motions of the camera: it, or nothing that is named
+MOVING = re.compile(
+    r"\b(?:camera|viewpoint|viewer|observer|photographer|it|i|we|you)\b[^.!?\n]{0,60}\Z"
+    r"|\A\W{0,4}(?:(?:so|thus|hence|then|therefore|answer|answer is)\W{1,3}){0,3}\Z",
+    re.IGNORECASE,
+)
+# "moved left and right", "moved to the left, then to the right"
+MOVES_ON = re.compile(
+    r"\s?(?:,|/|\b(?:and|or|then)\b)\s?(?:(?:and|then)\s){0,2}(?:to\s)?(?:the\s)?(?:left|right)\b",
+    re.IGNORECASE,
+)
 SIDE_OF_THING = re.compile(
     rf"\s(?:hands?\b(?!\s(?:side|direction))|arms?|legs?"
     rf"|foot|feet|eyes?|ears?|shoulders?|cheek"

@@ -28,6 +28,8 @@ from actial.grading.doubt_phrases import (
     INVERTED,
     LEFT_OPEN,
     MOTION,
+    MOVES_ON,
+    MOVING,
     OBSERVER,
     OF_THING,
     OPINION,
@@ -45,7 +47,7 @@ from actial.grading.doubt_phrases import (
     WOULD_BE,
 )
 from actial.grading.mention import Mention
-from actial.grading.option_texts import without_article
+from actial.grading.option_texts import MOTION_OPTION, without_article
 
 BARE_VERDICTS = ("yes", "no", "true", "false")
 WINDOW = 160  # characters of context that are read before a mention
@@ -203,6 +205,19 @@ def _side_of_scene(answer: Answer, mention: Mention) -> bool:
     return behind is not None or IN_IMAGE.search(sentence) is not None
 
 
+def _motion_of_another(answer: Answer, mention: Mention) -> bool:
+    """Return whether a motion in other words than the option's is a thing's, or goes on."""
+    option = answer.plain_options[LETTERS.index(mention.letter)]
+    if not mention.by_text or MOTION_OPTION.fullmatch(option) is None:
+        return False
+    if MOVES_ON.match(answer.text, mention.end):
+        return True
+    if answer.text[mention.start : mention.end].casefold() == option:
+        return False
+    _, clause = _before(answer.text, mention)
+    return MOVING.search(clause) is None
+
+
 # Name, and whether it leaves a mention in doubt.
 DOUBTS: Sequence[tuple[str, Doubt]] = (
     ("only possible", _only_possible),
@@ -215,4 +230,5 @@ DOUBTS: Sequence[tuple[str, Doubt]] = (
     ("opposed", _opposed),
     ("another thing", _another_thing),
     ("side of the scene", _side_of_scene),
+    ("motion of another", _motion_of_another),
 )

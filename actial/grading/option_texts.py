@@ -30,6 +30,16 @@ COMPOUND = re.compile(r"\A(north|south|counter|anti)(?=(?:east|west|clockwise))"
 # "counter-clockwise" is not "clockwise"; "B-right" is "right"
 PREFIXED = re.compile(r"[A-Za-z]{2}[-\u2010\u2011]\Z")
 SUFFIXED = re.compile(r"[-\u2010\u2011](?!hand|side|most\b|wards?\b)[a-z]{2}", re.IGNORECASE)
+# Verbs of motion in all forms: "moved to the right" and "moves right" name "Move to the right"
+MOTION_VERBS = (
+    "mov(?:e[sd]?|ing)",
+    "rotat(?:e[sd]?|ing)",
+    "translat(?:e[sd]?|ing)",
+    "turn(?:s|ed|ing)?",
+    "shift(?:s|ed|ing)?",
+    "pan(?:s|ned|ning)?",
+)
+MOTION_OPTION = re.compile(rf"({'|'.join(MOTION_VERBS)}) (?:to )?(?:the )?(left|right)")
 EDGES = " .,:;!\"'`*()[]{}\n"
 
 
@@ -88,6 +98,9 @@ def _patterns(options: tuple[str, ...]) -> tuple[re.Pattern[str] | None, ...]:
 
 def _pattern(option: str) -> str:
     """Return a pattern of a plain option as it may be written: "1,200 m", "1200m", "front-left"."""
+    if motion := MOTION_OPTION.fullmatch(option):
+        (verb,) = [verb for verb in MOTION_VERBS if re.fullmatch(verb, motion[1])]
+        return rf"{verb}\s(?:to\s)?(?:the\s)?{motion[2]}"
     tokens = without_article(option).split()
     pattern = r"(?:(?:the|an?)\s)?" if ARTICLE.match(option) else ""
     for i, token in enumerate(tokens):

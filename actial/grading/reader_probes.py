@@ -129,11 +129,14 @@ PROBES = (
     "5 m/s",
     "which corresponds to option B",
     "\\frac{1}{3}",
+    "The camera moved to the right.",
+    "The cup moved right.",
 )
 OPTION_SETS = (
     ("left", "right", "no movement"),
     ("5 meters", "12.5 meters", "1200", "-30"),
     ("no", "yes", "the chair", "30 degrees"),
+    ("move to the left", "move to the right"),
 )
 TRUTHS = {"yes_no": "yes", "exact": "right", "contains": "right", "joint": "r,A", "count": "3"}
 

@@ -217,6 +217,7 @@ def test_answers_in_doubt_are_read_as_a_person_reads_them():
     assert read_otherwise(ANSWERS_IN_DOUBT) == []
 
 
+MOTIONS = ("Move to the left", "Move to the right", "No movement")
 NOUNS = ("no", "yes", "the chair", "30 degrees")
 
 
@@ -241,6 +242,8 @@ NOUNS = ("no", "yes", "the chair", "30 degrees")
         ("another thing", "the chair leg", NOUNS),
         ("side of the scene", "The objects shifted to the right.", ABC_SHORT),
         ("side of the scene", "The man's right hand", AB),
+        ("motion of another", "The cup moved left.", MOTIONS),
+        ("motion of another", "The camera moved left, then right.", MOTIONS),
     ],
 )
 def test_each_doubt_alone_leaves_an_answer_unread(doubt, text, options, monkeypatch):
@@ -276,6 +279,18 @@ def test_a_doubt_holds_in_every_form_of_an_option(doubt, form):
         ("It did not move left because the objects shifted right.", AB, None),
         ("Since objects shift left, B is correct.", AB, "B"),
         ("5 m/s", ("5 meters", "6 meters"), None),
+        ("The camera moved to the right.", MOTIONS, "B"),
+        ("It moves right", MOTIONS, "B"),
+        ("moving to the left", MOTIONS, "A"),
+        (
+            "The object shifted left in the second photo, so the camera moved right.",
+            MOTIONS,
+            "B",
+        ),
+        ("The camera rotated left", ("Rotate to the left", "Rotate to the right"), "A"),
+        ("The camera did not move to the left", MOTIONS, None),
+        ("It moved left or right", MOTIONS, None),
+        ("Did the camera move right?", MOTIONS, None),
         ("Answer: A\nCorrection: B", AB, "B"),
     ],
 )

@@ -285,7 +285,7 @@ TEXTS = [
     ("A blue chair", COLORS, "B"),
     ("Move to the left.", MV, "A"),
     ("The camera should move to the right", MV, "B"),
-    ("move right", MV, None),
+    ("move right", MV, "B"),
     ("A. Move to the left\n\nThe object appears further right in the second view.", MV, "A"),
     ("point A", POINTS, "A"),
     ("I think so.", YN, None),
