@@ -12,78 +12,76 @@ from actial.grading.answer_phrases import CLAUSE_START
 from actial.grading.mention import Mention
 
 WINDOW = 160
+
+
+def _any(words: str) -> str:
+    """Return a pattern of any of the words; "_" stands for a space."""
+    return "|".join(words.split()).replace("_", " ")
+
+
 # The word before a letter, "option" and articles left out; other languages' as far as they go.
-_LEADS = (
-    r"is|was|be|am|are|it|it's|that's|this|that|i'd|i"
-    r"|say|said|saying|think|believe|suppose|guess"
-    r"|choose|chose|choosing|pick|picked|picking|select"
-    r"|selected|selecting|prefer|favou?rs?"
-    r"|favou?red|supports?|indicates?|suggests?|means?"
-    r"|implies|points to|mark|answer|answers"
-    r"|answering|conclude|with|only|just|but|so|hence"
-    r"|thus|therefore|then|and|yes|yeah|sure|okay|ok"
-    r"|well|sorry|correct|right|final|leaves|leaving"
-    r"|left|likely|more|most|best|rather"
-    r"|doubt|certain|certainty|forced|now|still|maybe"
-    r"|perhaps|remains"
-    r"|remaining|assistant|return|output|result|prediction"
-    r"|ans|closer inspection|not|nor|neither"
-    r"|either|both|all|since|(?<!same )(?<!such )(?<!much )as"
-    r"|because|if|while|although|though|when|than"
-    r"|where|how|[a-z]{2,20}ly"
-    r"|sounds like|gets?|gives?|yields?|match(?:es)?|fits?|on"
-    r"|have|has|makes|make|to|towards?|inst|boxed"
-    r"|framebox|bbox|fbox"
-    # German, Dutch, French, Spanish, Portuguese, Italian, Swedish, Turkish
-    r"|ist|lautet|w\u00e4re|wähle|nehme|f\u00fcr|w\u00fcrde"
-    r"|also|sondern|die|der|das|aber|antwort"
-    r"|het|antwoord|kies|dus|est|c'est|choisis|donc|mais"
-    r"|la|le|r\u00e9ponse|l'option|es|elijo|sino"
-    r"|escojo|respuesta|entonces|lo|u?na?|\u00e9|a|o"
-    r"|escolho|resposta|letra|lettre|lettera|\u00e8"
-    r"|scelgo|risposta|opci\u00f3n|op\u00e7\u00e3o"
-    r"|opzione|\u00e4r|svaret|cevap|do\u011fru|ne"
-)
+LEADS = _any("""
+    is was be am are it it's that's this that i'd i say said
+    saying think believe suppose guess choose chose choosing pick
+    picked picking select selected selecting prefer favou?rs?
+    favou?red supports? indicates? suggests? means? implies
+    points_to mark answer answers answering conclude with only
+    just but so hence thus therefore then and yes yeah sure okay
+    ok well sorry correct right final leaves leaving left likely
+    more most best rather doubt certain certainty forced now still
+    maybe perhaps remains remaining assistant return output result
+    prediction ans closer_inspection not nor neither either both
+    all since (?<!same_)(?<!such_)(?<!much_)as because if while
+    although though when than where how [a-z]{2,20}ly sounds_like
+    gets? gives? yields? match(?:es)? fits? on have has makes make
+    to towards? inst boxed framebox bbox fbox ist lautet w\u00e4re
+    w\u00e4hle nehme f\u00fcr w\u00fcrde also sondern die der das
+    aber antwort het antwoord kies dus est c'est choisis donc mais
+    la le r\u00e9ponse l'option lettre es elijo sino escojo
+    respuesta entonces lo u?na? \u00e9 a o escolho resposta letra
+    lettera \u00e8 scelgo risposta opci\u00f3n op\u00e7\u00e3o
+    opzione \u00e4r svaret cevap do\u011fru ne
+""")
 _FILLERS = r"(?:(?:the|an?|option|choice|letter|answer|alternative|number)\s)*"
 LEAD = re.compile(
-    rf"(?:\A|[^\w\s'][\s\"'`*(\[]{{0,4}}"
-    rf"|\b(?:{_LEADS})\s){_FILLERS}[\"'`*(\[{{$\\]{{0,4}}\Z",
+    rf"(?:\A|[^\w\s'][\s\"'`*(\[]{{0,4}}|\b(?:{LEADS})\s)"
+    rf"{_FILLERS}[\"'`*(\[{{$\\]{{0,4}}\Z",
     re.IGNORECASE,
 )
 SPACED_WORD = re.compile(r"[\"'`*$]{0,3} (?=[a-z])")
-# The words behind a letter that do not speak against it.
-_VERBS = (
-    r"fits?|match(?:es)?|describes?|explains?|holds"
-    r"|works|agrees|satisfies|corresponds|remains"
-    r"|shows|captures|reflects|represents|aligns|beats"
-    r"|wins|stands|makes (?:the most )?sense"
-    r"|does|says|states"
-    r"|(?:appears|seems|looks) (?:to|most|more|best|consistent)"
-)
+
+# The words behind a letter that do not speak against it: "B clearly fits", "B must be the one"
+_ADVERBS = _any("best clearly only also really most accurately correctly definitely")
+_VERBS = _any("""
+    fits? match(?:es)? describes? explains? holds works agrees
+    satisfies corresponds remains shows captures reflects
+    represents aligns beats wins stands makes_(?:the_most_)?sense
+    does says states
+    (?:appears|seems|looks)_(?:to|most|more|best|consistent)
+""")
+_MODALS = _any("is was has_to must should will would might may could")
+_PREDICATES = r"the\b|my\b|our\b|right\b|it\b|so\b|in\b|one\b|not\b|close\b|" + _any("""
+    correct consistent best true better more most likely supported
+    plausible accurate valid also
+""")
+_FOLLOWERS = _any("""
+    most more very quite best because since as for due given with
+    rather instead over not it is_it i to in on at of from the if
+    though although but and or nor so then where while which that
+    who based out definitely likely probably certainly obviously
+    clearly only too alone here per by after wins unless versus vs
+    both correct right final oder und ou et o y e ist est es
+    \u00e9 \u00e8 w\u00e4hlen
+""")
 TAIL = re.compile(
-    rf"(?:(?:best|clearly|only|also|really|most|accurately"
-    rf"|correctly|definitely)\s)*(?:(?:{_VERBS})\b"
-    r"|(?:is|was|has to|must|should|will|would|might"
-    r"|may|could)\s(?:be\s)?(?:\w{1,12}ly\s)?"
-    r"(?:the\b|my\b|our\b|correct|right\b"
-    r"|consistent|best|true|better|more|most|likely|it\b"
-    r"|so\b|supported|plausible|accurate|valid"
-    r"|also|in\b|one\b|not\b|close\b)"
-    r"|(?:is|was)(?=[.,;!?\n]|\Z)"
-    r"|(?:most|more|very|quite|best|because|since|as"
-    r"|for|due|given|with|rather|instead|over|not|it"
-    r"|is it|i|to|in|on|at|of|from|the|if|though|although"
-    r"|but|and|or|nor|so|then|where|while"
-    r"|which|that|who|based|out|definitely|likely|probably"
-    r"|certainly|obviously|clearly|only|too"
-    r"|alone|here|then|per|by|after|wins|unless|oder"
-    r"|und|ou|et|o|y|e|ist|est|es|é|è|wählen"
-    r"|versus|vs|both|correct|right|final)\b)",
+    rf"(?:(?:{_ADVERBS})\s)*(?:(?:{_VERBS})\b"
+    rf"|(?:{_MODALS})\s(?:be\s)?(?:\w{{1,12}}ly\s)?(?:{_PREDICATES})"
+    rf"|(?:is|was)(?=[.,;!?\n]|\Z)|(?:{_FOLLOWERS})\b)",
     re.IGNORECASE,
 )
 
 WORD = re.compile(r"[A-Za-z]{2}")
-# The same in Chinese and Japanese, which write no space: "B更合理", "Bです"
+# The same in Chinese and Japanese, which write no space: "B\u66f4\u5408\u7406", "B\u3067\u3059"
 CJK = re.compile(r"[\])}\"'`*]{0,3}\s?(?=[\u3040-\u30ff\u4e00-\u9fff])")
 CJK_TAIL = re.compile(
     r"(?:选项|選項|選択肢|项|項|这个|這個)*(?:看起来|看起來|似乎|显然|顯然|明显|应该"
@@ -115,46 +113,38 @@ def stands_as_answer(text: str, mention: Mention) -> bool:
 
 
 # What may stand before an option's text: no other word of the same name, as in "school bus"
-TEXT_LEAD = re.compile(
-    r"(?:\A|[^\w\s-]\s?|\n|\b(?:the|an?|this|that|these"
-    r"|those|is|are|was|were|be|to|of|as|it|it's"
-    r"|only|just|like|say|says|see|and|or|so|than|towards?"
-    r"|option|answer|colou?r|moves?|moving|turns?"
-    r"|turning|going|goes|go|shifts?|shifting|rotat(?:e"
-    r"|es|ing)|fac(?:e|es|ing)|not|no|then|one|its"
-    r"|i|for|pick|choose|select|by|with|in|on|at|from"
-    r"|about|exactly|approximately|roughly"
-    r"|[a-z]{2,12}ed|[a-z]{2,16}ly|appears|looks|seems"
-    r"|remains|stays|both|all|my|your|his|her|their|which"
-    r"|any|some|either|neither|nor|but|versus|vs|keeps?"
-    r"|holds?|has|have|touch(?:es|ing)|via)\s)\Z",
-    re.IGNORECASE,
-)
+_BEFORE_TEXT = _any("""
+    the an? this that these those is are was were be to of as it
+    it's only just like say says see and or so than towards?
+    option answer colou?r moves? moving turns? turning going goes
+    go shifts? shifting rotat(?:e|es|ing) fac(?:e|es|ing) not no
+    then one its i for pick choose select by with in on at from
+    about exactly approximately roughly [a-z]{2,12}ed
+    [a-z]{2,16}ly appears looks seems remains stays both all my
+    your his her their which any some either neither nor but
+    versus vs keeps? holds? has have touch(?:es|ing) via
+""")
+TEXT_LEAD = re.compile(rf"(?:\A|[^\w\s-]\s?|\n|\b(?:{_BEFORE_TEXT})\s)\Z", re.IGNORECASE)
 # And behind it: "the bus is", "the bus behind it", but not "the bus stop"
-TEXT_TAIL = re.compile(
-    r"(?:is|isn't|was|are|were|has|have|had|can|could"
-    r"|would|will|should|must|might|may|does|did"
-    r"|appears?|seems?|looks?|stands?|sits?|lies|hangs"
-    r"|remains?|stays|faces|facing|moves?|moved"
-    r"|comes|being|fits|matches|shows|which|that|who"
-    r"|whose|as|and|or|nor|but|in|on|at|to|from|of"
-    r"|for|with|without|by|near|next|behind|beside|under"
-    r"|above|below|between|over|into|onto|off"
-    r"|toward|towards|against|along|around|across|after"
-    r"|before|because|since|so|then|not|rather"
-    r"|than|instead|first|only|too|also|here|there|away"
-    r"|out|up|down|left|right|due|given|if|when"
-    r"|while|where|though|although|i|we|you|it|they|he"
-    r"|she|the|an?|this|its|my|all|both|area|room"
-    r"|colou?red|colou?r|object|one|option|answer|alone"
-    r"|itself|again|please|most|more|least|less"
-    r"|closer|nearer|farther|further|taller|larger|bigger"
-    r"|smaller|shorter|higher|lower|wider"
-    r"|[a-z]{3,12}est|[a-z]{2,20}ly|visible|shown|seen"
-    r"|located|placed|standing|sitting|lying"
-    r"|positioned|situated|versus|vs|wins|oder|und|ou|et|o|y)\b",
-    re.IGNORECASE,
-)
+_BEHIND_TEXT = _any("""
+    is isn't was are were has have had can could would will should
+    must might may does did appears? seems? looks? stands? sits?
+    lies hangs remains? stays faces facing moves? moved comes
+    being fits matches shows which that who whose as and or nor
+    but in on at to from of for with without by near next behind
+    beside under above below between over into onto off toward
+    towards against along around across after before because since
+    so then not rather than instead first only too also here there
+    away out up down left right due given if when while where
+    though although i we you it they he she the an? this its my
+    all both area room colou?red colou?r object one option answer
+    alone itself again please most more least less closer nearer
+    farther further taller larger bigger smaller shorter higher
+    lower wider [a-z]{3,12}est [a-z]{2,20}ly visible shown seen
+    located placed standing sitting lying positioned situated
+    versus vs wins oder und ou et o y
+""")
+TEXT_TAIL = re.compile(rf"(?:{_BEHIND_TEXT})\b", re.IGNORECASE)
 
 
 def bare_before(text: str, mention: Mention) -> bool:

@@ -37,7 +37,7 @@ MOTION_VERBS = (
     "translat(?:e[sd]?|ing)",
     "turn(?:s|ed|ing)?",
     "shift(?:s|ed|ing)?",
-    "pan(?:s|ned|ning)?",
+    "pan(?:s|n(?:ed|ing))?",
 )
 MOTION_OPTION = re.compile(rf"({'|'.join(MOTION_VERBS)}) (?:to )?(?:the )?(left|right)")
 EDGES = " .,:;!\"'`*()[]{}\n"
