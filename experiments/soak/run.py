@@ -448,7 +448,9 @@ def main() -> None:
             faults = soak.break_run(number, disk)
         finally:
             if disk is not None:
-                subprocess.run(["umount", "-l", str(disk)], check=True)  # a server may still end
+                subprocess.run(
+                    ["umount", "-l", str(disk)], check=True
+                )  # a server may still end
         append(table, faults)
         lines += faults
         ends = faults[-1]["ends"] if faults else "finished before it was broken"
