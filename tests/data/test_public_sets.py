@@ -384,6 +384,13 @@ def test_parquet_with_pictures_inside(tmp_path):
     assert sum(len(ShardSet(tmp_path / "out", split)) for split in ("train", "val")) == 6
 
 
+@pytest.mark.parametrize("name", ["spatialladder_26k", "viewpoint_100k"])
+def test_a_list_of_images_may_be_kept_as_text(name):
+    asked = {"question": ASKED, "answer": "B", "images": '["a.png", "b.png"]'}
+    assert next(adapt(name, asked, 0)).images == ("a.png", "b.png")
+    assert next(adapt(name, asked | {"images": "[1] a.png"}, 0)).images == ("[1] a.png",)
+
+
 @pytest.mark.parametrize("suffix", ["json", "jsonl"])
 def test_files_with_a_byte_order_mark_and_arrays_of_any_name_are_read(tmp_path, suffix):
     (tmp_path / "set").mkdir()

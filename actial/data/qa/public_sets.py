@@ -8,9 +8,11 @@ in a video. An answer in tags brings its chain of thought along.
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -175,9 +177,15 @@ def adapt(name: str, record: SetRecord, number: int) -> Iterator[AdaptedQuestion
 
 def _images(layout: NamedSet, record: SetRecord) -> tuple[Any, ...]:
     if layout.released:
-        return tuple(released_images(record))
-    images = record.get(layout.images) or record.get("images") or record.get("image") or ()
-    return tuple(images) if isinstance(images, (list, tuple)) else (images,)
+        images = released_images(record)
+    else:
+        cells = record.get(layout.images) or record.get("images") or record.get("image") or ()
+        images = list(cells) if isinstance(cells, (list, tuple)) else [cells]
+    if len(images) == 1 and isinstance(images[0], str) and images[0].startswith("["):
+        # a list that a table keeps as text, or a path that begins like one
+        with suppress(json.JSONDecodeError):
+            images = json.loads(images[0])
+    return tuple(images)
 
 
 def _split_tags(answer: str) -> tuple[str, str]:
