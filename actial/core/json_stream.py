@@ -40,7 +40,7 @@ def _item_start(text: str, position: int) -> int | None:
 
 
 def records(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the records of a .jsonl, .json (one array) or .parquet file.
+    """Yield the records of a .jsonl, .json (one array, as some .jsonl are) or .parquet file.
 
     Raises UserError for a broken file.
     """
@@ -48,8 +48,10 @@ def records(path: Path) -> Iterator[dict[str, Any]]:
         yield from stream(path)
         return
     try:
-        with path.open(encoding="utf-8") as file:
-            if path.suffix == ".json":
+        with path.open(encoding="utf-8-sig") as file:
+            beginning = file.read(1)
+            file.seek(0)
+            if path.suffix == ".json" or beginning == "[":
                 yield from json_items(file, path)
             else:
                 yield from (json.loads(line) for line in file if line.strip())

@@ -33,7 +33,7 @@ def answer_position(answer: Any, options: Sequence[str], name: str) -> int:
     """Return the 0-based index of the right option from any published convention.
 
     Args:
-        answer: 2, "C", "(C)", "C. left", or the option's text.
+        answer: 2, "C", "(c)", "C. left", or the option's text.
         name: of the question, for the message.
 
     Raises:
@@ -48,6 +48,10 @@ def answer_position(answer: Any, options: Sequence[str], name: str) -> int:
             return position
     folded = [option.strip().casefold() for option in options]
     count = folded.count(text.casefold())
+    if not count and (match := re.fullmatch(r"\(?([a-z])\)?[.):]?", text)):
+        position = LETTERS.index(match[1].upper())
+        if position < len(options):
+            return position
     if count != 1:
         raise UserError(
             f"{name}: answer {text!r} names {count} of the options {list(options)}: "

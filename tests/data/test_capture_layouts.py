@@ -131,6 +131,14 @@ def test_captures_lie_at_any_depth(tmp_path):
     assert deep.object_id == "mvi_00/7/0000abcd"
 
 
+@pytest.mark.parametrize("target", ["all", "."])
+@pytest.mark.parametrize("kind", [SourceKind.colmap, SourceKind.nerfstudio])
+def test_a_link_that_leads_in_a_circle_lists_nothing_twice(cup, target, kind):
+    (cup / "transforms.json").write_text("{}")
+    (cup.parent / "all").symlink_to(target)
+    assert source(cup.parent, kind).captures() == ["cup"]
+
+
 def test_the_same_object_twice_is_refused(tmp_path):
     for archive in ("mvi_00", "mvi_01"):
         write_capture(tmp_path / archive / "7" / "0000abcd", arc(N))
@@ -173,6 +181,30 @@ def test_a_text_model_is_read_as_the_binary_one(cup, newline):
         map(tuple, binary.points.round(6))
     )
     assert text.reprojection_error_px == pytest.approx(binary.reprojection_error_px)
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "outcome"),
+    [
+        ("cameras.txt", " 96 64 ", " 96.0 6.4e1 ", {}),
+        ("cameras.txt", " 96 64 90", " 96 64 0", {"frame_lens": N}),
+        ("images.txt", "\n16 ", f"\n{10**20} ", "too large"),
+    ],
+)
+def test_numbers_of_text_models_are_read_or_named(cup, file, old, new, outcome):
+    folder = cup / "sparse" / "0"
+    pycolmap.Reconstruction(str(folder)).write_text(str(folder))
+    for path in folder.glob("*.bin"):
+        path.unlink()
+    (folder / "cameras.txt").write_text("1 PINHOLE 96 64 90 90 48 32\n")
+    text = (folder / file).read_text()
+    assert old in text
+    (folder / file).write_text(text.replace(old, new))
+    if isinstance(outcome, str):
+        with pytest.raises(Rejected, match=f"sparse_corrupt.*{outcome}"):
+            source(cup.parent).read("cup")
+    else:
+        assert source(cup.parent).read("cup")[1] == outcome
 
 
 def test_an_image_that_sees_no_point_and_a_broken_line_in_text_models(tmp_path):
@@ -283,6 +315,7 @@ def rename_in_model(cup: Path, old: bytes, new: bytes) -> None:
         ("café.jpg".encode(), unicodedata.normalize("NFD", "café.jpg").encode()),  # macOS
         ("图 1/照.jpg".encode(), "图 1/照.jpg".encode()),
         (b"000.jpg", b"000.JPG"),
+        (b"left\\000.jpg", b"left/000.jpg"),  # of a Windows tool
     ],
 )
 def test_names_in_any_bytes_lead_to_their_photo(cup, in_model, on_disk):
@@ -294,6 +327,21 @@ def test_names_in_any_bytes_lead_to_their_photo(cup, in_model, on_disk):
     assert len(capture.frames) == N
     for frame in capture.frames:
         frame.name.encode()  # what goes into the index
+
+
+def test_a_name_too_long_for_the_file_system_costs_its_photo(cup):
+    rename_in_model(cup, b"000.jpg", b"x" * 300 + b".jpg")
+    capture, counts = source(cup.parent).read("cup")
+    assert (len(capture.frames), counts) == (N - 1, {"frame_unreadable": 1})
+
+
+def test_two_images_that_lead_to_one_photo_are_dropped(cup):
+    rename_in_model(cup, b"008.jpg", b"A.jpg")
+    rename_in_model(cup, b"000.jpg", b"a.jpg")
+    (cup / "images" / "008.jpg").unlink()
+    (cup / "images" / "000.jpg").rename(cup / "images" / "a.JPG")
+    capture, counts = source(cup.parent).read("cup")
+    assert (len(capture.frames), counts) == (N - 2, {"frame_repeated": 2})
 
 
 def test_a_folder_in_any_bytes_is_a_capture(cup):
@@ -356,6 +404,7 @@ def write_masks(cup: Path, folder: str, name: str, inside: int = 255) -> None:
         ("masks", "mask_{stem}.png"),
         ("mask", "{stem}.tif"),
         ("object_masks", "{photo}.png"),
+        ("masks", "{stem}.JPG.PNG"),
     ],
 )
 def test_masks_are_found_by_the_rules_that_tools_use(cup, folder, name):
@@ -384,6 +433,18 @@ def test_an_alpha_channel_and_16_bits_are_masks(cup):
             Image.fromarray(np.asarray(mask).astype(np.uint16) * 257).save(path)
     capture = only(cup.parent)
     assert judge_capture(capture, GateConfig(), ordered=False).usable_masks == N
+
+
+@pytest.mark.parametrize(
+    ("shape", "usable"), [((48, 32), N), ((96, 66), N), ((64, 64), 0), ((48, 64), 0)]
+)
+def test_masks_of_another_shape_than_their_photo_are_not_used(cup, shape, usable):
+    """They may be stretched or cut, and the two put the object in different places."""
+    write_masks(cup, "masks", "{photo}.png")
+    for path in (cup / "masks").iterdir():
+        Image.open(path).resize(shape).save(path)
+    capture = only(cup.parent)
+    assert judge_capture(capture, GateConfig(), ordered=False).usable_masks == usable
 
 
 def test_masks_follow_the_folders_of_their_photos(cup):

@@ -360,6 +360,40 @@ def test_broken_entries_of_co3d_cost_themselves(tmp_path):
     assert (len(capture.frames), dropped) == (N - 3, {"frame_entry": 3})
 
 
+def test_a_photo_with_two_poses_is_dropped_and_a_repeated_entry_changes_nothing(tmp_path):
+    write_co3d(tmp_path / "co3d")
+    path = tmp_path / "co3d" / "apple" / "frame_annotations.jgz"
+    entries = json.loads(gzip.decompress(path.read_bytes()))
+    of_sequence = [entry for entry in entries if entry["sequence_name"] == "110_13051"]
+    other_pose = of_sequence[8]["viewpoint"]
+    entries += [of_sequence[2], {**of_sequence[3], "viewpoint": other_pose}]
+    write_jgz(path, entries)
+    write_wildrgbd(tmp_path / "wild")
+    poses = tmp_path / "wild" / "apple" / "scenes" / "scene_257" / "cam_poses.txt"
+    lines = poses.read_text().splitlines()
+    other_pose = lines[8].partition(" ")[2]
+    poses.write_text("\n".join([*lines, lines[2], f"3 {other_pose}"]))
+    for kind, root in ((SourceKind.co3d, "co3d"), (SourceKind.wildrgbd, "wild")):
+        source = source_of(tmp_path / root, kind)
+        capture, dropped = source.read(source.captures()[0])
+        assert (len(capture.frames), dropped) == (N - 1, {"frame_repeated": 2})
+
+
+def test_sequences_of_co3d_without_a_name_are_named_and_repeated_ones_read_once(tmp_path):
+    write_co3d(tmp_path)
+    path = tmp_path / "apple" / "sequence_annotations.jgz"
+    sequence = {"sequence_name": "110_13051", "viewpoint_quality_score": 1.0}
+    write_jgz(
+        path, [sequence, sequence, {"sequence_name": "b", "viewpoint_quality_score": "x"}]
+    )
+    assert source_of(tmp_path, SourceKind.co3d, min_quality=0.0).captures() == [
+        "apple/110_13051"
+    ]
+    write_jgz(path, [{"viewpoint_quality_score": 1.0}])
+    with pytest.raises(UserError, match="a sequence has no 'sequence_name'"):
+        source_of(tmp_path, SourceKind.co3d).captures()
+
+
 def test_a_broken_frame_of_uco3d_costs_itself(tmp_path):
     write_uco3d(tmp_path)
     with sqlite3.connect(tmp_path / "metadata.sqlite") as base:

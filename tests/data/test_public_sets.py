@@ -1,5 +1,6 @@
 """Published sets: records of each set's own schema take one form and build into shards."""
 
+import base64
 import io
 import json
 import time
@@ -22,6 +23,7 @@ from actial.config import (
 )
 from actial.core.errors import UserError
 from actial.data.qa.public_sets import NAMED, adapt, without_letter_request
+from actial.data.qa.sat_rows import Unusable
 from actial.data.shards import ShardSet
 
 ASKED = "Which way did the camera move? A. Left B. Right"
@@ -171,6 +173,58 @@ def test_a_long_question_is_read_in_linear_time(text):
     started = time.process_time()
     without_letter_request(text)
     assert time.process_time() - started < 0.5
+
+
+COLUMNS = {  # a column of options -> what is asked, None where it cannot be known
+    "list": (["Left", "Right"], ("Left", "Right")),
+    "lettered": (["A. Left", "(B) Right"], ("Left", "Right")),
+    "letters alone": (["A", "B"], ("A", "B")),
+    "mapping": ({"B": "Right", "A": "Left", "C": None}, ("Left", "Right")),
+    "JSON": ('["Left", "Right"]', ("Left", "Right")),
+    "text": ("A. Left B. Right", ("Left", "Right")),
+    "empty cells behind": (["Left", "Right", None, float("nan")], ("Left", "Right")),
+    "a letter within": (["Go to B. then stop", "Stay"], ("Go to B. then stop", "Stay")),
+    "an empty cell between": (["Left", None, "Right"], None),
+    "letters with a gap": ({"B": "Left", "C": "Right"}, None),
+    "the right one twice": (["Right", "right"], None),
+}
+
+
+@pytest.mark.parametrize("name", ["spatialladder_26k", "viewpoint_100k"])
+@pytest.mark.parametrize("form", COLUMNS)
+def test_options_of_a_column_are_taken_as_they_are(name, form):
+    column, options = COLUMNS[form]
+    asked = {"question": "Which way?", "options": column, "answer": "B", "images": ["a.png"]}
+    if options is None:
+        with pytest.raises((Unusable, ValueError)):
+            list(adapt(name, asked, 0))
+        return
+    (row,) = adapt(name, asked, 0)
+    assert (row.question, row.options, row.answer_index) == ("Which way?", options, 1)
+
+
+@pytest.mark.parametrize("name", ["spatialladder_26k", "viewpoint_100k"])
+def test_options_that_stand_in_the_question_too_are_taken_out_of_it(name):
+    """They are shuffled later, and would stand in the question under other letters."""
+    asked = {
+        "question": ASKED,
+        "options": ["Left", "Right"],
+        "answer": "b",
+        "images": ["a.png"],
+    }
+    (row,) = adapt(name, asked, 0)
+    assert row.question == "Which way did the camera move?"
+    assert (row.options, row.answer_index) == (("Left", "Right"), 1)
+
+
+def test_infinite_numbers_and_empty_questions_are_not_trained_on():
+    asked = {"question": "How far?", "answer": "nan", "images": ["a.png"]}
+    assert next(adapt("spatialladder_26k", asked, 0)).answer_kind == "open"
+    for field in ("question", "answer"):
+        with pytest.raises(KeyError, match=field):
+            list(adapt("spatialladder_26k", asked | {field: None}, 0))
+    with pytest.raises(Unusable, match="no question"):
+        list(adapt("spatialladder_26k", asked | {"question": "<image> "}, 0))
 
 
 def test_several_turns_are_several_questions():
@@ -328,6 +382,44 @@ def test_parquet_with_pictures_inside(tmp_path):
     )
     build(config(tmp_path / "set", tmp_path / "out", "molmo2_er_vst_p"))
     assert sum(len(ShardSet(tmp_path / "out", split)) for split in ("train", "val")) == 6
+
+
+@pytest.mark.parametrize("name", ["spatialladder_26k", "viewpoint_100k"])
+def test_a_list_of_images_may_be_kept_as_text(name):
+    asked = {"question": ASKED, "answer": "B", "images": '["a.png", "b.png"]'}
+    assert next(adapt(name, asked, 0)).images == ("a.png", "b.png")
+    assert next(adapt(name, asked | {"images": "[1] a.png"}, 0)).images == ("[1] a.png",)
+
+
+@pytest.mark.parametrize("suffix", ["json", "jsonl"])
+def test_files_with_a_byte_order_mark_and_arrays_of_any_name_are_read(tmp_path, suffix):
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "a.png").write_bytes(png(1))
+    (tmp_path / "set" / f"train.{suffix}").write_text(
+        json.dumps([llava(ASKED, "B", image="a.png")]), encoding="utf-8-sig"
+    )
+    build(config(tmp_path / "set", tmp_path / "out", "llava"))
+    assert json.loads((tmp_path / "out" / "rejects.json").read_text())["questions"]["written"]
+
+
+def test_images_may_stand_in_the_row_or_have_a_path_of_windows(tmp_path):
+    (tmp_path / "set" / "photos").mkdir(parents=True)
+    (tmp_path / "set" / "photos" / "a.png").write_bytes(png(0))
+    text = base64.b64encode(png(1)).decode()
+    cells = [
+        "photos\\a.png",
+        {"path": "photos/a.png", "bytes": None},
+        text,
+        f"data:image/png;base64,{text}",
+        {"bytes": text},
+        "/elsewhere/a.png",
+    ]
+    records = [llava(ASKED, "B", id=i, image=[cell]) for i, cell in enumerate(cells)]
+    (tmp_path / "set" / "train.json").write_text(json.dumps(records))
+    build(config(tmp_path / "set", tmp_path / "out", "llava"))
+    counts = json.loads((tmp_path / "out" / "rejects.json").read_text())["questions"]
+    assert (counts["written"], counts["picture unreadable"]) == (5, 1)
+    assert any("train:5: frame_name: /elsewhere/a.png" in cause for cause in counts)
 
 
 def test_unknown_sets_empty_folders_and_broken_files_are_one_sentence(root, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -251,12 +252,71 @@ def test_lenses_are_those_that_the_file_names(tmp_path, fields, model):
 
 @pytest.mark.parametrize(
     "fields",
-    [{"camera_model": "EQUIRECTANGULAR"}, {"fl_x": None}, {"fl_x": "x"}, {"w": "wide"}],
+    [
+        {"camera_model": "EQUIRECTANGULAR"},
+        {"fl_x": None},
+        {"fl_x": "x"},
+        {"fl_x": 0},
+        {"fl_x": math.nan},
+        {"fl_y": -FOCAL},
+        {"w": "wide"},
+        {"w": 0},
+    ],
 )
 def test_frames_without_a_lens_are_counted(tmp_path, fields):
     write(tmp_path / "cup", change=lambda f: f["frames"][3].update(fields))
     capture, counts = read(tmp_path)
     assert (len(capture.frames), counts) == (N - 1, {"frame_lens": 1})
+
+
+def test_an_angle_of_view_in_degrees_is_no_lens(tmp_path):
+    def measure(fields: dict) -> None:
+        fields["fl_x"], fields["camera_angle_x"] = None, 40.0
+
+    write(tmp_path / "cup", change=measure)
+    _, counts = read(tmp_path)
+    assert counts == {"frame_lens": N}
+    assert "camera_angle_x=40 is no angle of view in radians" in counts.examples["frame_lens"]
+
+
+@pytest.mark.parametrize("size", [(None, None), (f"{W}.0", f"{H}.0")])
+def test_sizes_may_be_null_or_text(tmp_path, size):
+    write(tmp_path / "cup", change=lambda fields: fields.update(w=size[0], h=size[1]))
+    check_poses(read(tmp_path)[0])
+
+
+def test_transposed_matrices_are_named_and_not_taken_for_other_axes(tmp_path):
+    def transpose(fields: dict) -> None:
+        for frame in fields["frames"]:
+            frame["transform_matrix"] = np.transpose(frame["transform_matrix"]).tolist()
+
+    write(tmp_path / "cup", change=transpose)
+    _, counts = read(tmp_path)
+    assert counts == {"frame_pose": N}
+    assert "transform_matrix is transposed" in counts.examples["frame_pose"]
+
+
+def test_cameras_that_never_move_are_not_taken_for_other_axes(tmp_path):
+    def stay(fields: dict) -> None:
+        for frame in fields["frames"]:
+            frame["transform_matrix"] = np.eye(4).tolist()
+
+    write(tmp_path / "cup", change=stay)
+    assert len(read(tmp_path)[0].frames) == N
+
+
+def test_a_name_too_long_for_the_file_system_costs_its_photo(tmp_path):
+    write(tmp_path / "cup", change=lambda f: f["frames"][3].update(file_path="x" * 300))
+    capture, counts = read(tmp_path)
+    assert (len(capture.frames), counts) == (N - 1, {"frame_unreadable": 1})
+
+
+def test_a_file_in_another_encoding_is_named_without_its_content(tmp_path):
+    file = write(tmp_path / "cup") / "transforms.json"
+    file.write_bytes(file.read_bytes().replace(b"{", b'{"by": "Ren\xe9", ', 1))
+    with pytest.raises(Rejected, match=r"poses_corrupt.*can't decode") as raised:
+        read(tmp_path)
+    assert len(raised.value.detail) < 200
 
 
 def test_captures_lie_at_any_depth_or_are_the_root(tmp_path):
@@ -290,3 +350,10 @@ def test_poses_bounds_of_llff_are_read(tmp_path):
     np.save(folder / "poses_bounds.npy", np.array(rows[1:]))
     with pytest.raises(Rejected, match=r"poses_corrupt.*15 rows, but photos are"):
         read(tmp_path, SourceKind.llff)
+    claims = (
+        (folder / "poses_bounds.npy").read_bytes().replace(b"(15, 17)", b"(9999999999, 17)")
+    )
+    for content in (b"", claims):
+        (folder / "poses_bounds.npy").write_bytes(content)
+        with pytest.raises(Rejected, match="poses_corrupt"):
+            read(tmp_path, SourceKind.llff)

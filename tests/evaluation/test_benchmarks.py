@@ -61,6 +61,7 @@ def right(item):
         ("C.", 2),
         ("C. up", 2),
         ("C) up", 2),
+        ("(c)", 2),
         (2, 2),
         ("up", 2),
         (" Up ", 2),
@@ -69,6 +70,11 @@ def right(item):
 )
 def test_answer_conventions(answer, position):
     assert answer_position(answer, ("left", "right", "up", "a b"), "x") == position
+
+
+def test_a_small_letter_is_an_option_s_text_before_it_is_its_letter():
+    assert answer_position("b", ("a", "c", "b"), "x") == 2
+    assert answer_position("b", ("left", "right"), "x") == 1
 
 
 def test_viewspatial_answer_vector_h():

@@ -5,6 +5,7 @@ A published set becomes shards of multiple-choice questions.
 
 from __future__ import annotations
 
+import base64
 import io
 import os
 import re
@@ -43,6 +44,12 @@ from actial.data.qa.sat_rows import Unusable, encoded_images
 from actial.data.sources.base import inside
 
 HELD_OUT = re.compile(r"(?<![a-z])(test|val|validation|eval)(?![a-z])", re.IGNORECASE)
+# A data URL, or the beginning of a JPEG, PNG, WebP or GIF in base64: no path is so long.
+BASE64 = re.compile(
+    r"(?:data:image/[\w.+-]+;base64,|(?=(?:/9j/|iVBORw0K|UklGR|R0lGOD)[\w+/\s]{200}))"
+    r"(?P<data>[\w+/=\s]+)"
+)
+EXAMPLE = 200  # characters of the cause that is counted beside its kind
 DESCRIPTIONS = ("dataset_info.json", "state.json")  # of LLaMA-Factory and datasets: no records
 SUFFIXES = (".jsonl", ".json", ".parquet")
 
@@ -123,6 +130,8 @@ def _adapted(
     except (KeyError, TypeError, AttributeError) as error:
         counts["a field is missing"] += 1
         counts[f"a field is missing: {error}"] += 1
+    except Unusable as reason:
+        counts[str(reason)] += 1
     except ValueError:
         counts["answer is not exactly one option"] += 1
     return []
@@ -155,7 +164,10 @@ def _question(
         return None
     try:
         hashes = [_store(_bytes(config, image), config, folder) for image in adapted.images]
-    except (Rejected, Unusable, *UNREADABLE):
+    except (Rejected, Unusable, *UNREADABLE) as error:
+        if not counts["picture unreadable"]:
+            cause = f"picture unreadable, for example of {uid}: {error}"
+            counts[cause[:EXAMPLE]] = 1
         counts["picture unreadable"] += 1
         return None
     if not hashes:
@@ -196,9 +208,16 @@ def _split(config: BuildConfig, group: str, path: Path) -> str:
 
 
 def _bytes(config: BuildConfig, image: Any) -> bytes:
-    if isinstance(image, str):
-        return inside(Path(config.source.root), image).read_bytes()
-    return encoded_images({"images": [image]})[0]
+    """Return an encoded image; a cell names its file, or holds it, in base64 or as it is."""
+    if isinstance(image, dict) and not image.get("bytes"):
+        image = image.get("path")
+    elif isinstance(image, dict) and isinstance(image["bytes"], str):
+        image = image["bytes"]
+    if not isinstance(image, str):
+        return encoded_images({"images": [image]})[0]
+    if base64_text := BASE64.fullmatch(image):
+        return base64.b64decode(base64_text["data"], validate=False)
+    return inside(Path(config.source.root), image.replace("\\", "/")).read_bytes()
 
 
 def _store(data: bytes, config: BuildConfig, folder: Path) -> str:

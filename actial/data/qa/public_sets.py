@@ -8,19 +8,24 @@ in a video. An answer in tags brings its chain of thought along.
 
 from __future__ import annotations
 
+import json
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from actial.core.errors import UserError
-from actial.core.multiple_choice_format import LETTERS, answer_position, inline_options
+from actial.core.multiple_choice_format import answer_position, inline_options
+from actial.data.qa.listed_options import Turn, with_options
 from actial.data.qa.released_rows import (
     released_images,
     released_turns,
     split_chain,
     split_options,
 )
+from actial.data.qa.sat_rows import Unusable
 from actial.viewpoint.questions import VIEWPOINT_TYPES
 from actial.viewpoint.recognized_types import recognize_type
 
@@ -32,7 +37,6 @@ YES_NO = ("Yes", "No")
 UNKNOWN_TYPE = "unknown"
 
 SetRecord = Mapping[str, Any]  # one record as the set's file has it
-Turn = tuple[str, str]  # question, answer
 
 
 @dataclass(slots=True, frozen=True, kw_only=True)
@@ -52,7 +56,7 @@ class AdaptedQuestion:
 
 @dataclass(slots=True, frozen=True)
 class NamedSet:
-    """Where the fields of a set stand; `turns` gives the (question, answer) pairs of a record."""
+    """Where the fields of a set stand; `turns` gives the questions of a record, and answers."""
 
     turns: Callable[[SetRecord], Iterator[Turn]]
     type: str
@@ -93,7 +97,7 @@ def _alternating(
         if message[speaker] in users:
             question = message[text]
         elif question is not None and message[speaker] != "system":
-            yield question, message[text]
+            yield Turn(question, message[text])
             question = None
 
 
@@ -101,11 +105,11 @@ def _fields(answer: str) -> Callable[[SetRecord], Iterator[Turn]]:
     """Return the reader of records with the fields question, options or choices, and `answer`."""
 
     def turns(record: SetRecord) -> Iterator[Turn]:
-        options = record.get("options") or record.get("choices") or ()
-        lettered = zip(LETTERS, options, strict=False)
-        listed = " ".join(f"{letter}. {text}" for letter, text in lettered)
-        question = record["question"]
-        yield f"{question} Options: {listed}" if listed else question, str(record[answer])
+        for field in ("question", answer):
+            if record[field] is None:
+                raise KeyError(field)
+        options = record.get("options") or record.get("choices")
+        yield with_options(record["question"], str(record[answer]), options)
 
     return turns
 
@@ -140,38 +144,48 @@ NAMED: dict[str, NamedSet] = {
 def adapt(name: str, record: SetRecord, number: int) -> Iterator[AdaptedQuestion]:
     """Yield the questions of one record, which is row `number` of its file.
 
-    Raises KeyError or TypeError for a record without the set's fields, ValueError for an answer
-    that is not one of the options.
+    Raises KeyError or TypeError for a record without the set's fields, Unusable for one without
+    a question, an answer or an option, ValueError for an answer that is not one of the options.
     """
     layout = NAMED[name]
     turns = list(layout.turns(record))
     images = _images(layout, record)
     types = types_of_turns(record.get(layout.type), len(turns))
-    for turn, (question, answer) in enumerate(turns):
-        text = without_letter_request(MARKS.sub("", question)).strip()
-        chain, answer = split_chain(answer) if layout.released else _split_tags(answer)
-        stem, options = split_options(text) if layout.released else inline_options(text)
+    for number_of_turn, turn in enumerate(turns):
+        text = without_letter_request(MARKS.sub("", turn.question)).strip()
+        chain, answer = (split_chain if layout.released else _split_tags)(turn.answer)
+        bare = turn._replace(question=text)
+        stem, options = bare.split(split_options if layout.released else inline_options)
         kind, options, index = _read_answer(options, answer.strip())
+        question = stem.strip() if kind == "mcq" else bare.text
+        if not question:
+            raise Unusable("no question")
+        written = types[number_of_turn]
         yield AdaptedQuestion(
-            id=f"{record.get('id', number)}" + (f"/{turn}" if turn else ""),
+            id=f"{record.get('id', number)}"
+            + (f"/{number_of_turn}" if number_of_turn else ""),
             images=images,
-            question=stem.strip() if kind == "mcq" else text,
+            question=question,
             options=options,
             answer=answer.strip(),
             answer_index=index,
             answer_kind=kind,
-            types=_released_types(stem, options, types[turn])
-            if layout.released
-            else types[turn],
+            types=_released_types(stem, options, written) if layout.released else written,
             chain=chain,
         )
 
 
 def _images(layout: NamedSet, record: SetRecord) -> tuple[Any, ...]:
     if layout.released:
-        return tuple(released_images(record))
-    images = record.get(layout.images) or record.get("images") or record.get("image") or ()
-    return tuple(images) if isinstance(images, (list, tuple)) else (images,)
+        images = released_images(record)
+    else:
+        cells = record.get(layout.images) or record.get("images") or record.get("image") or ()
+        images = list(cells) if isinstance(cells, (list, tuple)) else [cells]
+    if len(images) == 1 and isinstance(images[0], str) and images[0].startswith("["):
+        # a list that a table keeps as text, or a path that begins like one
+        with suppress(json.JSONDecodeError):
+            images = json.loads(images[0])
+    return tuple(images)
 
 
 def _split_tags(answer: str) -> tuple[str, str]:
@@ -208,14 +222,17 @@ def _read_answer(options: tuple[str, ...], answer: str) -> tuple[str, tuple[str,
         return "joint", (), -1
     if len(options) >= 2:
         try:
-            return "mcq", options, answer_position(answer, options, "row")
+            index = answer_position(answer, options, "row")
         except UserError as error:
             raise ValueError(str(error)) from error
+        folded = [option.casefold() for option in options]
+        if folded.count(folded[index]) > 1:
+            raise ValueError("two letters stand for the right answer")
+        return "mcq", options, index
     word = answer.rstrip(".").casefold()
     if word in ("yes", "no"):
         return "yesno", YES_NO, int(word == "no")
     try:
-        float(answer)
+        return "number" if math.isfinite(float(answer)) else "open", (), -1
     except ValueError:
         return "open", (), -1
-    return "number", (), -1

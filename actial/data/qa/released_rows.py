@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from actial.core.multiple_choice_format import LETTERS, inline_options
+from actial.data.qa.listed_options import Turn, with_options
 
 Row = Mapping[str, Any]
 CHAT_COLUMNS = ("messages", "conversations", "conversation")
@@ -55,10 +56,11 @@ class UnknownColumns(Exception):
 # ---------------------------------------------------------------- turns and images
 
 
-def released_turns(row: Row) -> Iterator[tuple[str, str]]:
-    """Yield (question, answer) of a row.
+def released_turns(row: Row) -> Iterator[Turn]:
+    """Yield the questions of a row with their answers.
 
-    Raises UnknownColumns for a row in none of the layouts, KeyError for an empty field of one.
+    Raises UnknownColumns for a row in none of the layouts, KeyError for an empty field of one,
+    Unusable for options with a gap.
     """
     for column in CHAT_COLUMNS:
         if row.get(column):
@@ -67,7 +69,7 @@ def released_turns(row: Row) -> Iterator[tuple[str, str]]:
     truth = (row.get("reward_model") or {}).get("ground_truth")
     if row.get("prompt") and truth is not None:
         prompt = _listed(row["prompt"])
-        yield [text for is_user, text in _spoken(row, prompt) if is_user][-1], str(truth)
+        yield Turn([text for is_user, text in _spoken(row, prompt) if is_user][-1], str(truth))
         return
     question, answer = _first(row, QUESTION_COLUMNS), _first(row, ANSWER_COLUMNS)
     if question is None or answer is None:
@@ -76,7 +78,9 @@ def released_turns(row: Row) -> Iterator[tuple[str, str]]:
         if set(QUESTION_COLUMNS) & row.keys() and set(ANSWER_COLUMNS) & row.keys():
             raise KeyError("question or answer")
         raise UnknownColumns(row)
-    yield _with_options(row, f"{question}\n{row.get('input') or ''}".strip()), str(answer)
+    text = f"{question}\n{row.get('input') or ''}".strip()
+    lettered = {letter: row[letter] for letter in LETTERS[:6] if letter in row}
+    yield with_options(text, str(answer), _first(row, OPTION_COLUMNS) or lettered)
 
 
 def _first(row: Row, columns: Sequence[str]) -> Any:
@@ -87,13 +91,13 @@ def _listed(value: Any) -> list[Any]:
     return json.loads(value) if isinstance(value, str) else list(value)
 
 
-def _chat_turns(row: Row, messages: Sequence[Row]) -> Iterator[tuple[str, str]]:
+def _chat_turns(row: Row, messages: Sequence[Row]) -> Iterator[Turn]:
     question = None
     for is_user, text in _spoken(row, messages):
         if is_user:
             question = text
         elif question is not None:
-            yield question, text
+            yield Turn(question, text)
             question = None
 
 
@@ -113,24 +117,6 @@ def _text(content: Any) -> str:
     if isinstance(content, str):
         return content
     return "".join(str(part.get("text") or "") for part in content if isinstance(part, dict))
-
-
-def _with_options(row: Row, question: str) -> str:
-    options = _first(row, OPTION_COLUMNS)
-    if options is None:
-        options = [row[letter] for letter in LETTERS[:6] if row.get(letter) is not None]
-    if isinstance(options, str):
-        return f"{question} Options: {options}"
-    if isinstance(options, dict):
-        options = [options[letter] for letter in sorted(options)]
-    lettered = zip(LETTERS, options, strict=False)
-    listed = " ".join(f"{letter}: {_bare(str(text), letter)}" for letter, text in lettered)
-    return f"{question} Options: {listed}" if listed else question
-
-
-def _bare(option: str, letter: str) -> str:
-    """Return an option without a letter of its own, "A. Left" or "(A) Left"."""
-    return re.sub(rf"^\(?{letter}[.:)]\s*", "", option.strip())
 
 
 def released_images(row: Row) -> list[Any]:

@@ -100,18 +100,50 @@ def usable_frames(
     exif: ExifRule = ExifRule.auto,
     stored: bool = True,
 ) -> list[Frame]:
-    """Return the frames that have a rotation as pose and, where `stored`, a readable photo.
+    """Return the frames that have a lens, one pose and, where `stored`, a readable photo.
 
     Frames are adapted to their photos: turned as their EXIF orientation asks for, and with the
-    intrinsics of the photo's size. All others are dropped; both are counted in `counts`.
+    intrinsics of the photo's size. Those that are dropped are counted in `counts`, as the adapted.
     """
-    frames = list(candidates)
+    frames = _one_entry_per_photo(_with_lenses(candidates, counts), counts)
     if stored:
         frames = _adapted_to_photos(frames, counts, exif)
     frames = _with_rotations(frames, counts)
     for i, frame in enumerate(frames):
         frame.time_index = i
     return frames
+
+
+def _with_lenses(candidates: Iterable[Frame], counts: FrameCounts) -> list[Frame]:
+    usable = []
+    for frame in candidates:
+        size, focal = (frame.width, frame.height), (frame.K[0, 0], frame.K[1, 1])
+        if min(size) > 0 and min(focal) > 0 and np.isfinite(frame.K).all():
+            usable.append(frame)
+        else:
+            cause = f"{size[0]}x{size[1]} pixels, focal lengths {focal[0]:g} and {focal[1]:g}"
+            counts.drop("frame_lens", f"{frame.name}: {cause}")
+    return usable
+
+
+def _one_entry_per_photo(frames: Iterable[Frame], counts: FrameCounts) -> list[Frame]:
+    """Return the frames without repeated entries; a photo that has two poses is dropped."""
+    entries: dict[Path | str, list[Frame]] = {}
+    for frame in frames:
+        entries.setdefault(frame.path or frame.name, []).append(frame)
+    usable = []
+    for first, *others in entries.values():
+        poses_agree = all(
+            np.array_equal(first.R, other.R) and np.array_equal(first.t, other.t)
+            for other in others
+        )
+        if poses_agree:
+            usable.append(first)
+        else:
+            count = 1 + len(others)
+            cause = f"{first.name}: {count} entries lead to it, with different poses"
+            counts.drop("frame_repeated", cause, count)
+    return usable
 
 
 def _with_rotations(frames: list[Frame], counts: FrameCounts) -> list[Frame]:

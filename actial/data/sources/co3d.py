@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -47,7 +48,7 @@ def json_array(path: Path) -> Iterator[dict[str, Any]]:
     A category's annotations are hundreds of megabytes.
     """
     try:
-        with gzip.open(path, "rt", encoding="utf-8") as file:
+        with gzip.open(path, "rt", encoding="utf-8-sig") as file:
             yield from json_items(file, path)
     except (OSError, EOFError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read ({error}): fetch it again.") from error
@@ -94,11 +95,14 @@ class Co3dSource(PosedSource):
             raise errors[0]
 
     def _sequences(self, path: Path) -> list[str]:
-        return [
-            sequence["sequence_name"]
-            for sequence in json_array(path)
-            if self._enough(sequence.get("viewpoint_quality_score"))
-        ]
+        try:
+            return [
+                str(sequence["sequence_name"])
+                for sequence in json_array(path)
+                if self._enough(sequence.get("viewpoint_quality_score"))
+            ]
+        except KeyError as error:
+            raise UserError(f"{path}: a sequence has no {error}: fetch it again.") from error
 
     def read_fields(self, reference: str) -> tuple[Capture, FrameCounts]:
         category, name = reference.split("/")
@@ -148,7 +152,7 @@ class Co3dSource(PosedSource):
             np.array(T, dtype=np.float64).reshape(3),
         )
         mask = None if item.mask is None else inside(self.root, item.mask)
-        if mask is not None and not mask.is_file():
+        if mask is not None and not os.path.isfile(mask):
             mask = None
         return make_frame(item.path, inside(self.root, item.path), item.size, lens, pose, mask)
 

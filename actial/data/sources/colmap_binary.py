@@ -17,7 +17,7 @@ from actial.data.sources.colmap_model import (
     RawPoints,
     corrupt,
 )
-from actial.data.sources.photo_files import readable_name
+from actial.data.sources.photo_files import photo_name
 from actial.viewpoint.lens import camera_models
 
 CAMERA_BYTES = 40  # of a camera in cameras.bin, at least
@@ -89,7 +89,7 @@ def read_images(path: Path) -> dict[int, RawImage]:
         stop = walk.data.find(b"\0", walk.at)
         if stop < 0 or key in images:
             raise corrupt(walk.path, f"image {key} is cut short or repeated")
-        name = readable_name(walk.data[walk.at : stop])
+        name = photo_name(walk.data[walk.at : stop])
         walk.at = stop + 1
         n = walk.count(OBSERVATION.itemsize)
         observations = np.frombuffer(walk.data, OBSERVATION, n, walk.at)

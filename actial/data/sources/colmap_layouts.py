@@ -82,7 +82,7 @@ def capture_folders(root: Path, depth: int = MAX_DEPTH) -> list[str]:
 
 
 def _captures(folder: Path, depth: int) -> Iterator[Path]:
-    names = _subfolder_names(folder)
+    names = subfolder_names(folder)
     candidate = any(
         photos in names and models.partition("/")[0] in names for photos, models in LAYOUTS
     )
@@ -102,10 +102,21 @@ def _captures(folder: Path, depth: int) -> Iterator[Path]:
         yield folder
 
 
-def _subfolder_names(folder: Path) -> list[str]:
+def subfolder_names(folder: Path) -> list[str]:
+    """Return the names of the folders in a folder, sorted, without hidden ones and loops.
+
+    A link to a folder that holds it would list every capture again, as other objects.
+    """
     with os.scandir(folder) as entries:
-        names = [entry.name for entry in entries if entry.is_dir()]
+        names = [entry.name for entry in entries if _is_folder(entry)]
     return sorted(name for name in names if not name.startswith((".", "__MACOSX")))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    if not entry.is_symlink():
+        return entry.is_dir()
+    target, place = os.path.realpath(entry.path), os.path.realpath(os.path.dirname(entry.path))
+    return os.path.isdir(entry.path) and os.path.commonpath([target, place]) != target
 
 
 def object_name(root: Path, reference: str) -> str:

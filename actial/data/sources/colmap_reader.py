@@ -74,11 +74,11 @@ def read_model(files: ModelFiles | Path) -> Model:
         images = form.read_images(path)
         path = files.path("points3D")
         points = form.read_points(path)
+        _check_cameras(files.path("cameras"), cameras)
+        _check_images(files.path("images"), images, cameras)
+        _check_points(path, points, images)
     except (ValueError, UnicodeDecodeError, OverflowError) as error:
         raise corrupt(path, f"holds what is not a number ({error})") from error
-    _check_cameras(files.path("cameras"), cameras)
-    _check_images(files.path("images"), images, cameras)
-    _check_points(files.path("points3D"), points, images)
     return _model(files, cameras, images, points)
 
 

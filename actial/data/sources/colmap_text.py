@@ -16,7 +16,7 @@ from actial.data.sources.colmap_model import (
     corrupt,
     data_lines,
 )
-from actial.data.sources.photo_files import readable_name
+from actial.data.sources.photo_files import photo_name
 from actial.viewpoint.lens import camera_models
 
 
@@ -32,7 +32,7 @@ def read_cameras(path: Path) -> dict[int, RawCamera]:
                 path, f"camera model {name} with {len(params)} parameters is not known"
             )
         lens = (name, tuple(float(value) for value in params))
-        cameras[int(key)] = RawCamera(int(width), int(height), lens)
+        cameras[int(key)] = RawCamera(int(float(width)), int(float(height)), lens)
     return cameras
 
 
@@ -55,7 +55,7 @@ def read_images(path: Path) -> dict[int, RawImage]:
         numbers = tuple(float(value) for value in pose)
         if int(key) in images:
             raise corrupt(path, f"repeats image {int(key)}")
-        images[int(key)] = RawImage(readable_name(name.strip()), numbers, int(camera), points)
+        images[int(key)] = RawImage(photo_name(name.strip()), numbers, int(camera), points)
     return images
 
 

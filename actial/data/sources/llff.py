@@ -22,7 +22,10 @@ def llff_frames(folder: Path, counts: FrameCounts) -> list[Frame]:
     bounds. Its columns are the camera's down, right and backward directions in the world, its
     center, and (height, width, focal length).
     """
-    rows = np.load(folder / POSES_BOUNDS, allow_pickle=False).astype(np.float64)
+    try:
+        rows = np.load(folder / POSES_BOUNDS, allow_pickle=False).astype(np.float64)
+    except (EOFError, MemoryError) as error:  # an empty file, a header that claims too much
+        raise ValueError(f"{POSES_BOUNDS}: {error}") from error
     if rows.ndim != 2 or rows.shape[1] != 17:
         raise ValueError(f"{POSES_BOUNDS} has shape {rows.shape} instead of (photos, 17)")
     photos = _photos(folder, len(rows))

@@ -27,6 +27,11 @@ def readable_name(raw: bytes | str) -> str:
         return data.decode("latin-1")
 
 
+def photo_name(raw: bytes) -> str:
+    """Return the name of a photo in a COLMAP model, whose folders a Windows tool may part by \\."""
+    return readable_name(raw).replace("\\", "/")
+
+
 def spellings(name: str) -> Iterator[str]:
     """Yield the ways in which a name may be written on disk.
 
@@ -47,7 +52,7 @@ def existing(folder: Path, name: str) -> Path:
     """Return the path of `name` below `folder` in the spelling that is there, else as given."""
     for spelling in spellings(name):
         path = folder / spelling
-        if path.exists():
+        if os.path.exists(path):  # False for a name that is too long for a file system
             return path
     return folder / name
 
@@ -65,7 +70,7 @@ class PhotoFiles:
     def path(self, name: str) -> Path:
         """Return the file of a photo that a pose file calls `name`; raises Rejected."""
         path = existing(self.folder, _checked(self.folder, name))
-        if path.exists():
+        if os.path.exists(path):
             return path
         folded = self._by_folded.get(name.casefold())  # 000.jpg that lies there as 000.JPG
         return path if folded is None else self.folder / folded
@@ -104,7 +109,10 @@ class MaskFiles:
     ) -> None:
         self.folder = folder
         self.expected = expected or folder is not None  # to be said of photos without a mask
-        self._names = set(_mask_names(folder)) if folder is not None else set()
+        names = sorted(_mask_names(folder)) if folder is not None else []
+        self._names = {name.casefold(): name for name in names} | {
+            name: name for name in names
+        }
         self._base_count = Counter(os.path.basename(name) for name in photo_names)
 
     @classmethod
@@ -131,8 +139,8 @@ class MaskFiles:
         """Return the mask of a photo, or None.
 
         COLMAP's rule comes first (masks/a/000.jpg.png for images/a/000.jpg), then the same name
-        with any suffix, with `_mask` behind it or as `mask_` before it. A mask without the photo's
-        subfolder counts only where no two photos share that file name.
+        with any suffix, with `_mask` behind it or as `mask_` before it, in letters of any case. A
+        mask without the photo's subfolder counts only where no two photos share that file name.
         """
         if self.folder is None or not self._names:
             return None
@@ -141,8 +149,9 @@ class MaskFiles:
             bases.append(os.path.basename(photo))
         for base in bases:
             for name in _mask_candidates(base):
-                if name in self._names:
-                    return self.folder / name
+                written = self._names.get(name) or self._names.get(name.casefold())
+                if written is not None:
+                    return self.folder / written
         return None
 
 

@@ -71,7 +71,7 @@ class PosedSource(Source):
     layout: str  # what is expected below the root
 
     def captures(self) -> list[str]:
-        references = sorted(self.references())
+        references = sorted(set(self.references()))
         if not references:
             raise UserError(
                 f"source.root={self.root} holds no capture: expected {self.layout} below it "
@@ -89,7 +89,8 @@ class PosedSource(Source):
         except FileNotFoundError as error:
             raise Rejected("no_poses", detail=str(error)) from error
         except MALFORMED as error:
-            raise Rejected("poses_corrupt", detail=f"{reference}: {error!r}") from error
+            cause = str(error) if isinstance(error, UnicodeError) else repr(error)
+            raise Rejected("poses_corrupt", detail=f"{reference}: {cause}") from error
 
     @abstractmethod
     def read_fields(self, reference: str) -> tuple[Capture, FrameCounts]:
@@ -134,10 +135,10 @@ class PosedSource(Source):
         )
         return capture, counts.without_zeros()
 
-    def _enough(self, score: float | None) -> bool:
+    def _enough(self, score: Any) -> bool:
         if self.config.min_quality is None:
             return True
-        return score is not None and score >= self.config.min_quality
+        return isinstance(score, (int, float)) and score >= self.config.min_quality
 
 
 # ---------------------------------------------------------------- WildRGB-D

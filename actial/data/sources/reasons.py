@@ -11,7 +11,8 @@ FRAME_NOTES = {
         "are named by their photo, as masks/sub/000.jpg.png, 000.png or 000_mask.png"
     ),
     "mask_unusable": (
-        "{n} masks cannot be used: broken, empty, nearly full, or cut by the photo's border"
+        "{n} masks cannot be used: broken, empty, nearly full (the object must be white), of "
+        "another shape than the photo, or cut by its border"
     ),
     "turned": "{n} photos turned by their EXIF orientation",
     "rescaled": "{n} photos have another size than their camera: intrinsics scaled",
@@ -32,10 +33,13 @@ REMEDIES = {
     "frame_missing": "frame_missing: the pose file names a photo that is not there",
     "frame_unreadable": "frame_unreadable: the photo is broken or of an unknown format",
     "frame_pose": "frame_pose: the pose is no rotation and translation",
-    "frame_name": "frame_name: the photo's name leads out of the capture",
+    "frame_name": "frame_name: the photo's name is missing or leads out of the capture",
     "frame_entry": "frame_entry: the pose file's entry of a photo lacks a field: export it again",
     "frame_repeated": "frame_repeated: several entries with different poses lead to one photo",
-    "frame_lens": "frame_lens: the pose file gives no lens of a photo (focal length, camera_model)",
+    "frame_lens": (
+        "frame_lens: the pose file gives no usable lens of a photo (size, focal length, "
+        "camera_model)"
+    ),
     "axes_look_opencv": (
         "axes_look_opencv: every camera has the object behind it: are these OpenCV axes? Then set "
         "source.axes=opencv"

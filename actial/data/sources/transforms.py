@@ -6,7 +6,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from actial.core.errors import Rejected
 from actial.core.records import Capture, Frame, Lens
 from actial.data.photos import SUFFIXES, read_header
 from actial.data.sources.base import MAX_LENGTH
-from actial.data.sources.colmap_layouts import MAX_DEPTH
+from actial.data.sources.colmap_layouts import MAX_DEPTH, subfolder_names
 from actial.data.sources.frame_counts import FrameCounts
 from actial.data.sources.llff import POSES_BOUNDS, llff_frames
 from actial.data.sources.photo_files import MaskFiles, existing, readable_name
@@ -61,11 +61,8 @@ class TransformsSource(PosedSource):
         if any((folder / name).is_file() for name in self.FILES):
             yield folder
         elif depth > 0:
-            with os.scandir(folder) as entries:
-                names = sorted(entry.name for entry in entries if entry.is_dir())
-            for name in names:
-                if not name.startswith("."):
-                    yield from self._folders(folder / name, depth - 1)
+            for name in subfolder_names(folder):
+                yield from self._folders(folder / name, depth - 1)
 
     def read_fields(self, reference: str) -> tuple[Capture, FrameCounts]:
         folder = existing(self.root, reference)
@@ -76,7 +73,7 @@ class TransformsSource(PosedSource):
             total = len(frames) + counts["frame_pose"]
         else:
             shared = json.loads(file.read_bytes())
-            frames = one_entry_per_photo(self._frames(folder, shared, counts), counts)
+            frames = list(self._frames(folder, shared, counts))
             total = len(shared["frames"])
             self._check_axes(file, frames)
         label = self.root.resolve().name if reference == "." else reference
@@ -116,7 +113,7 @@ class TransformsSource(PosedSource):
         mask = None
         if fields.get("mask_path"):
             mask = find_photo(folder, str(fields["mask_path"]))
-            if not mask.is_file():
+            if not os.path.isfile(mask):
                 counts["mask_missing"] += 1
                 mask = None
         name = readable_name(os.path.relpath(path, folder))
@@ -126,11 +123,15 @@ class TransformsSource(PosedSource):
         """Return R and t of a camera-to-world matrix, without its scale; raises Rejected."""
         try:
             matrix = np.array(value, dtype=np.float64)
-            matrix = matrix.reshape((3, 4) if matrix.size == 12 else (4, 4))[:3].copy()
+            matrix = matrix.reshape((3, 4) if matrix.size == 12 else (4, 4))
+            last = matrix[3:, :3]
+            matrix = matrix[:3].copy()
         except MALFORMED as error:
             raise Rejected("frame_pose", detail=f"transform_matrix is {value!r}") from error
         if not np.isfinite(matrix).all():
             raise Rejected("frame_pose", detail="transform_matrix holds NaN or infinity")
+        if last.any() and not matrix[:, 3].any():
+            raise Rejected("frame_pose", detail=f"transform_matrix is transposed: {value!r}")
         matrix = without_scale(matrix, counts)
         opengl = self.config.axes is CameraAxes.opengl
         whole = np.concatenate([matrix, [[0, 0, 0, 1]]])
@@ -147,6 +148,8 @@ class TransformsSource(PosedSource):
         if len(posed) < 3:
             return
         centers = np.stack([frame.center for frame in posed])
+        if np.allclose(centers, centers[0]):
+            return  # cameras that stand still have the object nowhere
         focus = g.focus_of_rays(centers, np.stack([frame.R[2] for frame in posed]))
         if focus.in_front <= BEHIND_SHARE and focus.residual <= MAX_RESIDUAL:
             other = "opencv" if self.config.axes is CameraAxes.opengl else "opengl"
@@ -186,12 +189,12 @@ def find_photo(folder: Path, written: str) -> Path:
 def _with_suffix(base: Path, parts: Sequence[str]) -> Path | None:
     """Return the path, or the path with the suffix of a photo, whichever is a file."""
     path = base.joinpath(*parts)
-    if path.is_file():
+    if os.path.isfile(path):  # False for a name that is too long for a file system
         return path
     for suffix in (".png", *SUFFIXES):
         for spelling in (suffix, suffix.upper()):
             candidate = path.with_name(path.name + spelling)
-            if candidate.is_file():
+            if os.path.isfile(candidate):
                 return candidate
     return None
 
@@ -221,28 +224,10 @@ def _without_suffix(name: str) -> str:
     return stem if suffix in SUFFIXES else name.casefold()
 
 
-def one_entry_per_photo(frames: Iterable[Frame], counts: FrameCounts) -> list[Frame]:
-    """Return the frames without repeated entries; a photo that has two poses is dropped."""
-    entries: dict[str, list[Frame]] = {}
-    for frame in frames:
-        entries.setdefault(frame.name, []).append(frame)
-    usable = []
-    for name, same in entries.items():
-        first, *others = same
-        if all(
-            np.array_equal(first.R, one.R) and np.array_equal(first.t, one.t) for one in others
-        ):
-            usable.append(first)
-        else:
-            cause = f"{name}: {len(same)} entries lead to it, with different poses"
-            counts.drop("frame_repeated", cause, len(same))
-    return usable
-
-
 def _size(fields: Mapping[str, Any], path: Path) -> tuple[int, int]:
     try:
-        if "w" in fields and "h" in fields:
-            return int(fields["w"]), int(fields["h"])
+        if fields.get("w") is not None and fields.get("h") is not None:
+            return int(float(fields["w"])), int(float(fields["h"]))
     except MALFORMED as error:
         raise Rejected("frame_lens", detail=f"{path}: w and h are not numbers") from error
     # Whoever left the size out measured the photo as programs show it.
@@ -277,7 +262,10 @@ def _focal(
     if fields.get("fl_x") is not None:
         fx = float(fields["fl_x"])
     else:
-        fx = width / 2 / math.tan(float(fields["camera_angle_x"]) / 2)
+        angle = float(fields["camera_angle_x"])
+        if not 0 < angle < math.pi:
+            raise ValueError(f"camera_angle_x={angle:g} is no angle of view in radians")
+        fx = width / 2 / math.tan(angle / 2)
     values = (fields.get("fl_y"), fields.get("cx"), fields.get("cy"))
     defaults = (fx, width / 2, height / 2)
     fy, cx, cy = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -66,7 +67,7 @@ class Uco3dSource(PosedSource):
 
     def read_fields(self, reference: str) -> tuple[Capture, FrameCounts]:
         category, family, video = self._rows(SEQUENCE, reference)[0]
-        if not inside(self.root, video or "").is_file():
+        if not os.path.isfile(inside(self.root, video or "")):
             raise Rejected("no_video", detail=f"{reference}: {video}")
         rows = self._rows(FRAMES, reference)
         counts, frames = FrameCounts(), []

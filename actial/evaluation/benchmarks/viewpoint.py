@@ -15,6 +15,7 @@ from actial.data.qa.released_rows import (
     split_chain,
     split_options,
 )
+from actial.data.qa.sat_rows import Unusable
 from actial.evaluation.benchmarks.base import Benchmark, Item, Scores, Source, Style
 from actial.evaluation.benchmarks.tables import json_rows, parquet_rows, picture_bytes
 from actial.grading import metrics
@@ -33,16 +34,18 @@ def load(source: Source) -> list[Item]:
         return [_item(source, number, row) for number, row in enumerate(rows)]
     except UnknownColumns as error:
         raise UserError(f"{path}: a row {error}.") from error
+    except Unusable as error:
+        raise UserError(f"{path}: of a row {error}: fetch the published file.") from error
 
 
 def _item(source: Source, number: int, row: dict[str, Any]) -> Item:
     uid = f"{source.name}/{number}"
-    question, answer = next(released_turns(row), ("", ""))
-    if not answer:
+    turn = next(released_turns(row), None)
+    if turn is None or not turn.answer:
         raise UserError(
             f"{source.name} row {number} has no answered turn: the file is not the published one."
         )
-    text = question.replace("<image>", "").strip()
+    turn = turn._replace(question=turn.question.replace("<image>", "").strip())
     images = [
         source.picture(cell) if isinstance(cell, str) else picture_bytes(cell)
         for cell in released_images(row)
@@ -50,16 +53,16 @@ def _item(source: Source, number: int, row: dict[str, Any]) -> Item:
     item = Item(
         uid=uid,
         images=images,
-        question=text,
+        question=turn.text,
         type="joint",
-        raw_prompt=text,
+        raw_prompt=turn.text,
         source_index=number,
     )
-    _, letter = split_chain(answer)
+    _, letter = split_chain(turn.answer)
     if joint := JOINT.fullmatch(letter):
         item.open = {"metric": "joint", "answer": f"{joint[1]},{joint[2]}"}
         return item
-    item.question, item.options = split_options(text)
+    item.question, item.options = turn.split(split_options)
     kind = recognize_type(item.question, item.options)
     item.type = kind.value if kind else "unknown"
     item.answer_index = answer_position(letter, item.options, item.uid)
