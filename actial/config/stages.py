@@ -239,3 +239,12 @@ class RewardConfig:
 
     terms: dict[str, RewardTerm] = field(default_factory=dict)
     gated: bool = False
+
+    def check(self, path: str) -> None:
+        if self.gated and not any(term.kind == "format" for term in self.terms.values()):
+            reject(
+                f"{path}gated",
+                True,
+                "no term of kind format says whether the format holds: take reward=gated, or "
+                f"set {path}gated=false",
+            )

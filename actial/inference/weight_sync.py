@@ -163,8 +163,8 @@ def in_precision(
         yield name, tensor.to(dtype)
 
 
-def folder_weights(path: str) -> Iterator[tuple[str, Tensor]]:
-    """(name of today, tensor) of every weight in a model folder, read one at a time.
+def folder_weights(path: str, revision: str | None) -> Iterator[tuple[str, Tensor]]:
+    """(name of today, tensor) of every weight in a model folder or hub id, read one at a time.
 
     A tied head comes under both names, as in `named_weights`.
     """
@@ -172,7 +172,7 @@ def folder_weights(path: str) -> Iterator[tuple[str, Tensor]]:
     if not folder.is_dir():
         from huggingface_hub import snapshot_download
 
-        folder = Path(snapshot_download(path))
+        folder = Path(snapshot_download(path, revision=revision))
     has_head, embedding = False, None
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(file, framework="pt") as tensors:

@@ -100,7 +100,9 @@ class PromptRenderer:
 
         Raises UserError when the folder cannot be read.
         """
-        folder, revision = base_of(path or model.path, None if path else model.revision)
+        path = path or model.path
+        same = str(path) == model.path  # the revision is that of model.path alone
+        folder, revision = base_of(path, model.revision if same else None)
         revision = revision or "main"
         try:
             tokenizer = AutoTokenizer.from_pretrained(folder, revision=revision)

@@ -22,8 +22,10 @@ from typing import Any
 import torch
 
 from actial.config import StageName, TrainConfig
-from actial.core.sealed_files import write_sealed_json
+from actial.core.atomic_io import write_text
+from actial.core.sealed_files import write_checksums, write_sealed_json
 from actial.modeling.hf_checkpoint import fingerprint
+from actial.modeling.saved_settings import FILE, saved_file
 from actial.pipeline.key_index import runs_with_key
 from actial.pipeline.preflight import data_identity
 from actial.runs.provenance import package_versions, read_provenance
@@ -107,9 +109,8 @@ def reuse_cached_stage(
         run.add_provenance(
             {mix: provenance[mix], stage.name: {**values, "reused_from": origin}}
         )
-        _copy_stage_folder(
-            stage.name, folder, run
-        )  # last: the model folder marks the stage done
+        # last: the model folder marks the stage done
+        _copy_stage_folder(stage.name, folder, run, saved_file(config))
         print(f"{stage.name}: reused the same stage, finished in {folder}")
         return True
     return False
@@ -129,10 +130,19 @@ def _copy_logs(stage: str, other: Path, run: Run, tracker: Tracker) -> None:
         shutil.copy2(path, run.folder / "rollouts.parquet" / path.name)
 
 
-def _copy_stage_folder(stage: str, other: Path, run: Run) -> None:
-    """Copy the stage folder under a temporary name and rename it, so that no half of it remains."""
+def _copy_stage_folder(
+    stage: str, other: Path, run: Run, saved_settings: Mapping[str, str]
+) -> None:
+    """Copy the stage folder under a temporary name and rename it, so that no half of it remains.
+
+    Its models get the settings that this run saves: the other one may have no GRPO stage, and so
+    another token limit.
+    """
     with tempfile.TemporaryDirectory(dir=run.folder, prefix=f".{stage}.") as name:
         shutil.copytree(other / stage, Path(name) / stage)
+        for path in (Path(name) / stage).glob(f"*/{FILE}"):
+            write_text(path, saved_settings[FILE])
+            write_checksums(path.parent)
         shutil.rmtree(run.stage_folder(stage))
         (Path(name) / stage).rename(run.folder / stage)
 

@@ -6,7 +6,8 @@ import gc
 import logging
 import shutil
 import warnings
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import lightning
@@ -160,11 +161,22 @@ def _fit(stage: StageName, job: Job, config: TrainConfig, run: Run, tracker: Tra
     loader = job.loader(first_step, module.stage.steps)
     module.train()  # the policy is loaded in evaluation mode
     # After a signal the checkpoint is saved and Lightning leaves by SIGTERMException.
-    with stop_requested() as stop, suppress(SIGTERMException):
+    with stop_requested() as stop, suppress(SIGTERMException), _interrupts():
         # The checkpoint comes last, so that every step in it has been logged.
         save_every = module.stage.save_every
         callbacks.append(CheckpointCallback(checkpoints, save_every, fingerprint, stop))
         make_trainer(config, run, callbacks).fit(module, loader)
+
+
+@contextmanager
+def _interrupts() -> Iterator[None]:
+    """Let a second Ctrl-C leave as KeyboardInterrupt; Lightning makes sys.exit(1) of it."""
+    try:
+        yield
+    except SystemExit as ended:
+        if isinstance(ended.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from None
+        raise
 
 
 def _check_log(run: Run, module: StepModule, stage: str, first_step: int) -> None:

@@ -32,6 +32,7 @@ from actial.core.atomic_io import file_sha256, write_json, write_text
 from actial.core.errors import NonFiniteError, UserError
 from actial.core.process import is_main_process
 from actial.modeling.dtensor import whole
+from actial.training.distributed import gathered
 from actial.training.train_module import StepModule
 
 NUM_CHECKPOINTS = 2  # the newest ones, which stay on disk
@@ -65,7 +66,7 @@ class CheckpointCallback(lightning.Callback):
     def on_train_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         self.saved_step = pl_module.completed_steps
         if pl_module.completed_steps and (path := latest(self.folder)):
-            _restore_random_states(path)
+            _restore_random_states(path, pl_module.global_rank)
 
     def on_train_batch_start(
         self, trainer: lightning.Trainer, pl_module: Any, batch: Any, batch_idx: int
@@ -145,9 +146,9 @@ def _tensors(module: StepModule, optimizer: torch.optim.Optimizer) -> dict[str, 
         if module.global_rank == 0:
             tensors[name] = gathered.contiguous().cpu()
 
-    add("rng/torch", torch.get_rng_state())
-    if torch.cuda.is_available():
-        add("rng/cuda", torch.cuda.get_rng_state())
+    for rank, states in enumerate(gathered(_torch_random_states())):
+        for name, state in states.items():
+            add(_of_rank(name, rank), state)
     for name, parameter in _trained(module).items():
         add(f"model/{name}", parameter.detach())
         for key, value in optimizer.state[parameter].items():
@@ -333,11 +334,32 @@ def _trained(module: StepModule) -> dict[str, torch.nn.Parameter]:
     return {name: parameter for name, parameter in parameters if parameter.requires_grad}
 
 
-def _restore_random_states(path: Path) -> None:
+def _torch_random_states() -> dict[str, torch.Tensor]:
+    """Return the states of torch's generators in this process, which dropout draws from."""
+    states = {"rng/torch": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states["rng/cuda"] = torch.cuda.get_rng_state()
+    return states
+
+
+def _of_rank(name: str, rank: int) -> str:
+    """Return the name under which a rank's random state is saved; the first rank's has no number.
+
+    Ranks draw different numbers of random values, for their batches differ in size.
+    """
+    return f"{name}/{rank}" if rank else name
+
+
+def _restore_random_states(path: Path, rank: int) -> None:
+    """Restore a rank's random states; a rank that the checkpoint does not know gets the first's."""
     tensors = load_file(path / TENSORS)
-    torch.set_rng_state(tensors["rng/torch"])
-    if "rng/cuda" in tensors and torch.cuda.is_available():
-        torch.cuda.set_rng_state(tensors["rng/cuda"])
+
+    setters = {"rng/torch": torch.set_rng_state}
+    if torch.cuda.is_available():
+        setters["rng/cuda"] = torch.cuda.set_rng_state
+    for name, set_state in setters.items():
+        if name in tensors:
+            set_state(tensors.get(_of_rank(name, rank), tensors[name]))
     states = json.loads((path / STATE).read_text())["random"]
     version, keys, gauss = states["python"]
     random.setstate((version, tuple(keys), gauss))

@@ -272,6 +272,10 @@ SHARDED = {"trainer.strategy": "fsdp2", "stages": ["sft"]}
             "reward.terms.accuracy.kind=exactness cannot be used: use one of format, accuracy,",
         ),
         (
+            {"reward.terms.format.kind": "accuracy", "reward.gated": True},
+            "reward.gated=True cannot be used: no term of kind format says",
+        ),
+        (
             {"sampler.engine": {"logprobs_mode": "raw_logprobs"}},
             "sampler.engine.logprobs_mode=raw_logprobs cannot be used: the trainer",
         ),

@@ -18,6 +18,7 @@ from actial.config.hydra_app import typed
 from actial.config.validation import validate
 from actial.core.errors import UserError
 from actial.core.paths import CONF
+from actial.inference.engine_settings import first_reason
 from actial.inference.vllm_engine import VLLMEngine, import_vllm
 from actial.inference.vllm_version import check_vllm
 from actial.train import train
@@ -53,6 +54,24 @@ def test_who_needs_no_vllm_of_his_own_is_not_asked_for_it(monkeypatch) -> None:
             kind=SamplerKind.vllm_server, url="http://node7:8000", start=False, folder="shared"
         )
     )
+
+
+PYDANTIC = """1 validation error for ModelConfig
+max_model_len
+  Input should be a valid integer, unable to parse string [type=int_parsing, input_value='x']
+    For further information visit https://errors.pydantic.dev"""
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (PYDANTIC, "max_model_len: Input should be a valid integer, unable to parse string"),
+        ("1 validation error for X\n  Value error, too long. Shorten it [type=x]", "too long"),
+        ("No memory. Free some.", "No memory"),
+    ],
+)
+def test_the_reason_of_vllm_is_one_sentence(text: str, reason: str) -> None:
+    assert first_reason(ValueError(text)) == reason
 
 
 @pytest.mark.parametrize("version", ["0.31.4", "0.34.0rc1", "1.32.0"])

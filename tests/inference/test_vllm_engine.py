@@ -30,11 +30,13 @@ from actial.config import (
     SamplerConfig,
     SamplerKind,
 )
+from actial.core.errors import UserError
 from actial.core.records import FinishReason, SamplingParams
 from actial.inference.engine import EngineFault
 from actial.inference.engine_sampler import EngineSampler
 from actial.inference.open_sampler import open_folder_sampler
 from actial.inference.samplers import HFSampler
+from actial.inference.vllm_engine import VLLMEngine
 from actial.inference.weight_sync import (
     check_coverage,
     engine_name,
@@ -125,6 +127,14 @@ def test_every_optimizer_step_is_noticed(folder: Path, fused: bool) -> None:
 
 
 # ---------------------------------------------------------------- prompts
+
+
+def test_a_misspelt_setting_is_named(folder: Path) -> None:
+    config = SamplerConfig(kind=SamplerKind.vllm, engine={"max_modellen": 512})
+    with pytest.raises(
+        UserError, match=r"max_modellen is no .* \(did you mean max_model_len\?"
+    ):
+        VLLMEngine(config, ModelConfig(path=str(folder)))
 
 
 def test_more_prompts_than_one_batch_takes_are_sampled(

@@ -114,6 +114,47 @@ def test_a_server_killed_during_generation_is_started_again_and_nothing_is_lost(
     assert engine.server.process.pid != first
 
 
+def test_as_many_requests_are_in_flight_as_the_setting_says(start, tmp_path: Path) -> None:
+    engine = start(concurrency=150)
+    (tmp_path / "together").touch()
+    assert len(samples(engine, 150)) == 300
+
+
+INTERRUPTED = """
+import os, signal, sys, threading, time
+from pathlib import Path
+from actial.config import ModelConfig, SamplerConfig, SamplerKind
+from actial.config.exit_codes import errors_reported
+from actial.inference.engine import Request
+from actial.inference.vllm_server import ServerEngine
+
+def generate(folder, port):
+    config = SamplerConfig(
+        kind=SamplerKind.vllm_server, url=f"http://127.0.0.1:{port}", folder=str(folder)
+    )
+    engine = ServerEngine(config, ModelConfig(path="m"), sys.argv[3:])
+    sampling = {"n": 1, "seed": 1, "logit_bias": {}}
+    request = Request(uid="a", prompt_ids=[1], images=[], sampling=sampling)
+    threading.Timer(1, os.kill, [os.getpid(), signal.SIGINT]).start()
+    engine.background.submit(engine.run, [request]).result()
+
+with errors_reported([]):
+    generate(Path(sys.argv[1]), sys.argv[2])
+"""
+
+
+def test_ctrl_c_does_not_wait_for_requests_nor_start_the_server_again(tmp_path: Path) -> None:
+    port = str(free_port())
+    (tmp_path / "sleep").write_text("300")
+    serve = [sys.executable, str(SCRIPT), port, str(tmp_path)]
+    words = [sys.executable, "-c", INTERRUPTED, str(tmp_path), port, *serve]
+    run = subprocess.run(words, capture_output=True, text=True, timeout=120)
+    assert (run.returncode, "interrupted" in run.stderr) == (130, True)
+    assert "Traceback" not in run.stderr
+    server_process.refuse_taken_port(f"http://127.0.0.1:{port}")  # waits for its end
+    assert (tmp_path / "asked").read_text().count("/generate") == 1
+
+
 def test_a_joined_server_that_went_away_is_not_asked_again_with_other_weights(
     start, tmp_path: Path
 ) -> None:
@@ -372,6 +413,7 @@ def test_vllm_reads_every_argument_as_it_was_meant() -> None:
         "revision": None,
         "max_model_len": 512,
         "limit_mm_per_prompt": {"image": 3},
+        "cudagraph_capture_sizes": [1, 2],
     }
     command = server_process.server_command("http://127.0.0.1:8000", arguments)
     parser = arg_utils.AsyncEngineArgs.add_cli_args(arg_utils.FlexibleArgumentParser())

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoProcessor, AutoTokenizer
 
 from actial.config import LoraConfig, ModelConfig, PromptConfig
@@ -219,3 +224,30 @@ def test_lora_targets_may_have_spaces(folder: Path) -> None:
         name.split(".lora_")[0].rsplit(".", 1)[-1] for name in trained if "lora_" in name
     }
     assert adapted == {"q_proj", "v_proj"}
+
+
+OF_A_REVISION = """
+from actial.config import ModelConfig, PromptConfig
+from actial.inference.weight_sync import folder_weights
+from actial.modeling.prompt_renderer import PromptRenderer
+
+model = ModelConfig(path="some/tiny", revision="v1")
+for path in (None, model.path):  # a stage names the folder it starts from
+    assert 7 in PromptRenderer.load(model, PromptConfig(), path).stop_ids
+assert not dict(folder_weights(model.path, model.revision))["lm_head.weight"].any()
+"""
+
+
+def test_prompts_and_weights_are_those_of_the_revision(folder: Path, tmp_path: Path) -> None:
+    """A cache of the hub in which the revision has another end of turn, and zeros as weights."""
+    cache = tmp_path / "hub" / "models--some--tiny"
+    (cache / "refs").mkdir(parents=True)
+    for revision, commit in (("main", 40 * "a"), ("v1", 40 * "b")):
+        (cache / "refs" / revision).write_text(commit)
+        snapshot = shutil.copytree(folder, cache / "snapshots" / commit)
+    (snapshot / "generation_config.json").write_text('{"eos_token_id": 7}')
+    weights = load_file(snapshot / "model.safetensors")
+    zeros = {name: torch.zeros_like(tensor) for name, tensor in weights.items()}
+    save_file(zeros, snapshot / "model.safetensors")
+    offline = {**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    subprocess.run([sys.executable, "-c", OF_A_REVISION], env=offline, check=True)

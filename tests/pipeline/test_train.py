@@ -18,10 +18,11 @@ import hydra
 import pytest
 import torch
 from safetensors.torch import load_file
+from support.processes import exit_code
 from transformers import AutoModelForImageTextToText
 
 from actial.config import TrainConfig, register
-from actial.config.exit_codes import Exit
+from actial.config.exit_codes import Exit, errors_reported
 from actial.config.hydra_app import typed
 from actial.core.atomic_io import file_sha256
 from actial.core.errors import UserError
@@ -228,6 +229,26 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(compose, tmp_path: Path) ->
     assert all(one[name].equal(other[name]) for name in one)
 
 
+def interrupted_twice(config: TrainConfig) -> None:
+    def press() -> None:
+        while not StepLog(Path(config.run_dir) / "metrics.jsonl").entries():
+            time.sleep(0.005)
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.1)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=press, daemon=True).start()
+    with errors_reported([]):
+        train(config)
+
+
+def test_a_second_ctrl_c_says_that_it_interrupts(compose, tmp_path: Path, capfd) -> None:
+    overrides = ("stages=[sft]", "sft.steps=99", "sft.batch_size=64", "benchmark=none")
+    config = compose(tmp_path / "run", *overrides, "logger=none")
+    assert exit_code(interrupted_twice, config) == 130
+    assert "error: interrupted: run the same command again" in capfd.readouterr().err
+
+
 def terminate_after_row(path: Path, rows: int) -> None:
     while len(StepLog(path).entries()) < rows:
         time.sleep(0.005)
@@ -324,9 +345,11 @@ def test_a_run_reuses_what_another_has_computed_and_ends_with_the_same_bytes(
         runs / "other",
     )
     train(compose(first, "logger=none", "stages=[sft]"))
-    train(compose(alone, "logger=none"))
+    # The model folders of a run with this stage name its token limit, the first run's another.
+    with_grpo = ("logger=none", "grpo.max_tokens=9")
+    train(compose(alone, *with_grpo))
     capsys.readouterr()
-    train(compose(shared, "logger=none", f"stage_cache_dir={runs}"))
+    train(compose(shared, *with_grpo, f"stage_cache_dir={runs}"))
     said = capsys.readouterr().out
     assert f"sft: reused the same stage, finished in {first}" in said
     assert "grpo: reused" not in said
@@ -335,6 +358,8 @@ def test_a_run_reuses_what_another_has_computed_and_ends_with_the_same_bytes(
         "metrics.jsonl",
         "sft/first_batch.txt",
         "sft/model/model.safetensors",
+        "sft/model/actial.json",
+        "sft/model/SHA256SUMS",
         "grpo/model/model.safetensors",
     ):
         assert (shared / name).read_bytes() == (alone / name).read_bytes(), name
@@ -358,7 +383,7 @@ def test_a_run_reuses_what_another_has_computed_and_ends_with_the_same_bytes(
         first / "sft/model/model.safetensors"
     ).read_bytes()
 
-    train(compose(runs / "both", "logger=none", f"stage_cache_dir={runs}"))
+    train(compose(runs / "both", *with_grpo, f"stage_cache_dir={runs}"))
     said = capsys.readouterr().out
     assert said.count("reused the same stage, finished") == 2
     assert (runs / "both/metrics.jsonl").read_bytes() == (alone / "metrics.jsonl").read_bytes()

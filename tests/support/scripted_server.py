@@ -2,8 +2,8 @@
 scripted_server.py PORT FOLDER.
 
 Its samples depend on the request alone. Files in FOLDER steer it: `die` = end by SIGKILL during the
-next generation (and remove the file), `sleep` = answer generations after so many seconds; every
-path asked for is appended to `asked`.
+next generation (and remove the file), `sleep` = answer generations after so many seconds; `together` = answer none
+before 150 are in flight; every path asked for is appended to `asked`.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 PORT, FOLDER = int(sys.argv[1]), Path(sys.argv[2])
 VERSION = ["default"]  # of the weights, as vLLM's own at its start
+TOGETHER = threading.Barrier(150)
 
 
 def set_version(body: dict) -> dict:
@@ -30,6 +32,8 @@ def generate(body: dict) -> dict:
     if (FOLDER / "die").exists():
         (FOLDER / "die").unlink()
         os.kill(os.getpid(), signal.SIGKILL)
+    if (FOLDER / "together").exists():
+        TOGETHER.wait(timeout=20)
     if (FOLDER / "sleep").exists():
         time.sleep(float((FOLDER / "sleep").read_text()))
     seed = sampling["seed"] % 97
@@ -91,4 +95,8 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
-ThreadingHTTPServer(("127.0.0.1", PORT), Handler).serve_forever()
+class Server(ThreadingHTTPServer):
+    request_queue_size = 256  # connections that wait to be taken
+
+
+Server(("127.0.0.1", PORT), Handler).serve_forever()

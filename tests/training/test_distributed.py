@@ -26,6 +26,7 @@ from actial.config import (
     GRPOConfig,
     KLConfig,
     KLPlace,
+    LoraConfig,
     ModelConfig,
     OptimConfig,
     Reference,
@@ -67,9 +68,10 @@ def without_images(batch: TrainBatch) -> TrainBatch:
     return TrainBatch(prefix_groups=prefix_groups, images=[], tags=batch.tags)
 
 
-def sft_run(folder):
+def sft_run(folder, **model):
     """Step 1 has no image on any rank: the tower then has no gradient, as in one process."""
-    module = sft_module(folder, steps=STEPS, policy=tiny_policy(micro_batch_tokens=60))
+    policy = tiny_policy(micro_batch_tokens=60, **model)
+    module = sft_module(folder, steps=STEPS, policy=policy)
 
     def make(step: int) -> TrainBatch:
         whole = sft_batch(step, module.policy)
@@ -78,6 +80,11 @@ def sft_run(folder):
         )
 
     return module, make
+
+
+def dropout_run(folder):
+    """The ranks draw different numbers of random values."""
+    return sft_run(folder, lora=LoraConfig(enabled=True, rank=4, dropout=0.2))
 
 
 def grpo_run(folder, *, sampler=None, **values):
@@ -179,6 +186,9 @@ PAIR = [
     Job("batch", batch_run, 2),
     Job("sharded", sft_run, 2, "fsdp2", stop=2),
     Job("scripted", scripted_run, 2, "fsdp2", stop=1),
+    Job("dropout", dropout_run, 2),
+    Job("dropout-stopped", dropout_run, 2, stop=2),
+    Job("dropout-stopped", dropout_run, 2),
 ]
 ALONE = [
     Job("alone-sft", sft_run, 1),
@@ -245,6 +255,11 @@ def test_sharded_ranks_equal_one_and_leave_whole_checkpoints(root):
             assert found[name] == other[name] == pytest.approx(expected[name], rel=1e-4), name
     assert [row["loss"] for row in resumed] == pytest.approx([alone[2]["loss"]], rel=1e-3)
     assert Policy.load(ModelConfig(path=str(root / "sharded" / "model")))
+
+
+def test_a_resumed_rank_goes_on_with_its_own_random_state(root):
+    whole_run, resumed = rows_of(root / "dropout", 2), rows_of(root / "dropout-stopped", 2)
+    assert [rank[-1]["loss"] for rank in whole_run] == [rank[-1]["loss"] for rank in resumed]
 
 
 PROBED = Prompt(uid="a", engine_ids=[5, 6], input_ids=[5, 6], images=[])
