@@ -99,10 +99,10 @@ def open_benchmark(config: BenchmarkConfig) -> tuple[Benchmark, Source, list[Ite
 
 def _check_split(split: str, benchmark: Benchmark) -> None:
     """Raise UserError for a split that the benchmark does not have."""
-    known = (benchmark.split, *(benchmark.splits or ()))
-    if split and benchmark.splits is not None and split not in known:
+    splits = (benchmark.split, *(benchmark.splits or ()))
+    if split and benchmark.splits is not None and split not in splits:
         raise UserError(
-            f"benchmark.split={split} is no split of {benchmark.name}: use {' or '.join(known)}."
+            f"benchmark.split={split} is no split of {benchmark.name}: use {' or '.join(splits)}."
         )
 
 

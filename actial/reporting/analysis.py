@@ -86,10 +86,10 @@ def tidy(runs: Sequence[RunRecord]) -> pd.DataFrame:
             "run the command of the sweep again, it goes on where it was."
         )
     keys, labels = swept_keys(done), conditions(done)
-    seen: dict[tuple[str, int], str] = {}
+    run_names: dict[tuple[str, int], str] = {}
     rows = []
     for run in done:
-        twin = seen.setdefault((labels[run.name], run.seed), run.name)
+        twin = run_names.setdefault((labels[run.name], run.seed), run.name)
         if twin != run.name:
             raise UserError(
                 f"{twin} and {run.name} are runs of one condition ({labels[run.name]}) and one "
