@@ -21,6 +21,7 @@ def score(config: ScoreConfig) -> None:
     """
     from actial.evaluation.benchmark_examples import as_example
     from actial.evaluation.benchmark_results import (
+        asks_published_items,
         benchmark_scores,
         benchmark_settings,
         beside_paper,
@@ -47,7 +48,7 @@ def score(config: ScoreConfig) -> None:
     ]
     partial = bool(config.benchmark.limit)
     scores = benchmark_scores(benchmark, source, predictions, partial=partial)
-    if not (partial or config.benchmark.circular):
+    if asks_published_items(config.benchmark, benchmark):
         scores.easi = easi_scores(benchmark.name, items, predictions)
     settings = benchmark_settings(config.benchmark, benchmark, source)
     protocol = protocol_of_file(path.parent, settings, config.compat)

@@ -19,13 +19,15 @@ def audit(config: AuditConfig) -> None:
     from rich.table import Table
 
     from actial.evaluation.audit.certificate import audit_sets
-    from actial.evaluation.audit.items import open_audit_set, read_identifiers
+    from actial.evaluation.audit.items import open_audit_sets, read_identifiers
     from actial.reporting.audit_report import certificate_row, write_certificate
 
     identifiers = read_identifiers(config.identifiers)
-    sets = [open_audit_set(word) for word in config.sets]
+    sets = open_audit_sets(config.sets)
     certificate = audit_sets(sets, identifiers, config.workers)
-    table = Table("check", "sets", "verdict", "finding")
+    table = Table()
+    for head in ("check", "sets", "verdict", "finding"):
+        table.add_column(head, overflow="fold")
     for check in certificate.checks:
         table.add_row(*certificate_row(check))
     Console().print(table)

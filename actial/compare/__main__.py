@@ -7,6 +7,8 @@ from pathlib import Path
 from actial.config import CompareConfig
 from actial.config.hydra_app import hydra_command
 
+WIDEST = 10_000  # columns
+
 
 def compare(config: CompareConfig) -> None:
     """Print the comparison of the models, and write it into `config.out` where that is given.
@@ -29,7 +31,9 @@ def compare(config: CompareConfig) -> None:
     table = Table(*HEAD)
     for row in comparison_rows(differences):
         table.add_row(*row)
-    Console().print(table)
+    # A pipe is 80 columns wide, in which 1.5e-08 would be cut to 1.5.
+    needed = Console(width=WIDEST).measure(table).maximum
+    Console(width=max(Console().width, needed)).print(table)
     for difference in differences:
         if not difference.task:
             needed = difference.items_needed["0.02"]

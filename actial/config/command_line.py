@@ -41,9 +41,9 @@ class CommandLine:
 def parse_command_line(words: Sequence[str], positional: str | None = None) -> CommandLine:
     """Return the flags and overrides of a command line.
 
-    `positional` is the setting that a first word without "=" stands for; "models[]" is a list that
-    takes all such words. Raises UserError for flags that exclude each other and SystemExit, with a
-    message printed, for a flag that does not exist.
+    `positional` is the setting that a first word without "=" stands for, or a path with one;
+    "models[]" is a list that takes all such words. Raises UserError for flags that exclude each
+    other and SystemExit, with a message printed, for a flag that does not exist.
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("overrides", nargs="*")
@@ -61,10 +61,10 @@ def parse_command_line(words: Sequence[str], positional: str | None = None) -> C
         )
     overrides = list(flags.overrides)
     if positional:
-        bare = [index for index, word in enumerate(overrides) if "=" not in word]
+        bare = [index for index, word in enumerate(overrides) if not _is_override(word)]
         if bare and positional.endswith("[]"):
             values = ",".join(quoted(overrides[index]) for index in bare)
-            overrides = [word for word in overrides if "=" in word]
+            overrides = [word for word in overrides if _is_override(word)]
             overrides.append(f"{positional.removesuffix('[]')}=[{values}]")
         elif bare:
             overrides[bare[0]] = f"{positional}={quoted(overrides[bare[0]])}"
@@ -81,6 +81,15 @@ def parse_command_line(words: Sequence[str], positional: str | None = None) -> C
         package=flags.package,
         info=flags.info,
     )
+
+
+def _is_override(word: str) -> bool:
+    """Return whether a word is key=value, and not a path such as runs/sweep/seed=1/scores."""
+    key, sign, _ = word.partition("=")
+    if not sign or ("/" not in key and Path(word).exists()):
+        return False
+    group = key.lstrip("+~").partition("@")[0]
+    return "/" not in group or group.startswith("hydra/") or (CONF / group).is_dir()
 
 
 def quote_values(overrides: Sequence[str], multirun: bool) -> list[str]:

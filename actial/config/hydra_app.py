@@ -115,6 +115,7 @@ def _job(
             if sweeping and not shared(raw):
                 raw[folder_key] = str(Path(raw[folder_key]) / _swept_name(fixed))
             folder = [Path(raw[folder_key])]
+        result = None  # stays so where the reader of a pipe has ended
         try:
             with errors_reported(folder):
                 result = run(typed(raw))

@@ -136,3 +136,15 @@ class BenchmarkConfig:
     # tests that tell geometry from shortcuts, on sets of view pairs: examples per set, and more
     # until they hold 100 questions; costs about eight times the scoring of them
     diagnostics: int = num(0, "[0, 1e9]")
+
+    def check(self, path: str) -> None:
+        if self.sets:
+            published = ("root", "revision", "split", "style", "circular", "roots", "sha256")
+            remedy = "only a published benchmark reads it: "
+            remedy += "leave it out, and choose sets and their splits by benchmark.sets"
+            for name in published:
+                if value := getattr(self, name):
+                    reject(f"{path}{name}", value, remedy)
+        elif (self.name or self.suite) and self.mode is not AnswerForm.think:
+            remedy = "only sets of data.sets read it: set benchmark.style=letter"
+            reject(f"{path}mode", self.mode.value, remedy)

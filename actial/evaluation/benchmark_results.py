@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -53,13 +54,15 @@ def open_benchmark(config: BenchmarkConfig) -> tuple[Benchmark, Source, list[Ite
     """Return the benchmark of `config.name`, where its files are, and its items.
 
     Raises:
-        UserError: unknown name; files that are missing, changed, or without the pinned hash.
+        UserError: unknown name or split; files that are missing, changed, or without the pinned
+            hash; two questions of one name.
     """
     if config.name not in BENCHMARKS:
         raise UserError(
             f"benchmark.name={config.name} is unknown: use one of {', '.join(BENCHMARKS)}."
         )
     benchmark = BENCHMARKS[config.name]
+    _check_split(config.split, benchmark)
     root = Path(config.root) if config.root else None
     source = Source(
         name=benchmark.name,
@@ -81,11 +84,32 @@ def open_benchmark(config: BenchmarkConfig) -> tuple[Benchmark, Source, list[Ite
             f"{benchmark.name}: {root or benchmark.hub} holds no question of split "
             f"{source.split}: fetch it again."
         )
+    counts = Counter(item.uid for item in items)
+    if repeated := [uid for uid, count in counts.items() if count > 1]:
+        raise UserError(
+            f"{benchmark.name}: {len(repeated)} names stand for several questions, the first "
+            f"{repeated[0]}: give every row a name of its own, or fetch the files again."
+        )
     if config.limit:
         items = hash_shuffle(items, "limit", benchmark.name)[: config.limit]
     if config.circular and all(item.circular.get("rotations", 1) == 1 for item in items):
         items = rotated(items)
     return benchmark, source, items
+
+
+def _check_split(split: str, benchmark: Benchmark) -> None:
+    """Raise UserError for a split that the benchmark does not have."""
+    splits = (benchmark.split, *(benchmark.splits or ()))
+    if split and benchmark.splits is not None and split not in splits:
+        raise UserError(
+            f"benchmark.split={split} is no split of {benchmark.name}: use {' or '.join(splits)}."
+        )
+
+
+def asks_published_items(config: BenchmarkConfig, benchmark: Benchmark) -> bool:
+    """Return whether all items that papers report are asked, in their own order of options."""
+    whole = not (config.limit or config.circular)
+    return whole and config.split in ("", benchmark.split)
 
 
 def style_of(config: BenchmarkConfig, benchmark: Benchmark) -> Style:

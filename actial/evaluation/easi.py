@@ -124,7 +124,7 @@ def suite_members(config: BenchmarkConfig) -> list[BenchmarkConfig]:
     Files lie in roots.NAME, else in root/NAME, else on the hub; keys of sha256 are NAME/FILE.
 
     Raises:
-        UserError: the suite is unknown, or roots names another benchmark.
+        UserError: the suite is unknown, or roots or sha256 names another benchmark.
     """
     if config.suite not in SUITES:
         raise UserError(
@@ -135,6 +135,12 @@ def suite_members(config: BenchmarkConfig) -> list[BenchmarkConfig]:
     if others:
         raise UserError(
             f"benchmark.roots.{others[0]} is no set of {config.suite}: use {', '.join(names)}."
+        )
+    unknown = [file for file in config.sha256 if file.partition("/")[0] not in names]
+    if unknown:
+        raise UserError(
+            f"benchmark.sha256 pins {unknown[0]}, which is no SET/FILE of {config.suite}: name the "
+            f"set before it, one of {', '.join(names)}."
         )
     members = []
     for name in names:

@@ -87,14 +87,26 @@ def write_submission(scores: Path, out: Path, config: SubmissionConfig) -> str:
         What was written, and what the leaderboard will object to.
 
     Raises:
-        UserError: no evaluation below `scores` has figures of EASI.
+        UserError: no evaluation below `scores` has figures of EASI, or two have those of one set.
     """
-    figures, folders = [], []
+    figures: list[dict[str, Any]] = []
+    folders: list[Path] = []
     for path in sorted(scores.glob("*/scores.json")):
         entry = read_sealed_json(path, RESCORE).get("easi")
-        if entry:
-            figures.append(entry)
-            folders.append(path.parent)
+        if not entry:
+            continue
+        twins = [
+            f
+            for f, other in zip(folders, figures, strict=True)
+            if other["key"] == entry["key"]
+        ]
+        if twins:
+            raise UserError(
+                f"{twins[0]} and {path.parent} are both evaluations of {entry['key']}: give a "
+                "folder with one model's evaluations, each set once."
+            )
+        figures.append(entry)
+        folders.append(path.parent)
     if not figures:
         raise UserError(
             f"{scores} holds no SET/scores.json with figures of EASI: "

@@ -25,7 +25,7 @@ from actial.evaluation.benchmark_results import style_of
 from actial.evaluation.benchmarks.base import Benchmark, Item, Picture, Style
 from actial.evaluation.benchmarks.prompts import prompt_text
 
-OPTION_COLUMNS = LETTERS[:6]
+OPTION_COLUMNS = 6  # at least
 
 
 # ---------------------------------------------------------------- out
@@ -40,25 +40,16 @@ def export_vlmeval(items: Sequence[Item], path: Path) -> None:
         UserError: an item has no options, which that form cannot hold.
     """
     closed(items, "a VLMEvalKit TSV")
+    width = max([OPTION_COLUMNS, *(len(item.options) for item in items)])
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic(path) as file:
         text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
         writer = csv.writer(text, delimiter="\t", quoting=csv.QUOTE_ALL, lineterminator="\n")
-        writer.writerow(
-            [
-                "index",
-                "question",
-                "hint",
-                *OPTION_COLUMNS,
-                "answer",
-                "category",
-                "image",
-                "uid",
-            ]
-        )
+        first, last = ["index", "question", "hint"], ["answer", "category", "image", "uid"]
+        writer.writerow([*first, *LETTERS[:width], *last])
         for index, item in enumerate(items):
             options = [as_pandas_keeps_it(option) for option in item.options]
-            options += [""] * (len(OPTION_COLUMNS) - len(item.options))
+            options += [""] * (width - len(item.options))
             row = [
                 index,
                 item.question,
@@ -166,7 +157,8 @@ def doc_to_text(doc, lmms_eval_specific_kwargs=None):
 def process_results(doc, results):
     tail = results[0].rpartition("</think>")[2]
     tags = re.findall(r"<answer>(.*?)</answer>", tail, re.DOTALL | re.IGNORECASE)
-    letters = re.findall(r"\\b([A-F])\\b", tags[-1] if tags else tail)
+    last = chr(ord("A") + len(doc["options"]) - 1)
+    letters = re.findall(rf"\\b([A-{last}])\\b", tags[-1] if tags else tail)
     return {"accuracy": float(bool(letters) and letters[-1] == doc["answer"])}
 '''
 
@@ -209,7 +201,11 @@ def export_lmms(
     write_text(folder / "utils.py", LMMS_UTILS)
     write_text(
         folder / f"{name}.yaml",
-        LMMS_YAML.format(name=name, parquet=parquet.resolve(), max_tokens=max_tokens),
+        LMMS_YAML.format(
+            name=name,
+            parquet=json.dumps(str(parquet.resolve())),  # a path may hold YAML's own signs
+            max_tokens=max_tokens,
+        ),
     )
 
 
@@ -268,6 +264,8 @@ def _why_missing(read: Answers, items: Sequence[Item], missing: Sequence[str]) -
     numbered = all(key.isdigit() for key in read.answers)
     if len(missing) == len(items) and numbered and read.keys is _rows:
         return "its rows are numbers of the harness's own TSV; score them with benchmark=tsv"
+    if read.keys is _uids:
+        return "answer them all, or give benchmark.limit, .circular and .split as it was made with"
     return "run the harness to its end"
 
 
@@ -306,8 +304,8 @@ def _jsonl(path: Path) -> Answers:
     harness leaves the raw one out.
     """
     rows, truths, ours = [], {}, False
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
-        if not line:
+    for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
+        if not line.strip():
             continue
         try:
             row = json.loads(line)

@@ -152,7 +152,12 @@ def _local_runner(
     else:
         # The engine reads the folder itself: a float32 policy beside it would not fit a GPU.
         sampler = open_folder_sampler(config.sampler, model, renderer)
-    settings = {"model": fingerprint(model), "prompts": renderer.fingerprint, **sampling}
+    settings = {
+        "model": fingerprint(model),
+        "precision": model.precision.value,
+        "prompts": renderer.fingerprint,
+        **sampling,
+    }
 
     def score(examples: list[Example]) -> list[float]:
         return answer_logprobs(policy(), renderer, examples)

@@ -37,14 +37,14 @@ def read_model(word: str, task: str, cluster: str) -> ScoredModel:
 
     Args:
         word: a file, a folder with predictions.jsonl, or several of them joined by commas, the
-            seeds of one condition.
+            seeds of one condition; their own names may hold commas.
         task: category by which figures are split, or "type".
         cluster: "example", "item", or the category that items of one scene share.
 
     Raises:
         UserError: a file is missing or has another form.
     """
-    paths = [_predictions_path(Path(part)) for part in word.split(",") if part]
+    paths = _predictions_paths(word)
     names = [
         path.parent.name if path.name == "predictions.jsonl" else path.stem for path in paths
     ]
@@ -67,20 +67,28 @@ def named_protocols(models: Sequence[ScoredModel]) -> list[tuple[str, Protocol |
     return named
 
 
-def _predictions_path(path: Path) -> Path:
-    file = path / "predictions.jsonl" if path.is_dir() else path
-    if not file.is_file():
+def _predictions_paths(word: str) -> list[Path]:
+    """Return the files of a word; raises UserError for a part that names none."""
+    files, name = [], ""
+    for part in word.split(","):
+        name = f"{name},{part}" if name else part
+        path = Path(name)
+        file = path / "predictions.jsonl" if path.is_dir() else path
+        if name and file.is_file():
+            files.append(file)
+            name = ""
+    if name or not files:
         raise UserError(
-            f"{path} is no file of predictions: give predictions.jsonl, its folder, or lmms-eval's "
-            "*_samples_*.jsonl."
+            f"{name or repr(word)} is no file of predictions: give predictions.jsonl, its folder, "
+            "or lmms-eval's *_samples_*.jsonl."
         )
-    return file
+    return files
 
 
 def _read_file(path: Path, task: str, cluster: str) -> dict[str, ItemScore]:
-    with path.open(encoding="utf-8") as file:
-        first = json.loads(file.readline() or "{}")
-    scores = _lmms_scores(path) if "doc_id" in first else _own_scores(path, task, cluster)
+    with path.open("rb") as file:
+        is_lmms = b'"doc_id"' in file.readline()
+    scores = _lmms_scores(path) if is_lmms else _own_scores(path, task, cluster)
     by_uid = {score.uid: score for score in scores}
     if len(by_uid) != len(scores):
         raise UserError(f"{path} scores an item twice: merge the runs' files into one.")
@@ -108,14 +116,22 @@ def _own_scores(path: Path, task: str, cluster: str) -> list[ItemScore]:
 def _lmms_scores(path: Path) -> list[ItemScore]:
     """Read lmms-eval's samples; the score is taken as its own paired test takes it."""
     scores = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        sample = json.loads(line)
+    # Texts may hold the line separators of Unicode, at which str.splitlines() would cut.
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            sample = json.loads(line)
+            uid = str(sample["doc_id"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{path} line {number} is no sample of lmms-eval ({error}): copy the file again."
+            ) from None
         score = _lmms_score(sample)
         if score is None:
             raise UserError(
                 f"{path} line {number} has no score: run lmms-eval with --log_samples."
             )
-        uid = str(sample["doc_id"])
         scores.append(ItemScore(uid, score, "", uid))
     return scores
 

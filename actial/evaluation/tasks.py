@@ -15,6 +15,7 @@ from actial.data.sampling_order import epoch_order
 from actial.data.shards import read_manifest
 from actial.evaluation.benchmark_examples import BenchmarkExamples
 from actial.evaluation.benchmark_results import (
+    asks_published_items,
     benchmark_scores,
     benchmark_settings,
     beside_paper,
@@ -84,7 +85,7 @@ def _published_task(config: EvaluateConfig, limits: ImageLimits) -> Task:
     )
     settings = benchmark_settings(options, benchmark, source) | {"style": style.value}
 
-    published_items = not (options.limit or options.circular)
+    published_items = asks_published_items(options, benchmark)
 
     def easi(predictions: Sequence[Prediction]) -> list[Prediction]:
         return easi_answers(benchmark.name, items, predictions) if published_items else []

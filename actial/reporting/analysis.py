@@ -76,7 +76,8 @@ def tidy(runs: Sequence[RunRecord]) -> pd.DataFrame:
     the value is a share of questions. Training metrics: set "training", model = the stage.
 
     Raises:
-        UserError: no run is finished.
+        UserError: no run is finished, or two of them have one condition and one seed, which would
+            count one seed twice.
     """
     done = finished(runs)
     if not done:
@@ -85,8 +86,15 @@ def tidy(runs: Sequence[RunRecord]) -> pd.DataFrame:
             "run the command of the sweep again, it goes on where it was."
         )
     keys, labels = swept_keys(done), conditions(done)
+    run_names: dict[tuple[str, int], str] = {}
     rows = []
     for run in done:
+        twin = run_names.setdefault((labels[run.name], run.seed), run.name)
+        if twin != run.name:
+            raise UserError(
+                f"{twin} and {run.name} are runs of one condition ({labels[run.name]}) and one "
+                "seed, so that the seed would count twice: move one of them elsewhere."
+            )
         head = {"run": run.name, "condition": labels[run.name], "seed": run.seed}
         head |= {key: _plain(setting(run, key)) for key in keys}
         head |= provenance_hashes(run) | {"minutes": run.minutes}

@@ -109,15 +109,23 @@ class Figure:
 def write_paper_table(scores: Path, out: Path) -> str:
     """Write table.md and table.csv into `out` and return the Markdown.
 
-    Raises UserError where `scores` holds no evaluation of a set that the paper reports.
+    Raises UserError where `scores` holds no evaluation of a set that the paper reports, or two of
+    one model on one set.
     """
     figures: list[Figure] = []
+    folders: dict[tuple[str, str], Path] = {}
     notes: dict[str, list[str]] = {}
     protocols: dict[str, list[tuple[str, Protocol | None]]] = {}
     for path in sorted(scores.glob("*/*/scores.json")):
         model, name = path.parent.parent.name, _benchmark_of(path)
         if name not in PAPER_COLUMNS:
             continue
+        twin = folders.setdefault((model, name), path.parent)
+        if twin != path.parent:
+            raise UserError(
+                f"{twin} and {path.parent} are both evaluations of {model} on {name}, and a cell "
+                "has room for one: move the other elsewhere."
+            )
         paper = _comparison(path.parent, name)
         if paper.get("notes"):
             notes[f"{model} on {name}"] = paper["notes"]

@@ -126,7 +126,7 @@ def _record(folder: Path, root: Path) -> RunRecord:
         run.state = "finished"
     elif (folder / ERROR).exists():
         run.state = "failed"
-        lines = (folder / ERROR).read_text().strip().splitlines() or [""]
+        lines = (folder / ERROR).read_text(errors="replace").strip().splitlines() or [""]
         run.reason = lines[-1].removeprefix("error: ")
     return run
 
@@ -204,7 +204,8 @@ def provenance_hashes(run: RunRecord) -> dict[str, str]:
     A "+" behind the commit stands for uncommitted changes.
     """
     provenance = read_provenance(run.folder)
-    indexes = {name: identity["index_sha256"] for name, identity in provenance["data"].items()}
+    data = provenance.get("data", {})  # lost with a provenance.json that was removed
+    indexes = {name: identity["index_sha256"] for name, identity in data.items()}
     settings = {k: v for k, v in run.settings.items() if not k.startswith(NOT_COMPARED)}
     paths = [run.folder / name for name in ("metrics.jsonl", RESULTS)]
     logged = b"".join(path.read_bytes() for path in paths if path.exists())

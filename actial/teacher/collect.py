@@ -191,11 +191,15 @@ class Teacher:
         }
 
         async def send() -> Any:
-            return await self._client.chat.completions.create(
+            completion = await self._client.chat.completions.create(
                 model=c.teacher,
                 messages=request,  # type: ignore[arg-type]
                 extra_body={name: v for name, v in body.items() if v is not None},
             )
+            choices = getattr(completion, "choices", None)
+            if not choices or choices[0].message is None:
+                raise ValueError("no choices in the reply")
+            return completion
 
         def count(problem: str) -> None:
             self.failed[problem.partition(":")[0]] += 1

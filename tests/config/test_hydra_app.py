@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from actial.config.command_line import job_name, quote_values
+from actial.config.command_line import job_name, parse_command_line, quote_values
 from actial.config.exit_codes import Exit, disk_full, errors_reported
 from actial.core.errors import UserError
 from actial.core.paths import CONF
@@ -359,3 +359,22 @@ def test_writing_to_a_really_full_device(capsys: pytest.CaptureFixture[str]) -> 
         file.write(b"x")
     assert left.value.code == 1
     assert "the disk is full" in capsys.readouterr().err
+
+
+def test_a_path_with_an_equals_sign_is_no_setting() -> None:
+    words = ["runs/seed=1/scores", "b", "hydra/launcher=pool", "mix@sft.mix=sat", "out=x/y"]
+    overrides = parse_command_line(words, "models[]").overrides
+    assert overrides == (*words[2:], "models=['runs/seed=1/scores','b']")
+
+
+def test_a_pipe_that_is_read_in_part_is_no_fault() -> None:
+    code = (
+        "from actial.config.hydra_app import hydra_command\n"
+        "@hydra_command('compare', folder_key=None, positional='models[]')\n"
+        "def main(config): raise BrokenPipeError\n"
+        "main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "a", "b"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")

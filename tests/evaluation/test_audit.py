@@ -17,7 +17,13 @@ from actial.core.errors import UserError
 from actial.evaluation.audit import image_matches
 from actial.evaluation.audit.certificate import audit_sets
 from actial.evaluation.audit.image_matches import describe, matching_images
-from actial.evaluation.audit.items import AuditItem, AuditSet, open_audit_set, read_identifiers
+from actial.evaluation.audit.items import (
+    AuditItem,
+    AuditSet,
+    open_audit_set,
+    open_audit_sets,
+    read_identifiers,
+)
 from actial.evaluation.audit.text_shortcuts import blind_solver
 
 
@@ -242,3 +248,17 @@ def test_what_is_no_set_is_refused(tmp_path):
         open_audit_set(str(tmp_path / "nothing"))
     with pytest.raises(UserError, match="holds no image"):
         open_audit_set(str(tmp_path))
+
+
+def test_folders_of_one_name_are_two_sets(tmp_path):
+    """By their own name alone one would stand for both, and match itself."""
+    generator = np.random.default_rng(3)
+    words = [str(tmp_path / name / "images") for name in "ab"]
+    for word in words:
+        (tmp_path / word).mkdir(parents=True)
+        picture(generator).save(f"{word}/0.png")
+    certificate = audit_sets(open_audit_sets(words))
+    assert certificate.clean
+    assert list(certificate.sets) == words
+    with pytest.raises(UserError, match="is given twice"):
+        open_audit_sets(words[:1] * 2)

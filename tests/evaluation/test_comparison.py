@@ -181,3 +181,36 @@ def test_the_command_writes_table_json_and_figure(tmp_path, monkeypatch, capsys)
     assert differences[0]["verdict"] == "a"
     assert "| a | b | turn | 40 |" in (tmp_path / "out/comparison.md").read_text()
     assert (tmp_path / "out/comparison.png").stat().st_size > 1000
+
+
+def test_runs_of_a_sweep_are_compared_by_their_folders(tmp_path, monkeypatch, capsys):
+    """Their names hold commas and equals signs; p values are not cut to the width of a pipe."""
+    a, b = "sweep/cold_start=none,seed=1/sat", "sweep/cold_start=all,seed=1/sat"
+    again = "sweep/cold_start=none,seed=2/sat"
+    for folder, scores in ((a, [1] * 40), (again, [1] * 40), (b, [1, 0] * 20)):
+        write_predictions(tmp_path / folder, scores)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setattr(sys, "argv", ["actial.compare", f"./{a}", b, "resamples=200"])
+    actial.compare.__main__.main()
+    assert "1.91e-06" in capsys.readouterr().out
+    assert len(read_model(f"{a},{again}", "type", "example").seeds) == 2
+    with pytest.raises(UserError, match="nothing/seed=1 is no file of predictions"):
+        read_model(f"{a},nothing/seed=1", "type", "example")
+
+
+@pytest.mark.parametrize(
+    "text", [b"{", b"\n", b"\xff\xfe\n", b'{"doc_id": 0', b'{"doc_id": 0}']
+)
+def test_a_file_that_holds_no_answers_is_one_sentence(text, tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(text)
+    with pytest.raises(UserError, match="line 1"):
+        read_model(str(tmp_path / "a.jsonl"), "type", "example")
+
+
+def test_a_sample_may_hold_a_line_separator_of_unicode(tmp_path):
+    sample = {"doc_id": 0, "score": 1, "resps": "one\u2028two\x85three"}
+    text = json.dumps(sample, ensure_ascii=False) + "\n\n"
+    (tmp_path / "a.jsonl").write_text(text, encoding="utf-8")
+    (seed,) = read_model(str(tmp_path / "a.jsonl"), "type", "example").seeds
+    assert seed["0"].score == 1

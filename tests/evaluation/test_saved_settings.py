@@ -183,6 +183,15 @@ def test_pass_rates_use_the_checkpoints_token_limit(tmp_path: Path) -> None:
     assert {body["max_tokens"] for body in server.bodies} == {77}
 
 
+def test_answers_under_another_precision_are_not_continued(tmp_path: Path) -> None:
+    benchmark_files.WRITERS["mmsi"](tmp_path / "mmsi")
+    words = ["model=tiny", "benchmark=mmsi", f"benchmark.root={tmp_path / 'mmsi'}"]
+    words += ["benchmark.max_tokens=2", "benchmark.controls=0", f"out={tmp_path / 'out'}"]
+    evaluate(compose("evaluate", *words, "model.precision=fp32"))
+    with pytest.raises(UserError, match="made with precision=fp32, now precision=bf16"):
+        evaluate(compose("evaluate", *words, "model.precision=bf16"))
+
+
 def documented_commands() -> list[str]:
     """The evaluation commands of README.md and docs/, one line each."""
     commands = []

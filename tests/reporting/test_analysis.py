@@ -322,3 +322,20 @@ def test_mistakes_and_agreement_of_a_run() -> None:
         float(run.results.sets["viewpoint"]["sft"].overall.value)
     )
     assert set(analysis.agreement(run)["metric"]) == {"consistent", "consistent_correct"}
+
+
+def test_a_copy_of_a_run_is_no_further_seed(tmp_path: Path) -> None:
+    shutil.copytree(SAMPLE, tmp_path / "sweep")
+    run = next(path for path in SAMPLE.iterdir() if (path / "results.json").exists())
+    shutil.copytree(run, tmp_path / "sweep" / f"{run.name} backup")
+    with pytest.raises(UserError, match="are runs of one condition"):
+        analysis.tidy(run_index.load_runs(tmp_path / "sweep"))
+
+
+def test_runs_that_lost_their_provenance_are_still_collected(tmp_path: Path) -> None:
+    shutil.copytree(SAMPLE, tmp_path / "sweep")
+    for name in ("provenance.json", "passport.json"):
+        for path in (tmp_path / "sweep").glob(f"*/{name}"):
+            path.unlink()
+    table = analysis.tidy(run_index.load_runs(tmp_path / "sweep"))
+    assert set(table["commit"]) == {"unknown"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -84,4 +85,12 @@ def test_other_conditions_and_differing_intervals_are_marked(
 def test_folder_without_evaluations_names_the_layout(tmp_path: Path) -> None:
     config = CollectConfig(runs=str(tmp_path), out=str(tmp_path / "out"), paper_table=True)
     with pytest.raises(UserError, match="MODEL/BENCHMARK"):
+        collect(config)
+
+
+def test_two_evaluations_for_one_cell_are_refused(scores: Path, tmp_path: Path) -> None:
+    for folder in ("mmsi", "benchmark=mmsi,seed=1"):
+        shutil.copytree(scores / "base" / "mmsi", tmp_path / "base" / folder)
+    config = CollectConfig(runs=str(tmp_path), out=str(tmp_path / "out"), paper_table=True)
+    with pytest.raises(UserError, match="are both evaluations of base on mmsi"):
         collect(config)

@@ -144,6 +144,8 @@ class Handler(BaseHTTPRequestHandler):
             self.connection.close()
         elif fault == "garbage":
             self.send(200, b"<html>not json</html>")
+        elif fault == "empty":
+            self.send(200, b'{"id": "1", "object": "chat.completion", "choices": []}')
         elif fault:
             said = json.dumps(
                 {"error": {"message": f"Incorrect API key provided: {KEY}"}}
@@ -258,10 +260,10 @@ def test_requests_are_not_reported_one_by_one(data, serve, tmp_path, caplog):
 
 
 def test_faults_are_retried_to_the_same_chains(data, serve, tmp_path, uninterrupted):
-    server = serve(plan=(500, 429, "garbage", "drop", 503))
-    teach(config(server, data, tmp_path / "out"))
+    server = serve(plan=(500, 429, "garbage", "empty", "drop", 503))
+    teach(config(server, data, tmp_path / "out", retries=6))
     assert content(tmp_path / "out") == content(uninterrupted)
-    assert set(server.seen.values()) == {6}
+    assert set(server.seen.values()) == {7}
 
 
 def test_a_killed_run_resumes_to_the_same_chains_and_asks_nothing_twice(

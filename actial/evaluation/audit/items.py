@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from actial.config import BenchmarkConfig
@@ -84,6 +85,22 @@ def read_identifiers(path: str) -> frozenset[str]:
         )
     lines = Path(path).read_text(encoding="utf-8").splitlines()
     return frozenset(line.strip() for line in lines if line.strip())
+
+
+def open_audit_sets(words: Sequence[str]) -> list[AuditSet]:
+    """Open the sets that command-line words name; those of one name are called by their words.
+
+    Raises:
+        UserError: a word names no set, or is given twice.
+    """
+    if repeated := [word for word, count in Counter(words).items() if count > 1]:
+        raise UserError(f"{repeated[0]} is given twice: name every set once.")
+    sets = [open_audit_set(word) for word in words]
+    names = Counter(audited.name for audited in sets)
+    return [
+        replace(audited, name=word) if names[audited.name] > 1 else audited
+        for audited, word in zip(sets, words, strict=True)
+    ]
 
 
 def open_audit_set(word: str) -> AuditSet:

@@ -159,6 +159,8 @@ class Benchmark:
     score: Callable[[Sequence[Prediction]], Scores]
     style: Style = Style.VLMEVAL
     split: str = "test"
+    # others that `load` knows; None where a split is a file's own name
+    splits: tuple[str, ...] | None = ()
     license: str = ""
     paper: str = ""
     reference: str = ""  # name of a table under reference/

@@ -107,6 +107,7 @@ def _benchmark(name: str, loader: Callable[[Source], list[Item]], questions: int
         score=score,
         style=Style.DATASET,
         split="val",
+        splits=None,
         license="Apache-2.0",
         paper="https://arxiv.org/abs/2404.12390",
         reference="table1",

@@ -49,6 +49,7 @@ BENCHMARK = Benchmark(
     load=load,
     score=score,
     style=Style.DATASET,
+    splits=("2d", "3d"),
     license="Apache-2.0",
     paper="https://arxiv.org/abs/2406.16860",
     reference="table1",

@@ -264,6 +264,7 @@ SITE = Benchmark(
     score=score_site,
     style=Style.SITE,
     split="all",
+    splits=("image", "video"),
     paper="https://arxiv.org/abs/2505.05456",
     note="images that stand inside a question come before it here, named by their numbers",
 )
@@ -284,5 +285,6 @@ SPBENCH = Benchmark(
     score=score_spbench,
     style=Style.FRAMES,
     split="all",
+    splits=("SI", "MV"),
     paper="https://arxiv.org/abs/2510.08531",
 )

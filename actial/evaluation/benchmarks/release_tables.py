@@ -8,10 +8,10 @@ does so.
 
 from __future__ import annotations
 
-from actial.core.multiple_choice_format import LETTERS, answer_position, clean_options
+from actial.core.multiple_choice_format import answer_position
 from actial.data.qa.released_rows import split_options
 from actial.evaluation.benchmarks.base import Benchmark, Item, Source, Style, score_types
-from actial.evaluation.benchmarks.tables import tsv_pictures, tsv_rows
+from actial.evaluation.benchmarks.tables import lettered_options, tsv_pictures, tsv_rows
 
 COLUMNS = ("index", "question", "answer")
 TYPE_COLUMNS = ("category", "task_type", "question_type", "type")
@@ -28,7 +28,7 @@ def load(source: Source) -> list[Item]:
     items = []
     for row, images in zip(rows, tsv_pictures(rows, path), strict=True):
         question, own_prompt = row["question"], None
-        options = clean_options(row.get(letter) for letter in LETTERS[:6])
+        options = lettered_options(row)
         if not options:
             own_prompt = row["question"]
             question, options = split_options(own_prompt)

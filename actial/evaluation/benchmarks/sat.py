@@ -73,6 +73,7 @@ BENCHMARK = Benchmark(
     load=load,
     score=score,
     style=Style.THINK,
+    splits=None,
     license="MIT",
     paper="https://arxiv.org/abs/2412.07755",
 )

@@ -132,6 +132,7 @@ SPATIALEVAL = Benchmark(
     score=score_types,
     style=Style.DATASET,
     split="vqa",
+    splits=None,
     paper="https://arxiv.org/abs/2406.14852",
 )
 OMNI3D = Benchmark(

@@ -7,7 +7,8 @@ import binascii
 import csv
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,8 @@ def parquet_rows(path: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]
 
 def json_rows(path: Path, columns: Sequence[str]) -> list[dict[str, Any]]:
     """A JSON list, or one JSON object per line."""
-    text = path.read_text(encoding="utf-8")
     try:
+        text = path.read_text(encoding="utf-8-sig")
         rows = (
             [json.loads(line) for line in text.split("\n") if line.strip()]
             if path.suffix == ".jsonl"
@@ -44,11 +45,28 @@ def json_rows(path: Path, columns: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def tsv_rows(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
+    """Rows of a table, the columns checked; raises UserError for one cut off or not in UTF-8."""
     csv.field_size_limit(sys.maxsize)  # base64 pictures
-    with path.open(encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file, delimiter="\t")
-        require(str(path), reader.fieldnames or (), columns)
-        return list(reader)
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, delimiter="\t")
+            require(str(path), reader.fieldnames or (), columns)
+            rows = list(reader)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path} is no table in UTF-8 ({error}): fetch it again.") from None
+    for number, row in enumerate(rows, 1):
+        if any(row[column] is None for column in columns):
+            raise UserError(
+                f"{path} row {number} has fewer cells than the head of the table: the file was cut "
+                "short; fetch it again."
+            )
+    return rows
+
+
+def lettered_options(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the options in columns A, B, ..., as many as the table has."""
+    letters = takewhile(row.__contains__, LETTERS)
+    return clean_options(row[letter] for letter in letters)
 
 
 def tsv_pictures(rows: Sequence[dict[str, str]], path: Path) -> list[list[Picture]]:
@@ -101,7 +119,7 @@ def mcq_items(
     groups = _groups(rows, path)
     items = []
     for row, images in zip(rows, tsv_pictures(rows, path), strict=True):
-        options = clean_options(row.get(letter) for letter in LETTERS[:6])
+        options = lettered_options(row)
         items.append(
             Item(
                 uid=f"{source.name}/{row['index']}",
@@ -128,10 +146,7 @@ def _groups(rows: Sequence[dict[str, str]], path: Path) -> dict[str, dict[str, A
     there under all its rotations, or once.
     """
     groups: dict[int, list[int]] = {}
-    options = {
-        row["index"]: len(clean_options(row.get(letter) for letter in LETTERS[:6]))
-        for row in rows
-    }
+    options = {row["index"]: len(lettered_options(row)) for row in rows}
     for row in rows if rows and "g_index" in rows[0] else ():
         try:
             groups.setdefault(int(row["g_index"]), []).append(int(row["index"]))

@@ -13,4 +13,4 @@ def load(source: Source) -> list[Item]:
     )
 
 
-BENCHMARK = Benchmark(name="tsv", hub="(any)", load=load, score=score_types)
+BENCHMARK = Benchmark(name="tsv", hub="(any)", load=load, score=score_types, splits=None)

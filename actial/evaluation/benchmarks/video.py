@@ -8,6 +8,7 @@ FRAMES evenly spaced ones are taken by name order. Extract them once, e.g.
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -63,7 +64,10 @@ def frames(source: Source, folder: str, count: int) -> list[Path]:
     """`count` evenly spaced frames of root/frames/<folder>, first and last included."""
     path = (source.root or Path()) / "frames" / folder
     names = (
-        sorted(p for p in path.glob("*") if p.suffix.lower() in (".jpg", ".jpeg", ".png"))
+        sorted(
+            (p for p in path.glob("*") if p.suffix.lower() in (".jpg", ".jpeg", ".png")),
+            key=_numbers_in_order,
+        )
         if path.is_dir()
         else []
     )
@@ -73,6 +77,14 @@ def frames(source: Source, folder: str, count: int) -> list[Path]:
         )
     return [
         names[i] for i in np.linspace(0, len(names) - 1, min(count, len(names))).astype(int)
+    ]
+
+
+def _numbers_in_order(path: Path) -> list[tuple[int, str]]:
+    """A sort key by which frame 2 comes before frame 10."""
+    return [
+        (int(part or 0), "") if i % 2 else (0, part)
+        for i, part in enumerate(re.split(r"(\d+)", path.name))
     ]
 
 
@@ -180,7 +192,7 @@ def _spar_item(source: Source, number: int, row: dict) -> Item:
     pictures = row["image"] if isinstance(row["image"], list) else [row["image"]]
     task, answer = row["task"], str(row["answer"]).strip()
     item = Item(
-        uid=f"{source.name}/{row.get('id', number)}",
+        uid=f"{source.name}/{number}",  # nobody promises that `id` names one question only
         images=[picture_bytes(cell) for cell in pictures],
         question=row["question"],
         type=task,
@@ -225,10 +237,11 @@ VSI = Benchmark(
     load=load_vsi,
     score=score_vsi,
     style=Style.FRAMES,
+    splits=("debiased",),
     license="Apache-2.0",
     paper="https://arxiv.org/abs/2412.14171",
 )
-VSI_DEBIASED = replace(VSI, name="vsi_debiased", split="debiased")
+VSI_DEBIASED = replace(VSI, name="vsi_debiased", split="debiased", splits=())
 STI = Benchmark(
     name="sti",
     hub="MINT-SJTU/STI-Bench",

@@ -4,14 +4,9 @@ from __future__ import annotations
 
 import re
 
-from actial.core.multiple_choice_format import (
-    LETTERS,
-    answer_position,
-    clean_options,
-    inline_options,
-)
+from actial.core.multiple_choice_format import answer_position, clean_options, inline_options
 from actial.evaluation.benchmarks.base import Benchmark, Item, Source, Style, score_types
-from actial.evaluation.benchmarks.tables import json_rows, mcq_items
+from actial.evaluation.benchmarks.tables import json_rows, lettered_options, mcq_items
 
 
 def load_viewspatial(source: Source) -> list[Item]:
@@ -73,7 +68,7 @@ def load_all_angles(source: Source) -> list[Item]:
         return mcq_items(source, path)
     items = []
     for row in json_rows(path, columns):
-        options = clean_options(row.get(letter) for letter in LETTERS[:6])
+        options = lettered_options(row)
         items.append(
             Item(
                 uid=f"{source.name}/{row['index']}",
@@ -105,6 +100,7 @@ MINDCUBE = Benchmark(
     load=load_mindcube,
     score=score_types,
     split="tiny",
+    splits=("full",),
     license="MIT",
     paper="https://arxiv.org/abs/2506.21458",
 )
