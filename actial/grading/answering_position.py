@@ -21,37 +21,41 @@ def _any(words: str) -> str:
 
 # The word before a letter, "option" and articles left out; other languages' as far as they go.
 LEADS = _any("""
-    is was be am are it it's that's this that
-    i'd i say said saying think believe
-    suppose guess choose chose choosing pick
-    picked picking select selected selecting
-    prefer favou?rs? favou?red supports?
-    indicates? suggests? means? implies
-    points_to mark answer answers answering
-    conclude with only just but so hence thus
-    therefore then and yes yeah sure okay ok
-    well sorry correct right final leaves
-    leaving left likely more most best rather
-    doubt certain certainty forced now still
-    maybe perhaps remains remaining assistant
+    is was be am are it it's that's this
+    that i'd i say said saying think
+    believe suppose guess choose chose
+    choosing pick picked picking select
+    selected selecting prefer favou?rs?
+    favou?red supports? indicates?
+    suggests? means? implies points_to
+    mark answer answers answering
+    conclude with only just but so hence
+    thus therefore then and yes yeah sure
+    okay ok well sorry correct right
+    final leaves leaving left likely more
+    most best rather doubt certain
+    certainty forced now still maybe
+    perhaps remains remaining assistant
     return output result prediction ans
-    closer_inspection not nor neither either
-    both all since
-    (?<!same_)(?<!such_)(?<!much_)as because
-    if while although though when than where
-    how [a-z]{2,20}ly sounds_like gets? gives?
-    yields? match(?:es)? fits? on have has
-    makes make to towards? inst boxed framebox
-    bbox fbox ist lautet w\u00e4re w\u00e4hle
-    nehme f\u00fcr w\u00fcrde also sondern die
-    der das aber antwort het antwoord kies dus
-    est c'est choisis donc mais la le
-    r\u00e9ponse l'option lettre es elijo sino
-    escojo respuesta entonces lo u?na? \u00e9
-    a o escolho resposta letra lettera \u00e8
-    scelgo risposta opci\u00f3n
-    op\u00e7\u00e3o opzione \u00e4r svaret
-    cevap do\u011fru ne
+    closer_inspection not nor neither
+    either both all since
+    (?<!same_)(?<!such_)(?<!much_)as
+    because if while although though when
+    than where how [a-z]{2,20}ly
+    sounds_like gets? gives? yields?
+    match(?:es)? fits? on have has makes
+    make to towards? inst boxed framebox
+    bbox fbox ist lautet w\u00e4re
+    w\u00e4hle nehme f\u00fcr w\u00fcrde
+    also sondern die der das aber antwort
+    het antwoord kies dus est c'est
+    choisis donc mais la le r\u00e9ponse
+    l'option lettre es elijo sino escojo
+    respuesta entonces lo u?na? \u00e9 a
+    o escolho resposta letra lettera
+    \u00e8 scelgo risposta opci\u00f3n
+    op\u00e7\u00e3o opzione \u00e4r
+    svaret cevap do\u011fru ne
 """)
 _FILLERS = r"(?:(?:the|an?|option|choice|letter|answer|alternative|number)\s)*"
 LEAD = re.compile(
@@ -64,30 +68,33 @@ SPACED_WORD = re.compile(r"[\"'`*$]{0,3} (?=[a-z])")
 # The words behind a letter that do not speak against it: "B clearly fits", "B must be the one"
 _ADVERBS = _any("best clearly only also really most accurately correctly definitely")
 _VERBS = _any("""
-    fits? match(?:es)? describes? explains?
-    holds works agrees satisfies corresponds
-    remains shows captures reflects represents
-    aligns beats wins stands
-    makes_(?:the_most_)?sense does says states
+    fits? match(?:es)? describes?
+    explains? holds works agrees
+    satisfies corresponds remains shows
+    captures reflects represents aligns
+    beats wins stands
+    makes_(?:the_most_)?sense does says
+    states
     (?:appears|seems|looks)_(?:to|most|more|best|consistent)
 """)
 _MODALS = _any("is was has_to must should will would might may could")
 _PREDICATES = r"the\b|my\b|our\b|right\b|it\b|so\b|in\b|one\b|not\b|close\b|" + _any("""
-    correct consistent best true better more
-    most likely supported plausible accurate
-    valid also
+    correct consistent best true better
+    more most likely supported plausible
+    accurate valid also
 """)
 _FOLLOWERS = _any("""
-    most more very quite best because since as
-    for due given with rather instead over not
-    it is_it i to in on at of from the if
-    though although but and or nor so then
-    where while which that who based out
-    definitely likely probably certainly
-    obviously clearly only too alone here per
-    by after wins unless versus vs both
-    correct right final oder und ou et o y e
-    ist est es \u00e9 \u00e8 w\u00e4hlen
+    most more very quite best because
+    since as for due given with rather
+    instead over not it is_it i to in on
+    at of from the if though although but
+    and or nor so then where while which
+    that who based out definitely likely
+    probably certainly obviously clearly
+    only too alone here per by after wins
+    unless versus vs both correct right
+    final oder und ou et o y e ist est es
+    \u00e9 \u00e8 w\u00e4hlen
 """)
 TAIL = re.compile(
     rf"(?:(?:{_ADVERBS})\s)*(?:(?:{_VERBS})\b"
@@ -130,47 +137,52 @@ def stands_as_answer(text: str, mention: Mention) -> bool:
 
 # What may stand before an option's text: no other word of the same name, as in "school bus"
 _BEFORE_TEXT = _any("""
-    the an? this that these those is are was
-    were be to of as it it's only just like
-    say says see and or so than towards?
-    option answer colou?r moves? moving turns?
-    turning going goes go shifts? shifting
-    rotat(?:e|es|ing) fac(?:e|es|ing) not no
-    then one its i for pick choose select by
-    with in on at from about exactly
-    approximately roughly [a-z]{2,12}ed
-    [a-z]{2,16}ly appears looks seems remains
-    stays both all my your his her their which
-    any some either neither nor but versus vs
-    keeps? holds? has have touch(?:es|ing) via
+    the an? this that these those is are
+    was were be to of as it it's only
+    just like say says see and or so than
+    towards? option answer colou?r moves?
+    moving turns? turning going goes go
+    shifts? shifting rotat(?:e|es|ing)
+    fac(?:e|es|ing) not no then one its i
+    for pick choose select by with in on
+    at from about exactly approximately
+    roughly [a-z]{2,12}ed [a-z]{2,16}ly
+    appears looks seems remains stays
+    both all my your his her their which
+    any some either neither nor but
+    versus vs keeps? holds? has have
+    touch(?:es|ing) via
 """)
 TEXT_LEAD = re.compile(rf"(?:\A|[^\w\s-]\s?|\n|\b(?:{_BEFORE_TEXT})\s)\Z", re.IGNORECASE)
 # And behind it: "the bus is", "the bus behind it", but not "the bus stop"
 _BEHIND_TEXT = _any("""
-    is isn't was are were has have had can
-    could would will should must might may
-    does did appears? seems? looks? stands?
-    sits? lies hangs remains? stays faces
-    facing moves? moved comes being fits
-    matches shows which that who whose as and
-    or nor but in on at to from of for with
-    without by near next behind beside under
-    above below between over into onto off
-    toward towards against along around across
-    after before because since so then not
-    rather than instead first only too also
-    here there away out up down left right due
-    given if when while where though although
-    i we you it they he she the an? this its
-    my all both area room colou?red colou?r
-    object one option answer alone itself
-    again please most more least less closer
-    nearer farther further taller larger
-    bigger smaller shorter higher lower wider
-    [a-z]{3,12}est [a-z]{2,20}ly visible shown
-    seen located placed standing sitting lying
-    positioned situated versus vs wins oder
-    und ou et o y
+    is isn't was are were has have had
+    can could would will should must
+    might may does did appears? seems?
+    looks? stands? sits? lies hangs
+    remains? stays faces facing moves?
+    moved comes being fits matches shows
+    which that who whose as and or nor
+    but in on at to from of for with
+    without by near next behind beside
+    under above below between over into
+    onto off toward towards against along
+    around across after before because
+    since so then not rather than instead
+    first only too also here there away
+    out up down left right due given if
+    when while where though although i we
+    you it they he she the an? this its
+    my all both area room colou?red
+    colou?r object one option answer
+    alone itself again please most more
+    least less closer nearer farther
+    further taller larger bigger smaller
+    shorter higher lower wider
+    [a-z]{3,12}est [a-z]{2,20}ly visible
+    shown seen located placed standing
+    sitting lying positioned situated
+    versus vs wins oder und ou et o y
 """)
 TEXT_TAIL = re.compile(rf"(?:{_BEHIND_TEXT})\b", re.IGNORECASE)
 
