@@ -21,7 +21,7 @@ import pytest
 from PIL import Image
 from support import benchmark_files
 from support.benchmark_files import WRITERS
-from support.documented import all_commands
+from support.documented import FILLED_IN, all_commands
 from support.fake_server import FakeServer
 
 from actial.config import EvaluateConfig, register
@@ -104,7 +104,8 @@ def trained_checkpoint(folder: Path) -> Path:
 
 def jobs(command: str) -> list[list[str]]:
     """The words of jobs of a command: of a sweep, those with the first or last of its values."""
-    words = [word for word in shlex.split(command)[3:] if word != "-m"]
+    given = [FILLED_IN.get(word, word) for word in shlex.split(command)[3:]]
+    words = [word for word in given if word != "-m"]
     words = [word for word in words if not word.startswith("submission.")]
     last = [word.rpartition(",")[2] for word in words]
     return [
