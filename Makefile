@@ -124,7 +124,7 @@ soak: data ## kill and damage runs at random, resume them, compare with an unint
 	$(BIN)/python experiments/soak/run.py data/soak --faults $(FAULTS) $(ARGS)
 FAULTS ?= 300
 
-soak-flat: data ## watch memory, threads and files of 2,000 GRPO steps (about an hour)
+soak-flat: data ## watch memory, threads and files of 2,000 GRPO steps (minutes)
 	$(BIN)/python experiments/soak/flat.py data/flat $(ARGS)
 
 bench: setup ## speed and memory beside TRL and PrefixGrouper, and at the 7B's width (25 to 45 minutes on 2 idle cores)
