@@ -36,7 +36,7 @@ data: setup ## make the procedural world and its data sets (data/)
 	$(BIN)/python -m actial.world out=data/world seed=7
 	$(BIN)/python -m actial.build $(WORLD) source.root=data/world/captures out=data/pairs
 	$(BIN)/python -m actial.build source=sat dataset=world source.root=data/world/sat out=data/sat
-	test -f data/world_scenes/SAT_train.parquet || $(BIN)/python -m actial.synthetic.base_scenes out=data/world_scenes scenes=1000 seed=7
+	test -f data/world_scenes/SAT_train.parquet || $(BIN)/python -m actial.synthetic.base_scenes out=data/world_scenes scenes=1500 seed=7
 	$(BIN)/python -m actial.build source=sat dataset=world source.root=data/world_scenes out=data/scenes
 ifneq ($(CAPTURES),)
 	$(BIN)/python -m actial.build source=colmap dataset=captures source.root=$(CAPTURES) out=data/captures
