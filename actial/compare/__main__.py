@@ -32,8 +32,8 @@ def compare(config: CompareConfig) -> None:
     for row in comparison_rows(differences):
         table.add_row(*row)
     # A pipe is 80 columns wide, in which 1.5e-08 would be cut to 1.5.
-    needed = Console(width=WIDEST).measure(table).maximum
-    Console(width=max(Console().width, needed)).print(table)
+    width = Console(width=WIDEST).measure(table).maximum
+    Console(width=max(Console().width, width)).print(table)
     for difference in differences:
         if not difference.task:
             needed = difference.items_needed["0.02"]

@@ -194,37 +194,37 @@ COLUMNS = {  # a column of options -> what is asked, None where it cannot be kno
 @pytest.mark.parametrize("form", COLUMNS)
 def test_options_of_a_column_are_taken_as_they_are(name, form):
     column, options = COLUMNS[form]
-    asked = {"question": "Which way?", "options": column, "answer": "B", "images": ["a.png"]}
+    record = {"question": "Which way?", "options": column, "answer": "B", "images": ["a.png"]}
     if options is None:
         with pytest.raises((Unusable, ValueError)):
-            list(adapt(name, asked, 0))
+            list(adapt(name, record, 0))
         return
-    (row,) = adapt(name, asked, 0)
+    (row,) = adapt(name, record, 0)
     assert (row.question, row.options, row.answer_index) == ("Which way?", options, 1)
 
 
 @pytest.mark.parametrize("name", ["spatialladder_26k", "viewpoint_100k"])
 def test_options_that_stand_in_the_question_too_are_taken_out_of_it(name):
     """They are shuffled later, and would stand in the question under other letters."""
-    asked = {
+    record = {
         "question": ASKED,
         "options": ["Left", "Right"],
         "answer": "b",
         "images": ["a.png"],
     }
-    (row,) = adapt(name, asked, 0)
+    (row,) = adapt(name, record, 0)
     assert row.question == "Which way did the camera move?"
     assert (row.options, row.answer_index) == (("Left", "Right"), 1)
 
 
 def test_infinite_numbers_and_empty_questions_are_not_trained_on():
-    asked = {"question": "How far?", "answer": "nan", "images": ["a.png"]}
-    assert next(adapt("spatialladder_26k", asked, 0)).answer_kind == "open"
+    record = {"question": "How far?", "answer": "nan", "images": ["a.png"]}
+    assert next(adapt("spatialladder_26k", record, 0)).answer_kind == "open"
     for field in ("question", "answer"):
         with pytest.raises(KeyError, match=field):
-            list(adapt("spatialladder_26k", asked | {field: None}, 0))
+            list(adapt("spatialladder_26k", record | {field: None}, 0))
     with pytest.raises(Unusable, match="no question"):
-        list(adapt("spatialladder_26k", asked | {"question": "<image> "}, 0))
+        list(adapt("spatialladder_26k", record | {"question": "<image> "}, 0))
 
 
 def test_several_turns_are_several_questions():
@@ -341,12 +341,12 @@ def test_records_of_one_id_are_questions_of_their_own_and_the_license_is_the_set
     folder = tmp_path / "set"
     folder.mkdir()
     (folder / "a.png").write_bytes(png(1))
-    asked = ("A. Left B. Right", "A. Up B. Down", "A. In B. Out")
+    option_texts = ("A. Left B. Right", "A. Up B. Down", "A. In B. Out")
     records = [
         llava(
             f"Which way? {options}", "AB"[i % 2], id="scene0000_00", image=["a.png"], type="x"
         )
-        for i, options in enumerate(asked)
+        for i, options in enumerate(option_texts)
     ]
     (folder / "train.json").write_text(json.dumps(records))
     build(config(folder, tmp_path / "out", "spar_7m"))
@@ -386,9 +386,9 @@ def test_parquet_with_pictures_inside(tmp_path):
 
 @pytest.mark.parametrize("name", ["spatialladder_26k", "viewpoint_100k"])
 def test_a_list_of_images_may_be_kept_as_text(name):
-    asked = {"question": ASKED, "answer": "B", "images": '["a.png", "b.png"]'}
-    assert next(adapt(name, asked, 0)).images == ("a.png", "b.png")
-    assert next(adapt(name, asked | {"images": "[1] a.png"}, 0)).images == ("[1] a.png",)
+    record = {"question": ASKED, "answer": "B", "images": '["a.png", "b.png"]'}
+    assert next(adapt(name, record, 0)).images == ("a.png", "b.png")
+    assert next(adapt(name, record | {"images": "[1] a.png"}, 0)).images == ("[1] a.png",)
 
 
 @pytest.mark.parametrize("suffix", ["json", "jsonl"])

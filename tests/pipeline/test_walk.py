@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.documented import OTHER_WAYS, WALK, call, commands_before
+from support.documented import IMAGES, OTHER_WAYS, TINY_TRAINING, WALK, call, commands_before
 from support.fake_server import FakeServer
 from support.released import write_texts
 from support.teacher import reply
@@ -34,7 +34,6 @@ NAMED = {
     "CLONE": "clone",
     "rows=ROWS.parquet": "rows=rows.json",
 }
-IMAGES = ("image.multiple=16", "image.max_pixels=4096", "image.format=png", "workers=1")
 SCALE = {
     "source=mvimgnet": (
         *IMAGES,
@@ -43,24 +42,7 @@ SCALE = {
         "pairs.test_fraction=0.2",
     ),
     "source=sat": IMAGES,
-    "actial.train": (
-        "trainer=cpu",
-        "sampler=hf",
-        "logger=none",
-        "data.workers=0",
-        "sft.steps=2",
-        "sft.epochs=0",
-        "sft.batch_size=4",
-        "sft.optim.lr=1e-3",
-        "sft.optim.warmup_steps=0",
-        "grpo.steps=1",
-        "grpo.batch_size=2",
-        "grpo.group_size=2",
-        "grpo.num_mini_batches=1",
-        "grpo.max_tokens=8",
-        "benchmark.limit=2",
-        "benchmark.max_tokens=4",
-    ),
+    "actial.train": (*TINY_TRAINING, "sft.epochs=0", "sft.optim.lr=1e-3"),
     "actial.evaluate": (
         "sampler.kind=hf",
         "accelerator=cpu",

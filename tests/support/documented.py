@@ -20,6 +20,24 @@ FILLED_IN = {
     "model=NAME": "model=qwen2_5_vl_7b",
     "source.name=NAME": "source.name=llava",
 }
+# What brings a build, and a training, to tiny inputs and one CPU.
+IMAGES = ("image.multiple=16", "image.max_pixels=4096", "image.format=png", "workers=1")
+TINY_TRAINING = (
+    "trainer=cpu",
+    "sampler=hf",  # engines have tests of their own
+    "logger=none",
+    "data.workers=0",
+    "sft.steps=2",
+    "sft.batch_size=4",
+    "sft.optim.warmup_steps=0",
+    "grpo.steps=1",
+    "grpo.batch_size=2",
+    "grpo.group_size=2",
+    "grpo.num_mini_batches=1",
+    "grpo.max_tokens=8",
+    "benchmark.limit=2",
+    "benchmark.max_tokens=4",
+)
 OTHER_WAYS = "## With less"  # the heading of its commands that take the place of others
 
 

@@ -55,8 +55,8 @@ def write_conversations(folder: Path) -> None:
     rows = []
     for number, side in enumerate(("left", "right", "left")):
         Image.new("RGB", (32, 32), (80 * number, 0, 0)).save(folder / f"{number}.png")
-        asked = "<image>\nWhere is the cup?\nA. left\nB. right\nAnswer with the letter."
-        turns = [("human", asked), ("gpt", "A" if side == "left" else "B")]
+        question = "<image>\nWhere is the cup?\nA. left\nB. right\nAnswer with the letter."
+        turns = [("human", question), ("gpt", "A" if side == "left" else "B")]
         conversation = [{"from": who, "value": text} for who, text in turns]
         rows.append({"id": number, "image": f"{number}.png", "conversations": conversation})
     (folder / "rows.json").write_text(json.dumps(rows))
