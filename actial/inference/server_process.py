@@ -143,13 +143,16 @@ def server_command(url: str, arguments: Mapping[str, Any]) -> list[str]:
 
 
 def _flag(name: str, value: Any) -> list[str]:
-    flag = "--" + name.replace("_", "-")
+    flag = name.replace("_", "-")
     if value is None:
         return []
     if isinstance(value, bool):
-        return [flag if value else f"--no-{name.replace('_', '-')}"]
+        return [f"--{flag}" if value else f"--no-{flag}"]
     values = value if isinstance(value, list) else [value]
-    return [flag, *(json.dumps(one) if isinstance(one, dict) else str(one) for one in values)]
+    return [
+        f"--{flag}",
+        *(json.dumps(one) if isinstance(one, dict) else str(one) for one in values),
+    ]
 
 
 def address_key(url: str) -> str:

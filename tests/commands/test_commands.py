@@ -187,7 +187,8 @@ def test_diagnostics_of_a_built_set(tiny_set, untrained_model, tmp_path, capsys)
     answers = read_predictions(tmp_path / "out/held out/diagnostics/predictions.jsonl")
     assert len({p.uid for p in answers}) == len(answers)
     page = (tmp_path / "out/report.html").read_text()
-    assert "Geometry or shortcut?" in page
+    diagnostics = page.partition("Geometry or shortcut?")[2]
+    assert '<th scope="col">n</th>' in diagnostics  # the number of items of each row
     assert "what thinking adds" in page
     assert "all questions of a pair correct" in page
 
