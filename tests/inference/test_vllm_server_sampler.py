@@ -135,6 +135,7 @@ def generate(folder, port):
     engine = ServerEngine(config, ModelConfig(path="m"), sys.argv[3:])
     sampling = {"n": 1, "seed": 1, "logit_bias": {}}
     request = Request(uid="a", prompt_ids=[1], images=[], sampling=sampling)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs of a shell may ignore it
     threading.Timer(1, os.kill, [os.getpid(), signal.SIGINT]).start()
     engine.background.submit(engine.run, [request]).result()
 
