@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn.functional import linear
 from torch.utils.checkpoint import checkpoint
+
+from actial.modeling.onednn_linear import linear, matmul
 
 
 @dataclass(slots=True, frozen=True)
@@ -129,9 +130,9 @@ class _ChunkedLogprobs(torch.autograd.Function):
                 grad_logits = p.mul_(-share).scatter_add_(-1, target_ids[span, None], share)
                 grad_logits = distribution.undo(grad_logits)
                 if grad_hidden is not None:
-                    grad_hidden[span] = grad_logits @ weight
+                    grad_hidden[span] = matmul(grad_logits, weight)
                 if grad_weight is not None:
-                    grad_weight += grad_logits.T @ states
+                    grad_weight += matmul(grad_logits.T, states)
         return grad_hidden, grad_weight, None, None, None, None
 
 
