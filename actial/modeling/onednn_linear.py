@@ -17,13 +17,15 @@ from torch.nn import functional
 
 # Multiplications of a product from which on oneDNN is faster: a call of it takes 10 us more.
 WORTH_IT = 2**20
+HAS_ONEDNN: bool = torch._C._has_mkldnn
 
 
-def prepare_linears(model: nn.Module) -> None:
+def prepare_linears(model: Any) -> None:
     """Have the linear layers of a model compute by `linear`."""
     for module in model.modules():
         if type(module) is nn.Linear:
-            module.forward = MethodType(_forward, module)  # a bound method follows a deep copy
+            # a bound method follows a deep copy
+            module.forward = MethodType(_forward, module)  # type: ignore[method-assign]
 
 
 def _forward(layer: Any, x: Tensor) -> Tensor:
@@ -53,7 +55,7 @@ def _by_onednn(multiplications: int, x: Tensor, weight: Tensor) -> bool:
         and x.dtype is weight.dtype is torch.float32
         and not torch.is_autocast_enabled("cpu")
         and not isinstance(weight, DTensor)
-        and torch.backends.mkldnn.is_available()
+        and HAS_ONEDNN
     )
 
 
