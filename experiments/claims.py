@@ -41,6 +41,7 @@ ROOT = Path(__file__).resolve().parent
 WORDS = "words.txt"  # beside claim.yaml
 KINDS = ("holds", "leans to it", "open", "leans against", "contradicted")
 MARGIN = 0.02  # of a share: what is "kept" may be lower by so much
+SETTLED = 5  # seeds from which on a line may hold or be contradicted
 # The last four rows of the paper's Table 1: name, condition and model of ablate_stages, and the
 # paper's accuracy in percent in domain (BLINK MultiView) and out of it (CV-Bench's average).
 ROWS = (
@@ -209,19 +210,17 @@ def cost(points: Sequence[tuple[str, tuple[str, ...]]]) -> str:
 def verdict(result: dict[str, float], expect: str) -> str:
     """One of KINDS for a difference as from analysis.compare; expect: above or below zero, "kept" (above -MARGIN), or "all" (a share of 1).
 
-    It holds, or is contradicted, where Student's interval over seeds lies on one side; where only the bootstrap's does, it leans: with
-    three seeds that is no more than all of them on one side, which chance gives one time in four.
+    It holds, or is contradicted, where Student's interval over at least SETTLED seeds lies on one side; with fewer seeds, or where only the
+    bootstrap's interval does, it leans: three seeds on one side are what chance gives one time in four.
     """
     if result["low"] != result["low"]:
         return "open"  # a single seed
+    enough = result["seeds"] >= SETTLED
+    settled, against = (
+        ("holds", "contradicted") if enough else ("leans to it", "leans against")
+    )
     if expect == "all":
-        return (
-            "holds"
-            if result["low"] == 1
-            else "contradicted"
-            if result["high"] == 0
-            else "open"
-        )
+        return settled if result["low"] == 1 else against if result["high"] == 0 else "open"
     side, moved = (-1, 0.0) if expect == "below" else (1, MARGIN if expect == "kept" else 0.0)
     (low, high), (t_low, t_high) = (
         sorted(side * result[name] + moved for name in pair)
@@ -229,9 +228,9 @@ def verdict(result: dict[str, float], expect: str) -> str:
     )
     if low > 0 or high < 0:
         return (
-            ("holds" if t_low > 0 else "leans to it")
+            (settled if t_low > 0 else "leans to it")
             if low > 0
-            else ("contradicted" if t_high < 0 else "leans against")
+            else (against if t_high < 0 else "leans against")
         )
     return "open"
 
@@ -420,7 +419,7 @@ def read_words(claim: Claim) -> list[str]:
 DIFFERENCES = "Differences in points of percent, or in the metric's own unit, with the 95 % bootstrap interval over seeds."
 VERDICTS = (
     "A line leans to where the whole interval lies, as three seeds do by chance one time in four; it holds, or is contradicted, where "
-    f"Student's interval, wider for few seeds, lies there too. What is kept, or enough, may be {100 * MARGIN:.0f} points lower."
+    f"Student's interval over {SETTLED} seeds or more lies there too. What is kept, or enough, may be {100 * MARGIN:.0f} points lower."
 )
 
 
