@@ -24,6 +24,7 @@ from ours import Ours
 from peer import Peer
 from setting import Setting
 
+from actial.modeling import onednn_linear
 from actial.modeling.cost_model import Flops, load_of, step_flops
 from actial.modeling.families import encode_images
 from actial.modeling.prefix_packing import PackedBatch, pack
@@ -31,6 +32,9 @@ from actial.modeling.vlm_forward import hidden_states_at_targets, plan_attention
 
 ORDER = ("peer", "ours", "ours", "peer")
 BEST_OF = 20
+Product = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+# torch's own library for float32, and that of our linear layers
+PRODUCTS: dict[str, Product] = {"torch": torch.mm, "onednn": onednn_linear.matmul}
 
 
 def main(names: str, part: str, models: str, out: str, quick: str = "") -> None:
@@ -107,8 +111,8 @@ def parity(peer: list[dict[str, float]], ours: list[dict[str, float]]) -> dict[s
 
 
 def roofline(cell: Cell, models: Path) -> dict[str, float]:
-    """Best matrix-product rate of this build at the step's shapes, weighted by their operations,
-    and what an ideal step needs at it.
+    """Operations of an ideal step, and its seconds at the best rate of each library's matrix
+    products, at the step's shapes.
     """
     with tempfile.TemporaryDirectory() as scratch:
         ours = Ours(Setting(cell.work, models), Path(scratch))
@@ -126,21 +130,23 @@ def roofline(cell: Cell, models: Path) -> dict[str, float]:
         "language": (load.tokens, text.hidden_size, text.intermediate_size),
         "head": (load.supervised_tokens, text.hidden_size, text.vocab_size),
     }
-    rates = {part: matmul_rate(*shape) for part, shape in shapes.items() if ideal[part].total}
-    seconds = sum(ideal[part].total / rate for part, rate in rates.items())
-    total = sum(f.total for f in ideal.values())
     return {
-        "flop": total,
-        "seconds": seconds,
-        "flop_per_second": total / seconds,
+        "flop": sum(f.total for f in ideal.values()),
         "prefix_tokens": len(batch.prefix_groups[0].input_ids),
+    } | {
+        f"seconds_{library}": sum(
+            ideal[part].total / matmul_rate(product, *shape)
+            for part, shape in shapes.items()
+            if ideal[part].total
+        )
+        for library, product in PRODUCTS.items()
     }
 
 
-def matmul_rate(rows: int, inner: int, columns: int) -> float:
+def matmul_rate(product: Product, rows: int, inner: int, columns: int) -> float:
     """Operations a second, best of some tries."""
     a, b = torch.randn(rows, inner), torch.randn(inner, columns)
-    best = min(timed(lambda: torch.mm(a, b)) for _ in range(BEST_OF))
+    best = min(timed(lambda: product(a, b)) for _ in range(BEST_OF))
     return 2.0 * rows * inner * columns / best
 
 
