@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import Enum
 
 from omegaconf import MISSING
 
 from actial.config.data import DataConfig, Task, WordingConfig
-from actial.config.inference import Accelerator, BenchmarkConfig, SamplerConfig
+from actial.config.inference import (
+    Accelerator,
+    BenchmarkConfig,
+    SamplerConfig,
+    SamplerKind,
+)
 from actial.config.model import ModelConfig, PromptConfig
 from actial.config.validation import num, reject
 
@@ -33,6 +38,21 @@ class ServerConfig:
     def check(self, path: str) -> None:
         if self.url and not self.model:
             reject(f"{path}model", "", "name the model that the server offers")
+        usual = type(self)()
+        for setting in fields(self):
+            value = getattr(self, setting.name)
+            if not self.url and value != getattr(usual, setting.name):
+                remedy = (
+                    f"without {path}url no server is asked: give its address, or leave it out"
+                )
+                reject(f"{path}{setting.name}", value, remedy)
+
+
+def check_who_answers(server: ServerConfig, sampler: SamplerConfig) -> None:
+    """Reject a sampler beside a server: one of them answers."""
+    if server.url and sampler.kind is not SamplerKind.hf:
+        remedy = f"the server at server.url={server.url} answers: leave out one of them"
+        reject("sampler.kind", sampler.kind.value, remedy)
 
 
 class ModelType(Enum):
@@ -87,6 +107,7 @@ class EvaluateConfig:
     submission: SubmissionConfig = field(default_factory=SubmissionConfig)
 
     def check(self, path: str) -> None:
+        check_who_answers(self.server, self.sampler)
         benchmark = self.benchmark
         if [bool(benchmark.name), bool(benchmark.suite), bool(benchmark.sets)].count(
             True
@@ -138,6 +159,7 @@ class PassRatesConfig:
     accelerator: Accelerator = Accelerator.auto
 
     def check(self, path: str) -> None:
+        check_who_answers(self.server, self.sampler)
         if self.set not in self.data.sets:
             reject("set", self.set, f"data.sets has only {', '.join(self.data.sets)}")
         elif self.data.sets[self.set].task not in (Task.qa, Task.viewpoint):

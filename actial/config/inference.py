@@ -31,6 +31,28 @@ class WeightTransfer(Enum):
     ipc = "ipc"  # vLLM's own, on GPUs that trainer and server share
 
 
+ENGINES = (SamplerKind.vllm, SamplerKind.vllm_server)
+SERVER = (SamplerKind.vllm_server,)
+# settings of a sampler that only some kinds read
+READ_BY = {
+    "adapter_sync": (SamplerKind.vllm,),
+    "batch_size": (SamplerKind.hf,),
+    "engine": ENGINES,
+    "url": SERVER,
+    "start": SERVER,
+    "devices": SERVER,
+    "folder": SERVER,
+    "transfer": SERVER,
+    "transfer_address": SERVER,
+    "concurrency": SERVER,
+    "start_timeout_s": SERVER,
+    "timeout_s": SERVER,
+    "restarts": SERVER,
+    "probe_prompts": ENGINES,
+    "probe_tolerance": ENGINES,
+}
+
+
 @dataclass(kw_only=True, slots=True)
 class SamplerConfig:
     kind: SamplerKind = SamplerKind.hf
@@ -63,19 +85,8 @@ class SamplerConfig:
             remedy = "the trainer needs log-probabilities at the sampling temperature: "
             remedy += "set processed_logprobs"
             reject(f"{path}engine.logprobs_mode", mode, remedy)
-        if self.adapter_sync and self.kind is not SamplerKind.vllm:
-            reject(
-                f"{path}adapter_sync",
-                True,
-                "only sampler.kind=vllm takes adapters: use sampler=vllm",
-            )
+        self._check_that_all_is_read(path)
         native = self.transfer is not WeightTransfer.folder
-        if native and self.kind is not SamplerKind.vllm_server:
-            reject(
-                f"{path}transfer",
-                self.transfer.value,
-                "only a server needs a transfer: use sampler=vllm_server, or transfer=folder",
-            )
         if self.kind is not SamplerKind.vllm_server:
             return
         if not self.url:
@@ -99,6 +110,18 @@ class SamplerConfig:
                 None,
                 "a running server reads new weights from a folder that both machines see: name it",
             )
+
+    def _check_that_all_is_read(self, path: str) -> None:
+        usual = type(self)()
+        for name, kinds in READ_BY.items():
+            value = getattr(self, name)
+            if self.kind in kinds or value == getattr(usual, name):
+                continue
+            readers = " or ".join(f"{path}kind={kind.value}" for kind in kinds)
+            remedy = f"only {readers} reads it, and {path}kind is {self.kind.value}"
+            remedy += f": choose a sampler by its group, such as sampler={kinds[0].value}"
+            value = value.value if isinstance(value, Enum) else value
+            reject(f"{path}{name}", value, f"{remedy}, or leave it out")
 
 
 class AnswerForm(Enum):

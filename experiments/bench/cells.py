@@ -51,6 +51,11 @@ CELLS: dict[str, Cell] = {
         title="the same, we score every position TRL scores",
         steps=2,
     ),
+    "grpo_torch": Cell(
+        work=Work(torch_products=True),
+        title="the same, our matrix products are torch's, as TRL's",
+        steps=2,
+    ),
     "grpo_bf16": Cell(
         work=Work(bf16=True),
         title="the same, bf16 autocast and gradient checkpointing in both",
@@ -70,6 +75,11 @@ CELLS: dict[str, Cell] = {
     ),
     "sft": Cell(
         work=SFT, title="SFT: two 224-px images, three questions", steps=5, processes=3
+    ),
+    "sft_torch": Cell(
+        work=replace(SFT, torch_products=True),
+        title="the same, our matrix products are torch's, as TRL's",
+        steps=3,
     ),
     "sft_real_vocab": Cell(
         work=Work(kind="sft", pixels=224, vocab=REAL_VOCAB),

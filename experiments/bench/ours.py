@@ -26,6 +26,7 @@ from actial.config import (
     SFTConfig,
 )
 from actial.inference.samplers import HFSampler
+from actial.modeling import onednn_linear
 from actial.modeling.policy import Policy
 from actial.modeling.prefix_packing import Continuation, PackedBatch, PrefixGroup
 from actial.rl.grpo_module import GRPOModule
@@ -115,6 +116,8 @@ class Ours:
         )
         if work.all_positions:
             policy_class = AllPositions
+        if work.torch_products:
+            onednn_linear.HAS_ONEDNN = False  # in this process
         policy = policy_class.load(
             model, reference=Reference.frozen_copy if work.beta else Reference.none
         )

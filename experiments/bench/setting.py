@@ -48,6 +48,8 @@ class Work:
     bf16: bool = False  # autocast, together with gradient checkpointing
     # TRL with its fused head bypassed: the model's own forward, logits of the completions only
     plain_peer: bool = False
+    # our linear layers with torch's own matrix products, as TRL's
+    torch_products: bool = False
     # our head also scores every position that TRL's scores, with weight zero
     all_positions: bool = False
 

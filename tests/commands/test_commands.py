@@ -536,6 +536,21 @@ def test_every_benchmark_can_be_named(name):
         ),
         (
             [
+                "evaluate",
+                "benchmark=cv_bench",
+                "server.url=http://127.0.0.1:9/v1",
+                "server.model=m",
+                "sampler=vllm_evaluate",
+                "out=x",
+            ],
+            "sampler.kind=vllm cannot be used: the server at server.url=http://127.0.0.1:9/v1",
+        ),
+        (
+            ["evaluate", "benchmark=cv_bench", "server.model=m", "out=x"],
+            "server.model=m cannot be used: without server.url no server is asked",
+        ),
+        (
+            [
                 "score",
                 "benchmark=cv_bench",
                 "benchmark.root=/nowhere",

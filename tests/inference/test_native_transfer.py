@@ -148,8 +148,8 @@ def test_what_is_declared_is_what_is_sent(spread_model: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"kind": SamplerKind.vllm}, "only a server needs a transfer"),
-        ({"kind": SamplerKind.hf}, "only a server needs a transfer"),
+        ({"kind": SamplerKind.vllm}, "only sampler.kind=vllm_server reads it"),
+        ({"kind": SamplerKind.hf}, "only sampler.kind=vllm_server reads it"),
     ],
 )
 def test_a_transfer_without_a_server_is_refused(settings, message: str) -> None:

@@ -191,7 +191,7 @@ def test_an_adapter_is_merged_and_published_with_a_card(run: Path, tmp_path: Pat
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("sampler.kind=hf",), "only sampler.kind=vllm takes adapters"),
+        (("sampler.kind=hf",), "only sampler.kind=vllm reads it, and sampler.kind is hf"),
         (("model.lora.enabled=false", "grpo.kl.reference=frozen_copy"), "there are none"),
         (("grpo.train_modules=[merger,language]",), "and merger would have some"),
     ],

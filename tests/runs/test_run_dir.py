@@ -102,10 +102,12 @@ def test_another_config_is_refused_with_the_key(tmp_path: Path) -> None:
 def test_memory_settings_may_differ_on_resume_and_are_recorded(
     tmp_path: Path, override: str
 ) -> None:
-    with open_run(config(tmp_path / "run")):
+    at_a_server = ("sampler.kind=vllm_server", "sampler.url=http://127.0.0.1:9")
+    others = at_a_server if override == "sampler.timeout_s=60.0" else ()
+    with open_run(config(tmp_path / "run", *others)):
         pass
     started = (tmp_path / "run" / "config.yaml").stat().st_mtime_ns
-    with open_run(config(tmp_path / "run", override)) as run:
+    with open_run(config(tmp_path / "run", *others, override)) as run:
         assert run.resumed
     key, _, value = override.partition("=")
     assert str(flatten(read_settings(run.folder))[key]).lower() == value
