@@ -114,6 +114,11 @@ def segment_positions(starts: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
     return starts[:, None] + steps.minimum(lengths[:, None] - 1), steps < lengths[:, None]
 
 
+def take(x: Tensor, positions: Tensor) -> Tensor:
+    """x[positions]: (S, ..), (n, Q) -> (n, Q, ..), whose gradient is several times as fast."""
+    return x.index_select(0, positions.flatten()).view(*positions.shape, *x.shape[1:])
+
+
 def shared_prefix_attention(
     module: Any,
     query: Tensor,
@@ -141,7 +146,8 @@ def shared_prefix_attention(
         _attend_bucket(flat_query, flat_key, flat_value, bucket, scaling)
         for bucket in layout.buckets
     ]
-    return torch.cat(outputs)[layout.back].view(sequences, length, heads, width), None
+    out = torch.cat(outputs).index_select(0, layout.back)
+    return out.view(sequences, length, heads, width), None
 
 
 def _attend_bucket(
@@ -151,9 +157,11 @@ def _attend_bucket(
     heads, key_heads = query.shape[1], key.shape[1]
     # (n, Q, heads, d) -> (n, key heads, heads per key head, Q, d); keys -> (n,
     # key heads, K, d)
-    q = query[bucket.query].reshape(*bucket.query.shape, key_heads, heads // key_heads, -1)
+    q = take(query, bucket.query).reshape(
+        *bucket.query.shape, key_heads, heads // key_heads, -1
+    )
     q = q.permute(0, 2, 3, 1, 4)
-    k, v = (x[bucket.key].transpose(1, 2) for x in (key, value))
+    k, v = (take(x, bucket.key).transpose(1, 2) for x in (key, value))
     if bucket.mask is None:
         k, v = (x.repeat_interleave(heads // key_heads, dim=1) for x in (k, v))
         out = scaled_dot_product_attention(

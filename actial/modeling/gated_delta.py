@@ -27,7 +27,7 @@ from transformers.models.qwen3_5.modeling_qwen3_5 import (
     torch_recurrent_gated_delta_rule,
 )
 
-from actial.modeling.attention import segment_positions
+from actial.modeling.attention import segment_positions, take
 from actial.modeling.prefix_packing import PackedBatch
 
 CHUNK = (
@@ -162,7 +162,8 @@ def _packed_forward(layer: Any, hidden: Tensor, layout: DeltaLayout, cache: Any)
         assert bucket.prefix is not None
         branch = states.of(bucket.prefix)
         outputs.append(_run_bucket(layer, mixed, decay, beta, bucket, branch)[0])
-    core = torch.cat([output.flatten(0, 1) for output in outputs])[layout.back]  # (S, V, d)
+    core = torch.cat([output.flatten(0, 1) for output in outputs])
+    core = core.index_select(0, layout.back)  # (S, V, d)
     return _finish(layer, core, flat).view(hidden.shape)
 
 
@@ -179,9 +180,9 @@ def _run_bucket(
     # it is that of the last token.
     count, taps = len(bucket.lengths), layer.conv_kernel_size - 1
     padded = ~bucket.present[..., None]
-    bucket_decay = decay[bucket.positions].masked_fill(padded, 0.0)
-    bucket_beta = beta[bucket.positions].masked_fill(padded, 0.0)
-    inputs = mixed[bucket.positions].transpose(1, 2)  # (n, C, T)
+    bucket_decay = take(decay, bucket.positions).masked_fill(padded, 0.0)
+    bucket_beta = take(beta, bucket.positions).masked_fill(padded, 0.0)
+    inputs = take(mixed, bucket.positions).transpose(1, 2)  # (n, C, T)
     before = inputs.new_zeros(count, inputs.shape[1], taps)
     if start is not None:
         before = start.convolution.to(inputs.dtype)

@@ -76,7 +76,7 @@ def hidden_states_at_targets(
         **options,
     )
     hidden: Tensor = out.last_hidden_state  # (R, L, H) or (1, S, H)
-    return hidden.flatten(0, 1)[batch.source_position]
+    return hidden.flatten(0, 1).index_select(0, batch.source_position)
 
 
 def no_mask(hf_config: Any, embeds: Tensor) -> Any:
@@ -107,7 +107,7 @@ def embed_packed(
         unused = sum((layer.sum() for layer in deepstack), start=features.sum())
         return embeds + 0.0 * unused, {}
     flat = embeds.flatten(0, 1).index_copy(
-        0, batch.feature_slot, features[batch.feature_index]
+        0, batch.feature_slot, features.index_select(0, batch.feature_index)
     )
     options: dict[str, Any] = {}
     if deepstack:
