@@ -127,7 +127,7 @@ FAULTS ?= 300
 soak-flat: data ## watch memory, threads and files of 2,000 GRPO steps (minutes)
 	$(BIN)/python experiments/soak/flat.py data/flat $(ARGS)
 
-bench: setup ## speed and memory beside TRL and PrefixGrouper, and at the 7B's width (25 to 45 minutes on 2 idle cores)
+bench: setup ## speed and memory beside TRL and PrefixGrouper, and at the 7B's width (20 to 45 minutes on 2 idle cores)
 	@$(BIN)/python -c 'import prefix_grouper, trl' 2>/dev/null || $(BIN)/python -m pip install --quiet --no-compile -e ".[bench]"
 	$(BIN)/python experiments/bench/run.py data/bench experiments/bench $(ARGS)
 
