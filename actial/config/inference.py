@@ -33,11 +33,11 @@ class WeightTransfer(Enum):
 
 ENGINES = (SamplerKind.vllm, SamplerKind.vllm_server)
 SERVER = (SamplerKind.vllm_server,)
-# settings of a sampler that only some kinds read
+# Settings of a sampler that only some kinds read. Experiments bring `engine`, which stands idle
+# beside sampler=hf.
 READ_BY = {
     "adapter_sync": (SamplerKind.vllm,),
     "batch_size": (SamplerKind.hf,),
-    "engine": ENGINES,
     "url": SERVER,
     "start": SERVER,
     "devices": SERVER,

@@ -280,10 +280,6 @@ SHARDED = {"trainer.strategy": "fsdp2", "stages": ["sft"]}
             "sampler.engine.logprobs_mode=raw_logprobs cannot be used: the trainer",
         ),
         (
-            {"sampler.engine": {"max_model_len": 512}},
-            "sampler.engine={'max_model_len': 512} cannot be used: only sampler.kind=vllm or ",
-        ),
-        (
             {"sampler.kind": "vllm", "sampler.batch_size": 8},
             "sampler.batch_size=8 cannot be used: only sampler.kind=hf reads it, and ",
         ),
@@ -292,6 +288,10 @@ SHARDED = {"trainer.strategy": "fsdp2", "stages": ["sft"]}
             "sampler.url=http://127.0.0.1:9 cannot be used: only sampler.kind=vllm_server reads",
         ),
         ({"sampler.start": False}, "sampler.start=False cannot be used: only sampler.kind="),
+        (
+            {"sampler.probe_prompts": 8},
+            "sampler.probe_prompts=8 cannot be used: only sampler.kind=vllm or sampler.kind=vllm_",
+        ),
         (
             {"trainer.strategy": "fsdp2"},
             "sampler.kind=hf cannot be used: with trainer.strategy=fsdp2 a rank cannot decode",
