@@ -11,13 +11,13 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.nn.functional import linear
 
 from actial.core.errors import UserError
 from actial.core.records import Completion, FinishReason, Prompt, SamplingParams
 from actial.core.seeding import hash_int
 from actial.modeling.group_decoding import GroupCache, prefill
 from actial.modeling.joined_decoding import open_decoder
-from actial.modeling.onednn_linear import linear
 from actial.modeling.policy import Policy
 from actial.modeling.prefix_packing import as_prefix_groups, pack, split_micro_batches
 from actial.modeling.token_scoring import SamplingDistribution

@@ -20,7 +20,6 @@ from torch import Tensor, nn
 
 from actial.modeling.families import text_model, text_positions
 from actial.modeling.group_decoding import GroupCache, decode_step
-from actial.modeling.onednn_linear import linear, matmul
 
 # families whose decoder layers are norm, attention, norm and gated MLP
 FAMILIES = ("qwen2_5_vl", "qwen2_vl", "qwen3_vl", "smolvlm", "internvl")
@@ -92,7 +91,7 @@ class JoinedDecoder:
         cos, sin = self.cos[positions], self.sin[positions]
         hidden = self.embedding[tokens]
         for index, layer in enumerate(self.layers):
-            joined = linear(self._normed(hidden), layer.qkv.T, layer.qkv_bias)
+            joined = torch.addmm(layer.qkv_bias, self._normed(hidden), layer.qkv)
             # (N, heads, 2, D / 2): halves of a head rotate together
             heads = joined.view(len(tokens), -1, 2, cos.shape[-1])
             num_rotated = heads.shape[1] - cache.key_heads
@@ -106,9 +105,9 @@ class JoinedDecoder:
             keys, values = keys_values.chunk(2, dim=1)
             cache.add(keys, values, index)
             attended = cache.attend(query, index)
-            hidden += matmul(attended, layer.out)
-            gate, up = matmul(self._normed(hidden), layer.gate_up).chunk(2, dim=-1)
-            hidden += matmul(layer.activation(gate).mul_(up), layer.down)
+            hidden.addmm_(attended, layer.out)
+            gate, up = torch.mm(self._normed(hidden), layer.gate_up).chunk(2, dim=-1)
+            hidden.addmm_(layer.activation(gate).mul_(up), layer.down)
         cache.length += 1
         return self._normed(hidden) * self.norm
 
