@@ -44,7 +44,7 @@ else
 	@echo "no real captures (ACTIAL_CAPTURES is not set): they are not scored"
 endif
 
-quickstart: data ## the whole method on the tiny world, 5 minutes on two fast cores
+quickstart: data ## the whole method on the tiny world, 6 minutes on two fast cores
 	$(BIN)/python -m actial.train +experiment=quickstart $(if $(CAPTURES),benchmark=world_captures) $(ARGS)
 
 tiny-base: setup ## train the tiny base model again (hours; its weights are in actial/assets): what each photo shows, then scenes and rules

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from enum import Enum
 
 from omegaconf import MISSING
@@ -15,7 +15,7 @@ from actial.config.inference import (
     SamplerKind,
 )
 from actial.config.model import ModelConfig, PromptConfig
-from actial.config.validation import num, reject
+from actial.config.validation import changed, num, reject
 
 
 @dataclass(kw_only=True, slots=True)
@@ -38,14 +38,10 @@ class ServerConfig:
     def check(self, path: str) -> None:
         if self.url and not self.model:
             reject(f"{path}model", "", "name the model that the server offers")
-        usual = type(self)()
-        for setting in fields(self):
-            value = getattr(self, setting.name)
-            if not self.url and value != getattr(usual, setting.name):
-                remedy = (
-                    f"without {path}url no server is asked: give its address, or leave it out"
-                )
-                reject(f"{path}{setting.name}", value, remedy)
+        if not self.url:
+            remedy = f"without {path}url no server is asked: give its address, or leave it out"
+            for name, value in changed(self).items():
+                reject(f"{path}{name}", value, remedy)
 
 
 def check_who_answers(server: ServerConfig, sampler: SamplerConfig) -> None:

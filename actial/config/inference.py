@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from actial.config.validation import num, reject
+from actial.config.validation import changed, num, reject
 
 
 class Accelerator(Enum):
@@ -31,26 +31,20 @@ class WeightTransfer(Enum):
     ipc = "ipc"  # vLLM's own, on GPUs that trainer and server share
 
 
-ENGINES = (SamplerKind.vllm, SamplerKind.vllm_server)
-SERVER = (SamplerKind.vllm_server,)
 # Settings of a sampler that only some kinds read. Experiments bring `engine`, which stands idle
 # beside sampler=hf.
-READ_BY = {
-    "adapter_sync": (SamplerKind.vllm,),
+READ_BY: dict[str, tuple[SamplerKind, ...]] = {
     "batch_size": (SamplerKind.hf,),
-    "url": SERVER,
-    "start": SERVER,
-    "devices": SERVER,
-    "folder": SERVER,
-    "transfer": SERVER,
-    "transfer_address": SERVER,
-    "concurrency": SERVER,
-    "start_timeout_s": SERVER,
-    "timeout_s": SERVER,
-    "restarts": SERVER,
-    "probe_prompts": ENGINES,
-    "probe_tolerance": ENGINES,
-}
+    "adapter_sync": (SamplerKind.vllm,),
+    "probe_prompts": (SamplerKind.vllm, SamplerKind.vllm_server),
+    "probe_tolerance": (SamplerKind.vllm, SamplerKind.vllm_server),
+} | dict.fromkeys(
+    (
+        *("url", "start", "devices", "folder", "transfer", "transfer_address"),
+        *("concurrency", "start_timeout_s", "timeout_s", "restarts"),
+    ),
+    (SamplerKind.vllm_server,),
+)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -112,10 +106,9 @@ class SamplerConfig:
             )
 
     def _check_that_all_is_read(self, path: str) -> None:
-        usual = type(self)()
-        for name, kinds in READ_BY.items():
-            value = getattr(self, name)
-            if self.kind in kinds or value == getattr(usual, name):
+        for name, value in changed(self).items():
+            kinds = READ_BY.get(name, tuple(SamplerKind))
+            if self.kind in kinds:
                 continue
             readers = " or ".join(f"{path}kind={kind.value}" for kind in kinds)
             remedy = f"only {readers} reads it, and {path}kind is {self.kind.value}"

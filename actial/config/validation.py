@@ -23,6 +23,13 @@ def reject(key: str, value: object, remedy: str) -> NoReturn:
     raise UserError(f"{key}={value} cannot be used: {remedy}.")
 
 
+def changed(settings: Any) -> dict[str, Any]:
+    """Return what differs from the defaults in a dataclass whose fields all have one."""
+    usual = type(settings)()
+    values = {item.name: getattr(settings, item.name) for item in fields(settings)}
+    return {name: value for name, value in values.items() if value != getattr(usual, name)}
+
+
 def inside(value: float, interval: str) -> bool:
     """Return whether a number lies in an interval; nan lies in none.
 

@@ -59,9 +59,8 @@ def prepare(model: Any, attention: Attention) -> None:
     The model is one loaded with "sdpa": transformers refuses "flex_attention" for these families.
 
     Norms take fewer operations, and products on the CPU a faster library. The windows of the
-    vision encoder run as one batch, and its
-    patches are embedded by a matrix product: its Conv3d has stride = kernel, so the result is
-    the same, several times faster on a CPU.
+    vision encoder run as one batch, and its patches are embedded by a matrix product: its Conv3d
+    has stride = kernel, so the result is the same, several times faster on a CPU.
     """
     text_model(model).config._attn_implementation = TEXT_ATTENTION[attention]
     prepare_norms(model)

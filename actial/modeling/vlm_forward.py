@@ -116,9 +116,9 @@ def embed_packed(
         # (R, L) marks.
         visual = torch.zeros(flat.shape[0], dtype=torch.bool, device=flat.device)
         visual[batch.feature_slot] = True
-        order = batch.feature_slot.argsort()
+        order = batch.feature_index[batch.feature_slot.argsort()]
         options["visual_pos_masks"] = visual.view(embeds.shape[:2])
         options["deepstack_visual_embeds"] = [
-            layer[batch.feature_index][order] for layer in deepstack
+            layer.index_select(0, order) for layer in deepstack
         ]
     return flat.view(embeds.shape), options

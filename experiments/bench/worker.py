@@ -114,8 +114,9 @@ def roofline(cell: Cell, models: Path) -> dict[str, float]:
     """Operations of an ideal step, and its seconds at the best rate of each library's matrix
     products, at the step's shapes.
     """
+    work = replace(cell.work, torch_products=False)  # which would replace oneDNN's here too
     with tempfile.TemporaryDirectory() as scratch:
-        ours = Ours(Setting(cell.work, models), Path(scratch))
+        ours = Ours(Setting(work, models), Path(scratch))
     batch, policy = ours.batch(0), ours.module.policy
     load = load_of(batch.prefix_groups, batch.images, policy)
     flops = step_flops(policy, load, reference=cell.work.beta > 0)

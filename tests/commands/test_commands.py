@@ -546,6 +546,17 @@ def test_every_benchmark_can_be_named(name):
             "sampler.kind=vllm cannot be used: the server at server.url=http://127.0.0.1:9/v1",
         ),
         (
+            [
+                "passrates",
+                "set=sat",
+                "server.url=http://127.0.0.1:9/v1",
+                "server.model=m",
+                "sampler=vllm_evaluate",
+                "out=x",
+            ],
+            "sampler.kind=vllm cannot be used: the server at server.url=http://127.0.0.1:9/v1",
+        ),
+        (
             ["evaluate", "benchmark=cv_bench", "server.model=m", "out=x"],
             "server.model=m cannot be used: without server.url no server is asked",
         ),

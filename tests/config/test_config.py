@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from actial.config import SCHEMAS, GRPOConfig, Reference, StageName, TrainConfig, register
 from actial.config.error_messages import CONF, explain
 from actial.config.hydra_app import typed
+from actial.config.inference import READ_BY, SamplerConfig
 from actial.config.renamed_keys import RENAMED_KEYS, with_present_keys
 from actial.config.validation import inside, validate
 from actial.core.errors import UserError
@@ -54,6 +55,11 @@ def sentence(*overrides: str) -> str:
     text = str(error) if isinstance(error, UserError) else explain(error)
     assert "\n" not in text
     return text
+
+
+def test_every_setting_of_a_sampler_says_which_kinds_read_it() -> None:
+    names = {item.name for item in fields(SamplerConfig)}
+    assert names == {"kind", "engine", *READ_BY}
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
