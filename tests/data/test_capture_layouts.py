@@ -131,6 +131,50 @@ def test_captures_lie_at_any_depth(tmp_path):
     assert deep.object_id == "mvi_00/7/0000abcd"
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["cup", "mask", "masks", "depth", "depths", "input", "colmap", "stereo"],
+        ["mask/0000aaaa", "mask/0000bbbb", "7/0000cccc"],
+        ["colmap/cup"],
+        ["mask"],
+        ["cup/colmap"],
+    ],
+)
+def test_captures_may_be_called_as_parts_of_captures_are(tmp_path, names):
+    for name in names:
+        write_capture(tmp_path / name, arc(N))
+    opened = source(tmp_path)
+    assert opened.captures() == sorted(names)
+    assert all(len(opened.read(name)[0].frames) == N for name in names)
+
+
+def test_captures_inside_another_are_counted_and_not_read(cup):
+    shutil.copytree(cup, cup / "dense")  # the capture's own photos, undistorted
+    shutil.copytree(cup / "images", cup / "notes" / "images")
+    assert source(cup).read(".")[1] == {}
+    for name in ("other1", "more/other2"):
+        write_capture(cup / name, arc(N))
+    assert source(cup).captures() == ["."]
+    assert source(cup).read(".")[1] == {"captures_below": 2}
+
+
+@pytest.mark.parametrize("kind", [SourceKind.colmap, SourceKind.nerfstudio])
+def test_captures_in_many_folders_are_read_beside_others(cup, kind):
+    (cup / "transforms.json").write_text("{}")
+    deep = cup.parent / "a/b/c/d/e/f/g/h"
+    shutil.copytree(cup, deep)
+    assert source(cup.parent, kind).captures() == ["a/b/c/d/e/f/g/h", "cup"]
+
+
+def test_links_that_lead_to_each_other_are_followed_once(cup):
+    for name, other in (("left", "right"), ("right", "left")):
+        (cup.parent / name).mkdir()
+        (cup.parent / name / "link").symlink_to(f"../{other}")
+    cup.rename(cup.parent / "left" / "cup")
+    assert source(cup.parent).captures() == ["left/cup", "right/link/cup"]
+
+
 @pytest.mark.parametrize("target", ["all", "."])
 @pytest.mark.parametrize("kind", [SourceKind.colmap, SourceKind.nerfstudio])
 def test_a_link_that_leads_in_a_circle_lists_nothing_twice(cup, target, kind):

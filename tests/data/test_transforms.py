@@ -325,6 +325,13 @@ def test_captures_lie_at_any_depth_or_are_the_root(tmp_path):
     assert read(tmp_path / "a" / "b" / "cup")[0].object_id == "cup"
 
 
+def test_captures_inside_another_are_counted_and_not_read(tmp_path):
+    for name in (".", "other1", "more/other2"):
+        write(tmp_path / name)
+    capture, counts = read(tmp_path)
+    assert (len(capture.frames), counts) == (N, {"captures_below": 2})
+
+
 def test_a_missing_mask_is_counted_and_costs_only_itself(tmp_path):
     write(tmp_path / "cup", change=lambda f: f["frames"][3].update(mask_path="masks/003.png"))
     capture, counts = read(tmp_path)

@@ -13,7 +13,12 @@ from actial.config import SourceConfig, SourceKind
 from actial.core.errors import Rejected, UserError
 from actial.core.records import Capture, Frame
 from actial.data.sources.base import Source, usable_frames
-from actial.data.sources.colmap_layouts import capture_folders, object_name, read_layout
+from actial.data.sources.colmap_layouts import (
+    capture_folders,
+    captures_below,
+    object_name,
+    read_layout,
+)
 from actial.data.sources.colmap_reader import View, read_model
 from actial.data.sources.frame_counts import FrameCounts
 from actial.data.sources.photo_files import MaskFiles, PhotoFiles, existing, readable_name
@@ -67,6 +72,7 @@ class FolderSource(Source):
         counts["with_mask"] += with_mask
         if masks.expected:
             counts["without_mask"] += len(frames) - with_mask
+        counts["captures_below"] += len(captures_below(folder))
         sidecar = _read_sidecar(folder / SIDECAR)
         class_id, object_id = self._ids(reference)
         capture = Capture(

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from actial.core.errors import Rejected
 from actial.data.sources.colmap_model import ModelFiles, find_models, incomplete_model
 
-MAX_DEPTH = 5  # folders between a root and its captures
+MAX_DEPTH = 16  # folders between a root and its captures, far more than people nest
 # (photos, models) of a capture's folder: COLMAP, MVImgNet, image_undistorter, VGGT; nerfstudio;
 # the undistorted and the original photos of 3DGS's convert.py; photos kept in smaller copies only
 LAYOUTS = (
@@ -23,7 +23,7 @@ LAYOUTS = (
     ("images_4", "sparse"),
     ("images_8", "sparse"),
 )
-# folders of a capture that hold no captures themselves
+# folders inside a capture that hold its own files; elsewhere they may be captures of that name
 PARTS = {
     *("images", "images_2", "images_4", "images_8", "input", "sparse", "stereo", "distorted"),
     *("masks", "mask", "depth", "depths", "colmap"),
@@ -82,6 +82,16 @@ def capture_folders(root: Path, depth: int = MAX_DEPTH) -> list[str]:
     return sorted(os.path.relpath(folder, root) for folder in _captures(root, depth))
 
 
+def captures_below(capture: Path) -> list[str]:
+    """Return the captures in a capture's folder that are not read, relative, without its parts."""
+    below: list[Path] = []
+    for name in subfolder_names(capture):
+        if name not in PARTS and name != UNDISTORTED:
+            folders = _captures(capture / name, MAX_DEPTH)
+            below += [folder for folder in folders if _find_layout(folder) is not None]
+    return [os.path.relpath(folder, capture) for folder in below]
+
+
 def _captures(folder: Path, depth: int) -> Iterator[Path]:
     names = subfolder_names(folder)
     candidate = any(
@@ -93,13 +103,17 @@ def _captures(folder: Path, depth: int) -> Iterator[Path]:
     if candidate and (not others or _find_layout(folder) is not None):
         yield folder
         return
+    half = "images" in names or "sparse" in names
     below = []
     if depth > 0:
-        for name in others:
-            below += list(_captures(folder / name, depth - 1))
+        for name in others if candidate else names:
+            inner = _captures(folder / name, depth - 1)
+            if half and name in PARTS:
+                inner = (path for path in inner if _find_layout(path) is not None)
+            below += list(inner)
     if below:
         yield from below
-    elif "images" in names or "sparse" in names:
+    elif half:
         yield folder
 
 
@@ -116,8 +130,12 @@ def subfolder_names(folder: Path) -> list[str]:
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     if not entry.is_symlink():
         return entry.is_dir()
-    target, place = os.path.realpath(entry.path), os.path.realpath(os.path.dirname(entry.path))
-    return os.path.isdir(entry.path) and os.path.commonpath([target, place]) != target
+    target = os.path.realpath(entry.path)
+    # the folders on the way here, through links too: two links may lead to each other
+    above = {os.path.realpath(path) for path in Path(os.path.abspath(entry.path)).parents}
+    return os.path.isdir(target) and not any(
+        os.path.commonpath([target, place]) == target for place in above
+    )
 
 
 def object_name(root: Path, reference: str) -> str:

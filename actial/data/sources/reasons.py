@@ -18,6 +18,9 @@ FRAME_NOTES = {
     "rescaled": "{n} photos have another size than their camera: intrinsics scaled",
     "rotation_scaled": "{n} poses had a scale in their rotation: divided out",
     "mask_missing": "{n} masks named by mask_path are missing",
+    "captures_below": (
+        "{n} captures lie in the folder of another capture and are left out: move them beside it"
+    ),
 }
 REMEDIES = {
     "frame_orientation": (

@@ -17,7 +17,12 @@ from actial.core.errors import Rejected
 from actial.core.records import Capture, Frame, Lens
 from actial.data.photos import SUFFIXES, read_header
 from actial.data.sources.base import MAX_LENGTH
-from actial.data.sources.colmap_layouts import MAX_DEPTH, subfolder_names
+from actial.data.sources.colmap_layouts import (
+    MAX_DEPTH,
+    PARTS,
+    UNDISTORTED,
+    subfolder_names,
+)
 from actial.data.sources.frame_counts import FrameCounts
 from actial.data.sources.llff import POSES_BOUNDS, llff_frames
 from actial.data.sources.photo_files import MaskFiles, existing, readable_name
@@ -65,10 +70,16 @@ class TransformsSource(PosedSource):
             for name in subfolder_names(folder):
                 yield from self._folders(folder / name, depth - 1)
 
+    def _captures_below(self, folder: Path) -> int:
+        """Return how many captures lie in a capture's folder and are not read."""
+        names = set(subfolder_names(folder)) - PARTS - {UNDISTORTED}
+        return sum(1 for name in names for _ in self._folders(folder / name, MAX_DEPTH))
+
     def read_fields(self, reference: str) -> tuple[Capture, FrameCounts]:
         folder = existing(self.root, reference)
         file = next(folder / name for name in self.FILES if (folder / name).is_file())
         counts = FrameCounts()
+        counts["captures_below"] += self._captures_below(folder)
         if file.name == POSES_BOUNDS:
             frames = llff_frames(folder, counts)
             total = len(frames) + counts["frame_pose"]
