@@ -218,6 +218,10 @@ LAYOUTS = {
 }
 
 
+# what CO3D's annotations name and lack: masks that were not fetched, the pose of one frame
+MISSING = {name: {"mask_missing": N, "frame_pose": 1} for name in ("co3d", "co3d isotropic")}
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_the_same_cameras_give_the_same_labels_through_every_layout(layout, tmp_path):
     kind, write, settings = LAYOUTS[layout]
@@ -225,7 +229,8 @@ def test_the_same_cameras_give_the_same_labels_through_every_layout(layout, tmp_
     source = open_source(SourceConfig(kind=kind, root=str(tmp_path), **settings))
     (reference,) = source.captures()
     capture, dropped = source.read(reference)
-    assert not dropped.keys() - {"with_mask"}
+    assert not dropped.keys() - {"with_mask", *MISSING.get(layout, {})}
+    assert dropped.items() >= MISSING.get(layout, {}).items()
     R, t = RIG.poses()
     assert np.stack([f.R for f in capture.frames]) == pytest.approx(
         R, abs=1e-5
@@ -346,18 +351,93 @@ def test_a_broken_category_is_counted_and_does_not_stop_the_others(tmp_path):
         source_of(tmp_path, SourceKind.co3d).captures()
 
 
-def test_broken_entries_of_co3d_cost_themselves(tmp_path):
-    write_co3d(tmp_path)
-    path = tmp_path / "apple" / "frame_annotations.jgz"
+def read_co3d(root: Path, change):
+    """The capture of write_co3d after `change` of its frames' annotations, and its counts.
+
+    They start complete: with masks, and without the frame that has no viewpoint.
+    """
+    write_co3d(root)
+    path = root / "apple" / "frame_annotations.jgz"
     entries = json.loads(gzip.decompress(path.read_bytes()))
+    entries = [entry for entry in entries if entry["viewpoint"] is not None]
     of_sequence = [entry for entry in entries if entry["sequence_name"] == "110_13051"]
-    of_sequence[1]["viewpoint"]["R"] = None
-    of_sequence[2]["image"] = None
-    del of_sequence[3]["viewpoint"]["T"]
+    (root / "apple" / "110_13051" / "masks").mkdir()
+    for entry in of_sequence:
+        Image.new("L", SIZE).save(root / entry["mask"]["path"])
+    of_sequence.sort(key=lambda entry: entry["frame_number"])
+    change(of_sequence)
     write_jgz(path, entries)
-    source = source_of(tmp_path, SourceKind.co3d, min_quality=0.0)
-    capture, dropped = source.read("apple/110_13051")
-    assert (len(capture.frames), dropped) == (N - 3, {"frame_entry": 3})
+    source = source_of(root, SourceKind.co3d, min_quality=0.0)
+    capture, counts = source.read("apple/110_13051")
+    for frame in capture.frames:
+        assert source.pixels("apple/110_13051", frame.name).shape == (H, W, 3)
+    return capture, counts
+
+
+def test_broken_entries_of_co3d_cost_themselves(tmp_path):
+    def spoil(frames: list[dict]) -> None:
+        frames[1]["viewpoint"]["R"] = None
+        frames[2]["image"] = None
+        del frames[3]["viewpoint"]["T"]
+        frames[4]["frame_number"] = None
+        frames[5]["image"]["size"] = [None, W]
+        frames[6]["viewpoint"] = None
+        frames[7]["image"]["path"] = None
+        frames[8]["image"]["path"] = "/etc/passwd"
+        frames[9]["image"]["path"] = "../../secret.jpg"
+
+    capture, counts = read_co3d(tmp_path, spoil)
+    remaining = len(capture.frames)
+    assert (remaining, capture.files_total) == (N - 9, N)
+    assert counts == {
+        "frame_entry": 5,
+        "frame_pose": 1,
+        "frame_name": 3,
+        "with_mask": remaining,
+    }
+
+
+@pytest.mark.parametrize(
+    "mask", ["/etc/hostname", "../../mask.png", "apple/110_13051/masks/none.png", 7, ["x"]]
+)
+def test_a_mask_of_co3d_that_is_not_there_costs_only_itself(tmp_path, mask):
+    def spoil(frames: list[dict]) -> None:
+        frames[3]["mask"] = {"path": mask}
+        frames[4]["mask"] = mask
+        frames[5]["mask"] = None
+
+    capture, counts = read_co3d(tmp_path, spoil)
+    assert (len(capture.frames), counts) == (N, {"with_mask": N - 3, "mask_missing": 2})
+
+
+@pytest.mark.parametrize(
+    "root", ["/home/me/CO3D/", "C:\\data\\", "file:///data/", "{here}/", ""]
+)
+def test_paths_of_co3d_from_any_machine_lead_to_the_photo(tmp_path, root):
+    def respell(frames: list[dict]) -> None:
+        prefix = root.format(here=tmp_path)
+        for frame in frames:
+            for field in (frame["image"], frame["mask"]):
+                path = prefix + field["path"]
+                field["path"] = path.replace("/", "\\") if prefix[1:2] in ("", ":") else path
+
+    capture, counts = read_co3d(tmp_path, respell)
+    assert (len(capture.frames), counts) == (N, {"with_mask": N})
+    assert capture.frames[3].name == "apple/110_13051/images/frame000003.jpg"
+
+
+def test_a_scale_in_the_rotations_of_co3d_is_divided_out(tmp_path):
+    def scale(frames: list[dict]) -> None:
+        for i, frame in enumerate(frames):
+            for field in ("R", "T"):
+                value = np.array(frame["viewpoint"][field])
+                frame["viewpoint"][field] = (value * (1.5 + i / 10)).tolist()
+
+    capture, counts = read_co3d(tmp_path, scale)
+    assert counts == {"rotation_scaled": N, "with_mask": N}
+    R, t = RIG.poses()
+    assert np.stack([frame.R for frame in capture.frames]) == pytest.approx(R)
+    assert np.stack([frame.t for frame in capture.frames]) == pytest.approx(t)
 
 
 def test_a_photo_with_two_poses_is_dropped_and_a_repeated_entry_changes_nothing(tmp_path):
@@ -376,7 +456,10 @@ def test_a_photo_with_two_poses_is_dropped_and_a_repeated_entry_changes_nothing(
     for kind, root in ((SourceKind.co3d, "co3d"), (SourceKind.wildrgbd, "wild")):
         source = source_of(tmp_path / root, kind)
         capture, dropped = source.read(source.captures()[0])
-        assert (len(capture.frames), dropped) == (N - 1, {"frame_repeated": 2})
+        expected = {**MISSING.get(root, {}), "frame_repeated": 2}
+        if root == "co3d":
+            expected["mask_missing"] += 2  # of the entries that are repeated
+        assert (len(capture.frames), dropped) == (N - 1, expected)
 
 
 def test_sequences_of_co3d_without_a_name_are_named_and_repeated_ones_read_once(tmp_path):
@@ -398,10 +481,12 @@ def test_a_broken_frame_of_uco3d_costs_itself(tmp_path):
     write_uco3d(tmp_path)
     with sqlite3.connect(tmp_path / "metadata.sqlite") as base:
         base.execute("UPDATE frame_annots SET _viewpoint_R = x'00' WHERE frame_number = 3")
+        base.execute("UPDATE frame_annots SET _viewpoint_R = NULL WHERE frame_number = 4")
+        base.execute("UPDATE frame_annots SET _image_size = NULL WHERE frame_number = 5")
     source = source_of(tmp_path, SourceKind.uco3d)
     capture, dropped = source.read(source.captures()[0])
-    assert dropped == {"frame_entry": 1}
-    assert len(capture.frames) == N - 1
+    assert dropped == {"frame_entry": 2, "frame_pose": 1}
+    assert len(capture.frames) == N - 3
 
 
 def test_a_scale_in_the_rotations_of_wildrgbd_is_divided_out(tmp_path):

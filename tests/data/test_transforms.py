@@ -332,8 +332,9 @@ def test_captures_inside_another_are_counted_and_not_read(tmp_path):
     assert (len(capture.frames), counts) == (N, {"captures_below": 2})
 
 
-def test_a_missing_mask_is_counted_and_costs_only_itself(tmp_path):
-    write(tmp_path / "cup", change=lambda f: f["frames"][3].update(mask_path="masks/003.png"))
+@pytest.mark.parametrize("mask", ["masks/003.png", "../../003.png", "/etc/hostname", "a\0", 3])
+def test_a_missing_mask_is_counted_and_costs_only_itself(tmp_path, mask):
+    write(tmp_path / "cup", change=lambda f: f["frames"][3].update(mask_path=mask))
     capture, counts = read(tmp_path)
     assert (len(capture.frames), counts) == (N, {"mask_missing": 1})
 
@@ -354,6 +355,12 @@ def test_poses_bounds_of_llff_are_read(tmp_path):
         check_poses(capture)
         assert counts == {}
     assert judge_capture(capture, GateConfig(), ordered=False).center_method == "axes"
+    scaled = np.array(rows)
+    scaled[:, :15].reshape(-1, 3, 5)[:, :, :3] *= 1.7
+    np.save(folder / "poses_bounds.npy", scaled)
+    capture, counts = read(tmp_path, SourceKind.llff)
+    check_poses(capture)
+    assert counts == {"rotation_scaled": N}
     np.save(folder / "poses_bounds.npy", np.array(rows[1:]))
     with pytest.raises(Rejected, match=r"poses_corrupt.*15 rows, but photos are"):
         read(tmp_path, SourceKind.llff)

@@ -17,7 +17,20 @@ from actial.core.json_stream import json_items
 from actial.core.records import Capture, Frame, Lens
 from actial.data.sources.base import inside
 from actial.data.sources.frame_counts import FrameCounts
-from actial.data.sources.pose_files import MALFORMED, PosedSource, make_frame
+from actial.data.sources.photo_files import (
+    ABSOLUTE,
+    FILE_URL,
+    existing,
+    find_photo,
+    readable_name,
+)
+from actial.data.sources.pose_files import (
+    MALFORMED,
+    Pose,
+    PosedSource,
+    make_frame,
+    rotation_scale,
+)
 from actial.viewpoint import geometry as g
 
 # one unit is half the width in x and half the height in y
@@ -42,6 +55,12 @@ def ndc_lens(
     return "PINHOLE", (float(fx), float(fy), float(cx), float(cy))
 
 
+def pytorch3d_pose(R: np.ndarray, T: np.ndarray, counts: FrameCounts) -> Pose:
+    """Return PyTorch3D's R (3, 3) and T (3,) as a pose whose rotation has no scale; counts it."""
+    scale = rotation_scale(R, counts)  # of the whole projection, so that the center stays
+    return g.from_pytorch3d(R / scale, T / scale)
+
+
 def json_array(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the items of a gzipped JSON array one at a time; raises UserError.
 
@@ -58,10 +77,10 @@ class Co3dFrame(NamedTuple):
     """What of a frame's annotation is held in memory."""
 
     number: int
-    path: str
+    path: Any  # of the photo as it is written, below the root
     size: tuple[int, int]  # width, height
     view: tuple[Any, ...] | None  # R, T, focal length, principal point, format
-    mask: str | None
+    mask: Any  # path, or None
 
 
 class Co3dSource(PosedSource):
@@ -118,16 +137,18 @@ class Co3dSource(PosedSource):
         counts, frames = FrameCounts(), []
         for item in annotations:
             if item.view is None:
+                counts.drop("frame_pose", f"{item.path}: no viewpoint")
                 continue
             try:
-                frames.append(self._frame(item))
+                frames.append(self._frame(reference, item, counts))
+            except Rejected as rejected:
+                counts.reject(rejected)
             except MALFORMED as error:
                 counts.drop("frame_entry", f"{item.path}: {error!r}")
+        total = len(annotations) + self._broken[name]
         if self._broken[name]:
             counts.drop("frame_entry", f"{name}: entries lack a field", self._broken[name])
-        return self.capture(
-            category, name, frames, counts=counts, files_total=len(annotations)
-        )
+        return self.capture(category, name, frames, counts=counts, files_total=total)
 
     def _read_category(self, category: str) -> dict[str, list[Co3dFrame]]:
         frames: dict[str, list[Co3dFrame]] = {}
@@ -143,21 +164,44 @@ class Co3dSource(PosedSource):
             raise Rejected("category_unreadable", detail=str(error)) from error
         return frames
 
-    def _frame(self, item: Co3dFrame) -> Frame:
+    def _frame(self, reference: str, item: Co3dFrame, counts: FrameCounts) -> Frame:
         assert item.view is not None
         R, T, focal, principal, form = item.view
         lens = ndc_lens(item.size, focal, principal, form)
-        pose = g.from_pytorch3d(
+        pose = pytorch3d_pose(
             np.array(R, dtype=np.float64).reshape(3, 3),
             np.array(T, dtype=np.float64).reshape(3),
+            counts,
         )
-        mask = None if item.mask is None else inside(self.root, item.mask)
-        if mask is not None and not os.path.isfile(mask):
-            mask = None
-        return make_frame(item.path, inside(self.root, item.path), item.size, lens, pose, mask)
+        path = self._file(reference, item.path)
+        name = readable_name(os.path.relpath(path, self.root))
+        mask = None
+        if item.mask is not None:
+            mask = self._mask(reference, item.mask)
+            counts["mask_missing"] += mask is None
+        return make_frame(name, path, item.size, lens, pose, mask)
+
+    def _file(self, reference: str, written: Any) -> Path:
+        """Return the file that an annotation names; raises Rejected("frame_name").
+
+        An absolute path, of any machine, leads into the sequence's folder.
+        """
+        if not isinstance(written, str):
+            raise Rejected("frame_name", detail=f"{reference}: path is {written!r}")
+        text = written.replace("\\", "/")
+        if ABSOLUTE.match(text) or FILE_URL.match(text):
+            return find_photo(self.root / reference, text)
+        return existing(self.root, str(inside(Path(), text)))
+
+    def _mask(self, reference: str, written: Any) -> Path | None:
+        try:
+            mask = self._file(reference, written)
+        except Rejected:
+            return None
+        return mask if os.path.isfile(mask) else None
 
     def photo_path(self, reference: str, name: str) -> Path:
-        return inside(self.root, name)
+        return existing(self.root, str(inside(Path(), name)))
 
 
 def _co3d_frame(item: Mapping[str, Any]) -> Co3dFrame:
@@ -171,5 +215,8 @@ def _co3d_frame(item: Mapping[str, Any]) -> Co3dFrame:
             tuple(view["principal_point"]),
             view.get("intrinsics_format", BOUNDS_FORMAT),
         )
-    mask = (item.get("mask") or {}).get("path")
-    return Co3dFrame(item["frame_number"], item["image"]["path"], (width, height), view, mask)
+    mask = item.get("mask")
+    if isinstance(mask, Mapping):
+        mask = mask.get("path")
+    size = (int(width), int(height))
+    return Co3dFrame(int(item["frame_number"]), item["image"]["path"], size, view, mask)

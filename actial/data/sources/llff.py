@@ -9,7 +9,7 @@ import numpy as np
 from actial.core.records import Frame, Lens
 from actial.data.sources.frame_counts import FrameCounts
 from actial.data.sources.photo_files import PhotoFiles
-from actial.data.sources.pose_files import make_frame
+from actial.data.sources.pose_files import make_frame, rotation_scale
 
 POSES_BOUNDS = "poses_bounds.npy"
 PHOTO_FOLDERS = ("images", "images_2", "images_4", "images_8")
@@ -40,6 +40,7 @@ def llff_frames(folder: Path, counts: FrameCounts) -> list[Frame]:
             continue
         lens: Lens = ("SIMPLE_PINHOLE", (focal, width / 2, height / 2))
         R = np.stack([right, down, -backward])
+        R /= rotation_scale(R, counts)
         size = (round(width), round(height))
         frames.append(make_frame(name, folder / name, size, lens, (R, -R @ center)))
     return frames

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from actial.core.errors import Rejected
@@ -14,6 +15,8 @@ from actial.data.sources.base import inside
 
 MASK_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".pgm", ".gif")
 MASK_FOLDERS = ("masks", "mask")  # before any other folder with "mask" in its name
+ABSOLUTE = re.compile(r"/|[A-Za-z]:/")
+FILE_URL = re.compile(r"file:/+(?=[A-Za-z]:/)|file:(//)?(?=/)")
 # what programs leave beside photos: macOS's copies, thumbnails, cut-outs of the same photos
 STRAY_MARKS = ("bg_removed", "_mask", ".mask")
 
@@ -55,6 +58,70 @@ def existing(folder: Path, name: str) -> Path:
         if os.path.exists(path):  # False for a name that is too long for a file system
             return path
     return folder / name
+
+
+def find_photo(folder: Path, written: str) -> Path:
+    """Return the file below `folder` that an exporter meant by `written`.
+
+    Exporters write backslashes, paths of the machine or from the folder they ran in, no suffix,
+    and that of photos which were converted later. The longest end of a path that exists in the
+    folder counts; of a path inside the folder, an end with a folder. Raises Rejected("frame_name")
+    for one that leaves it and is not there.
+    """
+    text = FILE_URL.sub("", written.replace("\\", "/"))
+    if "\0" in text or not text.strip("./"):
+        raise Rejected("frame_name", detail=written)
+    base = Path(os.path.abspath(folder))
+    meant = Path(os.path.normpath(text if ABSOLUTE.match(text) else base / text))
+    inside = meant.is_relative_to(base)
+    below = meant.relative_to(base).parts if inside else meant.parts
+    parts = [part for part in below if part not in ("/", "//", "..")]
+    ends = [parts[start:] for start in range(max(1, len(parts) - inside))]
+    for find in (_with_suffix, _spelled_otherwise):
+        for end in ends:
+            if photo := find(base, end):
+                return folder / photo.relative_to(base)
+    if inside:
+        return folder / meant.relative_to(base)
+    raise Rejected("frame_name", detail=f"{written} leaves {folder}")
+
+
+def _with_suffix(base: Path, parts: Sequence[str]) -> Path | None:
+    """Return the path, or the path with the suffix of a photo, whichever is a file."""
+    path = base.joinpath(*parts)
+    if os.path.isfile(path):  # False for a name that is too long for a file system
+        return path
+    for suffix in (".png", *SUFFIXES):
+        for spelling in (suffix, suffix.upper()):
+            candidate = path.with_name(path.name + spelling)
+            if os.path.isfile(candidate):
+                return candidate
+    return None
+
+
+def _spelled_otherwise(base: Path, parts: Sequence[str]) -> Path | None:
+    """Return the one photo at a path, whatever the case of its letters and its suffix."""
+    folders = [base]
+    for part in parts[:-1]:
+        folders = [
+            inner
+            for folder in folders
+            for inner in folder.iterdir()
+            if inner.name.casefold() == part.casefold() and inner.is_dir()
+        ]
+    stem = _without_suffix(parts[-1])
+    photos = [
+        path
+        for folder in folders
+        for path in folder.iterdir()
+        if path.suffix.lower() in SUFFIXES and _without_suffix(path.name) == stem
+    ]
+    return photos[0] if len(photos) == 1 else None
+
+
+def _without_suffix(name: str) -> str:
+    stem, suffix = os.path.splitext(name.casefold())
+    return stem if suffix in SUFFIXES else name.casefold()
 
 
 class PhotoFiles:

@@ -53,15 +53,20 @@ def make_frame(
     )
 
 
+def rotation_scale(R: np.ndarray, counts: FrameCounts) -> float:
+    """Return the scale in a rotation (3, 3), counted; 1 where it has none or is no rotation."""
+    with np.errstate(invalid="ignore"):
+        determinant = np.linalg.det(R)
+    if not determinant > 0 or abs(np.cbrt(determinant) - 1) <= SCALE_TOLERANCE:
+        return 1.0
+    counts["rotation_scaled"] += 1
+    return float(np.cbrt(determinant))
+
+
 def without_scale(matrix: np.ndarray, counts: FrameCounts) -> np.ndarray:
     """Return a camera-to-world matrix (3 or 4, 4) whose rotation has no scale; counts it."""
-    with np.errstate(invalid="ignore"):
-        determinant = np.linalg.det(matrix[:3, :3])
-    if not determinant > 0 or abs(np.cbrt(determinant) - 1) <= SCALE_TOLERANCE:
-        return matrix
-    counts["rotation_scaled"] += 1
     unscaled = matrix.copy()
-    unscaled[:3, :3] /= np.cbrt(determinant)
+    unscaled[:3, :3] /= rotation_scale(matrix[:3, :3], counts)
     return unscaled
 
 

@@ -17,7 +17,7 @@ FRAME_NOTES = {
     "turned": "{n} photos turned by their EXIF orientation",
     "rescaled": "{n} photos have another size than their camera: intrinsics scaled",
     "rotation_scaled": "{n} poses had a scale in their rotation: divided out",
-    "mask_missing": "{n} masks named by mask_path are missing",
+    "mask_missing": "{n} masks that the pose file names are missing",
     "captures_below": (
         "{n} captures lie in the folder of another capture and are left out: move them beside it"
     ),

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import numpy as np
 from actial.config import CameraAxes
 from actial.core.errors import Rejected
 from actial.core.records import Capture, Frame, Lens
-from actial.data.photos import SUFFIXES, read_header
+from actial.data.photos import read_header
 from actial.data.sources.base import MAX_LENGTH
 from actial.data.sources.colmap_layouts import (
     MAX_DEPTH,
@@ -25,7 +24,7 @@ from actial.data.sources.colmap_layouts import (
 )
 from actial.data.sources.frame_counts import FrameCounts
 from actial.data.sources.llff import POSES_BOUNDS, llff_frames
-from actial.data.sources.photo_files import MaskFiles, existing, readable_name
+from actial.data.sources.photo_files import MaskFiles, existing, find_photo, readable_name
 from actial.data.sources.pose_files import (
     MALFORMED,
     Pose,
@@ -35,8 +34,6 @@ from actial.data.sources.pose_files import (
 )
 from actial.viewpoint import geometry as g
 
-ABSOLUTE = re.compile(r"/|[A-Za-z]:/")
-FILE_URL = re.compile(r"file:/+(?=[A-Za-z]:/)|file:(//)?(?=/)")
 SHOWN_ENTRY = 120  # characters of an entry that cannot be read
 BEHIND_SHARE = 0.05  # of cameras that have the object ahead, if the axes are the other ones
 MAX_RESIDUAL = 0.12  # of the optical axes about one point, in distances of the cameras
@@ -124,10 +121,8 @@ class TransformsSource(PosedSource):
         pose = self._pose(fields.get("transform_matrix"), counts)
         mask = None
         if fields.get("mask_path"):
-            mask = find_photo(folder, str(fields["mask_path"]))
-            if not os.path.isfile(mask):
-                counts["mask_missing"] += 1
-                mask = None
+            mask = _mask(folder, fields["mask_path"])
+            counts["mask_missing"] += mask is None
         name = readable_name(os.path.relpath(path, folder))
         return make_frame(name, path, size, lens, pose, mask)
 
@@ -172,68 +167,13 @@ class TransformsSource(PosedSource):
             )
 
 
-def find_photo(folder: Path, written: str) -> Path:
-    """Return the file below `folder` that an exporter meant by `written`.
-
-    Exporters write backslashes, paths of the machine or from the folder they ran in, no suffix,
-    and that of photos which were converted later. The longest end of a path that exists in the
-    folder counts; of a path inside the folder, an end with a folder. Raises Rejected("frame_name")
-    for one that leaves it and is not there.
-    """
-    text = FILE_URL.sub("", written.replace("\\", "/"))
-    if "\0" in text or not text.strip("./"):
-        raise Rejected("frame_name", detail=written)
-    base = Path(os.path.abspath(folder))
-    meant = Path(os.path.normpath(text if ABSOLUTE.match(text) else base / text))
-    inside = meant.is_relative_to(base)
-    below = meant.relative_to(base).parts if inside else meant.parts
-    parts = [part for part in below if part not in ("/", "//", "..")]
-    ends = [parts[start:] for start in range(max(1, len(parts) - inside))]
-    for find in (_with_suffix, _spelled_otherwise):
-        for end in ends:
-            if photo := find(base, end):
-                return folder / photo.relative_to(base)
-    if inside:
-        return folder / meant.relative_to(base)
-    raise Rejected("frame_name", detail=f"{written} leaves {folder}")
-
-
-def _with_suffix(base: Path, parts: Sequence[str]) -> Path | None:
-    """Return the path, or the path with the suffix of a photo, whichever is a file."""
-    path = base.joinpath(*parts)
-    if os.path.isfile(path):  # False for a name that is too long for a file system
-        return path
-    for suffix in (".png", *SUFFIXES):
-        for spelling in (suffix, suffix.upper()):
-            candidate = path.with_name(path.name + spelling)
-            if os.path.isfile(candidate):
-                return candidate
-    return None
-
-
-def _spelled_otherwise(base: Path, parts: Sequence[str]) -> Path | None:
-    """Return the one photo at a path, whatever the case of its letters and its suffix."""
-    folders = [base]
-    for part in parts[:-1]:
-        folders = [
-            inner
-            for folder in folders
-            for inner in folder.iterdir()
-            if inner.name.casefold() == part.casefold() and inner.is_dir()
-        ]
-    stem = _without_suffix(parts[-1])
-    photos = [
-        path
-        for folder in folders
-        for path in folder.iterdir()
-        if path.suffix.lower() in SUFFIXES and _without_suffix(path.name) == stem
-    ]
-    return photos[0] if len(photos) == 1 else None
-
-
-def _without_suffix(name: str) -> str:
-    stem, suffix = os.path.splitext(name.casefold())
-    return stem if suffix in SUFFIXES else name.casefold()
+def _mask(folder: Path, written: Any) -> Path | None:
+    """Return the mask that an entry names, or None where it is not in the capture's folder."""
+    try:
+        mask = find_photo(folder, str(written))
+    except Rejected:
+        return None
+    return mask if os.path.isfile(mask) else None
 
 
 def _size(fields: Mapping[str, Any], path: Path) -> tuple[int, int]:

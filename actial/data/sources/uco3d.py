@@ -14,11 +14,10 @@ from actial.config import SourceConfig
 from actial.core.errors import Rejected, UserError
 from actial.core.records import Capture, Frame
 from actial.data.sources.base import inside
-from actial.data.sources.co3d import BOUNDS_FORMAT, ndc_lens
+from actial.data.sources.co3d import BOUNDS_FORMAT, ndc_lens, pytorch3d_pose
 from actial.data.sources.frame_counts import FrameCounts
 from actial.data.sources.pose_files import MALFORMED, PosedSource, make_frame
 from actial.data.sources.video import VideoFrames
-from actial.viewpoint import geometry as g
 
 DATABASE = "metadata.sqlite"
 FRAMES = """
@@ -72,11 +71,13 @@ class Uco3dSource(PosedSource):
         rows = self._rows(FRAMES, reference)
         counts, frames = FrameCounts(), []
         for row in rows:
-            if None not in row[1:6]:
-                try:
-                    frames.append(self._frame(*row))
-                except MALFORMED as error:
-                    counts.drop("frame_entry", f"{reference}, frame {row[0]}: {error!r}")
+            if None in row[2:6]:
+                counts.drop("frame_pose", f"{reference}, frame {row[0]}: no viewpoint")
+                continue
+            try:
+                frames.append(self._frame(counts, *row))
+            except MALFORMED as error:
+                counts.drop("frame_entry", f"{reference}, frame {row[0]}: {error!r}")
         return self.capture(
             f"{family}_{category}",
             reference,
@@ -89,6 +90,7 @@ class Uco3dSource(PosedSource):
 
     def _frame(
         self,
+        counts: FrameCounts,
         number: int,
         size: bytes,
         R: bytes,
@@ -103,7 +105,7 @@ class Uco3dSource(PosedSource):
         lens = ndc_lens(
             (width, height), floats(focal, 2), floats(principal, 2), form or BOUNDS_FORMAT
         )
-        pose = g.from_pytorch3d(floats(R, 9).reshape(3, 3), floats(T, 3))
+        pose = pytorch3d_pose(floats(R, 9).reshape(3, 3), floats(T, 3), counts)
         return make_frame(f"{number:06d}", None, (width, height), lens, pose)
 
     def photo_path(self, reference: str, name: str) -> Path:
