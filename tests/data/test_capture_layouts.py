@@ -327,6 +327,28 @@ def test_an_image_whose_pose_is_nan_costs_itself(cup, field):
     assert len(capture.frames) == len(NAMES) - 1
 
 
+@pytest.mark.parametrize("quaternion", [(0, 0, 0, 0), (0.5, 0, 0, 0), (1e10, 0, 0, 0)])
+def test_an_image_whose_quaternion_is_none_costs_itself(cup, quaternion):
+    path = cup / "sparse" / "0" / "images.bin"
+    data = bytearray(path.read_bytes())
+    data[12:44] = struct.pack("<4d", *quaternion)
+    path.write_bytes(bytes(data))
+    capture, counts = source(cup.parent).read("cup")
+    assert (len(capture.frames), counts) == (N - 1, {"frame_pose": 1})
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -1e10])
+def test_a_point_without_coordinates_costs_itself(cup, value):
+    path = cup / "sparse" / "0" / "points3D.bin"
+    data = bytearray(path.read_bytes())
+    data[16:24] = struct.pack("<d", value)
+    path.write_bytes(bytes(data))
+    capture, counts = source(cup.parent).read("cup")
+    assert (len(capture.points), len(capture.point_tracks)) == (119, 119)
+    assert (len(capture.frames), counts) == (N, {"points_lost": 1})
+    judge_capture(capture, GateConfig(), ordered=False)
+
+
 def test_quaternions_of_one_other_length_are_rotations(cup):
     images = cup / "sparse" / "0" / "images.bin"
     data = bytearray(images.read_bytes())

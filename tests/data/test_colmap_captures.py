@@ -155,7 +155,6 @@ def _corruptions():
         "images.bin",
         images[:8] + images[8:].replace(struct.pack("<Q", 4), huge, 1),
     )
-    yield "quaternion", "images.bin", images[:12] + struct.pack("<d", 3.0) + images[20:]
     yield "unknown camera", "images.bin", images[:68] + struct.pack("<i", 5) + images[72:]
     yield "repeated name", "images.bin", images.replace(b"1.jpg", b"0.jpg")
     yield "point count", "points3D.bin", huge + points[8:]
@@ -170,7 +169,6 @@ def _corruptions():
         "points3D.bin",
         points[:59] + struct.pack("<ii", 1, 2) + points[67:],
     )
-    yield "point nan", "points3D.bin", points[:24] + struct.pack("<d", np.nan) + points[32:]
     yield "trailing bytes", "points3D.bin", points + b"\0"
 
 

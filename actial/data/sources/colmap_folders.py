@@ -72,6 +72,7 @@ class FolderSource(Source):
         counts["with_mask"] += with_mask
         if masks.expected:
             counts["without_mask"] += len(frames) - with_mask
+        counts["points_lost"] += model.lost_points
         counts["captures_below"] += len(captures_below(folder))
         sidecar = _read_sidecar(folder / SIDECAR)
         class_id, object_id = self._ids(reference)

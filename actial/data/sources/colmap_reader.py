@@ -4,7 +4,8 @@ pycolmap's own reader trusts the counts and references in the files: an absurd
 header makes it allocate gigabytes or abort the process. So the binary files are
 walked here, every count against the bytes that are there and every reference
 against what it names. What people do to models is accepted: images or points
-taken away by a script, and quaternions of any one length.
+taken away by a script, and quaternions of any one length. A pose or a point that
+is none costs itself.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from actial.data.sources.colmap_model import (
 from actial.viewpoint.lens import calibration, is_photo_lens
 
 MAX_SIDE = 1 << 15
+LENGTH_TOLERANCE = 1e-3  # of a quaternion's length, relative to that of most
 
 
 @dataclass(slots=True, kw_only=True)
@@ -41,6 +43,7 @@ class Model:
     points: np.ndarray  # (N, 3)
     tracks: np.ndarray  # (N,) photos that see each point
     reprojection_error_px: float | None  # mean; None without points that have one
+    lost_points: int  # points without usable coordinates, which are left out
 
 
 @dataclass(slots=True, kw_only=True)
@@ -111,12 +114,15 @@ def _model(
                 t=poses[i, 4:],
             )
         )
-    measured = points.error[points.error >= 0]
+    placed = (np.abs(points.xyz) < MAX_LENGTH).all(axis=1)  # no NaN either
+    errors = points.error[placed]
+    measured = errors[errors >= 0]
     return Model(
         views=views,
-        points=points.xyz,
-        tracks=points.track_length,
+        points=points.xyz[placed],
+        tracks=points.track_length[placed],
         reprojection_error_px=float(measured.mean()) if len(measured) else None,
+        lost_points=int((~placed).sum()),
     )
 
 
@@ -133,28 +139,25 @@ def _check_cameras(path: Path, cameras: dict[int, RawCamera]) -> None:
 
 
 def _check_images(path: Path, images: dict[int, RawImage], cameras: Collection[int]) -> None:
+    """Raise unless images have one name and a camera; poses that are none become NaN."""
     names: set[str] = set()
     lengths = np.array([np.linalg.norm(image.pose[:4]) for image in images.values()])
-    # COLMAP normalizes quaternions: any length is right that all of them share
-    finite = lengths[np.isfinite(lengths)]
-    common = float(np.median(finite)) if len(finite) else 1.0
+    # COLMAP normalizes quaternions: any length is right that most of them share
+    usable = lengths[np.isfinite(lengths) & (lengths > 0)]
+    common = float(np.median(usable)) if len(usable) else 1.0
     for length, (key, image) in zip(lengths, images.items(), strict=True):
         if not image.name or image.name in names:
             raise corrupt(path, f"image {key} has no name, or one that another image has")
         if image.camera not in cameras:
             raise corrupt(path, f"image {key} names camera {image.camera}, which is missing")
         names.add(image.name)
-        if not np.isfinite(image.pose).all():
-            continue  # a photo without a pose, which is dropped and counted
         bounded = all(abs(value) < MAX_LENGTH for value in image.pose)
-        if not bounded or not abs(length - common) <= 1e-3 * common:
-            raise corrupt(path, f"image {key} has no valid pose")
+        if not bounded or not abs(length - common) <= LENGTH_TOLERANCE * common:
+            image.pose = (np.nan,) * 7  # a photo without a pose is dropped and counted
 
 
 def _check_points(path: Path, points: RawPoints, images: dict[int, RawImage]) -> None:
     """Raise unless tracks and observations agree, as far as both ends are still there."""
-    if not (np.abs(points.xyz) < MAX_LENGTH).all():
-        raise corrupt(path, "has a point without finite coordinates")
     ids = points.id
     if len(np.unique(ids)) != len(ids) or (ids < 0).any():
         raise corrupt(path, "repeats a point")

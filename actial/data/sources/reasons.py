@@ -18,6 +18,7 @@ FRAME_NOTES = {
     "rescaled": "{n} photos have another size than their camera: intrinsics scaled",
     "rotation_scaled": "{n} poses had a scale in their rotation: divided out",
     "mask_missing": "{n} masks that the pose file names are missing",
+    "points_lost": "{n} points of COLMAP models have no finite coordinates: left out",
     "captures_below": (
         "{n} captures lie in the folder of another capture and are left out: move them beside it"
     ),
