@@ -28,12 +28,22 @@ SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".bmp"),
     *(".tif", ".tiff", ".ppm", ".pgm", ".pnm", ".heic", ".heif", ".hif"),
 )
+# folders in which systems and network drives keep copies, thumbnails and deleted files
+SYSTEM_FOLDERS = {
+    *("__macosx", "@eadir", "@recycle", "#recycle", "#snapshot", "@tmp", "$recycle.bin"),
+    *("system volume information", "lost+found"),
+}
 PIXELS_MAX = 2 * (Image.MAX_IMAGE_PIXELS or 0)  # Pillow's own limit for a decompression bomb
 ORIENTATION = 0x0112  # EXIF tag
 UPRIGHT = 1  # the tag of a photo that is shown as it is stored
 GRAY_DEPTHS = (8, 12, 16)  # bits
 BACKGROUND = (255, 255, 255)  # behind transparent pixels
 BROKEN_EXIF = (SyntaxError, ValueError, TypeError, KeyError, struct.error, OSError)
+
+
+def is_system_name(name: str) -> bool:
+    """Return whether a file or folder of this name is hidden, or a system's own."""
+    return name.startswith(".") or name.casefold() in SYSTEM_FOLDERS
 
 
 @dataclass(slots=True, frozen=True)

@@ -425,6 +425,37 @@ def test_what_programs_leave_beside_photos_is_not_counted(cup):
     assert only(cup.parent).files_total == N
 
 
+@pytest.mark.parametrize(
+    "copy",
+    [
+        "@eaDir/{stem}.jpg/SYNOPHOTO_THUMB_XL.jpg",
+        ".Trashes/{stem}.jpg",
+        "#recycle/other_{stem}.jpg",
+        "thumbnails/{stem}.jpg",
+        "masks/{stem}.jpg.png",
+        "{stem}_depth.png",
+        "{stem}.HEIC",
+    ],
+)
+def test_copies_of_posed_photos_are_not_photos_without_a_pose(cup, copy):
+    for name in NAMES:
+        path = cup / "images" / copy.format(stem=name[:3])
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes((cup / "images" / name).read_bytes())
+    assert only(cup.parent).files_total == N
+
+
+def test_photos_of_another_camera_without_poses_are_counted(cup):
+    for name in NAMES:
+        rename_in_model(cup, name.encode(), f"left/{name}".encode())
+        for camera in ("left", "right"):
+            (cup / "images" / camera).mkdir(exist_ok=True)
+            shutil.copy(cup / "images" / name, cup / "images" / camera / name)
+        (cup / "images" / name).unlink()
+    capture = only(cup.parent)
+    assert (len(capture.frames), capture.files_total) == (N, 2 * N)
+
+
 @pytest.mark.parametrize("factor", [0.5, 2.0, 0.75])
 def test_photos_at_another_size_scale_the_intrinsics(cup, factor):
     size = tuple(round(side * factor) for side in SIZE)
@@ -479,6 +510,18 @@ def test_masks_are_found_by_the_rules_that_tools_use(cup, folder, name):
     assert counts == {"with_mask": N}
     geometry = judge_capture(capture, GateConfig(), ordered=False)
     assert (geometry.center_method, geometry.usable_masks) == ("masks+points", N)
+
+
+def test_masks_beside_undistorted_photos_and_below_a_root_of_masks_are_found(cup, tmp_path):
+    write_masks(cup, "masks", "{photo}.png")
+    shutil.copytree(cup / "masks", tmp_path / "of_all" / "cup" / "masks")
+    for name in ("images", "sparse"):
+        (cup / "dense").mkdir(exist_ok=True)
+        (cup / name).rename(cup / "dense" / name)
+    for settings in ({}, {"mask_root": str(tmp_path / "of_all")}):
+        capture, counts = source(cup.parent, **settings).read("cup/dense")
+        assert counts == {"with_mask": N}
+        assert capture.frames[0].mask_path.parent.name == "masks"
 
 
 @pytest.mark.parametrize("inside", [1, 3, 128, 255])

@@ -349,6 +349,7 @@ def test_records_of_one_id_are_questions_of_their_own_and_the_license_is_the_set
         for i, options in enumerate(option_texts)
     ]
     (folder / "train.json").write_text(json.dumps(records))
+    (folder / "._train.json").write_bytes(b"\0\5\x16\7 of a disk of macOS")
     build(config(folder, tmp_path / "out", "spar_7m"))
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert manifest["licence"] == NAMED["spar_7m"].license != "unknown"

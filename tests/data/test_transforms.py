@@ -181,6 +181,32 @@ def test_masks_are_found_by_mask_path_and_by_their_folder(tmp_path, explicit):
     assert capture.frames[3].mask_path == folder / "masks/003.png"
 
 
+@pytest.mark.parametrize("place", ["cup/masks", "masks_of/cup", "masks_of/cup/masks"])
+@pytest.mark.parametrize("name", ["{}.png", "{}"])
+def test_masks_follow_the_cameras_folders_without_images(tmp_path, place, name):
+    folder = write(tmp_path / "root" / "cup")
+    file = folder / "transforms.json"
+    fields = json.loads(file.read_text())
+    for i, frame in enumerate(fields["frames"]):
+        photo = f"cam{i % 2}/{i // 2:03d}.png"
+        (folder / "images" / photo).parent.mkdir(exist_ok=True)
+        Image.open(folder / frame["file_path"]).save(folder / "images" / photo)
+        (folder / frame["file_path"]).unlink()
+        frame["file_path"] = f"images/{photo}"
+        mask = tmp_path / ("root" if place == "cup/masks" else "") / place / name.format(photo)
+        mask.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", SIZE).save(mask)
+    file.write_text(json.dumps(fields))
+    settings = {} if place == "cup/masks" else {"mask_root": str(tmp_path / "masks_of")}
+    source = open_source(
+        SourceConfig(kind=SourceKind.nerfstudio, root=str(tmp_path / "root"), **settings)
+    )
+    capture, counts = source.read("cup")
+    assert counts == {"with_mask": N}
+    for frame in capture.frames:
+        assert str(frame.mask_path).endswith(name.format(frame.name.removeprefix("images/")))
+
+
 def test_matrices_of_three_rows_and_flat_ones_are_read(tmp_path):
     def flatten(fields: dict) -> None:
         for i, frame in enumerate(fields["frames"]):
@@ -355,6 +381,20 @@ def test_poses_bounds_of_llff_are_read(tmp_path):
         check_poses(capture)
         assert counts == {}
     assert judge_capture(capture, GateConfig(), ordered=False).center_method == "axes"
+    for place in ("thumbnails", "masks", "@eaDir/000.jpg"):
+        copies = folder / "images" / place
+        copies.mkdir(parents=True)
+        for i in range(N):
+            Image.new("L", SIZE).save(copies / f"{i:03d}.png")
+            Image.new("L", SIZE).save(folder / "images" / f"{i:03d}_depth.png")
+            (folder / "images" / f"{i:03d}.HEIC").write_bytes(
+                b"the photo before its conversion"
+            )
+    capture, counts = read(tmp_path, SourceKind.llff)
+    check_poses(capture)
+    assert [frame.name for frame in capture.frames] == [
+        f"images/{i:03d}.jpg" for i in range(N)
+    ]
     scaled = np.array(rows)
     scaled[:, :15].reshape(-1, 3, 5)[:, :, :3] *= 1.7
     np.save(folder / "poses_bounds.npy", scaled)

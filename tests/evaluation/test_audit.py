@@ -250,6 +250,14 @@ def test_what_is_no_set_is_refused(tmp_path):
         open_audit_set(str(tmp_path))
 
 
+def test_what_systems_leave_beside_images_is_not_audited(tmp_path):
+    picture(np.random.default_rng(1)).save(tmp_path / "0.png")
+    for stray in ("._0.png", "__MACOSX/0.png", "@eaDir/0.png/SYNOPHOTO_THUMB_M.jpg"):
+        (tmp_path / stray).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / stray).write_bytes(b"\0\5\x16\7")
+    assert [item.uid for item in open_audit_set(str(tmp_path)).items] == ["0.png"]
+
+
 def test_folders_of_one_name_are_two_sets(tmp_path):
     """By their own name alone one would stand for both, and match itself."""
     generator = np.random.default_rng(3)

@@ -109,6 +109,7 @@ def test_json_in_another_encoding_is_one_sentence(tmp_path):
 def test_frames_are_in_the_order_of_their_numbers(tmp_path):
     names = [f"{number}.jpg" for number in (1, 2, 10, 11)]
     write_pictures(tmp_path, *(f"frames/clip/{name}" for name in names))
+    (tmp_path / "frames/clip/._1.jpg").write_bytes(b"\0\5\x16\7 of a disk of macOS")
     source = Source(name="vsi", hub="", root=tmp_path)
     assert [path.name for path in frames(source, "clip", 4)] == names
 

@@ -27,7 +27,7 @@ from actial.core.seeding import hash_unit
 from actial.data.build.resumable import WORK, Task, claimed, run_tasks, worker_pool
 from actial.data.build.work_files import write_work
 from actial.data.images import encode
-from actial.data.photos import FORMATS, photo_rgb
+from actial.data.photos import FORMATS, is_system_name, photo_rgb
 from actial.data.qa.public_sets import NAMED, AdaptedQuestion, SetRecord, adapt
 from actial.data.qa.question_shards import (
     HASHES,
@@ -63,6 +63,7 @@ def find_records(root: Path) -> list[Path]:
     paths = []
     for folder in folders:
         files = [path for path in folder.iterdir() if path.suffix in SUFFIXES]
+        files = [path for path in files if not is_system_name(path.name)]
         paths += [path for path in files if path.name not in DESCRIPTIONS]
     if not paths:
         raise UserError(

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from actial.core.errors import Rejected
+from actial.data.photos import is_system_name
 from actial.data.sources.colmap_model import ModelFiles, find_models, incomplete_model
+from actial.data.sources.photo_files import UNDISTORTED
 
 MAX_DEPTH = 16  # folders between a root and its captures, far more than people nest
 # (photos, models) of a capture's folder: COLMAP, MVImgNet, image_undistorter, VGGT; nerfstudio;
@@ -28,7 +30,6 @@ PARTS = {
     *("images", "images_2", "images_4", "images_8", "input", "sparse", "stereo", "distorted"),
     *("masks", "mask", "depth", "depths", "colmap"),
 }
-UNDISTORTED = "dense"  # image_undistorter's folder: a capture in it is named by the one above
 
 
 @dataclass(slots=True, frozen=True)
@@ -118,13 +119,13 @@ def _captures(folder: Path, depth: int) -> Iterator[Path]:
 
 
 def subfolder_names(folder: Path) -> list[str]:
-    """Return the names of the folders in a folder, sorted, without hidden ones and loops.
+    """Return the names of the folders in a folder, sorted, without systems' own and loops.
 
     A link to a folder that holds it would list every capture again, as other objects.
     """
     with os.scandir(folder) as entries:
         names = [entry.name for entry in entries if _is_folder(entry)]
-    return sorted(name for name in names if not name.startswith((".", "__MACOSX")))
+    return sorted(name for name in names if not is_system_name(name))
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

@@ -51,8 +51,9 @@ def _photos(folder: Path, count: int) -> list[str]:
     counts = {}
     for place in PHOTO_FOLDERS:
         if (folder / place).is_dir():
-            names = PhotoFiles(folder / place).names
-            if len(names) == count:
-                return [f"{place}/{name}" for name in names]
+            photos = PhotoFiles(folder / place)
+            for names in (photos.names, photos.originals()):
+                if len(names) == count:
+                    return [f"{place}/{name}" for name in names]
             counts[place] = len(names)
     raise ValueError(f"{POSES_BOUNDS} has {count} rows, but photos are {counts or 'missing'}")

@@ -10,15 +10,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from actial.core.errors import Rejected
-from actial.data.photos import SUFFIXES
+from actial.data.photos import SUFFIXES, is_system_name
 from actial.data.sources.base import inside
 
 MASK_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".pgm", ".gif")
 MASK_FOLDERS = ("masks", "mask")  # before any other folder with "mask" in its name
 ABSOLUTE = re.compile(r"/|[A-Za-z]:/")
 FILE_URL = re.compile(r"file:/+(?=[A-Za-z]:/)|file:(//)?(?=/)")
-# what programs leave beside photos: macOS's copies, thumbnails, cut-outs of the same photos
-STRAY_MARKS = ("bg_removed", "_mask", ".mask")
+UNDISTORTED = "dense"  # image_undistorter's folder: a capture in it is named by the one above
+# what programs leave beside photos: cut-outs, masks and maps of the same photos
+STRAY_MARKS = ("bg_removed", "_mask", ".mask", "_depth", ".depth", "_normal", "_seg")
 
 
 def readable_name(raw: bytes | str) -> str:
@@ -143,12 +144,30 @@ class PhotoFiles:
         return path if folded is None else self.folder / folded
 
     def count(self, registered: set[str]) -> int:
-        """Return how many photos there are, registered or not, without what programs left."""
+        """Return how many photos there are, registered or not, without what programs left.
+
+        A photo that is not registered is a copy where it has the stem of one that is.
+        """
         folded = {name.casefold() for name in registered}
+        stems = {_stem(name) for name in registered}
         return sum(
-            not _is_stray(name) or name in registered or name.casefold() in folded
+            name.casefold() in folded or not (_is_stray(name) or _is_copy(name, stems))
             for name in self.names
         )
+
+    def originals(self) -> list[str]:
+        """Return the names without what programs left: of photos with one stem, the first.
+
+        That is the one in fewer folders, then the one whose suffix comes first in SUFFIXES.
+        """
+        plain = [name for name in self.names if not _is_stray(name)]
+        stems: set[str] = set()
+        originals = []
+        for name in sorted(plain, key=_preference):
+            if not _is_copy(name, stems):
+                originals.append(name)
+                stems.add(_stem(name))
+        return sorted(originals)
 
 
 def _checked(folder: Path, name: str) -> str:
@@ -157,9 +176,9 @@ def _checked(folder: Path, name: str) -> str:
 
 def _photo_names(folder: Path) -> Iterator[str]:
     for parent, folders, names in os.walk(folder):
-        folders[:] = sorted(f for f in folders if not f.startswith(".") and f != "__MACOSX")
+        folders[:] = sorted(name for name in folders if not is_system_name(name))
         for name in names:
-            if name.lower().endswith(SUFFIXES) and not name.startswith("."):
+            if name.lower().endswith(SUFFIXES) and not is_system_name(name):
                 yield os.path.relpath(os.path.join(parent, name), folder)
 
 
@@ -168,8 +187,28 @@ def _is_stray(name: str) -> bool:
     return stem.endswith(STRAY_MARKS)
 
 
+def _stem(name: str) -> str:
+    """Return a photo's path without suffixes, in folded case: a/000 of a/000.JPG.png too."""
+    return _without_suffix(_without_suffix(name))
+
+
+def _is_copy(name: str, stems: set[str]) -> bool:
+    """Return whether a file has one of the stems, in its folder or without one of its folders."""
+    *folders, base = _stem(name).split("/")
+    outer = [folders[:i] + folders[i + 1 :] for i in range(len(folders))]
+    return any("/".join([*path, base]) in stems for path in (folders, *outer))
+
+
+def _preference(name: str) -> tuple[int, int, str]:
+    suffix = os.path.splitext(name.lower())[1]
+    return name.count("/"), SUFFIXES.index(suffix), name
+
+
 class MaskFiles:
-    """The masks of one capture: `masks/` in it, or its folder below source.mask_root."""
+    """The masks of one capture: `masks/` in it, or its folder below source.mask_root.
+
+    Those of a capture in dense/ may lie beside dense/.
+    """
 
     def __init__(
         self, folder: Path | None, photo_names: list[str], *, expected: bool = False
@@ -180,42 +219,39 @@ class MaskFiles:
         self._names = {name.casefold(): name for name in names} | {
             name: name for name in names
         }
-        self._base_count = Counter(os.path.basename(name) for name in photo_names)
+        self._end_count = Counter(end for name in photo_names for end in _path_ends(name))
 
     @classmethod
     def of_source(
         cls, capture: Path, reference: str, photo_names: list[str], root: str | None
     ) -> MaskFiles:
         """Return the masks below source.mask_root, where it is set, else those of the capture."""
+        captures, references = [capture], [reference]
+        if PurePosixPath(reference).name == UNDISTORTED:
+            captures.append(capture.parent)
+            references.append(str(PurePosixPath(reference).parent))
         if root is None:
-            return cls.of_capture(capture, photo_names)
-        below = existing(Path(root), reference)
-        return cls(below if below.is_dir() else None, photo_names, expected=True)
-
-    @classmethod
-    def of_capture(cls, capture: Path, photo_names: list[str]) -> MaskFiles:
-        """Return the masks inside a capture's folder, if there are any."""
-        names = sorted(path.name for path in capture.iterdir() if path.is_dir())
-        named = [name for name in names if "mask" in name.casefold() and name[0] != "."]
-        first = next((name for name in MASK_FOLDERS if name in named), None)
-        if first is None and not named:
-            return cls(None, photo_names)
-        return cls(capture / (first or named[0]), photo_names)
+            folders = [_mask_folder(folder) for folder in captures]
+            return cls(next(filter(None, folders), None), photo_names)
+        places = [existing(Path(root), name) for name in references]
+        below = next((place for place in places if place.is_dir()), None)
+        if below is not None:
+            inner = [below / name for name in MASK_FOLDERS]
+            below = next((place for place in inner if place.is_dir()), below)
+        return cls(below, photo_names, expected=True)
 
     def path(self, photo: str) -> Path | None:
         """Return the mask of a photo, or None.
 
         COLMAP's rule comes first (masks/a/000.jpg.png for images/a/000.jpg), then the
         same name with any suffix, with `_mask` behind it or as `mask_` before it, in
-        letters of any case. A mask without the photo's subfolder counts only where no
-        two photos share that file name.
+        letters of any case. A mask without the photo's folder, or without the first of them
+        (images/), counts only where no two photos share that end of their path.
         """
         if self.folder is None or not self._names:
             return None
-        bases = [photo]
-        if self._base_count[os.path.basename(photo)] <= 1:
-            bases.append(os.path.basename(photo))
-        for base in bases:
+        whole, *ends = _path_ends(photo)
+        for base in [whole, *(end for end in ends if self._end_count[end] <= 1)]:
             for name in _mask_candidates(base):
                 written = self._names.get(name) or self._names.get(name.casefold())
                 if written is not None:
@@ -223,11 +259,25 @@ class MaskFiles:
         return None
 
 
+def _mask_folder(capture: Path) -> Path | None:
+    """Return the folder of masks in a capture's folder, if there is one."""
+    names = sorted(path.name for path in capture.iterdir() if path.is_dir())
+    named = [name for name in names if "mask" in name.casefold() and not is_system_name(name)]
+    named = [name for name in MASK_FOLDERS if name in named] + named
+    return capture / named[0] if named else None
+
+
+def _path_ends(name: str) -> list[str]:
+    """Return a path and what remains of it without its first folders, the longest first."""
+    parts = name.split("/")
+    return ["/".join(parts[start:]) for start in range(len(parts))]
+
+
 def _mask_names(folder: Path) -> Iterator[str]:
     for parent, folders, names in os.walk(folder):
-        folders[:] = [f for f in folders if not f.startswith(".")]
+        folders[:] = [name for name in folders if not is_system_name(name)]
         for name in names:
-            if name.lower().endswith(MASK_SUFFIXES) and not name.startswith("."):
+            if name.lower().endswith(MASK_SUFFIXES) and not is_system_name(name):
                 yield os.path.relpath(os.path.join(parent, name), folder)
 
 

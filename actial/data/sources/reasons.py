@@ -8,7 +8,8 @@ FRAME_NOTES = {
     "with_mask": "{n} of {usable} photos have a mask",
     "without_mask": (
         "{n} of {usable} photos have no mask, though masks/ or source.mask_root is there: masks "
-        "are named by their photo, as masks/sub/000.jpg.png, 000.png or 000_mask.png"
+        "are named by their photo, as masks/sub/000.jpg.png, 000.png or 000_mask.png for "
+        "images/sub/000.jpg"
     ),
     "mask_unusable": (
         "{n} masks cannot be used: broken, empty, nearly full (the object must be white), of "

@@ -12,6 +12,7 @@ from actial.config import BenchmarkConfig
 from actial.core.errors import UserError
 from actial.core.records import AnswerMode
 from actial.core.set_records import QuestionRecord, StoredRecord
+from actial.data.photos import is_system_name
 from actial.data.shards import ShardSet
 from actial.evaluation.benchmark_results import open_benchmark
 from actial.evaluation.benchmarks.base import Item, Picture
@@ -178,7 +179,9 @@ def _built_item(record: StoredRecord) -> AuditItem:
 
 
 def _open_images(folder: Path) -> AuditSet:
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_NAMES)
+    paths = [path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_NAMES]
+    paths = [path for path in paths if not _is_system_path(path.relative_to(folder))]
+    paths.sort()
     if not paths:
         raise UserError(
             f"{folder} holds no image: give a folder with {', '.join(IMAGE_NAMES)}."
@@ -186,3 +189,7 @@ def _open_images(folder: Path) -> AuditSet:
     names = [str(path.relative_to(folder)) for path in paths]
     items = tuple(AuditItem(uid=name, names=(name,)) for name in names)
     return AuditSet(folder.name, items, lambda i: [paths[i]])
+
+
+def _is_system_path(path: Path) -> bool:
+    return any(map(is_system_name, path.parts))

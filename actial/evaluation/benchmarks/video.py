@@ -65,7 +65,11 @@ def frames(source: Source, folder: str, count: int) -> list[Path]:
     path = (source.root or Path()) / "frames" / folder
     names = (
         sorted(
-            (p for p in path.glob("*") if p.suffix.lower() in (".jpg", ".jpeg", ".png")),
+            (
+                p
+                for p in path.glob("*")
+                if p.suffix.lower() in (".jpg", ".jpeg", ".png") and p.name[0] != "."
+            ),
             key=_numbers_in_order,
         )
         if path.is_dir()
