@@ -77,6 +77,32 @@ def test_a_model_whose_header_claims_too_much_is_not_the_largest(cup):
     assert len(only(cup.parent).frames) == N
 
 
+def test_another_model_takes_the_place_of_a_broken_one(cup):
+    broken = cup / "sparse" / "0" / "images.bin"
+    broken.write_bytes(broken.read_bytes()[:-50])
+    with pytest.raises(Rejected, match=r"sparse_corrupt.*0/images\.bin: claims 120"):
+        source(cup.parent).read("cup")
+    write_model(cup / "sparse" / "1", 12)
+    write_model(cup / "sparse" / "2", 3)
+    capture, counts = source(cup.parent).read("cup")
+    assert (len(capture.frames), counts) == (12, {"models_broken": 1})
+    assert "0/images.bin: claims 120" in counts.examples["models_broken"]
+
+
+def test_the_larger_of_two_forms_of_a_model_is_read(cup):
+    folder = cup / "sparse" / "0"
+    pycolmap.Reconstruction(str(folder)).write_text(str(folder))
+    write_model(folder, 3)
+    assert len(only(cup.parent).frames) == N
+
+
+def test_an_empty_folder_of_photos_gives_way_to_a_filled_one(cup):
+    (cup / "images").rename(cup / "images_4")
+    (cup / "images").mkdir()
+    (cup / "images" / ".gitkeep").write_text("")
+    assert len(only(cup.parent).frames) == N
+
+
 def test_a_model_in_sparse_itself_is_read(cup):
     for path in (cup / "sparse" / "0").iterdir():
         path.rename(cup / "sparse" / path.name)

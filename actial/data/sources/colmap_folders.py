@@ -19,7 +19,7 @@ from actial.data.sources.colmap_layouts import (
     object_name,
     read_layout,
 )
-from actial.data.sources.colmap_reader import View, read_model
+from actial.data.sources.colmap_reader import View, read_largest_model
 from actial.data.sources.frame_counts import FrameCounts
 from actial.data.sources.photo_files import MaskFiles, PhotoFiles, existing, readable_name
 
@@ -61,9 +61,9 @@ class FolderSource(Source):
     def read(self, reference: str) -> tuple[Capture, FrameCounts]:
         folder = existing(self.root, reference)
         layout = read_layout(folder)
-        model = read_model(layout.model)
-        photos = PhotoFiles(layout.photos)
         counts = FrameCounts()
+        model = read_largest_model(layout.largest_first(), counts)
+        photos = PhotoFiles(layout.photos)
         names = [view.name for view in model.views]
         masks = MaskFiles.of_source(folder, reference, names, self.config.mask_root)
         candidates = self._frames(photos, masks, model.views, counts)

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from actial.core.errors import Rejected
 from actial.data.photos import is_system_name
 from actial.data.sources.colmap_model import ModelFiles, find_models, incomplete_model
-from actial.data.sources.photo_files import UNDISTORTED
+from actial.data.sources.photo_files import UNDISTORTED, PhotoFiles
 
 MAX_DEPTH = 16  # folders between a root and its captures, far more than people nest
 # (photos, models) of a capture's folder: COLMAP, MVImgNet, image_undistorter, VGGT; nerfstudio;
@@ -34,17 +34,27 @@ PARTS = {
 
 @dataclass(slots=True, frozen=True)
 class Layout:
-    """Photos and model of one capture."""
+    """Photos and models of one capture."""
 
     photos: Path
-    model: ModelFiles
+    models: list[ModelFiles]
+
+    def largest_first(self) -> list[ModelFiles]:
+        """Return the models, those of most images first; of equals, in order of their numbers."""
+        return sorted(self.models, key=lambda model: -model.num_images())
 
 
 def read_layout(capture: Path) -> Layout:
-    """Return the largest model of a capture with its photos; raises Rejected naming the cause."""
-    layout = _find_layout(capture)
-    if layout is not None:
-        return layout
+    """Return the photos and models of a capture; raises Rejected naming the cause.
+
+    Of several folders of photos that is the first which holds any.
+    """
+    layouts = list(_layouts(capture))
+    if len(layouts) > 1:
+        filled = (layout for layout in layouts if PhotoFiles(layout.photos).names)
+        return next(filled, layouts[0])
+    if layouts:
+        return layouts[0]
     photos = [name for name, _ in LAYOUTS if (capture / name).is_dir()]
     models = [name for _, name in LAYOUTS if (capture / name).is_dir()]
     if models and any(True for name in models for _ in find_models(capture / name)):
@@ -63,14 +73,16 @@ def read_layout(capture: Path) -> Layout:
     )
 
 
-def _find_layout(capture: Path) -> Layout | None:
+def _layouts(capture: Path) -> Iterator[Layout]:
     for photos, models in LAYOUTS:
         if (capture / photos).is_dir() and (capture / models).is_dir():
             candidates = list(find_models(capture / models))
             if candidates:
-                # max takes the first of equals, and COLMAP numbers its models from 0
-                return Layout(capture / photos, max(candidates, key=lambda m: m.num_images()))
-    return None
+                yield Layout(capture / photos, candidates)
+
+
+def _is_whole(folder: Path) -> bool:
+    return next(_layouts(folder), None) is not None
 
 
 def capture_folders(root: Path, depth: int = MAX_DEPTH) -> list[str]:
@@ -89,7 +101,7 @@ def captures_below(capture: Path) -> list[str]:
     for name in subfolder_names(capture):
         if name not in PARTS and name != UNDISTORTED:
             folders = _captures(capture / name, MAX_DEPTH)
-            below += [folder for folder in folders if _find_layout(folder) is not None]
+            below += [folder for folder in folders if _is_whole(folder)]
     return [os.path.relpath(folder, capture) for folder in below]
 
 
@@ -101,7 +113,7 @@ def _captures(folder: Path, depth: int) -> Iterator[Path]:
     # Reading the model's folder is left for later where the answer cannot change the listing:
     # there may be hundreds of thousands of captures on a slow file system.
     others = [name for name in names if name not in PARTS]
-    if candidate and (not others or _find_layout(folder) is not None):
+    if candidate and (not others or _is_whole(folder)):
         yield folder
         return
     half = "images" in names or "sparse" in names
@@ -110,7 +122,7 @@ def _captures(folder: Path, depth: int) -> Iterator[Path]:
         for name in others if candidate else names:
             inner = _captures(folder / name, depth - 1)
             if half and name in PARTS:
-                inner = (path for path in inner if _find_layout(path) is not None)
+                inner = (path for path in inner if _is_whole(path))
             below += list(inner)
     if below:
         yield from below

@@ -39,14 +39,16 @@ class ModelFiles:
 
 
 def find_models(folder: Path) -> Iterator[ModelFiles]:
-    """Yield the models in the folders 0, 1, ... below `folder`, then one in itself."""
+    """Yield the models in the folders 0, 1, ... below `folder`, then those in itself.
+
+    A folder may hold two, of which the binary one comes first.
+    """
     below = [path for path in folder.iterdir() if path.is_dir()]
     below.sort(key=lambda path: (not path.name.isdigit(), len(path.name), path.name))
     for place in (*below, folder):
         for suffix in (".bin", ".txt"):
             if all((place / (stem + suffix)).is_file() for stem in STEMS):
                 yield ModelFiles(place, suffix)
-                break
 
 
 def incomplete_model(folder: Path) -> str | None:

@@ -10,7 +10,7 @@ is none costs itself.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from actial.data.sources.colmap_model import (
     corrupt,
     find_models,
 )
+from actial.data.sources.frame_counts import FrameCounts
 from actial.viewpoint.lens import calibration, is_photo_lens
 
 MAX_SIDE = 1 << 15
@@ -68,7 +69,7 @@ def read_model(files: ModelFiles | Path) -> Model:
         models = list(find_models(files))
         if not models:
             raise Rejected("no_sparse", detail=str(files))
-        files = models[-1]
+        files = next(model for model in models if model.folder == models[-1].folder)
     path = files.path("cameras")
     form: Any = colmap_text if files.suffix == ".txt" else colmap_binary
     try:
@@ -83,6 +84,24 @@ def read_model(files: ModelFiles | Path) -> Model:
     except (ValueError, UnicodeDecodeError, OverflowError) as error:
         raise corrupt(path, f"holds what is not a number ({error})") from error
     return _model(files, cameras, images, points)
+
+
+def read_largest_model(models: Sequence[ModelFiles], counts: FrameCounts) -> Model:
+    """Return the first of the models that can be read; the broken ones before it are counted.
+
+    Raises what the first one raises where none can be read.
+    """
+    errors: list[Rejected] = []
+    for files in models:
+        try:
+            model = read_model(files)
+        except Rejected as rejected:
+            errors.append(rejected)
+            continue
+        if errors:
+            counts.drop("models_broken", errors[0].detail, len(errors))
+        return model
+    raise errors[0]
 
 
 def _model(

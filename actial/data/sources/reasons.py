@@ -19,6 +19,9 @@ FRAME_NOTES = {
     "rescaled": "{n} photos have another size than their camera: intrinsics scaled",
     "rotation_scaled": "{n} poses had a scale in their rotation: divided out",
     "mask_missing": "{n} masks that the pose file names are missing",
+    "models_broken": (
+        "{n} COLMAP models cannot be read: the next largest of the capture takes their place"
+    ),
     "points_lost": "{n} points of COLMAP models have no finite coordinates: left out",
     "captures_below": (
         "{n} captures lie in the folder of another capture and are left out: move them beside it"

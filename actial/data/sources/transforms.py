@@ -19,12 +19,17 @@ from actial.data.sources.base import MAX_LENGTH
 from actial.data.sources.colmap_layouts import (
     MAX_DEPTH,
     PARTS,
-    UNDISTORTED,
     subfolder_names,
 )
 from actial.data.sources.frame_counts import FrameCounts
 from actial.data.sources.llff import POSES_BOUNDS, llff_frames
-from actial.data.sources.photo_files import MaskFiles, existing, find_photo, readable_name
+from actial.data.sources.photo_files import (
+    UNDISTORTED,
+    MaskFiles,
+    existing,
+    find_photo,
+    readable_name,
+)
 from actial.data.sources.pose_files import (
     MALFORMED,
     Pose,
