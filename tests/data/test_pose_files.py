@@ -489,6 +489,22 @@ def test_a_broken_frame_of_uco3d_costs_itself(tmp_path):
     assert len(capture.frames) == N - 3
 
 
+def test_a_scale_in_the_rotations_of_uco3d_is_divided_out(tmp_path):
+    write_uco3d(tmp_path)
+    scaled = 2 * to_pytorch3d(*(v[3] for v in RIG.poses()))[0]
+    with sqlite3.connect(tmp_path / "metadata.sqlite") as base:
+        base.execute(
+            "UPDATE frame_annots SET _viewpoint_R = ? WHERE frame_number = 3",
+            [struct.pack("9f", *scaled.ravel())],
+        )
+    source = source_of(tmp_path, SourceKind.uco3d)
+    capture, counts = source.read(source.captures()[0])
+    assert (len(capture.frames), counts) == (N, {"rotation_scaled": 1})
+    R, t = RIG.poses()
+    assert pytest.approx(R[3], abs=1e-6) == capture.frames[3].R
+    assert capture.frames[3].t == pytest.approx(t[3] / 2, abs=1e-5)
+
+
 def test_a_scale_in_the_rotations_of_wildrgbd_is_divided_out(tmp_path):
     write_wildrgbd(tmp_path)
     reference = "apple/scenes/scene_257"

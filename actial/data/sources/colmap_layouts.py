@@ -136,19 +136,27 @@ def subfolder_names(folder: Path) -> list[str]:
     A link to a folder that holds it would list every capture again, as other objects.
     """
     with os.scandir(folder) as entries:
-        names = [entry.name for entry in entries if _is_folder(entry)]
-    return sorted(name for name in names if not is_system_name(name))
+        named = [entry for entry in entries if not is_system_name(entry.name)]
+    subfolders = [entry for entry in named if _is_folder(entry)]
+    above: set[str] = set()
+    if any(entry.is_symlink() for entry in subfolders):
+        # the folders on the way here, through links too: two links may lead to each other
+        here = Path(os.path.abspath(folder))
+        above = {os.path.realpath(path) for path in (here, *here.parents)}
+    return sorted(
+        entry.name
+        for entry in subfolders
+        if not (entry.is_symlink() and _holds(os.path.realpath(entry.path), above))
+    )
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
-    if not entry.is_symlink():
-        return entry.is_dir()
-    target = os.path.realpath(entry.path)
-    # the folders on the way here, through links too: two links may lead to each other
-    above = {os.path.realpath(path) for path in Path(os.path.abspath(entry.path)).parents}
-    return os.path.isdir(target) and not any(
-        os.path.commonpath([target, place]) == target for place in above
-    )
+    # is_dir raises for a link to itself
+    return os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
+
+
+def _holds(folder: str, others: set[str]) -> bool:
+    return any(os.path.commonpath([folder, other]) == folder for other in others)
 
 
 def object_name(root: Path, reference: str) -> str:
