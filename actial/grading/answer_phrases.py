@@ -78,7 +78,9 @@ CONCLUDED = re.compile(
     re.IGNORECASE,
 )
 # "The options are A: .." lists the options
-LISTING = re.compile(r"(?:options|choices)\Z", re.IGNORECASE)
+LISTING = re.compile(
+    r"(?:options|choices|(?:each|every|all) (?:of the )?(?:option|choice))\Z", re.IGNORECASE
+)
 # "the answer would be B if the camera had moved"
 CONDITIONED = re.compile(
     r"""[\])}"'`*_]{0,4}(?:\s(?:would|could|might|may)\sbe\s(?:the\s|my\s)?
@@ -125,7 +127,7 @@ REJECTED_BEFORE = re.compile(
     r"|incorrecte|contradict(?:s|ed|ing)?|disprov\w{1,3}|refut\w{1,4}|opposite (?:of|to)"
     r"|distractors?|decoys?|little (?:evidence|support|reason)"
     r"|incorrecta|nunca|не|нет|hardly|scarcely|nobody|no one|by no means|far from)\b"
-    r"|n't\b|不(?:是|为|為|選|选|对|對|能|可|该|該|应|應|会|會|要)|并非|並非|排除|错误|錯誤|非选"
+    r"|n't\b|不(?:是|为|為|選|选|对|對|能|可|该|該|应|應|会|會|要)|并非|並非|排除|错误|錯誤|非(?!常)"
     r"|没有|沒有|无法|無法|别选|別選|很难|难以|未必|绝非|除了"
     r"|不(?:认为|認為|觉得|同意|支持|建议)|\bn(?:ão|ao|on)\b|\binsufficient\b|\black(?:s|ing)?\b|아니",
     re.IGNORECASE,
@@ -156,7 +158,7 @@ REJECTED_AFTER = re.compile(
           |no\b(?!\s?(?:movement|motion|change|object)))
      |\s?:\s?(?:refuted|rejected|excluded|contradict\w*|impossible|unlikely)
      |\sas\s(?:incorrect|wrong|false|impossible)
-     |\s?[\u274c\u2717\u2718]|[はがも]?(?:間違|誤り|違い|違う|正しくな|正しくあ|不正解)
+     |\s?[\u274c\u2717\u2718]|[はがも]?(?:間違|誤り|違い|違う|違いま|正しくな|正しくあ|不正解)
      |[이가는은]?\s?(?:틀[렸리린]|오답|잘못)
      |\s(?:es|est|è|é|ist)\s(?:incorrect|fal(?:s[oaeh]|sc)|fauss|erron|erreur|sbagliat|errat|errad
      |inkorrekt|unmögl|imposs)\w*
@@ -274,7 +276,8 @@ QUESTION_START = re.compile(
     re.IGNORECASE,
 )
 JOINT = re.compile(
-    r"""[\])}"'`*_.]{0,4}(?:\sfirst)?(?:\s?(?:,|/|&|\+|、|\||-|~|\u2013|\u2014|\.{2,3}|\u2026)\s?\(?
+    r"""[\])}"'`*_.]{0,4}\s?(?:选项|選項|项|項)?(?:\sfirst)?
+        (?:\s?(?:,|/|&|\+|、|\||-|~|\u2013|\u2014|\.{2,3}|\u2026)\s?\(?
           (?:(?:or|and|nor|then)\s|(?:alternatively|maybe|perhaps|possibly)\s)?
         |\s?(?:还是|還是|或者|或)(?:选|選)|,\s?(?:但是?)?(?:也有?)可能是?
         |\svs\.\s|\s(?:and\s)?then\s|(?<=\))\s?(?=\()|\.{2,3}\s?or\s(?:is|was|could|might)\sit\s
@@ -284,6 +287,7 @@ JOINT = re.compile(
         |\s?(?:或者|或|和|与|與|以及|还是|還是|または|또는|と|や|도|와|과)\s?)
     [\["'`*({<]{0,3}(?:(?:maybe|possibly|perhaps|also|even|either|else|option|choice|answer
         |the|rather|both|alternatively|or|and|it\s(?:might|may|could)\sbe)\s){0,3}
+    (?:(?:选项|選項|选|選|答案|選択肢)\s?)?
     [\["'`*({<]{0,3}\Z""",
     re.IGNORECASE | re.VERBOSE,
 )
@@ -374,11 +378,11 @@ INTRODUCTION = re.compile(r"(?:option|choice|to the|the)")
 ENUMERATION = re.compile(r"(?:[-*+\u2022]|\d{1,2}[.)])\s")
 REFUSAL = re.compile(
     r"\b(?:cannot|can't|can not|could not|couldn't|unable to|impossible to|not possible to"
-    r"|not able to|difficult to|hard to) (?:be )?(?:determin|tell|say|answer|decid|see|infer"
-    r"|assess|judg"
-    r"|identif"
+    r"|not able to|difficult to|hard to) (?:be )?(?:determin|tell|say|answer|decid|see(?!n)|view"
+    r"|infer|help with|help you|assist|assess|judg|identif"
     r"|conclud|know)|\b(?:don't know|do not know|not sure|unclear|insufficient"
     r"|(?:not enough|need more|more) (?:information|context|details)"
+    r"|(?:don't|do not) have (?:enough|sufficient)"
     r"|please (?:provide|upload|share)|no idea|not visible|no image)"
 )
 UNDERSCORED = re.compile(

@@ -47,6 +47,20 @@ TAKEN_BACK = re.compile(
     |但(?:其实|实际上|是)?(?:不是|不对|并非|错)|[.,。]\s?(?:不对|不對|错了|錯了)""",
     re.IGNORECASE | re.VERBOSE,
 )
+# "right, not left", "right rather than left": what stands between the two
+CONTRASTED = re.compile(
+    r"(?:\s?[,;(]\s?(?:and\s|but\s)?not|\s(?:rather\sthan|instead\sof|as\sopposed\sto))"
+    r"\s(?:to\s)?(?:the\s)?",
+    re.IGNORECASE,
+)
+# Where an output was cut: ". But hmm,", "Wait, the handle"; "Evaluate each option:\n\nA. left"
+RECONSIDERS = re.compile(
+    r"(?:[.!?\n,]\s*|\A\W*)(?:but|wait|hold on|hmm+|however|alternatively|actually)\b",
+    re.IGNORECASE,
+)
+LIST_BEGINS = re.compile(
+    r"\b(?:options?|choices?|candidates?|each|them)\b[^\n]{0,40}:\W*\n[^\n]*\Z", re.IGNORECASE
+)
 # "Wait, no.", "Hmm, that is wrong.", "Let me reconsider." behind an answer
 RETRACTION = re.compile(
     rf"""(?:^|[.!?;:,\n\u2013\u2014\u2026-]\s?|\)\s)

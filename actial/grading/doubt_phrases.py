@@ -176,6 +176,12 @@ PLACED = re.compile(
 )
 MOTION = re.compile(r"\b(?:mov\w*|motion|rotat\w*|turn\w*|shift\w*|pan\w*)\b")
 _IMAGE = r"(?:images?|photos?|pictures?|frames?|views?|shots?)"
+# "A is the first image"
+NAMED_IMAGE = re.compile(
+    r"[\])}\"'`*_]{0,4} (?:is|was) (?:(?:the|an?|from|taken) ){0,2}"
+    rf"(?:first|second|third|last|1st|2nd|left|right|earlier|later|initial|final) {_IMAGE}\b",
+    re.IGNORECASE,
+)
 # "In the first image the lamp is on the left", "the objects shifted to the right"
 IN_IMAGE = re.compile(
     rf"\b(?:in|within)\s(?:the\s)?(?:(?:first|second|1st"

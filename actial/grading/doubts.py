@@ -13,7 +13,12 @@ from actial.core.multiple_choice_format import LETTERS
 from actial.grading.answer import Answer
 from actial.grading.answer_phrases import CLAUSE_START, SENTENCE_END
 from actial.grading.answering_position import bare_before, bare_behind, stands_as_answer
-from actial.grading.correction_phrases import RETRACTION, TAKEN_BACK
+from actial.grading.correction_phrases import (
+    LIST_BEGINS,
+    RECONSIDERS,
+    RETRACTION,
+    TAKEN_BACK,
+)
 from actial.grading.doubt_phrases import (
     ADJECTIVE,
     BEHIND_SIDE,
@@ -30,6 +35,7 @@ from actial.grading.doubt_phrases import (
     MOTION,
     MOVES_ON,
     MOVING,
+    NAMED_IMAGE,
     OBSERVER,
     OF_THING,
     OPINION,
@@ -48,6 +54,7 @@ from actial.grading.doubt_phrases import (
 )
 from actial.grading.mention import Mention
 from actial.grading.option_texts import MOTION_OPTION, without_article
+from actial.grading.word_senses import in_another_sense
 
 BARE_VERDICTS = ("yes", "no", "true", "false")
 WINDOW = 160  # characters of context that are read before a mention
@@ -62,6 +69,24 @@ def in_doubt(answer: Answer, letter: str) -> bool:
     own = [m for m in answer.standing if m.letter == letter]
     own = [m for m in own if not m.by_text] or own  # the words "right" do not vouch for a "B"
     return bool(own) and all(any(doubt(answer, m) for _, doubt in DOUBTS) for m in own)
+
+
+def goes_on(answer: Answer, letter: str) -> bool:
+    """Return whether an output that was cut was still weighing the option that it names.
+
+    "B. But wait, the", "(B) right: in this case the", "It could be that the answer is B".
+    """
+    text = answer.text
+    own = [m for m in answer.standing if m.letter == letter]
+    if not own:
+        return False
+    last = own[-1]
+    if RECONSIDERS.search(text, last.end) or LIST_BEGINS.search(text[: last.end]):
+        return True
+    if POSSIBLE.search(_before(text, last)[0]):
+        return True
+    with_text = last.end > last.start + 1 and not last.stated
+    return with_text and text.startswith(":", last.end)
 
 
 def _retracted(answer: Answer, letter: str) -> bool:
@@ -218,6 +243,22 @@ def _motion_of_another(answer: Answer, mention: Mention) -> bool:
     return MOVING.search(clause) is None
 
 
+def _names_an_image(answer: Answer, mention: Mention) -> bool:
+    """Return whether a letter that nothing states names an image: "A is the first image"."""
+    if mention.by_text or mention.stated:
+        return False
+    return NAMED_IMAGE.match(answer.text, mention.end) is not None
+
+
+def _another_sense(answer: Answer, mention: Mention) -> bool:
+    """Return whether an option's word has another sense, as in "Right, let me look"."""
+    if not mention.by_text or mention.stated:
+        return False
+    option = answer.plain_options[LETTERS.index(mention.letter)]
+    of_motion = any(MOTION.search(other) for other in answer.plain_options)
+    return in_another_sense(answer.text, mention, option, of_motion=of_motion)
+
+
 # Name, and whether it leaves a mention in doubt.
 DOUBTS: Sequence[tuple[str, Doubt]] = (
     ("only possible", _only_possible),
@@ -231,4 +272,6 @@ DOUBTS: Sequence[tuple[str, Doubt]] = (
     ("another thing", _another_thing),
     ("side of the scene", _side_of_scene),
     ("motion of another", _motion_of_another),
+    ("another sense", _another_sense),
+    ("name of an image", _names_an_image),
 )

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Container, Sequence
+from itertools import pairwise
 
+from actial.grading.correction_phrases import CONTRASTED
 from actial.grading.mention import Mention
 
 # "X, but Y is just as likely", "X is possible and so is Y"
@@ -85,8 +87,8 @@ IF_THEN = re.compile(
 
 # "It moved left because the objects shifted to the right": the reason names no option
 REASON = re.compile(
-    r"\b(?:because|since)\s(?!(?:the\s)?(?:camera|it|view\w*)\b)(?![^\n]*\b(?:or|so|then|hence)\b)"
-    r"[^.,;:!?\n]{1,80}\Z",
+    r"(?:\b(?:because|since)|,\s(?:as|for))\s(?!(?:the\s)?(?:camera|it|view\w*)\b)"
+    r"(?![^\n]*\b(?:or|so|then|hence)\b)[^.,;:!?\n]{1,80}\Z",
     re.IGNORECASE,
 )
 
@@ -152,3 +154,16 @@ def gives_reason(text: str, mention: Mention, mentions: Sequence[Mention]) -> bo
     head = text[start : start + reason.start()]
     sentence = start + max(map(head.rfind, ".!?\n")) + 1
     return any(m.standing and sentence <= m.start < start + reason.start() for m in mentions)
+
+
+def contrasted(text: str, mentions: Sequence[Mention]) -> list[Mention]:
+    """Return the mentions that only deny another option behind the answer: "right, not left"."""
+    ordered = sorted(mentions, key=lambda m: m.start)
+    return [
+        mention
+        for previous, mention in pairwise(ordered)
+        if mention.by_text
+        and mention.rejected
+        and previous.standing
+        and CONTRASTED.fullmatch(text, previous.end, mention.start)
+    ]

@@ -188,7 +188,7 @@ def _stated_positions(text: str, mentions: Mapping[int, Mention]) -> list[int]:
     """Return where options stand that a phrase such as "the answer is" announces."""
     positions = []
     for cue in STATEMENT.finditer(text):
-        if LISTING.search(cue["cue"]):
+        if LISTING.search(text, max(0, cue.start("cue") - 12), cue.end("cue")):
             continue
         if NEEDS_GAP.search(cue["cue"]) and not _has_copula(cue["gap"]):
             continue  # "option B" mentions B; "the right option is B" states it

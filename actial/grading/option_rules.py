@@ -33,9 +33,9 @@ from actial.grading.correction_phrases import (
     CUED,
     SAME_AGAIN,
 )
-from actial.grading.doubts import BARE_VERDICTS, in_doubt
+from actial.grading.doubts import BARE_VERDICTS, goes_on, in_doubt
 from actial.grading.mention import Mention
-from actial.grading.mention_context import gives_reason
+from actial.grading.mention_context import contrasted, gives_reason
 from actial.grading.option_mentions import clause_rejects
 from actial.grading.option_texts import (
     bare_number,
@@ -60,6 +60,8 @@ def decided_letter(answer: Answer, complete: bool) -> tuple[str | None, str]:
     """
     decision, rule = _decide(answer, complete)
     letter = decision.letter if decision else None
+    if letter is not None and not complete and goes_on(answer, letter):
+        return None, "none"
     if letter is None or letter not in answer.letters or in_doubt(answer, letter):
         return None, "none"
     return letter, rule
@@ -82,11 +84,11 @@ def _whole(answer: Answer) -> Decision | None:
     if len(answer.text) > 40:
         return None
     bare = _undecorated(answer.text)
-    return (
-        Decision(bare.upper())
-        if len(bare) == 1 and bare.isascii() and bare.isalpha()
-        else None
-    )
+    if len(bare) != 1 or not (bare.isascii() and bare.isalpha()):
+        return None
+    if bare.upper() not in answer.letters and bare.casefold() in answer.plain_options:
+        return None  # the text of an option: "X" of X, Y and Z
+    return Decision(bare.upper())
 
 
 def _undecorated(text: str) -> str:
@@ -110,11 +112,17 @@ def _option_text_alone(answer: Answer) -> Decision | None:
 # ---------------------------------------------------------------- rules: marks and statements
 
 
+MAX_BOXES = (
+    50  # a model that repeats its box thousands of times says the same in the last ones
+)
+
+
 def _boxed(answer: Answer) -> Decision | None:
     """The last LaTeX box: "\\boxed{B}", "\\boxed{\\text{(B) right}}"."""
     if "box" not in answer.text:
         return None
-    boxes = [(box, _box_decision(box[1], answer)) for box in BOX.finditer(answer.text)]
+    last_boxes = list(BOX.finditer(answer.text))[-MAX_BOXES:]
+    boxes = [(box, _box_decision(box[1], answer)) for box in last_boxes]
     decided = [(box, decision) for box, decision in boxes if decision is not None]
     if not decided:
         return None
@@ -331,6 +339,7 @@ def _option_text(answer: Answer) -> Decision | None:
     verdict = _leading_verdict(answer, mentions)
     if verdict is not None:
         return verdict
+    reasons += contrasted(answer.text, mentions)
     named = {m.letter for m in mentions if m.by_text and m not in reasons}
     if not named:
         return None
@@ -366,7 +375,8 @@ def _leading_verdict(answer: Answer, mentions: Sequence[Mention]) -> Decision | 
 
 
 def _refuses(answer: Answer, option: str) -> bool:
-    return REFUSAL.search(answer.plain.replace(option, " ")) is not None
+    apart = re.sub(rf"(?<!\w){re.escape(option)}(?!\w)", " ", answer.plain)
+    return REFUSAL.search(apart) is not None
 
 
 # Name, rule, and whether it applies to an output that was cut: its writer has committed by then.

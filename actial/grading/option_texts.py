@@ -26,7 +26,11 @@ IMAGE_NUMBER = re.compile(r"\b(image|photo|picture|view|frame|figure|step) \d+\b
 ARTICLE = re.compile(r"\A(?:the|an?) (?=\w)")
 INTRODUCED = re.compile(r"\A(?:to )?(?:the )?")
 # "north-east", "counter-clockwise"
-COMPOUND = re.compile(r"\A(north|south|counter|anti)(?=(?:east|west|clockwise))")
+COMPOUND = re.compile(r"\A(north|south)(?=east|west)")
+ANTICLOCKWISE = re.compile(r"(?:counter|anti)clockwise")
+DIRECTION = re.compile(r"left|right|up|down|north|south|east|west")  # "left" or "leftwards"
+NO_MOTION = ("no movement", "no motion")
+NO_CHINESE = re.compile(r"[不没沒非未别別]\Z")
 # "counter-clockwise" is not "clockwise"; "B-right" is "right"
 PREFIXED = re.compile(r"[A-Za-z]{2}[-\u2010\u2011]\Z")
 SUFFIXED = re.compile(r"[-\u2010\u2011](?!hand|side|most\b|wards?\b)[a-z]{2}", re.IGNORECASE)
@@ -40,6 +44,10 @@ MOTION_VERBS = (
     "pan(?:s|n(?:ed|ing))?",
 )
 MOTION_OPTION = re.compile(rf"({'|'.join(MOTION_VERBS)}) (?:to )?(?:the )?(left|right)")
+NOT_MOVED = (
+    r"no (?:camera )?mo(?:vement|tion)"
+    r"|(?:(?:does|did|has|is)(?:n't| not)|never) mov(?:e|ed|ing)(?= at all|\s?[.,;!?)\n]|\Z)"
+)
 EDGES = " .,:;!\"'`*()[]{}\n"
 
 
@@ -100,7 +108,9 @@ def _pattern(option: str) -> str:
     """Return a pattern of a plain option as it may be written: "1,200 m", "1200m", "front-left"."""
     if motion := MOTION_OPTION.fullmatch(option):
         (verb,) = [verb for verb in MOTION_VERBS if re.fullmatch(verb, motion[1])]
-        return rf"{verb}\s(?:to\s)?(?:the\s)?{motion[2]}"
+        return rf"{verb}\s(?:to\s)?(?:the\s)?{motion[2]}(?:wards?)?"
+    if option in NO_MOTION:
+        return NOT_MOVED
     tokens = without_article(option).split()
     pattern = r"(?:(?:the|an?)\s)?" if ARTICLE.match(option) else ""
     for i, token in enumerate(tokens):
@@ -113,8 +123,11 @@ def _pattern(option: str) -> str:
             pattern += r"m(?:eters?|etres?)?"
         elif NUMBER.fullmatch(token):
             pattern += _number_pattern(token)
+        elif ANTICLOCKWISE.fullmatch(token):
+            pattern += r"(?:counter|anti)[- ]?clockwise"
         else:
             pattern += COMPOUND.sub(r"\1[- ]?", re.escape(token))
+            pattern += "(?:wards?)?" if DIRECTION.fullmatch(token) else ""
     return pattern
 
 
@@ -144,6 +157,8 @@ def _free_on_the_left(text: str, start: int) -> bool:
         if MINUS.search(text[max(0, start - 9) : start] + "0"):
             return False
         return not (before == "." and (start == 1 or text[start - 2] == " "))
+    if NO_CHINESE.search(before) and not first.isascii():
+        return False
     return PREFIXED.search(text[max(0, start - 3) : start]) is None
 
 

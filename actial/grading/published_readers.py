@@ -13,7 +13,8 @@ from collections.abc import Sequence
 
 from actial.core.multiple_choice_format import LETTERS
 
-FIRST_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
+OPENING = re.compile("<answer>", re.IGNORECASE)
+CLOSING = re.compile("</answer>", re.IGNORECASE)
 # its tags are case-sensitive
 ANSWER_TAG = re.compile(r"<(/?)answer>")
 DOUBLE_BACKTICKS, BACKTICKS = re.compile("``([^`]*)``"), re.compile("`([^`]*)`")
@@ -30,8 +31,9 @@ Reading = tuple[str | None, str]  # letter and rule
 
 def read_actial(text: str, options: Sequence[str]) -> Reading:
     """Take the stripped body of the first answer tag, which must be a letter and nothing else."""
-    match = FIRST_ANSWER.search(text)
-    body = match[1].strip() if match else ""
+    opening = OPENING.search(text)
+    closing = CLOSING.search(text, opening.end()) if opening else None
+    body = text[opening.end() : closing.start()].strip() if opening and closing else ""
     if len(body) == 1 and body in LETTERS[: len(options)]:
         return body, "first_tag"
     return None, "none"

@@ -131,6 +131,18 @@ PROBES = (
     "\\frac{1}{3}",
     "The camera moved to the right.",
     "The cup moved right.",
+    # other senses of an option's word, a second option denied, forms of a direction, cut outputs
+    "Right, let me look.",
+    "The door on the left is closed.",
+    "room 1200",
+    "It moved left, not right.",
+    "rightwards",
+    "The camera did not move.",
+    "\u201330",
+    "No, I cannot answer this.",
+    "A is the first image.",
+    "\u9009\u9879A\u548c\u9009\u9879B\u90fd\u4e0d\u5bf9",
+    "The answer is B. But wait, the",
 )
 OPTION_SETS = (
     ("left", "right", "no movement"),

@@ -8,13 +8,14 @@ from support.answer_cases import FORMS, IN_DOUBT, OPTION_SETS, unanswered
 from support.answers_as_written import ANSWERS
 from support.answers_by_kind import ANSWERS_BY_KIND, UNFINISHED
 from support.answers_in_doubt import ANSWERS_IN_DOUBT
+from support.answers_of_senses import ANSWERS_OF_SENSES, CUT
 from support.further_answers import FURTHER_ANSWERS
 from support.later_answers import LATER_ANSWERS
 
 from actial.core.errors import UserError
 from actial.core.records import FinishReason, Outcome
 from actial.grading import doubts
-from actial.grading.multiple_choice import format_ok, grade
+from actial.grading.multiple_choice import Compat, format_ok, grade
 
 AB = ("left", "right")
 ABC = ("Move to the left", "Move to the right", "No movement")
@@ -298,8 +299,14 @@ def test_forms_that_the_reader_read_wrongly_or_not_at_all(text, options, letter)
     assert grade(text, options, 0).letter == letter
 
 
-def test_of_a_cut_answer_only_what_is_committed_is_read():
-    assert read_otherwise(UNFINISHED, FinishReason.LENGTH) == []
+def test_words_in_another_sense_and_denied_options_are_read_as_a_person_reads_them():
+    assert len(ANSWERS_OF_SENSES) > 200
+    assert read_otherwise(ANSWERS_OF_SENSES) == []
+
+
+@pytest.mark.parametrize("answers", [UNFINISHED, CUT])
+def test_of_a_cut_answer_only_what_is_committed_is_read(answers):
+    assert read_otherwise(answers, FinishReason.LENGTH) == []
 
 
 def test_generated_answers_without_a_decision_credit_nothing():
@@ -370,3 +377,7 @@ def test_degenerate_output_stays_cheap():
         started = time.process_time()
         assert grade(text, ABC, 1).letter is None
         assert time.process_time() - started < 3, text[:20]
+    started = time.process_time()
+    for compat in Compat:
+        grade("<answer>" * 12_500, ABC, 1, compat=compat)
+    assert time.process_time() - started < 3

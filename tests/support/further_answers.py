@@ -370,7 +370,7 @@ TEXTS = [
 UNDECIDED = [
     ("The cup went right, so the camera went left.", LR, None),
     ("The camera did not move to the left.", LR, None),
-    ("The camera didn't move.", LR, None),
+    ("The camera didn't move.", LR, "C"),
     ("Not sure. B?", LR, None),
     ("B?", LR, None),
     ("Either B or C.", LR, None),
@@ -475,7 +475,7 @@ UNDECIDED = [
     ),
     ("Let me think. Option A says left.", LR, None),
     ("left, right, left", LR, None),
-    ("leftward", LR, None),
+    ("leftward", LR, "A"),
     ("The camera moved right and then left.", LR, None),
     ("There is no movement to the left; it moved right.", LR, None),
     ("No, movement is visible.", LR, None),
@@ -500,7 +500,7 @@ UNDECIDED = [
     ("Grade A", LR, None),
     ("neither A nor B", LR, None),
     ("The answer is clearly not B.", LR, None),
-    ("To sum up, the camera did not move.", LR, None),
+    ("To sum up, the camera did not move.", LR, "C"),
     ("Weder A noch B.", LR, None),
     ("1. A\n2. B", LR, None),
     ("Hmm, B?", LR, None),
@@ -508,9 +508,9 @@ UNDECIDED = [
     ("None.", LR, None),
     ("no", LR, None),
     ("yes", LR, None),
-    ("Leftwards", LR, None),
+    ("Leftwards", LR, "A"),
     ("not left", LR, None),
-    ("left, not right", LR, None),
+    ("left, not right", LR, "A"),
     ("It's either left or right.", LR, None),
 ]
 

@@ -199,7 +199,7 @@ LATER_ANSWERS = [
     ("A ✗, B ✓, C ✗", LR, "B"),
     ("Move to the right.", SET_10, "B"),
     ("The camera would need to move to the left, not to the right.", SET_10, "A"),
-    ("no camera movement", SET_10, None),
+    ("no camera movement", SET_10, "C"),
     ("I'd rate A as wrong, B as wrong, and C as correct.", LR, "C"),
     ("So the answer cannot be A or B; it is C.", LR, "C"),
     ("The answer is B, since A and C are inconsistent with the shadows.", LR, "B"),
