@@ -11,9 +11,10 @@ from actial.config.hydra_app import hydra_command
 def chains(config: ChainsConfig) -> None:
     """python -m actial.chains pairs=DIR teacher=NAME url=URL out=DIR [limit=1000] [key=value ...]
 
-    A teacher behind any OpenAI-compatible server writes chains of thought for pairs of a built set;
-    those that contradict the pair's geometry are rejected. Writes out/chains.jsonl, rejected.jsonl
-    and ledger.json; run the same command again to resume.
+    A teacher behind any OpenAI-compatible server writes chains of thought for pairs of
+    a built set; those that contradict the pair's geometry are rejected. Writes
+    out/chains.jsonl, rejected.jsonl and ledger.json; run the same command again to
+    resume.
     """
     from actial.teacher.collect import teach
 

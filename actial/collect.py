@@ -30,10 +30,11 @@ def collect(config: CollectConfig) -> None:
 def main(config: CollectConfig) -> None:
     """python -m actial.collect RUNS_DIR out=DIR [against=CONDITION] [paper_table=true]
 
-    Turns the runs of a sweep into ablation.md, ablation.csv (one line per run), tidy.csv (one line
-    per figure) and figures. With paper_table=true RUNS_DIR holds evaluations, MODEL/BENCHMARK, and
-    table.md has them beside the paper's tables 1 and A1. With submission.model_name=ORG/MODEL
-    RUNS_DIR holds evaluations of EASI-8's sets, and easi_results.json and .zip are written.
+    Turns the runs of a sweep into ablation.md, ablation.csv (one line per run),
+    tidy.csv (one line per figure) and figures. With paper_table=true RUNS_DIR holds
+    evaluations, MODEL/BENCHMARK, and table.md has them beside the paper's tables 1 and
+    A1. With submission.model_name=ORG/MODEL RUNS_DIR holds evaluations of EASI-8's
+    sets, and easi_results.json and .zip are written.
     """
     collect(config)
 

@@ -41,9 +41,10 @@ class CommandLine:
 def parse_command_line(words: Sequence[str], positional: str | None = None) -> CommandLine:
     """Return the flags and overrides of a command line.
 
-    `positional` is the setting that a first word without "=" stands for, or a path with one;
-    "models[]" is a list that takes all such words. Raises UserError for flags that exclude each
-    other and SystemExit, with a message printed, for a flag that does not exist.
+    `positional` is the setting that a first word without "=" stands for, or a path with
+    one; "models[]" is a list that takes all such words. Raises UserError for flags that
+    exclude each other and SystemExit, with a message printed, for a flag that does not
+    exist.
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("overrides", nargs="*")
@@ -95,9 +96,10 @@ def _is_override(word: str) -> bool:
 def quote_values(overrides: Sequence[str], multirun: bool) -> list[str]:
     """Return the overrides with quotes around values that Hydra's grammar cannot read.
 
-    Such are paths with "=", letters beyond ASCII, quotes, parentheses, commas and other signs.
-    Values in a grammar of their own (quoted, lists, dicts, functions, interpolations, choices of a
-    sweep) stay as they are. Raises UserError for a value that cannot be read even so.
+    Such are paths with "=", letters beyond ASCII, quotes, parentheses, commas and other
+    signs. Values in a grammar of their own (quoted, lists, dicts, functions,
+    interpolations, choices of a sweep) stay as they are. Raises UserError for a value
+    that cannot be read even so.
 
     >>> quote_values(["model.path=runs/sweep/seed=1/sft/model", "seed=1"], multirun=False)
     ["model.path='runs/sweep/seed=1/sft/model'", 'seed=1']

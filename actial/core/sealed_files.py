@@ -1,7 +1,8 @@
 """Files that carry a checksum of their own content, so that damage is noticed when they are read.
 
-JSON files have it under "content_sha256", lines of a log as their last key "crc32", folders in
-SHA256SUMS (as `sha256sum -c` reads it). Files of earlier versions have none and are read.
+JSON files have it under "content_sha256", lines of a log as their last key "crc32",
+folders in SHA256SUMS (as `sha256sum -c` reads it). Files of earlier versions have none
+and are read.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Photo files as people have them -> uint8 RGB pixels as stored, and what their headers say.
 
-Poses belong to pixels in a certain orientation, so nothing here applies an EXIF orientation: the
-tag is reported, and `actial.data.sources.orientation` decides what it means for a capture.
+Poses belong to pixels in a certain orientation, so nothing here applies an EXIF
+orientation: the tag is reported, and `actial.data.sources.orientation` decides what it
+means for a capture.
 """
 
 from __future__ import annotations

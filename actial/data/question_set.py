@@ -21,10 +21,11 @@ from actial.viewpoint.wording import read_wording
 class QuestionSet:
     """Questions with options, or answered by a number, of one question set.
 
-    Up to `data.questions_per_pair` questions about the same images become one supervised example.
-    `cold_start.ratio` is the share of supervised draws that are answered by a chain of thought
-    which the set has, or a teacher wrote about its viewpoint questions (`cold_start.source`);
-    nothing else thinks, unless `weighed_share` of the set says so.
+    Up to `data.questions_per_pair` questions about the same images become one
+    supervised example. `cold_start.ratio` is the share of supervised draws that are
+    answered by a chain of thought which the set has, or a teacher wrote about its
+    viewpoint questions (`cold_start.source`); nothing else thinks, unless
+    `weighed_share` of the set says so.
     """
 
     def __init__(

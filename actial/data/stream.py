@@ -1,7 +1,8 @@
 """Data sets read in sequence by webdataset, from a folder or a URL (`data.reader=stream`).
 
-A stream reads whole tars from beginning to end, so it works over HTTP, from object stores and from
-shell pipes, needs no index and no local disk, and keeps only a shuffle buffer in memory.
+A stream reads whole tars from beginning to end, so it works over HTTP, from object
+stores and from shell pipes, needs no index and no local disk, and keeps only a shuffle
+buffer in memory.
 
 Order. In epoch e, the shards of a split are permuted by hash(seed, e); the
 readers (one per rank and data worker) take every n-th shard of that

@@ -24,8 +24,9 @@ from actial.data.stream import (
 class StreamedMixture(Mixture):
     """The shares and schedule of a `Mixture`, whose examples come from streams.
 
-    Positions draw their set as in a `Mixture`; which example of the set that is depends on the
-    reader. Sets without files (task=clock, rules) are read by position, the same as in a `Mixture`.
+    Positions draw their set as in a `Mixture`; which example of the set that is depends
+    on the reader. Sets without files (task=clock, rules) are read by position, the same
+    as in a `Mixture`.
     """
 
     def __init__(

@@ -16,9 +16,10 @@ def is_url(root: str) -> bool:
 def open_url(address: str) -> IO[bytes]:
     """Open a path or URL for reading from its beginning.
 
-    webdataset opens the schemes it knows (`pipe:` runs a shell command; `http(s)://` uses curl);
-    fsspec opens all others (`s3://`, `az://`, ... with their packages). Raises OSError, ValueError
-    for a scheme that neither knows, or ImportError naming the package that a scheme needs.
+    webdataset opens the schemes it knows (`pipe:` runs a shell command; `http(s)://`
+    uses curl); fsspec opens all others (`s3://`, `az://`, ... with their packages).
+    Raises OSError, ValueError for a scheme that neither knows, or ImportError naming
+    the package that a scheme needs.
     """
     if not is_url(address):
         return open(address, "rb")

@@ -1,7 +1,8 @@
 """EASI-8: eight spatial benchmarks, one total, as EASI's own harness scores them.
 
-The leaderboard (easi.lmms-lab.com, arXiv 2508.13142) takes one figure of each set and averages the
-eight. An answer counts as EASI's rules read it; the same figures with our own reader stand beside.
+The leaderboard (easi.lmms-lab.com, arXiv 2508.13142) takes one figure of each set and
+averages the eight. An answer counts as EASI's rules read it; the same figures with our
+own reader stand beside.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Whether a letter stands where an answer stands: "so B", "I'd say B", "B fits best".
 
-A letter that no phrase states may belong to anything: "Team B", "doubts about B", "B lacks
-evidence". It answers where the words beside it, before and behind, are ones that answers have.
+A letter that no phrase states may belong to anything: "Team B", "doubts about B", "B
+lacks evidence". It answers where the words beside it, before and behind, are ones that
+answers have.
 """
 
 from __future__ import annotations

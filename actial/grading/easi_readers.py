@@ -162,8 +162,9 @@ LAST_WORDS = 4  # a lone letter counts among so many words at the end
 def read_vlmeval_2026(text: str, options: Sequence[str]) -> Reading:
     """Return what VLMEvalKit's exact matching reads since 2026 (`vlmeval_exact` is the older form).
 
-    The only option letter among the words counts if it is near the end, then "answer is X", then
-    the only option text contained in an answer of at most twice the options' length.
+    The only option letter among the words counts if it is near the end, then "answer is
+    X", then the only option text contained in an answer of at most twice the options'
+    length.
     """
     refused = [refusal for refusal in REFUSALS if refusal in text]
     if refused and REFUSALS[-1] not in refused:

@@ -1,7 +1,8 @@
 """Read which option a completion names: one reader for rewards, evaluation and re-scoring.
 
-`grade` walks the rules of `option_rules.RULES` and reports which one read the answer. The rules
-with examples are in docs/grading.md; published readers are imitated for comparison.
+`grade` walks the rules of `option_rules.RULES` and reports which one read the answer.
+The rules with examples are in docs/grading.md; published readers are imitated for
+comparison.
 """
 
 from __future__ import annotations

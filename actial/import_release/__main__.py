@@ -10,9 +10,10 @@ from actial.config.hydra_app import hydra_command
 def main(config: ImportReleaseConfig) -> None:
     """python -m actial.import_release DIR [rows=FILE] [out=release]
 
-    DIR is a clone of the release, rows a .parquet, .json or .jsonl file of its viewpoint data set.
-    Writes out/system_prompt.txt and, from the rows, out/wording.yaml, which `fidelity=paper` reads,
-    with their hashes in out/release.json.
+    DIR is a clone of the release, rows a .parquet, .json or .jsonl file of its
+    viewpoint data set. Writes out/system_prompt.txt and, from the rows,
+    out/wording.yaml, which `fidelity=paper` reads, with their hashes in
+    out/release.json.
     """
     from actial.data.release_texts import import_release
 

@@ -123,8 +123,9 @@ def _shared_engine(
 ) -> Callable[[], Engine]:
     """Opens one engine for all models of an architecture, started with the first use.
 
-    One with adapters keeps the weights that it was started from, so it serves one base. Raises
-    UserError for a family whose images an engine would cut otherwise than the trainer.
+    One with adapters keeps the weights that it was started from, so it serves one base.
+    Raises UserError for a family whose images an engine would cut otherwise than the
+    trainer.
     """
     if hf_config.model_type in TILED:
         raise UserError(

@@ -72,8 +72,9 @@ def refuse_truncated_distribution(params: SamplingParams) -> None:
 class HFSampler(SynchronousSampler):
     """Decodes with the policy's own weights, so there is nothing to synchronize.
 
-    Each prompt is computed once; its n samples share its keys and values. A sample's randomness
-    depends on the seed, the prompt's uid and the sample's number, not on what is decoded beside it.
+    Each prompt is computed once; its n samples share its keys and values. A sample's
+    randomness depends on the seed, the prompt's uid and the sample's number, not on
+    what is decoded beside it.
     """
 
     def __init__(

@@ -67,10 +67,11 @@ def scattered(
 def whole_state(module: Any) -> dict[str, Tensor]:
     """The unsharded state dict, for saving; empty on all ranks but the first.
 
-    A collective: all ranks must call it together. Shards are gathered one tensor at a time, and the
-    whole ones go to the first rank's CPU. A device holds one of them, and gloo as much again while
-    it gathers: other ranks grow by twice the largest tensor, whatever the size of the model. Names
-    of one parameter (a head tied to the embedding) get one tensor.
+    A collective: all ranks must call it together. Shards are gathered one tensor at a
+    time, and the whole ones go to the first rank's CPU. A device holds one of them, and
+    gloo as much again while it gathers: other ranks grow by twice the largest tensor,
+    whatever the size of the model. Names of one parameter (a head tied to the
+    embedding) get one tensor.
     """
     leads = not dist.is_initialized() or dist.get_rank() == 0
     parameters = dict(module.named_parameters(remove_duplicate=False))

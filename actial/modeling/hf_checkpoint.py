@@ -146,8 +146,9 @@ def companion_files(folder: Path) -> list[Path]:
 def saveable(generation: Any) -> Any:
     """Return a generation config that transformers saves; None stays None.
 
-    It refuses settings that contradict each other, which it only warns of when it loads them. Of a
-    greedy config those of sampling are left out; of any other that is refused the token ids stay.
+    It refuses settings that contradict each other, which it only warns of when it loads
+    them. Of a greedy config those of sampling are left out; of any other that is
+    refused the token ids stay.
     """
     if generation is None:
         return None

@@ -1,8 +1,9 @@
 """Linear layers in float32 on the CPU, with the matrix products of oneDNN.
 
-torch computes float32 products with MKL, which has only a generic kernel for processors other than
-Intel's. oneDNN uses AVX-512 on those too, and is 2.2 times as fast on an AMD EPYC. It prepares a
-product for each new shape: decoding steps, whose rows change from one to the next, stay with torch.
+torch computes float32 products with MKL, which has only a generic kernel for
+processors other than Intel's. oneDNN uses AVX-512 on those too, and is 2.2 times as
+fast on an AMD EPYC. Its calls take longer, and two threads share little of a small
+product: decoding stays with torch.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torch.autograd.function import once_differentiable
 from torch.distributed.tensor import DTensor
 from torch.nn import functional
 
-# Multiplications of a product from which on oneDNN is faster: a call of it takes 10 us more.
+# Multiplications of a product from which on oneDNN is faster: its calls take 10 us more.
 WORTH_IT = 2**20
 HAS_ONEDNN = bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
 
@@ -59,7 +60,8 @@ def _by_onednn(multiplications: int, x: Tensor, weight: Tensor) -> bool:
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """torch.compile's own way to oneDNN, without compiling: torch has no public one."""
+    """(N, I), (O, I), (O,) -> (N, O) without a gradient."""
+    # torch.compile's own way to oneDNN, without compiling: torch has no public one
     out: Tensor = torch.ops.mkldnn._linear_pointwise.default(x, weight, bias, "none", [], "")
     return out
 
@@ -79,13 +81,15 @@ class _Linear(torch.autograd.Function):
         to_x, to_weight, to_bias = ctx.needs_input_grad
         return (
             matmul(grad, weight) if to_x else None,
-            _weight_gradient(grad, x) if to_weight else None,
+            weight_gradient(grad, x).contiguous() if to_weight else None,
             grad.sum(0) if to_bias else None,
         )
 
 
-def _weight_gradient(grad: Tensor, x: Tensor) -> Tensor:
-    """(O, I) from (N, O) and (N, I); the product with fewer rows than columns is the faster one."""
-    if grad.shape[1] <= x.shape[1]:
-        return matmul(grad.T, x)
-    return matmul(x.T, grad).T.contiguous()
+def weight_gradient(grad: Tensor, x: Tensor) -> Tensor:
+    """(O, I) of the weight, from (N, O) of the outputs and the inputs (N, I)."""
+    outputs, inputs = grad.shape[1], x.shape[1]
+    # the product with fewer rows than columns is the faster one
+    if outputs > inputs and _by_onednn(x.numel() * outputs, grad, x):
+        return _product(x.T, grad.T).T
+    return matmul(grad.T, x)

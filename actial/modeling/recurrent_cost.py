@@ -39,8 +39,9 @@ def recurrence_flops(text_config: Any, chunks: int) -> float:
 def recurrent_floats(text_config: Any, tokens: int, chunks: int) -> float:
     """float32 numbers that one layer saves for its backward pass.
 
-    The factors were measured with saved-tensor hooks on 80 random layers (30 to 1,500 tokens,
-    widths 8 to 64, with and without autocast); the sum is within 15 % of each of them.
+    The factors were measured with saved-tensor hooks on 80 random layers (30 to 1,500
+    tokens, widths 8 to 64, with and without autocast); the sum is within 15 % of each
+    of them.
     """
     heads = text_config.linear_num_value_heads
     key, value = text_config.linear_key_head_dim, text_config.linear_value_head_dim

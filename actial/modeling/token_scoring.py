@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
-from actial.modeling.onednn_linear import linear, matmul
+from actial.modeling.onednn_linear import linear, matmul, weight_gradient
 
 
 @dataclass(slots=True, frozen=True)
@@ -42,6 +42,7 @@ class SamplingDistribution:
 
 
 FULL_DISTRIBUTION = SamplingDistribution()
+LOWEST = torch.finfo(torch.float32).min  # for log(0), of which the entropy has 0 times as much
 
 # (N,) each: log-probability, entropy, KL to the reference
 Scored = tuple[Tensor, Tensor | None, Tensor | None]
@@ -92,16 +93,16 @@ class _ChunkedLogprobs(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         logprobs = hidden.new_empty(len(hidden), dtype=torch.float32)
         nats = torch.empty_like(logprobs)
-        log_p = None
+        p, lone = None, len(hidden) <= chunk
         for start in range(0, len(hidden), chunk):
             span = slice(start, start + chunk)
             log_p = distribution.process_logits(linear(hidden[span], weight)).log_softmax(-1)
             logprobs[span] = log_p.gather(-1, target_ids[span, None])[:, 0]
+            if entropy or lone:
+                p = log_p.exp()
             if entropy:
-                nats[span] = _entropy(log_p)
-        ctx.save_for_backward(
-            hidden, weight, target_ids, log_p if len(hidden) <= chunk else None
-        )
+                nats[span] = -torch.linalg.vecdot(p, log_p.clamp_(min=LOWEST))
+        ctx.save_for_backward(hidden, weight, target_ids, p if lone else None)
         ctx.distribution, ctx.chunk = distribution, chunk
         ctx.autocast = torch.is_autocast_enabled(hidden.device.type)
         ctx.mark_non_differentiable(nats)
@@ -110,7 +111,7 @@ class _ChunkedLogprobs(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        hidden, weight, target_ids, lone_log_p = ctx.saved_tensors
+        hidden, weight, target_ids, lone_p = ctx.saved_tensors
         distribution, device = ctx.distribution, hidden.device.type
         to_hidden, to_weight, *_ = ctx.needs_input_grad
         grad_hidden = torch.empty_like(hidden) if to_hidden else None
@@ -121,27 +122,17 @@ class _ChunkedLogprobs(torch.autograd.Function):
             for start in range(0, len(hidden), ctx.chunk):
                 span = slice(start, start + ctx.chunk)
                 states, share = hidden[span], grad[span, None]
-                if lone_log_p is None:
-                    logits = distribution.process_logits(linear(states, weight))
-                    p = logits.softmax(-1)
-                else:
-                    p = lone_log_p.exp()
+                p = lone_p
+                if p is None:
+                    p = distribution.process_logits(linear(states, weight)).softmax(-1)
                 # of a log-probability by the logits: 1 at the target, less p everywhere
-                grad_logits = p.mul_(-share).scatter_add_(-1, target_ids[span, None], share)
+                grad_logits = (p * -share).scatter_add_(-1, target_ids[span, None], share)
                 grad_logits = distribution.undo(grad_logits)
                 if grad_hidden is not None:
                     grad_hidden[span] = matmul(grad_logits, weight)
                 if grad_weight is not None:
-                    grad_weight += matmul(grad_logits.T, states)
+                    grad_weight += weight_gradient(grad_logits, states)
         return grad_hidden, grad_weight, None, None, None, None
-
-
-def _entropy(log_p: Tensor) -> Tensor:
-    """(N,) nats of (N, V) log-probabilities; one of -inf adds nothing."""
-    p = log_p.exp()
-    finite = log_p.clamp(min=torch.finfo(log_p.dtype).min)
-    nats: Tensor = torch.linalg.vecdot(p, finite)
-    return -nats
 
 
 def _score_against(
@@ -206,4 +197,6 @@ def _score_chunk(
     difference = log_p - reference_logits.log_softmax(-1)
     # A banned id has probability 0 and -inf - -inf: it adds nothing.
     kl = (p * difference.masked_fill(log_p.isneginf(), 0.0)).sum(-1)
-    return log_p.gather(-1, target_ids[:, None])[:, 0], _entropy(log_p.detach()), kl
+    finite = log_p.detach().clamp(min=LOWEST)
+    entropy = -torch.linalg.vecdot(p.detach(), finite)
+    return log_p.gather(-1, target_ids[:, None])[:, 0], entropy, kl

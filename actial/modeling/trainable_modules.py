@@ -58,9 +58,10 @@ def prepare(model: Any, attention: Attention) -> None:
 
     The model is one loaded with "sdpa": transformers refuses "flex_attention" for these families.
 
-    Norms take fewer operations, and products on the CPU a faster library. The windows of the
-    vision encoder run as one batch, and its patches are embedded by a matrix product: its Conv3d
-    has stride = kernel, so the result is the same, several times faster on a CPU.
+    Norms take fewer operations, and products on the CPU a faster library. The windows
+    of the vision encoder run as one batch, and its patches are embedded by a matrix
+    product: its Conv3d has stride = kernel, so the result is the same, several times
+    faster on a CPU.
     """
     text_model(model).config._attn_implementation = TEXT_ATTENTION[attention]
     prepare_norms(model)
@@ -132,9 +133,10 @@ def _linear_names(model: Any) -> list[str]:
 def halve_frozen_weights(model: Any) -> None:
     """Store in bf16 the linear layers that are frozen, which saves half of their memory.
 
-    Under autocast nothing changes: their products are computed in bf16 anyway. Embeddings and
-    norms stay in float32, for they act on the float32 residual stream. So does what lies outside
-    the transformer blocks in full training: FSDP2 wants one type where some weights train.
+    Under autocast nothing changes: their products are computed in bf16 anyway.
+    Embeddings and norms stay in float32, for they act on the float32 residual stream.
+    So does what lies outside the transformer blocks in full training: FSDP2 wants one
+    type where some weights train.
     """
     with_adapters = any(".lora_" in name for name, _ in model.named_parameters())
     embedding = model.get_input_embeddings().weight

@@ -1,7 +1,8 @@
 """Make a saved model folder loadable by transformers 4.57 too, which evaluation harnesses pin.
 
-Version 5 saves three things under other names: the settings of rotary embeddings, the further
-special tokens, and the image processor. Version 5 reads the older names as well.
+Version 5 saves three things under other names: the settings of rotary embeddings, the
+further special tokens, and the image processor. Version 5 reads the older names as
+well.
 """
 
 from __future__ import annotations

@@ -42,9 +42,10 @@ def plan_memory(
 ) -> MemoryPlan:
     """The phases of a stage; `memory` is the trainer's, `available` the device's GiB.
 
-    A colocated engine asks for its share of the whole device: beside the trainer's state while it
-    samples; beside the update, too, unless it sleeps. It starts before the first update and ends
-    with the run, so it scores the models with nothing of the trainer left.
+    A colocated engine asks for its share of the whole device: beside the trainer's
+    state while it samples; beside the update, too, unless it sleeps. It starts before
+    the first update and ends with the run, so it scores the models with nothing of the
+    trainer left.
     """
     context = CONTEXT_GIB if on_gpu(config) else 0.0
     state = memory.state / GIB

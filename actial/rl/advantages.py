@@ -21,9 +21,10 @@ def compute_advantages(
 ) -> torch.Tensor:
     """Return (P, G) advantages; ungradable completions get 0 and do not enter their group's mean.
 
-    KL penalties (grpo.kl.place=reward) come off after the scaling, centered per group: where all
-    rewards of a group are equal, dividing by the deviation would blow up the noise of the KL to
-    full size whatever beta is (https://github.com/volcengine/verl/issues/594).
+    KL penalties (grpo.kl.place=reward) come off after the scaling, centered per group:
+    where all rewards of a group are equal, dividing by the deviation would blow up the
+    noise of the KL to full size whatever beta is
+    (https://github.com/volcengine/verl/issues/594).
 
     group: divided by the group's sample standard deviation, as the release does
         (https://arxiv.org/abs/2402.03300, eq. 3)

@@ -50,8 +50,9 @@ def joint_reward(graded: GradedCompletion) -> float | None:
 def verified_reward(graded: GradedCompletion) -> float | None:
     """Return the share of topics of a chain of thought in which every claim fits the poses.
 
-    Topics are sides by frame of reference, degrees, turn, and clock hours. 0 for a chain that
-    claims nothing; None where the record has no pose, or a letter alone was requested.
+    Topics are sides by frame of reference, degrees, turn, and clock hours. 0 for a
+    chain that claims nothing; None where the record has no pose, or a letter alone was
+    requested.
     """
     if graded.question.mode is not AnswerMode.THINK or not isinstance(graded.record, ViewPair):
         return None

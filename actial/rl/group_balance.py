@@ -83,10 +83,11 @@ def _new_ranks(tokens_of_ranks: list[dict[Unit, int]]) -> dict[Unit, int]:
 def balance(sizes: list[list[int]]) -> list[list[int]]:
     """Return a new owner for each item, so that the owners' sums of sizes are nearly equal.
 
-    `sizes[r]` are those of the items that owner r has now; the result has the same shape. Again and
-    again the fullest owner hands an item to the emptiest, in exchange for a smaller one or for
-    none, whichever brings the two closest together. It ends where the fullest is within TOLERANCE
-    of the mean, or no exchange helps: few items move. A function of `sizes` alone.
+    `sizes[r]` are those of the items that owner r has now; the result has the same
+    shape. Again and again the fullest owner hands an item to the emptiest, in exchange
+    for a smaller one or for none, whichever brings the two closest together. It ends
+    where the fullest is within TOLERANCE of the mean, or no exchange helps: few items
+    move. A function of `sizes` alone.
     """
     items = [(r, i) for r, of_owner in enumerate(sizes) for i in range(len(of_owner))]
     owned = [[item for item in items if item[0] == r] for r in range(len(sizes))]

@@ -249,8 +249,9 @@ class GRPOModule(StepModule):
 def _turn_dropout_off(policy: Policy) -> None:
     """Set every dropout rate to 0, those of LoRA and of attention included.
 
-    The policy ratio and the difference to the sampler compare probabilities of one network; with
-    dropout they would compare two random ones (https://github.com/huggingface/trl/issues/3234).
+    The policy ratio and the difference to the sampler compare probabilities of one
+    network; with dropout they would compare two random ones
+    (https://github.com/huggingface/trl/issues/3234).
     """
     for module in policy.modules():
         if isinstance(module, torch.nn.modules.dropout._DropoutNd):

@@ -58,9 +58,10 @@ Penalty = Callable[[list[PrefixGroup], list[np.ndarray]], list[float]]
 class Rollouts:
     """Makes the batch of a step.
 
-    `example(position)` is the stream of the stage; dynamic sampling may read further in it. Ranks
-    sample every R-th position, and then exchange prompts until all have about as many tokens. A
-    step begins where the last completed one ended, so its position is the only state.
+    `example(position)` is the stream of the stage; dynamic sampling may read further in
+    it. Ranks sample every R-th position, and then exchange prompts until all have about
+    as many tokens. A step begins where the last completed one ended, so its position is
+    the only state.
     """
 
     def __init__(
@@ -92,8 +93,9 @@ class Rollouts:
     ) -> RolloutBatch:
         """Roll out `batch_size` examples from `position` on.
 
-        With dynamic sampling, examples whose groups are uniform are replaced by further ones, for
-        `max_rounds` rounds. `pending` is what `begin` returned for this step and position.
+        With dynamic sampling, examples whose groups are uniform are replaced by further
+        ones, for `max_rounds` rounds. `pending` is what `begin` returned for this step
+        and position.
         """
         accepted: list[GradedPrompt] = []
         sampled: list[GradedPrompt] = []

@@ -108,8 +108,9 @@ class Run:
 def open_run(config: TrainConfig) -> Run:
     """Create or resume the folder `config.run_dir`.
 
-    Raises UserError when the folder holds something else or a run of another configuration, when
-    another process writes to it, or when a finished run's logs have lost lines.
+    Raises UserError when the folder holds something else or a run of another
+    configuration, when another process writes to it, or when a finished run's logs have
+    lost lines.
     """
     folder = Path(config.run_dir)
     resumed = resumes_run(config)

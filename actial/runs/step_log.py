@@ -36,8 +36,9 @@ class StepLog:
     def entries(self, stage: str | None = None) -> list[dict[str, Any]]:
         """Return all complete entries, of `stage` alone where it is given.
 
-        A last line that a kill cut short is left out. Metrics have today's names. Raises UserError
-        for a damaged line, and where lines of a finished run are missing.
+        A last line that a kill cut short is left out. Metrics have today's names.
+        Raises UserError for a damaged line, and where lines of a finished run are
+        missing.
         """
         check_line_count(self.path)
         if not self.path.exists():

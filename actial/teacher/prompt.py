@@ -1,7 +1,8 @@
 """The request to a teacher: a template with the right answers, and what its reply says (paper 4).
 
-A template is a text with {answers}, {question} and {closing} where these go. `sections` is ours in
-the paper's sections, with an example (conf/teacher_template/sections.md); `short` has no example.
+A template is a text with {answers}, {question} and {closing} where these go. `sections`
+is ours in the paper's sections, with an example (conf/teacher_template/sections.md);
+`short` has no example.
 """
 
 from __future__ import annotations
@@ -118,8 +119,9 @@ def chat_request(
 def read_reply(text: str) -> tuple[str, str | None]:
     """Return (chain of thought, closing letter or number) of a teacher's reply.
 
-    Think and answer tags are taken off. A teacher that thinks by itself first, in tags, and then
-    writes the chain is read behind its thinking. The answer is None where no line closes so.
+    Think and answer tags are taken off. A teacher that thinks by itself first, in tags,
+    and then writes the chain is read behind its thinking. The answer is None where no
+    line closes so.
     """
     _, tag, written = text.rpartition(END_OF_THINKING)
     if tag and (closings := list(CLOSING.finditer(written))):

@@ -75,8 +75,9 @@ def _of_pair(pair: ViewPair) -> Subject:
 def _of_question(record: QuestionRecord) -> Subject | None:
     """Return the pair that a released question is about; None for another kind of question.
 
-    Its answer tells the three sides (paper 1.2): a camera that keeps aiming at the object and goes
-    right goes left for the object and turns left. How far it went is not known.
+    Its answer tells the three sides (paper 1.2): a camera that keeps aiming at the
+    object and goes right goes left for the object and turns left. How far it went is
+    not known.
     """
     kinds = [kind for kind in SAME_WAY if kind.value == record.type]
     sides = re.findall(r"\b(left|right)\b", record.options[record.answer_index].lower())

@@ -46,8 +46,9 @@ ADAMW_STATE = ("step", "exp_avg", "exp_avg_sq")
 class CheckpointCallback(lightning.Callback):
     """Saves every `every` steps and when `stop` turns true, then ends the training.
 
-    `stop` is also checked before each update, since a rollout may take longer than the grace period
-    of a scheduler. At the start the random states of the checkpoint are restored.
+    `stop` is also checked before each update, since a rollout may take longer than the
+    grace period of a scheduler. At the start the random states of the checkpoint are
+    restored.
     """
 
     def __init__(
@@ -194,9 +195,10 @@ def latest(folder: Path) -> Path | None:
 def resume(folder: Path, module: StepModule, fingerprint: Mapping[str, str]) -> int:
     """Load the newest intact checkpoint into `module`, before the trainer starts.
 
-    Returns the number of completed steps, 0 without a checkpoint. Damaged checkpoints are set
-    aside with a message. Raises UserError when the checkpoint was made with another prompt
-    template, system prompt, tokenizer or pixel limit, or for other parameters than those trained.
+    Returns the number of completed steps, 0 without a checkpoint. Damaged checkpoints
+    are set aside with a message. Raises UserError when the checkpoint was made with
+    another prompt template, system prompt, tokenizer or pixel limit, or for other
+    parameters than those trained.
     """
     if is_main_process():
         _remove_leftovers(folder)

@@ -93,9 +93,10 @@ def load_on_first_rank(
 ) -> Policy:
     """Return `Policy.load` on the first rank, and a policy without weights elsewhere.
 
-    `shard` then gives every rank its parts of the first one's weights: the host memory of a node
-    holds one whole model, not one per rank. The ranks may not be connected yet, so an error of the
-    first one is kept as `load_error`, which `shard` raises on all of them.
+    `shard` then gives every rank its parts of the first one's weights: the host memory
+    of a node holds one whole model, not one per rank. The ranks may not be connected
+    yet, so an error of the first one is kept as `load_error`, which `shard` raises on
+    all of them.
     """
     if not is_main_process():
         return Policy.without_weights(config, reference=reference)
@@ -191,11 +192,12 @@ def launch_environment(
 ) -> Iterator[None]:
     """Let Lightning start the other ranks of one job, and end with the block what it has launched.
 
-    `overrides` are the job's own command line: Lightning starts ranks with that of this process,
-    which in a sweep would run every job of it. Without the end of the process group and its
-    variables, the next job would take itself for a rank that another process has started.
-    `keep_group` leaves the process group to an engine that lives in it until the process ends; a
-    group that was there before the block is left to whoever started it.
+    `overrides` are the job's own command line: Lightning starts ranks with that of this
+    process, which in a sweep would run every job of it. Without the end of the process
+    group and its variables, the next job would take itself for a rank that another
+    process has started. `keep_group` leaves the process group to an engine that lives
+    in it until the process ends; a group that was there before the block is left to
+    whoever started it.
     """
     earlier_group = dist.is_available() and dist.is_initialized()
     before = {name: os.environ.get(name) for name in LAUNCH_VARIABLES}
@@ -224,8 +226,9 @@ def export_rank(global_rank: int, local_rank: int, world_size: int) -> None:
 def cluster_environment(config: TrainerConfig) -> LightningEnvironment | None:
     """Return the cluster environment where Lightning's choice would be wrong.
 
-    A Slurm job with one task per node and several devices (submitit: tasks_per_node=1) starts the
-    ranks of a node from that task; Lightning would refuse it and ask for a task per device.
+    A Slurm job with one task per node and several devices (submitit: tasks_per_node=1)
+    starts the ranks of a node from that task; Lightning would refuse it and ask for a
+    task per device.
     """
     one_task_per_node = os.environ.get("SLURM_NTASKS") == str(config.nodes)
     torchrun = "TORCHELASTIC_RUN_ID" in os.environ

@@ -82,8 +82,9 @@ def _loader(
 ) -> DataLoader[TrainBatch]:
     """Return a loader of whole batches.
 
-    Workers are forked whatever the start method of the platform is (Python 3.14: forkserver),
-    because the functions that make batches refer to open models and cannot be pickled.
+    Workers are forked whatever the start method of the platform is (Python 3.14:
+    forkserver), because the functions that make batches refer to open models and cannot
+    be pickled.
     """
     if workers and "fork" not in multiprocessing.get_all_start_methods():
         raise UserError(

@@ -173,10 +173,11 @@ class StepModule(lightning.LightningModule):
     ) -> Sums:
         """Sum the gradients over micro-batches and ranks, clip, and step the optimizer.
 
-        `loss_of` returns a micro-batch's share of the loss and additive metrics; the metrics are
-        returned summed in the same way. Raises NonFiniteError, with the batch saved, before a loss
-        or gradient that is not finite changes the weights. With the state that CheckpointCallback
-        adds, `resume` and `TrainBatch.load` replay the step.
+        `loss_of` returns a micro-batch's share of the loss and additive metrics; the
+        metrics are returned summed in the same way. Raises NonFiniteError, with the
+        batch saved, before a loss or gradient that is not finite changes the weights.
+        With the state that CheckpointCallback adds, `resume` and `TrainBatch.load`
+        replay the step.
         """
         optimizer: Any = self.optimizers()
         factor = lr_factor(self.completed_steps, self.stage.steps, self.stage.optim)

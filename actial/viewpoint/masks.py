@@ -18,9 +18,10 @@ MAX_LABEL = 31  # masks without a brighter value hold labels, 0 = background
 def read_mask(path: Path, size: tuple[int, int], quarter_turns: int = 0) -> np.ndarray | None:
     """Return bool (height, width) of a mask resized to `size` (width, height), or None.
 
-    None stands for a mask that cannot be read, or has another shape: it may be stretched or cut.
-    `quarter_turns` turns it counter-clockwise first, unless it is turned already. A mask may hold 0
-    and 255, 0 and 1, labels, 16-bit values, or be an alpha channel.
+    None stands for a mask that cannot be read, or has another shape: it may be
+    stretched or cut. `quarter_turns` turns it counter-clockwise first, unless it is
+    turned already. A mask may hold 0 and 255, 0 and 1, labels, 16-bit values, or be an
+    alpha channel.
     """
     try:
         with Image.open(path) as image:

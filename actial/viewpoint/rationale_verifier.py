@@ -87,11 +87,12 @@ def contradictions(
 ) -> list[Contradiction]:
     """Return every claim of a rationale that the pair's geometry denies; none accepts it.
 
-    Side words are read per frame of reference (camera, object, rotation), every occurrence: a
-    rationale that derives "right" and closes with "left" contradicts the truth in one of the two
-    places (the slips of paper 4.1). With `letter` and `question`, the closing letter must name
-    the true option too. `all_axes` also reads up and down, forward and backward, nearer and
-    further, where the pair's poses tell them clearly, and second verbs of one subject.
+    Side words are read per frame of reference (camera, object, rotation), every
+    occurrence: a rationale that derives "right" and closes with "left" contradicts the
+    truth in one of the two places (the slips of paper 4.1). With `letter` and
+    `question`, the closing letter must name the true option too. `all_axes` also reads
+    up and down, forward and backward, nearer and further, where the pair's poses tell
+    them clearly, and second verbs of one subject.
     """
     read = list(claims(text, pair, degrees_tolerance=degrees_tolerance, second_verbs=all_axes))
     if all_axes:

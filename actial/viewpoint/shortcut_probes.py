@@ -55,8 +55,9 @@ def centroid(image: np.ndarray) -> ObjectPosition:
 def centroid_probe(examples: Sequence[Example]) -> Cell:
     """Return the accuracy of guessing from where the object stands in the first and last image.
 
-    One logistic regression per question type, from both centroids and areas to the answer; an
-    example's own `object_positions` take the place of the estimate from its pixels.
+    One logistic regression per question type, from both centroids and areas to the
+    answer; an example's own `object_positions` take the place of the estimate from its
+    pixels.
     """
     return _cross_fitted(examples, _features, _fit_logistic)
 

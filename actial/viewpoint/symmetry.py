@@ -56,8 +56,9 @@ def _lettered(options: Sequence[str], layout: tuple[str, str]) -> str:
 def answer_turns(question: Question) -> bool:
     """Tell whether swapping or mirroring the images turns the answer.
 
-    It does where the question is about motion, every option's mirror image is among the options,
-    some differ from theirs, and the wording itself favors no side ("left or right?" is even).
+    It does where the question is about motion, every option's mirror image is among the
+    options, some differ from theirs, and the wording itself favors no side ("left or
+    right?" is even).
     """
     layout = option_layout(question) if len(question.options) > 1 else None
     if question.type not in MOTION_TYPES or layout is None:

@@ -1,7 +1,8 @@
 """Files of unfinished work: lines of JSON behind a first line with counts and a checksum.
 
-They lie in out/.build until the set is finished. A file that is cut or changed by a full disk, a
-faulty disk or a hand is noticed when it is read, before anything wrong gets into the set.
+They lie in out/.build until the set is finished. A file that is cut or changed by a
+full disk, a faulty disk or a hand is noticed when it is read, before anything wrong
+gets into the set.
 """
 
 from __future__ import annotations

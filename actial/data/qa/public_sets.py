@@ -144,8 +144,9 @@ NAMED: dict[str, NamedSet] = {
 def adapt(name: str, record: SetRecord, number: int) -> Iterator[AdaptedQuestion]:
     """Yield the questions of one record, which is row `number` of its file.
 
-    Raises KeyError or TypeError for a record without the set's fields, Unusable for one without
-    a question, an answer or an option, ValueError for an answer that is not one of the options.
+    Raises KeyError or TypeError for a record without the set's fields, Unusable for one
+    without a question, an answer or an option, ValueError for an answer that is not one
+    of the options.
     """
     layout = NAMED[name]
     turns = list(layout.turns(record))

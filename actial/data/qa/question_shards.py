@@ -1,7 +1,8 @@
 """Questions of any set -> shards: which records stay, how they are divided, what a set leaves.
 
-Between the passes of a build a question is a dict of `QuestionRecord`'s fields, with the hashes of
-its original images under "pictures"; the shrunk images lie in files named by these hashes.
+Between the passes of a build a question is a dict of `QuestionRecord`'s fields, with
+the hashes of its original images under "pictures"; the shrunk images lie in files named
+by these hashes.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """SAT's parquet releases, read as they are: files by split, rows one by one.
 
-`SAT_<split>.parquet` (one row group of 5 GB, static rows first), `<split>-*.parquet` shards with
-the same rows, and verl's layout (`prompt`, `images`, `reward_model.ground_truth`).
+`SAT_<split>.parquet` (one row group of 5 GB, static rows first), `<split>-*.parquet`
+shards with the same rows, and verl's layout (`prompt`, `images`,
+`reward_model.ground_truth`).
 """
 
 from __future__ import annotations

@@ -24,8 +24,9 @@ MAX_LENGTH = 1e9  # of coordinates; beyond it the sums of the geometry lose digi
 class Source(ABC):
     """Captures under one root: `captures` lists them, `read` gives poses, `pixels` decodes.
 
-    `read` touches poses and photo headers only. Whatever is wrong with one capture or photo is a
-    counted rejection, so that a bad folder among thousands costs only itself.
+    `read` touches poses and photo headers only. Whatever is wrong with one capture or
+    photo is a counted rejection, so that a bad folder among thousands costs only
+    itself.
     """
 
     takes_mask_root = False
@@ -102,8 +103,9 @@ def usable_frames(
 ) -> list[Frame]:
     """Return the frames that have a lens, one pose and, where `stored`, a readable photo.
 
-    Frames are adapted to their photos: turned as their EXIF orientation asks for, and with the
-    intrinsics of the photo's size. Those that are dropped are counted in `counts`, as the adapted.
+    Frames are adapted to their photos: turned as their EXIF orientation asks for, and
+    with the intrinsics of the photo's size. Those that are dropped are counted in
+    `counts`, as the adapted.
     """
     frames = _one_entry_per_photo(_with_lenses(candidates, counts), counts)
     if stored:

@@ -75,8 +75,9 @@ def _find_layout(capture: Path) -> Layout | None:
 def capture_folders(root: Path, depth: int = MAX_DEPTH) -> list[str]:
     """Return the captures below `root` (or "." for itself), relative, in order of their names.
 
-    A folder with photos and a model is a capture, and what lies below it belongs to it. A folder
-    with only one of the two is listed where nothing below it is a capture, so that it is counted.
+    A folder with photos and a model is a capture, and what lies below it belongs to it.
+    A folder with only one of the two is listed where nothing below it is a capture, so
+    that it is counted.
     """
     return sorted(os.path.relpath(folder, root) for folder in _captures(root, depth))
 

@@ -138,9 +138,10 @@ class MaskFiles:
     def path(self, photo: str) -> Path | None:
         """Return the mask of a photo, or None.
 
-        COLMAP's rule comes first (masks/a/000.jpg.png for images/a/000.jpg), then the same name
-        with any suffix, with `_mask` behind it or as `mask_` before it, in letters of any case. A
-        mask without the photo's subfolder counts only where no two photos share that file name.
+        COLMAP's rule comes first (masks/a/000.jpg.png for images/a/000.jpg), then the
+        same name with any suffix, with `_mask` behind it or as `mask_` before it, in
+        letters of any case. A mask without the photo's subfolder counts only where no
+        two photos share that file name.
         """
         if self.folder is None or not self._names:
             return None

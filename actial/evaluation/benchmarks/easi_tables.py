@@ -1,7 +1,8 @@
 """Sets in the tables of EASI's hub data set: EmbSpatial-Bench, SITE-Bench, ERQA, SPBench.
 
-EASI (arXiv 2508.13142) publishes every set as a TSV whose options are a list written as text. Its
-images are base64 in the table, or files of the set's own archives, unpacked beside the table.
+EASI (arXiv 2508.13142) publishes every set as a TSV whose options are a list written as
+text. Its images are base64 in the table, or files of the set's own archives, unpacked
+beside the table.
 """
 
 from __future__ import annotations
