@@ -15,7 +15,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from actial.core.atomic_io import file_sha256, write_json, write_text
+from actial.core.atomic_io import file_sha256, well_formed, write_json, write_text
 from actial.core.errors import UserError
 
 CHECKSUM = "content_sha256"
@@ -46,7 +46,8 @@ def read_sealed_json(path: Path, remedy: str) -> dict[str, Any]:
 
 def _digest(content: Mapping[str, Any]) -> str:
     """Return the hash of an object as it is read back: keys are text, tuples are lists."""
-    text = json.dumps(json.loads(json.dumps(content)), sort_keys=True)
+    written = well_formed(json.dumps(content, ensure_ascii=False))
+    text = json.dumps(json.loads(written), sort_keys=True)
     return sha256(text.encode()).hexdigest()
 
 
