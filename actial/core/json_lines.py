@@ -21,6 +21,14 @@ def compact_json(value: Any) -> bytes:
     return well_formed(text).encode()
 
 
+def parse_json(text: str | bytes) -> Any:
+    """Return the value of a JSON text; raises ValueError for any text that is none."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("its brackets are nested too deeply") from None
+
+
 def json_line(record: Mapping[str, Any]) -> bytes:
     """Return the record as one line of compact JSON."""
     return compact_json(record) + b"\n"

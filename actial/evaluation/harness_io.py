@@ -19,6 +19,7 @@ from typing import Any
 from actial.config import BenchmarkConfig
 from actial.core.atomic_io import atomic, write_text
 from actial.core.errors import UserError
+from actial.core.json_lines import parse_json
 from actial.core.multiple_choice_format import LETTERS, answer_position
 from actial.core.records import FinishReason
 from actial.evaluation.benchmark_results import style_of
@@ -308,7 +309,7 @@ def _jsonl(path: Path) -> Answers:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = parse_json(line)
             ours = "uid" in row
             text = row["text"] if ours else _response(row)
             if not isinstance(text, str):
@@ -346,7 +347,7 @@ def _vlmeval(path: Path) -> Answers:
         ".xlsx": lambda: pd.read_excel(path, dtype=str, keep_default_na=False),
         ".tsv": lambda: pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False),
         # with null beside it the answer 3 would become 3.0
-        ".json": lambda: pd.DataFrame(json.loads(path.read_text("utf-8")), dtype=object),
+        ".json": lambda: pd.DataFrame(parse_json(path.read_text("utf-8-sig")), dtype=object),
     }
     if path.suffix not in readers:
         raise UserError(

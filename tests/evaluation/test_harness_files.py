@@ -79,7 +79,9 @@ def test_a_response_that_the_harness_never_got_is_an_empty_answer(response, tmp_
     assert texts == {""}
 
 
-@pytest.mark.parametrize("line", ["[1]", "7", '"B"', "{}", '{"doc_id": 0}', "{"])
+@pytest.mark.parametrize(
+    "line", ["[1]", "7", '"B"', "{}", '{"doc_id": 0}', "{", "[" * 100_000]
+)
 def test_a_line_that_is_no_sample_is_one_sentence(line, tmp_path):
     (tmp_path / "s.jsonl").write_text(line)
     with pytest.raises(

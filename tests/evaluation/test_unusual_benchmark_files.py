@@ -186,9 +186,8 @@ def test_an_empty_cell_is_read_or_one_sentence(name, tmp_path):
                 try:
                     for item in open_benchmark(config)[2]:
                         prompt_text(item, BENCHMARKS[name].style)
-                except UserError as error:
+                except UserError:
                     refused += 1
-                    assert str(error)[-1] == "."
         assert refused
         WRITE[path.suffix](path, rows)
     open_benchmark(config)

@@ -8,7 +8,6 @@ beside the table.
 from __future__ import annotations
 
 import ast
-import json
 import re
 from collections.abc import Sequence
 from itertools import chain
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from actial.core.errors import UserError
+from actial.core.json_lines import parse_json
 from actial.core.multiple_choice_format import answer_position, clean_options, inline_options
 from actial.evaluation.benchmarks.base import (
     Benchmark,
@@ -54,11 +54,11 @@ def listed(cell: str | None, path: Path) -> list[Any]:
     if not cell or cell.lower() == "nan":
         return []
     try:
-        entries = json.loads(cell)
+        entries = parse_json(cell)
     except ValueError:
         try:
             entries = ast.literal_eval(cell)
-        except (ValueError, SyntaxError):
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
             entries = None
     if not isinstance(entries, list):
         raise UserError(f"{path}: {cell[:60]!r} is no list: fetch the file again.")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import binascii
 import csv
-import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import takewhile
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from actial.core.errors import UserError
+from actial.core.json_lines import parse_json
 from actial.core.multiple_choice_format import LETTERS, answer_position, clean_options
 from actial.core.parquet import open_parquet, stream
 from actial.evaluation.benchmarks.base import Item, Picture, Source, require
@@ -31,9 +31,9 @@ def json_rows(path: Path, columns: Sequence[str]) -> list[dict[str, Any]]:
     try:
         text = path.read_text(encoding="utf-8-sig")
         rows = (
-            [json.loads(line) for line in text.split("\n") if line.strip()]
+            [parse_json(line) for line in text.split("\n") if line.strip()]
             if path.suffix == ".jsonl"
-            else json.loads(text)
+            else parse_json(text)
         )
     except ValueError as error:
         raise UserError(f"{path} is not valid JSON ({error}): fetch it again.") from None
