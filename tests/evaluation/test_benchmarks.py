@@ -111,6 +111,30 @@ def test_clean_options_drops_only_trailing_blanks():
             ("TV", "Wooden dining table", "Sofa"),
         ),
         ("What did Mr. A. do?", "What did Mr. A. do?", ()),
+        (
+            "The robot stands at point A. Where is the cup? Choices: A. left. B. right. C. front.",
+            "The robot stands at point A. Where is the cup?",
+            ("left.", "right.", "front."),
+        ),
+        (
+            "I am at viewpoint A. What is to my left? A. chair B. table C. sofa",
+            "I am at viewpoint A. What is to my left?",
+            ("chair", "table", "sofa"),
+        ),
+        (
+            "I see vitamin A. Where is it?\nA. left\nB. right of C. then\nC. up",
+            "I see vitamin A. Where is it?",
+            ("left", "right of C. then", "up"),
+        ),
+        (
+            "Which? Options: A: Building B: tall, B: Building A: short, C: none, D: both",
+            "Which?",
+            ("Building B: tall", "Building A: short", "none", "both"),
+        ),
+        ("It moved. Options: A. to B. B. to A. C. no", "It moved.", ("to B.", "to A.", "no")),
+        ("哪里？选项：A. 左 B. 右", "哪里？", ("左", "右")),
+        ("Which? (A) left; (B) right; (C) up", "Which?", ("left", "right", "up")),
+        ("Which?\n\nA) left B) right", "Which?", ("left", "right")),
         ("No options here", "No options here", ()),
     ],
 )
