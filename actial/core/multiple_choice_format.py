@@ -70,11 +70,12 @@ class Mark(NamedTuple):
 
 # What may stand before an option's letter: the line's start, a comma or semicolon, a space.
 LINE, LIST, SPACE = "line", "list", "space"
+COMMAS = ",;\uff0c\uff1b"
 MARK = re.compile(
-    rf"(?:(?P<{LINE}>\A\s*|\n[ \t]*)|(?P<{LIST}>[,;，；][ \t]*)|(?P<{SPACE}>\s))"
+    rf"(?:(?P<{LINE}>\A\s*|\n[ \t]*)|(?P<{LIST}>[{COMMAS}][ \t]*)|(?P<{SPACE}>\s))"
     r"\(?(?P<letter>[A-Z])[.:)](?=\s)"
 )
-HEADING = re.compile(r"(?:Options|Choices):|选项[:：]")
+HEADING = re.compile(r"(?:Options|Choices):|\u9009\u9879[:\uff1a]")
 
 
 def inline_options(text: str) -> tuple[str, tuple[str, ...]]:
@@ -93,7 +94,7 @@ def inline_options(text: str) -> tuple[str, tuple[str, ...]]:
         return text, ()
     ends = [mark.start for mark in run[1:]] + [len(body)]
     options = tuple(
-        body[mark.end : end].strip().rstrip(",;，；").strip()
+        body[mark.end : end].strip().rstrip(COMMAS).strip()
         for mark, end in zip(run, ends, strict=True)
     )
     stem = head if headings else body[: run[0].start]

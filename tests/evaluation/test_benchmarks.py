@@ -1,6 +1,7 @@
 """Loaders against files written here in the published formats."""
 
 import io
+import json
 import os
 import subprocess
 import sys
@@ -132,7 +133,7 @@ def test_clean_options_drops_only_trailing_blanks():
             ("Building B: tall", "Building A: short", "none", "both"),
         ),
         ("It moved. Options: A. to B. B. to A. C. no", "It moved.", ("to B.", "to A.", "no")),
-        ("哪里？选项：A. 左 B. 右", "哪里？", ("左", "右")),
+        ("哪里\uff1f选项\uff1aA. 左 B. 右", "哪里\uff1f", ("左", "右")),
         ("Which? (A) left; (B) right; (C) up", "Which?", ("left", "right", "up")),
         ("Which?\n\nA) left B) right", "Which?", ("left", "right")),
         ("No options here", "No options here", ()),
@@ -140,6 +141,23 @@ def test_clean_options_drops_only_trailing_blanks():
 )
 def test_inline_options(text, stem, options):
     assert inline_options(text) == (stem, options)
+
+
+@pytest.mark.parametrize(
+    ("options", "texts"),
+    [
+        ("['A. x', 'B. y, z']", ("x", "y, z")),
+        (["A. x", "B. y"], ("x", "y")),
+        (["St. John", "Dr. No"], ("St. John", "Dr. No")),
+        (["J. Smith", "A. Jones"], ("J. Smith", "A. Jones")),
+    ],
+)
+def test_options_of_vsi_bench_in_every_dress(options, texts, tmp_path):
+    files.WRITERS["vsi"](tmp_path)
+    row = json.loads((tmp_path / "test.jsonl").read_text().splitlines()[0])
+    (tmp_path / "test.jsonl").write_text(json.dumps(row | {"options": options}))
+    (item,), _ = load("vsi", tmp_path)
+    assert (item.options, item.answer_index) == (texts, 1)
 
 
 def test_rotations_keep_the_right_option(tmp_path):

@@ -218,6 +218,13 @@ def test_a_fault_of_a_loader_is_no_fault_of_a_file(tmp_path):
         read_items(replace(BENCHMARKS["tsv"], load=load), Source(name="tsv", hub=""))
 
 
+def test_a_comma_in_the_name_of_a_picture_is_part_of_it(tmp_path):
+    row = {**ROW, "index": 1, "image": "", "image_path": "['a, b.jpg', 'c.jpg']"}
+    write_tsv(tmp_path / "s.tsv", [row])
+    (item,) = open_benchmark(BenchmarkConfig(name="tsv", split="s", root=str(tmp_path)))[2]
+    assert [path.name for path in item.images] == ["a, b.jpg", "c.jpg"]
+
+
 def test_frames_are_in_the_order_of_their_numbers(tmp_path):
     names = [f"{number}.jpg" for number in (1, 2, 10, 11)]
     write_pictures(tmp_path, *(f"frames/clip/{name}" for name in names))
