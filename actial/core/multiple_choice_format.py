@@ -59,6 +59,20 @@ def answer_position(answer: Any, options: Sequence[str], name: str) -> int:
     return folded.index(text.casefold())
 
 
+# "A and C", "both A or B", "option B", "none of the above"; not "A is closer" or "above it".
+OTHER_OPTIONS = re.compile(
+    r"\b[A-Z]\)?\s*(?:,|&|/|\band\b|\bor\b|\bnor\b)\s*(?:and\s+|or\s+)?\(?[A-Z]\b"
+    r"|\b(?:[Bb]oth|[Ee]ither|[Nn]either|[Oo]ptions?|[Cc]hoices?|[Aa]nswers?)\s+\(?[A-Z]\b"
+    r"|(?i:\b(?:all|any|none|both|neither|either|one|two|some)\s+(?:of\s+)?(?:the\s+)?above\b)"
+    r"|(?i:\bthe\s+above\s+(?:options?|choices?|answers?)\b)"
+)
+
+
+def names_other_options(options: Iterable[str]) -> bool:
+    """Return whether an option speaks of others by letter or place: their order has to stay."""
+    return any(OTHER_OPTIONS.search(option) for option in options)
+
+
 class Mark(NamedTuple):
     """A letter that may begin an option: "A. ", "B: ", "(C) "."""
 

@@ -27,7 +27,7 @@ from actial.core.multiple_choice_format import answer_position, clean_options, i
 from actial.evaluation.benchmark_examples import BenchmarkExamples, decode, fit
 from actial.evaluation.benchmark_results import benchmark_scores, beside_paper, open_benchmark
 from actial.evaluation.benchmarks import BENCHMARKS
-from actial.evaluation.benchmarks.base import Source, Style, rotated
+from actial.evaluation.benchmarks.base import Item, Source, Style, rotated
 from actial.evaluation.benchmarks.mmsi import category_name
 from actial.evaluation.benchmarks.prompts import prompt_text
 from actial.evaluation.benchmarks.tables import json_rows
@@ -158,6 +158,28 @@ def test_options_of_vsi_bench_in_every_dress(options, texts, tmp_path):
     (tmp_path / "test.jsonl").write_text(json.dumps(row | {"options": options}))
     (item,), _ = load("vsi", tmp_path)
     assert (item.options, item.answer_index) == (texts, 1)
+
+
+@pytest.mark.parametrize(
+    ("option", "named"),
+    [
+        *((text, True) for text in ("Both A and B", "A and C", "A, B", "Neither (A) nor (B)")),
+        *(
+            (text, True)
+            for text in ("None of the above", "all of above", "Option B", "B or C")
+        ),
+        *((text, False) for text in ("A is closer", "above the sofa", "Above", "A sofa")),
+        *((text, False) for text in ("B", "Both sides", "a and b", "TV and sofa")),
+    ],
+)
+def test_options_that_name_others_keep_their_order(option, named):
+    """With the options turned, "Both A and B" would mean others than the author did."""
+    item = Item(uid="u", images=[], question="?", options=("x", "y", option), answer_index=2)
+    turned = rotated([item])
+    assert len(turned) == (1 if named else 3)
+    assert {i.circular["rotations"] for i in turned} == {len(turned)}
+    assert right(turned[0]) == option
+    assert not named or turned[0].options == item.options
 
 
 def test_rotations_keep_the_right_option(tmp_path):
