@@ -36,7 +36,8 @@ from actial.evaluation.audit.certificate import Certificate, Check
 from actial.evaluation.benchmark_results import open_benchmark
 from actial.evaluation.benchmarks import BENCHMARKS
 from actial.evaluation.benchmarks.base import Item
-from actial.evaluation.harness_io import export_vlmeval, read_answers
+from actial.evaluation.harness_answers import read_answers
+from actial.evaluation.harness_io import export_vlmeval
 from actial.export import export
 from actial.grading.predictions import read_predictions
 from actial.score import score

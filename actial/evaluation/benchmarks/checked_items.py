@@ -90,9 +90,9 @@ def checked_truth(metric: str, answer: Any, name: str) -> str:
             text = text.replace(",", "")
         if metric == "count":
             text = re.sub(r"(?<=\d)\.0*$", "", text)
-        valid = (COUNT if metric == "count" else WHOLE_NUMBER).fullmatch(text)
+        valid = bool((COUNT if metric == "count" else WHOLE_NUMBER).fullmatch(text))
     else:
-        valid = text
+        valid = bool(text)
     if not valid:
         kind = {"count": "whole number"}.get(metric, "number" if metric in NUMBERS else "text")
         raise UserError(
