@@ -21,6 +21,7 @@ from actial.evaluation.benchmarks.base import Benchmark, Item, Picture, Style
 from actial.evaluation.benchmarks.prompts import prompt_text
 
 OPTION_COLUMNS = 6  # at least
+NO_BREAK_SPACE = "\N{NO-BREAK SPACE}"
 
 
 def export_vlmeval(items: Sequence[Item], path: Path) -> None:
@@ -40,15 +41,16 @@ def export_vlmeval(items: Sequence[Item], path: Path) -> None:
         first, last = ["index", "question", "hint"], ["answer", "category", "image", "uid"]
         writer.writerow([*first, *LETTERS[:width], *last])
         for index, item in enumerate(items):
-            options = [as_pandas_keeps_it(option) for option in item.options]
+            # An empty option between others is one as well.
+            options = [as_pandas_keeps_it(option) or NO_BREAK_SPACE for option in item.options]
             options += [""] * (width - len(item.options))
             row = [
                 index,
-                item.question,
-                item.hint,
+                as_pandas_keeps_it(item.question),
+                as_pandas_keeps_it(item.hint),
                 *options,
                 LETTERS[item.answer_index],
-                item.type,
+                as_pandas_keeps_it(item.type),
                 _image_cell(item),
                 item.uid,
             ]
@@ -56,34 +58,30 @@ def export_vlmeval(items: Sequence[Item], path: Path) -> None:
         text.detach()
 
 
-# What pandas, with which the harness reads, takes for a missing value.
+# What pandas, with which the harness reads, takes for a missing value or a truth value.
 MISSING = {
-    "",
-    "#N/A",
-    "N/A",
-    "NA",
-    "n/a",
-    "nan",
-    "NaN",
-    "NULL",
-    "null",
-    "None",
-    "<NA>",
-    "-nan",
+    *("#N/A", "#N/A N/A", "#NA", "N/A", "NA", "n/a", "<NA>", "None", "NULL", "null"),
+    *("nan", "NaN", "-nan", "-NaN", "1.#IND", "-1.#IND", "1.#QNAN", "-1.#QNAN"),
 }
+TRUTH_VALUES = {"true", "false"}
 
 
-def as_pandas_keeps_it(option: str) -> str:
-    """Return an option that pandas' own reader leaves as it is.
+def as_pandas_keeps_it(text: str) -> str:
+    """Return a text that pandas' own reader leaves as it is; an empty one stays empty.
 
-    Numbers would become floats ("4" is printed as "4.0") and names of missing values would vanish;
-    a no-break space behind them prevents both.
+    Numbers would become floats ("4" is printed as "4.0"), "true" would become "True" and names of
+    missing values would vanish; a no-break space behind them prevents it.
     """
+    altered = text in MISSING or text.lower() in TRUTH_VALUES or _is_number(text)
+    return text + NO_BREAK_SPACE if altered else text
+
+
+def _is_number(text: str) -> bool:
     try:
-        float(option)
+        float(text)
     except ValueError:
-        return f"{option}\u00a0" if option in MISSING else option
-    return f"{option}\u00a0"
+        return False
+    return True
 
 
 def _image_cell(item: Item) -> str:

@@ -148,6 +148,10 @@ def mcq_items(
 ) -> list[Item]:
     """Items of a VLMEvalKit multiple-choice TSV: index, question, A.., answer, category, image."""
     rows = tsv_rows(path, (*MCQ_COLUMNS, *categories))
+    for row in rows:
+        for name in ("question", "hint", *categories):
+            # Tables that we wrote have it behind texts that pandas would alter.
+            row[name] = (row.get(name) or "").removesuffix("\N{NO-BREAK SPACE}")
     groups = _groups(rows, path)
     items = []
     for row, images in zip(rows, tsv_pictures(rows, path), strict=True):
@@ -164,7 +168,7 @@ def mcq_items(
                 type=row[type_from],
                 categories={name: row[name] for name in categories},
                 circular=groups.get(row["index"], {}),
-                hint="" if (row.get("hint") or "").lower() == "nan" else row.get("hint") or "",
+                hint="" if row["hint"].lower() == "nan" else row["hint"],
                 source_index=row["index"],
             )
         )
