@@ -30,7 +30,7 @@ def score(config: ScoreConfig) -> None:
     from actial.evaluation.benchmarks.base import Style
     from actial.evaluation.easi import easi_answers, easi_scores
     from actial.evaluation.easi_submission import write_easi_answers
-    from actial.evaluation.harness_io import read_answers
+    from actial.evaluation.harness_answers import read_answers
     from actial.evaluation.protocol import protocol_of_file, with_protocol
     from actial.evaluation.results import Results
     from actial.evaluation.set_results import set_results

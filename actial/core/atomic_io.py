@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import sha256
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from actial.core.errors import UserError
+
+HALF_PAIR = re.compile("[\ud800-\udfff]")  # of UTF-16; JSON can escape one, UTF-8 not hold it
 
 
 @contextmanager
@@ -31,10 +34,15 @@ def atomic(path: Path) -> Iterator[IO[bytes]]:
         temporary.unlink(missing_ok=True)
 
 
+def well_formed(text: str) -> str:
+    """Return text that UTF-8 can hold: U+FFFD stands for every half of a surrogate pair."""
+    return HALF_PAIR.sub("\ufffd", text)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file as a whole, in UTF-8."""
     with atomic(path) as file:
-        file.write(text.encode())
+        file.write(well_formed(text).encode())
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -12,12 +12,21 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from actial.core.atomic_io import atomic
+from actial.core.atomic_io import atomic, well_formed
 
 
 def compact_json(value: Any) -> bytes:
     """Return JSON without spaces, in UTF-8."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return well_formed(text).encode()
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Return the value of a JSON text; raises ValueError for any text that is none."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("its brackets are nested too deeply") from None
 
 
 def json_line(record: Mapping[str, Any]) -> bytes:

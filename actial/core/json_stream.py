@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from actial.core.errors import UserError
+from actial.core.json_lines import parse_json
 from actial.core.parquet import stream
 
 JSON_BLOCK = 1 << 20  # characters read at a time
@@ -54,6 +55,6 @@ def records(path: Path) -> Iterator[dict[str, Any]]:
             if path.suffix == ".json" or beginning == "[":
                 yield from json_items(file, path)
             else:
-                yield from (json.loads(line) for line in file if line.strip())
+                yield from (parse_json(line) for line in file if line.strip())
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}): fetch it again.") from error

@@ -6,8 +6,7 @@ import math
 import re
 import string
 from collections.abc import Iterable, Sequence
-from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 from actial.core.errors import UserError
 
@@ -60,26 +59,97 @@ def answer_position(answer: Any, options: Sequence[str], name: str) -> int:
     return folded.index(text.casefold())
 
 
+# "A and C", "both A or B", "option B", "none of the above"; not "A is closer" or "above it".
+OTHER_OPTIONS = re.compile(
+    r"\b[A-Z]\)?\s*(?:,|&|/|\band\b|\bor\b|\bnor\b)\s*(?:and\s+|or\s+)?\(?[A-Z]\b"
+    r"|\b(?:[Bb]oth|[Ee]ither|[Nn]either|[Oo]ptions?|[Cc]hoices?|[Aa]nswers?)\s+\(?[A-Z]\b"
+    r"|(?i:\b(?:all|any|none|both|neither|either|one|two|some)\s+(?:of\s+)?(?:the\s+)?above\b)"
+    r"|(?i:\bthe\s+above\s+(?:options?|choices?|answers?)\b)"
+)
+
+
+def names_other_options(options: Iterable[str]) -> bool:
+    """Return whether an option speaks of others by letter or place: their order has to stay."""
+    return any(OTHER_OPTIONS.search(option) for option in options)
+
+
+class Mark(NamedTuple):
+    """A letter that may begin an option: "A. ", "B: ", "(C) "."""
+
+    letter: str
+    start: int
+    end: int
+    separator: str  # LINE, LIST or SPACE
+
+
+# What may stand before an option's letter: the line's start, a comma or semicolon, a space.
+LINE, LIST, SPACE = "line", "list", "space"
+COMMAS = ",;\uff0c\uff1b"
+MARK = re.compile(
+    rf"(?:(?P<{LINE}>\A\s*|\n[ \t]*)|(?P<{LIST}>[{COMMAS}][ \t]*)|(?P<{SPACE}>\s))"
+    r"\(?(?P<letter>[A-Z])[.:)](?=\s)"
+)
+HEADING = re.compile(r"(?:Options|Choices):|\u9009\u9879[:\uff1a]")
+
+
 def inline_options(text: str) -> tuple[str, tuple[str, ...]]:
     """Split "stem .. A: x, B: y .." or "A. x B. y" into the stem and the options.
 
-    There are no options when the letters do not follow each other.
+    A letter may also end a sentence: markers at line starts or behind commas go before others, and
+    the last list of options before earlier ones. There are no options when the letters do not
+    follow each other.
     """
-    head, marked, tail = text.rpartition("Options:")
-    body = tail if marked else text
-    letters: list[tuple[int, int]] = []  # (start, end) of "A: ", "B: ", ... in the body
-    for letter in LETTERS:
-        pattern = re.compile(rf"(?:(?<=\s)|(?<=,)|^)\(?{letter}[.:)]\s")
-        match = pattern.search(body, letters[-1][1] if letters else 0)
-        if match is None:
-            break
-        letters.append(match.span())
-    if len(letters) < 2:
+    headings = list(HEADING.finditer(text))
+    head, body = "", text
+    if headings:
+        head, body = text[: headings[-1].start()], text[headings[-1].end() :]
+    run = _options_run(_option_marks(body))
+    if len(run) < 2:
         return text, ()
-    end_of_text = (len(body), len(body))
+    ends = [mark.start for mark in run[1:]] + [len(body)]
     options = tuple(
-        body[start:end].strip().rstrip(",;").strip()
-        for (_, start), (end, _) in pairwise([*letters, end_of_text])
+        body[mark.end : end].strip().rstrip(COMMAS).strip()
+        for mark, end in zip(run, ends, strict=True)
     )
-    stem = head if marked else body[: letters[0][0]]
+    stem = head if headings else body[: run[0].start]
     return stem.strip(), options
+
+
+def _option_marks(body: str) -> list[Mark]:
+    """Return the markers of a text in order, without letters that end a sentence for certain."""
+    marks = [
+        Mark(match["letter"], match.start(), match.end(), _separator(match))
+        for match in MARK.finditer(body)
+    ]
+    nexts = [*(mark.start for mark in marks), len(body)][1:]
+    return [
+        mark
+        for mark, end in zip(marks, nexts, strict=True)
+        if mark.separator != SPACE or body[mark.end : end].strip()
+    ]
+
+
+def _separator(match: re.Match[str]) -> str:
+    return next(name for name in (LINE, LIST, SPACE) if match[name] is not None)
+
+
+def _options_run(marks: Sequence[Mark]) -> list[Mark]:
+    """Return the markers A, B, ... of the options; fewer than two where there are none."""
+    firsts = [mark for mark in marks if mark.letter == "A"]
+    firsts = [mark for mark in firsts if mark.separator == LINE] or firsts
+    runs = [_run_from(first, marks) for first in firsts]
+    return max(runs, key=lambda run: (len(run), run[0].start), default=[])
+
+
+def _run_from(first: Mark, marks: Sequence[Mark]) -> list[Mark]:
+    """Return A, B, ... from one A, by the strictest separators that make a list of two."""
+    run = [first]
+    for separators in ((LINE,), (LINE, LIST), (LINE, LIST, SPACE)):
+        run = [first]
+        for mark in marks:
+            follows = mark.start > run[-1].start and mark.letter == LETTERS[len(run) :][:1]
+            if follows and mark.separator in separators:
+                run.append(mark)
+        if len(run) > 1:
+            break
+    return run

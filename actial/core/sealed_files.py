@@ -15,8 +15,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from actial.core.atomic_io import file_sha256, write_json, write_text
+from actial.core.atomic_io import file_sha256, well_formed, write_json, write_text
 from actial.core.errors import UserError
+from actial.core.json_lines import parse_json
 
 CHECKSUM = "content_sha256"
 CHECKSUMS = "SHA256SUMS"
@@ -35,7 +36,7 @@ def read_sealed_json(path: Path, remedy: str) -> dict[str, Any]:
     Raises UserError, which ends with `remedy`, for a file that is not what was written.
     """
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        content: dict[str, Any] = parse_json(path.read_text(encoding="utf-8"))
         written = content.pop(CHECKSUM, None)
     except (ValueError, AttributeError, TypeError) as error:
         raise UserError(f"{path} is damaged ({error}): {remedy}.") from error
@@ -46,7 +47,8 @@ def read_sealed_json(path: Path, remedy: str) -> dict[str, Any]:
 
 def _digest(content: Mapping[str, Any]) -> str:
     """Return the hash of an object as it is read back: keys are text, tuples are lists."""
-    text = json.dumps(json.loads(json.dumps(content)), sort_keys=True)
+    written = well_formed(json.dumps(content, ensure_ascii=False))
+    text = json.dumps(json.loads(written), sort_keys=True)
     return sha256(text.encode()).hexdigest()
 
 
@@ -66,7 +68,7 @@ def read_line(line: bytes) -> dict[str, Any]:
         if int(seal[1], 16) != zlib.crc32(body):
             raise ValueError("its checksum is another")
         line = body + b"}"
-    record: dict[str, Any] = json.loads(line)
+    record: dict[str, Any] = parse_json(line)
     return record
 
 

@@ -12,6 +12,7 @@ from actial.core.errors import UserError
 from actial.core.seeding import hash_shuffle
 from actial.evaluation.benchmarks import BENCHMARKS
 from actial.evaluation.benchmarks.base import Benchmark, Item, Source, Style, rotated
+from actial.evaluation.benchmarks.checked_items import read_items
 from actial.evaluation.benchmarks.reference import table
 from actial.evaluation.results import BenchmarkScores, PaperComparison
 from actial.evaluation.set_results import format_compliance
@@ -55,7 +56,7 @@ def open_benchmark(config: BenchmarkConfig) -> tuple[Benchmark, Source, list[Ite
 
     Raises:
         UserError: unknown name or split; files that are missing, changed, or without the pinned
-            hash; two questions of one name.
+            hash; a row that cannot be read; two questions of one name.
     """
     if config.name not in BENCHMARKS:
         raise UserError(
@@ -72,7 +73,7 @@ def open_benchmark(config: BenchmarkConfig) -> tuple[Benchmark, Source, list[Ite
         split=config.split or benchmark.split,
         pinned=dict(config.sha256),
     )
-    items = benchmark.load(source)
+    items = read_items(benchmark, source)
     never_read = sorted(config.sha256.keys() - source.hashes.keys())
     if never_read:
         raise UserError(

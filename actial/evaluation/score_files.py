@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from actial.core.errors import UserError
+from actial.core.json_lines import parse_json
 from actial.evaluation.protocol import Protocol, read_protocol
 from actial.grading.predictions import read_predictions
 
@@ -121,14 +122,14 @@ def _lmms_scores(path: Path) -> list[ItemScore]:
         if not line.strip():
             continue
         try:
-            sample = json.loads(line)
+            sample = parse_json(line)
             uid = str(sample["doc_id"])
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(
                 f"{path} line {number} is no sample of lmms-eval ({error}): copy the file again."
             ) from None
         score = _lmms_score(sample)
-        if score is None:
+        if score is None or not math.isfinite(score):
             raise UserError(
                 f"{path} line {number} has no score: run lmms-eval with --log_samples."
             )

@@ -14,6 +14,7 @@ from typing import Any
 import openai
 from openai.types.chat import ChatCompletion
 
+from actial.core.atomic_io import well_formed
 from actial.core.errors import UserError
 from actial.core.image_codec import png_url
 from actial.core.progress import Progress
@@ -192,7 +193,7 @@ def _read(reply: Any) -> tuple[str, FinishReason, int | None]:
         raise ValueError("no choices in the reply")
     finish = FinishReason.LENGTH if first.finish_reason == "length" else FinishReason.STOP
     tokens = reply.usage.completion_tokens if reply.usage else None
-    return message.content or "", finish, tokens
+    return well_formed(message.content or ""), finish, tokens
 
 
 def _message(error: openai.APIStatusError) -> str:

@@ -58,9 +58,29 @@ class Prediction:
         """Read a line of predictions.jsonl, older field names included.
 
         Raises:
-            TypeError: a field is missing or unknown.
+            TypeError: a field is missing, unknown or of another type.
+            ValueError: the score is not between 0 and 1.
         """
-        return cls(**{RENAMED_FIELDS.get(name, name): value for name, value in entry.items()})
+        line = cls(**{RENAMED_FIELDS.get(name, name): value for name, value in entry.items()})
+        _check_types(line)
+        return line
+
+
+def _check_types(p: Prediction) -> None:
+    """Refuse what figures cannot be made of: they would fail later, or be wrong."""
+    texts = (p.uid, p.text, p.answer, p.rule, p.outcome, p.type, p.example)
+    for text in (*texts, p.letter or "", p.choice or "", p.finish or ""):
+        if not isinstance(text, str):
+            raise TypeError(f"{text!r} stands in the place of a text")
+    if not isinstance(p.categories, dict) or not isinstance(p.group, dict):
+        raise TypeError("categories or group is no mapping")
+    for name, category in p.categories.items():
+        if not isinstance(category, str):
+            raise TypeError(f"category {name} is {category!r}, no text")
+    if not isinstance(p.score, int | float):
+        raise TypeError(f"score {p.score!r} is no number")
+    if not 0 <= p.score <= 1:
+        raise ValueError(f"score {p.score} is not between 0 and 1")
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)

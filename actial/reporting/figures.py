@@ -235,7 +235,8 @@ def counts_figure(counts: Mapping[str, pd.Series]) -> Figure:
         for axes, (title, series) in zip(grid, counts.items(), strict=True):
             names = [str(name) for name in series.index]
             longest = max(map(len, names), default=0)
-            axes.bar(names, series.to_numpy(), color=color(1))
+            axes.bar(range(len(names)), series.to_numpy(), color=color(1))
+            axes.set_xticks(range(len(names)), names)
             axes.set_title(title, loc="left", fontsize=10)
             axes.set_ylabel(str(series.name or "pairs"), fontsize=9)
             axes.tick_params(axis="x", labelrotation=30 if longest > 6 else 0, length=0)

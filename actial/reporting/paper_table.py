@@ -24,6 +24,7 @@ from actial.evaluation.benchmark_results import (
 from actial.evaluation.benchmarks import BENCHMARKS
 from actial.evaluation.benchmarks.reference import table
 from actial.evaluation.protocol import Protocol, protocol_remarks
+from actial.reporting.csv_text import inert_cell
 from actial.reporting.sweep_report import markdown
 
 # folder of a model -> its row in the paper; also the order of our columns
@@ -264,5 +265,5 @@ def _csv(figures: list[Figure]) -> str:
     for figure in figures:
         values = {name: getattr(figure, name) for name in CSV_COLUMNS}
         values["conditions"] = "; ".join(figure.conditions)
-        writer.writerow(values.values())
+        writer.writerow(map(inert_cell, values.values()))
     return buffer.getvalue()

@@ -29,6 +29,7 @@ STYLE: Any = {
     "font.family": "sans-serif",
     "svg.fonttype": "none",
     "svg.hashsalt": "actial",
+    "text.parse_math": False,  # a name may hold dollar signs
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.edgecolor": "#9aa1ab",

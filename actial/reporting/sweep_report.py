@@ -14,6 +14,7 @@ from actial.evaluation.benchmark_results import PAPER_COLUMNS
 from actial.evaluation.benchmarks.reference import table as reference_table
 from actial.evaluation.protocol import Protocol, protocol_remarks
 from actial.reporting import analysis, figures, seed_statistics
+from actial.reporting.csv_text import csv_text
 from actial.reporting.figures import scale
 from actial.reporting.seed_statistics import TRAINING_SET
 from actial.runs import run_index
@@ -64,8 +65,8 @@ def write_sweep_report(config: CollectConfig) -> str:
     out = Path(config.out)
     (out / "figures").mkdir(parents=True, exist_ok=True)
     drawn = [*_draw_headlines(table, means, done, out), *_draw_curves(done, out)]
-    write_text(out / "tidy.csv", table.to_csv(index=False))
-    write_text(out / "ablation.csv", analysis.one_row_per_run(table).to_csv(index=False))
+    write_text(out / "tidy.csv", csv_text(table))
+    write_text(out / "ablation.csv", csv_text(analysis.one_row_per_run(table)))
     sets = [name for name in dict.fromkeys(means["set"]) if name != TRAINING_SET]
     sections = [
         f"# {Path(config.runs).name}",

@@ -19,9 +19,15 @@ from pathlib import Path
 from typing import Any
 
 from actial.config import ChainsConfig
-from actial.core.atomic_io import lock_file, write_json
+from actial.core.atomic_io import lock_file, well_formed, write_json
 from actial.core.errors import UserError
-from actial.core.json_lines import append_lines, json_line, read_complete_lines, write_lines
+from actial.core.json_lines import (
+    append_lines,
+    json_line,
+    parse_json,
+    read_complete_lines,
+    write_lines,
+)
 from actial.core.progress import Progress
 from actial.core.records import Question
 from actial.core.seeding import hash_int
@@ -73,7 +79,7 @@ class Replies:
         self.by_key: dict[str, Reply] = {}
         for number, line in enumerate(read_complete_lines(path, repair=True), 1):
             try:
-                reply = Reply(**json.loads(line))
+                reply = Reply(**parse_json(line))
             except (ValueError, TypeError) as error:
                 self.close()
                 raise UserError(
@@ -161,7 +167,7 @@ class Teacher:
             key=key,
             uid=question.uid,
             attempt=attempt,
-            text=choice.message.content or "",
+            text=well_formed(choice.message.content or ""),
             finish=choice.finish_reason,
             prompt_tokens=usage.prompt_tokens if usage else 0,
             completion_tokens=usage.completion_tokens if usage else 0,

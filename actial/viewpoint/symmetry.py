@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from actial.core.multiple_choice_format import LETTERS
+from actial.core.multiple_choice_format import LETTERS, names_other_options
 from actial.core.records import Example, Question
 from actial.core.set_records import MotionLabels, QuestionType, ViewPair
 
@@ -101,12 +101,17 @@ def mirror_views(example: Example) -> Example:
 
 
 def rotate_options(example: Example, shift: int) -> Example:
-    """Return the example with option i at place i + shift; options must stand in a known layout."""
+    """Return the example with option i at place i + shift; options must stand in a known layout.
+
+    Options that name others, such as "Both A and B", keep their order.
+    """
     rotated = [_rotated(question, shift) for question in example.questions]
     return variant(example, f"options{shift}", example.images, rotated)
 
 
 def _rotated(question: Question, shift: int) -> Question:
+    if names_other_options(question.options):
+        return question
     layout = option_layout(question)
     assert layout is not None, question.text
     count = len(question.options)

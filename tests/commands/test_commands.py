@@ -36,7 +36,8 @@ from actial.evaluation.audit.certificate import Certificate, Check
 from actial.evaluation.benchmark_results import open_benchmark
 from actial.evaluation.benchmarks import BENCHMARKS
 from actial.evaluation.benchmarks.base import Item
-from actial.evaluation.harness_io import export_vlmeval, read_answers
+from actial.evaluation.harness_answers import read_answers
+from actial.evaluation.harness_io import export_vlmeval
 from actial.export import export
 from actial.grading.predictions import read_predictions
 from actial.score import score
@@ -600,12 +601,36 @@ def test_samples_without_raw_responses_are_read(tmp_path):
     assert [answers["u0"][0], answers["u1"][0]] == ["B", "A"]
 
 
-def test_options_survive_the_reader_of_the_harness(tmp_path):
-    options = ("4", "None", "4.0", "NA", "left")
-    item = Item(uid="u", images=[b"x"], question="?", options=options, answer_index=1)
-    export_vlmeval([item], tmp_path / "t.tsv")
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ("4", "None", "4.0", "NA", "left"),
+        ("true", "FALSE", "#NA", "-1.#IND", "-NaN"),
+        ("True", "null", "1e5", "#N/A N/A", ""),
+    ],
+)
+def test_texts_survive_the_reader_of_the_harness(texts, tmp_path):
+    items = [
+        Item(uid=f"u{i}", images=[b"x" * 99], question=text, type=text, hint=text)
+        for i, text in enumerate(texts)
+    ]
+    for item in items:
+        item.options, item.answer_index = (*texts, "last"), 5
+    export_vlmeval(items, tmp_path / "t.tsv")
     frame = pd.read_csv(tmp_path / "t.tsv", sep="\t")  # as VLMEvalKit reads it
-    assert tuple(str(frame.loc[0, letter]).strip() for letter in "ABCDE") == options
+    for row, item in zip(frame.to_dict("records"), items, strict=True):
+        assert tuple(str(row[letter]).strip() for letter in "ABCDEF") == item.options
+        for column in ("question", "category", "hint"):
+            cell = "" if pd.isna(row[column]) else row[column].strip()
+            assert cell == item.question
+    read = open_benchmark(BenchmarkConfig(name="tsv", root=str(tmp_path), split="t"))[2]
+    for item, again in zip(items, read, strict=True):
+        assert (again.question, again.type, again.options) == (
+            item.question,
+            item.type,
+            item.options,
+        )
+        assert again.hint == ("" if item.hint.lower() == "nan" else item.hint)
 
 
 def test_circular_copies_of_our_table_are_recognized(tmp_path):

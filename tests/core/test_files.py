@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from actial.core.atomic_io import file_sha256, lock_file
+from actial.core.atomic_io import file_sha256, lock_file, write_text
 from actial.core.errors import UserError
 from actial.core.image_codec import data_url, decode_bytes, image_size, jpeg_bytes, png_bytes
 from actial.core.json_lines import append_lines, read_complete_lines, write_lines
+from actial.core.sealed_files import read_sealed_json, write_sealed_json
 
 
 def test_a_line_cut_by_a_kill_is_not_read_and_repair_removes_it(tmp_path):
@@ -28,6 +29,16 @@ def test_a_line_cut_by_a_kill_is_not_read_and_repair_removes_it(tmp_path):
 def test_lines_are_compact_utf_8(tmp_path):
     write_lines(tmp_path / "a.jsonl", [{"name": "Möwe", "n": [1, 2]}])
     assert (tmp_path / "a.jsonl").read_bytes() == '{"name":"Möwe","n":[1,2]}\n'.encode()
+
+
+def test_half_a_surrogate_pair_is_written_as_a_replacement_character(tmp_path):
+    path = tmp_path / "a"
+    write_text(path, "a\ud83d")
+    assert path.read_text() == "a\ufffd"
+    write_lines(path, [{"name": "\udc00"}])
+    assert json.loads(path.read_bytes()) == {"name": "\ufffd"}
+    write_sealed_json(path, {"name": "\udc00"})
+    assert read_sealed_json(path, "remove it") == {"name": "\ufffd"}
 
 
 def test_a_locked_file_is_refused_with_the_given_sentence_until_it_is_closed(tmp_path):

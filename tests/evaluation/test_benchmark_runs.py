@@ -2,9 +2,10 @@
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
-from support.benchmark_files import WRITERS
+from support.benchmark_files import WRITERS, write_mmsi
 from support.fake_server import FakeServer
 from support.predictions import prediction
 
@@ -15,6 +16,7 @@ from actial.config import (
     ScoreConfig,
     ServerConfig,
 )
+from actial.core.sealed_files import sealed_line
 from actial.evaluate import evaluate
 from actial.evaluation.benchmark_results import PAPER_COLUMNS, notes, open_benchmark
 from actial.evaluation.benchmarks import BENCHMARKS
@@ -42,6 +44,20 @@ def requested(name, root, out, content="<answer>B</answer>", controls=0, **optio
             )
         )
     return fake.bodies
+
+
+def test_half_a_surrogate_pair_in_a_reply_stops_no_evaluation(tmp_path):
+    """JSON can escape it, UTF-8 cannot hold it: no file could be written, resumed or not."""
+    write_mmsi(tmp_path / "files")
+    out = tmp_path / "out"
+    requested("mmsi", tmp_path / "files", out, content="\ud83d so <answer>D</answer>")
+    (row,) = read_predictions(out / "predictions.jsonl")
+    assert row.text == "\ufffd so <answer>D</answer>"
+    broken = replace(row, text="\ud83d so <answer>D</answer>", choice="\ud83d")
+    (out / "predictions.jsonl").write_bytes(sealed_line(broken.to_json()))
+    (out / "scores.json").unlink()
+    assert not requested("mmsi", tmp_path / "files", out)
+    assert (out / "scores.json").is_file()
 
 
 def test_complete_sets_carry_no_warning():

@@ -1,6 +1,7 @@
 """Loaders against files written here in the published formats."""
 
 import io
+import json
 import os
 import subprocess
 import sys
@@ -26,7 +27,7 @@ from actial.core.multiple_choice_format import answer_position, clean_options, i
 from actial.evaluation.benchmark_examples import BenchmarkExamples, decode, fit
 from actial.evaluation.benchmark_results import benchmark_scores, beside_paper, open_benchmark
 from actial.evaluation.benchmarks import BENCHMARKS
-from actial.evaluation.benchmarks.base import Source, Style, rotated
+from actial.evaluation.benchmarks.base import Item, Source, Style, rotated
 from actial.evaluation.benchmarks.mmsi import category_name
 from actial.evaluation.benchmarks.prompts import prompt_text
 from actial.evaluation.benchmarks.tables import json_rows
@@ -111,11 +112,74 @@ def test_clean_options_drops_only_trailing_blanks():
             ("TV", "Wooden dining table", "Sofa"),
         ),
         ("What did Mr. A. do?", "What did Mr. A. do?", ()),
+        (
+            "The robot stands at point A. Where is the cup? Choices: A. left. B. right. C. front.",
+            "The robot stands at point A. Where is the cup?",
+            ("left.", "right.", "front."),
+        ),
+        (
+            "I am at viewpoint A. What is to my left? A. chair B. table C. sofa",
+            "I am at viewpoint A. What is to my left?",
+            ("chair", "table", "sofa"),
+        ),
+        (
+            "I see vitamin A. Where is it?\nA. left\nB. right of C. then\nC. up",
+            "I see vitamin A. Where is it?",
+            ("left", "right of C. then", "up"),
+        ),
+        (
+            "Which? Options: A: Building B: tall, B: Building A: short, C: none, D: both",
+            "Which?",
+            ("Building B: tall", "Building A: short", "none", "both"),
+        ),
+        ("It moved. Options: A. to B. B. to A. C. no", "It moved.", ("to B.", "to A.", "no")),
+        ("哪里\uff1f选项\uff1aA. 左 B. 右", "哪里\uff1f", ("左", "右")),
+        ("Which? (A) left; (B) right; (C) up", "Which?", ("left", "right", "up")),
+        ("Which?\n\nA) left B) right", "Which?", ("left", "right")),
         ("No options here", "No options here", ()),
     ],
 )
 def test_inline_options(text, stem, options):
     assert inline_options(text) == (stem, options)
+
+
+@pytest.mark.parametrize(
+    ("options", "texts"),
+    [
+        ("['A. x', 'B. y, z']", ("x", "y, z")),
+        (["A. x", "B. y"], ("x", "y")),
+        (["St. John", "Dr. No"], ("St. John", "Dr. No")),
+        (["J. Smith", "A. Jones"], ("J. Smith", "A. Jones")),
+    ],
+)
+def test_options_of_vsi_bench_in_every_dress(options, texts, tmp_path):
+    files.WRITERS["vsi"](tmp_path)
+    row = json.loads((tmp_path / "test.jsonl").read_text().splitlines()[0])
+    (tmp_path / "test.jsonl").write_text(json.dumps(row | {"options": options}))
+    (item,), _ = load("vsi", tmp_path)
+    assert (item.options, item.answer_index) == (texts, 1)
+
+
+@pytest.mark.parametrize(
+    ("option", "named"),
+    [
+        *((text, True) for text in ("Both A and B", "A and C", "A, B", "Neither (A) nor (B)")),
+        *(
+            (text, True)
+            for text in ("None of the above", "all of above", "Option B", "B or C")
+        ),
+        *((text, False) for text in ("A is closer", "above the sofa", "Above", "A sofa")),
+        *((text, False) for text in ("B", "Both sides", "a and b", "TV and sofa")),
+    ],
+)
+def test_options_that_name_others_keep_their_order(option, named):
+    """With the options turned, "Both A and B" would mean others than the author did."""
+    item = Item(uid="u", images=[], question="?", options=("x", "y", option), answer_index=2)
+    turned = rotated([item])
+    assert len(turned) == (1 if named else 3)
+    assert {i.circular["rotations"] for i in turned} == {len(turned)}
+    assert right(turned[0]) == option
+    assert not named or turned[0].options == item.options
 
 
 def test_rotations_keep_the_right_option(tmp_path):

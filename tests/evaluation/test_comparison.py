@@ -200,12 +200,31 @@ def test_runs_of_a_sweep_are_compared_by_their_folders(tmp_path, monkeypatch, ca
 
 
 @pytest.mark.parametrize(
-    "text", [b"{", b"\n", b"\xff\xfe\n", b'{"doc_id": 0', b'{"doc_id": 0}']
+    "text",
+    [
+        *(b"{", b"\n", b"\xff\xfe\n", b'{"doc_id": 0', b'{"doc_id": 0}', b"[" * 100_000),
+        *(b'{"doc_id": 0, "score": NaN}', b'{"doc_id": ' + b"[" * 100_000),
+    ],
 )
 def test_a_file_that_holds_no_answers_is_one_sentence(text, tmp_path):
     (tmp_path / "a.jsonl").write_bytes(text)
     with pytest.raises(UserError, match="line 1"):
         read_model(str(tmp_path / "a.jsonl"), "type", "example")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *(("score", value) for value in (None, "1", float("nan"), float("inf"), 5.0, -1)),
+        *(("categories", value) for value in (None, [], {"a": 1})),
+        *(("uid", None), ("uid", 5), ("type", 3), ("text", None), ("group", None)),
+    ],
+)
+def test_a_field_of_another_type_is_one_sentence(field, value, tmp_path):
+    line = prediction("a", 1).to_json() | {field: value}
+    (tmp_path / "predictions.jsonl").write_text(json.dumps(line) + "\n")
+    with pytest.raises(UserError, match="line 1 is damaged or not a prediction"):
+        read_model(str(tmp_path), "type", "example")
 
 
 def test_a_sample_may_hold_a_line_separator_of_unicode(tmp_path):

@@ -11,9 +11,10 @@ from support.predictions import prediction
 from actial.core.errors import UserError
 from actial.evaluation.benchmarks import BENCHMARKS
 from actial.evaluation.benchmarks.base import Source
-from actial.evaluation.benchmarks.easi_tables import listed, score_site
+from actial.evaluation.benchmarks.easi_tables import score_site
 from actial.evaluation.benchmarks.mmsi_video import sample_frames
 from actial.evaluation.benchmarks.prompts import prompt_text
+from actial.evaluation.benchmarks.tables import listed
 
 
 def load(name, root, split=""):

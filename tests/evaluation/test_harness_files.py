@@ -10,7 +10,7 @@ from support.benchmark_files import WRITERS
 from actial.config import BenchmarkConfig, ExportConfig, ExportFormat
 from actial.core.errors import UserError
 from actial.evaluation.benchmark_results import open_benchmark
-from actial.evaluation.harness_io import read_answers
+from actial.evaluation.harness_answers import read_answers
 from actial.export import export
 
 
@@ -67,7 +67,9 @@ def test_rows_numbered_by_the_harness_point_at_its_own_table(name, tmp_path):
 
 def items_of(name, tmp_path):
     WRITERS[name](tmp_path / "files")
-    return open_benchmark(BenchmarkConfig(name=name, root=str(tmp_path / "files")))[2]
+    split = "s" if name == "tsv" else ""
+    config = BenchmarkConfig(name=name, root=str(tmp_path / "files"), split=split)
+    return open_benchmark(config)[2]
 
 
 @pytest.mark.parametrize("response", [[[None]], [None], None, [[]], [], [[""]]])
@@ -79,7 +81,9 @@ def test_a_response_that_the_harness_never_got_is_an_empty_answer(response, tmp_
     assert texts == {""}
 
 
-@pytest.mark.parametrize("line", ["[1]", "7", '"B"', "{}", '{"doc_id": 0}', "{"])
+@pytest.mark.parametrize(
+    "line", ["[1]", "7", '"B"', "{}", '{"doc_id": 0}', "{", "[" * 100_000]
+)
 def test_a_line_that_is_no_sample_is_one_sentence(line, tmp_path):
     (tmp_path / "s.jsonl").write_text(line)
     with pytest.raises(
@@ -109,3 +113,78 @@ def test_answers_that_pandas_takes_for_something_else_stay_text(ending, tmp_path
     texts = [text for text, _ in read_answers(path, items).values()]
     written = ["None", "", "3", "NA", "1,200"]
     assert texts == [written[i % len(written)] for i in range(len(items))]
+
+
+@pytest.fixture
+def tables(tmp_path):
+    """Our table of MMSI-Bench, and what `vlmutil circular` makes of it."""
+    WRITERS["mmsi"](tmp_path / "files")
+    benchmark = BenchmarkConfig(name="mmsi", root=str(tmp_path / "files"))
+    form = ExportFormat.vlmeval
+    export(ExportConfig(out=str(tmp_path / "x"), format=form, benchmark=benchmark))
+    plain = pd.read_csv(tmp_path / "x/actial_mmsi.tsv", sep="\t", dtype=str)
+    turned = []
+    for turns, order in enumerate(("ABCD", "DABC", "CDAB", "BCDA")):
+        copy = plain.copy()
+        copy[list("ABCD")] = plain[list(order)].to_numpy()
+        copy["answer"] = "ABCD"[order.index("D")]
+        copy["index"] = (plain["index"].astype(int) + turns * 1_000_000).astype(str)
+        copy["image"] = plain["image"] if not turns else plain["index"]
+        turned.append(copy.assign(g_index=plain["index"]))
+    rotated = pd.concat(turned)
+    rotated.to_csv(tmp_path / "x/actial_mmsi_circular.tsv", sep="\t", index=False)
+    return plain, rotated
+
+
+def read_table(tmp_path, frame, **options):
+    settings = {"root": str(tmp_path / "x"), **options}
+    items = open_benchmark(BenchmarkConfig(**settings))[2]
+    frame.drop(columns="image").to_excel(tmp_path / "p.xlsx", index=False)
+    return items, read_answers(tmp_path / "p.xlsx", items)
+
+
+def test_our_own_table_is_a_benchmark_of_the_harness(tables, tmp_path):
+    """Its column uid is of the set that it was made from, not of the table."""
+    frame = tables[0].assign(prediction="D")
+    _, answers = read_table(tmp_path, frame, name="tsv", split="actial_mmsi")
+    assert answers == {"tsv/0": ("D", None)}
+    _, answers = read_table(tmp_path, frame, name="mmsi", root=str(tmp_path / "files"))
+    assert answers == {"mmsi/7": ("D", None)}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"name": "tsv", "split": "actial_mmsi_circular"},
+        {"name": "tsv", "split": "actial_mmsi", "circular": True},
+        {"name": "mmsi", "root": "files", "circular": True},
+    ],
+)
+def test_rotations_of_the_harness_are_ours(settings, tables, tmp_path, capsys):
+    rotated = tables[1].assign(prediction=tables[1]["answer"])
+    if "root" in settings:
+        settings = {**settings, "root": str(tmp_path / settings["root"])}
+    items, answers = read_table(tmp_path, rotated, **settings)
+    assert len(items) == 4
+    for item in items:
+        assert answers[item.uid][0] == "ABCD"[item.answer_index]
+    assert "not counted" not in capsys.readouterr().err
+    with pytest.raises(UserError, match="has no answer to 1 of 4 questions"):
+        read_table(tmp_path, rotated[:3], **settings)
+
+
+@pytest.mark.parametrize("name", ["tsv", "mmsi"])
+def test_rotations_that_are_not_asked_for_are_named(name, tables, tmp_path, capsys):
+    rotated = tables[1].assign(prediction=tables[1]["answer"])
+    root = tmp_path / ("x" if name == "tsv" else "files")
+    split = "actial_mmsi" if name == "tsv" else ""
+    items, answers = read_table(tmp_path, rotated, name=name, root=str(root), split=split)
+    assert answers == {items[0].uid: ("D", None)}
+    assert "3 answers to rotated options are not counted" in capsys.readouterr().err
+
+
+def test_a_number_of_a_row_may_have_become_a_float(tmp_path):
+    items = items_of("tsv", tmp_path)
+    rows = [{"index": 1.0, "prediction": "B"}]
+    (tmp_path / "p.json").write_bytes(b"\xef\xbb\xbf" + json.dumps(rows).encode())
+    assert read_answers(tmp_path / "p.json", items) == {"tsv/1": ("B", None)}

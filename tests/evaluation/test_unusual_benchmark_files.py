@@ -2,13 +2,16 @@
 
 import csv
 import json
+from dataclasses import replace
 
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from support.benchmark_files import (
     WRITERS,
     b64,
     cell,
+    write_json,
     write_parquet,
     write_pictures,
     write_tsv,
@@ -19,11 +22,15 @@ from actial.config.validation import validate
 from actial.core.errors import UserError
 from actial.core.sealed_files import read_sealed_json, write_sealed_json
 from actial.evaluation.benchmark_results import open_benchmark
+from actial.evaluation.benchmarks import BENCHMARKS
 from actial.evaluation.benchmarks.base import Item, Source, Style
+from actial.evaluation.benchmarks.checked_items import checked_truth, read_items
+from actial.evaluation.benchmarks.prompts import prompt_text
 from actial.evaluation.benchmarks.video import frames
 from actial.evaluation.easi import suite_members
 from actial.evaluation.easi_submission import write_submission
 from actial.evaluation.harness_io import export_lmms, export_vlmeval
+from actial.grading.open_ended import grade_open
 from actial.score import score
 
 ROW = {"question": "Q?", "A": "x", "B": "y", "answer": "B", "category": "c"}
@@ -104,6 +111,118 @@ def test_json_in_another_encoding_is_one_sentence(tmp_path):
     (tmp_path / "ViewSpatial-Bench.json").write_bytes(b'[{"question": "\xe9"}]')
     with pytest.raises(UserError, match="not valid JSON"):
         open_benchmark(BenchmarkConfig(name="viewspatial", root=str(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("metric", "answer", "want"),
+    [
+        ("mra_first", "1,200", "1200"),
+        ("mra_token", " 4.5 ", "4.5"),
+        ("mra_token", "-4e2", "-4e2"),
+        ("count", "3.0", "3"),
+        ("count", "12", "12"),
+        ("exact", "Two chairs", "Two chairs"),
+        ("mra_token", None, "no number"),
+        ("mra_token", "None", "no number"),
+        ("mra_token", "nan", "no number"),
+        ("mra_first", "1.5 m", "no number"),
+        ("mra_last", "", "no number"),
+        ("mra_strict", "1,5", "no number"),
+        ("count", "3.5", "no whole number"),
+        ("contains", None, "no text"),
+        ("exact", "", "no text"),
+    ],
+)
+def test_a_truth_is_what_its_metric_compares_with(metric, answer, want):
+    """It was graded after the model had answered, where float("None") ended in a traceback."""
+    if want.startswith("no "):
+        with pytest.raises(UserError, match=want):
+            checked_truth(metric, answer, "x")
+    else:
+        assert checked_truth(metric, answer, "x") == want
+        grade_open("3", metric, want)
+
+
+def test_a_number_that_is_missing_is_refused_before_a_model_is_asked(tmp_path):
+    WRITERS["vsi"](tmp_path)
+    rows = [json.loads(line) for line in (tmp_path / "test.jsonl").read_text().splitlines()]
+    write_json(tmp_path / "test.jsonl", [*rows[:1], rows[1] | {"ground_truth": None}])
+    with pytest.raises(UserError, match="vsi/2: the answer 'None' is no number"):
+        open_benchmark(BenchmarkConfig(name="vsi", root=str(tmp_path)))
+    write_json(tmp_path / "test.jsonl", [*rows[:1], rows[1] | {"ground_truth": "1,200"}])
+    items = open_benchmark(BenchmarkConfig(name="vsi", root=str(tmp_path)))[2]
+    assert items[1].open["answer"] == "1200"
+
+
+def rows_of(path):
+    if path.suffix == ".parquet":
+        return pq.read_table(path).to_pylist()
+    if path.suffix == ".tsv":
+        return list(csv.DictReader(path.open(newline=""), delimiter="\t"))
+    text = path.read_text()
+    return json.loads(text if path.suffix == ".json" else f"[{','.join(text.splitlines())}]")
+
+
+WRITE = {
+    ".parquet": write_parquet,
+    ".tsv": write_tsv,
+    ".json": write_json,
+    ".jsonl": write_json,
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_an_empty_cell_is_read_or_one_sentence(name, tmp_path):
+    """Every cell of every file in turn, empty and of another type."""
+    WRITERS[name](tmp_path)
+    config = BenchmarkConfig(name=name, root=str(tmp_path), split="s" if name == "tsv" else "")
+    files = [p for p in sorted(tmp_path.rglob("*")) if p.is_file() and p.suffix in WRITE]
+    for path in files[:3]:
+        rows, refused = rows_of(path), 0
+        for column in rows[-1]:
+            values = ("",) if path.suffix == ".tsv" else (None, 5)
+            for value in values:
+                WRITE[path.suffix](path, [row | {column: value} for row in rows])
+                try:
+                    for item in open_benchmark(config)[2]:
+                        prompt_text(item, BENCHMARKS[name].style)
+                except UserError:
+                    refused += 1
+        assert refused
+        WRITE[path.suffix](path, rows)
+    open_benchmark(config)
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "column", "message"),
+    [
+        ("mmsi", "MMSI_Bench.parquet", "images", "MMSI_Bench.parquet, row 7 cannot be read"),
+        ("mmsi", "MMSI_Bench.parquet", "question", "nothing in .*question"),
+        ("viewspatial", "ViewSpatial-Bench.json", "choices", "nothing in choices; Attrib"),
+        ("mindcube", "raw/MindCube_tinybench.jsonl", "id", "nothing in id; TypeError"),
+    ],
+)
+def test_an_empty_cell_is_named(name, file, column, message, tmp_path):
+    WRITERS[name](tmp_path)
+    path = tmp_path / file
+    WRITE[path.suffix](path, [row | {column: None} for row in rows_of(path)])
+    with pytest.raises(UserError, match=message):
+        open_benchmark(BenchmarkConfig(name=name, root=str(tmp_path)))
+
+
+def test_a_fault_of_a_loader_is_no_fault_of_a_file(tmp_path):
+    def load(source):
+        raise AttributeError("ours")
+
+    with pytest.raises(AttributeError, match="ours"):
+        read_items(replace(BENCHMARKS["tsv"], load=load), Source(name="tsv", hub=""))
+
+
+def test_a_comma_in_the_name_of_a_picture_is_part_of_it(tmp_path):
+    row = {**ROW, "index": 1, "image": "", "image_path": "['a, b.jpg', 'c.jpg']"}
+    write_tsv(tmp_path / "s.tsv", [row])
+    (item,) = open_benchmark(BenchmarkConfig(name="tsv", split="s", root=str(tmp_path)))[2]
+    assert [path.name for path in item.images] == ["a, b.jpg", "c.jpg"]
 
 
 def test_frames_are_in_the_order_of_their_numbers(tmp_path):

@@ -16,8 +16,10 @@ import pytest
 from actial.collect import collect
 from actial.config import CollectConfig
 from actial.core.errors import UserError
+from actial.evaluation.results import SampleAnswer, SampleCard
 from actial.reporting import analysis, seed_statistics
-from actial.reporting.figures import condition_figure
+from actial.reporting.csv_text import csv_text, inert_cell
+from actial.reporting.figures import condition_figure, counts_figure, sample_figure, save
 from actial.reporting.loss_curves import sudden_drop
 from actial.reporting.sweep_report import figure_text
 from actial.runs import run_index
@@ -76,6 +78,43 @@ def test_a_figure_names_every_model_once_though_the_first_arm_lacks_some() -> No
         "95 % interval over seeds",
         "one seed",
     ]
+
+
+@pytest.mark.parametrize("name", ["$\\bad$", "a_$\\frac{$", "$5 and $6"])
+def test_dollar_signs_of_a_name_are_no_mathematics(name: str, tmp_path: Path) -> None:
+    """Matplotlib would read what is between them as TeX, and fail where it is none."""
+    table = analysis.tidy(run_index.load_runs(SAMPLE)).replace("sft", name)
+    table["condition"] = name + table["condition"]
+    save(condition_figure(table, seed_statistics.summary(table)), tmp_path / "c.png")
+    answer = SampleAnswer(text=name, choice=name, outcome="parsed", correct=False)
+    card = SampleCard(
+        uid="u",
+        images=[],
+        question=f"$\\boxed{{B}}$ {name}",
+        answer=name,
+        answers={name: answer},
+    )
+    save(sample_figure([card], tmp_path), tmp_path / "s.png")
+    counts = pd.Series([1, 2], index=[name, "b"])
+    save(counts_figure({name: counts}), tmp_path / "n.png")
+
+
+def test_a_text_of_a_run_is_no_formula_of_a_spreadsheet() -> None:
+    cells = {
+        '=HYPERLINK("http://x","y")': True,
+        "+x": True,
+        "-x": True,
+        "@x": True,
+        "\t=x": True,
+        "-1.5": False,
+        "+2e3": False,
+        "a=b": False,
+        "": False,
+    }
+    for cell, is_formula in cells.items():
+        assert inert_cell(cell) == (f"'{cell}" if is_formula else cell)
+    table = pd.DataFrame({"=a": ["=b", "c"], "n": [-1.5, None]})
+    assert csv_text(table).splitlines() == ["'=a,n", "'=b,-1.5", "c,"]
 
 
 def frame(values: dict[tuple[str, int], float]) -> pd.DataFrame:

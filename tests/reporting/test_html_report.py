@@ -2,6 +2,7 @@
 
 import json
 import re
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -11,10 +12,11 @@ from support.scripted import ByteRenderer, FunctionSampler, letter_of, question
 from actial.core.errors import UserError
 from actial.core.records import Example, SamplingParams
 from actial.evaluation.loop import evaluate_examples
-from actial.evaluation.results import Results
+from actial.evaluation.results import Results, SetResult
 from actial.evaluation.set_results import sample_answers, set_results
+from actial.grading.metrics import Cell
 from actial.reporting.html_report import summary, write_report
-from actial.reporting.plots import curves
+from actial.reporting.plots import curves, forest
 
 KINDS = ("ego_translation", "object_translation", "ego_rotation")
 
@@ -131,6 +133,17 @@ def test_same_input_same_page(tmp_path):
 def test_missing_results_are_named(tmp_path):
     with pytest.raises(UserError, match=r"results\.json"):
         write_report(tmp_path)
+
+
+def test_dollar_signs_of_a_name_are_no_mathematics():
+    name = "$\\bad$"
+    cell = Cell(n=1, value=Fraction(1), low=0.5, high=1.0, unparsed=0.0, truncated=0.0)
+    result = SetResult(overall=cell)
+    assert name in forest({name: {name: result}}, [name], {})
+    steps = np.arange(20)
+    names = {"loss/$\\frac{$": 1.0, "loss/b": 1.0}
+    (stage,) = curves([{"stage": "sft", "step": int(s)} | names for s in steps])
+    assert "$\\frac{$" in stage["svg"]
 
 
 def test_curves_sort_metrics_into_panels():

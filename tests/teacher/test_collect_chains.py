@@ -323,7 +323,9 @@ def test_chains_that_contradict_the_geometry_are_rejected_with_the_reason(
     assert json.loads((tmp_path / "out" / "ledger.json").read_text())["rejected_by"] == {
         "object_translation": 5
     }
-    teach(config(serve(says=lambda prompt: "I cannot say."), data, tmp_path / "none", limit=3))
+    # Half a surrogate pair, which no file can hold, is a word like others.
+    refuses = serve(says=lambda prompt: "I cannot say \ud83d.")
+    teach(config(refuses, data, tmp_path / "none", limit=3))
     assert lines(tmp_path / "none" / "chains.jsonl") == []
     assert json.loads((tmp_path / "none" / "ledger.json").read_text())["rejected_by"] == {
         "no_answer": 6

@@ -17,6 +17,7 @@ from typing import Any
 
 from actial.core.atomic_io import file_sha256
 from actial.core.errors import UserError
+from actial.core.multiple_choice_format import names_other_options
 from actial.grading.metrics import Prediction, accuracy, accuracy_by
 
 Picture = bytes | Path  # encoded bytes, or a file
@@ -184,17 +185,21 @@ def require(table: str, columns: Iterable[str], expected: Sequence[str]) -> None
 
 
 def rotated(items: Iterable[Item]) -> list[Item]:
-    """Return every item under all cyclic shifts of its options; open answers stay as they are."""
+    """Return every item under all cyclic shifts of its options.
+
+    Open answers stay as they are, and so do options such as "Both A and B", in their one order.
+    """
     turned = []
     for item in items:
         k = len(item.options)
-        for shift in range(k):
+        shifts = min(k, 1) if names_other_options(item.options) else k
+        for shift in range(shifts):
             circular = {
                 "base": item.uid,
                 "flip": False,
                 **item.circular,
                 "rotation": shift,
-                "rotations": k,
+                "rotations": shifts,
             }
             options = item.options[shift:] + item.options[:shift]
             index = (item.answer_index - shift) % k

@@ -7,16 +7,13 @@ beside the table.
 
 from __future__ import annotations
 
-import ast
-import json
 import re
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from actial.core.errors import UserError
-from actial.core.multiple_choice_format import answer_position, clean_options, inline_options
+from actial.core.multiple_choice_format import answer_position, inline_options
 from actial.evaluation.benchmarks.base import (
     Benchmark,
     Item,
@@ -27,10 +24,12 @@ from actial.evaluation.benchmarks.base import (
     score_types,
 )
 from actial.evaluation.benchmarks.tables import (
+    listed,
     parquet_rows,
     picture_bytes,
     tsv_pictures,
     tsv_rows,
+    without_letters,
 )
 from actial.evaluation.benchmarks.video import frames, score_vsi
 from actial.grading import metrics
@@ -47,27 +46,6 @@ NUMBER_ANSWER = (
     "Please answer the question using a numerical value (e.g., 42 or 3.1) directly."
 )
 ANSWER_REQUEST = re.compile(r"\s*Please answer directly with only the letter.*", re.DOTALL)
-
-
-def listed(cell: str | None, path: Path) -> list[Any]:
-    """Return a list that a cell holds as JSON or Python text; an empty cell is an empty list."""
-    if not cell or cell.lower() == "nan":
-        return []
-    try:
-        entries = json.loads(cell)
-    except ValueError:
-        try:
-            entries = ast.literal_eval(cell)
-        except (ValueError, SyntaxError):
-            entries = None
-    if not isinstance(entries, list):
-        raise UserError(f"{path}: {cell[:60]!r} is no list: fetch the file again.")
-    return entries
-
-
-def without_letters(options: Sequence[Any]) -> tuple[str, ...]:
-    """Return option texts without the letters that some tables write before them."""
-    return clean_options(re.sub(r"^\(?[A-J][.:)]\s+", "", str(option)) for option in options)
 
 
 # ---------------------------------------------------------------- EmbSpatial-Bench

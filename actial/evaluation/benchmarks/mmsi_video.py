@@ -10,8 +10,8 @@ import numpy as np
 
 from actial.core.multiple_choice_format import LETTERS, answer_position, inline_options
 from actial.evaluation.benchmarks.base import Benchmark, Item, Scores, Source, Style
-from actial.evaluation.benchmarks.easi_tables import EASI_HUB, listed
-from actial.evaluation.benchmarks.tables import tsv_rows
+from actial.evaluation.benchmarks.easi_tables import EASI_HUB
+from actial.evaluation.benchmarks.tables import listed, tsv_rows
 from actial.grading import metrics
 from actial.grading.metrics import Prediction
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import base64
 import binascii
 import csv
-import json
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import takewhile
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from actial.core.errors import UserError
+from actial.core.json_lines import parse_json
 from actial.core.multiple_choice_format import LETTERS, answer_position, clean_options
 from actial.core.parquet import open_parquet, stream
 from actial.evaluation.benchmarks.base import Item, Picture, Source, require
@@ -31,9 +33,9 @@ def json_rows(path: Path, columns: Sequence[str]) -> list[dict[str, Any]]:
     try:
         text = path.read_text(encoding="utf-8-sig")
         rows = (
-            [json.loads(line) for line in text.split("\n") if line.strip()]
+            [parse_json(line) for line in text.split("\n") if line.strip()]
             if path.suffix == ".jsonl"
-            else json.loads(text)
+            else parse_json(text)
         )
     except ValueError as error:
         raise UserError(f"{path} is not valid JSON ({error}): fetch it again.") from None
@@ -79,7 +81,7 @@ def tsv_pictures(rows: Sequence[dict[str, str]], path: Path) -> list[list[Pictur
     def pictures(row: dict[str, str], hops: int = 0) -> list[Picture]:
         cell = row.get("image", "")
         if not cell:
-            return [path.parent / name for name in _listed(row.get("image_path", ""))]
+            return [path.parent / name for name in _one_or_listed(row.get("image_path"), path)]
         if len(cell) <= REFERENCE_LENGTH:
             if cell not in by_index or hops > 1:
                 raise UserError(
@@ -88,7 +90,9 @@ def tsv_pictures(rows: Sequence[dict[str, str]], path: Path) -> list[list[Pictur
                 )
             return pictures(by_index[cell], hops + 1)
         try:
-            return [base64.b64decode(part, validate=True) for part in _listed(cell)]
+            return [
+                base64.b64decode(part, validate=True) for part in _one_or_listed(cell, path)
+            ]
         except binascii.Error:
             raise UserError(
                 f"{path}: the picture of row {row['index']} is not base64: fetch the file again."
@@ -97,11 +101,39 @@ def tsv_pictures(rows: Sequence[dict[str, str]], path: Path) -> list[list[Pictur
     return [pictures(row) for row in rows]
 
 
-def _listed(cell: str) -> list[str]:
-    """A cell that may be one value or a list written as JSON or Python text."""
-    if cell.startswith("[") and cell.endswith("]"):
-        return [part.strip().strip("\"'") for part in cell[1:-1].split(",") if part.strip()]
+def listed(cell: str | None, path: Path) -> list[Any]:
+    """Return a list that a cell holds as JSON or Python text; an empty cell is an empty list."""
+    if not cell or cell.lower() == "nan":
+        return []
+    try:
+        entries = parse_json(cell)
+    except ValueError:
+        try:
+            entries = ast.literal_eval(cell)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            entries = None
+    if not isinstance(entries, list):
+        raise UserError(f"{path}: {cell[:60]!r} is no list: fetch the file again.")
+    return entries
+
+
+def _one_or_listed(cell: str | None, path: Path) -> list[str]:
+    """Return the values of a cell that holds one of them, or a list as JSON or Python text."""
+    if cell and cell.startswith("[") and cell.endswith("]"):
+        return [str(entry) for entry in listed(cell, path)]
     return [cell] if cell else []
+
+
+def without_letters(options: Sequence[Any]) -> tuple[str, ...]:
+    """Return option texts without the letters that some tables write before them."""
+    texts = clean_options(options)
+    bare = [
+        re.sub(rf"^\(?{letter}[.:)]\s+", "", text)
+        for letter, text in zip(LETTERS, texts, strict=False)
+    ]
+    # "J. Smith" is a name: letters stand before all options or before none.
+    lettered = all(own != text for own, text in zip(bare, texts, strict=False))
+    return clean_options(bare) if lettered and len(bare) == len(texts) else texts
 
 
 MCQ_COLUMNS = ("index", "question", "A", "B", "answer")
@@ -116,6 +148,10 @@ def mcq_items(
 ) -> list[Item]:
     """Items of a VLMEvalKit multiple-choice TSV: index, question, A.., answer, category, image."""
     rows = tsv_rows(path, (*MCQ_COLUMNS, *categories))
+    for row in rows:
+        for name in ("question", "hint", *categories):
+            # Tables that we wrote have it behind texts that pandas would alter.
+            row[name] = (row.get(name) or "").removesuffix("\N{NO-BREAK SPACE}")
     groups = _groups(rows, path)
     items = []
     for row, images in zip(rows, tsv_pictures(rows, path), strict=True):
@@ -132,7 +168,7 @@ def mcq_items(
                 type=row[type_from],
                 categories={name: row[name] for name in categories},
                 circular=groups.get(row["index"], {}),
-                hint="" if (row.get("hint") or "").lower() == "nan" else row.get("hint") or "",
+                hint="" if row["hint"].lower() == "nan" else row["hint"],
                 source_index=row["index"],
             )
         )

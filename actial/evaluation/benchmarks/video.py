@@ -26,7 +26,13 @@ from actial.evaluation.benchmarks.base import (
     score_types,
 )
 from actial.evaluation.benchmarks.prompts import NUMBER_REQUEST
-from actial.evaluation.benchmarks.tables import json_rows, parquet_rows, picture_bytes
+from actial.evaluation.benchmarks.tables import (
+    json_rows,
+    listed,
+    parquet_rows,
+    picture_bytes,
+    without_letters,
+)
 from actial.grading import metrics
 from actial.grading.metrics import Prediction
 
@@ -109,9 +115,8 @@ def load_vsi(source: Source) -> list[Item]:
     for row in (
         json_rows(path, columns) if path.suffix == ".jsonl" else parquet_rows(path, columns)
     ):
-        options = clean_options(
-            text.partition(". ")[2] or text for text in row["options"] or []
-        )
+        texts = row["options"] or []
+        options = without_letters(listed(texts, path) if isinstance(texts, str) else texts)
         item = Item(
             uid=f"{source.name}/{row['id']}",
             images=list(
