@@ -19,13 +19,13 @@ from typing import Any
 import numpy as np
 from transformers import AutoConfig, AutoTokenizer
 from transformers.models.qwen2_vl import Qwen2VLImageProcessor
-from transformers.utils.hub import cached_file
 
 from actial.config import ModelConfig, PromptConfig
 from actial.core.errors import UserError
 from actial.core.records import Example, Prompt, Question
 from actial.modeling.adapter_folder import base_of
 from actial.modeling.families import TILED, packing_spec
+from actial.modeling.hf_checkpoint import model_file
 from actial.modeling.image_marks import QWEN_VL, ImageMarks, image_marks
 from actial.modeling.prefix_packing import Continuation, PrefixGroup
 from actial.modeling.system_prompts import system_prompt_text
@@ -106,7 +106,7 @@ class PromptRenderer:
         revision = revision or "main"
         try:
             tokenizer = AutoTokenizer.from_pretrained(folder, revision=revision)
-            family = _model_file(folder, "config.json", revision).get("model_type", "")
+            family = model_file(folder, "config.json", revision).get("model_type", "")
             multiple = _side_multiple(folder, revision, family)
         except OSError as error:
             reason = str(error).splitlines()[0].rstrip(".")
@@ -250,19 +250,6 @@ def _short_hash(text: str) -> str:
     return sha256(text.encode()).hexdigest()[:16]
 
 
-def _model_file(folder: Path | str, name: str, revision: str) -> dict[str, Any]:
-    """Return a JSON file of a model folder or hub id; {} where it has none."""
-    path = cached_file(
-        str(folder),
-        name,
-        revision=revision,
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
-    )
-    values: dict[str, Any] = json.loads(Path(path).read_text()) if path else {}
-    return values
-
-
 def _side_multiple(folder: Path | str, revision: str, family: str) -> int:
     """Return the pixels that one visual token covers along a side."""
     if family in TILED:
@@ -277,7 +264,7 @@ def _legacy_template(folder: Path | str, revision: str) -> str:
 
     Raises UserError where it has none.
     """
-    template = _model_file(folder, "chat_template.json", revision).get("chat_template")
+    template = model_file(folder, "chat_template.json", revision).get("chat_template")
     if not template:
         raise UserError(
             f"model.path={folder} has no chat template: add chat_template.jinja from the model "
@@ -288,7 +275,7 @@ def _legacy_template(folder: Path | str, revision: str) -> str:
 
 def _end_of_turn_ids(folder: Path | str, revision: str) -> list[int]:
     """Return the ids at which the model's own generation_config.json ends a turn."""
-    ids = _model_file(folder, "generation_config.json", revision).get("eos_token_id")
+    ids = model_file(folder, "generation_config.json", revision).get("eos_token_id")
     if ids is None:
         return []
     return ids if isinstance(ids, list) else [ids]

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from transformers import AutoConfig, AutoProcessor, AutoTokenizer
 from actial.config import LoraConfig, ModelConfig, PromptConfig
 from actial.core.errors import UserError
 from actial.core.records import AnswerMode, Example, Question
+from actial.modeling.base_model import check_weights
 from actial.modeling.policy import Policy
 from actial.modeling.prompt_renderer import PromptRenderer
 
@@ -34,6 +36,10 @@ def renderer_of(folder: Path) -> PromptRenderer:
 def saved(folder: Path, out: Path) -> Path:
     Policy.load(ModelConfig(path=str(folder))).save_pretrained(out)
     return out
+
+
+def load_folder(path: str) -> Policy:
+    return Policy.load(ModelConfig(path=path))
 
 
 def supervised(renderer: PromptRenderer, target: str) -> list[int]:
@@ -224,6 +230,61 @@ def test_lora_targets_may_have_spaces(folder: Path) -> None:
         name.split(".lora_")[0].rsplit(".", 1)[-1] for name in trained if "lora_" in name
     }
     assert adapted == {"q_proj", "v_proj"}
+
+
+DOWN = "model.language_model.layers.0.mlp.down_proj.weight"
+STORED = "model.layers.0.mlp.down_proj.weight"  # under the name of the file
+
+
+def change_weights(folder: Path, change: Callable[[dict], dict]) -> None:
+    weights = load_file(folder / "model.safetensors")
+    save_file(weights | change(weights), folder / "model.safetensors", {"format": "pt"})
+
+
+@pytest.mark.parametrize("load", [load_folder, check_weights], ids=["load", "doctor"])
+@pytest.mark.parametrize(("count", "others"), [(1, ""), (3, " and 2 more weights")])
+def test_a_base_that_lacks_weights_is_refused(
+    folder: Path, load: Callable, count: int, others: str
+) -> None:
+    weights = load_file(folder / "model.safetensors")
+    for name in sorted(name for name in weights if "layers.0.mlp" in name)[:count]:
+        del weights[name]
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UserError, match=f"lacks the weight {DOWN}{others}: restore"):
+        load(str(folder))
+
+
+@pytest.mark.parametrize("load", [load_folder, check_weights], ids=["load", "doctor"])
+def test_weights_without_a_place_are_left_out_and_tied_heads_may_lack(
+    folder: Path, load: Callable
+) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    assert config["tie_word_embeddings"]
+    assert "lm_head.weight" not in load_file(folder / "model.safetensors")
+    change_weights(folder, lambda weights: {"mtp.weight": weights[STORED].clone()})
+    load(str(folder))
+
+
+@pytest.mark.parametrize("load", [load_folder, check_weights], ids=["load", "doctor"])
+def test_a_weight_of_another_shape_is_named(folder: Path, load: Callable) -> None:
+    change_weights(folder, lambda weights: {STORED: weights[STORED][:-1].contiguous()})
+    with pytest.raises(
+        UserError, match=rf"{DOWN} of shape \(\d+, \d+\) where its config.json"
+    ):
+        load(str(folder))
+
+
+def test_a_weight_that_is_no_number_is_named(folder: Path) -> None:
+    change_weights(folder, lambda weights: {STORED: weights[STORED] * float("nan")})
+    with pytest.raises(UserError, match=f"holds NaN or infinity in {DOWN}: restore"):
+        load_folder(str(folder))
+
+
+@pytest.mark.parametrize("load", [load_folder, check_weights], ids=["load", "doctor"])
+def test_a_cut_file_of_weights_is_named(folder: Path, load: Callable) -> None:
+    os.truncate(folder / "model.safetensors", 200_000)
+    with pytest.raises(UserError, match=r"\(model\.safetensors: Error .*\): restore"):
+        load(str(folder))
 
 
 OF_A_REVISION = """
