@@ -205,10 +205,10 @@ class PromptRenderer:
         ended = bool(token_ids) and token_ids[-1] in self.stop_ids
         ids = token_ids[:-1] if ended else token_ids
         text: str = self.tokenizer.decode(ids, skip_special_tokens=False)
-        return self._opened + text
+        return self.opened + text
 
     @cached_property
-    def _opened(self) -> str:
+    def opened(self) -> str:
         """What the chat template has already written of the answer; it counts as said by the model.
 
         Templates of thinking models end the prompt with "<think>" and white space, some with an
@@ -219,9 +219,9 @@ class PromptRenderer:
 
     def _after_opened(self, target: str) -> str:
         """Return what remains to be said of a target behind what the template has opened."""
-        if not self._opened:
+        if not self.opened:
             return target
-        if END_THINK in self._opened:
+        if END_THINK in self.opened:
             if target.startswith(THINK):
                 raise UserError(
                     "the chat template writes an empty think block before every answer, so chains "
@@ -244,6 +244,19 @@ class PromptRenderer:
             "tokenizer": _short_hash(vocabulary),
             "pixel_limits": f"{limits.multiple}:{limits.min_pixels}:{limits.max_pixels}",
         }
+
+
+def template_opening(model: ModelConfig, prompt: PromptConfig) -> str | None:
+    """Return what the chat template of a folder `model.path` writes of an answer.
+
+    None where model.path names no folder with a tokenizer: a server may hold the only copy.
+    """
+    if not model.path:
+        return None
+    folder, _ = base_of(model.path)
+    if not (Path(folder) / "tokenizer_config.json").is_file():
+        return None
+    return PromptRenderer.load(model, prompt).opened
 
 
 def _short_hash(text: str) -> str:
