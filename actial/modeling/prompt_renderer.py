@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jinja2 import TemplateError, TemplateSyntaxError
 from transformers import AutoConfig, AutoTokenizer
 from transformers.models.qwen2_vl import Qwen2VLImageProcessor
 
@@ -31,6 +32,15 @@ from actial.modeling.prefix_packing import Continuation, PrefixGroup
 from actial.modeling.system_prompts import system_prompt_text
 
 MAX_CACHED_TEXTS = 4096
+# what transformers raises for files that are missing, no JSON, or JSON of another kind
+UNREADABLE = (OSError, ValueError, TypeError, AttributeError, KeyError)
+TOKENIZER_FILES = (
+    "tokenizer_config.json",
+    "tokenizer.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+)
 THINK, END_THINK = "<think>", "</think>"
 # the end of a prompt whose template begins the answer
 OPENED = re.compile(rf"{THINK}\s*({END_THINK}\s*)?$")
@@ -98,7 +108,7 @@ class PromptRenderer:
     ) -> PromptRenderer:
         """The renderer of a model folder or hub id; `path` (a later stage's) overrides model.path.
 
-        Raises UserError when the folder cannot be read.
+        Raises UserError when the folder cannot be read, and names a damaged file of it.
         """
         path = path or model.path
         same = str(path) == model.path  # the revision is that of model.path alone
@@ -108,7 +118,9 @@ class PromptRenderer:
             tokenizer = AutoTokenizer.from_pretrained(folder, revision=revision)
             family = model_file(folder, "config.json", revision).get("model_type", "")
             multiple = _side_multiple(folder, revision, family)
-        except OSError as error:
+        except UNREADABLE as error:
+            for name in TOKENIZER_FILES:
+                model_file(folder, name, revision)  # names one that is damaged
             reason = str(error).splitlines()[0].rstrip(".")
             raise UserError(
                 f"model.path={folder} gives no tokenizer or image processor ({reason}): "
@@ -133,10 +145,26 @@ class PromptRenderer:
         messages.append(
             {"role": "user", "content": text + images if text_first else images + text}
         )
-        rendered: str = self.tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=True
-        )
+        try:
+            rendered: str = self.tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=True
+            )
+        except TemplateError as error:
+            raise self._refused_by_template(error) from error
         return rendered
+
+    def _refused_by_template(self, error: TemplateError) -> UserError:
+        """The error of a template that is damaged, or that raises one, as some of system turns."""
+        template = f"the chat template of model.path={self.tokenizer.name_or_path}"
+        if isinstance(error, TemplateSyntaxError):
+            return UserError(
+                f"{template} is damaged (line {error.lineno}: {error.message}): restore its "
+                "chat_template.jinja."
+            )
+        remedy = "mend its chat_template.jinja"
+        if self.system_prompt is not None:
+            remedy = f"set prompt.system_prompt=none, or {remedy}"
+        return UserError(f"{template} refuses the prompt ({error}): {remedy}.")
 
     def _encode(self, text: str) -> list[int]:
         """Ids of a text, cached: heads, questions and letters recur from example to example."""

@@ -287,6 +287,54 @@ def test_a_cut_file_of_weights_is_named(folder: Path, load: Callable) -> None:
         load(str(folder))
 
 
+@pytest.mark.parametrize(
+    "name", ["tokenizer_config.json", "tokenizer.json", "generation_config.json"]
+)
+@pytest.mark.parametrize("content", ['{"a": ', "[]"])
+def test_a_damaged_file_of_a_base_is_named(folder: Path, name: str, content: str) -> None:
+    (folder / name).write_text(content)
+    with pytest.raises(
+        UserError, match=rf"{name} (cannot be read|holds no JSON object).*: rest"
+    ):
+        renderer_of(folder)
+
+
+@pytest.mark.parametrize("content", ['{"a": ', "[]"])
+def test_a_damaged_generation_config_is_named_without_a_renderer(
+    folder: Path, content: str
+) -> None:
+    (folder / "generation_config.json").write_text(content)
+    with pytest.raises(UserError, match=r"generation_config\.json .*: restore"):
+        load_folder(str(folder))
+
+
+def test_a_damaged_template_is_named(folder: Path) -> None:
+    template = folder / "chat_template.jinja"
+    whole = template.read_text()
+    template.write_text(whole[: len(whole) // 2] + "{% if")
+    damage = (
+        r"the chat template of model.path=.*/base is damaged \(line \d+: .*\): restore its"
+    )
+    with pytest.raises(UserError, match=damage):
+        renderer_of(folder).fingerprint  # noqa: B018
+    template.unlink()
+    (folder / "chat_template.json").write_text('{"chat_template": "cut')
+    with pytest.raises(UserError, match=r"chat_template\.json cannot be read .*: restore"):
+        renderer_of(folder)
+
+
+def test_a_template_that_refuses_a_system_turn_is_named_with_the_way_out(folder: Path) -> None:
+    template = folder / "chat_template.jinja"
+    refusal = "{{ raise_exception('System role not supported') }}"
+    rule = "{% if messages[0].role == 'system' %}" + refusal + "{% endif %}"
+    template.write_text(rule + template.read_text())
+    model = ModelConfig(path=str(folder))
+    remedy = r"\(System role not supported\): set prompt\.system_prompt=none"
+    with pytest.raises(UserError, match=remedy):
+        PromptRenderer.load(model, PromptConfig(system_prompt="clean")).fingerprint  # noqa: B018
+    assert PromptRenderer.load(model, PromptConfig(system_prompt="none")).fingerprint
+
+
 OF_A_REVISION = """
 from actial.config import ModelConfig, PromptConfig
 from actial.inference.weight_sync import folder_weights
