@@ -1,11 +1,12 @@
 """The run folder of `actial.train`: created, resumed, or refused.
 
-Everything in it but timings.jsonl is a function of the configuration alone:
+Everything in it but timings.jsonl and wandb's files is a function of the configuration alone:
 
 - config.yaml: the resolved configuration; a folder that holds another one is refused
 - provenance.json: versions, commit, hashes of data and prompts
 - metrics.jsonl: one entry per logged step, without clock times: the same seed writes the same bytes
 - timings.jsonl: seconds and rates of the same steps
+- wandb_id.txt: with logger=wandb, the id of its run
 - results.json: written last; its presence means that the run is finished
 """
 
