@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoProcessor, AutoTokenizer
 
-from actial.config import LoraConfig, ModelConfig, PromptConfig
+from actial.config import LoraConfig, ModelConfig, ModuleGroupConfig, PromptConfig
 from actial.core.errors import UserError
 from actial.core.records import AnswerMode, Example, Question
 from actial.modeling.base_model import check_weights
@@ -222,8 +222,26 @@ def test_a_misspelt_lora_target_is_named(folder: Path, target: str) -> None:
         Policy.load(ModelConfig(path=str(folder), lora=lora))
 
 
-def test_lora_targets_may_have_spaces(folder: Path) -> None:
-    lora = LoraConfig(enabled=True, rank=2, target="q_proj, v_proj")
+def test_a_lora_target_that_does_not_train_is_refused_with_those_that_do(folder: Path) -> None:
+    frozen = ModuleGroupConfig(train=False)
+    lora = LoraConfig(enabled=True, rank=2, target="qkv,q_proj")
+    model = ModelConfig(path=str(folder), lora=lora, vision=frozen, merger=frozen)
+    names = "down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj, or use all-linear"
+    with pytest.raises(
+        UserError, match=f"'qkv' matches no linear layer that trains: name some of {names}"
+    ):
+        Policy.load(model)
+
+
+def test_all_linear_beside_other_lora_targets_is_refused(folder: Path) -> None:
+    lora = LoraConfig(enabled=True, rank=2, target="all-linear,q_proj")
+    with pytest.raises(UserError, match="names layers beside all-linear, which has them all"):
+        Policy.load(ModelConfig(path=str(folder), lora=lora))
+
+
+@pytest.mark.parametrize("target", ["q_proj, v_proj", "q_proj,v_proj,"])
+def test_lora_targets_may_have_spaces_and_a_last_comma(folder: Path, target: str) -> None:
+    lora = LoraConfig(enabled=True, rank=2, target=target)
     policy = Policy.load(ModelConfig(path=str(folder), lora=lora))
     trained = {name for name, p in policy.named_parameters() if p.requires_grad}
     adapted = {
