@@ -8,7 +8,7 @@ from actial.config import TrainConfig
 from actial.config.hydra_app import hydra_command
 from actial.core.errors import UserError
 from actial.inference.vllm_version import check_vllm
-from actial.pipeline.preflight import check_data_sets, check_model_path, refuse_changed_data
+from actial.pipeline.preflight import check_inputs, refuse_changed_data
 from actial.runs.run_dir import Run, open_run
 
 
@@ -17,8 +17,7 @@ def train(config: TrainConfig) -> float | None:
 
     Raises UserError for wrong input and Exit(143), with everything saved, when a signal stops it.
     """
-    check_data_sets(config)
-    check_model_path(config)
+    check_inputs(config)
     check_vllm(config.sampler)
     if not all(getattr(config, stage.name).steps for stage in config.stages):
         from actial.pipeline.jobs import resolve_steps

@@ -17,7 +17,7 @@ from actial.grading.metrics import Prediction
 from actial.grading.predictions import PredictionLog
 from actial.modeling.adapter_folder import FOLDER
 from actial.modeling.hf_checkpoint import fingerprint
-from actial.modeling.prompt_renderer import ImageLimits, PromptRenderer
+from actial.modeling.prompt_renderer import ImageLimits, PromptRenderer, template_opening
 from actial.modeling.saved_settings import with_saved_settings
 from actial.modeling.system_prompts import system_prompt_text
 
@@ -108,12 +108,14 @@ def _server_runner(
 
     given = config.server
     prompt = system_prompt_text(config.prompt)
+    opened = template_opening(config.model, config.prompt)
     limits = ImageLimits(given.multiple, config.model.min_pixels, config.model.max_pixels)
     server = Server(
         url=given.url or "",
         model=given.model,
         key=os.environ.get(given.key_env) or "EMPTY",
         system_prompt=prompt,
+        opened=opened,
         concurrency=given.concurrency,
         timeout_s=given.timeout_s,
         retries=given.retries,
@@ -124,6 +126,7 @@ def _server_runner(
         "system_prompt": prompt,
         "pixel_limits": pixels,
         **sampling,
+        **({"opened": opened} if opened else {}),
     }
     return ServerRunner(given.model, settings, limits, None, server, params)
 

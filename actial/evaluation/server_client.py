@@ -27,7 +27,9 @@ from actial.inference.openai_retries import (
     send_with_retries,
     silence_request_logs,
 )
+from actial.modeling.prompt_renderer import END_THINK, THINK
 
+REASONING = ("reasoning", "reasoning_content")  # of a message: vLLM's present and earlier name
 NO_KEY = (401, 403)
 NO_MODEL = 404
 AHEAD = 16  # examples made ready while all requests are under way, so the server never waits
@@ -42,6 +44,8 @@ class Server:
     model: str
     key: str = "EMPTY"
     system_prompt: str | None = None
+    # what its chat template writes of an answer, such as "<think>\n"; None where that is not known
+    opened: str | None = None
     concurrency: int = 64  # examples in flight
     timeout_s: float = 600.0
     retries: int = 6  # of one request
@@ -139,7 +143,7 @@ class _Client:
                 reply = await self._openai.post(
                     "/chat/completions", body=body, cast_to=ChatCompletion
                 )
-            return _read(reply)
+            return _read(reply, self.server.opened)
 
         server = self.server
         policy = RetryPolicy(server.retries, 2 * server.first_wait_s, LONGEST_PAUSE_S)
@@ -185,15 +189,39 @@ class _Client:
         }
 
 
-def _read(reply: Any) -> tuple[str, FinishReason, int | None]:
-    """Return text, why it ended, length in tokens; raises ValueError for no chat completion."""
+def _read(reply: Any, opened: str | None) -> tuple[str, FinishReason, int | None]:
+    """Return text, why it ended, length in tokens; raises ValueError for no chat completion.
+
+    The text is what decoding in this process gives (`PromptRenderer.decode`).
+    """
     first = next(iter(getattr(reply, "choices", None) or []), None)
     message = getattr(first, "message", None)
     if first is None or message is None:
         raise ValueError("no choices in the reply")
     finish = FinishReason.LENGTH if first.finish_reason == "length" else FinishReason.STOP
     tokens = reply.usage.completion_tokens if reply.usage else None
-    return well_formed(message.content or ""), finish, tokens
+    content = well_formed(message.content or "")
+    if THINK in content:
+        return content, finish, tokens
+    reasoning = next(
+        (text for name in REASONING if (text := getattr(message, name, None))), None
+    )
+    reasoning = well_formed(reasoning) if reasoning else None
+    return _whole_answer(content, reasoning, opened), finish, tokens
+
+
+def _whole_answer(content: str, reasoning: str | None, opened: str | None) -> str:
+    """Return an answer with the thought that the server has cut off or its template has begun.
+
+    A server with a parser of reasoning sends the thought apart, one without sends it from behind
+    the opening tag. Without a known template, the end of a thought tells that one was begun.
+    """
+    if reasoning:
+        thought = f"{THINK}\n{reasoning.strip()}\n"
+        return f"{thought}{END_THINK}\n\n{content.lstrip()}" if content else thought
+    if opened is None:
+        opened = f"{THINK}\n" if END_THINK in content else ""
+    return opened + content
 
 
 def _message(error: openai.APIStatusError) -> str:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
-
-from transformers import AutoConfig
 
 from actial.config import ModelConfig, SamplerConfig, SamplerKind
 from actial.core.errors import UserError
@@ -29,6 +28,7 @@ from actial.modeling.adapter_folder import (
     base_of,
     is_adapter,
 )
+from actial.modeling.base_model import check_weights, read_config
 from actial.modeling.families import TILED
 from actial.modeling.hf_checkpoint import fingerprint
 from actial.modeling.policy import Policy
@@ -89,7 +89,9 @@ def open_folder_sampler(
     An adapter is not merged: the engine holds its base and applies it.
     """
     base, revision = base_of(model.path, model.revision)
-    hf_config = AutoConfig.from_pretrained(base, revision=revision)
+    if Path(base).is_dir():
+        check_weights(base)
+    hf_config = read_config(base, revision)
     if is_adapter(model.path):
         config = _with_adapters(config, adapter_settings(model.path)["r"])
         adapter = AdapterFolder(model.path, fingerprint(model))

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -23,6 +26,12 @@ from actial.modeling.adapter_folder import (
 from actial.modeling.dtensor import whole
 from actial.modeling.hf_checkpoint import complete_folder
 
+PREFIX = "base_model.model."  # PEFT's, before the names of the base
+EARLIER_NAMES = (  # of transformers before 4.52, and of those since
+    (r"^model\.(layers|embed_tokens|norm)\.", r"model.language_model.\1."),
+    (r"^visual\.", "model.visual."),
+)
+LONGEST_REASON = 250  # PEFT lists every layer
 LORA_A, LORA_B = ".lora_A.weight", ".lora_B.weight"
 # variants whose update is not scaling * B @ A with one rank and one scaling for all layers
 NOT_JOINABLE = (
@@ -129,7 +138,7 @@ def joined(
                 "merge it first with python -m actial.export format=merged."
             )
     parts = [
-        (load_file(first / WEIGHTS), earlier),
+        (adapter_weights(first), earlier),
         (dict(tensors), dict(settings)),
     ]
     ranks = [int(part_settings["r"]) for _, part_settings in parts]
@@ -179,18 +188,60 @@ def _targets(settings: Mapping[str, Any]) -> list[str]:
 def merged(model: Any, folder: str | Path) -> Any:
     """Return `model`, the adapter's base in float32, with the adapter of a folder merged in.
 
-    Raises UserError where the adapter has a layer that the model lacks.
+    Raises UserError where the adapter has a tensor for which the model has no place, or lacks one.
     """
-    from peft import PeftModel
+    from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 
     adapter_settings(folder)
     try:
-        wrapped = PeftModel.from_pretrained(model, str(folder))
+        tensors = adapter_weights(folder)
+        with warnings.catch_warnings():  # missing tensors are refused below
+            warnings.filterwarnings("ignore", message="Found missing adapter keys")
+            wrapped = PeftModel.from_pretrained(model, str(folder))
+        needed = get_peft_model_state_dict(wrapped, save_embedding_layers=False).keys()
+        # an adapter may bring weights of the base, such as embeddings of further tokens
+        places = needed | wrapped.state_dict().keys()
+        if missing := sorted(needed - tensors.keys()):
+            raise ValueError(_named(missing, "it lacks"))
+        if unused := sorted(tensors.keys() - places):
+            raise ValueError(_named(unused, "the base has no place for"))
+        set_peft_model_state_dict(wrapped, tensors)  # PEFT has passed over earlier names
+    except KeyError as error:
+        raise _unfit(folder, f"it lacks {error.args[0]}") from error
     except (RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(
-            f"model.path={folder} is an adapter that does not fit its base ({reason}): give the "
-            "base it was made for in its adapter_config.json."
-        ) from error
+        raise _unfit(folder, " ".join(str(error).split())[:LONGEST_REASON]) from error
     untyped: Any = wrapped
     return untyped.merge_and_unload()
+
+
+def adapter_weights(folder: str | Path) -> dict[str, Tensor]:
+    """Return the tensors of an adapter folder under the names that PEFT writes today.
+
+    Adapters of transformers before 4.52 have the text model's layers under model.layers, and some
+    trainers leave out PEFT's prefix. Raises UserError for a damaged file.
+    """
+    path = Path(folder) / WEIGHTS
+    try:
+        tensors = load_file(path)
+    except SafetensorError as error:
+        raise UserError(f"{path} cannot be read ({error}): restore it.") from error
+    return {_present_name(name): tensor for name, tensor in tensors.items()}
+
+
+def _present_name(name: str) -> str:
+    name = name.removeprefix(PREFIX)
+    for earlier, present in EARLIER_NAMES:
+        name = re.sub(earlier, present, name)
+    return PREFIX + name
+
+
+def _named(names: list[str], what: str) -> str:
+    others = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    return f"{what} {names[0]}{others}"
+
+
+def _unfit(folder: str | Path, reason: str) -> UserError:
+    return UserError(
+        f"model.path={folder} is an adapter that does not fit its base ({reason}): give the base "
+        f"it was made for in its {CONFIG}, or restore its files."
+    )

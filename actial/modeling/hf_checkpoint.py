@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
@@ -21,8 +22,10 @@ from transformers.utils.constants import (
     OPENAI_CLIP_MEAN,
     OPENAI_CLIP_STD,
 )
+from transformers.utils.hub import cached_file
 
 from actial.config import ModelConfig
+from actial.core.errors import UserError
 from actial.core.sealed_files import write_checksums
 from actial.modeling.adapter_folder import adapter_settings, base_of, is_adapter
 from actial.modeling.dtensor import whole_state
@@ -77,6 +80,33 @@ def image_normalization(path: str, revision: str | None) -> tuple[Channels, Chan
         return _channels(OPENAI_CLIP_MEAN), _channels(OPENAI_CLIP_STD)
     settings, _ = ImageProcessingMixin.get_image_processor_dict(path, revision=revision)
     return _channels(settings["image_mean"]), _channels(settings["image_std"])
+
+
+def model_file(folder: Path | str, name: str, revision: str | None) -> dict[str, Any]:
+    """Return a JSON file of a model folder or hub id; {} where it has none.
+
+    Raises UserError for one that holds no JSON object.
+    """
+    path = cached_file(
+        str(folder),
+        name,
+        revision=revision,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+    if not path:
+        return {}
+    try:
+        values = json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(
+            f"{path} cannot be read ({error}): restore it from where the model came from."
+        ) from error
+    if not isinstance(values, dict):
+        raise UserError(
+            f"{path} holds no JSON object: restore it from where the model came from."
+        )
+    return values
 
 
 def save_checkpoint(

@@ -18,12 +18,13 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForImageTextToText, PretrainedConfig
+from transformers import PretrainedConfig
 
 from actial.config import FrozenWeights, ModelConfig, Precision, Reference
 from actial.core.errors import UserError
 from actial.modeling.adapter_folder import base_of, first_adapter, is_adapter
 from actial.modeling.adapters import merged, save_adapter
+from actial.modeling.base_model import load_model, random_model, read_config
 from actial.modeling.families import FAMILIES, encode_images, packing_spec
 from actial.modeling.four_bit import pack_frozen, unpack_all
 from actial.modeling.hf_checkpoint import image_normalization, save_checkpoint
@@ -122,25 +123,10 @@ class Policy(nn.Module):
         """The policy of a Hugging Face folder or id, weights in float32 (bf16 is autocast).
 
         The folder of an adapter gives its base with the adapter merged. Raises UserError when
-        `config.path` cannot be read.
+        `config.path` cannot be read or is not whole.
         """
         base, revision = base_of(config.path, config.revision)
-        try:
-            model = AutoModelForImageTextToText.from_pretrained(
-                base,
-                revision=revision,
-                dtype=torch.float32,
-                attn_implementation="sdpa",
-            )
-        except OSError as error:
-            raise UserError(
-                f"model.path={base} cannot be loaded ({error}): give a model folder or hub id."
-            ) from error
-        except ValueError as error:  # a setting that transformers refuses
-            raise UserError(
-                f"model.path={base} cannot be loaded ({' '.join(str(error).split())}): mend that "
-                "setting in its config.json or generation_config.json."
-            ) from error
+        model = load_model(base, revision)
         if is_adapter(config.path):
             model = merged(model, config.path)
         mean, std = image_normalization(base, revision)
@@ -155,13 +141,7 @@ class Policy(nn.Module):
         Raises UserError when the configuration of `config.path` cannot be read.
         """
         base, revision = base_of(config.path, config.revision)
-        try:
-            hf_config = AutoConfig.from_pretrained(base, revision=revision)
-        except OSError as error:
-            raise UserError(
-                f"model.path={base} cannot be loaded ({error}): give a model folder or hub id."
-            ) from error
-        model = _random_model(hf_config, "meta").eval()
+        model = random_model(read_config(base, revision), "meta").eval()
         mean, std = image_normalization(base, revision)
         return cls(model, config, image_mean=mean, image_std=std, reference=reference)
 
@@ -170,15 +150,14 @@ class Policy(nn.Module):
         cls, hf_config: PretrainedConfig, config: ModelConfig, *, device: str = "meta"
     ) -> Policy:
         """A policy with random weights, or with none at all on the meta device, to count them."""
-        model = _random_model(hf_config, device)
+        model = random_model(hf_config, device)
         return cls(model, config, image_mean=(0.5, 0.5, 0.5), image_std=(0.5, 0.5, 0.5))
 
     @classmethod
     def from_hub_config(cls, config: ModelConfig, *, device: str = "meta") -> Policy:
         """`from_config` with the configuration that `config.path` holds."""
         base, revision = base_of(config.path, config.revision)
-        hf_config = AutoConfig.from_pretrained(base, revision=revision)
-        return cls.from_config(hf_config, config, device=device)
+        return cls.from_config(read_config(base, revision), config, device=device)
 
     # ------------------------------------------------------------ structure
 
@@ -357,12 +336,6 @@ class Policy(nn.Module):
             first=first_adapter(self.config.path),
             extra=extra,
         )
-
-
-def _random_model(hf_config: PretrainedConfig, device: str) -> Any:
-    build: Any = AutoModelForImageTextToText.from_config
-    with torch.device(device):
-        return build(hf_config, attn_implementation="sdpa", dtype=torch.float32)
 
 
 def _check_supported(model: Any, config: ModelConfig, reference: Reference) -> None:

@@ -17,20 +17,30 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jinja2 import TemplateError, TemplateSyntaxError
 from transformers import AutoConfig, AutoTokenizer
 from transformers.models.qwen2_vl import Qwen2VLImageProcessor
-from transformers.utils.hub import cached_file
 
 from actial.config import ModelConfig, PromptConfig
 from actial.core.errors import UserError
 from actial.core.records import Example, Prompt, Question
 from actial.modeling.adapter_folder import base_of
 from actial.modeling.families import TILED, packing_spec
+from actial.modeling.hf_checkpoint import model_file
 from actial.modeling.image_marks import QWEN_VL, ImageMarks, image_marks
 from actial.modeling.prefix_packing import Continuation, PrefixGroup
 from actial.modeling.system_prompts import system_prompt_text
 
 MAX_CACHED_TEXTS = 4096
+# what transformers raises for files that are missing, no JSON, or JSON of another kind
+UNREADABLE = (OSError, ValueError, TypeError, AttributeError, KeyError)
+TOKENIZER_FILES = (
+    "tokenizer_config.json",
+    "tokenizer.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+)
 THINK, END_THINK = "<think>", "</think>"
 # the end of a prompt whose template begins the answer
 OPENED = re.compile(rf"{THINK}\s*({END_THINK}\s*)?$")
@@ -98,7 +108,7 @@ class PromptRenderer:
     ) -> PromptRenderer:
         """The renderer of a model folder or hub id; `path` (a later stage's) overrides model.path.
 
-        Raises UserError when the folder cannot be read.
+        Raises UserError when the folder cannot be read, and names a damaged file of it.
         """
         path = path or model.path
         same = str(path) == model.path  # the revision is that of model.path alone
@@ -106,9 +116,11 @@ class PromptRenderer:
         revision = revision or "main"
         try:
             tokenizer = AutoTokenizer.from_pretrained(folder, revision=revision)
-            family = _model_file(folder, "config.json", revision).get("model_type", "")
+            family = model_file(folder, "config.json", revision).get("model_type", "")
             multiple = _side_multiple(folder, revision, family)
-        except OSError as error:
+        except UNREADABLE as error:
+            for name in TOKENIZER_FILES:
+                model_file(folder, name, revision)  # names one that is damaged
             reason = str(error).splitlines()[0].rstrip(".")
             raise UserError(
                 f"model.path={folder} gives no tokenizer or image processor ({reason}): "
@@ -133,10 +145,26 @@ class PromptRenderer:
         messages.append(
             {"role": "user", "content": text + images if text_first else images + text}
         )
-        rendered: str = self.tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=True
-        )
+        try:
+            rendered: str = self.tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=True
+            )
+        except TemplateError as error:
+            raise self._refused_by_template(error) from error
         return rendered
+
+    def _refused_by_template(self, error: TemplateError) -> UserError:
+        """The error of a template that is damaged, or that raises one, as some of system turns."""
+        template = f"the chat template of model.path={self.tokenizer.name_or_path}"
+        if isinstance(error, TemplateSyntaxError):
+            return UserError(
+                f"{template} is damaged (line {error.lineno}: {error.message}): restore its "
+                "chat_template.jinja."
+            )
+        remedy = "mend its chat_template.jinja"
+        if self.system_prompt is not None:
+            remedy = f"set prompt.system_prompt=none, or {remedy}"
+        return UserError(f"{template} refuses the prompt ({error}): {remedy}.")
 
     def _encode(self, text: str) -> list[int]:
         """Ids of a text, cached: heads, questions and letters recur from example to example."""
@@ -205,10 +233,10 @@ class PromptRenderer:
         ended = bool(token_ids) and token_ids[-1] in self.stop_ids
         ids = token_ids[:-1] if ended else token_ids
         text: str = self.tokenizer.decode(ids, skip_special_tokens=False)
-        return self._opened + text
+        return self.opened + text
 
     @cached_property
-    def _opened(self) -> str:
+    def opened(self) -> str:
         """What the chat template has already written of the answer; it counts as said by the model.
 
         Templates of thinking models end the prompt with "<think>" and white space, some with an
@@ -219,9 +247,9 @@ class PromptRenderer:
 
     def _after_opened(self, target: str) -> str:
         """Return what remains to be said of a target behind what the template has opened."""
-        if not self._opened:
+        if not self.opened:
             return target
-        if END_THINK in self._opened:
+        if END_THINK in self.opened:
             if target.startswith(THINK):
                 raise UserError(
                     "the chat template writes an empty think block before every answer, so chains "
@@ -246,21 +274,21 @@ class PromptRenderer:
         }
 
 
+def template_opening(model: ModelConfig, prompt: PromptConfig) -> str | None:
+    """Return what the chat template of a folder `model.path` writes of an answer.
+
+    None where model.path names no folder with a tokenizer: a server may hold the only copy.
+    """
+    if not model.path:
+        return None
+    folder, _ = base_of(model.path)
+    if not (Path(folder) / "tokenizer_config.json").is_file():
+        return None
+    return PromptRenderer.load(model, prompt).opened
+
+
 def _short_hash(text: str) -> str:
     return sha256(text.encode()).hexdigest()[:16]
-
-
-def _model_file(folder: Path | str, name: str, revision: str) -> dict[str, Any]:
-    """Return a JSON file of a model folder or hub id; {} where it has none."""
-    path = cached_file(
-        str(folder),
-        name,
-        revision=revision,
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
-    )
-    values: dict[str, Any] = json.loads(Path(path).read_text()) if path else {}
-    return values
 
 
 def _side_multiple(folder: Path | str, revision: str, family: str) -> int:
@@ -277,7 +305,7 @@ def _legacy_template(folder: Path | str, revision: str) -> str:
 
     Raises UserError where it has none.
     """
-    template = _model_file(folder, "chat_template.json", revision).get("chat_template")
+    template = model_file(folder, "chat_template.json", revision).get("chat_template")
     if not template:
         raise UserError(
             f"model.path={folder} has no chat template: add chat_template.jinja from the model "
@@ -288,7 +316,7 @@ def _legacy_template(folder: Path | str, revision: str) -> str:
 
 def _end_of_turn_ids(folder: Path | str, revision: str) -> list[int]:
     """Return the ids at which the model's own generation_config.json ends a turn."""
-    ids = _model_file(folder, "generation_config.json", revision).get("eos_token_id")
+    ids = model_file(folder, "generation_config.json", revision).get("eos_token_id")
     if ids is None:
         return []
     return ids if isinstance(ids, list) else [ids]

@@ -26,6 +26,7 @@ from actial.modeling.fused_norm import prepare_norms
 from actial.modeling.gated_delta import prepare_delta_layers
 from actial.modeling.onednn_linear import linear, prepare_linears
 
+ALL_LINEAR = "all-linear"  # of model.lora.target
 MODULE_GROUPS = ("vision", "merger", "language")
 
 
@@ -105,29 +106,35 @@ def _lora_targets(model: Any, config: ModelConfig) -> list[str]:
 
     Raises UserError when a name of model.lora.target matches none of them.
     """
-    endings = {ending.strip() for ending in config.lora.target.split(",")}
-    targets: list[str] = []
-    for name, module in model.named_modules():
-        if not isinstance(module, nn.Linear) or name == "lm_head":
-            continue
-        if not group_settings(config, module_group_of(name)).train:
-            continue
-        if endings == {"all-linear"} or name.rsplit(".", 1)[-1] in endings:
-            targets.append(name)
-    matched = {name.rsplit(".", 1)[-1] for name in targets}
-    if targets and endings != {"all-linear"} and endings - matched:
+    linears = _trained_linears(model, config)
+    endings = {ending.strip() for ending in config.lora.target.split(",")} - {""}
+    if endings == {ALL_LINEAR}:
+        return linears
+    if ALL_LINEAR in endings:
         raise UserError(
-            f"model.lora.target={config.lora.target}: {sorted(endings - matched)[0]!r} matches no "
-            f"linear layer that trains: name some of {', '.join(_linear_names(model))}, or use "
-            "all-linear."
+            f"model.lora.target={config.lora.target} names layers beside {ALL_LINEAR}, which has "
+            "them all: give one or the other."
+        )
+    targets = [name for name in linears if name.rsplit(".", 1)[-1] in endings]
+    last_names = {name.rsplit(".", 1)[-1] for name in linears}
+    if targets and endings - last_names:
+        raise UserError(
+            f"model.lora.target={config.lora.target}: {sorted(endings - last_names)[0]!r} matches "
+            f"no linear layer that trains: name some of {', '.join(sorted(last_names))}, or use "
+            f"{ALL_LINEAR}."
         )
     return targets
 
 
-def _linear_names(model: Any) -> list[str]:
-    """Return the last parts of the names of all linear layers but the head."""
-    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-    return sorted({name.rsplit(".", 1)[-1] for name in linear} - {"lm_head"})
+def _trained_linears(model: Any, config: ModelConfig) -> list[str]:
+    """Return the names of the linear layers of the module groups that train, but the head."""
+    return [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear)
+        and name != "lm_head"
+        and group_settings(config, module_group_of(name)).train
+    ]
 
 
 def halve_frozen_weights(model: Any) -> None:

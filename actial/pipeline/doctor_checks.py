@@ -24,6 +24,7 @@ from actial.core.errors import UserError
 from actial.data.shards import INDEX, read_manifest
 from actial.data.urls import is_url
 from actial.inference.vllm_version import check_vllm
+from actial.modeling.adapter_folder import base_of
 from actial.pipeline.findings import Finding, Lines, Status
 from actial.pipeline.preflight import (
     chains_of_thought,
@@ -147,12 +148,16 @@ def check_fidelity(config: TrainConfig) -> Lines:
 
 
 def check_model(config: TrainConfig) -> Lines:
+    from actial.modeling.base_model import check_weights
     from actial.modeling.policy import Policy
     from actial.modeling.prompt_renderer import PromptRenderer
     from actial.modeling.trainable_modules import MODULE_GROUPS
 
     check_model_path(config)
     renderer = PromptRenderer.load(config.model, config.prompt)
+    base, _ = base_of(config.model.path)
+    if Path(base).is_dir():
+        check_weights(base)
     policy = Policy.from_hub_config(config.model)
     if renderer.image_token_id != policy.spec.image_token_id:
         yield (

@@ -10,6 +10,7 @@ from typing import Any
 from actial.config import WORDS_ONLY, ColdStartConfig, SetConfig, StageName, Task, TrainConfig
 from actial.core.atomic_io import file_sha256
 from actial.core.errors import UserError
+from actial.core.process import check_launcher
 from actial.core.sealed_files import refuse_changed_model
 from actial.data.shards import read_manifest
 from actial.data.teacher_chains import check_chains_file
@@ -18,6 +19,13 @@ from actial.runs.provenance import read_provenance
 
 VIEWPOINT_SOURCES = ("viewpoint_100k",)  # question sets that a teacher can write about
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+
+
+def check_inputs(config: TrainConfig) -> None:
+    """Raise UserError for a launcher, a data set or a model that does not fit the configuration."""
+    check_launcher(config.trainer.devices, config.trainer.nodes)
+    check_data_sets(config)
+    check_model_path(config)
 
 
 def used_sets(config: TrainConfig) -> dict[str, SetConfig]:

@@ -1,11 +1,12 @@
 """The run folder of `actial.train`: created, resumed, or refused.
 
-Everything in it but timings.jsonl is a function of the configuration alone:
+Everything in it but timings.jsonl and wandb's files is a function of the configuration alone:
 
 - config.yaml: the resolved configuration; a folder that holds another one is refused
 - provenance.json: versions, commit, hashes of data and prompts
 - metrics.jsonl: one entry per logged step, without clock times: the same seed writes the same bytes
 - timings.jsonl: seconds and rates of the same steps
+- wandb_id.txt: with logger=wandb, the id of its run
 - results.json: written last; its presence means that the run is finished
 """
 
@@ -37,17 +38,30 @@ CONFIG = "config.yaml"
 SEAL = "# sha256 of the text below: "
 # Where a run lies, who watches it and whose stages it reuses do not change what it computes.
 NOT_COMPARED = ("run_dir", "logger.", "stage_cache_dir")
-# Memory and speed, not results: a run may be resumed with others, after an out-of-memory say.
-# (Another micro-batch size adds up the same terms in another order, which rounding can show.)
+# Memory, speed and what is saved, not results: a run may be resumed with others, after an
+# out-of-memory say. (Another micro-batch size adds up the same terms in another order, which
+# rounding can show.) Not log_every, by which metrics.jsonl is checked for lost lines.
 RESUMABLE_CHANGES = (
     "model.micro_batch_tokens",
     "model.head_chunk_tokens",
     "model.gradient_checkpointing",
+    "trainer.memory_gib",
+    "sft.save_every",
+    "grpo.save_every",
+    "benchmark.batch_size",
     "sampler.batch_size",
+    "sampler.concurrency",
     "sampler.timeout_s",
+    "sampler.start_timeout_s",
+    "sampler.restarts",
     "sampler.engine.gpu_memory_utilization",
+    "sampler.engine.max_num_seqs",
+    "sampler.engine.max_num_batched_tokens",
+    "sampler.engine.enforce_eager",
     "data.workers",
 )
+
+ENGINE = "sampler.engine"
 
 # What the kill of a process can leave: files half written, model and stage folders half copied,
 # checkpoints half saved.
@@ -163,9 +177,9 @@ def _record_changes(folder: Path, config: TrainConfig) -> None:
     """Write the settings that this resume changes into config.yaml and provenance.json."""
     stored, given = flatten(read_settings(folder)), settings_of(config)
     changes = {
-        key: [stored[key], given[key]]
-        for key in sorted(stored.keys() & given.keys())
-        if key.startswith(RESUMABLE_CHANGES) and stored[key] != given[key]
+        key: [stored.get(key), given.get(key)]
+        for key in sorted(stored.keys() | given.keys())
+        if key.startswith(RESUMABLE_CHANGES) and stored.get(key) != given.get(key)
     }
     if changes:
         earlier = read_provenance(folder).get("changed_settings", [])
@@ -262,7 +276,13 @@ def _refuse_other_settings(folder: Path, config: TrainConfig) -> None:
     compared = [
         key for key in sorted(stored.keys() | given.keys()) if not key.startswith(ignored)
     ]
-    differing = [key for key in compared if stored.get(key) != given.get(key)]
+    # An engine without settings of its own is an empty mapping, one with some has none of it.
+    differing = [
+        key
+        for key in compared
+        if stored.get(key) != given.get(key)
+        and not (key == ENGINE and {} in (stored.get(key), given.get(key)))
+    ]
     if not differing:
         return
     key, others = differing[0], len(differing) - 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -15,11 +16,13 @@ import wandb
 from wandb.sdk.mailbox import HandleAbandonedError, MailboxClosedError
 
 from actial.config import LoggerConfig, TrainConfig, WandbMode
+from actial.core.atomic_io import write_text
 from actial.core.errors import UserError
 from actial.core.process import is_main_process
 from actial.evaluation.results import Results, SetResult
 from actial.runs.run_dir import Run, read_settings
 
+WANDB_ID = "wandb_id.txt"  # in the run folder
 # What wandb raises when its own process, which writes and sends, has ended or was killed.
 LOST_PROCESS = (ConnectionError, MailboxClosedError, HandleAbandonedError)
 SCORE_COLUMNS = (
@@ -211,15 +214,31 @@ def _start_wandb(config: TrainConfig, run: Run) -> Any:
     logger = config.logger
     if logger.mode is WandbMode.offline:
         _set_earlier_files_aside(run.folder / "wandb")
-    # The id is a function of the folder, so that a resumed run continues the same wandb run.
-    run_id = sha256(str(run.folder.resolve()).encode()).hexdigest()[:12]
     try:
-        return _init(config, run, run_id)
+        return _init(config, run, wandb_id(run.folder))
     except wandb.errors.UsageError as error:
         raise UserError(
             f"logger.mode={logger.mode.value}: wandb cannot log in ({error}). Run wandb login, set "
             "WANDB_API_KEY, or use logger=wandb (offline)."
         ) from error
+
+
+def wandb_id(folder: Path) -> str:
+    """Return the id of the wandb run of a run folder, drawn and kept there at its first start.
+
+    A resumed run continues the same wandb run; a folder that was removed and begun anew, or one of
+    the same path on another machine, has another. Versions without the file took a hash of the
+    path, which their runs keep.
+    """
+    path = folder / WANDB_ID
+    if path.exists():
+        return path.read_text().strip()
+    if (folder / "wandb").exists():  # begun by such a version
+        run_id = sha256(str(folder.resolve()).encode()).hexdigest()[:12]
+    else:
+        run_id = secrets.token_hex(6)
+    write_text(path, f"{run_id}\n")
+    return run_id
 
 
 def _set_earlier_files_aside(folder: Path) -> None:

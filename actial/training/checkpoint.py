@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
@@ -36,6 +37,7 @@ from actial.training.distributed import gathered
 from actial.training.train_module import StepModule
 
 NUM_CHECKPOINTS = 2  # the newest ones, which stay on disk
+NAME = re.compile(r"step-\d{8}")  # of a checkpoint
 TENSORS, STATE, CHECKSUMS = "state.safetensors", "state.json", "SHA256SUMS"
 FORMAT = 2  # 1 had neither this number nor checksums
 STATE_KEYS = ("step", "counters", "fingerprint", "random")
@@ -129,7 +131,7 @@ def save(
     path = folder / f"step-{module.completed_steps:08d}"
     if module.global_rank == 0:
         _write(path, tensors, state)
-        for old in sorted(folder.glob("step-*"))[:-NUM_CHECKPOINTS]:
+        for old in checkpoints(folder)[:-NUM_CHECKPOINTS]:
             shutil.rmtree(old)
     return path
 
@@ -189,7 +191,13 @@ def _sync(path: Path) -> None:
 
 def latest(folder: Path) -> Path | None:
     """Return the newest complete checkpoint."""
-    return max(folder.glob("step-*"), default=None)
+    return max(checkpoints(folder), default=None)
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Return the checkpoints of a folder, oldest first; copies under other names are none."""
+    paths = folder.glob("step-*")
+    return sorted(path for path in paths if path.is_dir() and NAME.fullmatch(path.name))
 
 
 def resume(folder: Path, module: StepModule, fingerprint: Mapping[str, str]) -> int:
@@ -202,7 +210,7 @@ def resume(folder: Path, module: StepModule, fingerprint: Mapping[str, str]) -> 
     """
     if is_main_process():
         _remove_leftovers(folder)
-    for path in sorted(folder.glob("step-*"), reverse=True):
+    for path in reversed(checkpoints(folder)):
         damage = _damage(path)
         if damage is None:
             state = json.loads((path / STATE).read_text())

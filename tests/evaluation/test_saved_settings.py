@@ -82,6 +82,24 @@ def test_named_model_is_asked_with_photos_of_the_papers_size(
     assert {body["max_tokens"] for body in server.bodies} == {4096}
 
 
+def test_served_checkpoint_s_template_counts_as_said(photos: Path, tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path / "model")
+    template = folder / "chat_template.jinja"
+    start = "<|im_start|>assistant\\n"
+    assert start in template.read_text()
+    template.write_text(template.read_text().replace(start, f"{start}<think>\\n"))
+    (folder / "SHA256SUMS").unlink(missing_ok=True)
+    with FakeServer(content="so\n</think>\n<answer>A</answer>") as server:
+        words = (f"server.url={server.url}", "server.model=m", f"model.path={folder}")
+        out = tmp_path / "out"
+        words += (f"benchmark.root={photos}", f"out={out}")
+        evaluate(compose("evaluate", "benchmark=cv_bench", *words))
+    logs = [log.read_text() for log in out.rglob("predictions.jsonl")]
+    lines = [json.loads(line) for line in "".join(logs).splitlines()]
+    texts = {line["text"] for line in lines if "text" in line}
+    assert texts == {"<think>\nso\n</think>\n<answer>A</answer>"}
+
+
 @pytest.mark.parametrize(
     ("prompt", "own", "base"),
     [

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 import threading
 import time
 from collections import Counter
@@ -9,7 +10,7 @@ from collections import Counter
 import numpy as np
 import pytest
 from PIL import Image
-from support.fake_server import FakeServer
+from support.fake_server import FakeServer, completion
 from support.scripted import question
 
 from actial.core.errors import UserError
@@ -169,3 +170,44 @@ def test_dead_server_is_named(tmp_path):
         match=r"http://127\.0\.0\.1:9/v1 did not answer q\d+ in 2 tries \(.*Cannot connect",
     ):
         ask("http://127.0.0.1:9/v1", PredictionLog(tmp_path, {}), retries=1, concurrency=1)
+
+
+SAID = "The camera moves.\n</think>\n\n<answer>B</answer>"
+
+
+def message_of(**message):
+    """A server's misbehaviour: each answer is a message of these fields."""
+    status, raw, kind = completion("")
+    whole = json.loads(raw)
+    whole["choices"][0]["message"] |= message
+    return lambda n, body: (status, json.dumps(whole).encode(), kind)
+
+
+@pytest.mark.parametrize(
+    ("message", "opened", "answer"),
+    [
+        ({"content": SAID}, "<think>\n", f"<think>\n{SAID}"),
+        ({"content": SAID}, None, f"<think>\n{SAID}"),  # the template is not known
+        ({"content": SAID}, "", SAID),  # the template opens nothing
+        ({"content": f"<think>{SAID}"}, "<think>\n", f"<think>{SAID}"),
+        ({"content": "I think"}, "<think>\n", "<think>\nI think"),  # cut short
+        ({"content": "B"}, "<think>\n\n</think>\n\n", "<think>\n\n</think>\n\nB"),
+        ({"content": "B"}, None, "B"),
+        *(
+            (
+                {"content": "\n\n<answer>B</answer>", name: "The camera moves.\n"},
+                opened,
+                f"<think>\n{SAID}",
+            )
+            for name in ("reasoning", "reasoning_content")
+            for opened in ("<think>\n", None)
+        ),
+        ({"content": None, "reasoning": "I think"}, "<think>\n", "<think>\nI think\n"),
+    ],
+)
+def test_a_thought_begun_by_the_template_or_sent_apart_is_part_of_the_answer(
+    tmp_path, message, opened, answer
+):
+    with FakeServer(message_of(**message)) as fake:
+        (row,) = ask(fake, PredictionLog(tmp_path, {}), n=1, opened=opened)
+    assert row.text == answer

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from peft import PeftModel
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from support.engine_world import load_policy, open_renderer, shake
 from transformers import AutoModelForImageTextToText
 
@@ -134,6 +136,76 @@ def test_adapters_that_cannot_be_loaded_say_why(
     settings = json.loads((copied / CONFIG).read_text())
     (copied / CONFIG).write_text(json.dumps(settings | change))
     with pytest.raises(UserError, match=message):
+        Policy.load(ModelConfig(path=str(copied)))
+
+
+def rewritten(folder: Path, out: Path, change: Callable[[dict], dict], **settings) -> Path:
+    """A copy of an adapter folder with other tensors and settings."""
+    shutil.copytree(folder, out)
+    save_file(change(load_file(folder / WEIGHTS)), out / WEIGHTS, {"format": "pt"})
+    stored = json.loads((folder / CONFIG).read_text())
+    (out / CONFIG).write_text(json.dumps(stored | settings))
+    return out
+
+
+@pytest.mark.parametrize(
+    ("present", "earlier"),
+    [
+        ("base_model.model.model.language_model.", "base_model.model.model."),
+        ("base_model.model.", ""),
+        ("base_model.model.model.language_model.", "model."),
+    ],
+)
+def test_adapters_under_earlier_names_are_the_same(
+    stages: Path, tmp_path: Path, present: str, earlier: str
+) -> None:
+    adapter = stages / "sft" / "adapter"
+
+    def renamed(tensors: dict) -> dict:
+        return {name.replace(present, earlier): t for name, t in tensors.items()}
+
+    copied = rewritten(adapter, tmp_path / "renamed", renamed)
+    assert load_file(copied / WEIGHTS).keys() != load_file(adapter / WEIGHTS).keys()
+    torch.testing.assert_close(loaded(copied), loaded(adapter), rtol=0, atol=0)
+    train_stage(copied, tmp_path / "next", 3)  # joined under today's names
+    names = load_file(tmp_path / "next" / "adapter" / WEIGHTS).keys()
+    assert names == load_file(stages / "grpo" / "adapter" / WEIGHTS).keys()
+
+
+LAYER = "base_model.model.model.language_model.layers.0.mlp.down_proj"
+
+
+@pytest.mark.parametrize(
+    ("without", "more", "settings", "message"),
+    [
+        (LAYER, (), {}, rf"it lacks {LAYER}.lora_A.weight and 1 more"),
+        (
+            "-",
+            ("x.lora_A.weight",),
+            {},
+            r"the base has no place for base_model.model.x.lora_A.weight\)",
+        ),
+        ("-", (), {"use_dora": True}, r"it lacks .*\.lora_magnitude_vector and \d+ more"),
+        ("-", (), {"modules_to_save": ["lm_head"]}, r"it lacks .*lm_head\.weight"),
+    ],
+)
+def test_adapters_whose_tensors_are_not_the_model_s_are_refused(
+    stages: Path, tmp_path: Path, without: str, more: tuple, settings: dict, message: str
+) -> None:
+    def changed(tensors: dict) -> dict:
+        rest = {name: t for name, t in tensors.items() if not name.startswith(without)}
+        return rest | {name: torch.zeros(4, 4) for name in more}
+
+    copied = rewritten(stages / "sft" / "adapter", tmp_path / "changed", changed, **settings)
+    with pytest.raises(UserError, match=rf"does not fit its base \({message}"):
+        Policy.load(ModelConfig(path=str(copied)))
+
+
+def test_a_cut_adapter_is_named(stages: Path, tmp_path: Path) -> None:
+    copied = tmp_path / "adapter"
+    shutil.copytree(stages / "sft" / "adapter", copied)
+    os.truncate(copied / WEIGHTS, 2000)
+    with pytest.raises(UserError, match=rf"{WEIGHTS} cannot be read .*: restore it"):
         Policy.load(ModelConfig(path=str(copied)))
 
 

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoProcessor, AutoTokenizer
 
-from actial.config import LoraConfig, ModelConfig, PromptConfig
+from actial.config import LoraConfig, ModelConfig, ModuleGroupConfig, PromptConfig
 from actial.core.errors import UserError
 from actial.core.records import AnswerMode, Example, Question
+from actial.modeling.base_model import check_weights
 from actial.modeling.policy import Policy
 from actial.modeling.prompt_renderer import PromptRenderer
 
@@ -34,6 +36,10 @@ def renderer_of(folder: Path) -> PromptRenderer:
 def saved(folder: Path, out: Path) -> Path:
     Policy.load(ModelConfig(path=str(folder))).save_pretrained(out)
     return out
+
+
+def load_folder(path: str) -> Policy:
+    return Policy.load(ModelConfig(path=path))
 
 
 def supervised(renderer: PromptRenderer, target: str) -> list[int]:
@@ -216,14 +222,135 @@ def test_a_misspelt_lora_target_is_named(folder: Path, target: str) -> None:
         Policy.load(ModelConfig(path=str(folder), lora=lora))
 
 
-def test_lora_targets_may_have_spaces(folder: Path) -> None:
-    lora = LoraConfig(enabled=True, rank=2, target="q_proj, v_proj")
+def test_a_lora_target_that_does_not_train_is_refused_with_those_that_do(folder: Path) -> None:
+    frozen = ModuleGroupConfig(train=False)
+    lora = LoraConfig(enabled=True, rank=2, target="qkv,q_proj")
+    model = ModelConfig(path=str(folder), lora=lora, vision=frozen, merger=frozen)
+    names = "down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj, or use all-linear"
+    with pytest.raises(
+        UserError, match=f"'qkv' matches no linear layer that trains: name some of {names}"
+    ):
+        Policy.load(model)
+
+
+def test_all_linear_beside_other_lora_targets_is_refused(folder: Path) -> None:
+    lora = LoraConfig(enabled=True, rank=2, target="all-linear,q_proj")
+    with pytest.raises(UserError, match="names layers beside all-linear, which has them all"):
+        Policy.load(ModelConfig(path=str(folder), lora=lora))
+
+
+@pytest.mark.parametrize("target", ["q_proj, v_proj", "q_proj,v_proj,"])
+def test_lora_targets_may_have_spaces_and_a_last_comma(folder: Path, target: str) -> None:
+    lora = LoraConfig(enabled=True, rank=2, target=target)
     policy = Policy.load(ModelConfig(path=str(folder), lora=lora))
     trained = {name for name, p in policy.named_parameters() if p.requires_grad}
     adapted = {
         name.split(".lora_")[0].rsplit(".", 1)[-1] for name in trained if "lora_" in name
     }
     assert adapted == {"q_proj", "v_proj"}
+
+
+DOWN = "model.language_model.layers.0.mlp.down_proj.weight"
+STORED = "model.layers.0.mlp.down_proj.weight"  # under the name of the file
+
+
+def change_weights(folder: Path, change: Callable[[dict], dict]) -> None:
+    weights = load_file(folder / "model.safetensors")
+    save_file(weights | change(weights), folder / "model.safetensors", {"format": "pt"})
+
+
+@pytest.mark.parametrize("load", [load_folder, check_weights], ids=["load", "doctor"])
+@pytest.mark.parametrize(("count", "others"), [(1, ""), (3, " and 2 more weights")])
+def test_a_base_that_lacks_weights_is_refused(
+    folder: Path, load: Callable, count: int, others: str
+) -> None:
+    weights = load_file(folder / "model.safetensors")
+    for name in sorted(name for name in weights if "layers.0.mlp" in name)[:count]:
+        del weights[name]
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UserError, match=f"lacks the weight {DOWN}{others}: restore"):
+        load(str(folder))
+
+
+@pytest.mark.parametrize("load", [load_folder, check_weights], ids=["load", "doctor"])
+def test_weights_without_a_place_are_left_out_and_tied_heads_may_lack(
+    folder: Path, load: Callable
+) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    assert config["tie_word_embeddings"]
+    assert "lm_head.weight" not in load_file(folder / "model.safetensors")
+    change_weights(folder, lambda weights: {"mtp.weight": weights[STORED].clone()})
+    load(str(folder))
+
+
+@pytest.mark.parametrize("load", [load_folder, check_weights], ids=["load", "doctor"])
+def test_a_weight_of_another_shape_is_named(folder: Path, load: Callable) -> None:
+    change_weights(folder, lambda weights: {STORED: weights[STORED][:-1].contiguous()})
+    with pytest.raises(
+        UserError, match=rf"{DOWN} of shape \(\d+, \d+\) where its config.json"
+    ):
+        load(str(folder))
+
+
+def test_a_weight_that_is_no_number_is_named(folder: Path) -> None:
+    change_weights(folder, lambda weights: {STORED: weights[STORED] * float("nan")})
+    with pytest.raises(UserError, match=f"holds NaN or infinity in {DOWN}: restore"):
+        load_folder(str(folder))
+
+
+@pytest.mark.parametrize("load", [load_folder, check_weights], ids=["load", "doctor"])
+def test_a_cut_file_of_weights_is_named(folder: Path, load: Callable) -> None:
+    os.truncate(folder / "model.safetensors", 200_000)
+    with pytest.raises(UserError, match=r"\(model\.safetensors: Error .*\): restore"):
+        load(str(folder))
+
+
+@pytest.mark.parametrize(
+    "name", ["tokenizer_config.json", "tokenizer.json", "generation_config.json"]
+)
+@pytest.mark.parametrize("content", ['{"a": ', "[]"])
+def test_a_damaged_file_of_a_base_is_named(folder: Path, name: str, content: str) -> None:
+    (folder / name).write_text(content)
+    with pytest.raises(
+        UserError, match=rf"{name} (cannot be read|holds no JSON object).*: rest"
+    ):
+        renderer_of(folder)
+
+
+@pytest.mark.parametrize("content", ['{"a": ', "[]"])
+def test_a_damaged_generation_config_is_named_without_a_renderer(
+    folder: Path, content: str
+) -> None:
+    (folder / "generation_config.json").write_text(content)
+    with pytest.raises(UserError, match=r"generation_config\.json .*: restore"):
+        load_folder(str(folder))
+
+
+def test_a_damaged_template_is_named(folder: Path) -> None:
+    template = folder / "chat_template.jinja"
+    whole = template.read_text()
+    template.write_text(whole[: len(whole) // 2] + "{% if")
+    damage = (
+        r"the chat template of model.path=.*/base is damaged \(line \d+: .*\): restore its"
+    )
+    with pytest.raises(UserError, match=damage):
+        renderer_of(folder).fingerprint  # noqa: B018
+    template.unlink()
+    (folder / "chat_template.json").write_text('{"chat_template": "cut')
+    with pytest.raises(UserError, match=r"chat_template\.json cannot be read .*: restore"):
+        renderer_of(folder)
+
+
+def test_a_template_that_refuses_a_system_turn_is_named_with_the_way_out(folder: Path) -> None:
+    template = folder / "chat_template.jinja"
+    refusal = "{{ raise_exception('System role not supported') }}"
+    rule = "{% if messages[0].role == 'system' %}" + refusal + "{% endif %}"
+    template.write_text(rule + template.read_text())
+    model = ModelConfig(path=str(folder))
+    remedy = r"\(System role not supported\): set prompt\.system_prompt=none"
+    with pytest.raises(UserError, match=remedy):
+        PromptRenderer.load(model, PromptConfig(system_prompt="clean")).fingerprint  # noqa: B018
+    assert PromptRenderer.load(model, PromptConfig(system_prompt="none")).fingerprint
 
 
 OF_A_REVISION = """

@@ -97,6 +97,13 @@ def test_another_config_is_refused_with_the_key(tmp_path: Path) -> None:
         "sampler.batch_size=32",
         "sampler.timeout_s=60.0",
         "data.workers=2",
+        "trainer.memory_gib=24.0",
+        "sft.save_every=7",
+        "grpo.save_every=7",
+        "benchmark.batch_size=4",
+        "+sampler.engine.max_num_seqs=8",
+        "+sampler.engine.max_num_batched_tokens=2048",
+        "+sampler.engine.enforce_eager=true",
     ],
 )
 def test_memory_settings_may_differ_on_resume_and_are_recorded(
@@ -109,11 +116,31 @@ def test_memory_settings_may_differ_on_resume_and_are_recorded(
     started = (tmp_path / "run" / "config.yaml").stat().st_mtime_ns
     with open_run(config(tmp_path / "run", *others, override)) as run:
         assert run.resumed
-    key, _, value = override.partition("=")
+    key, _, value = override.removeprefix("+").partition("=")
     assert str(flatten(read_settings(run.folder))[key]).lower() == value
     (changes,) = run.provenance["changed_settings"]
     assert str(changes[key][1]).lower() == value
     assert (tmp_path / "run" / "config.yaml").stat().st_mtime_ns == started
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "model.sequence_tokens=256",  # packs other sequences
+        "sft.log_every=3",  # metrics.jsonl is checked by it
+        "trainer.threads=2",
+        "+sampler.engine.max_model_len=512",
+        "+sampler.engine={max_num_seqs: 8, seed: 3}",
+    ],
+)
+def test_settings_that_decide_numbers_or_logs_may_not_differ_on_resume(
+    tmp_path: Path, override: str
+) -> None:
+    with open_run(config(tmp_path / "run")):
+        pass
+    key = override.removeprefix("+").partition("=")[0]
+    with pytest.raises(UserError, match=rf"holds a run with {key}.*: give another run_dir"):
+        open_run(config(tmp_path / "run", override))
 
 
 def test_what_a_kill_left_is_removed_by_the_next_start(tmp_path: Path) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from fractions import Fraction
+from hashlib import sha256
 from pathlib import Path
 
 import hydra
@@ -19,7 +21,7 @@ from actial.evaluation.results import Results, SetResult
 from actial.grading.metrics import Cell
 from actial.reporting.offline_wandb import OfflineRun, draw_sweep, read_offline, records
 from actial.runs.run_dir import open_run
-from actial.runs.tracking import tracking
+from actial.runs.tracking import tracking, wandb_id
 
 
 def config(folder: Path) -> TrainConfig:
@@ -65,6 +67,37 @@ def test_a_resumed_run_leaves_one_offline_file_with_all_steps(tmp_path: Path) ->
         if (item.key or "/".join(item.nested_key)) == "sft/step"
     ]
     assert steps == [1, 2, 3]
+
+
+def offline_ids(folder: Path) -> set[str]:
+    """The ids of the wandb runs whose files lie below a run folder."""
+    names = [path.name for path in (folder / "wandb").glob("*offline-run-*")]
+    return {name.rpartition("-")[2] for name in names}
+
+
+def test_a_resumed_run_has_the_id_that_it_drew_and_a_folder_begun_anew_another(
+    tmp_path: Path,
+) -> None:
+    wanted = config(tmp_path / "run")
+    ids = []
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="killed"):
+            log_two_steps_and_crash(wanted)
+        with open_run(wanted) as run, tracking(wanted, run):
+            pass
+        (run_id,) = offline_ids(run.folder)
+        ids.append(run_id)
+        shutil.rmtree(run.folder)
+    assert ids[0] != ids[1]
+
+
+def test_a_run_of_a_version_without_the_file_keeps_the_id_of_its_path(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    of_path = sha256(str(folder.resolve()).encode()).hexdigest()[:12]
+    (folder / "wandb" / f"offline-run-1-{of_path}").mkdir(parents=True)
+    assert wandb_id(folder) == of_path
+    shutil.move(folder, tmp_path / "moved")
+    assert wandb_id(tmp_path / "moved") == of_path
 
 
 def finished(run_folder: Path) -> OfflineRun:

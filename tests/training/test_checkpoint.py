@@ -110,6 +110,24 @@ def test_only_the_newest_two_are_kept_and_nothing_is_pickled(tmp_path):
     assert files == ["SHA256SUMS", "state.json", "state.safetensors"]
 
 
+def test_copies_and_archives_beside_the_checkpoints_are_left_alone(tmp_path, two_checkpoints):
+    folder = tmp_path / "checkpoints"
+    shutil.copytree(two_checkpoints, folder)
+    copied = folder / "step-00000004-keep"
+    shutil.copytree(folder / "step-00000004", copied)
+    archive = folder / "step-00000004.tar.gz"
+    archive.write_bytes(b"archive")
+    assert latest(folder).name == "step-00000004"
+    module = sft_module(tmp_path, steps=8)
+    assert resume(folder, module, FINGERPRINT) == 4
+    fit_sft(module, CheckpointCallback(folder, 2, FINGERPRINT))
+    ours = ["step-00000006", "step-00000008"]
+    assert sorted(path.name for path in folder.iterdir()) == sorted(
+        [copied.name, archive.name, *ours]
+    )
+    assert latest(folder).name == ours[-1]
+
+
 def test_a_half_written_checkpoint_is_not_taken(tmp_path):
     fit_sft(new_module(tmp_path), CheckpointCallback(tmp_path, 7, FINGERPRINT))
     (tmp_path / ".step-00000009.1.tmp").mkdir()
