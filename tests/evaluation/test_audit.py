@@ -246,6 +246,9 @@ def test_the_command_writes_a_certificate_and_a_page(tmp_path, monkeypatch, caps
 def test_what_is_no_set_is_refused(tmp_path):
     with pytest.raises(UserError, match="is no set"):
         open_audit_set(str(tmp_path / "nothing"))
+    for word in ("", ":train"):
+        with pytest.raises(UserError, match=f"the set '{word}' names no folder"):
+            open_audit_set(word)
     with pytest.raises(UserError, match="holds no image"):
         open_audit_set(str(tmp_path))
 

@@ -35,9 +35,9 @@ class Source(ABC):
         self.config = config
         self.root = Path(config.root)
         self._turns: tuple[str, dict[str, int]] = ("", {})
-        if not self.root.is_dir():
+        if not config.root or not self.root.is_dir():  # Path("") would be the current folder
             raise UserError(
-                f"source.root={self.root} is not a folder: give the folder that holds the captures."
+                f"source.root={config.root} is not a folder: give the folder that holds the captures."
             )
         if config.mask_root is not None:
             self._check_mask_root(config.mask_root)
@@ -48,7 +48,7 @@ class Source(ABC):
                 f"source.mask_root={folder} is not read by source={self.config.kind.value}, whose "
                 "masks lie in the layout itself: leave it out."
             )
-        if not Path(folder).is_dir():
+        if not folder or not Path(folder).is_dir():
             raise UserError(
                 f"source.mask_root={folder} is not a folder: give the folder that holds the masks "
                 "of each capture, or leave it out."
