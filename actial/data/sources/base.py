@@ -37,7 +37,8 @@ class Source(ABC):
         self._turns: tuple[str, dict[str, int]] = ("", {})
         if not config.root or not self.root.is_dir():  # Path("") would be the current folder
             raise UserError(
-                f"source.root={config.root} is not a folder: give the folder that holds the captures."
+                f"source.root={config.root} is not a folder: give the folder that holds the "
+                "captures."
             )
         if config.mask_root is not None:
             self._check_mask_root(config.mask_root)
