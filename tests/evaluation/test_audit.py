@@ -243,6 +243,16 @@ def test_the_command_writes_a_certificate_and_a_page(tmp_path, monkeypatch, caps
     assert "copy &lt;b&gt;.jpg" in (tmp_path / "out/audit.html").read_text()
 
 
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16", "utf-16-le"])
+def test_identifiers_in_another_encoding_are_refused(tmp_path, encoding):
+    path = tmp_path / "ids.txt"
+    path.write_bytes("Café\n".encode(encoding))
+    with pytest.raises(UserError, match=r"identifiers=.*ids\.txt is no text in UTF-8"):
+        read_identifiers(str(path))
+    path.write_bytes("Café\n".encode("utf-8-sig"))
+    assert read_identifiers(str(path)) == {"Café"}
+
+
 def test_what_is_no_set_is_refused(tmp_path):
     with pytest.raises(UserError, match="is no set"):
         open_audit_set(str(tmp_path / "nothing"))

@@ -24,6 +24,7 @@ from actial.core.errors import Rejected, UserError
 from actial.core.image_codec import UNREADABLE
 from actial.core.json_stream import records
 from actial.core.seeding import hash_unit
+from actial.core.text_files import read_utf8
 from actial.data.build.origin import origin_of_files
 from actial.data.build.resumable import WORK, Task, claimed, run_tasks, worker_pool
 from actial.data.build.work_files import write_work
@@ -91,7 +92,7 @@ def read_blacklist(path: str | None) -> frozenset[str]:
             f"qa.blacklist={path} does not exist: give a file of scene names, one a line, or leave "
             "it out."
         )
-    lines = Path(path).read_text(encoding="utf-8").splitlines()
+    lines = read_utf8(Path(path), f"qa.blacklist={path}").splitlines()
     return frozenset(line.strip() for line in lines if line.strip())
 
 

@@ -12,6 +12,7 @@ from actial.config import BenchmarkConfig
 from actial.core.errors import UserError
 from actial.core.records import AnswerMode
 from actial.core.set_records import QuestionRecord, StoredRecord
+from actial.core.text_files import read_utf8
 from actial.data.shards import ShardSet
 from actial.evaluation.benchmark_results import open_benchmark
 from actial.evaluation.benchmarks.base import Item, Picture
@@ -84,7 +85,7 @@ def read_identifiers(path: str) -> frozenset[str]:
         raise UserError(
             f"identifiers={path} is no file: give a list with one identifier a line."
         )
-    lines = Path(path).read_text(encoding="utf-8").splitlines()
+    lines = read_utf8(Path(path), f"identifiers={path}").splitlines()
     return frozenset(line.strip() for line in lines if line.strip())
 
 
