@@ -243,6 +243,20 @@ def test_the_command_writes_a_certificate_and_a_page(tmp_path, monkeypatch, caps
     assert "copy &lt;b&gt;.jpg" in (tmp_path / "out/audit.html").read_text()
 
 
+def test_a_folder_s_name_is_printed_as_it_is(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    generator = np.random.default_rng(2)
+    words = ["sö, [x]=1/images", "x[/y]/images"]
+    for word in words:
+        (tmp_path / word).mkdir(parents=True)
+        picture(generator).save(tmp_path / word / "0.png")
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(sys, "argv", ["actial.audit", *words, "out=out"])
+    actial.audit.__main__.main()
+    printed = capsys.readouterr().out
+    assert all(word in printed for word in words)
+
+
 @pytest.mark.parametrize("encoding", ["latin-1", "utf-16", "utf-16-le"])
 def test_identifiers_in_another_encoding_are_refused(tmp_path, encoding):
     path = tmp_path / "ids.txt"
