@@ -357,3 +357,13 @@ def test_poses_bounds_of_llff_are_read(tmp_path):
         (folder / "poses_bounds.npy").write_bytes(content)
         with pytest.raises(Rejected, match="poses_corrupt"):
             read(tmp_path, SourceKind.llff)
+
+
+def test_a_dark_photo_has_the_gray_depth_of_its_capture(tmp_path):
+    write(tmp_path, suffix=".png")
+    for i in range(N):
+        gray = np.full((H, W), 150 * 257 if i % 4 else 10 * 257, dtype=np.uint16)
+        Image.fromarray(gray).save(tmp_path / "images" / f"{i:03d}.png")
+    source = open_source(SourceConfig(kind=SourceKind.nerfstudio, root=str(tmp_path)))
+    dark, bright = (source.pixels(".", f"images/{i:03d}.png") for i in (0, 1))
+    assert (dark.max(), bright.max()) == (10, 150)

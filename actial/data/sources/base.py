@@ -12,7 +12,14 @@ import numpy as np
 from actial.config import ExifRule, SourceConfig
 from actial.core.errors import Rejected, UserError
 from actial.core.records import Capture, Frame
-from actial.data.photos import QUARTER_TURNS, UPRIGHT, PhotoHeader, decode, read_header
+from actial.data.photos import (
+    QUARTER_TURNS,
+    UPRIGHT,
+    PhotoHeader,
+    decode,
+    gray_depth,
+    read_header,
+)
 from actial.data.sources import orientation
 from actial.data.sources.frame_counts import FrameCounts
 from actial.viewpoint.geometry import are_rotations
@@ -34,7 +41,8 @@ class Source(ABC):
     def __init__(self, config: SourceConfig) -> None:
         self.config = config
         self.root = Path(config.root)
-        self._turns: tuple[str, dict[str, int]] = ("", {})
+        self._last_frames: tuple[str, dict[str, Frame]] = ("", {})
+        self._last_depth: tuple[str, int] = ("", 0)
         if not config.root or not self.root.is_dir():  # Path("") would be the current folder
             raise UserError(
                 f"source.root={config.root} is not a folder: give the folder that holds the "
@@ -73,13 +81,25 @@ class Source(ABC):
 
     def pixels(self, reference: str, name: str) -> np.ndarray:
         """Return uint8 (H, W, 3) of one frame, in the orientation of its pose; raises Rejected."""
-        pixels, exif = decode(self.photo_path(reference, name))
+        path = self.photo_path(reference, name)
+        pixels, exif = decode(path, lambda: self._gray_depth(reference))
         if exif == UPRIGHT:
             return pixels
-        if self._turns[0] != reference:
+        frame = self._frames_by_name(reference).get(name)
+        return np.rot90(pixels, frame.quarter_turns if frame else 0)
+
+    def _frames_by_name(self, reference: str) -> dict[str, Frame]:
+        if self._last_frames[0] != reference:
             frames = self.read(reference)[0].frames
-            self._turns = (reference, {frame.name: frame.quarter_turns for frame in frames})
-        return np.rot90(pixels, self._turns[1].get(name, 0))
+            self._last_frames = (reference, {frame.name: frame for frame in frames})
+        return self._last_frames[1]
+
+    def _gray_depth(self, reference: str) -> int:
+        """Return the bits of the capture's gray photos: the same for all, whatever they show."""
+        if self._last_depth[0] != reference:
+            paths = (frame.path for frame in self._frames_by_name(reference).values())
+            self._last_depth = (reference, gray_depth(path for path in paths if path))
+        return self._last_depth[1]
 
 
 def inside(folder: Path, name: str) -> Path:
