@@ -17,7 +17,7 @@ from actial.config import CameraAxes, GateConfig, SourceConfig, SourceKind
 from actial.core.errors import Rejected
 from actial.core.records import Capture
 from actial.data.sources.open_source import open_source
-from actial.viewpoint.geometry import OPENGL_AXES
+from actial.viewpoint.geometry import OPENGL_AXES, PYTORCH3D_AXES
 from actial.viewpoint.quality_gates import judge_capture
 
 N = 16
@@ -225,6 +225,19 @@ def test_opencv_axes_are_recognized_and_read_when_named(tmp_path):
     write(tmp_path / "cup")
     with pytest.raises(Rejected, match=r"axes_look_opengl.*set source\.axes=opengl"):
         read(tmp_path, axes=CameraAxes.opencv)
+
+
+def test_pytorch3d_axes_are_read_when_named_and_not_taken_for_opencv(tmp_path):
+    write(tmp_path / "cup", axes=PYTORCH3D_AXES)
+    both = "x right, y down.*source.axes=opencv; .*x left, y up.*source.axes=pytorch3d"
+    with pytest.raises(Rejected, match=f"axes_look_opencv.*{both}"):
+        read(tmp_path)
+    with pytest.raises(Rejected, match=r"axes_upside_down.*set source\.axes=pytorch3d"):
+        read(tmp_path, axes=CameraAxes.opencv)
+    check_poses(read(tmp_path, axes=CameraAxes.pytorch3d)[0])
+    write(tmp_path / "cup", axes=None)
+    with pytest.raises(Rejected, match=r"axes_upside_down.*set source\.axes=opencv"):
+        read(tmp_path, axes=CameraAxes.pytorch3d)
 
 
 def test_sizes_of_the_original_photos_scale_the_intrinsics(tmp_path):

@@ -108,11 +108,23 @@ def _all_upside_down(frames: Sequence[Frame], R: np.ndarray) -> Reading | None:
     upside-down pixels. Cameras that look down were posed on turned pixels, or have a stale tag:
     the two cannot be told apart.
     """
+    return Reading.BOTH if _look_up(frames, R) else None
+
+
+def seem_upside_down(frames: Sequence[Frame]) -> bool:
+    """Return whether cameras stand upright about one vertical, and all look up from below."""
+    if len(frames) < MIN_CAMERAS:
+        return False
+    R = np.stack([frame.R for frame in frames])
+    return _upright(R) and _look_up(frames, R)
+
+
+def _look_up(frames: Sequence[Frame], R: np.ndarray) -> bool:
     up = g.estimate_up(R).up
     centers = np.stack([frame.center for frame in frames])
     focus = g.focus_of_rays(centers, R[:, 2])
     elevation = g.view_geometry(R, centers, focus.point, up).elevation.mean()
-    return Reading.BOTH if elevation < -MIN_LOOK_DOWN else None
+    return bool(elevation < -MIN_LOOK_DOWN)
 
 
 def _upright(R: np.ndarray) -> bool:

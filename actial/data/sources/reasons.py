@@ -41,12 +41,17 @@ REMEDIES = {
         "camera_model)"
     ),
     "axes_look_opencv": (
-        "axes_look_opencv: every camera has the object behind it: are these OpenCV axes? Then set "
-        "source.axes=opencv"
+        "axes_look_opencv: every camera has the object behind it: set source.axes=opencv if its "
+        "axes are x right and y down, source.axes=pytorch3d if they are x left and y up"
     ),
     "axes_look_opengl": (
         "axes_look_opengl: every camera has the object behind it: are these OpenGL axes? Then set "
         "source.axes=opengl"
+    ),
+    "axes_upside_down": (
+        "axes_upside_down: every camera seems to look up at the object, upside down: set "
+        "source.axes=opencv if its axes are x right and y down, source.axes=pytorch3d if they are "
+        "x left and y up; write poses of cameras that do look up in OpenGL axes"
     ),
     "camera_model": "camera_model: panoramas have no lens: undistort them to PINHOLE views",
     "category_unreadable": "category_unreadable: fetch the category's annotations again",

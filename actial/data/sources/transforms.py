@@ -16,6 +16,7 @@ from actial.config import CameraAxes
 from actial.core.errors import Rejected
 from actial.core.records import Capture, Frame, Lens
 from actial.data.photos import SUFFIXES, read_header
+from actial.data.sources import orientation
 from actial.data.sources.base import MAX_LENGTH
 from actial.data.sources.colmap_layouts import MAX_DEPTH, subfolder_names
 from actial.data.sources.frame_counts import FrameCounts
@@ -35,6 +36,16 @@ FILE_URL = re.compile(r"file:/+(?=[A-Za-z]:/)|file:(//)?(?=/)")
 SHOWN_ENTRY = 120  # characters of an entry that cannot be read
 BEHIND_SHARE = 0.05  # of cameras that have the object ahead, if the axes are the other ones
 MAX_RESIDUAL = 0.12  # of the optical axes about one point, in distances of the cameras
+AXES = {
+    CameraAxes.opengl: g.OPENGL_AXES,
+    CameraAxes.opencv: None,
+    CameraAxes.pytorch3d: g.PYTORCH3D_AXES,
+}
+AXES_IN_WORDS = {
+    CameraAxes.opengl: "x right, y up, z back (OpenGL)",
+    CameraAxes.opencv: "x right, y down, z forward (OpenCV)",
+    CameraAxes.pytorch3d: "x left, y up, z forward (PyTorch3D)",
+}
 FISHEYE_MODELS = {"OPENCV_FISHEYE", "FISHEYE"}
 PERSPECTIVE_MODELS = {
     *("", "PERSPECTIVE", "PINHOLE", "SIMPLE_PINHOLE"),
@@ -46,8 +57,7 @@ class TransformsSource(PosedSource):
     """Folders with transforms.json (nerfstudio, instant-ngp) or transforms_train.json (Blender).
 
     Or with poses_bounds.npy (LLFF). They lie at any depth below ROOT, or are ROOT
-    itself. Poses are camera-to-world in OpenGL axes; source.axes=opencv reads files in
-    OpenCV axes.
+    itself. Poses are camera-to-world in OpenGL axes, or in those that source.axes names.
     """
 
     layout = f"NAME/transforms.json, NAME/transforms_train.json or NAME/{POSES_BOUNDS}"
@@ -83,7 +93,7 @@ class TransformsSource(PosedSource):
         masks = MaskFiles.of_source(folder, reference, names, self.config.mask_root)
         for frame in frames:
             frame.mask_path = frame.mask_path or masks.path(frame.name)
-        return self.capture(
+        capture, counts = self.capture(
             label,
             label,
             frames,
@@ -91,6 +101,9 @@ class TransformsSource(PosedSource):
             expects_masks=masks.expected,
             files_total=total,
         )
+        if file.name != POSES_BOUNDS:
+            self._check_upside_down(file, capture.frames)
+        return capture, counts
 
     def _frames(
         self, folder: Path, shared: Mapping[str, Any], counts: FrameCounts
@@ -134,9 +147,8 @@ class TransformsSource(PosedSource):
         if last.any() and not matrix[:, 3].any():
             raise Rejected("frame_pose", detail=f"transform_matrix is transposed: {value!r}")
         matrix = without_scale(matrix, counts)
-        opengl = self.config.axes is CameraAxes.opengl
         whole = np.concatenate([matrix, [[0, 0, 0, 1]]])
-        return g.from_camera_to_world(whole, g.OPENGL_AXES if opengl else None)
+        return g.from_camera_to_world(whole, AXES[self.config.axes])
 
     def _check_axes(self, file: Path, frames: list[Frame]) -> None:
         """Raise Rejected where every camera has the object behind it.
@@ -153,12 +165,38 @@ class TransformsSource(PosedSource):
             return  # cameras that stand still have the object nowhere
         focus = g.focus_of_rays(centers, np.stack([frame.R[2] for frame in posed]))
         if focus.in_front <= BEHIND_SHARE and focus.residual <= MAX_RESIDUAL:
-            other = "opencv" if self.config.axes is CameraAxes.opengl else "opengl"
+            others = [CameraAxes.opengl]
+            if self.config.axes is CameraAxes.opengl:
+                others = [CameraAxes.opencv, CameraAxes.pytorch3d]
             raise Rejected(
-                f"axes_look_{other}",
-                detail=f"{file}: every camera has the object behind it. If these are "
-                f"{'OpenCV' if other == 'opencv' else 'OpenGL'} axes, set source.axes={other}",
+                f"axes_look_{others[0].value}",
+                detail=f"{file}: every camera has the object behind it. {_if_axes(others)}",
             )
+
+    def _check_upside_down(self, file: Path, frames: Sequence[Frame]) -> None:
+        """Raise Rejected where every camera looks up at the object.
+
+        OpenCV's and PyTorch3D's axes differ by half a turn about the optical axis: read as the
+        other, cameras above the object seem to be below it, upside down.
+        """
+        others = {
+            CameraAxes.opencv: CameraAxes.pytorch3d,
+            CameraAxes.pytorch3d: CameraAxes.opencv,
+        }
+        other = others.get(self.config.axes)
+        if other and orientation.seem_upside_down(frames):
+            raise Rejected(
+                "axes_upside_down",
+                detail=f"{file}: every camera seems to look up at the object, upside down. "
+                f"{_if_axes([other])}",
+            )
+
+
+def _if_axes(candidates: Sequence[CameraAxes]) -> str:
+    return "; ".join(
+        f"if its cameras' axes are {AXES_IN_WORDS[axes]}, set source.axes={axes.value}"
+        for axes in candidates
+    )
 
 
 def find_photo(folder: Path, written: str) -> Path:
