@@ -119,6 +119,13 @@ def seem_upside_down(frames: Sequence[Frame]) -> bool:
     return _upright(R) and _look_up(frames, R)
 
 
+def lie_on_side(frames: Sequence[Frame]) -> bool:
+    """Return whether the cameras stand upright about no vertical."""
+    R = np.stack([frame.R for frame in frames]) if frames else np.empty((0, 3, 3))
+    R = R[g.are_rotations(R)]
+    return len(R) >= MIN_CAMERAS and not _upright(R)
+
+
 def _look_up(frames: Sequence[Frame], R: np.ndarray) -> bool:
     up = g.estimate_up(R).up
     centers = np.stack([frame.center for frame in frames])

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from actial.config import CameraAxes
+from actial.config import CameraAxes, ExifRule
 from actial.core.errors import Rejected
 from actial.core.records import Capture, Frame, Lens
 from actial.data.photos import SUFFIXES, read_header
@@ -84,7 +84,12 @@ class TransformsSource(PosedSource):
             total = len(frames) + counts["frame_pose"]
         else:
             shared = json.loads(file.read_bytes())
-            frames = list(self._frames(folder, shared, counts))
+            rule = self.config.exif
+            frames = list(self._frames(folder, shared, counts, rule))
+            if rule is ExifRule.auto and orientation.lie_on_side(frames):
+                # Sizes that the file leaves out are those of the stored pixels.
+                counts = FrameCounts()
+                frames = list(self._frames(folder, shared, counts, ExifRule.both))
             total = len(shared["frames"])
             self._check_axes(file, frames)
         label = self.root.resolve().name if reference == "." else reference
@@ -106,22 +111,24 @@ class TransformsSource(PosedSource):
         return capture, counts
 
     def _frames(
-        self, folder: Path, shared: Mapping[str, Any], counts: FrameCounts
+        self, folder: Path, shared: Mapping[str, Any], counts: FrameCounts, exif: ExifRule
     ) -> Iterator[Frame]:
         for entry in shared["frames"]:
             try:
-                yield self._frame(folder, {**shared, **entry}, counts)
+                yield self._frame(folder, {**shared, **entry}, counts, exif)
             except Rejected as rejected:
                 counts.reject(rejected)
             except MALFORMED as error:
                 excerpt = json.dumps(entry)[:SHOWN_ENTRY]
                 counts.drop("frame_entry", f"{folder}: {error!r} in {excerpt}")
 
-    def _frame(self, folder: Path, fields: Mapping[str, Any], counts: FrameCounts) -> Frame:
+    def _frame(
+        self, folder: Path, fields: Mapping[str, Any], counts: FrameCounts, exif: ExifRule
+    ) -> Frame:
         if not isinstance(fields["file_path"], str):
             raise Rejected("frame_name", detail=f"file_path is {fields['file_path']!r}")
         path = find_photo(folder, fields["file_path"])
-        size = _size(fields, path)
+        size = _size(fields, path, exif)
         lens = transforms_lens(fields, size)
         pose = self._pose(fields.get("transform_matrix"), counts)
         mask = None
@@ -263,17 +270,28 @@ def _without_suffix(name: str) -> str:
     return stem if suffix in SUFFIXES else name.casefold()
 
 
-def _size(fields: Mapping[str, Any], path: Path) -> tuple[int, int]:
+def _size(fields: Mapping[str, Any], path: Path, exif: ExifRule) -> tuple[int, int]:
+    """Return the size of the pixels that a pose belongs to: as written, else the photo's.
+
+    Whoever left it out measured the photo as programs show it, unless the optical center or
+    `exif` tells otherwise.
+    """
     try:
         if fields.get("w") is not None and fields.get("h") is not None:
             return int(float(fields["w"])), int(float(fields["h"]))
+        center = [float(fields.get(name) or 0) for name in ("cx", "cy")]
     except MALFORMED as error:
-        raise Rejected("frame_lens", detail=f"{path}: w and h are not numbers") from error
-    # Whoever left the size out measured the photo as programs show it.
+        raise Rejected(
+            "frame_lens", detail=f"{path}: w, h, cx or cy is not a number"
+        ) from error
     header = read_header(path)
-    if header.orientation > 4:
-        return header.height, header.width
-    return header.width, header.height
+    stored = (header.width, header.height)
+    if header.orientation <= 4 or exif in (ExifRule.stored, ExifRule.both):
+        return stored
+    shown = stored[::-1]
+    if exif is ExifRule.auto and all(center):
+        return min((shown, stored), key=lambda size: abs(size[0] - 2 * center[0]))
+    return shown
 
 
 def transforms_lens(fields: Mapping[str, Any], size: tuple[int, int]) -> Lens:
