@@ -204,6 +204,46 @@ def test_a_scale_in_the_rotation_is_divided_out_and_counted(tmp_path):
     assert counts == {"rotation_scaled": N}
 
 
+@pytest.mark.parametrize(
+    "rounded",
+    [
+        lambda R: R.round(4),
+        lambda R: R.round(3),
+        lambda R: R.astype(np.float16).astype(float),
+    ],
+)
+def test_rounded_rotations_are_taken_for_the_nearest(tmp_path, rounded):
+    def spoil(fields: dict) -> None:
+        for frame in fields["frames"]:
+            matrix = np.array(frame["transform_matrix"])
+            matrix[:3, :3] = rounded(matrix[:3, :3])
+            frame["transform_matrix"] = matrix.tolist()
+
+    write(tmp_path / "cup", change=spoil)
+    capture, counts = read(tmp_path)
+    R, t = arc(N).poses()
+    assert counts == {}
+    assert np.stack([frame.R for frame in capture.frames]) == pytest.approx(R, abs=1e-3)
+    for i, frame in enumerate(capture.frames):
+        assert np.allclose(frame.R @ frame.R.T, np.eye(3), atol=1e-3)
+        assert frame.center == pytest.approx(-R[i].T @ t[i], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "change", [np.diag([1, 1.003, 1]), [[1, 0.005, 0], [0, 1, 0], [0, 0, 1]]]
+)
+def test_a_slight_shear_is_no_rounding_and_said(tmp_path, change):
+    def spoil(fields: dict) -> None:
+        matrix = np.array(fields["frames"][3]["transform_matrix"])
+        matrix[:3, :3] = matrix[:3, :3] @ change
+        fields["frames"][3]["transform_matrix"] = matrix.tolist()
+
+    write(tmp_path / "cup", change=spoil)
+    capture, counts = read(tmp_path)
+    assert len(capture.frames) == N - 1
+    assert "det R = 1, R R^T is off I by up to 0.00" in counts.examples["frame_pose"]  # type: ignore[attr-defined]
+
+
 def test_mirrored_and_sheared_matrices_are_no_poses(tmp_path):
     def spoil(fields: dict) -> None:
         for i, factors in ((2, (-1, 1, 1)), (3, (1, 2, 1))):

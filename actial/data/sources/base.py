@@ -22,7 +22,7 @@ from actial.data.photos import (
 )
 from actial.data.sources import orientation
 from actial.data.sources.frame_counts import FrameCounts
-from actial.viewpoint.geometry import are_rotations
+from actial.viewpoint.geometry import are_rotations, rotation_error, without_rounding
 from actial.viewpoint.lens import calibration, rescaled
 
 MAX_LENGTH = 1e9  # of coordinates; beyond it the sums of the geometry lose digits or overflow
@@ -173,13 +173,23 @@ def _with_rotations(frames: list[Frame], counts: FrameCounts) -> list[Frame]:
     if not frames:
         return []
     bounded = (np.abs([frame.t for frame in frames]) < MAX_LENGTH).all(axis=1)  # no NaN either
-    posed = are_rotations(np.stack([frame.R for frame in frames])) & bounded
+    R = np.stack([frame.R for frame in frames])
+    posed = are_rotations(R) & bounded
     if not posed.all():
-        first = frames[int(np.argmin(posed))]
-        cause = f"{first.name}: no rotation and translation, R = {first.R.round(3).tolist()}, "
-        cause += f"t = {first.t.tolist()}"
-        counts.drop("frame_pose", cause, int((~posed).sum()))
+        counts.drop("frame_pose", _no_pose(frames[int(np.argmin(posed))]), int((~posed).sum()))
+    for frame, rotation in zip(frames, without_rounding(R), strict=True):
+        frame.R = rotation
     return [frame for frame, valid in zip(frames, posed, strict=True) if valid]
+
+
+def _no_pose(frame: Frame) -> str:
+    with np.errstate(invalid="ignore", over="ignore"):
+        determinant = np.linalg.det(frame.R)
+    return (
+        f"{frame.name}: no rotation and translation: det R = {determinant:.4g}, R R^T is off I by "
+        f"up to {rotation_error(frame.R):.2g}, R = {frame.R.round(3).tolist()}, "
+        f"t = {frame.t.tolist()}"
+    )
 
 
 def _adapted_to_photos(

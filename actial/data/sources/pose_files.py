@@ -24,7 +24,7 @@ from actial.viewpoint import geometry as g
 from actial.viewpoint.lens import calibration
 
 Pose = tuple[np.ndarray, np.ndarray]  # R, t
-SCALE_TOLERANCE = 1e-4  # of a rotation's scale, before it is divided out
+SCALE_TOLERANCE = 7e-4  # of a rotation's scale, before it is divided out: rounding has less
 # what malformed files make the standard library and numpy raise
 MALFORMED = (KeyError, TypeError, ValueError, IndexError, AttributeError, ArithmeticError)
 
@@ -55,7 +55,7 @@ def make_frame(
 
 def without_scale(matrix: np.ndarray, counts: FrameCounts) -> np.ndarray:
     """Return a camera-to-world matrix (3 or 4, 4) whose rotation has no scale; counts it."""
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):
         determinant = np.linalg.det(matrix[:3, :3])
     if not determinant > 0 or abs(np.cbrt(determinant) - 1) <= SCALE_TOLERANCE:
         return matrix
