@@ -153,6 +153,20 @@ def test_a_camera_at_an_impossible_distance_costs_itself(tmp_path, length):
     assert (len(capture.frames), counts) == (N - 1, {"frame_pose": 1})
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("axes", list(CameraAxes))
+@pytest.mark.parametrize("matrix", [np.eye(4), np.full((4, 4), 1e300), np.zeros((4, 4))])
+def test_matrices_of_no_camera_warn_of_nothing(tmp_path, axes, matrix):
+    def spoil(fields: dict) -> None:
+        for frame in fields["frames"]:
+            frame["transform_matrix"] = matrix.tolist()
+
+    write(tmp_path / "cup", change=spoil)
+    capture, _ = read(tmp_path, axes=axes)
+    with pytest.raises(Rejected, match=r"few_registered|centre"):
+        judge_capture(capture, GateConfig(), ordered=True)
+
+
 def test_a_photo_that_entries_give_different_poses_is_dropped(tmp_path):
     def mistake(fields: dict) -> None:  # two cameras whose folders were merged into one
         fields["frames"][3]["file_path"] = "left/images/004.jpg"

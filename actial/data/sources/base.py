@@ -221,7 +221,7 @@ def _turned(
     posed = [
         i
         for i, frame in enumerate(frames)
-        if are_rotations(frame.R[None])[0] and np.isfinite(frame.t).all()
+        if are_rotations(frame.R[None])[0] and (np.abs(frame.t) < MAX_LENGTH).all()
     ]
     reading = orientation.decide([frames[i] for i in posed], [headers[i] for i in posed], exif)
     if reading is None:
@@ -258,9 +258,14 @@ def _rescaled(
     usable = []
     for frame, size in zip(frames, sizes, strict=True):
         camera_size = (frame.width, frame.height)
-        if camera_size not in votes or size != _most_frequent(votes[camera_size], camera_size):
-            width, height = camera_size
-            cause = f"{size[0]}x{size[1]} pixels, its camera has {width}x{height}"
+        expected = camera_size
+        if camera_size in votes:
+            expected = _most_frequent(votes[camera_size], camera_size)
+        if size != expected or camera_size not in votes:
+            whose = "its camera has"
+            if orientation.fits(size, camera_size):
+                whose = "most photos of its camera have"
+            cause = f"{size[0]}x{size[1]} pixels, {whose} {expected[0]}x{expected[1]}"
             counts.drop("frame_size", f"{frame.path}: {cause}")
             continue
         if size != camera_size:

@@ -127,8 +127,10 @@ def lie_on_side(frames: Sequence[Frame]) -> bool:
 
 
 def _look_up(frames: Sequence[Frame], R: np.ndarray) -> bool:
-    up = g.estimate_up(R).up
     centers = np.stack([frame.center for frame in frames])
+    if np.allclose(centers, centers[0]):
+        return False  # cameras that stand still have the object nowhere
+    up = g.estimate_up(R).up
     focus = g.focus_of_rays(centers, R[:, 2])
     elevation = g.view_geometry(R, centers, focus.point, up).elevation.mean()
     return bool(elevation < -MIN_LOOK_DOWN)

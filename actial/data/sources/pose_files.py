@@ -17,7 +17,7 @@ import numpy as np
 from actial.core.errors import Rejected, UserError
 from actial.core.records import Capture, Frame, Lens
 from actial.data.photos import SUFFIXES
-from actial.data.sources.base import Source, inside, usable_frames
+from actial.data.sources.base import MAX_LENGTH, Source, inside, usable_frames
 from actial.data.sources.frame_counts import FrameCounts
 from actial.data.sources.photo_files import existing
 from actial.viewpoint import geometry as g
@@ -57,7 +57,8 @@ def without_scale(matrix: np.ndarray, counts: FrameCounts) -> np.ndarray:
     """Return a camera-to-world matrix (3 or 4, 4) whose rotation has no scale; counts it."""
     with np.errstate(invalid="ignore", over="ignore"):
         determinant = np.linalg.det(matrix[:3, :3])
-    if not determinant > 0 or abs(np.cbrt(determinant) - 1) <= SCALE_TOLERANCE:
+    scalable = 0 < determinant < np.inf
+    if not scalable or abs(np.cbrt(determinant) - 1) <= SCALE_TOLERANCE:
         return matrix
     counts["rotation_scaled"] += 1
     unscaled = matrix.copy()
@@ -190,6 +191,8 @@ def _pose_lines(path: Path, counts: FrameCounts) -> list[tuple[int, np.ndarray]]
             continue
         try:
             matrix = np.array(fields[1:], dtype=np.float64).reshape(4, 4)
+            if not (np.abs(matrix) < MAX_LENGTH).all():
+                raise ValueError("NaN or an impossible distance")
             poses.append((int(float(fields[0])), matrix))
         except MALFORMED:
             counts.drop("frame_pose", f"{path}: {line[:80]!r} is no number and matrix")

@@ -29,7 +29,10 @@ REMEDIES = {
         "frame_mirrored: the EXIF orientation mirrors the photo: set source.exif=stored if the "
         "tag is wrong, or store the photos as they are shown"
     ),
-    "frame_size": "frame_size: the photo has another shape than its camera",
+    "frame_size": (
+        "frame_size: the photo has another shape than its camera, or another size than most photos "
+        "of that camera: a crop or thumbnail has other intrinsics"
+    ),
     "frame_missing": "frame_missing: the pose file names a photo that is not there",
     "frame_unreadable": "frame_unreadable: the photo is broken or of an unknown format",
     "frame_pose": "frame_pose: the pose is no rotation and translation",

@@ -149,8 +149,11 @@ class TransformsSource(PosedSource):
             matrix = matrix[:3].copy()
         except MALFORMED as error:
             raise Rejected("frame_pose", detail=f"transform_matrix is {value!r}") from error
-        if not np.isfinite(matrix).all():
-            raise Rejected("frame_pose", detail="transform_matrix holds NaN or infinity")
+        if not (np.abs(matrix) < MAX_LENGTH).all():
+            raise Rejected(
+                "frame_pose",
+                detail=f"transform_matrix holds NaN or a number above {MAX_LENGTH:g}: {value!r}",
+            )
         if last.any() and not matrix[:, 3].any():
             raise Rejected("frame_pose", detail=f"transform_matrix is transposed: {value!r}")
         matrix = without_scale(matrix, counts)
