@@ -30,10 +30,11 @@ def write(
     suffix: str = ".jpg",
     path: Callable[[str], str] = str,
     axes: np.ndarray | None = OPENGL_AXES,
+    poses: tuple[np.ndarray, np.ndarray] | None = None,
     change: Callable[[dict], object] = lambda _: None,
 ) -> Path:
     """A capture whose transforms.json is `change`d before it is written."""
-    R, t = arc(N).poses()
+    R, t = poses or arc(N).poses()
     frames = []
     for i in range(N):
         name = f"images/{i:03d}{suffix}"
@@ -292,6 +293,12 @@ def test_pytorch3d_axes_are_read_when_named_and_not_taken_for_opencv(tmp_path):
     write(tmp_path / "cup", axes=None)
     with pytest.raises(Rejected, match=r"axes_upside_down.*set source\.axes=opencv"):
         read(tmp_path, axes=CameraAxes.pytorch3d)
+
+
+def test_cameras_level_with_the_object_are_counted_where_they_do_not_tell_the_axes(tmp_path):
+    write(tmp_path / "cup", axes=PYTORCH3D_AXES, poses=arc(N, elevation=3.0).poses())
+    for axes in (CameraAxes.opencv, CameraAxes.pytorch3d):
+        assert read(tmp_path, axes=axes)[1] == {"axes_unsure": N}
 
 
 def test_sizes_of_the_original_photos_scale_the_intrinsics(tmp_path):

@@ -16,6 +16,10 @@ FRAME_NOTES = {
     ),
     "turned": "{n} photos turned by their EXIF orientation",
     "rescaled": "{n} photos have another size than their camera: intrinsics scaled",
+    "axes_unsure": (
+        "{n} photos are level with the object, so nothing tells OpenCV's axes (x right, y down) "
+        "from PyTorch3D's (x left, y up): see in audit.html whether the answers fit source.axes"
+    ),
     "rotation_scaled": "{n} poses had a scale in their rotation: divided out",
     "mask_missing": "{n} masks named by mask_path are missing",
 }

@@ -107,8 +107,8 @@ class TransformsSource(PosedSource):
             files_total=total,
         )
         if file.name != POSES_BOUNDS:
-            self._check_upside_down(file, capture.frames)
-        return capture, counts
+            self._check_upside_down(file, capture.frames, counts)
+        return capture, counts.without_zeros()
 
     def _frames(
         self, folder: Path, shared: Mapping[str, Any], counts: FrameCounts, exif: ExifRule
@@ -180,11 +180,13 @@ class TransformsSource(PosedSource):
                 others = [CameraAxes.opencv, CameraAxes.pytorch3d]
             raise Rejected(
                 f"axes_look_{others[0].value}",
-                detail=f"{file}: every camera has the object behind it. {_if_axes(others)}",
+                detail=f"{file}: every camera has the object behind it: {_if_axes(others)}",
             )
 
-    def _check_upside_down(self, file: Path, frames: Sequence[Frame]) -> None:
-        """Raise Rejected where every camera looks up at the object.
+    def _check_upside_down(
+        self, file: Path, frames: Sequence[Frame], counts: FrameCounts
+    ) -> None:
+        """Raise Rejected where every camera looks up at the object; count level cameras.
 
         OpenCV's and PyTorch3D's axes differ by half a turn about the optical axis: read as the
         other, cameras above the object seem to be below it, upside down.
@@ -194,10 +196,14 @@ class TransformsSource(PosedSource):
             CameraAxes.pytorch3d: CameraAxes.opencv,
         }
         other = others.get(self.config.axes)
-        if other and orientation.seem_upside_down(frames):
+        if other is None:
+            return
+        looking_down = orientation.look_down(frames)
+        counts["axes_unsure"] += len(frames) if looking_down is None else 0
+        if looking_down is False:
             raise Rejected(
                 "axes_upside_down",
-                detail=f"{file}: every camera seems to look up at the object, upside down. "
+                detail=f"{file}: every camera seems to look up at the object, upside down: "
                 f"{_if_axes([other])}",
             )
 
