@@ -297,10 +297,10 @@ def _size(fields: Mapping[str, Any], path: Path, exif: ExifRule) -> tuple[int, i
     stored = (header.width, header.height)
     if header.orientation <= 4 or exif in (ExifRule.stored, ExifRule.both):
         return stored
-    shown = stored[::-1]
+    turned = stored[::-1]
     if exif is ExifRule.auto and all(center):
-        return min((shown, stored), key=lambda size: abs(size[0] - 2 * center[0]))
-    return shown
+        return min((turned, stored), key=lambda size: abs(size[0] - 2 * center[0]))
+    return turned
 
 
 def transforms_lens(fields: Mapping[str, Any], size: tuple[int, int]) -> Lens:
