@@ -13,8 +13,8 @@ from pathlib import Path
 from actial.config import BuildConfig, SourceKind
 from actial.config.hydra_app import hydra_command
 from actial.core.errors import UserError
-from actial.data.build.build_pairs import build_pairs
-from actial.data.build.resumable import WORK, refuse_other_config
+from actial.data.build.build_pairs import build_pairs, pairs_origin
+from actial.data.build.resumable import WORK, refuse_other_config, refuse_other_origin
 from actial.data.build.settings import config_hash, fixed_settings
 from actial.data.shards import MANIFEST
 
@@ -51,9 +51,25 @@ def is_built(config: BuildConfig) -> bool:
             f"{manifest} is damaged ({error}): remove {out} and run the same command again."
         ) from error
     refuse_other_config(written, config_hash(config), out, "finished")
+    if "captures" in written:  # not in sets of earlier versions
+        refuse_other_origin(written, _origin(config), out, "finished")
     # Work files stay behind when a build is killed between the manifest and their removal.
     shutil.rmtree(out / WORK, ignore_errors=True)
     return True
+
+
+def _origin(config: BuildConfig) -> dict[str, str]:
+    """Return what tells the captures or questions in source.root from others."""
+    # Imported here: they bring the readers of the benchmarks along.
+    if config.source.kind is SourceKind.sat:
+        from actial.data.qa.build_sat import sat_origin
+
+        return sat_origin(config)
+    if config.source.kind is SourceKind.named:
+        from actial.data.qa.build_public_set import named_origin
+
+        return named_origin(config)
+    return pairs_origin(config)
 
 
 main: Callable[[], None] = hydra_command(

@@ -19,6 +19,7 @@ def compare(config: CompareConfig) -> None:
     # scipy and matplotlib are imported only once the config is known to be right.
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from actial.evaluation.comparison import compare_models
     from actial.evaluation.protocol import protocol_remarks
@@ -30,7 +31,7 @@ def compare(config: CompareConfig) -> None:
     differences = compare_models(models, common=common, resamples=config.resamples)
     table = Table(*HEAD)
     for row in comparison_rows(differences):
-        table.add_row(*row)
+        table.add_row(*map(Text, row))  # [x] in a name is no markup
     # A pipe is 80 columns wide, in which 1.5e-08 would be cut to 1.5.
     width = Console(width=WIDEST).measure(table).maximum
     Console(width=max(Console().width, width)).print(table)

@@ -42,6 +42,7 @@ class CameraAxes(Enum):
 
     opengl = "opengl"  # x right, y up, z back: nerfstudio, instant-ngp, Blender
     opencv = "opencv"  # x right, y down, z forward
+    pytorch3d = "pytorch3d"  # x left, y up, z forward
 
 
 @dataclass(kw_only=True, slots=True)

@@ -15,12 +15,14 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 
+from actial.config.text_settings import TextSetting, text_setting, with_home
 from actial.core.errors import UserError
 from actial.core.paths import CONF
 
 LONGEST_NAME = 140  # characters of a job's folder name
 QUOTES = ("'", '"')
-GRAMMAR = (*QUOTES, "[", "{")  # a value that begins so has a grammar of its own
+BRACKETS = ("[", "{")
+GRAMMAR = (*QUOTES, *BRACKETS)  # a value that begins so has a grammar of its own
 FUNCTION = re.compile(
     r"(?:choice|range|interval|glob|sort|shuffle|tag|int|float|str|bool|extend_list)\("
 )
@@ -38,11 +40,14 @@ class CommandLine:
     info: str | None = None  # --info: how the config was composed
 
 
-def parse_command_line(words: Sequence[str], positional: str | None = None) -> CommandLine:
+def parse_command_line(
+    words: Sequence[str], positional: str | None = None, schema: type | None = None
+) -> CommandLine:
     """Return the flags and overrides of a command line.
 
     `positional` is the setting that a first word without "=" stands for, or a path with
-    one; "models[]" is a list that takes all such words. Raises UserError for flags that
+    one; "models[]" is a list that takes all such words. `schema` is the dataclass of the
+    command's config: its text settings get the text as it is typed. Raises UserError for flags that
     exclude each other and SystemExit, with a message printed, for a flag that does not
     exist.
     """
@@ -75,7 +80,7 @@ def parse_command_line(words: Sequence[str], positional: str | None = None) -> C
             raise UserError(f"--config-dir {flags.config_dir} does not exist: name a folder.")
         overrides.append(f"hydra.searchpath=[{quoted(f'file://{folder}')}]")
     return CommandLine(
-        overrides=tuple(quote_values(overrides, flags.multirun)),
+        overrides=tuple(quote_values(overrides, flags.multirun, schema)),
         multirun=flags.multirun,
         show=flags.cfg,
         resolve=flags.resolve,
@@ -93,19 +98,65 @@ def _is_override(word: str) -> bool:
     return "/" not in group or group.startswith("hydra/") or (CONF / group).is_dir()
 
 
-def quote_values(overrides: Sequence[str], multirun: bool) -> list[str]:
-    """Return the overrides with quotes around values that Hydra's grammar cannot read.
+def quote_values(
+    overrides: Sequence[str], multirun: bool, schema: type | None = None
+) -> list[str]:
+    """Return the overrides with quotes around values that Hydra's grammar reads otherwise.
 
     Such are paths with "=", letters beyond ASCII, quotes, parentheses, commas and other
-    signs. Values in a grammar of their own (quoted, lists, dicts, functions,
-    interpolations, choices of a sweep) stay as they are. Raises UserError for a value
-    that cannot be read even so.
+    signs, and in text settings of `schema` what looks like a number, a list or null.
+    Values in a grammar of their own (quoted, lists, dicts, functions, interpolations,
+    choices of a sweep) stay as they are. Raises UserError for a value that cannot be read
+    even so, and for a text setting without text.
 
     >>> quote_values(["model.path=runs/sweep/seed=1/sft/model", "seed=1"], multirun=False)
     ["model.path='runs/sweep/seed=1/sft/model'", 'seed=1']
     """
     parser = OverridesParser.create()
-    return [_quoted_override(parser, override, multirun) for override in overrides]
+    words = []
+    for override in overrides:
+        key, sign, value = override.partition("=")
+        setting = text_setting(schema, key) if sign else None
+        if setting is not None:
+            value = (
+                ",".join(map(with_home, value.split(","))) if multirun else with_home(value)
+            )
+            override = f"{key}={value}"
+            if _is_other_text(parser, override, setting, multirun):
+                words.append(f"{key}={_quoted_choices(value, multirun)}")
+                continue
+        words.append(_quoted_override(parser, override, multirun))
+    return words
+
+
+def _is_other_text(
+    parser: OverridesParser, override: str, setting: TextSetting, multirun: bool
+) -> bool:
+    """Return whether Hydra's grammar makes something else than the typed text of a value."""
+    key, _, value = override.partition("=")
+    try:
+        parsed = parser.parse_override(override)
+    except HydraException:
+        return value[:1] in BRACKETS
+    if parsed.is_sweep_override():
+        choices = getattr(parsed.value(), "list", None) or []
+        if multirun:
+            plain = getattr(parsed.value(), "simple_form", False) and "'" not in value
+            return plain and not all(isinstance(choice, str) for choice in choices)
+        return Path(value).exists()
+    if FUNCTION.match(value):
+        return False
+    text = parsed.value()
+    if text in ("", "''", '""') and setting.needs_text:
+        raise UserError(f"{key}= has no value: write {key}=VALUE, or leave it out.")
+    if text is None:
+        return not setting.may_be_null
+    return not isinstance(text, str) or ("${" in value and Path(value).exists())
+
+
+def _quoted_choices(value: str, multirun: bool) -> str:
+    choices = value.split(",") if multirun else [value]
+    return ",".join(quoted(choice.replace("${", r"\${")) for choice in choices)
 
 
 def _quoted_override(parser: OverridesParser, override: str, multirun: bool) -> str:

@@ -12,12 +12,17 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import (
     ConfigAttributeError,
     ConfigKeyError,
+    InterpolationKeyError,
     OmegaConfBaseException,
     ValidationError,
 )
 
 from actial.config.renamed_keys import renamed
 from actial.core.paths import CONF
+
+SEVERAL_VALUES = re.compile(
+    r"(?:Sweep parameters|Ambiguous value for argument) '([^'=]+=\S*?)'(?: requires|\s|$)"
+)
 
 
 def explain(error: BaseException) -> str:
@@ -28,6 +33,17 @@ def explain(error: BaseException) -> str:
     if override and (CONF / override[1]).is_dir():
         group = override[1]
         return f"{group} is not in the defaults of this command: write +{group}=NAME."
+    if several := SEVERAL_VALUES.match(str(error)):
+        return (
+            f"{several[1]} names several values: add -m to run each, or write a path as "
+            f"{several[1].replace('=', '=./', 1)}."
+        )
+    if isinstance(error, InterpolationKeyError) and error.full_key:
+        unknown = str(error).splitlines()[0].removeprefix("Interpolation key ").split("'")[1]
+        return (
+            f"{error.full_key} refers to ${{{unknown}}}, which is no setting: name one, or write "
+            f"\\${{{unknown}}} in single quotes for these letters."
+        )
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     if isinstance(cause, ConfigKeyError | ConfigAttributeError) and isinstance(
         cause.object_type, type

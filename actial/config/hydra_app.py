@@ -17,7 +17,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 
-from actial.config import register
+from actial.config import SCHEMAS, register
 from actial.config.command_line import (
     CommandLine,
     fixed_keys,
@@ -63,6 +63,8 @@ def hydra_command(
     ... def main(config: TrainConfig) -> None: ...
     """
 
+    schema = SCHEMAS[f"{config_name}_schema"]
+
     def decorate(run: Run) -> Callable[[], None]:
         def command() -> None:
             register()
@@ -73,7 +75,8 @@ def hydra_command(
                 return
             codes = []
             with errors_reported([]):
-                lines = split_sweep(parse_command_line(words, positional), plus, folder_key)
+                typed_words = parse_command_line(words, positional, schema)
+                lines = split_sweep(typed_words, plus, folder_key)
                 for line in lines:
                     job = _job(run, folder_key, shared, fixed_keys(line.overrides))
                     codes.append(_code(line, config_name, job, stop=len(lines) == 1))

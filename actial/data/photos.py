@@ -10,6 +10,8 @@ from __future__ import annotations
 import os
 import stat
 import struct
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -36,7 +38,7 @@ SYSTEM_FOLDERS = {
 PIXELS_MAX = 2 * (Image.MAX_IMAGE_PIXELS or 0)  # Pillow's own limit for a decompression bomb
 ORIENTATION = 0x0112  # EXIF tag
 UPRIGHT = 1  # the tag of a photo that is shown as it is stored
-GRAY_DEPTHS = (8, 12, 16)  # bits
+GRAY_DEPTHS = (8, 10, 12, 14, 16)  # bits
 BACKGROUND = (255, 255, 255)  # behind transparent pixels
 BROKEN_EXIF = (SyntaxError, ValueError, TypeError, KeyError, struct.error, OSError)
 
@@ -101,15 +103,17 @@ def _orientation(image: Image.Image) -> int:
     return tag if isinstance(tag, int) and 1 <= tag <= 8 else UPRIGHT
 
 
-def decode(path: Path) -> tuple[np.ndarray, int]:
+def decode(path: Path, gray_bits: Callable[[], int] | None = None) -> tuple[np.ndarray, int]:
     """Return the pixels as stored, uint8 (H, W, 3), and the EXIF orientation.
 
-    Raises Rejected("frame_unreadable") for a broken or truncated file.
+    `gray_bits` gives the depth of a capture's grays of more than 8 bits; without it the photo's
+    own values tell. Raises Rejected("frame_unreadable") for a broken or truncated file.
     """
     try:
         with open_regular(path) as file, Image.open(file, formats=FORMATS) as image:
             orientation = _orientation(image)
-            pixels = photo_rgb(image)
+            bits = gray_bits() if gray_bits and _is_wide_gray(image) else 8
+            pixels = photo_rgb(image, bits)
             if image.format == "TIFF":
                 pixels = _stored_again(pixels, orientation)
             return pixels, orientation
@@ -117,17 +121,42 @@ def decode(path: Path) -> tuple[np.ndarray, int]:
         raise Rejected("frame_unreadable", detail=f"{path}: {_cause(error)}") from error
 
 
-def photo_rgb(image: Image.Image) -> np.ndarray:
+def gray_depth(paths: Iterable[Path]) -> int:
+    """Return the bits that hold the gray values of all photos of a capture.
+
+    A dark photo among them would else seem to have fewer bits, and be shown too bright. Photos
+    that cannot be read, or are no grays of more than 8 bits, do not count.
+    """
+    bits = min(GRAY_DEPTHS)
+    for path in paths:
+        with (
+            suppress(*UNREADABLE),
+            open_regular(path) as file,
+            Image.open(file, formats=FORMATS) as image,
+        ):
+            if _is_wide_gray(image):
+                bits = max(bits, _depth_of(np.asarray(image)))
+    return bits
+
+
+def _is_wide_gray(image: Image.Image) -> bool:
+    return image.mode.startswith("I") or image.mode == "F"
+
+
+def photo_rgb(image: Image.Image, gray_bits: int = 8) -> np.ndarray:
     """Return uint8 (H, W, 3) of any photo.
 
-    Grays of more than 8 bits keep their high bits, and transparent pixels show BACKGROUND: what
+    Grays of more than 8 bits keep the high ones of `gray_bits`, or of as many as their values
+    need; transparent pixels show BACKGROUND: what
     lies under alpha 0 is whatever a program left there. Raises ValueError for gray values without
     a range.
     """
     if image.mode == "RGB" and "transparency" not in image.info:
         return np.asarray(image)
-    if image.mode.startswith("I") or image.mode == "F":
-        gray = _gray8(np.asarray(image))
+    if _is_wide_gray(image):
+        values = np.asarray(image)
+        bits = max(gray_bits, _depth_of(values))
+        gray = (values >> (bits - 8)).astype(np.uint8)
         return np.repeat(gray[..., None], 3, axis=2)
     if image.has_transparency_data:
         layer = image.convert("RGBA")
@@ -136,18 +165,18 @@ def photo_rgb(image: Image.Image) -> np.ndarray:
     return np.asarray(image.convert("RGB"))
 
 
-def _gray8(values: np.ndarray) -> np.ndarray:
-    """Return 8-bit grays of values of the narrowest depth that holds them all: 8, 12 or 16 bits.
+def _depth_of(values: np.ndarray) -> int:
+    """Return the narrowest depth that holds all gray values; raises ValueError without one.
 
-    Sensors of 12 bits, and programs that widen 8-bit values, store them in 16 bits as they are.
+    Sensors of 10 to 14 bits, and programs that widen 8-bit values, store them in 16 bits as they
+    are.
     """
     low, high = values.min(), values.max()
     if values.dtype.kind == "f" or low < 0 or high > 0xFFFF:
         raise ValueError(
             f"gray values from {low} to {high} have no known range: store 8 or 16 bits"
         )
-    bits = next(depth for depth in GRAY_DEPTHS if high < 1 << depth)
-    return (values >> (bits - 8)).astype(np.uint8)
+    return next(depth for depth in GRAY_DEPTHS if high < 1 << depth)
 
 
 def _stored_again(pixels: np.ndarray, orientation: int) -> np.ndarray:

@@ -7,7 +7,6 @@ the questions, their layout and the request for a letter.
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -20,7 +19,7 @@ import yaml
 from actial.config import ImportReleaseConfig
 from actial.core.atomic_io import write_json, write_text
 from actial.core.errors import UserError
-from actial.core.parquet import stream
+from actial.core.json_stream import records
 from actial.core.set_records import QuestionType
 from actial.modeling.system_prompts import RELEASE_MARKS
 
@@ -87,7 +86,7 @@ def quoted_texts(source: str) -> Iterator[str]:
 def user_texts(path: Path) -> list[str]:
     """Return the user's turns of a set in ShareGPT's or the chat form, without image marks."""
     texts = []
-    for row in _rows(path):
+    for row in records(path):
         turns = row.get("messages") or row.get("conversations") or row.get("prompt")
         if not isinstance(turns, list) or not turns:
             raise UserError(
@@ -151,15 +150,6 @@ def _gap(rest: str) -> str:
 def _braced(text: str) -> str:
     """Return a text in which braces are not fields."""
     return text.replace("{", "{{").replace("}", "}}")
-
-
-def _rows(path: Path) -> Iterator[Mapping[str, Any]]:
-    if path.suffix == ".parquet":
-        yield from stream(path)
-    elif path.suffix == ".jsonl":
-        yield from map(json.loads, path.read_text(encoding="utf-8").splitlines())
-    else:
-        yield from json.loads(path.read_text(encoding="utf-8"))
 
 
 def _hash(text: str) -> str:

@@ -17,6 +17,7 @@ from actial.core.image_codec import data_url
 from actial.core.paths import CONF
 from actial.core.records import Question
 from actial.core.set_records import ViewPair
+from actial.core.text_files import read_utf8
 
 STAGES = (
     "You see two photos of one object that did not move; the camera did. Write the "
@@ -73,7 +74,7 @@ def read_template(setting: str) -> str:
             f"template={setting} does not exist: give a text with {', '.join(FIELDS)}, such as "
             "conf/teacher_template/sections.md."
         )
-    template = path.read_text(encoding="utf-8").strip()
+    template = read_utf8(path, f"template={setting}").strip()
     missing = [field for field in FIELDS if field not in template]
     if missing:
         raise UserError(

@@ -29,6 +29,8 @@ IRLS_ROUNDS = 3
 ROLL_SCALE = 0.1  # |r . u| beyond which a camera's vote for up is weakened
 HUBER_MADS = 1.5
 SIDEWAYS_LEVEL = 0.7  # |mean r . u| is 0.94 for images stored turned by 90 degrees, else 0
+EXACT = 1e-5  # of R R^T from I, in a rotation that is used as it is
+ROUNDED = 2e-3  # the same of a rotation that was written with 3 decimals or in 16 bits
 MAX_AXIS_CAMERAS = 200  # rotation-axis votes are quadratic in cameras
 
 Array = np.ndarray
@@ -99,15 +101,29 @@ def _axis_vector(R: Array) -> Array:
     return np.stack([x, y, z], axis=-1) / 2
 
 
-def are_rotations(R: Array, tolerance: float = 1e-4) -> Array:
-    """Tell per matrix (..., 3, 3) whether it is finite, R R^T = I and det R = +1.
+def rotation_error(R: Array) -> Array:
+    """Return the largest entry of |R R^T - I| of matrices (..., 3, 3)."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        error: Array = np.abs(R @ np.swapaxes(R, -1, -2) - np.eye(3)).max(axis=(-2, -1))
+        return error
+
+
+def are_rotations(R: Array) -> Array:
+    """Tell per matrix (..., 3, 3) whether it is finite and, but for rounding, a rotation.
 
     A mirrored frame (det R = -1) would swap left and right.
     """
-    with np.errstate(invalid="ignore"):
-        off = np.abs(R @ np.swapaxes(R, -1, -2) - np.eye(3)).max(axis=(-2, -1))
-        rotations: Array = (off < tolerance) & (np.linalg.det(R) > 0)
+    with np.errstate(invalid="ignore", over="ignore"):
+        rotations: Array = (rotation_error(R) < ROUNDED) & (np.linalg.det(R) > 0)
         return rotations
+
+
+def without_rounding(R: Array) -> Array:
+    """Return (..., 3, 3) with the nearest rotation for each one that was written rounded."""
+    rounded = are_rotations(R) & (rotation_error(R) >= EXACT)
+    u, _, vt = np.linalg.svd(np.where(rounded[..., None, None], R, np.eye(3)))
+    exact: Array = np.where(rounded[..., None, None], u @ vt, R)
+    return exact
 
 
 # ---------------------------------------------------------------- conventions
@@ -123,7 +139,7 @@ def from_camera_to_world(pose: Array, axes: Array | None = None) -> tuple[Array,
 
     `axes` are the camera axes of the matrix, one of the constants above; None is OpenCV's own.
     """
-    R = (pose[:3, :3] @ (np.eye(3) if axes is None else axes)).T
+    R = (without_rounding(pose[:3, :3]) @ (np.eye(3) if axes is None else axes)).T
     return R, -R @ pose[:3, 3]
 
 
@@ -137,12 +153,10 @@ class ViewGeometry:
     rho: Array  # horizontal distance to the center, world units
     elevation: Array  # of the camera above the center's horizon
     off_axis: Array  # between the optical axis and the direction to the center
-    heading_off: (
-        Array  # signed, from above: from the direction to the center to the optical axis
-    )
-    heading_level: (
-        Array  # |level(f)|: 1 = to the horizon, 0 = straight down, where yaw is void
-    )
+    # signed, from above: from the direction to the center to the optical axis
+    heading_off: Array
+    # |level(f)|: 1 = to the horizon, 0 = straight down, where yaw is void
+    heading_level: Array
     roll: Array  # > 0: the right side of the image is raised
 
 

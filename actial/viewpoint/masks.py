@@ -45,11 +45,21 @@ def _has_shape(values: np.ndarray, size: tuple[int, int]) -> bool:
 
 
 def _values(image: Image.Image) -> np.ndarray:
-    """Return what tells object from background: alpha where it varies, else brightness."""
+    """Return what tells object from background: alpha where it varies, else brightness.
+
+    Colors as dark as labels have no brightness of their own: their largest channel counts, and
+    the numbers of a palette whose colors are all alike.
+    """
     if image.has_transparency_data:
         alpha = np.asarray(image.convert("RGBA").getchannel("A"))
         if alpha.min() < alpha.max():
             return alpha
     if image.mode.startswith("I") or image.mode == "F":
         return np.asarray(image)
+    if image.mode in ("RGB", "P"):
+        strongest: np.ndarray = np.asarray(image.convert("RGB")).max(axis=2)
+        if image.mode == "P" and strongest.min() == strongest.max():
+            return np.asarray(image)
+        if strongest.max() <= MAX_LABEL:
+            return strongest
     return np.asarray(image.convert("L"))

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from actial.config import BuildConfig, TrainConfig
 from actial.config.command_line import job_name, parse_command_line, quote_values
 from actial.config.exit_codes import Exit, disk_full, errors_reported
 from actial.core.errors import UserError
@@ -256,6 +257,85 @@ def test_the_choices_of_a_sweep_are_quoted_one_by_one() -> None:
         "model.path='runs/seed=1','runs/seed=2'",
         *words[1:],
     ]
+
+
+TEXTS = (
+    "2024_05",
+    "1e5",
+    "1.10",
+    "true",
+    "inf",
+    "null",
+    "[x]",
+    "{x}",
+    "{x",
+    "[a,b]",
+    "{a: 1}",
+)
+
+
+@pytest.mark.parametrize("text", TEXTS)
+@pytest.mark.parametrize("key", ["source.root", "out", "source.license"])
+def test_a_text_setting_gets_what_is_typed(key: str, text: str) -> None:
+    (word,) = quote_values([f"{key}={text}"], False, BuildConfig)
+    assert OverridesParser.create().parse_override(word).value() == text
+
+
+def test_null_and_numbers_of_other_settings_stay() -> None:
+    words = [
+        "source.mask_root=null",
+        "pairs.seed=1_0",
+        "pairs.max_rows.val=10",
+        "source=colmap",
+    ]
+    assert quote_values(words, False, BuildConfig) == words
+    assert quote_values(["data.sets.x.root=1_0", "seed=1,2"], True, TrainConfig) == [
+        "data.sets.x.root='1_0'",
+        "seed=1,2",
+    ]
+    assert quote_values(["model.path=1_0,b"], True, TrainConfig) == ["model.path='1_0','b'"]
+
+
+def test_a_tilde_is_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/someone")
+    assert quote_values(["out=~/a", "source.root=~"], False, BuildConfig) == [
+        "out=/home/someone/a",
+        "source.root=/home/someone",
+    ]
+    assert quote_values(["model.path=~/a,~/b"], True, TrainConfig) == [
+        "model.path=/home/someone/a,/home/someone/b"
+    ]
+
+
+def build_error(*words: str, cwd: Path) -> str:
+    done = run("source=colmap", "out=o", *words, module="actial.build", cwd=cwd)
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert not (cwd / "o").exists()
+    return done.stderr
+
+
+@pytest.mark.parametrize("name", ["2024_05", "a${b}c", "x,y", "choice(x)"])
+def test_a_folder_that_looks_like_grammar_is_read(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).mkdir()
+    message = build_error(f"source.root={name}", cwd=tmp_path)
+    assert message.startswith(f"error: source.root={name} holds no capture")
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("source.root=", "source.root= has no value: write source.root=VALUE"),
+        ("source.mask_root=", "source.mask_root= has no value: write source.mask_root=VALUE"),
+        ("source.root=a${b}c", "source.root refers to ${b}, which is no setting"),
+        ("source.root=x,y", "source.root=x,y names several values: add -m to run each"),
+        ("source.root=choice(x)", "source.root=choice(x) names several values: add -m"),
+    ],
+)
+def test_a_path_that_cannot_be_read_is_one_sentence(
+    word: str, message: str, tmp_path: Path
+) -> None:
+    assert build_error(word, cwd=tmp_path).startswith(f"error: {message}")
 
 
 def test_every_job_of_a_sweep_has_a_folder_of_its_own() -> None:

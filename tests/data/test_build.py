@@ -210,6 +210,36 @@ def test_finished_sets_are_kept_and_other_configurations_refused(
     assert [p.name for p in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
 
 
+def test_a_finished_set_stands_for_the_captures_it_was_built_from(
+    world, finished, tmp_path, monkeypatch, capsys
+):
+    before = content(finished)
+    moved = tmp_path / "moved"
+    shutil.copytree(world, moved)
+    monkeypatch.chdir(world.parent)
+    for same in (f"{world}/", world.name, moved):
+        build(config(same, finished))
+        assert "already built" in capsys.readouterr().out
+    photo = next(moved.rglob("*.jpg"))
+    photo.write_bytes(photo.read_bytes() + b"another photo of the same name")
+    fewer = tmp_path / "fewer"
+    shutil.copytree(world / "0", fewer / "0")
+    for other in (moved, fewer):
+        with pytest.raises(UserError, match="set finished from other captures than those in"):
+            build(config(other, finished))
+    with pytest.raises(UserError, match="nowhere is not a folder"):
+        build(config(tmp_path / "nowhere", finished))
+    assert content(finished) == before
+
+
+def test_a_root_inside_which_the_set_is_written_stays_the_same(world, tmp_path, capsys):
+    root = tmp_path / "class" / "object"
+    shutil.copytree(next((world / "0").iterdir()), root)
+    for _ in range(2):
+        build(config(root, root / "set", pairs=PairConfig(val_fraction=0, test_fraction=0)))
+    assert "already built" in capsys.readouterr().out
+
+
 def test_unfinished_builds_of_another_configuration_or_source_are_refused(
     world, tmp_path, monkeypatch
 ):

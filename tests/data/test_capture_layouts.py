@@ -503,6 +503,8 @@ def test_a_single_photo_of_another_size_is_dropped(cup):
         Image.open(cup / "images" / name).resize(size).save(cup / "images" / name)
     capture, counts = source(cup.parent).read("cup")
     assert (len(capture.frames), counts) == (N - 2, {"frame_size": 2})
+    other_size = f"48x32 pixels, most photos of its camera have {SIZE[0]}x{SIZE[1]}"
+    assert counts.examples["frame_size"].endswith(other_size)
 
 
 # ---------------------------------------------------------------- masks
@@ -553,6 +555,21 @@ def test_masks_beside_undistorted_photos_and_below_a_root_of_masks_are_found(cup
 @pytest.mark.parametrize("inside", [1, 3, 128, 255])
 def test_masks_of_labels_and_of_any_brightness_are_used(cup, inside):
     write_masks(cup, "masks", "{photo}.png", inside)
+    capture = only(cup.parent)
+    assert judge_capture(capture, GateConfig(), ordered=False).usable_masks == N
+
+
+@pytest.mark.parametrize("label", [(1, 0, 0), (0, 0, 1), "palette"])
+def test_labels_that_look_black_are_masks(cup, label):
+    write_masks(cup, "masks", "{photo}.png", 1)
+    for path in (cup / "masks").iterdir():
+        labels = np.asarray(Image.open(path))
+        if label == "palette":
+            mask = Image.fromarray(labels)
+            mask.putpalette([0] * 768)
+        else:
+            mask = Image.fromarray(labels[..., None] * np.array(label, dtype=np.uint8))
+        mask.save(path)
     capture = only(cup.parent)
     assert judge_capture(capture, GateConfig(), ordered=False).usable_masks == N
 

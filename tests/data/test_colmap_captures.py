@@ -221,6 +221,10 @@ def test_listing_and_empty_roots(root, tmp_path):
             source(empty, kind).captures()
     with pytest.raises(UserError, match="is not a folder"):
         source(empty / "nowhere").captures()
+    for folder in ("root", "mask_root"):
+        given = {"root": str(empty), folder: ""}
+        with pytest.raises(UserError, match=rf"source\.{folder}= is not a folder"):
+            open_source(SourceConfig(kind=SourceKind.colmap, **given))
 
 
 def test_class_names_come_from_the_category_list_with_its_stray_spaces(root):

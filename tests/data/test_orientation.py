@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 
 import numpy as np
 import pytest
 from PIL import Image
-from support.posed_captures import FOCAL, SIZE, Rig, arc, pack_triple
+from support.posed_captures import FOCAL, SIZE, Rig, arc, pack_triple, to_camera_to_world
 
 from actial.build import build
 from actial.config import (
@@ -23,7 +24,7 @@ from actial.core.errors import UserError
 from actial.core.records import Capture
 from actial.data.photos import QUARTER_TURNS
 from actial.data.sources.open_source import open_source
-from actial.viewpoint.geometry import estimate_up
+from actial.viewpoint.geometry import OPENGL_AXES, estimate_up
 from actial.viewpoint.lens import project
 
 W, H = SIZE
@@ -121,6 +122,44 @@ def test_photos_on_their_side_are_turned_with_or_without_their_poses(
     write(tmp_path, [tag] * N, posed_on=posed_on, size=size)
     capture, counts, photos = read(tmp_path)
     check_upright(capture, photos, size)
+    assert counts == {"turned": N}
+
+
+@pytest.mark.parametrize("tag", [6, 8])
+@pytest.mark.parametrize(
+    ("posed_on", "rule"),
+    [
+        ("stored", ExifRule.auto),
+        ("stored", ExifRule.both),
+        ("turned", ExifRule.auto),
+        ("turned", ExifRule.photos),
+    ],
+)
+@pytest.mark.parametrize("centered", [True, False])
+def test_transforms_without_a_size_take_that_of_the_pixels_they_belong_to(
+    tmp_path, tag, posed_on, rule, centered
+):
+    write(tmp_path, [tag] * N, posed_on=posed_on)
+    shutil.rmtree(tmp_path / "cup" / "sparse")
+    R, t = arc(N).poses()
+    turns = -QUARTER_TURNS[tag] if posed_on == "stored" else 0
+    fields: dict = {"fl_x": FOCAL, "frames": []}
+    if centered:
+        width, height = SIZE[::-1] if posed_on == "stored" else SIZE
+        fields |= {"cx": width / 2, "cy": height / 2}
+    for i in range(N):
+        matrix = to_camera_to_world(
+            turned_axes(R[i], turns), turned_axes(t[i], turns), OPENGL_AXES
+        )
+        name = f"images/{i:03d}.png"
+        fields["frames"].append({"file_path": name, "transform_matrix": matrix.tolist()})
+    (tmp_path / "cup" / "transforms.json").write_text(json.dumps(fields))
+    source = open_source(
+        SourceConfig(kind=SourceKind.nerfstudio, root=str(tmp_path), exif=rule)
+    )
+    capture, counts = source.read("cup")
+    photos = [source.pixels("cup", frame.name) for frame in capture.frames]
+    check_upright(capture, photos, SIZE)
     assert counts == {"turned": N}
 
 

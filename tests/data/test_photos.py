@@ -25,7 +25,10 @@ def test_16_bit_grays_keep_their_high_byte(tmp_path, scale):
     assert np.array_equal(decode(tmp_path / "a.png")[0], as_gray(GRAY))
 
 
-@pytest.mark.parametrize(("bits", "name"), [(8, "a.png"), (12, "a.png"), (12, "a.tif")])
+@pytest.mark.parametrize(
+    ("bits", "name"),
+    [(8, "a.png"), (10, "a.png"), (12, "a.png"), (12, "a.tif"), (14, "a.png")],
+)
 def test_fewer_bits_in_16_are_not_black(tmp_path, bits, name):
     widened = GRAY.astype(np.uint16) << (bits - 8)
     Image.fromarray(widened).save(tmp_path / name)

@@ -311,6 +311,11 @@ def test_mvimgnet2_names_classes_by_its_json(tmp_path):
     names.write_text("[7]")
     with pytest.raises(UserError, match=r"category_file=.* is not a JSON object"):
         class_name()
+    names.write_bytes('{"Café": 7}'.encode("latin-1"))
+    with pytest.raises(
+        UserError, match=r"category_file=.* is no text in UTF-8 \(byte 5 is 0xe9"
+    ):
+        class_name()
 
 
 def source_of(root: Path, kind: SourceKind, **settings):

@@ -438,6 +438,16 @@ def test_unknown_sets_empty_folders_and_broken_files_are_one_sentence(root, tmp_
                 qa=QuestionConfig(blacklist=str(tmp_path / "none")),
             )
         )
+    (tmp_path / "barred.txt").write_bytes("Café\n".encode("latin-1"))
+    with pytest.raises(UserError, match=r"qa\.blacklist=.* is no text in UTF-8"):
+        build(
+            config(
+                root,
+                tmp_path / "out",
+                "mindcube_train",
+                qa=QuestionConfig(blacklist=str(tmp_path / "barred.txt")),
+            )
+        )
     (root / "train.jsonl").write_text('{"id": "m1", ')
     with pytest.raises(UserError, match=r"train\.jsonl cannot be read"):
         build(config(root, tmp_path / "out", "mindcube_train"))

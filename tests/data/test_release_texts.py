@@ -90,6 +90,9 @@ def test_rows_of_another_form_are_refused_with_their_columns(tmp_path: Path) -> 
     path.write_text(json.dumps({"question": "?", "answer": "A"}))
     with pytest.raises(UserError, match="has the columns answer, question"):
         user_texts(path)
+    path.write_text("{")
+    with pytest.raises(UserError, match=r"rows\.jsonl cannot be read"):
+        user_texts(path)
 
 
 def test_rows_that_lack_a_question_are_refused(release: Path, tmp_path: Path) -> None:

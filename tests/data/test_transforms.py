@@ -17,7 +17,7 @@ from actial.config import CameraAxes, GateConfig, SourceConfig, SourceKind
 from actial.core.errors import Rejected
 from actial.core.records import Capture
 from actial.data.sources.open_source import open_source
-from actial.viewpoint.geometry import OPENGL_AXES
+from actial.viewpoint.geometry import OPENGL_AXES, PYTORCH3D_AXES
 from actial.viewpoint.quality_gates import judge_capture
 
 N = 16
@@ -30,10 +30,11 @@ def write(
     suffix: str = ".jpg",
     path: Callable[[str], str] = str,
     axes: np.ndarray | None = OPENGL_AXES,
+    poses: tuple[np.ndarray, np.ndarray] | None = None,
     change: Callable[[dict], object] = lambda _: None,
 ) -> Path:
     """A capture whose transforms.json is `change`d before it is written."""
-    R, t = arc(N).poses()
+    R, t = poses or arc(N).poses()
     frames = []
     for i in range(N):
         name = f"images/{i:03d}{suffix}"
@@ -153,6 +154,20 @@ def test_a_camera_at_an_impossible_distance_costs_itself(tmp_path, length):
     assert (len(capture.frames), counts) == (N - 1, {"frame_pose": 1})
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("axes", list(CameraAxes))
+@pytest.mark.parametrize("matrix", [np.eye(4), np.full((4, 4), 1e300), np.zeros((4, 4))])
+def test_matrices_of_no_camera_warn_of_nothing(tmp_path, axes, matrix):
+    def spoil(fields: dict) -> None:
+        for frame in fields["frames"]:
+            frame["transform_matrix"] = matrix.tolist()
+
+    write(tmp_path / "cup", change=spoil)
+    capture, _ = read(tmp_path, axes=axes)
+    with pytest.raises(Rejected, match=r"few_registered|centre"):
+        judge_capture(capture, GateConfig(), ordered=True)
+
+
 def test_a_photo_that_entries_give_different_poses_is_dropped(tmp_path):
     def mistake(fields: dict) -> None:  # two cameras whose folders were merged into one
         fields["frames"][3]["file_path"] = "left/images/004.jpg"
@@ -230,6 +245,46 @@ def test_a_scale_in_the_rotation_is_divided_out_and_counted(tmp_path):
     assert counts == {"rotation_scaled": N}
 
 
+@pytest.mark.parametrize(
+    "rounded",
+    [
+        lambda R: R.round(4),
+        lambda R: R.round(3),
+        lambda R: R.astype(np.float16).astype(float),
+    ],
+)
+def test_rounded_rotations_are_taken_for_the_nearest(tmp_path, rounded):
+    def spoil(fields: dict) -> None:
+        for frame in fields["frames"]:
+            matrix = np.array(frame["transform_matrix"])
+            matrix[:3, :3] = rounded(matrix[:3, :3])
+            frame["transform_matrix"] = matrix.tolist()
+
+    write(tmp_path / "cup", change=spoil)
+    capture, counts = read(tmp_path)
+    R, t = arc(N).poses()
+    assert counts == {}
+    assert np.stack([frame.R for frame in capture.frames]) == pytest.approx(R, abs=1e-3)
+    for i, frame in enumerate(capture.frames):
+        assert np.allclose(frame.R @ frame.R.T, np.eye(3), atol=1e-3)
+        assert frame.center == pytest.approx(-R[i].T @ t[i], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "change", [np.diag([1, 1.003, 1]), [[1, 0.005, 0], [0, 1, 0], [0, 0, 1]]]
+)
+def test_a_slight_shear_is_no_rounding_and_said(tmp_path, change):
+    def spoil(fields: dict) -> None:
+        matrix = np.array(fields["frames"][3]["transform_matrix"])
+        matrix[:3, :3] = matrix[:3, :3] @ change
+        fields["frames"][3]["transform_matrix"] = matrix.tolist()
+
+    write(tmp_path / "cup", change=spoil)
+    capture, counts = read(tmp_path)
+    assert len(capture.frames) == N - 1
+    assert "det R = 1, R R^T is off I by up to 0.00" in counts.examples["frame_pose"]  # type: ignore[attr-defined]
+
+
 def test_mirrored_and_sheared_matrices_are_no_poses(tmp_path):
     def spoil(fields: dict) -> None:
         for i, factors in ((2, (-1, 1, 1)), (3, (1, 2, 1))):
@@ -251,6 +306,25 @@ def test_opencv_axes_are_recognized_and_read_when_named(tmp_path):
     write(tmp_path / "cup")
     with pytest.raises(Rejected, match=r"axes_look_opengl.*set source\.axes=opengl"):
         read(tmp_path, axes=CameraAxes.opencv)
+
+
+def test_pytorch3d_axes_are_read_when_named_and_not_taken_for_opencv(tmp_path):
+    write(tmp_path / "cup", axes=PYTORCH3D_AXES)
+    both = "x right, y down.*source.axes=opencv; .*x left, y up.*source.axes=pytorch3d"
+    with pytest.raises(Rejected, match=f"axes_look_opencv.*{both}"):
+        read(tmp_path)
+    with pytest.raises(Rejected, match=r"axes_upside_down.*set source\.axes=pytorch3d"):
+        read(tmp_path, axes=CameraAxes.opencv)
+    check_poses(read(tmp_path, axes=CameraAxes.pytorch3d)[0])
+    write(tmp_path / "cup", axes=None)
+    with pytest.raises(Rejected, match=r"axes_upside_down.*set source\.axes=opencv"):
+        read(tmp_path, axes=CameraAxes.pytorch3d)
+
+
+def test_cameras_level_with_the_object_are_counted_where_they_do_not_tell_the_axes(tmp_path):
+    write(tmp_path / "cup", axes=PYTORCH3D_AXES, poses=arc(N, elevation=3.0).poses())
+    for axes in (CameraAxes.opencv, CameraAxes.pytorch3d):
+        assert read(tmp_path, axes=axes)[1] == {"axes_unsure": N}
 
 
 def test_sizes_of_the_original_photos_scale_the_intrinsics(tmp_path):
@@ -411,3 +485,13 @@ def test_poses_bounds_of_llff_are_read(tmp_path):
         (folder / "poses_bounds.npy").write_bytes(content)
         with pytest.raises(Rejected, match="poses_corrupt"):
             read(tmp_path, SourceKind.llff)
+
+
+def test_a_dark_photo_has_the_gray_depth_of_its_capture(tmp_path):
+    write(tmp_path, suffix=".png")
+    for i in range(N):
+        gray = np.full((H, W), 150 * 257 if i % 4 else 10 * 257, dtype=np.uint16)
+        Image.fromarray(gray).save(tmp_path / "images" / f"{i:03d}.png")
+    source = open_source(SourceConfig(kind=SourceKind.nerfstudio, root=str(tmp_path)))
+    dark, bright = (source.pixels(".", f"images/{i:03d}.png") for i in (0, 1))
+    assert (dark.max(), bright.max()) == (10, 150)

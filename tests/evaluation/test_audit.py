@@ -243,9 +243,36 @@ def test_the_command_writes_a_certificate_and_a_page(tmp_path, monkeypatch, caps
     assert "copy &lt;b&gt;.jpg" in (tmp_path / "out/audit.html").read_text()
 
 
+def test_a_folder_s_name_is_printed_as_it_is(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    generator = np.random.default_rng(2)
+    words = ["sö, [x]=1/images", "x[/y]/images"]
+    for word in words:
+        (tmp_path / word).mkdir(parents=True)
+        picture(generator).save(tmp_path / word / "0.png")
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(sys, "argv", ["actial.audit", *words, "out=out"])
+    actial.audit.__main__.main()
+    printed = capsys.readouterr().out
+    assert all(word in printed for word in words)
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16", "utf-16-le"])
+def test_identifiers_in_another_encoding_are_refused(tmp_path, encoding):
+    path = tmp_path / "ids.txt"
+    path.write_bytes("Café\n".encode(encoding))
+    with pytest.raises(UserError, match=r"identifiers=.*ids\.txt is no text in UTF-8"):
+        read_identifiers(str(path))
+    path.write_bytes("Café\n".encode("utf-8-sig"))
+    assert read_identifiers(str(path)) == {"Café"}
+
+
 def test_what_is_no_set_is_refused(tmp_path):
     with pytest.raises(UserError, match="is no set"):
         open_audit_set(str(tmp_path / "nothing"))
+    for word in ("", ":train"):
+        with pytest.raises(UserError, match=f"the set '{word}' names no folder"):
+            open_audit_set(word)
     with pytest.raises(UserError, match="holds no image"):
         open_audit_set(str(tmp_path))
 

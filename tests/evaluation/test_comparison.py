@@ -166,20 +166,22 @@ def test_samples_of_lmms_eval_are_scored_as_it_scores_them(tmp_path):
 
 def test_the_command_writes_table_json_and_figure(tmp_path, monkeypatch, capsys):
     write_predictions(tmp_path / "a", [1, 0, 1, 1] * 20)
-    write_predictions(tmp_path / "b", [1, 0, 0, 1] * 20)
+    write_predictions(tmp_path / "b" / "[red]", [1, 0, 0, 1] * 20)
     words = [
         str(tmp_path / "a"),
-        str(tmp_path / "b"),
+        str(tmp_path / "b" / "[red]"),
         f"out={tmp_path / 'out'}",
         "resamples=200",
     ]
     monkeypatch.setattr(sys, "argv", ["actial.compare", *words])
     actial.compare.__main__.main()
-    assert "items show a gain of 2 points" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "a and [red]: " in printed
+    assert printed.count("[red]") == 4  # in the table too, where it is no markup
     differences = json.loads((tmp_path / "out/comparison.json").read_text())
     assert [d["task"] for d in differences] == ["", "move", "turn"]
     assert differences[0]["verdict"] == "a"
-    assert "| a | b | turn | 40 |" in (tmp_path / "out/comparison.md").read_text()
+    assert "| a | [red] | turn | 40 |" in (tmp_path / "out/comparison.md").read_text()
     assert (tmp_path / "out/comparison.png").stat().st_size > 1000
 
 

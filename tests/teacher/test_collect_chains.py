@@ -515,6 +515,12 @@ def test_a_template_without_its_fields_is_refused(data, serve, tmp_path, templat
         teach(config(serve(), data, tmp_path / "out", template=setting))
 
 
+def test_a_template_in_another_encoding_is_refused(data, serve, tmp_path):
+    (tmp_path / "t.md").write_bytes("Café".encode("latin-1"))
+    with pytest.raises(UserError, match=r"template=file:.* is no text in UTF-8"):
+        teach(config(serve(), data, tmp_path / "out", template=f"file:{tmp_path}/t.md"))
+
+
 def test_fields_of_a_request_can_be_added_and_left_out(data, serve, tmp_path):
     server = serve()
     request = {"max_tokens": None, "max_completion_tokens": 9000, "reasoning_effort": "high"}

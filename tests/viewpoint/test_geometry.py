@@ -314,6 +314,17 @@ def test_a_mirrored_or_scaled_matrix_is_no_rotation():
     assert not g.are_rotations(np.full((3, 3), np.nan))
 
 
+def test_a_rounded_rotation_becomes_the_nearest_and_an_exact_one_stays():
+    R = Rotation.random(200, random_state=0).as_matrix()
+    rounded = g.without_rounding(R.round(3))
+    assert g.rotation_error(rounded).max() < g.EXACT
+    assert np.abs(rounded - R).max() < 2e-3
+    assert np.array_equal(g.without_rounding(R), R)
+    sheared = R @ [[1, 0.01, 0], [0, 1, 0], [0, 0, 1]]
+    assert not g.are_rotations(sheared).any()
+    assert np.array_equal(g.without_rounding(sheared), sheared)
+
+
 def test_property_swapping_a_pair_flips_every_label():
     rng = np.random.default_rng(3)
     for _ in range(200):

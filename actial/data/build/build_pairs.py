@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from actial.core.atomic_io import write_json
 from actial.core.errors import UserError
 from actial.core.set_records import ViewPair
 from actial.data.build.audit_page import write_audit
+from actial.data.build.origin import origin_of_captures
 from actial.data.build.rejects import Rejects
 from actial.data.build.resumable import WORK, Task, claimed, run_tasks, worker_pool
 from actial.data.build.settings import config_hash, fixed_settings
@@ -38,10 +38,7 @@ def build_pairs(config: BuildConfig) -> None:
     """Run or resume a build, or one shard of it; raises UserError for what the user can mend."""
     out = Path(config.out)
     references = open_source(config.source).captures()
-    claim = {
-        "config_hash": config_hash(config),
-        "captures": sha256("\n".join(references).encode()).hexdigest(),
-    }
+    claim = {"config_hash": config_hash(config), **origin_of_captures(config, references)}
     divided = config.build.num_shards > 1
     with (
         claimed(out, claim, shard=config.build.shard if divided else None),
@@ -67,12 +64,17 @@ def build_pairs(config: BuildConfig) -> None:
         for note in rejects.frame_notes():
             print(f"{out}: {note}")
         write_json(out / "rejects.json", rejects.as_dict())
-        _finish(config, indices, rejects)
+        _finish(config, claim, indices, rejects)
         shutil.rmtree(out / WORK)
     print(
         f"{out}: {rejects.pairs['written']} pairs of {rejects.captures['accepted']} captures; "
         f"look at {out / 'audit.html'}"
     )
+
+
+def pairs_origin(config: BuildConfig) -> dict[str, str]:
+    """Return what tells the captures of a build from others; raises UserError without any."""
+    return origin_of_captures(config, open_source(config.source).captures())
 
 
 def _label_all(
@@ -134,7 +136,9 @@ def _add_counts(rejects: Rejects, files: Sequence[Path]) -> None:
         rejects.add(read_counts(path))
 
 
-def _finish(config: BuildConfig, indices: Sequence[Path], rejects: Rejects) -> None:
+def _finish(
+    config: BuildConfig, claim: Mapping[str, str], indices: Sequence[Path], rejects: Rejects
+) -> None:
     out = Path(config.out)
     write_audit(
         out,
@@ -144,7 +148,7 @@ def _finish(config: BuildConfig, indices: Sequence[Path], rejects: Rejects) -> N
         classes=config.audit_classes,
     )
     description = {
-        "config_hash": config_hash(config),
+        **claim,
         "config": fixed_settings(config),
         "source": config.source.kind.value,
         "licence": config.source.license,

@@ -83,7 +83,7 @@ def claimed(out: Path, claim: Mapping[str, str], shard: int | None = None) -> It
     none of them and refuses while one runs.
 
     Args:
-        claim: "config_hash" and "captures", a hash of the names of all captures.
+        claim: "config_hash", and "captures" and "files", hashes of what the captures are.
 
     Raises:
         UserError: the folder holds anything else, or another process writes to it.
@@ -117,8 +117,10 @@ def claimed(out: Path, claim: Mapping[str, str], shard: int | None = None) -> It
 def _read_claim(marker: Path) -> dict[str, Any]:
     try:
         claim: dict[str, Any] = json.loads(marker.read_text(encoding="utf-8"))
-        return {"config_hash": claim["config_hash"], "captures": claim["captures"]}
-    except (ValueError, KeyError, TypeError) as error:
+        if not {"config_hash", "captures"} <= claim.keys():
+            raise ValueError("config_hash and captures belong in it")
+        return claim
+    except (ValueError, AttributeError) as error:
         raise UserError(
             f"{marker} is damaged ({error!r}): remove {marker.parent.parent} and build anew."
         ) from error
@@ -128,11 +130,22 @@ def _refuse_other_claim(
     out: Path, written: Mapping[str, Any], claim: Mapping[str, str]
 ) -> None:
     refuse_other_config(written, claim["config_hash"], out, "unfinished")
-    if written["captures"] != claim["captures"]:
-        raise UserError(
-            f"out={out} was begun with other captures in source.root: remove it, or give another "
-            "folder."
-        )
+    refuse_other_origin(written, claim, out, "unfinished")
+
+
+def refuse_other_origin(
+    written: Mapping[str, Any], origin: Mapping[str, str], out: Path, state: str
+) -> None:
+    """Raise UserError when `out` holds a set of other captures.
+
+    Sets of earlier versions do not say all of what they were built from.
+    """
+    for key in ("captures", "files"):
+        if key in written and written[key] != origin.get(key):
+            raise UserError(
+                f"out={out} holds a data set {state} from other captures than those in "
+                "source.root: give another folder, or remove it."
+            )
 
 
 def refuse_other_config(

@@ -24,6 +24,8 @@ from actial.core.errors import Rejected, UserError
 from actial.core.image_codec import UNREADABLE
 from actial.core.json_stream import records
 from actial.core.seeding import hash_unit
+from actial.core.text_files import read_utf8
+from actial.data.build.origin import origin_of_files
 from actial.data.build.resumable import WORK, Task, claimed, run_tasks, worker_pool
 from actial.data.build.work_files import write_work
 from actial.data.images import encode
@@ -91,7 +93,7 @@ def read_blacklist(path: str | None) -> frozenset[str]:
             f"qa.blacklist={path} does not exist: give a file of scene names, one a line, or leave "
             "it out."
         )
-    lines = Path(path).read_text(encoding="utf-8").splitlines()
+    lines = read_utf8(Path(path), f"qa.blacklist={path}").splitlines()
     return frozenset(line.strip() for line in lines if line.strip())
 
 
@@ -232,6 +234,11 @@ def _store(data: bytes, config: BuildConfig, folder: Path) -> str:
     return name
 
 
+def named_origin(config: BuildConfig) -> dict[str, str]:
+    """Return what tells the files of a build from others; raises UserError without any."""
+    return origin_of_files(find_records(Path(config.source.root)))
+
+
 def build_named(config: BuildConfig, settings: Mapping[str, Any], identity: str) -> None:
     """Run or resume the build of one set; raises UserError and then leaves nothing.
 
@@ -240,8 +247,7 @@ def build_named(config: BuildConfig, settings: Mapping[str, Any], identity: str)
     _name(config)
     read_blacklist(config.qa.blacklist)
     out, files = Path(config.out), find_records(Path(config.source.root))
-    contents = repr([(f.name, f.stat().st_size) for f in files])
-    claim = {"config_hash": identity, "captures": sha256(contents.encode()).hexdigest()}
+    claim = {"config_hash": identity, **origin_of_files(files)}
     with claimed(out, claim), worker_pool(config.workers or os.cpu_count() or 1) as pool:
         try:
             (out / WORK / IMAGES).mkdir(exist_ok=True)
@@ -266,7 +272,7 @@ def build_named(config: BuildConfig, settings: Mapping[str, Any], identity: str)
         license = config.source.license
         if license == "unknown":
             license = NAMED[_name(config)].license
-        finish_questions(config, settings, identity, indices, counts, license)
+        finish_questions(config, settings, claim, indices, counts, license)
         shutil.rmtree(out / WORK)
     print(
         f"{out}: {counts['written']} questions of {counts['seen']} records; "

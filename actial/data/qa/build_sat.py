@@ -23,6 +23,7 @@ from actial.core.atomic_io import atomic
 from actial.core.errors import UserError
 from actial.core.image_codec import UNREADABLE
 from actial.core.parquet import open_parquet, stream
+from actial.data.build.origin import origin_of_files
 from actial.data.build.resumable import WORK, Task, claimed, run_tasks, worker_pool
 from actial.data.build.work_files import write_work
 from actial.data.images import encode
@@ -148,6 +149,12 @@ def extract_file(
     write_work(done, counts, [])
 
 
+def sat_origin(config: BuildConfig) -> dict[str, str]:
+    """Return what tells the files of a build from others; raises UserError without any."""
+    files = _split_files(find_files(Path(config.source.root)))
+    return origin_of_files([file.path for file in files])
+
+
 def build_sat(config: BuildConfig, settings: Mapping[str, Any], identity: str) -> None:
     """Run or resume the build of one folder; raises UserError and then leaves nothing.
 
@@ -155,8 +162,7 @@ def build_sat(config: BuildConfig, settings: Mapping[str, Any], identity: str) -
     """
     out = Path(config.out)
     files = _split_files(find_files(Path(config.source.root)))
-    contents = repr([(file.path.name, file.path.stat().st_size) for file in files])
-    claim = {"config_hash": identity, "captures": sha256(contents.encode()).hexdigest()}
+    claim = {"config_hash": identity, **origin_of_files([file.path for file in files])}
     with claimed(out, claim), worker_pool(config.workers or os.cpu_count() or 1) as pool:
         try:
             questions, counts = _scan(config, files, pool)
@@ -172,7 +178,7 @@ def build_sat(config: BuildConfig, settings: Mapping[str, Any], identity: str) -
         except UserError:
             shutil.rmtree(out)
             raise
-        finish_questions(config, settings, identity, indices, counts, config.source.license)
+        finish_questions(config, settings, claim, indices, counts, config.source.license)
         shutil.rmtree(out / WORK)
     print(
         f"{out}: {counts['written']} questions of {counts['seen']} rows; "

@@ -160,12 +160,12 @@ def write_shards(
 def finish_questions(
     config: BuildConfig,
     settings: Mapping[str, Any],
-    identity: str,
+    claim: Mapping[str, str],
     indices: Sequence[Path],
     counts: Counter[str],
     license: str,
 ) -> None:
-    """Write rejects.json, the audit page, the index and the manifest."""
+    """Write rejects.json, the audit page, the index and the manifest, which holds the claim."""
     out = Path(config.out)
     entries: list[dict[str, Any]] = []
     for path in indices:
@@ -174,7 +174,7 @@ def finish_questions(
     write_json(out / "rejects.json", rejects)
     write_audit(out, entries, counts, config.audit_pairs)
     description: dict[str, Any] = {
-        "config_hash": identity,
+        **claim,
         "config": dict(settings),
         "source": config.source.name or "sat",
         "licence": license,

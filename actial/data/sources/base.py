@@ -12,10 +12,17 @@ import numpy as np
 from actial.config import ExifRule, SourceConfig
 from actial.core.errors import Rejected, UserError
 from actial.core.records import Capture, Frame
-from actial.data.photos import QUARTER_TURNS, UPRIGHT, PhotoHeader, decode, read_header
+from actial.data.photos import (
+    QUARTER_TURNS,
+    UPRIGHT,
+    PhotoHeader,
+    decode,
+    gray_depth,
+    read_header,
+)
 from actial.data.sources import orientation
 from actial.data.sources.frame_counts import FrameCounts
-from actial.viewpoint.geometry import are_rotations
+from actial.viewpoint.geometry import are_rotations, rotation_error, without_rounding
 from actial.viewpoint.lens import calibration, rescaled
 
 MAX_LENGTH = 1e9  # of coordinates; beyond it the sums of the geometry lose digits or overflow
@@ -34,10 +41,12 @@ class Source(ABC):
     def __init__(self, config: SourceConfig) -> None:
         self.config = config
         self.root = Path(config.root)
-        self._turns: tuple[str, dict[str, int]] = ("", {})
-        if not self.root.is_dir():
+        self._last_frames: tuple[str, dict[str, Frame]] = ("", {})
+        self._last_depth: tuple[str, int] = ("", 0)
+        if not config.root or not self.root.is_dir():  # Path("") would be the current folder
             raise UserError(
-                f"source.root={self.root} is not a folder: give the folder that holds the captures."
+                f"source.root={config.root} is not a folder: give the folder that holds the "
+                "captures."
             )
         if config.mask_root is not None:
             self._check_mask_root(config.mask_root)
@@ -48,7 +57,7 @@ class Source(ABC):
                 f"source.mask_root={folder} is not read by source={self.config.kind.value}, whose "
                 "masks lie in the layout itself: leave it out."
             )
-        if not Path(folder).is_dir():
+        if not folder or not Path(folder).is_dir():
             raise UserError(
                 f"source.mask_root={folder} is not a folder: give the folder that holds the masks "
                 "of each capture, or leave it out."
@@ -72,13 +81,25 @@ class Source(ABC):
 
     def pixels(self, reference: str, name: str) -> np.ndarray:
         """Return uint8 (H, W, 3) of one frame, in the orientation of its pose; raises Rejected."""
-        pixels, exif = decode(self.photo_path(reference, name))
+        path = self.photo_path(reference, name)
+        pixels, exif = decode(path, lambda: self._gray_depth(reference))
         if exif == UPRIGHT:
             return pixels
-        if self._turns[0] != reference:
+        frame = self._frames_by_name(reference).get(name)
+        return np.rot90(pixels, frame.quarter_turns if frame else 0)
+
+    def _frames_by_name(self, reference: str) -> dict[str, Frame]:
+        if self._last_frames[0] != reference:
             frames = self.read(reference)[0].frames
-            self._turns = (reference, {frame.name: frame.quarter_turns for frame in frames})
-        return np.rot90(pixels, self._turns[1].get(name, 0))
+            self._last_frames = (reference, {frame.name: frame for frame in frames})
+        return self._last_frames[1]
+
+    def _gray_depth(self, reference: str) -> int:
+        """Return the bits of the capture's gray photos: the same for all, whatever they show."""
+        if self._last_depth[0] != reference:
+            paths = (frame.path for frame in self._frames_by_name(reference).values())
+            self._last_depth = (reference, gray_depth(path for path in paths if path))
+        return self._last_depth[1]
 
 
 def inside(folder: Path, name: str) -> Path:
@@ -152,13 +173,23 @@ def _with_rotations(frames: list[Frame], counts: FrameCounts) -> list[Frame]:
     if not frames:
         return []
     bounded = (np.abs([frame.t for frame in frames]) < MAX_LENGTH).all(axis=1)  # no NaN either
-    posed = are_rotations(np.stack([frame.R for frame in frames])) & bounded
+    R = np.stack([frame.R for frame in frames])
+    posed = are_rotations(R) & bounded
     if not posed.all():
-        first = frames[int(np.argmin(posed))]
-        cause = f"{first.name}: no rotation and translation, R = {first.R.round(3).tolist()}, "
-        cause += f"t = {first.t.tolist()}"
-        counts.drop("frame_pose", cause, int((~posed).sum()))
+        counts.drop("frame_pose", _no_pose(frames[int(np.argmin(posed))]), int((~posed).sum()))
+    for frame, rotation in zip(frames, without_rounding(R), strict=True):
+        frame.R = rotation
     return [frame for frame, valid in zip(frames, posed, strict=True) if valid]
+
+
+def _no_pose(frame: Frame) -> str:
+    with np.errstate(invalid="ignore", over="ignore"):
+        determinant = np.linalg.det(frame.R)
+    return (
+        f"{frame.name}: no rotation and translation: det R = {determinant:.4g}, R R^T is off I by "
+        f"up to {rotation_error(frame.R):.2g}, R = {frame.R.round(3).tolist()}, "
+        f"t = {frame.t.tolist()}"
+    )
 
 
 def _adapted_to_photos(
@@ -190,7 +221,7 @@ def _turned(
     posed = [
         i
         for i, frame in enumerate(frames)
-        if are_rotations(frame.R[None])[0] and np.isfinite(frame.t).all()
+        if are_rotations(frame.R[None])[0] and (np.abs(frame.t) < MAX_LENGTH).all()
     ]
     reading = orientation.decide([frames[i] for i in posed], [headers[i] for i in posed], exif)
     if reading is None:
@@ -227,9 +258,14 @@ def _rescaled(
     usable = []
     for frame, size in zip(frames, sizes, strict=True):
         camera_size = (frame.width, frame.height)
-        if camera_size not in votes or size != _most_frequent(votes[camera_size], camera_size):
-            width, height = camera_size
-            cause = f"{size[0]}x{size[1]} pixels, its camera has {width}x{height}"
+        expected = camera_size
+        if camera_size in votes:
+            expected = _most_frequent(votes[camera_size], camera_size)
+        if size != expected or camera_size not in votes:
+            whose = "its camera has"
+            if orientation.fits(size, camera_size):
+                whose = "most photos of its camera have"
+            cause = f"{size[0]}x{size[1]} pixels, {whose} {expected[0]}x{expected[1]}"
             counts.drop("frame_size", f"{frame.path}: {cause}")
             continue
         if size != camera_size:

@@ -12,6 +12,7 @@ import numpy as np
 from actial.config import SourceConfig, SourceKind
 from actial.core.errors import Rejected, UserError
 from actial.core.records import Capture, Frame
+from actial.core.text_files import read_utf8
 from actial.data.sources.base import Source, usable_frames
 from actial.data.sources.colmap_layouts import (
     capture_folders,
@@ -150,7 +151,7 @@ def read_categories(path: Path) -> dict[str, str]:
             f"source.category_file={path} does not exist: give the list of lines `id,name` or the "
             "JSON, or leave it out."
         )
-    text = path.read_text(encoding="utf-8-sig")
+    text = read_utf8(path, f"source.category_file={path}")
     if path.suffix != ".json":
         pairs = (line.partition(",") for line in text.splitlines() if line.strip())
         return {number.strip(): name.strip() for number, _, name in pairs}

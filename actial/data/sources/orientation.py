@@ -108,11 +108,38 @@ def _all_upside_down(frames: Sequence[Frame], R: np.ndarray) -> Reading | None:
     upside-down pixels. Cameras that look down were posed on turned pixels, or have a stale tag:
     the two cannot be told apart.
     """
-    up = g.estimate_up(R).up
+    return Reading.BOTH if _mean_elevation(frames, R) < -MIN_LOOK_DOWN else None
+
+
+def look_down(frames: Sequence[Frame]) -> bool | None:
+    """Return whether upright cameras look down on the object (True) or up at it (False).
+
+    None stands for level cameras, for too few, and for those that stand about no vertical.
+    """
+    if len(frames) < MIN_CAMERAS:
+        return None
+    R = np.stack([frame.R for frame in frames])
+    elevation = _mean_elevation(frames, R)
+    if abs(elevation) < MIN_LOOK_DOWN or not _upright(R):
+        return None
+    return elevation > 0
+
+
+def lie_on_side(frames: Sequence[Frame]) -> bool:
+    """Return whether the cameras stand upright about no vertical."""
+    R = np.stack([frame.R for frame in frames]) if frames else np.empty((0, 3, 3))
+    R = R[g.are_rotations(R)]
+    return len(R) >= MIN_CAMERAS and not _upright(R)
+
+
+def _mean_elevation(frames: Sequence[Frame], R: np.ndarray) -> float:
+    """Return degrees of the cameras above what they look at, 0 where they stand still."""
     centers = np.stack([frame.center for frame in frames])
+    if np.allclose(centers, centers[0]):
+        return 0.0
+    up = g.estimate_up(R).up
     focus = g.focus_of_rays(centers, R[:, 2])
-    elevation = g.view_geometry(R, centers, focus.point, up).elevation.mean()
-    return Reading.BOTH if elevation < -MIN_LOOK_DOWN else None
+    return float(g.view_geometry(R, centers, focus.point, up).elevation.mean())
 
 
 def _upright(R: np.ndarray) -> bool:

@@ -17,14 +17,14 @@ import numpy as np
 from actial.core.errors import Rejected, UserError
 from actial.core.records import Capture, Frame, Lens
 from actial.data.photos import SUFFIXES
-from actial.data.sources.base import Source, inside, usable_frames
+from actial.data.sources.base import MAX_LENGTH, Source, inside, usable_frames
 from actial.data.sources.frame_counts import FrameCounts
 from actial.data.sources.photo_files import existing
 from actial.viewpoint import geometry as g
 from actial.viewpoint.lens import calibration
 
 Pose = tuple[np.ndarray, np.ndarray]  # R, t
-SCALE_TOLERANCE = 1e-4  # of a rotation's scale, before it is divided out
+SCALE_TOLERANCE = 7e-4  # of a rotation's scale, before it is divided out: rounding has less
 # what malformed files make the standard library and numpy raise
 MALFORMED = (KeyError, TypeError, ValueError, IndexError, AttributeError, ArithmeticError)
 
@@ -55,9 +55,9 @@ def make_frame(
 
 def rotation_scale(R: np.ndarray, counts: FrameCounts) -> float:
     """Return the scale in a rotation (3, 3), counted; 1 where it has none or is no rotation."""
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):
         determinant = np.linalg.det(R)
-    if not determinant > 0 or abs(np.cbrt(determinant) - 1) <= SCALE_TOLERANCE:
+    if not 0 < determinant < np.inf or abs(np.cbrt(determinant) - 1) <= SCALE_TOLERANCE:
         return 1.0
     counts["rotation_scaled"] += 1
     return float(np.cbrt(determinant))
@@ -195,6 +195,8 @@ def _pose_lines(path: Path, counts: FrameCounts) -> list[tuple[int, np.ndarray]]
             continue
         try:
             matrix = np.array(fields[1:], dtype=np.float64).reshape(4, 4)
+            if not (np.abs(matrix) < MAX_LENGTH).all():
+                raise ValueError("NaN or an impossible distance")
             poses.append((int(float(fields[0])), matrix))
         except MALFORMED:
             counts.drop("frame_pose", f"{path}: {line[:80]!r} is no number and matrix")

@@ -17,6 +17,10 @@ FRAME_NOTES = {
     ),
     "turned": "{n} photos turned by their EXIF orientation",
     "rescaled": "{n} photos have another size than their camera: intrinsics scaled",
+    "axes_unsure": (
+        "{n} photos are level with the object, so nothing tells OpenCV's axes (x right, y down) "
+        "from PyTorch3D's (x left, y up): see in audit.html whether the answers fit source.axes"
+    ),
     "rotation_scaled": "{n} poses had a scale in their rotation: divided out",
     "mask_missing": "{n} masks that the pose file names are missing",
     "models_broken": (
@@ -37,7 +41,10 @@ REMEDIES = {
         "frame_mirrored: the EXIF orientation mirrors the photo: set source.exif=stored if the "
         "tag is wrong, or store the photos as they are shown"
     ),
-    "frame_size": "frame_size: the photo has another shape than its camera",
+    "frame_size": (
+        "frame_size: the photo has another shape than its camera, or another size than most photos "
+        "of that camera: a crop or thumbnail has other intrinsics"
+    ),
     "frame_missing": "frame_missing: the pose file names a photo that is not there",
     "frame_unreadable": "frame_unreadable: the photo is broken or of an unknown format",
     "frame_pose": "frame_pose: the pose is no rotation and translation",
@@ -49,12 +56,17 @@ REMEDIES = {
         "camera_model)"
     ),
     "axes_look_opencv": (
-        "axes_look_opencv: every camera has the object behind it: are these OpenCV axes? Then set "
-        "source.axes=opencv"
+        "axes_look_opencv: every camera has the object behind it: set source.axes=opencv if its "
+        "axes are x right and y down, source.axes=pytorch3d if they are x left and y up"
     ),
     "axes_look_opengl": (
         "axes_look_opengl: every camera has the object behind it: are these OpenGL axes? Then set "
         "source.axes=opengl"
+    ),
+    "axes_upside_down": (
+        "axes_upside_down: every camera seems to look up at the object, upside down: set "
+        "source.axes=opencv if its axes are x right and y down, source.axes=pytorch3d if they are "
+        "x left and y up; write poses of cameras that do look up in OpenGL axes"
     ),
     "camera_model": "camera_model: panoramas have no lens: undistort them to PINHOLE views",
     "category_unreadable": "category_unreadable: fetch the category's annotations again",

@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from actial.config import CameraAxes
+from actial.config import CameraAxes, ExifRule
 from actial.core.errors import Rejected
 from actial.core.records import Capture, Frame, Lens
 from actial.data.photos import read_header
+from actial.data.sources import orientation
 from actial.data.sources.base import MAX_LENGTH
 from actial.data.sources.colmap_layouts import (
     MAX_DEPTH,
@@ -42,6 +43,16 @@ from actial.viewpoint import geometry as g
 SHOWN_ENTRY = 120  # characters of an entry that cannot be read
 BEHIND_SHARE = 0.05  # of cameras that have the object ahead, if the axes are the other ones
 MAX_RESIDUAL = 0.12  # of the optical axes about one point, in distances of the cameras
+AXES = {
+    CameraAxes.opengl: g.OPENGL_AXES,
+    CameraAxes.opencv: None,
+    CameraAxes.pytorch3d: g.PYTORCH3D_AXES,
+}
+AXES_IN_WORDS = {
+    CameraAxes.opengl: "x right, y up, z back (OpenGL)",
+    CameraAxes.opencv: "x right, y down, z forward (OpenCV)",
+    CameraAxes.pytorch3d: "x left, y up, z forward (PyTorch3D)",
+}
 FISHEYE_MODELS = {"OPENCV_FISHEYE", "FISHEYE"}
 PERSPECTIVE_MODELS = {
     *("", "PERSPECTIVE", "PINHOLE", "SIMPLE_PINHOLE"),
@@ -53,8 +64,7 @@ class TransformsSource(PosedSource):
     """Folders with transforms.json (nerfstudio, instant-ngp) or transforms_train.json (Blender).
 
     Or with poses_bounds.npy (LLFF). They lie at any depth below ROOT, or are ROOT
-    itself. Poses are camera-to-world in OpenGL axes; source.axes=opencv reads files in
-    OpenCV axes.
+    itself. Poses are camera-to-world in OpenGL axes, or in those that source.axes names.
     """
 
     layout = f"NAME/transforms.json, NAME/transforms_train.json or NAME/{POSES_BOUNDS}"
@@ -87,7 +97,12 @@ class TransformsSource(PosedSource):
             total = len(frames) + counts["frame_pose"]
         else:
             shared = json.loads(file.read_bytes())
-            frames = list(self._frames(folder, shared, counts))
+            rule = self.config.exif
+            frames = list(self._frames(folder, shared, counts, rule))
+            if rule is ExifRule.auto and orientation.lie_on_side(frames):
+                # Sizes that the file leaves out are those of the stored pixels.
+                counts = FrameCounts()
+                frames = list(self._frames(folder, shared, counts, ExifRule.both))
             total = len(shared["frames"])
             self._check_axes(file, frames)
         label = self.root.resolve().name if reference == "." else reference
@@ -96,7 +111,7 @@ class TransformsSource(PosedSource):
         masks = MaskFiles.of_source(folder, reference, names, self.config.mask_root)
         for frame in frames:
             frame.mask_path = frame.mask_path or masks.path(frame.name)
-        return self.capture(
+        capture, counts = self.capture(
             label,
             label,
             frames,
@@ -104,24 +119,29 @@ class TransformsSource(PosedSource):
             expects_masks=masks.expected,
             files_total=total,
         )
+        if file.name != POSES_BOUNDS:
+            self._check_upside_down(file, capture.frames, counts)
+        return capture, counts.without_zeros()
 
     def _frames(
-        self, folder: Path, shared: Mapping[str, Any], counts: FrameCounts
+        self, folder: Path, shared: Mapping[str, Any], counts: FrameCounts, exif: ExifRule
     ) -> Iterator[Frame]:
         for entry in shared["frames"]:
             try:
-                yield self._frame(folder, {**shared, **entry}, counts)
+                yield self._frame(folder, {**shared, **entry}, counts, exif)
             except Rejected as rejected:
                 counts.reject(rejected)
             except MALFORMED as error:
                 excerpt = json.dumps(entry)[:SHOWN_ENTRY]
                 counts.drop("frame_entry", f"{folder}: {error!r} in {excerpt}")
 
-    def _frame(self, folder: Path, fields: Mapping[str, Any], counts: FrameCounts) -> Frame:
+    def _frame(
+        self, folder: Path, fields: Mapping[str, Any], counts: FrameCounts, exif: ExifRule
+    ) -> Frame:
         if not isinstance(fields["file_path"], str):
             raise Rejected("frame_name", detail=f"file_path is {fields['file_path']!r}")
         path = find_photo(folder, fields["file_path"])
-        size = _size(fields, path)
+        size = _size(fields, path, exif)
         lens = transforms_lens(fields, size)
         pose = self._pose(fields.get("transform_matrix"), counts)
         mask = None
@@ -140,14 +160,16 @@ class TransformsSource(PosedSource):
             matrix = matrix[:3].copy()
         except MALFORMED as error:
             raise Rejected("frame_pose", detail=f"transform_matrix is {value!r}") from error
-        if not np.isfinite(matrix).all():
-            raise Rejected("frame_pose", detail="transform_matrix holds NaN or infinity")
+        if not (np.abs(matrix) < MAX_LENGTH).all():
+            raise Rejected(
+                "frame_pose",
+                detail=f"transform_matrix holds NaN or a number above {MAX_LENGTH:g}: {value!r}",
+            )
         if last.any() and not matrix[:, 3].any():
             raise Rejected("frame_pose", detail=f"transform_matrix is transposed: {value!r}")
         matrix = without_scale(matrix, counts)
-        opengl = self.config.axes is CameraAxes.opengl
         whole = np.concatenate([matrix, [[0, 0, 0, 1]]])
-        return g.from_camera_to_world(whole, g.OPENGL_AXES if opengl else None)
+        return g.from_camera_to_world(whole, AXES[self.config.axes])
 
     def _check_axes(self, file: Path, frames: list[Frame]) -> None:
         """Raise Rejected where every camera has the object behind it.
@@ -164,12 +186,44 @@ class TransformsSource(PosedSource):
             return  # cameras that stand still have the object nowhere
         focus = g.focus_of_rays(centers, np.stack([frame.R[2] for frame in posed]))
         if focus.in_front <= BEHIND_SHARE and focus.residual <= MAX_RESIDUAL:
-            other = "opencv" if self.config.axes is CameraAxes.opengl else "opengl"
+            others = [CameraAxes.opengl]
+            if self.config.axes is CameraAxes.opengl:
+                others = [CameraAxes.opencv, CameraAxes.pytorch3d]
             raise Rejected(
-                f"axes_look_{other}",
-                detail=f"{file}: every camera has the object behind it. If these are "
-                f"{'OpenCV' if other == 'opencv' else 'OpenGL'} axes, set source.axes={other}",
+                f"axes_look_{others[0].value}",
+                detail=f"{file}: every camera has the object behind it: {_if_axes(others)}",
             )
+
+    def _check_upside_down(
+        self, file: Path, frames: Sequence[Frame], counts: FrameCounts
+    ) -> None:
+        """Raise Rejected where every camera looks up at the object; count level cameras.
+
+        OpenCV's and PyTorch3D's axes differ by half a turn about the optical axis: read as the
+        other, cameras above the object seem to be below it, upside down.
+        """
+        others = {
+            CameraAxes.opencv: CameraAxes.pytorch3d,
+            CameraAxes.pytorch3d: CameraAxes.opencv,
+        }
+        other = others.get(self.config.axes)
+        if other is None:
+            return
+        looking_down = orientation.look_down(frames)
+        counts["axes_unsure"] += len(frames) if looking_down is None else 0
+        if looking_down is False:
+            raise Rejected(
+                "axes_upside_down",
+                detail=f"{file}: every camera seems to look up at the object, upside down: "
+                f"{_if_axes([other])}",
+            )
+
+
+def _if_axes(candidates: Sequence[CameraAxes]) -> str:
+    return "; ".join(
+        f"if its cameras' axes are {AXES_IN_WORDS[axes]}, set source.axes={axes.value}"
+        for axes in candidates
+    )
 
 
 def _mask(folder: Path, written: Any) -> Path | None:
@@ -181,17 +235,28 @@ def _mask(folder: Path, written: Any) -> Path | None:
     return mask if os.path.isfile(mask) else None
 
 
-def _size(fields: Mapping[str, Any], path: Path) -> tuple[int, int]:
+def _size(fields: Mapping[str, Any], path: Path, exif: ExifRule) -> tuple[int, int]:
+    """Return the size of the pixels that a pose belongs to: as written, else the photo's.
+
+    Whoever left it out measured the photo as programs show it, unless the optical center or
+    `exif` tells otherwise.
+    """
     try:
         if fields.get("w") is not None and fields.get("h") is not None:
             return int(float(fields["w"])), int(float(fields["h"]))
+        center = [float(fields.get(name) or 0) for name in ("cx", "cy")]
     except MALFORMED as error:
-        raise Rejected("frame_lens", detail=f"{path}: w and h are not numbers") from error
-    # Whoever left the size out measured the photo as programs show it.
+        raise Rejected(
+            "frame_lens", detail=f"{path}: w, h, cx or cy is not a number"
+        ) from error
     header = read_header(path)
-    if header.orientation > 4:
-        return header.height, header.width
-    return header.width, header.height
+    stored = (header.width, header.height)
+    if header.orientation <= 4 or exif in (ExifRule.stored, ExifRule.both):
+        return stored
+    turned = stored[::-1]
+    if exif is ExifRule.auto and all(center):
+        return min((turned, stored), key=lambda size: abs(size[0] - 2 * center[0]))
+    return turned
 
 
 def transforms_lens(fields: Mapping[str, Any], size: tuple[int, int]) -> Lens:

@@ -12,6 +12,7 @@ from actial.config import BenchmarkConfig
 from actial.core.errors import UserError
 from actial.core.records import AnswerMode
 from actial.core.set_records import QuestionRecord, StoredRecord
+from actial.core.text_files import read_utf8
 from actial.data.photos import is_system_name
 from actial.data.shards import ShardSet
 from actial.evaluation.benchmark_results import open_benchmark
@@ -19,6 +20,7 @@ from actial.evaluation.benchmarks.base import Item, Picture
 from actial.viewpoint.questions import question_types, viewpoint_question
 
 IMAGE_NAMES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+FORMS = "give benchmark:NAME:FOLDER, FOLDER:SPLIT of a built set, or a folder of images"
 
 # Identifiers of scenes as the large captures write them.
 SCENE_FORMS = {
@@ -84,7 +86,7 @@ def read_identifiers(path: str) -> frozenset[str]:
         raise UserError(
             f"identifiers={path} is no file: give a list with one identifier a line."
         )
-    lines = Path(path).read_text(encoding="utf-8").splitlines()
+    lines = read_utf8(Path(path), f"identifiers={path}").splitlines()
     return frozenset(line.strip() for line in lines if line.strip())
 
 
@@ -114,18 +116,17 @@ def open_audit_set(word: str) -> AuditSet:
     Raises:
         UserError: it is none of them.
     """
-    if word.startswith("benchmark:"):
+    folder, _, split = word.partition(":")
+    if not folder:  # Path("") would be the current folder
+        raise UserError(f"the set '{word}' names no folder: {FORMS}.")
+    if folder == "benchmark":
         _, name, root = [*word.split(":", 2), ""][:3]
         return _open_published(name, root)
-    folder, _, split = word.partition(":")
     if (Path(folder) / "manifest.json").is_file():
         return _open_built(Path(folder), split or "train")
     if Path(folder).is_dir():
         return _open_images(Path(folder))
-    raise UserError(
-        f"{word} is no set: give benchmark:NAME:FOLDER, FOLDER:SPLIT of a built set, or a folder "
-        "of images."
-    )
+    raise UserError(f"{word} is no set: {FORMS}.")
 
 
 def _open_published(name: str, root: str) -> AuditSet:
