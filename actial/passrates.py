@@ -10,9 +10,10 @@ from actial.config.hydra_app import hydra_command
 def main(config: PassRatesConfig) -> None:
     """python -m actial.passrates set=NAME model=NAME out=DIR [samples=16] [key=value ...]
 
-    Asks the model every training question of a set several times and counts the correct answers.
-    Writes out/passrates.jsonl, to be named by data.sets.NAME.pass_rates in training; run the same
-    command again to go on where it stopped.
+    Asks the model every training question of a set several times and counts the
+    correct answers. Writes out/passrates.jsonl, to be named by
+    data.sets.NAME.pass_rates in training; run the same command again to go on where
+    it stopped.
     """
     # torch is imported only once the config is known to be right.
     from actial.evaluation.pass_rates import measure_pass_rates

@@ -213,9 +213,10 @@ def split_sweep(
     """Return one command line per choice of a swept group in `plus`, each with a folder of its
     own.
 
-    An experiment names in its file what it sweeps, and Hydra reads no sweep from a file that only
-    some of the jobs have: swept together, the experiments would silently run at one point each.
-    Raises MissingConfigException for a choice that does not exist.
+    An experiment names in its file what it sweeps, and Hydra reads no sweep from a
+    file that only some of the jobs have: swept together, the experiments would
+    silently run at one point each. Raises MissingConfigException for a choice that
+    does not exist.
 
     >>> words = ("+experiment=ablate_kl,ablate_mix", "run_dir=runs/x")
     >>> split_sweep(CommandLine(words, multirun=True), ["experiment"], "run_dir")[0].overrides

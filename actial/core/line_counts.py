@@ -1,7 +1,8 @@
 """How many lines the logs of a finished run have: a checksum of each line does not miss a line.
 
-results.json, which is written last, has the number under "lines" for each log beside or below it.
-Those of earlier versions have none, and nothing is known of their logs.
+results.json, which is written last, has the number under "lines" for each log
+beside or below it. Those of earlier versions have none, and nothing is known of
+their logs.
 """
 
 from __future__ import annotations

@@ -32,8 +32,9 @@ def started_by_srun() -> bool:
 def check_launcher(devices: int, nodes: int) -> None:
     """Raise UserError where a launcher has not started the processes that a run expects.
 
-    They are one per device, or one per node, which starts the others. Without the check each of
-    them would train a run of its own, or Lightning refuse them with a traceback.
+    They are one per device, or one per node, which starts the others. Without the
+    check each of them would train a run of its own, or Lightning refuse them with a
+    traceback.
     """
     if problem := _launch_problem(os.environ, devices, nodes):
         raise UserError(

@@ -1,7 +1,8 @@
 """Random draws that never change: every choice in the data is a hash of what it is for.
 
-A hash has no state like a generator: it survives a numpy upgrade, another worker count and another
-order of work (object-disjoint splits, option order, mixture draws).
+A hash has no state like a generator: it survives a numpy upgrade, another worker
+count and another order of work (object-disjoint splits, option order, mixture
+draws).
 """
 
 from __future__ import annotations

@@ -64,8 +64,9 @@ class StoredImage:
 class PairGeometry:
     """The measured motion of a pair; entries of two are (first, last) image.
 
-    Only `alpha_deg` is in every data set that this package has written: the rest may be missing
-    from old ones and is NaN there. Signs are explained in viewpoint.geometry.
+    Only `alpha_deg` is in every data set that this package has written: the rest
+    may be missing from old ones and is NaN there. Signs are explained in
+    viewpoint.geometry.
     """
 
     alpha_deg: float  # around the object, positive to the camera's right

@@ -106,8 +106,9 @@ def _orientation(image: Image.Image) -> int:
 def decode(path: Path, gray_bits: Callable[[], int] | None = None) -> tuple[np.ndarray, int]:
     """Return the pixels as stored, uint8 (H, W, 3), and the EXIF orientation.
 
-    `gray_bits` gives the depth of a capture's grays of more than 8 bits; without it the photo's
-    own values tell. Raises Rejected("frame_unreadable") for a broken or truncated file.
+    `gray_bits` gives the depth of a capture's grays of more than 8 bits; without it
+    the photo's own values tell. Raises Rejected("frame_unreadable") for a broken or
+    truncated file.
     """
     try:
         with open_regular(path) as file, Image.open(file, formats=FORMATS) as image:
@@ -124,8 +125,9 @@ def decode(path: Path, gray_bits: Callable[[], int] | None = None) -> tuple[np.n
 def gray_depth(paths: Iterable[Path]) -> int:
     """Return the bits that hold the gray values of all photos of a capture.
 
-    A dark photo among them would else seem to have fewer bits, and be shown too bright. Photos
-    that cannot be read, or are no grays of more than 8 bits, do not count.
+    A dark photo among them would else seem to have fewer bits, and be shown too
+    bright. Photos that cannot be read, or are no grays of more than 8 bits, do not
+    count.
     """
     bits = min(GRAY_DEPTHS)
     for path in paths:

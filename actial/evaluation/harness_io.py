@@ -69,8 +69,9 @@ TRUTH_VALUES = {"true", "false"}
 def as_pandas_keeps_it(text: str) -> str:
     """Return a text that pandas' own reader leaves as it is; an empty one stays empty.
 
-    Numbers would become floats ("4" is printed as "4.0"), "true" would become "True" and names of
-    missing values would vanish; a no-break space behind them prevents it.
+    Numbers would become floats ("4" is printed as "4.0"), "true" would become
+    "True" and names of missing values would vanish; a no-break space behind them
+    prevents it.
     """
     altered = text in MISSING or text.lower() in TRUTH_VALUES or _is_number(text)
     return text + NO_BREAK_SPACE if altered else text

@@ -213,8 +213,9 @@ def _read(reply: Any, opened: str | None) -> tuple[str, FinishReason, int | None
 def _whole_answer(content: str, reasoning: str | None, opened: str | None) -> str:
     """Return an answer with the thought that the server has cut off or its template has begun.
 
-    A server with a parser of reasoning sends the thought apart, one without sends it from behind
-    the opening tag. Without a known template, the end of a thought tells that one was begun.
+    A server with a parser of reasoning sends the thought apart, one without sends
+    it from behind the opening tag. Without a known template, the end of a thought
+    tells that one was begun.
     """
     if reasoning:
         thought = f"{THINK}\n{reasoning.strip()}\n"

@@ -217,8 +217,9 @@ def merged(model: Any, folder: str | Path) -> Any:
 def adapter_weights(folder: str | Path) -> dict[str, Tensor]:
     """Return the tensors of an adapter folder under the names that PEFT writes today.
 
-    Adapters of transformers before 4.52 have the text model's layers under model.layers, and some
-    trainers leave out PEFT's prefix. Raises UserError for a damaged file.
+    Adapters of transformers before 4.52 have the text model's layers under
+    model.layers, and some trainers leave out PEFT's prefix. Raises UserError for a
+    damaged file.
     """
     path = Path(folder) / WEIGHTS
     try:

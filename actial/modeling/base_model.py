@@ -1,7 +1,8 @@
 """Loads the full model behind model.path; a folder whose weights are not whole is refused.
 
-transformers gives a weight that the files lack random numbers and goes on. Weights that the model
-has no place for, such as the heads of multi-token prediction, are left out with a message.
+transformers gives a weight that the files lack random numbers and goes on. Weights
+that the model has no place for, such as the heads of multi-token prediction, are
+left out with a message.
 """
 
 from __future__ import annotations

@@ -87,8 +87,9 @@ class GroupCache:
     def _index_rows(self) -> None:
         """Set the mask by key head, and the indices between rows and rows grouped by prompt.
 
-        `slot` (N * K,) is the place of row and head (n, k) in a rectangle (P, K, M); `member`
-        (P * K * M,) is the inverse, 0 where a prompt has fewer than M rows.
+        `slot` (N * K,) is the place of row and head (n, k) in a rectangle (P, K,
+        M); `member` (P * K * M,) is the inverse, 0 where a prompt has fewer than M
+        rows.
         """
         mask = self.prefix_mask.repeat_interleave(self.key_heads, dim=0)
         self.mask_by_head = mask[:, None]  # (P * K, 1, T)

@@ -64,10 +64,11 @@ def existing(folder: Path, name: str) -> Path:
 def find_photo(folder: Path, written: str) -> Path:
     """Return the file below `folder` that an exporter meant by `written`.
 
-    Exporters write backslashes, paths of the machine or from the folder they ran in, no suffix,
-    and that of photos which were converted later. The longest end of a path that exists in the
-    folder counts; of a path inside the folder, an end with a folder. Raises Rejected("frame_name")
-    for one that leaves it and is not there.
+    Exporters write backslashes, paths of the machine or from the folder they ran
+    in, no suffix, and that of photos which were converted later. The longest end of
+    a path that exists in the folder counts; of a path inside the folder, an end
+    with a folder. Raises Rejected("frame_name") for one that leaves it and is not
+    there.
     """
     text = FILE_URL.sub("", written.replace("\\", "/"))
     if "\0" in text or not text.strip("./"):
@@ -243,10 +244,11 @@ class MaskFiles:
     def path(self, photo: str) -> Path | None:
         """Return the mask of a photo, or None.
 
-        COLMAP's rule comes first (masks/a/000.jpg.png for images/a/000.jpg), then the
-        same name with any suffix, with `_mask` behind it or as `mask_` before it, in
-        letters of any case. A mask without the photo's folder, or without the first of them
-        (images/), counts only where no two photos share that end of their path.
+        COLMAP's rule comes first (masks/a/000.jpg.png for images/a/000.jpg), then
+        the same name with any suffix, with `_mask` behind it or as `mask_` before
+        it, in letters of any case. A mask without the photo's folder, or without
+        the first of them (images/), counts only where no two photos share that end
+        of their path.
         """
         if self.folder is None or not self._names:
             return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -199,8 +199,9 @@ class TransformsSource(PosedSource):
     ) -> None:
         """Raise Rejected where every camera looks up at the object; count level cameras.
 
-        OpenCV's and PyTorch3D's axes differ by half a turn about the optical axis: read as the
-        other, cameras above the object seem to be below it, upside down.
+        OpenCV's and PyTorch3D's axes differ by half a turn about the optical axis:
+        read as the other, cameras above the object seem to be below it, upside
+        down.
         """
         others = {
             CameraAxes.opencv: CameraAxes.pytorch3d,
