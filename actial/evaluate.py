@@ -81,8 +81,9 @@ def evaluate(config: EvaluateConfig) -> None:
 def main(config: EvaluateConfig) -> None:
     """python -m actial.evaluate benchmark=NAME model=NAME out=DIR [key=value ...]
 
-    Scores a checkpoint (model.path=DIR), or whatever an OpenAI-compatible server serves
-    (server.url=URL server.model=NAME). The same command again goes on where it stopped.
+    Scores a checkpoint (model.path=DIR), or whatever an OpenAI-compatible
+    server serves (server.url=URL server.model=NAME). The same command again
+    goes on where it stopped.
     """
     evaluate(config)
 

@@ -103,11 +103,12 @@ def quote_values(
 ) -> list[str]:
     """Return the overrides with quotes around values that Hydra's grammar reads otherwise.
 
-    Such are paths with "=", letters beyond ASCII, quotes, parentheses, commas and other
-    signs, and in text settings of `schema` what looks like a number, a list or null.
-    Values in a grammar of their own (quoted, lists, dicts, functions, interpolations,
-    choices of a sweep) stay as they are. Raises UserError for a value that cannot be read
-    even so, and for a text setting without text.
+    Such are paths with "=", letters beyond ASCII, quotes, parentheses, commas
+    and other signs, and in text settings of `schema` what looks like a number,
+    a list or null. Values in a grammar of their own (quoted, lists, dicts,
+    functions, interpolations, choices of a sweep) stay as they are. Raises
+    UserError for a value that cannot be read even so, and for a text setting
+    without text.
 
     >>> quote_values(["model.path=runs/sweep/seed=1/sft/model", "seed=1"], multirun=False)
     ["model.path='runs/sweep/seed=1/sft/model'", 'seed=1']
@@ -218,9 +219,10 @@ def split_sweep(
     silently run at one point each. Raises MissingConfigException for a choice that
     does not exist.
 
-    >>> words = ("+experiment=ablate_kl,ablate_mix", "run_dir=runs/x")
-    >>> split_sweep(CommandLine(words, multirun=True), ["experiment"], "run_dir")[0].overrides
-    ('+experiment=ablate_kl', "run_dir='runs/x/ablate_kl'")
+    >>> words = ("+experiment=ablate_kl,ablate_mix", "run_dir=runs/x") >>>
+    split_sweep(CommandLine(words, multirun=True), ["experiment"],
+    "run_dir")[0].overrides ('+experiment=ablate_kl',
+    "run_dir='runs/x/ablate_kl'")
     """
     parser = OverridesParser.create()
     prefixes = tuple(f"+{group}=" for group in plus)

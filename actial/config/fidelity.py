@@ -1,7 +1,8 @@
 """What the paper and its release set, what `recommended` changes, and why.
 
-docs/fidelity.md holds these tables; conf/fidelity/*.yaml the values of a run that differ between
-the two, conf/dataset/viewpoint_100k*.yaml those of its pairs.
+docs/fidelity.md holds these tables; conf/fidelity/*.yaml the values of a run
+that differ between the two, conf/dataset/viewpoint_100k*.yaml those of its
+pairs.
 """
 
 from __future__ import annotations

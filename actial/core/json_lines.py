@@ -1,7 +1,8 @@
 """Files with one JSON object per line: written as a whole, or appended to as work is done.
 
-The append-only logs (metrics, predictions, replies of a teacher) share these functions: a line cut
-by a kill is not read, and cut off before more is appended.
+The append-only logs (metrics, predictions, replies of a teacher) share these
+functions: a line cut by a kill is not read, and cut off before more is
+appended.
 """
 
 from __future__ import annotations

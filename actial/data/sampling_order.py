@@ -27,8 +27,9 @@ def epoch_order(seed: str, epoch: int, size: int) -> np.ndarray:
 def mixture_draw(weights: Sequence[float], seed: int) -> Callable[[int], tuple[int, int]]:
     """Return a function from a position to (source, earlier positions that drew that source).
 
-    The source is drawn by hash with the given weights. Counts are stored per block of positions, so
-    any position is reached without replaying all earlier ones.
+    The source is drawn by hash with the given weights. Counts are stored per
+    block of positions, so any position is reached without replaying all earlier
+    ones.
     """
     edges = np.cumsum(np.asarray(weights, dtype=np.float64) / np.sum(weights))
     key = hash_int("mixture", seed)

@@ -1,7 +1,8 @@
 """The frozen protocol of a score: what must be equal before two figures may be compared.
 
-It names the prompt, the images' resolution, the decoding, the answer reader, the questions and the
-version, but not the model; its hash stands beside every score.
+It names the prompt, the images' resolution, the decoding, the answer reader,
+the questions and the version, but not the model; its hash stands beside every
+score.
 """
 
 from __future__ import annotations

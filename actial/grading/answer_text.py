@@ -48,8 +48,9 @@ LINE_BREAKS = re.compile(r"\s*\n\s*")
 def format_ok(text: str) -> bool:
     """Return whether the stripped output is one think block followed by one answer block.
 
-    As in the release's check (paper repository, reward_custom.py), tags may have any case and
-    bodies may hold anything, so further tags inside a body pass.
+    As in the release's check (paper repository, reward_custom.py), tags may
+    have any case and bodies may hold anything, so further tags inside a body
+    pass.
     """
     whole = text.strip().lower()
     return (

@@ -111,8 +111,9 @@ def check_coverage(engine_parameters: Iterable[str], sent: Iterable[str]) -> Non
 def named_weights(policy: Policy) -> Iterator[tuple[str, Tensor]]:
     """(name, full tensor) of every parameter. A collective where weights are sharded.
 
-    Adapters are merged, on a copy. A head tied to the embedding comes under both names: vLLM's
-    CPU build packs the head at start-up and would keep that packing.
+    Adapters are merged, on a copy. A head tied to the embedding comes under
+    both names: vLLM's CPU build packs the head at start-up and would keep that
+    packing.
     """
     core = policy.core
     for name, parameter in core.named_parameters(remove_duplicate=False):

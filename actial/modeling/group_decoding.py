@@ -240,8 +240,9 @@ def prefill(
 ) -> tuple[GroupCache, Tensor]:
     """One packed forward over prompts without completions.
 
-    Returns the cache, of one row per prompt, with room for `capacity` tokens in each of
-    `group` samples, and the hidden state (P, H) that predicts the first sampled token.
+    Returns the cache, of one row per prompt, with room for `capacity` tokens in
+    each of `group` samples, and the hidden state (P, H) that predicts the first
+    sampled token.
     """
     embeds, options = embed_packed(model, batch, encode_images(model, batch))
     cache = PrefillCache()

@@ -42,8 +42,9 @@ def open_decoder(model: Any, cache: GroupCache) -> DecodeStep:
 def can_be_joined(model: Any) -> bool:
     """Whether `JoinedDecoder` computes what the model does.
 
-    That is a text model of `FAMILIES` with at most `MOST_PARAMETERS`, in float32, without
-    adapters, packed weights or angles that depend on the length.
+    That is a text model of `FAMILIES` with at most `MOST_PARAMETERS`, in
+    float32, without adapters, packed weights or angles that depend on the
+    length.
     """
     if model.config.model_type not in FAMILIES:
         return False

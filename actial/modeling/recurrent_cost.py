@@ -26,8 +26,9 @@ def chunks_of(segment_tokens: int) -> int:
 def recurrence_flops(text_config: Any, chunks: int) -> float:
     """Forward operations of one layer's recurrence over chunks; its projections are counted apart.
 
-    In a chunk of c tokens a head multiplies (c, d) with (d, c) for keys with keys and with
-    queries, (c, c) with values, and three times with its d x d state.
+    In a chunk of c tokens a head multiplies (c, d) with (d, c) for keys with
+    keys and with queries, (c, c) with values, and three times with its d x d
+    state.
     """
     key, value = text_config.linear_key_head_dim, text_config.linear_value_head_dim
     pairs = 2 * CHUNK**2 * key + CHUNK**2 * value

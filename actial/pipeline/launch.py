@@ -54,8 +54,9 @@ def has_colocated_engine(config: TrainConfig) -> bool:
 def teardown_distributed(config: TrainConfig) -> bool:
     """Destroy the process group unless an engine of the GRPO stage lives in it.
 
-    Returns True on the rank that scores the models. An engine that starts only for scoring must not
-    see a group, or it would wait for the ranks that have left.
+    Returns True on the rank that scores the models. An engine that starts only
+    for scoring must not see a group, or it would wait for the ranks that have
+    left.
     """
     if num_ranks() > 1 and not has_colocated_engine(config):
         torch.distributed.destroy_process_group()

@@ -90,8 +90,9 @@ def train_stage(
 ) -> str:
     """Train one stage from the model folder `source` and return the folder of its own model.
 
-    A stopped stage is resumed, a finished one (its own or a cached one) is not trained again.
-    Raises Exit(143), with the state saved, after SIGTERM or Ctrl-C.
+    A stopped stage is resumed, a finished one (its own or a cached one) is not
+    trained again. Raises Exit(143), with the state saved, after SIGTERM or
+    Ctrl-C.
     """
     model_folder = run.stage_folder(stage.name) / "model"
     if model_folder.exists() and not _set_aside_damaged(model_folder):

@@ -24,8 +24,9 @@ from actial.viewpoint.symmetry import SIGN, implied_motion, swap_views
 def consistency_reward(graded: GradedCompletion) -> float | None:
     """Return the share of the pair's other answers that imply the same camera motion.
 
-    It needs no truth, and pays whatever all answers agree on, "no movement" too: give the correct
-    answer a weight beside it. None where there are no others.
+    It needs no truth, and pays whatever all answers agree on, "no movement"
+    too: give the correct answer a weight beside it. None where there are no
+    others.
     """
     others = [other for other in graded.others if other.question.type in SIGN]
     if graded.question.type not in SIGN or not others:

@@ -91,8 +91,9 @@ class Tracker:
     def scores(self, results: Results) -> None:
         """Log the final scores: one table `final_scores`, and figures in the run's summary.
 
-        The summary has scores/SET/MODEL/FIGURE of every model, and final/SET/FIGURE of the last
-        one, which has the same name in every run of a sweep.
+        The summary has scores/SET/MODEL/FIGURE of every model, and
+        final/SET/FIGURE of the last one, which has the same name in every run
+        of a sweep.
         """
         rows = []
         figures: dict[str, float] = {}

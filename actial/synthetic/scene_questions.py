@@ -45,9 +45,10 @@ class SceneQuestion:
 def ask(kind: str, key: tuple[object, ...], size: int) -> list[SceneQuestion]:
     """Return the questions of one kind about the scene with this key: three of a static scene.
 
-    They depend on the arguments alone. Which form a question takes and which answer is to be
-    correct is drawn once (`wish`, the same for every try), so that scenes which are seldom wholly
-    in view do not bend the balance of the answers.
+    They depend on the arguments alone. Which form a question takes and which
+    answer is to be correct is drawn once (`wish`, the same for every try), so
+    that scenes which are seldom wholly in view do not bend the balance of the
+    answers.
     """
     draw = Draw(kind, *key)
     count = draw.pick((2, 3, 4) if kind == "static" else (2, 3))

@@ -333,8 +333,9 @@ def _features(policy: Policy, core: Any, images: list[np.ndarray]) -> Tensor:
 def run(config: SceneVisionConfig) -> None:
     """python -m actial.synthetic.scene_vision start=DIR scenes=DIR pairs=DIR out=DIR [steps=N]
 
-    Writes the model with its vision encoder trained on scenes; +experiment=tiny_base_rules then
-    teaches the language model to speak of them.
+    Writes the model with its vision encoder trained on scenes;
+    +experiment=tiny_base_rules then teaches the language model to speak of
+    them.
     """
     model = ModelConfig(path=config.start)
     policy = Policy.load(model)

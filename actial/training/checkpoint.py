@@ -139,8 +139,9 @@ def save(
 def _tensors(module: StepModule, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
     """Return the tensors to save, on the CPU; {} on other ranks than 0.
 
-    Sharded tensors are gathered one after the other, so that the device holds one whole tensor at
-    a time, and only rank 0 holds all of them, in host memory.
+    Sharded tensors are gathered one after the other, so that the device holds
+    one whole tensor at a time, and only rank 0 holds all of them, in host
+    memory.
     """
     tensors: dict[str, torch.Tensor] = {}
 

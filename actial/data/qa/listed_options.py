@@ -35,8 +35,9 @@ class Turn(NamedTuple):
     def split(self, split: Split) -> tuple[str, tuple[str, ...]]:
         """Return the question without options, and the options; `split` reads those in a text.
 
-        A question may repeat the options of the column. They are taken out of it: the options are
-        shuffled later, and would stand there under other letters.
+        A question may repeat the options of the column. They are taken out of
+        it: the options are shuffled later, and would stand there under other
+        letters.
         """
         stem, inline = split(self.question)
         if not self.options:

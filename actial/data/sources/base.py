@@ -246,8 +246,9 @@ def _rescaled(
 ) -> list[Frame]:
     """Give frames the intrinsics of their photos' size; drop photos of another shape.
 
-    Photos are scaled as a set: for each camera size the most frequent photo size counts, and a
-    photo that differs from it (a crop, a thumbnail) is dropped.
+    Photos are scaled as a set: for each camera size the most frequent photo
+    size counts, and a photo that differs from it (a crop, a thumbnail) is
+    dropped.
     """
     sizes = [_shown_size(frame, header) for frame, header in zip(frames, headers, strict=True)]
     votes: dict[tuple[int, int], Counter[tuple[int, int]]] = {}

@@ -18,9 +18,10 @@ PHOTO_FOLDERS = ("images", "images_2", "images_4", "images_8")
 def llff_frames(folder: Path, counts: FrameCounts) -> list[Frame]:
     """Return the frames of a folder; raises ValueError where rows and photos do not match.
 
-    Rows that hold no numbers are counted as dropped frames. A row is a (3, 5) matrix and two depth
-    bounds. Its columns are the camera's down, right and backward directions in the world, its
-    center, and (height, width, focal length).
+    Rows that hold no numbers are counted as dropped frames. A row is a (3, 5)
+    matrix and two depth bounds. Its columns are the camera's down, right and
+    backward directions in the world, its center, and (height, width, focal
+    length).
     """
     try:
         rows = np.load(folder / POSES_BOUNDS, allow_pickle=False).astype(np.float64)

@@ -63,8 +63,9 @@ PERSPECTIVE_MODELS = {
 class TransformsSource(PosedSource):
     """Folders with transforms.json (nerfstudio, instant-ngp) or transforms_train.json (Blender).
 
-    Or with poses_bounds.npy (LLFF). They lie at any depth below ROOT, or are ROOT
-    itself. Poses are camera-to-world in OpenGL axes, or in those that source.axes names.
+    Or with poses_bounds.npy (LLFF). They lie at any depth below ROOT, or are
+    ROOT itself. Poses are camera-to-world in OpenGL axes, or in those that
+    source.axes names.
     """
 
     layout = f"NAME/transforms.json, NAME/transforms_train.json or NAME/{POSES_BOUNDS}"
