@@ -219,10 +219,9 @@ def split_sweep(
     silently run at one point each. Raises MissingConfigException for a choice that
     does not exist.
 
-    >>> words = ("+experiment=ablate_kl,ablate_mix", "run_dir=runs/x") >>>
-    split_sweep(CommandLine(words, multirun=True), ["experiment"],
-    "run_dir")[0].overrides ('+experiment=ablate_kl',
-    "run_dir='runs/x/ablate_kl'")
+    >>> words = ("+experiment=ablate_kl,ablate_mix", "run_dir=runs/x")
+    >>> split_sweep(CommandLine(words, multirun=True), ["experiment"], "run_dir")[0].overrides
+    ('+experiment=ablate_kl', "run_dir='runs/x/ablate_kl'")
     """
     parser = OverridesParser.create()
     prefixes = tuple(f"+{group}=" for group in plus)

@@ -1,4 +1,4 @@
-"""Text files that a setting names."""
+"""Text files that a setting names, and texts of tables."""
 
 from __future__ import annotations
 
@@ -24,3 +24,12 @@ def read_utf8(path: Path, setting: str) -> str:
             f"{setting} is no text in UTF-8 (it holds null bytes): save it as UTF-8."
         )
     return text
+
+
+def is_number(text: str) -> bool:
+    """Return whether programs that read tables take a text for a number."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

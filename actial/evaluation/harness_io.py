@@ -16,6 +16,7 @@ from actial.config import BenchmarkConfig
 from actial.core.atomic_io import atomic, write_text
 from actial.core.errors import UserError
 from actial.core.multiple_choice_format import LETTERS
+from actial.core.text_files import is_number
 from actial.evaluation.benchmark_results import style_of
 from actial.evaluation.benchmarks.base import Benchmark, Item, Picture, Style
 from actial.evaluation.benchmarks.prompts import prompt_text
@@ -73,16 +74,8 @@ def as_pandas_keeps_it(text: str) -> str:
     "True" and names of missing values would vanish; a no-break space behind them
     prevents it.
     """
-    altered = text in MISSING or text.lower() in TRUTH_VALUES or _is_number(text)
+    altered = text in MISSING or text.lower() in TRUTH_VALUES or is_number(text)
     return text + NO_BREAK_SPACE if altered else text
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _image_cell(item: Item) -> str:

@@ -158,7 +158,7 @@ REJECTED_AFTER = re.compile(
           |no\b(?!\s?(?:movement|motion|change|object)))
      |\s?:\s?(?:refuted|rejected|excluded|contradict\w*|impossible|unlikely)
      |\sas\s(?:incorrect|wrong|false|impossible)
-     |\s?[\u274c\u2717\u2718]|[はがも]?(?:間違|誤り|違い|違う|違いま|正しくな|正しくあ|不正解)
+     |\s?[\u274c\u2717\u2718]|[はがも]?(?:間違|誤り|違い|違う|正しくな|正しくあ|不正解)
      |[이가는은]?\s?(?:틀[렸리린]|오답|잘못)
      |\s(?:es|est|è|é|ist)\s(?:incorrect|fal(?:s[oaeh]|sc)|fauss|erron|erreur|sbagliat|errat|errad
      |inkorrekt|unmögl|imposs)\w*

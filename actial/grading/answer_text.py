@@ -38,7 +38,7 @@ DEGREE_SIGN = re.compile(r"\^ ?(?:\\circ\b|\{\s?\\circ\s?\})|\\degree\b")
 WIDE_TAGS = str.maketrans("\uff1c\uff1e\uff0f", "<>/")
 LIKE_DEGREES = str.maketrans("\u00ba\u02da\u2218", "\u00b0" * 3)
 RANGE_DASH = re.compile("(?<=\\d)\\s?[\u2010-\u2015]\\s?(?=\\d)")
-MINUS_DASH = re.compile("(?:(?<=\\A)|(?<=[\\s(\\[]))[\u2010-\u2015](?=\\d)")
+MINUS_DASH = re.compile(r"(?<![^\s(\[])[\u2010-\u2015](?=\d)")
 STRUCK = re.compile(r"~~[^~\n]{1,400}~~")  # taken back
 LATEX_FRACTION = re.compile(r"\\[dt]?frac\s?\{(\d{1,9})\}\s?\{(\d{1,9})\}")
 SNAKE_CASE = re.compile(r"(?<=[a-z])_(?=[a-z])")  # "final_answer" as people write it

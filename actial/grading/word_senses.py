@@ -13,26 +13,33 @@ _THINGS = (
 )
 _TOLD = "see|as|described|mentioned|shown|stated|listed|noted|given|from the"
 _SEE = r"(?:see|notice|spot|looking|(?<!we )look|there is|there are|there's)"
+
+
+def _compiled(patterns: dict[str, str]) -> dict[str, re.Pattern[str]]:
+    return {word: re.compile(pattern, re.IGNORECASE) for word, pattern in patterns.items()}
+
+
 # By word: what before it, and what behind it, makes it another one. Each of the two suffices.
-BEFORE = {
-    "left": rf"\b(?:i|we|you) (?:was|were|am|are) \Z|\b{_SEE} (?!at|that)(?:[a-z]+ ){{0,4}}\Z",
-    "right": rf"\b{_SEE} (?!at|that)(?:[a-z]+ ){{0,4}}\Z",
-    "back": r"\b(?:go|going|get|come|came|refer|think|step|look(?:ing)?) \Z|\w's \Z",
-    "above": rf"\b(?:{_TOLD}) (?:the )?\Z",
-    "below": rf"\b(?:{_TOLD}) (?:the )?\Z",
-    "one": r"\b(?:the|this|that|which|each|every|any|another|other|last|first|only) \Z",
-}
-BEHIND = {
-    "left": r" (?:with|behind|alone|over|unanswered|unclear|to say)\b",
-    "right": r"\W{1,2}(?:then|so|now|okay|let(?:'s| me| us)|first|looking at|i'll|we'll"
-    r"|(?:i|we) (?:see|look|have|need|should|must|can|will))\b",
-    "back": r" to (?:the )?(?:image|photo|first|second|question|option|you\b|it\b)",
-    "front": r" (?:doors?|row|view|page|yard|seats?|wheels?|desk|cover|legs?|wall)\b",
-    "north": r" (?-i:[A-Z])[a-z]",
-    "south": r" (?-i:[A-Z])[a-z]",
-    "east": r" (?-i:[A-Z])[a-z]",
-    "west": r" (?-i:[A-Z])[a-z]",
-}
+BEFORE = _compiled(
+    {
+        "left": rf"\b(?:i|we|you) (?:was|were|am|are) \Z|\b{_SEE} (?!at|that)(?:[a-z]+ ){{0,4}}\Z",
+        "right": rf"\b{_SEE} (?!at|that)(?:[a-z]+ ){{0,4}}\Z",
+        "back": r"\b(?:go|going|get|come|came|refer|think|step|look(?:ing)?) \Z|\w's \Z",
+        "above": rf"\b(?:{_TOLD}) (?:the )?\Z",
+        "below": rf"\b(?:{_TOLD}) (?:the )?\Z",
+        "one": r"\b(?:the|this|that|which|each|every|any|another|other|last|first|only) \Z",
+    }
+)
+BEHIND = _compiled(
+    {
+        "left": r" (?:with|behind|alone|over|unanswered|unclear|to say)\b",
+        "right": r"\W{1,2}(?:then|so|now|okay|let(?:'s| me| us)|first|looking at|i'll|we'll"
+        r"|(?:i|we) (?:see|look|have|need|should|must|can|will))\b",
+        "back": r" to (?:the )?(?:image|photo|first|second|question|option|you\b|it\b)",
+        "front": r" (?:doors?|row|view|page|yard|seats?|wheels?|desk|cover|legs?|wall)\b",
+    }
+    | dict.fromkeys(("north", "south", "east", "west"), r" (?-i:[A-Z])[a-z]")
+)
 NUMBER_BEFORE = re.compile(
     rf"\b(?:{_THINGS}) (?:no\. ?|number |#)?\Z|[A-Za-z]-\Z", re.IGNORECASE
 )
@@ -56,8 +63,6 @@ IS = re.compile(r" (?:is|are|was|were|looks|seems|appears)\b", re.IGNORECASE)
 IMAGE_OF_SIDE = re.compile(
     r"[- ]?(?:hand )?(?:side )?(?:photo|image|picture|view|frame)s?\b", re.I
 )
-_BEFORE = {word: re.compile(pattern, re.IGNORECASE) for word, pattern in BEFORE.items()}
-_BEHIND = {word: re.compile(pattern, re.IGNORECASE) for word, pattern in BEHIND.items()}
 
 
 def in_another_sense(text: str, mention: Mention, option: str, *, of_motion: bool) -> bool:
@@ -73,9 +78,9 @@ def in_another_sense(text: str, mention: Mention, option: str, *, of_motion: boo
     if option.isdigit():
         behind = NUMBER_BEHIND.match(text, mention.end)
         return behind is not None or NUMBER_BEFORE.search(before) is not None
-    if option in _BEFORE and _BEFORE[option].search(before):
+    if option in BEFORE and BEFORE[option].search(before):
         return option not in ("left", "right") or of_motion
-    if option in _BEHIND and _BEHIND[option].match(text, mention.end):
+    if option in BEHIND and BEHIND[option].match(text, mention.end):
         at_start = not before.strip("*\"'` ") or before.endswith("\n")
         return option != "right" or at_start
     if not of_motion or option not in ("left", "right"):

@@ -6,6 +6,8 @@ from typing import Any
 
 import pandas as pd
 
+from actial.core.text_files import is_number
+
 FORMULA_SIGNS = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -20,14 +22,6 @@ def inert_cell(value: Any) -> Any:
 
     Numbers stay numbers, also negative ones that are written as text.
     """
-    if not isinstance(value, str) or not value.startswith(FORMULA_SIGNS) or _is_number(value):
+    if not isinstance(value, str) or not value.startswith(FORMULA_SIGNS) or is_number(value):
         return value
     return f"'{value}"
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True

@@ -39,9 +39,8 @@ RENAMED_PREFIXES = {
 def current_name(name: str) -> str:
     """Today's name of a metric.
 
-    >>> current_name("ratio"), current_name("length/static"),
-    current_name("reward/format") ('importance_ratio/mean',
-    'completions/mean_length/static', 'reward/format/mean')
+    >>> current_name("ratio"), current_name("length/static"), current_name("reward/format")
+    ('importance_ratio/mean', 'completions/mean_length/static', 'reward/format/mean')
     """
     if name in RENAMED_METRICS:
         return RENAMED_METRICS[name]

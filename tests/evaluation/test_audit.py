@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import subprocess
 import sys
 from dataclasses import replace
 
@@ -243,18 +245,18 @@ def test_the_command_writes_a_certificate_and_a_page(tmp_path, monkeypatch, caps
     assert "copy &lt;b&gt;.jpg" in (tmp_path / "out/audit.html").read_text()
 
 
-def test_a_folder_s_name_is_printed_as_it_is(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
+def test_a_folder_s_name_is_printed_as_it_is(tmp_path):
     generator = np.random.default_rng(2)
     words = ["sö, [x]=1/images", "x[/y]/images"]
     for word in words:
         (tmp_path / word).mkdir(parents=True)
         picture(generator).save(tmp_path / word / "0.png")
-    monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setattr(sys, "argv", ["actial.audit", *words, "out=out"])
-    actial.audit.__main__.main()
-    printed = capsys.readouterr().out
-    assert all(word in printed for word in words)
+    command = [sys.executable, "-m", "actial.audit", *words, "out=out"]
+    environment = os.environ | {"COLUMNS": "200", "PYTHONUTF8": "1"}
+    ended = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
+    assert all(word in ended.stdout for word in words)
 
 
 @pytest.mark.parametrize("encoding", ["latin-1", "utf-16", "utf-16-le"])
